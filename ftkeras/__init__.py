@@ -1,0 +1,66 @@
+"""ftkeras fine-tunes pretrained Keras backbones in phases, with proof of what was frozen.
+
+Names are loaded when they are first used: importing ftkeras does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Block": "ftkeras.backbones",
+    "Backbone": "ftkeras.backbones",
+    "Phase": "ftkeras.phases",
+    "Run": "ftkeras.training.run",
+    "StagedUnfreezing": "ftkeras.phases",
+    "TrainingError": "ftkeras.errors",
+    "UserError": "ftkeras.errors",
+    "batches": "ftkeras.data.pipeline",
+    "build_model": "ftkeras.model.assemble",
+    "evaluate": "ftkeras.tasks.classification",
+    "export_saved_model": "ftkeras.export.saved_model",
+    "format_plan": "ftkeras.phases",
+    "load_backbone": "ftkeras.backbones",
+    "load_config": "ftkeras.config.load",
+    "load_data": "ftkeras.data.load",
+    "load_model": "ftkeras.tasks.classification",
+    "make_plan": "ftkeras.phases",
+    "predict": "ftkeras.tasks.classification",
+    "train": "ftkeras.tasks.classification",
+    "weights_of": "ftkeras.phases",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ftkeras' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from ftkeras.backbones import Backbone, Block, load_backbone
+    from ftkeras.config.load import load_config
+    from ftkeras.data.load import load_data
+    from ftkeras.data.pipeline import batches
+    from ftkeras.errors import TrainingError, UserError
+    from ftkeras.export.saved_model import export_saved_model
+    from ftkeras.model.assemble import build_model
+    from ftkeras.phases import (
+        Phase,
+        StagedUnfreezing,
+        format_plan,
+        make_plan,
+        weights_of,
+    )
+    from ftkeras.tasks.classification import evaluate, load_model, predict, train
+    from ftkeras.training.run import Run

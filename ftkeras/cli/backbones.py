@@ -1,0 +1,25 @@
+"""`ftkeras backbones`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ftkeras.backbones.catalog import describe
+from ftkeras.cli.flags import no_arguments
+from ftkeras.console import table
+
+USAGE = """Usage:   ftkeras backbones
+Example: ftkeras backbones | sort -k2 -n
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags: none."""
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    no_arguments(positional, "backbones")
+    header, rows = describe()
+    print(table(rows, header))
+    return 0

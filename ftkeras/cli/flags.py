@@ -1,0 +1,37 @@
+"""Flags that several verbs share."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ftkeras.config.load import load_config
+from ftkeras.config.schema import Config
+from ftkeras.errors import UserError
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """Defines --config and --set."""
+    flags.DEFINE_string("config", None, "the YAML config", flag_values=values)
+    flags.DEFINE_multi_string(
+        "set", [], "override a field, e.g. phases[0].epochs=3; repeatable", flag_values=values
+    )
+
+
+def read_config(values: flags.FlagValues, verb: str) -> Config:
+    """Returns the config that --config and --set name."""
+    if values["config"].value is None:
+        raise UserError(f"{verb}: --config is missing. `ftkeras init my.yaml` writes one.")
+    return load_config(values["config"].value, values["set"].value)
+
+
+def one_run(positional: list[str], verb: str) -> str:
+    """Returns the single run folder that a verb was given."""
+    if len(positional) != 1:
+        raise UserError(f"{verb}: expected one run folder, got {len(positional)} arguments.")
+    return positional[0]
+
+
+def no_arguments(positional: list[str], verb: str) -> None:
+    """Refuses arguments that are not flags."""
+    if positional:
+        raise UserError(f"{verb}: unexpected argument {positional[0]!r}; flags begin with --.")

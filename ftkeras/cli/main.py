@@ -1,0 +1,103 @@
+"""The `ftkeras` command: finds the verb, parses its flags, turns errors into exit statuses.
+
+TensorFlow is imported only by a verb that needs it, once its flags are known to be right.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import flags
+
+import ftkeras
+from ftkeras.errors import TrainingError, UserError, did_you_mean
+
+VERBS = {
+    "train": "fine-tune, evaluate and export",
+    "plan": "show what each phase would train, before anything trains",
+    "evaluate": "measure a run's model on its test set",
+    "predict": "classify image files with a run's model",
+    "export": "write a run's model as a SavedModel for TF Serving",
+    "backbones": "list the backbones there are",
+    "init": "write a commented config to start from",
+}
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+
+HELP = """ftkeras {version}: fine-tune pretrained Keras backbones
+
+Usage: ftkeras VERB [ARGUMENTS] [--FLAG=VALUE ...]
+
+Verbs:
+{verbs}
+
+Start:    ftkeras init my.yaml --data=photos/
+          ftkeras train --config=my.yaml --out=runs/my
+Details:  ftkeras VERB --help
+
+Exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+"""
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: the console script's entry point."""
+    sys.exit(main(sys.argv[1:] if argv is None else argv))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one verb and returns the exit status."""
+    try:
+        return _dispatch(list(arguments))
+    except UserError as error:
+        print(f"ftkeras: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except TrainingError as error:
+        print(f"ftkeras: failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("\nftkeras: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as in `ftkeras backbones | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
+        verbs = "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
+        print(HELP.format(version=ftkeras.__version__, verbs=verbs), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(ftkeras.__version__)
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        known = ", ".join(VERBS)
+        raise UserError(f"no such verb {verb!r}.{did_you_mean(verb, VERBS)} Verbs: {known}.")
+    module = importlib.import_module(f"ftkeras.cli.{verb}")
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may follow arguments
+    module.define(values)
+    if any(argument in ("-h", "--help", "-help") for argument in rest):
+        print(_help(verb, module, values), end="")
+        return 0
+    try:
+        positional = values([verb, *rest])[1:]
+    except flags.Error as error:
+        raise UserError(f"{verb}: {error}. See `ftkeras {verb} --help`.") from None
+    return int(module.main(values, positional))
+
+
+def _help(verb: str, module: ModuleType, values: flags.FlagValues) -> str:
+    rows = []
+    for name in values:
+        flag = values[name]
+        default = "" if flag.default in (None, [], False) else f" (default {flag.default})"
+        placeholder = "" if flag.boolean else "=..."
+        text = " ".join(flag.help.split()).removesuffix("; repeat this option to specify a list of values")
+        rows.append(f"  --{name + placeholder:16} {text}{default}")
+    described = "\n".join(rows) or "  none"
+    return f"ftkeras {verb}: {VERBS[verb]}\n\n{module.USAGE}\nFlags:\n{described}\n"

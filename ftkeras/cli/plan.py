@@ -1,0 +1,32 @@
+"""`ftkeras plan`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ftkeras.cli.flags import define_config, no_arguments, read_config
+from ftkeras.cli.quiet import import_tensorflow
+
+USAGE = """Usage:   ftkeras plan --config=FILE [--set FIELD=VALUE ...]
+Example: ftkeras plan --config=configs/quickstart.yaml --set "phases[1].train=[head, blocks[-2:]]"
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    define_config(values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    no_arguments(positional, "plan")
+    config = read_config(values, "plan")
+    import_tensorflow()
+    from ftkeras.phases import format_plan
+    from ftkeras.tasks import classification
+
+    assembled = classification.assemble(config)
+    print(classification.describe(assembled))
+    print()
+    print(format_plan(assembled.plan), end="")
+    return 0

@@ -1,0 +1,34 @@
+"""`ftkeras predict`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.errors import UserError
+
+USAGE = """Usage:   ftkeras predict RUN FILE|FOLDER|PATTERN ... [--out=FILE.csv|FILE.jsonl] [--top_k=5]
+Example: ftkeras predict runs/quickstart photos/ --out=predictions.csv --top_k=3
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    flags.DEFINE_string("out", None, "a .csv or .jsonl file; left out, print CSV", flag_values=values)
+    flags.DEFINE_integer("top_k", 5, "classes for each image", 1, flag_values=values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    if len(positional) < 2:
+        raise UserError("predict: expected a run folder and at least one file, folder or pattern.")
+    import_tensorflow()
+    from ftkeras.evaluation.predict import expand_inputs, write_predictions
+    from ftkeras.tasks import classification
+    from ftkeras.training.run import Run
+
+    run = Run.open(positional[0])
+    files = expand_inputs(positional[1:])
+    rows = classification.predict(run, files, values["top_k"].value)
+    write_predictions(values["out"].value, rows)
+    return 0

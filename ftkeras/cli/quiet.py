@@ -1,0 +1,36 @@
+"""Imports TensorFlow without the lines that its C++ side writes while it loads."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow; what it writes to standard error is shown only if that fails.
+
+    On a machine without a GPU it reports several times that there is none, before any log level
+    is heeded, and a person would read that as the command's own trouble.
+    """
+    # Later reports of the same kind do heed the level; they come as ERROR.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        terminal = os.dup(2)
+    except OSError:  # standard error is closed: there is nothing to keep clean
+        importlib.import_module("tensorflow")
+        return
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        os.dup2(kept.fileno(), 2)
+        try:
+            importlib.import_module("keras")  # imports TensorFlow, and says more of the same
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -1,0 +1,39 @@
+"""`ftkeras train`."""
+
+from __future__ import annotations
+
+import os
+
+from absl import flags
+
+from ftkeras.cli.flags import define_config, no_arguments, read_config
+from ftkeras.cli.quiet import import_tensorflow
+
+USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALUE ...]
+Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    define_config(values)
+    flags.DEFINE_string(
+        "out", None, "the run's folder; left out, runs/NAME-OF-CONFIG", flag_values=values
+    )
+    flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    no_arguments(positional, "train")
+    config = read_config(values, "train")
+    stem = os.path.splitext(os.path.basename(values["config"].value))[0]
+    import_tensorflow()
+    from ftkeras.tasks import classification
+
+    classification.train(
+        config,
+        values["out"].value or os.path.join("runs", stem),
+        overwrite=values["overwrite"].value,
+    )
+    return 0

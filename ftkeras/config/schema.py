@@ -1,0 +1,314 @@
+"""What a config may say: one pydantic model a section, strict about fields and types.
+
+Each field's description is what editors show (through `configs/schema.json`) and what
+`ftkeras init` writes as a comment. Nothing here imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Strength = Literal["none", "light", "medium", "strong"]
+# One selector may be written without a list around it.
+Selectors = Annotated[
+    list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+]
+
+
+class Section(BaseModel):
+    """The base of every section: unknown fields are refused, values do not change type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+# ---------------------------------------------------------------------------------- data
+
+
+class SplitConfig(Section):
+    """Which examples go where: fractions, or the source's own names for its parts."""
+
+    train: Fraction | str | None = None
+    """A part of the source (TFDS split string or file pattern); fractions leave it out."""
+    val: Fraction | str | None = 0.15
+    """Validation: a fraction, stratified by class under the seed, or a part of the source."""
+    test: Fraction | str | None = 0.15
+    """Test: a fraction, stratified by class under the seed, or a part of the source."""
+
+
+class AugmentationLayer(Section):
+    """One image augmentation layer of `keras.layers`, or `keras_cv/NAME`."""
+
+    name: str
+    """For example RandAugment, RandomErasing, AugMix, or keras_cv/GridMask."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments for the layer's constructor."""
+
+
+class MixConfig(Section):
+    """Batch-level mixing of images and labels."""
+
+    mixup: NonNegativeFloat = 0.0
+    """Alpha of MixUp's beta distribution (Zhang et al. 2018); 0 is off."""
+    cutmix: NonNegativeFloat = 0.0
+    """Alpha of CutMix's beta distribution (Yun et al. 2019); 0 is off."""
+
+
+class DataSection(Section):
+    """What every source shares."""
+
+    image_size: PositiveInt | None = None
+    """Side of the square model input, in pixels; left out, the backbone's natural size."""
+    batch_size: PositiveInt = 32
+    """Images a step, over all devices together."""
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
+    augmentation: Strength | list[AugmentationLayer] = "light"
+    """A strength, or a list of layers that replaces it."""
+    mix: MixConfig = MixConfig()
+    """MixUp and CutMix; each batch takes one of those that are on."""
+    balance: Literal["none", "class_weights", "sampling"] = "none"
+    """Against class imbalance: weigh the loss, or draw each class equally often."""
+    cache: Literal["auto", "memory", "none"] = "auto"
+    """Keep decoded, resized images in memory; auto does where they are few enough."""
+    max_bad_files: Fraction = 0.05
+    """The share of unreadable files above which the run stops before it starts."""
+
+
+class SplitSection(DataSection):
+    split: SplitConfig | None = None
+    """Left out: the source's own parts where it has them, else 15% val and 15% test."""
+
+
+class FolderData(SplitSection):
+    """A folder with one folder a class, optionally under train/, val/ and test/."""
+
+    source: Literal["folder"]
+    path: str
+    """The folder."""
+
+
+class ManifestData(SplitSection):
+    """A CSV or JSON Lines file that lists images and labels."""
+
+    source: Literal["manifest"]
+    path: str
+    """A .csv or .jsonl file; image paths in it are relative to its own folder."""
+    image_column: str = "path"
+    """The column that holds the image's path."""
+    label_column: str = "label"
+    """The column that holds the label, or the labels (a list in JSON, 'a;b' in CSV)."""
+    split_column: str = "split"
+    """The column that holds train, val or test; it may be missing."""
+    weight_column: str = "weight"
+    """The column that holds the example's weight in the loss; it may be missing."""
+    multi_label: bool = False
+    """Whether an image may have any number of the labels."""
+
+
+class TfdsData(SplitSection):
+    """A data set of TensorFlow Datasets."""
+
+    source: Literal["tfds"]
+    name: str
+    """The TFDS name, for example tf_flowers or my_dataset:1.0.0."""
+    data_dir: str | None = None
+    """Where TFDS keeps its data; left out, its own default."""
+    download: bool = True
+    """Whether TFDS may download what is missing."""
+    image_feature: str = "image"
+    """The feature that holds the image."""
+    label_feature: str = "label"
+    """The feature that holds the label."""
+
+
+class TfrecordData(SplitSection):
+    """Sharded TFRecord files of tf.Example with encoded images."""
+
+    source: Literal["tfrecord"]
+    path: str
+    """A folder, or a file pattern such as data/train-*.tfrecord."""
+    image_feature: str = "image/encoded"
+    """The bytes feature that holds the encoded image."""
+    label_feature: str = "image/class/label"
+    """The int64 feature (a class index) or bytes feature (a class name, or several)."""
+    class_names: list[str] | None = None
+    """Names for integer labels; left out, the numbers."""
+    multi_label: bool = False
+    """Whether the label feature may hold any number of labels."""
+
+
+class ArraysData(SplitSection):
+    """A NumPy .npz file with images and labels (never unpickled)."""
+
+    source: Literal["arrays"]
+    path: str
+    """An .npz file with `images` (n, h, w[, c]) uint8 and `labels` (n,) or (n, classes),
+    or with `x_train`, `y_train`, `x_test`, `y_test`."""
+    class_names: list[str] | None = None
+    """Names of the classes; left out, the numbers."""
+
+
+class StarterData(SplitSection):
+    """The 2,000 + 1,000 Fashion-MNIST images that ftkeras ships."""
+
+    source: Literal["starter"]
+
+
+DataConfig = Annotated[
+    FolderData | ManifestData | TfdsData | TfrecordData | ArraysData | StarterData,
+    Field(discriminator="source"),
+]
+
+
+# --------------------------------------------------------------------- backbone and head
+
+
+class BackboneConfig(Section):
+    """The pretrained network under the head."""
+
+    name: str
+    """A Keras Applications name (see `ftkeras backbones`), or the path of a .keras file."""
+    weights: str = "imagenet"
+    """imagenet (Keras downloads them), starter (shipped, MobileNetV2), none, or a file."""
+    cut: str | None = None
+    """For a .keras file: the name of the layer whose output is the backbone's output."""
+
+
+class HiddenLayer(Section):
+    """One dense layer between pooling and logits."""
+
+    units: PositiveInt
+    """Width of the layer."""
+    activation: str = "relu"
+    """A Keras activation name."""
+    normalization: Literal["none", "batch", "layer"] = "none"
+    """Normalisation between the dense layer and its activation."""
+    dropout: Fraction = 0.0
+    """Dropout after the activation."""
+    initializer: str = "glorot_uniform"
+    """A Keras initialiser name for the kernel."""
+
+
+class HeadConfig(Section):
+    """The new layers on top of the backbone."""
+
+    pooling: Literal["avg", "max", "avg_max"] = "avg"
+    """How the feature map becomes one vector; avg_max concatenates both."""
+    hidden: list[HiddenLayer] = []
+    """Dense layers before the logits."""
+    dropout: Fraction = 0.2
+    """Dropout before the logits."""
+    initializer: str = "glorot_uniform"
+    """A Keras initialiser name for the logits' kernel."""
+    bias_from_frequencies: bool = True
+    """Start the logits' bias at the log of the class frequencies (Karpathy 2019)."""
+
+
+class LossConfig(Section):
+    """What training minimises."""
+
+    name: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal"] = "auto"
+    """auto: cross-entropy for one label an image, binary cross-entropy for several."""
+    label_smoothing: Fraction = 0.0
+    """How much of each target is spread over the other classes (Szegedy et al. 2016)."""
+    gamma: NonNegativeFloat = 2.0
+    """Focusing strength of the focal loss (Lin et al. 2017)."""
+
+
+# ------------------------------------------------------------------------------- training
+
+
+class PhaseConfig(Section):
+    """A stretch of training: what trains, how long, at what rate."""
+
+    name: str
+    """A name for logs and plots."""
+    train: Selectors = ["head"]
+    """Selectors of what trains: head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias."""
+    epochs: PositiveInt
+    """How many passes over the training images."""
+    learning_rate: PositiveFloat
+    """The phase's peak learning rate."""
+    warmup: Fraction = 0.0
+    """The share of the phase's steps over which the rate rises linearly from zero."""
+    decay: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the rate falls to zero after the warm-up."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether batch normalisation keeps its pretrained statistics, or trains where selected."""
+
+
+class OptimizerConfig(Section):
+    """The one optimizer that serves all phases."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "lion", "nadam", "adafactor", "lamb"] = "adamw"
+    """A Keras optimizer."""
+    weight_decay: NonNegativeFloat = 1.0e-4
+    """Decoupled weight decay; biases and normalisation are left out."""
+    momentum: Fraction = 0.9
+    """Momentum, for sgd and rmsprop."""
+    clip_norm: PositiveFloat | None = None
+    """The global norm that gradients are clipped to."""
+    accumulate: PositiveInt = 1
+    """Over how many steps gradients are accumulated before an update."""
+
+
+class EarlyStopping(Section):
+    """When to end training before its last epoch."""
+
+    metric: str = "val_loss"
+    """A logged metric; the direction follows from its name."""
+    patience: PositiveInt = 3
+    """How many epochs without improvement end the training."""
+    min_delta: NonNegativeFloat = 0.0
+    """The smallest change that counts as an improvement."""
+
+
+class TrainingConfig(Section):
+    """How the loop runs."""
+
+    monitor: str | None = None
+    """The metric that tells the best epoch; left out, val_accuracy, or val_loss for several labels."""
+    early_stopping: EarlyStopping | None = None
+    """Left out, all epochs run."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """The Keras dtype policy."""
+    deterministic: bool = False
+    """Make every operation reproducible to the bit, at some cost in speed."""
+
+
+class ExportConfig(Section):
+    """What is written when training ends."""
+
+    saved_model: bool = True
+    """Write a SavedModel for TF Serving under export/."""
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    task: Literal["classification"] = "classification"
+    """What kind of model is made."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Every random choice follows from it."""
+    data: DataConfig
+    backbone: BackboneConfig
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    phases: Annotated[list[PhaseConfig], Field(min_length=1)]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _phase_names_differ(self) -> Config:
+        names = [phase.name for phase in self.phases]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"phases: the name {twice[0]!r} is given twice; names must differ")
+        return self

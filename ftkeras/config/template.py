@@ -1,0 +1,88 @@
+"""Writes a config with every field, its default, and a comment that says what it means."""
+
+from __future__ import annotations
+
+import json
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from ftkeras.config.load import parse_config
+from ftkeras.config.schema import Config, FolderData, PhaseConfig, StarterData
+
+_HEADER = """\
+# A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
+# Every field is here with its default; remove what you don't change.
+"""
+
+
+def commented_config(data: str | None, backbone: str, weights: str | None) -> str:
+    """Returns YAML for two phases, head then last blocks, with a comment on every field.
+
+    Args:
+        data: A folder of class folders; None for the images that ftkeras ships.
+        backbone: A backbone's name.
+        weights: imagenet, starter, none or a file; None for starter where the data are, too.
+    """
+    source = {"source": "folder", "path": data} if data else {"source": "starter", "image_size": 96}
+    weights = weights or ("imagenet" if data or backbone != "MobileNetV2" else "starter")
+    phases = [
+        {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
+        {"name": "top", "train": ["head", "blocks[-4:]"], "epochs": 5, "learning_rate": 1e-4},
+    ]
+    given = {"data": source, "backbone": {"name": backbone, "weights": weights}, "phases": phases}
+    parse_config(given)  # what we write must be readable
+    sections = {"data": FolderData if data else StarterData}
+    lines = _section(Config, given, sections, indent=0)
+    return _HEADER + "\n" + "\n".join(lines) + "\n"
+
+
+def _section(
+    model: type[BaseModel], given: dict[str, Any], sections: dict[str, type[BaseModel]], indent: int
+) -> list[str]:
+    space = "  " * indent
+    lines: list[str] = []
+    for name in sorted(model.model_fields, key=lambda name: name not in ("source", "path")):
+        field = model.model_fields[name]
+        default = None if field.default is PydanticUndefined else field.default
+        value = given.get(name, default)
+        if indent == 0 and lines:
+            lines.append("")
+        if field.description:
+            lines += [f"{space}# {line}" for line in field.description.splitlines()]
+        inner = sections.get(name) or _model_of(field.annotation)
+        if name == "phases":
+            lines += [f"{space}phases:", *_phases(value)]
+        elif inner is not None and (isinstance(value, BaseModel) or name in given):
+            lines.append(f"{space}{name}:")
+            lines += _section(inner, given.get(name, {}), {}, indent + 1)
+        elif value is None:
+            lines.append(f"{space}# {name}:")
+        else:
+            lines.append(f"{space}{name}: {_scalar(value)}")
+    return lines
+
+
+def _phases(phases: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for number, phase in enumerate(phases):
+        for place, name in enumerate(PhaseConfig.model_fields):
+            field = PhaseConfig.model_fields[name]
+            if number == 0:
+                lines += [f"    # {line}" for line in (field.description or "").splitlines()]
+            dash = "- " if place == 0 else "  "
+            lines.append(f"  {dash}{name}: {_scalar(phase.get(name, field.default))}")
+    return lines
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [model for arg in typing.get_args(annotation) if (model := _model_of(arg))]
+    return found[0] if len(found) == 1 and typing.get_origin(annotation) is not list else None
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)

@@ -1,0 +1,134 @@
+"""What a person reads while they wait: progress with time left, and plain tables.
+
+On a terminal progress redraws one line; piped, it prints a line now and then. All text is ASCII.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+
+_REDRAW_SECONDS = 0.2  # on a terminal
+_REPEAT_SECONDS = 15.0  # piped
+_QUIET_SECONDS = 2.0  # what is over sooner than this shows nothing
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as people write them.
+
+    Example:
+        >>> duration(4.21), duration(75), duration(3725)
+        ('4.2 s', '1 min 15 s', '1 h 02 min')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """One line that says how far a job is, and how long it will take.
+
+    Args:
+        label: What is being done, for example "scan images".
+        total: How many steps there are, or None where nobody knows.
+        stream: Where to write; standard error by default.
+    """
+
+    def __init__(self, label: str, total: int | None, stream: TextIO | None = None):
+        self.label = label
+        self.total = total
+        self.done = 0
+        self.stream = stream or sys.stderr
+        self._terminal = self.stream.isatty()
+        self._start = time.monotonic()
+        self._shown_at = self._start
+        self._width = 0
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Counts `steps` and redraws the line if it is time."""
+        self.done += steps
+        now = time.monotonic()
+        if now - self._start < _QUIET_SECONDS:
+            return
+        if now - self._shown_at >= (_REDRAW_SECONDS if self._terminal else _REPEAT_SECONDS):
+            self._shown_at = now
+            self._write(self._line(now, note))
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays, above the progress line."""
+        self._shown_at = time.monotonic()
+        self._write(line, end="\n")
+
+    def close(self) -> None:
+        """Ends the line; says how long a long job took."""
+        elapsed = time.monotonic() - self._start
+        if elapsed >= _QUIET_SECONDS:
+            self._write(f"{self.label}: {self.done} in {duration(elapsed)}", end="\n")
+
+    def _line(self, now: float, note: str) -> str:
+        elapsed = now - self._start
+        if self.total:
+            left = elapsed / max(self.done, 1) * (self.total - self.done)
+            place = f"{self.done}/{self.total} ({100 * self.done // self.total}%), {duration(left)} left"
+        else:
+            place = f"{self.done}, {self.done / elapsed:.0f}/s"
+        return f"{self.label}: {place}{'  ' + note if note else ''}"
+
+    def _write(self, line: str, end: str = "") -> None:
+        if self._terminal:
+            self.stream.write("\r" + line.ljust(self._width) + end)
+            self._width = 0 if end else len(line)
+        else:
+            self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` and shows progress on standard error.
+
+    Example:
+        >>> sum(track([1, 2, 3], "add"))
+        6
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    progress = Progress(label, total)
+    try:
+        for item in items:
+            yield item
+            progress.advance()
+    finally:
+        progress.close()
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Returns an aligned plain-text table; columns of numbers align right.
+
+    Example:
+        >>> print(table([["head", 0.84], ["top", 0.871]], ["phase", "accuracy"]))
+        phase  accuracy
+        -----  --------
+        head       0.84
+        top       0.871
+    """
+    columns = list(zip(*rows, strict=True)) if rows else [() for _ in header]
+    numeric = [bool(c) and all(isinstance(v, (int, float)) for v in c) for c in columns]
+    text = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(header, *text, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True)
+        )
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, text)])

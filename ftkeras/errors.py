@@ -1,0 +1,35 @@
+"""The two errors that ftkeras raises on purpose."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What the user gave cannot work: one plain message says what, where, and what to do.
+
+    The command line prints the message alone, without a traceback, and exits with status 2.
+
+    Example:
+        >>> raise UserError("data.path: no folder 'photo'. Check the spelling.")
+        Traceback (most recent call last):
+        ...
+        ftkeras.errors.UserError: data.path: no folder 'photo'. Check the spelling.
+    """
+
+
+class TrainingError(RuntimeError):
+    """Training went wrong in a way that the run's record explains; exits with status 1."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Returns `" Did you mean 'X'?"` for the nearest of `known`, or an empty string.
+
+    Example:
+        >>> did_you_mean("resnet5O", ["ResNet50", "VGG16"])
+        " Did you mean 'ResNet50'?"
+    """
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -1,0 +1,140 @@
+"""The new layers on top of a backbone: pooling, hidden layers, dropout, float32 logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+import numpy as np
+
+from ftkeras.errors import UserError, did_you_mean
+
+Pooling = Literal["avg", "max", "avg_max"]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One dense layer between pooling and logits."""
+
+    units: int
+    activation: str = "relu"
+    normalization: Literal["none", "batch", "layer"] = "none"
+    dropout: float = 0.0
+    initializer: str = "glorot_uniform"
+
+
+def attach_head(
+    features: keras.KerasTensor,
+    classes: int,
+    *,
+    pooling: Pooling = "avg",
+    hidden: Sequence[Hidden] = (),
+    dropout: float = 0.2,
+    initializer: str = "glorot_uniform",
+    bias: np.ndarray | None = None,
+    seed: int = 0,
+) -> keras.KerasTensor:
+    """Returns logits on top of a feature map.
+
+    Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `logits`.
+
+    Args:
+        features: Feature map, (batch, height, width, channels), or features, (batch, channels).
+        classes: How many logits.
+        pooling: Mean, maximum, or both side by side, over height and width.
+        hidden: Dense layers before the logits.
+        dropout: Dropout rate before the logits, from 0 to below 1.
+        initializer: Keras initialiser name for the logits' kernel.
+        bias: The logits' bias to start from, float (classes,); zeros when left out.
+        seed: Seed of initialisers and dropout.
+
+    Returns:
+        Float32 logits, (batch, classes), whatever the dtype policy: softmax in half precision
+        loses the small probabilities.
+
+    Raises:
+        UserError: An activation or initialiser that Keras doesn't know.
+    """
+    x = _pool(features, pooling) if len(features.shape) == 4 else features  # (batch, channels)
+    for number, layer in enumerate(hidden, start=1):
+        x = _hidden(x, layer, number, seed)
+    if dropout:
+        x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+    return keras.layers.Dense(
+        classes,
+        kernel_initializer=_initializer(initializer, seed),
+        bias_initializer="zeros" if bias is None else keras.initializers.Constant(bias.tolist()),
+        dtype="float32",
+        name="logits",
+    )(x)  # (batch, classes)
+
+
+def frequency_bias(labels: np.ndarray, classes: int, multi_label: bool) -> np.ndarray:
+    """Returns the bias with which untrained logits already predict the class frequencies.
+
+    Without it the first epoch is spent on learning how common each class is (Karpathy, "A recipe for
+    training neural networks", 2019).
+
+    Args:
+        labels: int (n,) class indices, or multi-hot (n, classes) for `multi_label`.
+        classes: The number of classes.
+        multi_label: Whether each class is a yes-or-no question of its own.
+
+    Returns:
+        float32 (classes,): log frequency, or log odds for `multi_label`. Counts have one added, so
+        that a class never seen stays finite.
+
+    Example:
+        >>> frequency_bias(np.array([0, 0, 0, 1]), 2, multi_label=False).round(3)
+        array([-0.405, -1.099], dtype=float32)
+    """
+    if multi_label:
+        present = (labels > 0).sum(axis=0) + 1.0
+        bias = np.log(present) - np.log(len(labels) + 2.0 - present)
+    else:
+        counts = np.bincount(labels, minlength=classes) + 1.0
+        bias = np.log(counts / counts.sum())
+    return np.asarray(bias, np.float32)
+
+
+def _pool(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
+    average, maximum = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D
+    if pooling == "avg":
+        return average(name="head_pool")(features)
+    if pooling == "max":
+        return maximum(name="head_pool")(features)
+    both = [average(name="head_pool_avg")(features), maximum(name="head_pool_max")(features)]
+    return keras.layers.Concatenate(name="head_pool")(both)  # (batch, 2 * channels)
+
+
+def _hidden(x: keras.KerasTensor, layer: Hidden, number: int, seed: int) -> keras.KerasTensor:
+    kernel = _initializer(layer.initializer, seed + number)
+    x = keras.layers.Dense(
+        layer.units, kernel_initializer=kernel, name=f"head_dense_{number}"
+    )(x)
+    if layer.normalization == "batch":
+        x = keras.layers.BatchNormalization(name=f"head_norm_{number}")(x)
+    elif layer.normalization == "layer":
+        x = keras.layers.LayerNormalization(name=f"head_norm_{number}")(x)
+    try:
+        x = keras.layers.Activation(layer.activation, name=f"head_activation_{number}")(x)
+    except ValueError:
+        guess = did_you_mean(layer.activation, dir(keras.activations))
+        raise UserError(f"head: no Keras activation {layer.activation!r}.{guess}") from None
+    if layer.dropout:
+        x = keras.layers.Dropout(layer.dropout, seed=seed, name=f"head_dropout_{number}")(x)
+    return x
+
+
+def _initializer(name: str, seed: int) -> keras.initializers.Initializer:
+    try:
+        found = keras.initializers.get(name)
+    except ValueError:
+        found = None
+    if found is None:
+        guess = did_you_mean(name, [n for n in dir(keras.initializers) if n[0].islower()])
+        raise UserError(f"head: no Keras initializer {name!r}.{guess}")
+    config = found.get_config()
+    return type(found).from_config({**config, "seed": seed} if "seed" in config else config)

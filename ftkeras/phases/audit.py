@@ -1,0 +1,86 @@
+"""Proof of what was frozen: every variable's fingerprint, before and after a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from ftkeras.phases.selectors import Weight
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit of one phase found; names are variable paths.
+
+    Attributes:
+        frozen: How many variables had to stay, and did.
+        trained: How many weights were to train, and moved.
+        drifted: Variables that had to stay and changed. There should be none.
+        unmoved: Weights that were to train and are what they were, to the bit. A weight without any
+            gradient stays, for instance the bias of a unit that never fires.
+    """
+
+    frozen: int
+    trained: int
+    drifted: tuple[str, ...]
+    unmoved: tuple[str, ...]
+
+
+class Audit:
+    """Fingerprints a model when it is made, and compares when asked.
+
+    Args:
+        model: The model, its `trainable` flags set for the phase that begins.
+        trained: The weights that train in that phase.
+
+    Example:
+        >>> layer = keras.layers.Dense(1)
+        >>> model = keras.Sequential([keras.Input((1,)), layer])
+        >>> audit = Audit(model, trained=[])
+        >>> layer.bias.assign([1.0])  # doctest: +ELLIPSIS
+        <...>
+        >>> audit.verdict().drifted
+        ('dense/bias',)
+    """
+
+    def __init__(self, model: keras.Model, trained: Iterable[Weight]):
+        self._trained = {id(weight.variable) for weight in trained}
+        self._fixed, self._moving = [], []
+        for path, variable, free in _variables(model, ""):
+            if id(variable) in self._trained:
+                self._moving.append((path, variable, fingerprint(variable)))
+            elif not free:
+                self._fixed.append((path, variable, fingerprint(variable)))
+
+    def verdict(self) -> Verdict:
+        """Compares every variable with what it was."""
+        drifted = tuple(path for path, v, before in self._fixed if fingerprint(v) != before)
+        unmoved = tuple(path for path, v, before in self._moving if fingerprint(v) == before)
+        return Verdict(
+            frozen=len(self._fixed) - len(drifted),
+            trained=len(self._moving) - len(unmoved),
+            drifted=drifted,
+            unmoved=unmoved,
+        )
+
+
+def fingerprint(variable: keras.Variable) -> bytes:
+    """Returns 64 bits that differ when any bit of the variable does (FarmHash)."""
+    flat = tf.reshape(tf.convert_to_tensor(variable.value), [1, -1])
+    return bytes(tf.raw_ops.Fingerprint(data=flat, method="farmhash64").numpy().tobytes())
+
+
+def _variables(
+    layer: keras.layers.Layer, prefix: str
+) -> Iterable[tuple[str, keras.Variable, bool]]:
+    """Yields (path, variable, whether it may move though no optimizer trains it)."""
+    for variable in layer._trainable_variables:
+        yield f"{prefix}{variable.name}", variable, False
+    for variable in layer._non_trainable_variables:
+        # The statistics of a layer that trains are meant to move.
+        yield f"{prefix}{variable.name}", variable, layer.trainable
+    for child in layer._layers:
+        yield from _variables(child, f"{prefix}{child.name}/")

@@ -1,0 +1,229 @@
+"""Selectors: the names by which a phase says what trains.
+
+    head            the layers that are not in any block
+    all, none       every weight that can train; nothing
+    blocks[-2:]     blocks by Python index or slice, from input to output
+    block:NAME      one block by its name
+    re:PATTERN      weights whose path the regular expression is found in
+    norm            scale and offset of every normalisation layer
+    bias            every bias and offset (BitFit: Zaken et al. 2022)
+
+A selector works on weights, not on layers: that is what an optimizer trains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+from ftkeras.backbones import Block
+from ftkeras.errors import UserError, did_you_mean
+
+_INDEX = re.compile(r"blocks\[(-?\d+)\]")
+_SLICE = re.compile(r"blocks\[(-?\d*):(-?\d*)(?::(-?\d*))?\]")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that can train, and where it stands.
+
+    Attributes:
+        variable: The Keras variable.
+        path: The path of its layer inside the model, and its own name: `MobileNetV2/Conv1/kernel`.
+        layer: The layer that owns it.
+        block: The name of its block; None in the head.
+    """
+
+    variable: keras.Variable
+    path: str
+    layer: keras.layers.Layer
+    block: str | None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        size = 1
+        for dimension in self.variable.shape:
+            size *= dimension
+        return size
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every weight of a model that can train, in graph order, and the model's blocks."""
+
+    all: tuple[Weight, ...]
+    blocks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        twice = {name for name in self.blocks if self.blocks.count(name) > 1}
+        if twice:
+            raise UserError(f"blocks: the name {sorted(twice)[0]!r} is given twice; names must differ.")
+
+
+def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Weights:
+    """Returns a model's trainable weights, each with its path and block.
+
+    Args:
+        model: Any built Keras model.
+        blocks: Its blocks from input to output, usually `backbone.blocks`. Left out, every layer
+            that holds weights is a block, nested models are looked into, and the last is the head.
+
+    Raises:
+        UserError: The model isn't built, or a block holds a layer that isn't in the model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="hidden"),
+        ...                           keras.layers.Dense(2, name="out")])
+        >>> [(weight.path, weight.block) for weight in weights_of(model).all]
+        [('hidden/kernel', 'hidden'), ('hidden/bias', 'hidden'), ('out/kernel', None), ('out/bias', None)]
+    """
+    if not model.built:
+        raise UserError("the model has no weights yet: call it once, or give it an Input, first.")
+    if blocks is None:
+        blocks = [Block(layer.name, (layer,)) for layer in _weighted_layers(model)[:-1]]
+    found = [*_walk(model, "")]
+    block_of = {}
+    for block in blocks:
+        for layer in block.layers:
+            inside = list(_walk(layer, ""))
+            if inside and not any(inside[0].variable is weight.variable for weight in found):
+                raise UserError(f"block {block.name!r}: layer {layer.name!r} is not in the model.")
+            block_of.update({id(weight.variable): block.name for weight in inside})
+    placed = (Weight(w.variable, w.path, w.layer, block_of.get(id(w.variable))) for w in found)
+    return Weights(tuple(placed), tuple(block.name for block in blocks))
+
+
+def select(weights: Weights, selectors: Sequence[str]) -> tuple[Weight, ...]:
+    """Returns the weights that any of the selectors names, in graph order.
+
+    Raises:
+        UserError: A selector isn't understood or selects nothing; the message lists the choices.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="hidden"),
+        ...                           keras.layers.Dense(2, name="out")])
+        >>> [weight.path for weight in select(weights_of(model), ["head"])]
+        ['out/kernel', 'out/bias']
+    """
+    if isinstance(selectors, str):
+        selectors = [selectors]
+    chosen: set[int] = set()
+    for selector in selectors:
+        part = _select_one(weights, selector)
+        if not part and selector != "none":
+            raise UserError(f"selector {selector!r} selects nothing. {choices(weights)}")
+        chosen.update(id(weight.variable) for weight in part)
+    return tuple(weight for weight in weights.all if id(weight.variable) in chosen)
+
+
+def names_explicitly(selector: str) -> bool:
+    """Whether a selector names weights one by one, rather than whole blocks or the head."""
+    return selector in ("norm", "bias") or selector.startswith("re:")
+
+
+def choices(weights: Weights) -> str:
+    """Returns a sentence that says what can be selected."""
+    names = ", ".join(weights.blocks)
+    if len(names) > 240:
+        names = f"{', '.join(weights.blocks[:3])} ... {', '.join(weights.blocks[-3:])}"
+    return (
+        f"Choices: head, all, none, norm, bias, re:PATTERN, blocks[i] or blocks[i:j] over "
+        f"{len(weights.blocks)} blocks, block:NAME with NAME one of: {names or '(no blocks)'}."
+    )
+
+
+def is_norm(layer: keras.layers.Layer) -> bool:
+    """Whether a layer normalises activations by learned scale and offset."""
+    return isinstance(layer, _norm_layers())
+
+
+def _norm_layers() -> tuple[type, ...]:
+    names = ("Batch", "Layer", "Group", "RMS", "Spectral")
+    return tuple(getattr(keras.layers, f"{n}Normalization") for n in names if n != "Spectral")
+
+
+def _select_one(weights: Weights, selector: str) -> list[Weight]:
+    if selector == "all":
+        return list(weights.all)
+    if selector == "none":
+        return []
+    if selector == "head":
+        return [weight for weight in weights.all if weight.block is None]
+    if selector == "norm":
+        return [weight for weight in weights.all if is_norm(weight.layer)]
+    if selector == "bias":
+        return [weight for weight in weights.all if is_bias(weight)]
+    if selector.startswith("re:"):
+        return _by_pattern(weights, selector)
+    names = _block_names(weights, selector)
+    return [weight for weight in weights.all if weight.block in names]
+
+
+def is_bias(weight: Weight) -> bool:
+    """Whether a weight is added to activations, rather than multiplied with them."""
+    return weight.path.rsplit("/", 1)[-1] in ("bias", "beta", "recurrent_bias")
+
+
+def _by_pattern(weights: Weights, selector: str) -> list[Weight]:
+    try:
+        pattern = re.compile(selector[3:])
+    except re.error as error:
+        raise UserError(f"selector {selector!r}: not a regular expression ({error}).") from None
+    layer_path = lambda weight: weight.path.rsplit("/", 1)[0]  # noqa: E731
+    return [w for w in weights.all if pattern.search(w.path) or pattern.search(layer_path(w))]
+
+
+def _block_names(weights: Weights, selector: str) -> tuple[str, ...]:
+    if selector.startswith("block:"):
+        name = selector.removeprefix("block:")
+        if name not in weights.blocks:
+            guess = did_you_mean(name, weights.blocks)
+            raise UserError(f"selector {selector!r}: no such block.{guess} {choices(weights)}")
+        return (name,)
+    if match := _INDEX.fullmatch(selector):
+        index = int(match[1])
+        if not -len(weights.blocks) <= index < len(weights.blocks):
+            raise UserError(f"selector {selector!r} selects nothing. {choices(weights)}")
+        return (weights.blocks[index],)
+    if match := _SLICE.fullmatch(selector):
+        start, stop, step = (int(part) if part else None for part in match.groups())
+        if step == 0:
+            raise UserError(f"selector {selector!r}: a slice's step cannot be zero.")
+        return weights.blocks[start:stop:step]
+    raise UserError(f"selector {selector!r} is not understood. {choices(weights)}")
+
+
+def _weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers that hold trainable weights, with nested models opened."""
+    found: list[keras.layers.Layer] = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found += _weighted_layers(layer)
+        elif any(True for _ in _walk(layer, "")):
+            found.append(layer)
+    return found
+
+
+def _walk(layer: keras.layers.Layer, prefix: str) -> list[Weight]:
+    """Returns the weights of a layer and of all that is inside it, in the order of its graph.
+
+    `_trainable_variables` and `_layers` are Keras's own record of what a layer made, which no
+    setting of `trainable` changes; the public properties leave out what is frozen just now.
+    """
+    found = [
+        Weight(variable, f"{prefix}{variable.name}", layer, None)
+        for variable in layer._trainable_variables
+    ]
+    # A Functional model's `layers` is in graph order; `_layers` is in order of attribute tracking.
+    children = layer.layers if isinstance(layer, keras.Model) else layer._layers
+    seen = {id(weight.variable) for weight in found}
+    for child in children:
+        for weight in _walk(child, f"{prefix}{child.name}/"):
+            if id(weight.variable) not in seen:  # a layer used twice counts once
+                seen.add(id(weight.variable))
+                found.append(weight)
+    return found

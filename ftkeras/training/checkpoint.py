@@ -1,0 +1,70 @@
+"""Checkpoints: the weights after the last epoch, and those of the best epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.errors import TrainingError, did_you_mean
+from ftkeras.training.run import Run
+
+_LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "map")
+
+
+def larger_is_better(metric: str) -> bool:
+    """Whether a metric is to be maximised, told by its name.
+
+    Example:
+        >>> larger_is_better("val_accuracy"), larger_is_better("val_loss")
+        (True, False)
+    """
+    return any(part in metric for part in _LARGER_IS_BETTER)
+
+
+def save_weights(model: keras.Model, run: Run, name: str) -> None:
+    """Writes `checkpoints/NAME.weights.h5` whole: a crash leaves the one before."""
+    final = run.path("checkpoints", f"{name}.weights.h5")
+    temporary = run.path("checkpoints", f"{name}-new.weights.h5")
+    model.save_weights(temporary)
+    tf.io.gfile.rename(temporary, final, overwrite=True)
+
+
+def load_weights(model: keras.Model, run: Run, name: str) -> None:
+    """Loads what `save_weights` wrote."""
+    model.load_weights(run.path("checkpoints", f"{name}.weights.h5"))
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the last and the best weights of a run.
+
+    Args:
+        run: Where they go.
+        monitor: The logged metric that says which epoch is the best; its name tells the direction.
+    """
+
+    def __init__(self, run: Run, monitor: str):
+        super().__init__()
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self._run = run
+        self._monitor = monitor
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        save_weights(self.model, self._run, "last")
+        if self._monitor not in logs:
+            raise TrainingError(
+                f"training.monitor: no metric {self._monitor!r} is logged."
+                f"{did_you_mean(self._monitor, logs)} Logged: {', '.join(logs)}."
+            )
+        value = float(logs[self._monitor])
+        if self._improves(value):
+            self.best, self.best_epoch = value, epoch
+            save_weights(self.model, self._run, "best")
+
+    def _improves(self, value: float) -> bool:
+        if self.best is None:
+            return True
+        return value > self.best if larger_is_better(self._monitor) else value < self.best

@@ -1,0 +1,59 @@
+"""Builds the one optimizer that serves all phases of a run."""
+
+from __future__ import annotations
+
+import keras
+
+from ftkeras.phases.selectors import Weights, is_bias, is_norm
+
+OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "adafactor": keras.optimizers.Adafactor,
+    "lamb": keras.optimizers.Lamb,
+    "lion": keras.optimizers.Lion,
+    "nadam": keras.optimizers.Nadam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": keras.optimizers.SGD,
+}
+_WITH_MOMENTUM = ("rmsprop", "sgd")
+
+
+def make_optimizer(
+    name: str,
+    weights: Weights,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+) -> keras.optimizers.Optimizer:
+    """Returns a Keras optimizer whose weight decay leaves out biases and normalisation.
+
+    Decaying those shrinks what has no scale to shrink and costs accuracy (He et al. 2019, "Bag of
+    tricks for image classification", section 3.1).
+
+    Args:
+        name: One of `OPTIMIZERS`.
+        weights: The model's weights.
+        learning_rate: The rate before any phase sets its own.
+        weight_decay: Decoupled decay a step, times the learning rate (Loshchilov and Hutter 2019).
+        momentum: For sgd and rmsprop.
+        clip_norm: Global gradient norm to clip to.
+        accumulate: Steps over which gradients are averaged before an update.
+
+    Raises:
+        KeyError: `name` isn't in `OPTIMIZERS`.
+    """
+    optimizer = OPTIMIZERS[name](
+        learning_rate=learning_rate,
+        weight_decay=weight_decay or None,
+        global_clipnorm=clip_norm,
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+        **({"momentum": momentum} if name in _WITH_MOMENTUM else {}),
+    )
+    if weight_decay:
+        spared = [w.variable for w in weights.all if is_bias(w) or is_norm(w.layer)]
+        optimizer.exclude_from_weight_decay(var_list=spared)
+    return optimizer

@@ -1,0 +1,159 @@
+"""Reading configs: overrides, types, and errors that name the field."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftkeras.config.load import dump_config, load_config, parse_config
+from ftkeras.config.schema import Config, StarterData
+from ftkeras.config.template import commented_config
+from ftkeras.errors import UserError
+
+MINIMAL = {
+    "data": {"source": "folder", "path": "photos"},
+    "backbone": {"name": "MobileNetV2"},
+    "phases": [{"name": "head", "epochs": 1, "learning_rate": 1e-3}],
+}
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def error_of(*overrides: str, tree: dict | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_config(tree or MINIMAL, overrides, where="my.yaml")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_overrides_reach_into_lists_and_make_sections():
+    config = parse_config(MINIMAL, ["phases[0].epochs=20", "head.dropout=0.5", "data.split.val=0.1"])
+    assert config.phases[0].epochs == 20
+    assert config.head.dropout == 0.5
+    assert config.data.split is not None
+    assert config.data.split.val == 0.1
+
+
+def test_an_override_leaves_its_input_alone():
+    parse_config(MINIMAL, ["phases[0].epochs=20"])
+    assert MINIMAL["phases"][0]["epochs"] == 1
+
+
+def test_an_override_is_typed_by_the_schema():
+    assert parse_config(MINIMAL, ["data.path=2024"]).data.path == "2024"
+    assert parse_config(MINIMAL, ["phases[0].learning_rate=1e-4"]).phases[0].learning_rate == 1e-4
+    assert parse_config(MINIMAL, ["phases[0].train=[head, norm]"]).phases[0].train == ["head", "norm"]
+    assert parse_config(MINIMAL, ["phases[0].train=all"]).phases[0].train == ["all"]
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "1E-3", "+1e-3", "0.001"])
+def test_numbers_in_a_file_are_read_as_people_mean_them(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "data: {source: starter}\nbackbone: {name: VGG16}\n"
+        f"phases: [{{name: a, epochs: 1, learning_rate: {text}}}]\n"
+    )
+    assert load_config(file).phases[0].learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("data.pth=x", ["my.yaml: data.pth: no such field", "Did you mean 'path'?"]),
+        ("phase=1", ["phase: no such field", "Did you mean 'phases'?"]),
+        ("phases[0].epochs=ten", ["phases[0].epochs: expected a valid integer, got 'ten'"]),
+        ("phases[0].epochs=true", ["phases[0].epochs: expected a valid integer, got True"]),
+        ("phases[0].epochs=0", ["phases[0].epochs", "greater than or equal to 1", "got 0"]),
+        ("data.source=foldr", ["data: source 'foldr' is unknown", "Did you mean 'folder'?"]),
+        ("optimizer.name=adamv", ["optimizer.name", "Did you mean 'adam"]),
+        ("head.dropout=1.5", ["head.dropout", "less than 1", "got 1.5"]),
+        ("phases=[]", ["phases", "at least 1"]),
+        ("data=3", ["data", "got 3"]),
+        ("phases[4].epochs=1", ["no entry [4]", "1 entries"]),
+        ("nonsense", ["expected FIELD=VALUE"]),
+        ("data.path.deeper=1", ["'deeper' is not inside a section"]),
+    ],
+)
+def test_wrong_values_are_named_with_place_and_remedy(override, parts):
+    message = error_of(override)
+    for part in parts:
+        assert part in message
+
+
+def test_several_mistakes_are_counted():
+    assert error_of("data.pth=x", "head.dropuot=1").endswith("(and 1 more)")
+
+
+def test_phase_names_must_differ():
+    twice = {**MINIMAL, "phases": MINIMAL["phases"] * 2}
+    assert "the name 'head' is given twice" in error_of(tree=twice)
+
+
+def test_a_missing_source_lists_the_sources():
+    assert "'source' is missing. Allowed: folder" in error_of(tree={**MINIMAL, "data": {"path": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "expected a mapping"),
+        ("!!python/object/apply:os.system ['touch hacked']", "not valid YAML"),
+        ("data: 2024-13-45", "got '2024-13-45'"),
+    ],
+)
+def test_files_that_are_no_configs(tmp_path, monkeypatch, text, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(part)):
+        load_config("c.yaml")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_binary_and_missing_files(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read as a text file"):
+        load_config(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "d.yaml")
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path):
+    config = parse_config(MINIMAL, ["data.augmentation=[{name: RandAugment, args: {factor: 0.5}}]"])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize("data", [None, "my photos/"])
+def test_the_written_config_has_every_field_and_reads_back(tmp_path, data):
+    text = commented_config(data=data, backbone="MobileNetV2", weights=None)
+    (tmp_path / "c.yaml").write_text(text)
+    config = load_config(tmp_path / "c.yaml")
+    assert isinstance(config.data, StarterData) == (data is None)
+    for name in ("label_smoothing", "clip_norm", "early_stopping", "batch_norm", "max_bad_files"):
+        assert f"{name}:" in text
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
+    load_config(path)
+    text = path.read_text()
+    assert f"ftkeras train --config=configs/{path.name}" in text
+    assert text.startswith("# yaml-language-server: $schema=schema.json")
+
+
+def test_the_written_schema_is_that_of_the_code():
+    schema = yaml.safe_load((CONFIGS[0].parent / "schema.json").read_text())
+    assert schema == Config.model_json_schema(), "run: python tools/make_schema.py"
+
+
+def test_every_field_says_what_it_is():
+    def undocumented(schema):
+        for section in schema["$defs"].values():
+            for name, field in section["properties"].items():
+                if "description" not in field and name != "source":
+                    yield f"{section['title']}.{name}"
+
+    assert not list(undocumented(Config.model_json_schema()))
