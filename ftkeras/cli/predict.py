@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
 from ftkeras.cli.quiet import import_tensorflow
@@ -23,12 +25,15 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if len(positional) < 2:
         raise UserError("predict: expected a run folder and at least one file, folder or pattern.")
     import_tensorflow()
-    from ftkeras.evaluation.predict import expand_inputs, write_predictions
+    from ftkeras.evaluation.predict import expand_inputs
+    from ftkeras.evaluation.writer import write_predictions
     from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 
     run = Run.open(positional[0])
     files = expand_inputs(positional[1:])
     rows = classification.predict(run, files, values["top_k"].value)
-    write_predictions(values["out"].value, rows)
+    answered, failed = write_predictions(values["out"].value, rows)
+    unreadable = f", {failed} could not be read (see the error column)" if failed else ""
+    print(f"{answered} images classified{unreadable}", file=sys.stderr)
     return 0

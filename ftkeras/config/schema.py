@@ -239,6 +239,10 @@ class PhaseConfig(Section):
     """The share of the phase's steps over which the rate rises linearly from zero."""
     decay: Literal["constant", "cosine", "linear"] = "cosine"
     """How the rate falls to zero after the warm-up."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Rates fall by this factor from block to block, from the head down to the input; 1 is off."""
+    rates: dict[str, PositiveFloat] = {}
+    """Learning rates for single selectors, in place of the phase's own: {norm: 1.0e-5}."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether batch normalisation keeps its pretrained statistics, or trains where selected."""
 

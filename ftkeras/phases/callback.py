@@ -12,6 +12,7 @@ from ftkeras.errors import TrainingError, UserError
 from ftkeras.phases.audit import Audit, Verdict
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.phase import Phase, check_phases
+from ftkeras.phases.rates import WeightRates, innermost, rate_shares
 from ftkeras.phases.schedule import learning_rate, locate
 from ftkeras.phases.selectors import Weight, weights_of
 
@@ -72,7 +73,12 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._report = report
         self._current: int | None = None
         self._epoch_in_phase = 0
+        self._shares = tuple(
+            rate_shares(self._weights, phase, trained)
+            for phase, trained in zip(self.phases, self._trained, strict=True)
+        )
         self._build_optimizer(model)
+        self._rates = WeightRates(model.optimizer)
         set_trainable(model, self._trained[0], self.phases[0].batch_norm)
 
     @property
@@ -127,8 +133,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
                 with strategy.scope():
                     optimizer.build(union)
             return
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        known = {id(variable) for variable in inner._trainable_variables}
+        known = {id(variable) for variable in innermost(optimizer)._trainable_variables}
         unknown = [weight.path for weight in self._weights.all if id(weight.variable) in ever - known]
         if unknown:
             raise UserError(
@@ -141,6 +146,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         phase, trained = self.phases[index], self._trained[index]
         self._current = index
         set_trainable(self.model, trained, phase.batch_norm)
+        self._rates.set(self._shares[index])
         # `fit` traced the train function for the flags of the moment; it must be traced again.
         self.model.make_train_function(force=True)
         if self._audits:
@@ -149,6 +155,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
             self._report(_describe(phase, trained))
 
     def _leave(self) -> None:
+        self._rates.stop()
         if self._current is None or self._audit is None:
             return
         verdict, self._audit = self._audit.verdict(), None

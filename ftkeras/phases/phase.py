@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ftkeras.errors import UserError
@@ -21,6 +21,9 @@ class Phase:
         warmup: The share of the phase over which the rate rises linearly from zero.
         decay: How the rate falls to zero afterwards: "constant" (not at all), "cosine" (Loshchilov
             and Hutter 2017) or "linear".
+        layer_decay: Rates fall by this factor from block to block, from the head down to the input
+            (Bao et al. 2022); 1 is off.
+        rates: Learning rates for single selectors, in place of the phase's own.
         batch_norm: "frozen": batch normalisation uses its pretrained statistics, and its scale and
             offset train only where `norm`, `bias` or `re:` names them. "train": it trains like any
             other layer wherever it is selected.
@@ -39,6 +42,8 @@ class Phase:
     train: Sequence[str] = ("head",)
     warmup: float = 0.0
     decay: Literal["constant", "cosine", "linear"] = "cosine"
+    layer_decay: float = 1.0
+    rates: Mapping[str, float] = field(default_factory=dict)
     batch_norm: Literal["frozen", "train"] = "frozen"
 
     def __post_init__(self) -> None:
@@ -55,6 +60,16 @@ class Phase:
                 f"phase {self.name!r}: warmup is a share of the phase, from 0 to below 1; "
                 f"got {self.warmup}."
             )
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(
+                f"phase {self.name!r}: layer_decay is above 0 and at most 1, got {self.layer_decay}."
+            )
+        for selector, rate in self.rates.items():
+            if not rate > 0:
+                raise UserError(
+                    f"phase {self.name!r}: rates: {selector!r} must be above 0, got {rate}. To freeze "
+                    "weights, leave them out of train."
+                )
         if self.decay not in ("constant", "cosine", "linear"):
             raise UserError(
                 f"phase {self.name!r}: decay must be constant, cosine or linear, got {self.decay!r}."

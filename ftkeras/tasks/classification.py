@@ -17,13 +17,15 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone, load_backbone
 from ftkeras.config.schema import Config, DataSection, LossConfig
 from ftkeras.console import duration, table
+from ftkeras.data.augment import Augment
+from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.load import load_data
 from ftkeras.data.pipeline import batches
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.metrics import evaluate_predictions
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import FilePrediction, predict_files, predict_logits
 from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.model.assemble import build_model
@@ -44,6 +46,7 @@ class Assembled:
     config: Config
     data: ImageData
     image_size: int
+    augment: Augment | None
     backbone: Backbone
     model: keras.Model
     weights: Weights
@@ -111,8 +114,9 @@ def assemble(config: Config) -> Assembled:
     steps = -(-len(data.splits["train"].ids) // config.data.batch_size)
     plan = make_plan(weights, phases, steps)
     size = int(model.input_shape[1])
+    augment = _augment_layers(config, size)
     assembled = Assembled(
-        config, data, size, backbone, model, weights, phases, plan, strategy, device
+        config, data, size, augment, backbone, model, weights, phases, plan, strategy, device
     )
     _check_metrics(assembled)
     return assembled
@@ -133,9 +137,8 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     return _measure(load_model(run), data, split, config, facts["image_size"])
 
 
-def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[dict[str, Any]]:
-    """Yields a row for each image file: its most likely classes, or what is wrong with it."""
-    from ftkeras.evaluation.predict import predict_files
+def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
+    """Yields each image file's most likely classes, or what is wrong with it."""
     config, facts = run.config, run.read_json("data.json")
     yield from predict_files(
         load_model(run),
@@ -292,15 +295,11 @@ def _batches(
     if training:
         if isinstance(data.augmentation, str):
             options["strength"] = data.augmentation
-        else:
-            listed = [(layer.name, layer.args) for layer in data.augmentation]
-            from ftkeras.data.augment_layers import layers_augment
-
-            options["layers"] = layers_augment(listed, assembled.image_size)
         options |= {
             "training": True,
             "seed": assembled.config.seed,
             "epoch": epoch,
+            "layers": assembled.augment,
             "mixup": data.mix.mixup,
             "cutmix": data.mix.cutmix,
             "balance": data.balance,
@@ -313,6 +312,13 @@ def _batches(
         cache=data.cache,
         **options,
     )
+
+
+def _augment_layers(config: Config, image_size: int) -> Augment | None:
+    if isinstance(config.data.augmentation, str):
+        return None
+    listed = [(layer.name, layer.args) for layer in config.data.augmentation]
+    return layers_augment(listed, image_size)
 
 
 def _measure(

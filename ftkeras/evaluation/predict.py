@@ -1,0 +1,178 @@
+"""A model's answers: about a whole split, or about image files that someone names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import Progress
+from ftkeras.data import decode, scan
+from ftkeras.errors import UserError
+from ftkeras.evaluation.metrics import scores_from_logits
+
+
+def logits_function(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the model in inference mode as one graph that serves batches of any length.
+
+    The uneven last batch would make `model.predict` or a plain `tf.function` trace again.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+    """
+    batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+
+    @tf.function(input_signature=[batch])
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(model(images, training=False), tf.float32)
+
+    return logits
+
+
+def predict_logits(
+    model: keras.Model, dataset: tf.data.Dataset, label: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logits and labels of a data set, both in its order.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns logits (b, classes).
+        dataset: Finite; yields (images, labels) or (images, labels, weights) in batches.
+        label: What to say while it runs, for example "evaluate test".
+
+    Returns:
+        Logits float32 (n, classes), and labels as the data set gives them, (n, ...).
+    """
+    batches = int(dataset.cardinality())
+    answer = logits_function(model)
+    logits, labels = [], []
+    progress = Progress(label, batches if batches >= 0 else None)
+    try:
+        for images, targets, *_ in dataset:
+            logits.append(answer(images).numpy())  # (b, classes)
+            labels.append(targets.numpy())
+            progress.advance()
+    finally:
+        progress.close()
+    if not logits:
+        return np.zeros((0, model.output_shape[-1]), np.float32), np.zeros(0, np.int64)
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """What the model says of one file, or why it could not be asked.
+
+    Args:
+        file: The path as it was given or found.
+        best: (class name, score) pairs, the best first; empty where there is an error.
+        error: Why the file could not be read, or an empty string.
+    """
+
+    file: str
+    best: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+def expand_inputs(patterns: Sequence[str]) -> list[str]:
+    """Returns the image files that files, folders and globs stand for, each once, in order.
+
+    A file that is named stays, whatever it is. A folder gives the images anywhere under it.
+
+    Raises:
+        UserError: A pattern finds nothing.
+
+    Example:
+        >>> expand_inputs(["cat.jpg", "photos/", "more/*.png"])
+        ['cat.jpg', 'photos/dog.jpg', 'more/owl.png']
+    """
+    files: dict[str, None] = {}  # an ordered set
+    for pattern in patterns:
+        if tf.io.gfile.isdir(pattern):
+            found = _images_under(pattern)
+        elif tf.io.gfile.exists(pattern):
+            found = [pattern]
+        else:
+            matches = sorted(tf.io.gfile.glob(pattern))
+            found = [path for path in matches if not tf.io.gfile.isdir(path)]
+        if not found:
+            raise UserError(
+                f"predict: no images at {pattern!r}. Give image files, folders or globs."
+            )
+        files.update(dict.fromkeys(found))
+    return list(files)
+
+
+def _images_under(folder: str) -> list[str]:
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in tf.io.gfile.walk(folder)
+        for name in names
+        if scan.is_image_name(name)
+    )
+
+
+def predict_files(
+    model: keras.Model,
+    paths: Sequence[str],
+    *,
+    image_size: int,
+    resize: str,
+    class_names: Sequence[str],
+    multi_label: bool,
+    top_k: int = 5,
+    batch_size: int = 32,
+) -> Iterator[FilePrediction]:
+    """Yields the best classes of each file, in order; of an unreadable one, why it is so.
+
+    Files are scanned, normalised, decoded and resized as those that training reads.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, image_size, image_size, 3), returns logits
+            (n, classes).
+        paths: The files.
+        image_size: Side of the model's input, in pixels.
+        resize: How images become square: crop, pad or squash.
+        class_names: One name a class.
+        multi_label: Scores are sigmoids instead of a softmax.
+        top_k: How many classes to give, at most.
+        batch_size: Images a step.
+    """
+    verdicts = scan.scan_files(paths, "predict")
+    readable = [verdict.path for verdict in verdicts if not verdict.reason]
+    images = (
+        tf.data.Dataset.from_tensor_slices(tf.constant(readable, tf.string))
+        .map(
+            lambda path: decode.resize_image(
+                decode.decode_image(tf.io.read_file(path)), image_size, resize
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .batch(batch_size)
+        .prefetch(1)
+    )
+    scores = _scores(model, images, multi_label, len(readable))
+    for path, verdict in zip(paths, verdicts, strict=True):
+        if verdict.reason:
+            yield FilePrediction(path, error=verdict.reason)
+            continue
+        row = next(scores)  # (classes,)
+        best = np.argsort(-row, kind="stable")[:top_k]
+        yield FilePrediction(path, tuple((class_names[c], float(row[c])) for c in best))
+
+
+def _scores(
+    model: keras.Model, images: tf.data.Dataset, multi_label: bool, total: int
+) -> Iterator[np.ndarray]:
+    """Yields the scores (classes,) of each image."""
+    answer = logits_function(model)
+    progress = Progress("predict", total)
+    try:
+        for batch in images:
+            yield from scores_from_logits(answer(batch).numpy(), multi_label)
+            progress.advance(len(batch))
+    finally:
+        progress.close()

@@ -1,0 +1,135 @@
+"""Rates per weight inside any Keras optimizer, and step counts that start when a weight does.
+
+Keras optimizers have one learning rate and one step count for all weights. Fine-tuning wants lower
+rates for earlier layers (discriminative rates: Howard and Ruder 2018; layer-wise decay: Bao et al.
+2022), and unfreezing in stages wants a weight's bias correction to start at its own first step:
+with zero momenta and a large step count, Adam's first step would be about 3.2 times the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from ftkeras.errors import UserError
+from ftkeras.phases.phase import Phase
+from ftkeras.phases.selectors import Weight, Weights, select
+
+
+def rate_shares(weights: Weights, phase: Phase, trained: Sequence[Weight]) -> dict[int, float]:
+    """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
+
+    With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A
+    rate in `rates` replaces that; where several selectors name a weight, the last one counts.
+
+    Raises:
+        UserError: A selector in `rates` names nothing that the phase trains.
+    """
+    depth = {name: len(weights.blocks) - i for i, name in enumerate(weights.blocks)}
+    shares = {
+        id(weight.variable): phase.layer_decay ** depth.get(weight.block or "", 0)
+        for weight in trained
+    }
+    for selector, rate in phase.rates.items():
+        named = [w for w in select(weights, [selector]) if id(w.variable) in shares]
+        if not named:
+            raise UserError(
+                f"phase {phase.name!r}: rates: {selector!r} names nothing that this phase trains."
+            )
+        shares.update({id(weight.variable): rate / phase.learning_rate for weight in named})
+    return shares
+
+
+class WeightRates:
+    """Gives each weight its own share of the rate, and its own step count, in one optimizer.
+
+    Works on the optimizer in place, inside loss scaling too, and adds nothing to its state. Shares
+    and counts are plain numbers that the train function captures when it is traced, so a change
+    takes effect when the train function is rebuilt.
+
+    Args:
+        optimizer: A built Keras optimizer.
+
+    Example:
+        >>> weight = keras.Variable([1.0, 1.0])
+        >>> optimizer = keras.optimizers.SGD(0.1)
+        >>> optimizer.build([weight])
+        >>> WeightRates(optimizer).set({id(weight): 0.5})
+        >>> optimizer.apply([keras.ops.ones((2,))], [weight])
+        >>> weight.numpy()
+        array([0.95, 0.95], dtype=float32)
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
+        self._optimizer = innermost(optimizer)
+        self._shares: dict[int, float] = {}  # by the optimizer's index of a variable
+        self._offsets: dict[int, int] = {}
+        self._steps: dict[int, int] = {}  # how many steps each weight has trained for
+        self._training: tuple[set[int], int] = (set(), 0)
+        own = vars(self._optimizer)
+        if isinstance(getattr(own.get("update_step"), "__self__", None), WeightRates):
+            del own["update_step"], own["_apply_weight_decay"]  # an earlier callback's
+        self._plain_update = self._optimizer.update_step
+        self._plain_decay = self._optimizer._apply_weight_decay
+        self._optimizer.update_step = self._update_step
+        self._optimizer._apply_weight_decay = self._apply_weight_decay
+
+    def set(self, shares: Mapping[int, float]) -> None:
+        """Sets which weights train from now on, and their shares, by id of the variable.
+
+        A weight that has not trained for a while goes on with the count that it had.
+        """
+        self.stop()
+        now = self._iterations()
+        index_of = {id(v): i for i, v in enumerate(self._optimizer._trainable_variables)}
+        self._shares = {index_of[key]: share for key, share in shares.items()}
+        self._offsets = {i: now - self._steps.get(i, 0) for i in self._shares}
+        self._training = (set(self._shares), now)
+
+    def stop(self) -> None:
+        """Counts the steps of the weights that were training."""
+        training, since = self._training
+        passed = self._iterations() - since
+        for index in training:
+            self._steps[index] = self._steps.get(index, 0) + passed
+        self._training = (set(), 0)
+
+    def _iterations(self) -> int:
+        return int(keras.ops.convert_to_numpy(self._optimizer._iterations))
+
+    def _update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._optimizer._get_variable_index(variable)
+        share, offset = self._shares.get(index, 1.0), self._offsets.get(index, 0)
+        steps = self._optimizer._iterations
+        with self._instead(_iterations=steps - offset if offset else steps):
+            self._plain_update(gradient, variable, learning_rate * share)
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        """Decoupled decay is the rate times a constant: each weight's own rate."""
+        by_share: dict[float, list[Any]] = {}
+        for variable in variables:
+            index = self._optimizer._get_variable_index(variable)
+            by_share.setdefault(self._shares.get(index, 1.0), []).append(variable)
+        rate = self._optimizer.learning_rate
+        for share, group in by_share.items():
+            with self._instead(_learning_rate=rate * share):
+                self._plain_decay(group)
+
+    @contextmanager
+    def _instead(self, **attributes: Any) -> Iterator[None]:
+        """Shows the optimizer other values of its own attributes for a moment."""
+        own = vars(self._optimizer)  # past Keras's tracking: these are tensors, not its state
+        before = {name: own[name] for name in attributes}
+        own.update(attributes)
+        try:
+            yield
+        finally:
+            own.update(before)
+
+
+def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer inside a loss-scaling one, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

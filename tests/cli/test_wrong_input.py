@@ -1,0 +1,175 @@
+"""Wrong input, as a person would give it: one clear line, status 2, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """\
+data: {source: folder, path: photos, image_size: 32, batch_size: 4}
+backbone: {name: MobileNetV2, weights: none}
+phases: [{name: head, train: [head], epochs: 1, learning_rate: 1e-3}]
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ftkeras", *arguments]
+    # The tests' own log level would let through what the command silences by default.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, env=environment
+    )
+
+
+def ftkeras(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, *arguments)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 8) -> None:
+    random = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a config and photos that would work."""
+    photos(tmp_path / "photos")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def refused(place: Path, *arguments: str) -> str:
+    """Runs `ftkeras train`, checks how it refuses, and returns its one line."""
+    before = sorted(place.rglob("*"))
+    done = ftkeras(place, "train", "--config=c.yaml", "--out=run", *arguments)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("ftkeras: error: ")
+    assert sorted(place.rglob("*")) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["data.pth=photos"], ["c.yaml: data.pth: no such field", "Did you mean 'path'?"]),
+        (["phases[0].epochs=many"], ["phases[0].epochs", "integer", "'many'"]),
+        (["data.path=missing"], ["missing"]),
+        (["phases[0].train=block:blok_3"], ["'block:blok_3'", "Did you mean 'block_3'?"]),
+        (["phases[0].train=blocks[40:]"], ["blocks[40:]", "selects nothing"]),
+        (["data.image_size=16"], ["16", "32"]),
+        (["backbone.name=MobileNetV4"], ["MobileNetV4", "Did you mean 'MobileNetV"]),
+        (["backbone.weights=other.weights.h5"], ["other.weights.h5"]),
+        (["training.monitor=val_acuracy"], ["training.monitor", "Did you mean 'val_accuracy'?"]),
+        (["loss.name=cross_entropi"], ["loss.name", "Did you mean 'cross_entropy'?"]),
+    ],
+    ids=lambda value: value[0].split("=")[0] if "=" in value[0] else "",
+)
+def test_a_wrong_field(place, overrides, parts):
+    line = refused(place, *(f"--set={override}" for override in overrides))
+    for part in parts:
+        assert part in line
+
+
+def test_an_empty_folder(place):
+    (place / "empty").mkdir()
+    assert "empty" in refused(place, "--set=data.path=empty")
+
+
+def test_one_class_only(place):
+    photos(place / "one", ("cat",))
+    assert "'cat'" in refused(place, "--set=data.path=one")
+
+
+def test_a_folder_without_images(place):
+    for name in ("a", "b"):
+        (place / "texts" / name).mkdir(parents=True)
+        (place / "texts" / name / "notes.txt").write_text("hello")
+    assert "texts" in refused(place, "--set=data.path=texts")
+
+
+def test_a_label_that_training_lacks(place):
+    photos(place / "parts" / "train")
+    photos(place / "parts" / "test", ("cat", "dog", "emu"))
+    assert "'emu'" in refused(place, "--set=data.path=parts")
+
+
+def test_weights_that_do_not_fit(place):
+    import keras
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(
+        place / "dense.weights.h5"
+    )
+    line = refused(place, "--set=backbone.weights=dense.weights.h5")
+    assert "dense.weights.h5" in line
+
+
+def test_an_output_that_cannot_be_written(place):
+    (place / "file").write_text("")
+    assert "file/run" in refused(place, "--out=file/run")
+
+
+def test_an_existing_run_is_kept_until_told(place):
+    assert ftkeras(place, "train", "--config=c.yaml", "--out=run").returncode == 0
+    config = (place / "run" / "config.yaml").stat().st_mtime_ns
+    assert "already holds a run" in refused(place)
+    assert (place / "run" / "config.yaml").stat().st_mtime_ns == config
+    assert ftkeras(place, "train", "--config=c.yaml", "--out=run", "--overwrite").returncode == 0
+
+
+def test_a_folder_that_is_not_a_run_is_never_replaced(place):
+    assert "is not empty and not a run" in refused(place, "--out=photos", "--overwrite")
+
+
+def test_ctrl_c_keeps_the_record(place):
+    process = start(place, "train", "--config=c.yaml", "--out=run", "--set=phases[0].epochs=10000")
+    metrics = place / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert '"state": "interrupted"' in (place / "run" / "status.json").read_text()
+    assert (place / "run" / "checkpoints" / "last.weights.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train"], "--config is missing"),
+        (["train", "--config=none.yaml"], "no such config file"),
+        (["train", "--confg=c.yaml"], "confg"),
+        (["evaluate", "photos"], "not a run folder"),
+        (["evaluate"], "expected one run folder"),
+        (["predict", "run"], "expected a run folder and at least one file"),
+        (["predict", "run", "x", "--top_k=0"], "top_k"),
+        (["init", "c.yaml"], "exists already"),
+        (["init", "no/such/folder/c.yaml"], "cannot be written"),
+    ],
+)
+def test_a_wrong_command(place, arguments, part):
+    done = ftkeras(place, *arguments)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

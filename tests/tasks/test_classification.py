@@ -1,0 +1,169 @@
+"""Whole runs on small folders of real image files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ftkeras.config.load import parse_config
+from ftkeras.config.schema import Config
+from ftkeras.errors import UserError
+from ftkeras.tasks import classification
+
+pytestmark = pytest.mark.slow
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
+
+
+def photo(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).normal(0, 25, (48, 40, 3))
+    return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        (folder / name).mkdir()
+        for i in range(20):
+            photo(colour, 100 * number + i).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def config(data: dict, *overrides: str) -> Config:
+    tree = {
+        "data": {"image_size": 32, "batch_size": 8, "augmentation": "light", **data},
+        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "phases": [
+            {"name": "head", "train": ["head"], "epochs": 3, "learning_rate": 1e-2},
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
+        ],
+    }
+    return parse_config(tree, overrides)
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "photos"
+    return classification.train(config({"source": "folder", "path": str(photos)}), str(folder))
+
+
+def test_a_run_leaves_all_that_it_knew_and_made(run):
+    for name in ("config.yaml", "environment.json", "bad_files.csv", "splits.csv", "model.keras"):
+        assert tf.io.gfile.exists(run.path(name)), name
+    assert tf.io.gfile.exists(run.path("checkpoints", "best.weights.h5"))
+    assert tf.io.gfile.exists(run.path("checkpoints", "last.weights.h5"))
+    assert tf.io.gfile.glob(run.path("logs", "train", "events*"))
+    assert tf.io.gfile.exists(run.path("export", "1", "saved_model.pb"))
+    assert run.read_json("status.json")["state"] == "finished"
+    records = list(run.metrics())
+    assert [(r["epoch"], r["phase"]) for r in records] == [
+        (0, "head"), (1, "head"), (2, "head"), (3, "top")
+    ]  # fmt: skip
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"} <= set(
+        records[0]
+    )
+
+
+def test_it_learns_three_colours(run):
+    assert run.read_json("evaluation.json")["accuracy"] == 1.0
+
+
+def test_what_ran_is_what_was_planned(run):
+    plan = run.read_json("plan.json")
+    assert [phase["name"] for phase in plan["phases"]] == list(plan["audit"])
+    for phase in plan["phases"]:
+        verdict = plan["audit"][phase["name"]]
+        assert verdict["trained"] == sum(block["tensors"] for block in phase["blocks"])
+        assert not verdict["drifted"]
+    assert len({phase["steps"] for phase in plan["phases"]}) == 2
+
+
+def test_splits_are_stratified_and_recorded(run):
+    rows = list(csv.DictReader(open(run.path("splits.csv"))))
+    assert len(rows) == 60
+    for split, count in {"train": 14, "val": 3, "test": 3}.items():
+        for colour in COLOURS:
+            found = [r for r in rows if r["split"] == split and r["label"] == colour]
+            assert len(found) == count
+
+
+def test_the_saved_model_file_loads_without_ftkeras_objects(run, photos):
+    model = keras.models.load_model(run.path("model.keras"), compile=False, safe_mode=True)
+    images = np.stack([np.array(photo(c, 7).resize((32, 32))) for c in COLOURS.values()])
+    assert model.predict(images.astype("float32"), verbose=0).argmax(axis=-1).tolist() == [0, 1, 2]
+    assert getattr(model, "optimizer", None) is None
+
+
+def test_evaluating_again_gives_the_recorded_result(run):
+    recorded = run.read_json("evaluation.json")
+    again = classification.evaluate(run, recorded["split"])
+    assert again["accuracy"] == recorded["accuracy"]
+    with pytest.raises(UserError, match="only train, val, test"):
+        classification.evaluate(run, "holdout")
+
+
+def test_predictions_name_the_class(run, photos, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    files = [str(photos / "red" / "0.jpg"), str(tmp_path / "broken.jpg")]
+    good, bad = classification.predict(run, files, top_k=2)
+    assert good.best[0][0] == "red"
+    assert len(good.best) == 2
+    assert bad.error
+
+
+def test_the_same_seed_gives_the_same_weights(photos, tmp_path):
+    def weights(name: str, seed: int) -> list[np.ndarray]:
+        overrides = [f"seed={seed}", "phases[0].epochs=1", "export.saved_model=false"]
+        run = classification.train(
+            config({"source": "folder", "path": str(photos)}, *overrides), str(tmp_path / name)
+        )
+        return keras.models.load_model(run.path("model.keras"), compile=False).get_weights()
+
+    first, second, other = weights("a", 1), weights("b", 1), weights("c", 2)
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+    assert not np.allclose(first[-2], other[-2], atol=1e-3)
+
+
+def test_several_labels_an_image(photos, tmp_path):
+    rows = ["path,label"]
+    for name in COLOURS:
+        for i in range(20):
+            rows.append(f"{photos / name / f'{i}.jpg'},{name};{'warm' if name == 'red' else 'cold'}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")
+    data = {"source": "manifest", "path": str(tmp_path / "photos.csv"), "multi_label": True}
+    run = classification.train(config(data, "phases[0].epochs=8"), str(tmp_path / "run"))
+    assert run.read_json("data.json")["class_names"] == ["blue", "cold", "green", "red", "warm"]
+    assert run.read_json("evaluation.json")["macro_f1"] > 0.9
+    with pytest.raises(UserError, match="cross_entropy is for one label"):
+        classification.assemble(config(data, "loss.name=cross_entropy"))
+
+
+def test_a_run_in_a_remote_file_system(photos):
+    data = {"source": "folder", "path": str(photos)}
+    run = classification.train(config(data, "phases[0].epochs=1"), "ram://bucket/run")
+    assert run.read_json("status.json")["state"] == "finished"
+    assert tf.io.gfile.exists("ram://bucket/run/model.keras")
+    assert tf.io.gfile.exists("ram://bucket/run/export/1/saved_model.pb")
+
+
+def test_a_failure_is_recorded_and_what_was_earned_stays(photos, tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(classification, "export_saved_model", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        classification.train(config({"source": "folder", "path": str(photos)}), str(tmp_path / "r"))
+    status = json.loads((tmp_path / "r" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "No space left" in status["error"]
+    assert (tmp_path / "r" / "model.keras").exists()
+    assert (tmp_path / "r" / "evaluation.json").exists()
