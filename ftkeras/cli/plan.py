@@ -26,7 +26,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.tasks import classification
 
     assembled = classification.assemble(config)
-    print(classification.describe(assembled))
+    print(assembled.describe())
     print()
     print(format_plan(assembled.plan), end="")
     return 0

@@ -224,27 +224,53 @@ class LossConfig(Section):
 # ------------------------------------------------------------------------------- training
 
 
+class UntilConfig(Section):
+    """Ends a phase once a metric stops improving."""
+
+    metric: str = "val_loss"
+    """A logged metric; the direction follows from its name."""
+    patience: PositiveInt = 2
+    """How many epochs without improvement end the phase."""
+    min_delta: NonNegativeFloat = 0.0
+    """The smallest change that counts as an improvement."""
+    max_epochs: PositiveInt = 20
+    """When the phase ends all the same; decays are laid out over this length."""
+    restore_best: bool = True
+    """Whether the next phase starts from the weights of the best epoch."""
+
+
 class PhaseConfig(Section):
-    """A stretch of training: what trains, how long, at what rate."""
+    """A stretch of training. A later phase inherits what it leaves out."""
 
     name: str
     """A name for logs and plots."""
-    train: Selectors = ["head"]
+    train: Selectors | None = None
     """Selectors of what trains: head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias."""
-    epochs: PositiveInt
-    """How many passes over the training images."""
-    learning_rate: PositiveFloat
+    epochs: PositiveInt | None = None
+    """How many passes over the training images; or give steps, or until."""
+    steps: PositiveInt | None = None
+    """How many steps; the phase may end within an epoch."""
+    until: UntilConfig | None = None
+    """Ends the phase once a metric stops improving."""
+    learning_rate: PositiveFloat | None = None
     """The phase's peak learning rate."""
-    warmup: Fraction = 0.0
-    """The share of the phase's steps over which the rate rises linearly from zero."""
-    decay: Literal["constant", "cosine", "linear"] = "cosine"
-    """How the rate falls to zero after the warm-up."""
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    warmup: Fraction | None = None
+    """The share of the phase's steps over which the rate rises linearly from zero; 0 by default."""
+    decay: Literal["constant", "cosine", "linear", "step", "one_cycle"] | None = None
+    """How the rate falls after the warm-up; cosine by default."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Rates fall by this factor from block to block, from the head down to the input; 1 is off."""
-    rates: dict[str, PositiveFloat] = {}
+    rates: dict[str, PositiveFloat] | None = None
     """Learning rates for single selectors, in place of the phase's own: {norm: 1.0e-5}."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether batch normalisation keeps its pretrained statistics, or trains where selected."""
+    batch_norm: Literal["frozen", "train", "recalibrate"] | None = None
+    """Batch normalisation: pretrained statistics (frozen, the default), trained where selected, or
+    statistics estimated anew on these data when the phase begins."""
+    dropout: Fraction | None = None
+    """The rate of the head's dropout layers in this phase."""
+    augmentation: Strength | None = None
+    """The strength of augmentation in this phase."""
+    label_smoothing: Fraction | None = None
+    """The loss's label smoothing in this phase."""
 
 
 class OptimizerConfig(Section):

@@ -73,7 +73,10 @@ def _phases(phases: list[dict[str, Any]]) -> list[str]:
             if number == 0:
                 lines += [f"    # {line}" for line in (field.description or "").splitlines()]
             dash = "- " if place == 0 else "  "
-            lines.append(f"  {dash}{name}: {_scalar(phase.get(name, field.default))}")
+            if name in phase:
+                lines.append(f"  {dash}{name}: {_scalar(phase[name])}")
+            elif number == 0:
+                lines.append(f"    # {name}:")
     return lines
 
 

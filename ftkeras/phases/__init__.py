@@ -1,8 +1,8 @@
 """Phases: which weights train when, at what rate, and proof of it."""
 
 from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.phases.phase import Phase
+from ftkeras.phases.phase import Phase, Until
 from ftkeras.phases.plan import Plan, format_plan, make_plan
 from ftkeras.phases.selectors import weights_of
 
-__all__ = ["Phase", "Plan", "StagedUnfreezing", "format_plan", "make_plan", "weights_of"]
+__all__ = ["Phase", "Plan", "StagedUnfreezing", "Until", "format_plan", "make_plan", "weights_of"]

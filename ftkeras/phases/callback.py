@@ -6,37 +6,47 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from ftkeras.backbones import Block
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.phases.audit import Audit, Verdict
 from ftkeras.phases.freezing import set_trainable, trained_weights
-from ftkeras.phases.phase import Phase, check_phases
+from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
+from ftkeras.phases.plan import describe_length
 from ftkeras.phases.rates import WeightRates, innermost, rate_shares
+from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.phases.schedule import learning_rate, locate
 from ftkeras.phases.selectors import Weight, weights_of
+from ftkeras.phases.settings import set_dropout, set_label_smoothing
+
+Logs = dict[str, Any]
 
 
 class StagedUnfreezing(keras.callbacks.Callback):
     """Trains a model in phases within one `fit`; the optimizer keeps its state throughout.
 
     Making the callback builds the model's optimizer on every weight that any phase will train, so
-    that slots exist before they are needed, and sets the flags of the first phase. At each phase's
-    first epoch the callback sets the `trainable` flags, has the train function built anew (without
-    that Keras goes on training what it traced first), and moves to the phase's own learning rate.
-    At each phase's end it proves by fingerprints that nothing frozen has changed.
+    that slots exist before they are needed, and sets the flags of the first phase. Where a phase
+    begins, the callback sets the `trainable` flags, has the train function built anew (without that
+    Keras goes on training what it traced first), gives each weight its share of the rate, and lets
+    weights that start now start with their own step count. Where a phase ends, it proves by
+    fingerprints that nothing frozen has changed.
 
     Args:
         model: A compiled model, the one whose `fit` gets this callback.
         phases: The phases, in order.
         blocks: The model's blocks from input to output, usually `backbone.blocks`; see `weights_of`
             for what stands in when left out.
+        steps_per_epoch: How many batches an epoch has; needed where a phase's length is in steps.
+        recalibrate_on: Batches for phases with `batch_norm="recalibrate"`.
         audit: Whether to check at each phase's end that what was frozen did not move.
         report: Gets one line for each transition; `print` shows them.
 
     Raises:
-        UserError: A selector selects nothing, the model isn't compiled, or its optimizer was
-            already built without a weight that a phase trains.
+        UserError: A selector selects nothing, the model isn't compiled, its optimizer was already
+            built without a weight that a phase trains, or a phase needs what wasn't given.
         TrainingError: (at the end of a phase) A frozen weight moved.
 
     Example:
@@ -56,65 +66,164 @@ class StagedUnfreezing(keras.callbacks.Callback):
         phases: Sequence[Phase],
         *,
         blocks: Sequence[Block] | None = None,
+        steps_per_epoch: int | None = None,
+        recalibrate_on: tf.data.Dataset | None = None,
         audit: bool = True,
         report: Callable[[str], None] | None = None,
     ):
         super().__init__()
         if not model.compiled:
             raise UserError("StagedUnfreezing: compile the model first; phases need its optimizer.")
-        self.phases = check_phases(phases)
+        self.phases = resolve_phases(phases)
+        self.epochs = _epochs(self.phases, steps_per_epoch)
+        """The epochs of all phases together, at most: what to give to `fit`."""
         self.verdicts: dict[str, Verdict] = {}
+        """What the audit of each phase that has ended found."""
         self._weights = weights_of(model, blocks)
         self._trained = tuple(
             trained_weights(self._weights, phase.train, phase.batch_norm) for phase in self.phases
         )
-        self._audits = audit
-        self._audit: Audit | None = None
-        self._report = report
-        self._current: int | None = None
-        self._epoch_in_phase = 0
         self._shares = tuple(
             rate_shares(self._weights, phase, trained)
             for phase, trained in zip(self.phases, self._trained, strict=True)
         )
+        self._steps_per_epoch = steps_per_epoch
+        self._recalibrate_on = recalibrate_on
+        self._report = report
+        self._audits = audit
+        self._audit: Audit | None = None
+        self._best = _Best()
+        self._index: int | None = None
+        self._epochs_before = 0.0  # how far into the phase this epoch began, in epochs
+        self._over = False  # whether the phase has ended ahead of its length
+        self._check(model)
         self._build_optimizer(model)
         self._rates = WeightRates(model.optimizer)
         set_trainable(model, self._trained[0], self.phases[0].batch_norm)
 
     @property
-    def epochs(self) -> int:
-        """The epochs of all phases together: what to give to `fit`."""
-        return sum(phase.epochs for phase in self.phases)
-
-    @property
-    def phase(self) -> Phase:
+    def phase(self) -> ResolvedPhase:
         """The phase that is running, or the first one before training."""
-        return self.phases[self._current or 0]
+        return self.phases[self._index or 0]
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._current = None  # `fit` may be called again, or start at a later epoch
+    def group_rates(self) -> dict[str, float]:
+        """Returns the learning rate at this moment of the head and of each block that trains."""
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        shares = self._shares[self._index or 0]
+        rates: dict[str, float] = {}
+        for weight in self._trained[self._index or 0]:
+            share = shares[id(weight.variable)] * rate
+            group = weight.block or "head"
+            rates[group] = max(rates.get(group, 0.0), share)
+        return rates
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        index, self._epoch_in_phase = locate(self.phases, epoch)
-        if index != self._current:
-            self._leave()
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._index = None  # `fit` may be called again, or start at a later epoch
+        self._steps_per_epoch = (self.params or {}).get("steps") or self._steps_per_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        if self._index is None:
+            index, self._epochs_before = locate(self.phases, epoch, self._steps_per_epoch)
             self._enter(index)
+        self._move_on(0)
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # Where the number of steps is unknown (a generator), the rate moves once an epoch.
-        steps = (self.params or {}).get("steps")
-        step = self._epoch_in_phase * steps + batch if steps else self._epoch_in_phase
-        total = self.phase.epochs * (steps or 1)
-        self.model.optimizer.learning_rate = learning_rate(self.phase, min(step, total - 1), total)
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        self._move_on(batch)
+        # Where nobody knows how many steps an epoch has, the rate moves once an epoch.
+        total = self._in_steps(self.phase.length(self._steps_per_epoch))
+        step = min(self._in_steps(self._epochs_before) + self._passed(batch), total - 1)
+        self.model.optimizer.learning_rate = learning_rate(self.phase, step, total)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
-            logs["learning_rate"] = float(
-                keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if self._last() and self._steps_per_epoch and self._ended(batch + 1):
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        logs = {} if logs is None else logs
+        logs["learning_rate"] = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+        self._epochs_before += 1
+        if self.phase.until is not None:
+            self._over = self._best.over(self.phase, logs, self.model)
+        if self._last() and self._ended(0):
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self._leave()
+
+    # ------------------------------------------------------------------------ transitions
+
+    def _move_on(self, batch: int) -> None:
+        """Enters the next phase if the present one has ended before this batch."""
+        while self._ended(batch) and not self._last():
+            overshoot = self._passed(batch) / (self._steps_per_epoch or 1)
+            self._leave()
+            self._epochs_before = -overshoot
+            self._enter((self._index or 0) + 1)
+
+    def _ended(self, batch: int) -> bool:
+        length = self.phase.length(self._steps_per_epoch)
+        done = self._in_steps(self._epochs_before) + self._passed(batch)
+        return self._over or done >= self._in_steps(length)
+
+    def _last(self) -> bool:
+        return self._index == len(self.phases) - 1
+
+    def _passed(self, batch: int) -> int:
+        return batch if self._steps_per_epoch else 0
+
+    def _in_steps(self, epochs: float) -> int:
+        return round(epochs * (self._steps_per_epoch or 1))
+
+    def _enter(self, index: int) -> None:
+        phase, trained = self.phases[index], self._trained[index]
+        self._index, self._over, self._best = index, False, _Best()
+        if phase.batch_norm == "recalibrate" and self._recalibrate_on is not None:
+            recalibrate_batch_norm(self.model, self._recalibrate_on)
+        set_trainable(self.model, trained, phase.batch_norm)
+        if phase.dropout is not None:
+            set_dropout(self.model, phase.dropout)
+        if phase.label_smoothing is not None:
+            set_label_smoothing(self.model, phase.label_smoothing)
+        self._rates.set(self._shares[index])
+        # `fit` traced the train function for the flags of the moment; it must be traced again.
+        self.model.make_train_function(force=True)
+        self._audit = Audit(self.model, trained) if self._audits else None
+        if self._report is not None:
+            self._report(_describe(phase, trained))
+
+    def _leave(self) -> None:
+        self._rates.stop()
+        if self._index is None:
+            return
+        if self.phase.until is not None and self.phase.until.restore_best:
+            self._best.restore(self.model)
+        audit, self._audit = self._audit, None
+        if audit is None:
+            return
+        verdict = audit.verdict()
+        self.verdicts[self.phase.name] = verdict
+        if verdict.drifted:
+            names = ", ".join(verdict.drifted[:5])
+            raise TrainingError(
+                f"phase {self.phase.name!r}: {len(verdict.drifted)} frozen variables changed: {names}. "
+                "Something other than the optimizer writes to them."
             )
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._leave()
+    # ------------------------------------------------------------------------ preparation
+
+    def _check(self, model: keras.Model) -> None:
+        """Refuses now what a later phase could not do."""
+        for phase in self.phases:
+            if phase.batch_norm == "recalibrate" and self._recalibrate_on is None:
+                raise UserError(
+                    f"phase {phase.name!r}: batch_norm recalibrate needs recalibrate_on=BATCHES."
+                )
+            if phase.dropout is not None:
+                set_dropout(model, phase.dropout, dry_run=True)
+            if phase.label_smoothing is not None:
+                set_label_smoothing(model, phase.label_smoothing, dry_run=True)
 
     def _build_optimizer(self, model: keras.Model) -> None:
         """Builds on the union of all phases: an optimizer refuses weights it wasn't built on.
@@ -126,12 +235,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
         union = [weight.variable for weight in self._weights.all if id(weight.variable) in ever]
         optimizer = model.optimizer
         if not optimizer.built:
-            strategy = model.distribute_strategy
-            if strategy is None:
+            with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
                 optimizer.build(union)
-            else:
-                with strategy.scope():
-                    optimizer.build(union)
             return
         known = {id(variable) for variable in innermost(optimizer)._trainable_variables}
         unknown = [weight.path for weight in self._weights.all if id(weight.variable) in ever - known]
@@ -142,35 +247,49 @@ class StagedUnfreezing(keras.callbacks.Callback):
                 "optimizer before making the callback."
             )
 
-    def _enter(self, index: int) -> None:
-        phase, trained = self.phases[index], self._trained[index]
-        self._current = index
-        set_trainable(self.model, trained, phase.batch_norm)
-        self._rates.set(self._shares[index])
-        # `fit` traced the train function for the flags of the moment; it must be traced again.
-        self.model.make_train_function(force=True)
-        if self._audits:
-            self._audit = Audit(self.model, trained)
-        if self._report is not None:
-            self._report(_describe(phase, trained))
 
-    def _leave(self) -> None:
-        self._rates.stop()
-        if self._current is None or self._audit is None:
-            return
-        verdict, self._audit = self._audit.verdict(), None
-        self.verdicts[self.phase.name] = verdict
-        if verdict.drifted:
-            names = ", ".join(verdict.drifted[:5])
+class _Best:
+    """The best epoch of a phase that ends on a metric, and its weights."""
+
+    def __init__(self) -> None:
+        self._value: float | None = None
+        self._waited = 0
+        self._weights: list[np.ndarray] = []
+
+    def over(self, phase: ResolvedPhase, logs: Logs, model: keras.Model) -> bool:
+        """Looks at an epoch's logs; returns whether the phase should end."""
+        until = phase.until
+        if until is None:
+            return False
+        if until.metric not in logs:
             raise TrainingError(
-                f"phase {self.phase.name!r}: {len(verdict.drifted)} frozen variables changed: {names}. "
-                "Something other than the optimizer writes to them."
+                f"phase {phase.name!r}: until.metric {until.metric!r} is not logged. "
+                f"Logged: {', '.join(logs)}."
             )
+        value = float(logs[until.metric])
+        if until.improves(value, self._value):
+            self._value, self._waited = value, 0
+            if until.restore_best:
+                self._weights = [weight.numpy() for weight in model.weights]
+            return False
+        self._waited += 1
+        return self._waited >= until.patience
+
+    def restore(self, model: keras.Model) -> None:
+        """Puts the best epoch's weights back."""
+        if self._weights:
+            for variable, value in zip(model.weights, self._weights, strict=True):
+                variable.assign(value)
 
 
-def _describe(phase: Phase, trained: Sequence[Weight]) -> str:
+def _epochs(phases: Sequence[ResolvedPhase], steps_per_epoch: int | None) -> int:
+    """Returns how many epochs `fit` must offer; rounding keeps 3 x 1/3 from becoming 2."""
+    return int(-(-round(sum(phase.length(steps_per_epoch) for phase in phases), 9) // 1))
+
+
+def _describe(phase: ResolvedPhase, trained: Sequence[Weight]) -> str:
     count = sum(weight.size for weight in trained)
     return (
         f"phase {phase.name}: trains {', '.join(phase.train)} ({count:,} parameters), "
-        f"learning rate {phase.learning_rate:g}, {phase.epochs} epochs"
+        f"learning rate {phase.learning_rate:g}, {describe_length(phase)}"
     )

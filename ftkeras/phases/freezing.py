@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import keras
 
+from ftkeras.phases.phase import BatchNorm
 from ftkeras.phases.selectors import Weight, Weights, names_explicitly, select
-
-BatchNormPolicy = Literal["frozen", "train"]
 
 
 def trained_weights(
-    weights: Weights, selectors: Sequence[str], batch_norm: BatchNormPolicy
+    weights: Weights, selectors: Sequence[str], batch_norm: BatchNorm
 ) -> tuple[Weight, ...]:
     """Returns the weights that selectors and batch-norm policy together train.
 
-    With `batch_norm="frozen"`, scale and offset of a batch normalisation train only where a
+    Unless `batch_norm` is "train", scale and offset of a batch normalisation train only where a
     selector names them (`norm`, `bias`, `re:`), not because their whole block was selected.
     """
     chosen = select(weights, selectors)
@@ -34,7 +32,7 @@ def trained_weights(
 
 
 def set_trainable(
-    model: keras.Model, trained: Sequence[Weight], batch_norm: BatchNormPolicy
+    model: keras.Model, trained: Sequence[Weight], batch_norm: BatchNorm
 ) -> None:
     """Makes exactly the `trained` weights of `model` trainable.
 
@@ -49,7 +47,7 @@ def set_trainable(
     # layer is set by itself nevertheless: on TensorFlow, assigning the value that a flag already
     # has is skipped whole, so `model.trainable = True` need not reach what is inside.
     for layer in _inside(model):
-        statistics_fixed = batch_norm == "frozen" and isinstance(
+        statistics_fixed = batch_norm != "train" and isinstance(
             layer, keras.layers.BatchNormalization
         )
         holds = any(id(variable) in chosen for variable in layer.variables)

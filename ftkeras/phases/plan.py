@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import keras
+import tensorflow as tf
 
 from ftkeras.console import table
 from ftkeras.phases.freezing import trained_weights
-from ftkeras.phases.phase import Phase, check_phases
+from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
+from ftkeras.phases.rates import rate_shares
 from ftkeras.phases.schedule import learning_rate
-from ftkeras.phases.selectors import Weights
+from ftkeras.phases.selectors import Weight, Weights
+
+_SMALL_BATCH = 16
+_HIGH_RATE = 1e-3  # for pretrained weights under an Adam-like optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,124 +30,257 @@ class PlannedBlock:
         parameters: How many numbers in it can train.
         trained: How many of them this phase trains.
         tensors: How many weights this phase trains.
+        batch_norm: "none" without batch normalisation, else "inference" or "training".
+        peak_rate: The highest learning rate of any of its weights; 0 where it is frozen.
     """
 
     name: str
     parameters: int
     trained: int
     tensors: int
+    batch_norm: str
+    peak_rate: float
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedPhase:
-    """One phase, resolved: `first_epoch` counts from 0; rates are those of its steps."""
+    """One phase, resolved; lengths are the longest where a metric may end it sooner.
+
+    Attributes:
+        steps: How many steps it lasts.
+        first_rate, peak_rate, last_rate: Of the head, in its first, highest and last step.
+        parameters: How many numbers it trains.
+        activation_bytes: Estimate of what the backward pass keeps: the outputs of every layer from
+            the first trained one on, for one batch, in float32.
+    """
 
     name: str
     train: tuple[str, ...]
+    length: str
     batch_norm: str
-    first_epoch: int
-    epochs: int
     steps: int
-    peak_rate: float
     first_rate: float
+    peak_rate: float
     last_rate: float
     parameters: int
+    activation_bytes: int
     blocks: tuple[PlannedBlock, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All phases, resolved against a model and a number of steps an epoch."""
+    """All phases, resolved against a model and a number of steps an epoch.
+
+    Attributes:
+        optimizer_bytes: What the optimizer keeps for all phases together (its slots).
+        warnings: Sentences about traps that the plan runs into.
+    """
 
     parameters: int
     steps_per_epoch: int
+    optimizer_bytes: int
     phases: tuple[PlannedPhase, ...]
-
-    @property
-    def epochs(self) -> int:
-        """The epochs of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+    warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Returns the plan as plain dicts and lists."""
         return dataclasses.asdict(self)
 
 
-def make_plan(weights: Weights, phases: Sequence[Phase], steps_per_epoch: int) -> Plan:
+def make_plan(
+    model: keras.Model,
+    weights: Weights,
+    phases: Sequence[Phase],
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+) -> Plan:
     """Resolves phases: which weights train when, for how many steps, at what rates.
+
+    Args:
+        model: The model; compiled, if the optimizer's memory is to be told.
+        weights: What `weights_of` returned for it.
+        phases: The phases.
+        steps_per_epoch: Batches an epoch.
+        batch_size: Examples a batch.
 
     Raises:
         UserError: A selector isn't understood or selects nothing.
     """
-    planned: list[PlannedPhase] = []
-    first_epoch = 0
-    for phase in check_phases(phases):
-        trained = {
-            id(weight.variable): weight
-            for weight in trained_weights(weights, phase.train, phase.batch_norm)
-        }
-        steps = phase.epochs * steps_per_epoch
-        planned.append(
-            PlannedPhase(
-                name=phase.name,
-                train=tuple(phase.train),
-                batch_norm=phase.batch_norm,
-                first_epoch=first_epoch,
-                epochs=phase.epochs,
-                steps=steps,
-                peak_rate=phase.learning_rate,
-                first_rate=learning_rate(phase, 0, steps),
-                last_rate=learning_rate(phase, steps - 1, steps),
-                parameters=sum(weight.size for weight in trained.values()),
-                blocks=_blocks(weights, set(trained)),
-            )
-        )
-        first_epoch += phase.epochs
-    return Plan(sum(weight.size for weight in weights.all), steps_per_epoch, tuple(planned))
+    resolved = resolve_phases(phases)
+    planned = tuple(
+        _plan_phase(model, weights, phase, steps_per_epoch, batch_size) for phase in resolved
+    )
+    optimizer = getattr(model, "optimizer", None)
+    slots = sum(_bytes(variable) for variable in optimizer.variables) if optimizer else 0
+    warnings = tuple(_warnings(resolved, planned, batch_size))
+    total = sum(weight.size for weight in weights.all)
+    return Plan(total, steps_per_epoch, slots, planned, warnings)
 
 
 def format_plan(plan: Plan) -> str:
-    """Returns the plan as a table of phases and, below it, a table of blocks."""
+    """Returns the plan as a table of phases, a table of blocks, and warnings."""
     rows = [
         (
             phase.name,
             ", ".join(phase.train),
-            phase.epochs,
+            phase.length,
             phase.steps,
             f"{phase.parameters:,}",
             f"{phase.first_rate:.2g} .. {phase.peak_rate:.2g} .. {phase.last_rate:.2g}",
-            phase.batch_norm,
+            _megabytes(phase.activation_bytes),
         )
         for phase in plan.phases
     ]
-    header = ("phase", "trains", "epochs", "steps", "parameters", "learning rate", "batch norm")
+    header = ("phase", "trains", "length", "steps", "parameters", "learning rate", "activations")
     blocks = [
         (block.name, f"{block.parameters:,}", *(_state(phase.blocks[i]) for phase in plan.phases))
         for i, block in enumerate(plan.phases[0].blocks)
     ]
     names = ("block", "parameters", *(phase.name for phase in plan.phases))
-    return f"{table(rows, header)}\n\n{table(blocks, names)}\n"
+    notes = [f"warning: {warning}" for warning in plan.warnings]
+    if plan.optimizer_bytes:
+        notes.insert(0, f"optimizer state: {_megabytes(plan.optimizer_bytes)}")
+    return "\n\n".join([table(rows, header), table(blocks, names), *notes]) + "\n"
 
 
-def _blocks(weights: Weights, trained: set[int]) -> tuple[PlannedBlock, ...]:
-    planned = []
+def _plan_phase(
+    model: keras.Model, weights: Weights, phase: ResolvedPhase, steps_per_epoch: int, batch: int
+) -> PlannedPhase:
+    trained = trained_weights(weights, phase.train, phase.batch_norm)
+    shares = rate_shares(weights, phase, trained)
+    steps = round(phase.length(steps_per_epoch) * steps_per_epoch)
+    rates = [learning_rate(phase, step, steps) for step in range(steps)]
+    return PlannedPhase(
+        name=phase.name,
+        train=tuple(phase.train),
+        length=describe_length(phase),
+        batch_norm=phase.batch_norm,
+        steps=steps,
+        first_rate=rates[0],
+        peak_rate=max(rates),
+        last_rate=rates[-1],
+        parameters=sum(weight.size for weight in trained),
+        activation_bytes=_activations(model, trained) * 4 * batch,
+        blocks=tuple(_plan_blocks(weights, phase, shares, max(rates))),
+    )
+
+
+def describe_length(phase: ResolvedPhase) -> str:
+    """Returns a phase's length in words."""
+    if phase.steps is not None:
+        return f"{phase.steps} steps"
+    if phase.until is not None:
+        until = phase.until
+        return f"until {until.metric} stops improving (at most {until.max_epochs} epochs)"
+    return f"{phase.epochs} epochs"
+
+
+def _plan_blocks(
+    weights: Weights, phase: ResolvedPhase, shares: dict[int, float], peak: float
+) -> Iterator[PlannedBlock]:
     for name in (*weights.blocks, None):
         inside = [weight for weight in weights.all if weight.block == name]
-        training = [weight for weight in inside if id(weight.variable) in trained]
-        planned.append(
-            PlannedBlock(
-                name=name or "head",
-                parameters=sum(weight.size for weight in inside),
-                trained=sum(weight.size for weight in training),
-                tensors=len(training),
-            )
+        training = [weight for weight in inside if id(weight.variable) in shares]
+        yield PlannedBlock(
+            name=name or "head",
+            parameters=sum(weight.size for weight in inside),
+            trained=sum(weight.size for weight in training),
+            tensors=len(training),
+            batch_norm=_batch_norm(inside, training, phase),
+            peak_rate=peak * max((shares[id(w.variable)] for w in training), default=0.0),
         )
-    return tuple(planned)
+
+
+def _batch_norm(inside: list[Weight], training: list[Weight], phase: ResolvedPhase) -> str:
+    layers = {
+        id(weight.layer)
+        for weight in inside
+        if isinstance(weight.layer, keras.layers.BatchNormalization)
+    }
+    if not layers:
+        return "none"
+    live = phase.batch_norm == "train" and any(id(weight.layer) in layers for weight in training)
+    return "training" if live else "inference"
+
+
+def _warnings(
+    phases: Sequence[ResolvedPhase], planned: Sequence[PlannedPhase], batch_size: int
+) -> Iterator[str]:
+    first = planned[0]
+    if not first.blocks[-1].trained:
+        yield (
+            f"phase {first.name!r} does not train the head, which is new and random: what it trains "
+            "learns to serve random weights. Add head to its train."
+        )
+    elif any(block.trained for block in first.blocks[:-1]):
+        yield (
+            f"phase {first.name!r} trains pretrained blocks under a head that is still random, which "
+            "can distort their features (Kumar et al. 2022). A first phase with train: [head] "
+            "avoids it."
+        )
+    for before, phase in zip((None, *planned), planned, strict=False):
+        same = before is not None and before.blocks == phase.blocks
+        if same and before is not None and before.train == phase.train:
+            yield f"phase {phase.name!r} trains just what {before.name!r} did, at the same rates."
+        rate = max((block.peak_rate for block in phase.blocks[:-1]), default=0.0)
+        if rate > _HIGH_RATE:
+            yield (
+                f"phase {phase.name!r} trains pretrained weights at {rate:g}; above {_HIGH_RATE:g} "
+                "they are usually forgotten."
+            )
+        live = any(block.batch_norm == "training" for block in phase.blocks)
+        if live and batch_size < _SMALL_BATCH:
+            yield (
+                f"phase {phase.name!r} trains batch norm on batches of {batch_size}: statistics of "
+                f"fewer than {_SMALL_BATCH} images are noise. Use batch_norm: frozen."
+            )
+    without = all(block.batch_norm == "none" for block in first.blocks)
+    for phase in phases:
+        if phase.batch_norm != "frozen" and without:
+            yield f"phase {phase.name!r}: batch_norm {phase.batch_norm}, but there is no batch norm."
+
+
+def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
+    """Returns how many numbers an example's backward pass keeps."""
+    layers = list(_leaves(model))
+    training = {id(weight.layer) for weight in trained}
+    holders = [i for i, layer in enumerate(layers) if _holds(layer, training)]
+    if not holders:
+        return 0
+    shapes = (
+        output.shape[1:]
+        for layer in layers[holders[0] :]
+        for node in layer._inbound_nodes[:1]  # its first use; others belong to other graphs
+        for output in node.outputs
+    )
+    return sum(math.prod(d or 1 for d in shape) for shape in shapes)
+
+
+def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _holds(layer: keras.layers.Layer, ids: set[int]) -> bool:
+    return id(layer) in ids or any(_holds(child, ids) for child in layer._layers)
+
+
+def _bytes(variable: keras.Variable) -> int:
+    return math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
 
 
 def _state(block: PlannedBlock) -> str:
     if not block.trained:
         return "frozen"
-    if block.trained == block.parameters:
-        return "trains"
-    return f"trains {100 * block.trained / block.parameters:.0f}%"
+    # "0.001 98%": the peak rate, and how much of the block trains where it isn't all of it.
+    share = "" if block.trained == block.parameters else f" {100 * block.trained / block.parameters:.0f}%"
+    norm = ", batch norm too" if block.batch_norm == "training" else ""
+    return f"{block.peak_rate:.2g}{share}{norm}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

@@ -15,13 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, load_backbone
-from ftkeras.config.schema import Config, DataSection, LossConfig
-from ftkeras.console import duration, table
-from ftkeras.data.augment import Augment
+from ftkeras.config.schema import Config, DataSection, LossConfig, PhaseConfig
 from ftkeras.data.augment_layers import layers_augment
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
-from ftkeras.data.pipeline import batches
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.metrics import evaluate_predictions
@@ -30,8 +28,8 @@ from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.model.assemble import build_model
 from ftkeras.model.head import Hidden, frequency_bias
-from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
-from ftkeras.phases.selectors import Weights
+from ftkeras.phases import Phase, Plan, StagedUnfreezing, Until, make_plan, weights_of
+from ftkeras.report.summary import end_lines, start_lines
 from ftkeras.training.checkpoint import load_weights
 from ftkeras.training.fit import early_stopping, fit
 from ftkeras.training.optimizer import make_optimizer
@@ -45,15 +43,21 @@ class Assembled:
 
     config: Config
     data: ImageData
-    image_size: int
-    augment: Augment | None
+    feed: Feed
     backbone: Backbone
     model: keras.Model
-    weights: Weights
-    phases: tuple[Phase, ...]
+    unfreeze: StagedUnfreezing
     plan: Plan
-    strategy: tf.distribute.Strategy
     device: str
+
+    def describe(self) -> str:
+        """Returns what a person wants to read before training starts."""
+        given = self.config.backbone
+        backbone = (
+            f"{given.name} ({given.weights}) at {self.feed.image_size} px, "
+            f"{len(self.backbone.blocks)} blocks"
+        )
+        return start_lines(self.data, backbone, self.device)
 
 
 def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
@@ -75,11 +79,16 @@ def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
         print(run.read_json("evaluation.json")["accuracy"])
         ```
     """
+    start = time.monotonic()
     Run(out).check(overwrite)
     assembled = assemble(config)
     run = Run.create(out, config, overwrite)
     try:
-        _train(assembled, run)
+        print(assembled.describe())
+        _write_facts(assembled, run)
+        best_epoch = _fit(assembled, run)
+        evaluation = _evaluate_best(assembled, run)
+        exported = export(run) if config.export.saved_model else None
     except KeyboardInterrupt:
         run.set_state("interrupted")
         raise
@@ -87,11 +96,13 @@ def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
         run.set_state("failed", error=f"{type(error).__name__}: {error}")
         raise
     run.set_state("finished")
+    seconds = time.monotonic() - start
+    print(end_lines(out, list(run.metrics()), evaluation, best_epoch, exported, seconds))
     return run
 
 
 def assemble(config: Config) -> Assembled:
-    """Loads the data, builds the model, and resolves the phases against both.
+    """Loads the data, builds and compiles the model, and resolves the phases against both.
 
     Raises:
         UserError: Something the config names cannot work.
@@ -99,8 +110,9 @@ def assemble(config: Config) -> Assembled:
     training = config.training
     prepare(config.seed, training.precision, training.deterministic)
     strategy, device = choose_strategy()
-    source = config.data.model_dump(exclude=set(DataSection.model_fields))
-    data = load_data(**source, seed=config.seed, max_bad_files=config.data.max_bad_files)
+    data = _load_data(config)
+    _check_names(config, data)
+    phases = [_phase(phase) for phase in config.phases]
     with strategy.scope():
         backbone = load_backbone(
             config.backbone.name,
@@ -109,17 +121,25 @@ def assemble(config: Config) -> Assembled:
             cut=config.backbone.cut,
         )
         model = _build_model(config, data, backbone)
-    weights = weights_of(model, backbone.blocks)
-    phases = tuple(Phase(**phase.model_dump()) for phase in config.phases)
-    steps = -(-len(data.splits["train"].ids) // config.data.batch_size)
-    plan = make_plan(weights, phases, steps)
-    size = int(model.input_shape[1])
-    augment = _augment_layers(config, size)
-    assembled = Assembled(
-        config, data, size, augment, backbone, model, weights, phases, plan, strategy, device
+        _compile(config, data, model, backbone, phases)
+    feed = _feed(config, data, int(model.input_shape[1]))
+    recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
+    unfreeze = StagedUnfreezing(
+        model,
+        phases,
+        blocks=backbone.blocks,
+        steps_per_epoch=feed.steps_per_epoch,
+        recalibrate_on=feed.plain("train") if recalibrates else None,
+        report=print,
     )
-    _check_metrics(assembled)
-    return assembled
+    plan = make_plan(
+        model,
+        weights_of(model, backbone.blocks),
+        phases,
+        steps_per_epoch=feed.steps_per_epoch,
+        batch_size=config.data.batch_size,
+    )
+    return Assembled(config, data, feed, backbone, model, unfreeze, plan, device)
 
 
 def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
@@ -128,13 +148,12 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     Raises:
         UserError: The run has no such split, or its data are gone.
     """
-    config, facts = run.config, run.read_json("data.json")
+    config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    source = config.data.model_dump(exclude=set(DataSection.model_fields))
-    data = load_data(**source, seed=config.seed, max_bad_files=config.data.max_bad_files)
+    model, data = load_model(run), _load_data(config)
     if split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
-    return _measure(load_model(run), data, split, config, facts["image_size"])
+    return _measure(model, _feed(config, data, int(model.input_shape[1])), split)
 
 
 def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
@@ -177,63 +196,127 @@ def load_model(run: Run) -> keras.Model:
 # ---------------------------------------------------------------------------- the stages
 
 
-def _train(assembled: Assembled, run: Run) -> None:
-    data, config = assembled.data, assembled.config
-    _write_facts(assembled, run)
-    print(describe(assembled))
-    start = time.monotonic()
-    unfreeze = _compile(assembled)
-    epoch = tf.Variable(0, dtype=tf.int64)
-    callbacks = []
-    if config.training.early_stopping is not None:
-        callbacks.append(early_stopping(**config.training.early_stopping.model_dump()))
+def _fit(assembled: Assembled, run: Run) -> int:
+    """Trains through all phases; returns the best epoch, whose weights the model has then."""
+    config, feed = assembled.config, assembled.feed
+    stopping = config.training.early_stopping
     checkpoints = fit(
         assembled.model,
-        _batches(data.splits["train"], assembled, training=True, epoch=epoch),
-        _batches(data.splits["val"], assembled) if "val" in data.splits else None,
-        unfreeze=unfreeze,
+        feed,
+        unfreeze=assembled.unfreeze,
         run=run,
-        monitor=_monitor(assembled),
-        epoch=epoch,
-        callbacks=callbacks,
+        monitor=config.training.monitor or _default_monitor(assembled.data),
+        callbacks=[] if stopping is None else [early_stopping(**stopping.model_dump())],
     )
-    verdicts = {name: dataclasses.asdict(v) for name, v in unfreeze.verdicts.items()}
+    verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     run.write_json("plan.json", {**assembled.plan.as_json(), "audit": verdicts})
     load_weights(assembled.model, run, "best")
-    _save_model(assembled.model, run)
-    split = "test" if "test" in data.splits else "val" if "val" in data.splits else "train"
-    results = _measure(assembled.model, data, split, config, assembled.image_size)
-    run.write_json("evaluation.json", {"split": split, **results})
-    exported = export(run) if config.export.saved_model else None
-    _conclude(run, results, split, exported, checkpoints.best_epoch, time.monotonic() - start)
+    return checkpoints.best_epoch or 0
+
+
+def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
+    # A model that was never compiled: the optimizer's state belongs to the checkpoints.
+    model = assembled.model
+    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    bare.save(run.path("model-new.keras"))
+    tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
+    split = next(s for s in ("test", "val", "train") if s in assembled.data.splits)
+    evaluation = {"split": split, **_measure(model, assembled.feed, split)}
+    run.write_json("evaluation.json", evaluation)
+    return evaluation
+
+
+def _measure(model: keras.Model, feed: Feed, split: str) -> dict[str, Any]:
+    logits, labels = predict_logits(model, feed.plain(split), f"evaluate {split}")
+    multi_label = feed.data.multi_label
+    labels = labels if multi_label else np.argmax(labels, axis=-1)
+    return evaluate_predictions(labels, logits, feed.data.class_names, multi_label)
+
+
+def _write_facts(assembled: Assembled, run: Run) -> None:
+    data = assembled.data
+    facts = {
+        "class_names": list(data.class_names),
+        "multi_label": data.multi_label,
+        "image_size": assembled.feed.image_size,
+        "examples": {name: len(split) for name, split in data.splits.items()},
+        "notes": list(data.notes),
+    }
+    run.write_json("data.json", facts)
+    run.write_json("plan.json", assembled.plan.as_json())
+    write_splits(data, run.path("splits.csv"))
+    write_bad_files(data.bad_files, run.path("bad_files.csv"))
+
+
+# -------------------------------------------------------------- from config to arguments
+
+
+def _load_data(config: Config) -> ImageData:
+    source = config.data.model_dump(exclude=set(DataSection.model_fields))
+    return load_data(**source, seed=config.seed, max_bad_files=config.data.max_bad_files)
+
+
+def _feed(config: Config, data: ImageData, image_size: int) -> Feed:
+    given = config.data
+    strengths = {phase.augmentation for phase in config.phases} - {None}
+    layers = None
+    if not isinstance(given.augmentation, str):
+        if strengths:
+            raise UserError(
+                "phases: augmentation can be set by phase only where data.augmentation is a "
+                "strength, not a list of layers."
+            )
+        listed = [(layer.name, layer.args) for layer in given.augmentation]
+        layers = layers_augment(listed, image_size)
+    return Feed(
+        data,
+        image_size=image_size,
+        batch_size=given.batch_size,
+        seed=config.seed,
+        resize=given.resize,
+        cache=given.cache,
+        strength=given.augmentation if isinstance(given.augmentation, str) else "none",
+        varies=bool(strengths),
+        layers=layers,
+        options={
+            "mixup": given.mix.mixup,
+            "cutmix": given.mix.cutmix,
+            "balance": given.balance,
+        },
+    )
+
+
+def _phase(phase: PhaseConfig) -> Phase:
+    until = None if phase.until is None else Until(**phase.until.model_dump())
+    return Phase(**{**phase.model_dump(), "until": until})
 
 
 def _build_model(config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
     head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    labels = data.splits["train"].labels
     classes = len(data.class_names)
     if config.head.bias_from_frequencies:
-        head["bias"] = frequency_bias(labels, classes, data.multi_label)
+        head["bias"] = frequency_bias(data.splits["train"].labels, classes, data.multi_label)
     hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
     return build_model(backbone, classes, hidden=hidden, seed=config.seed, **head)
 
 
-def _compile(assembled: Assembled) -> StagedUnfreezing:
-    config, data = assembled.config, assembled.data
-    with assembled.strategy.scope():
-        optimizer = make_optimizer(
-            assembled.config.optimizer.name,
-            assembled.weights,
-            learning_rate=assembled.phases[0].learning_rate,
-            **config.optimizer.model_dump(exclude={"name"}),
-        )
-        assembled.model.compile(
-            optimizer,
-            loss=_loss(config.loss, data.multi_label),
-            weighted_metrics=_metrics(data.multi_label),
-        )
-    return StagedUnfreezing(
-        assembled.model, assembled.phases, blocks=assembled.backbone.blocks, report=print
+def _compile(
+    config: Config,
+    data: ImageData,
+    model: keras.Model,
+    backbone: Backbone,
+    phases: Sequence[Phase],
+) -> None:
+    optimizer = make_optimizer(
+        config.optimizer.name,
+        weights_of(model, backbone.blocks),
+        learning_rate=phases[0].learning_rate or 1e-3,
+        **config.optimizer.model_dump(exclude={"name"}),
+    )
+    model.compile(
+        optimizer,
+        loss=_loss(config.loss, data.multi_label),
+        weighted_metrics=_metrics(data.multi_label),
     )
 
 
@@ -242,7 +325,7 @@ def _loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
     if loss.name == "focal" and multi_label:
         return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, **shared)
     if loss.name == "focal":
-        # alpha=1: the class weights of the original are the business of data.balance here.
+        # alpha=1: weighing the classes is the business of data.balance.
         return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=loss.gamma, **shared)
     if loss.name == "binary_cross_entropy" or (loss.name == "auto" and multi_label):
         return keras.losses.BinaryCrossentropy(**shared)
@@ -252,152 +335,36 @@ def _loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
 def _metrics(multi_label: bool) -> list[keras.metrics.Metric]:
     if multi_label:
         return [
-            keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy"),
+            # Of single labels; `evaluation.json` has it by the same name.
+            keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
             keras.metrics.AUC(multi_label=True, from_logits=True, name="auc"),
         ]
     return [keras.metrics.CategoricalAccuracy(name="accuracy")]
 
 
-def _monitor(assembled: Assembled) -> str:
-    default = "loss" if assembled.data.multi_label else "accuracy"
-    prefix = "val_" if "val" in assembled.data.splits else ""
-    return assembled.config.training.monitor or prefix + default
+def _default_monitor(data: ImageData) -> str:
+    return ("val_" if "val" in data.splits else "") + ("loss" if data.multi_label else "accuracy")
 
 
-def _check_metrics(assembled: Assembled) -> None:
+def _check_names(config: Config, data: ImageData) -> None:
     """Refuses, before training, a loss for the other kind of labels or a metric nobody logs."""
-    multi_label = assembled.data.multi_label
-    if assembled.config.loss.name == "cross_entropy" and multi_label:
+    if config.loss.name == "cross_entropy" and data.multi_label:
         raise UserError(
             "loss.name: cross_entropy is for one label an image, but these data have several. "
             "Use binary_cross_entropy, focal or auto."
         )
-    names = ["loss", *(metric.name for metric in _metrics(multi_label))]
-    if "val" in assembled.data.splits:
+    names = ["loss", *(metric.name for metric in _metrics(data.multi_label))]
+    if "val" in data.splits:
         names += [f"val_{name}" for name in names]
-    stopping = assembled.config.training.early_stopping
-    asked = {"training.monitor": assembled.config.training.monitor}
-    if stopping is not None:
-        asked["training.early_stopping.metric"] = stopping.metric
+    asked = {"training.monitor": config.training.monitor}
+    if config.training.early_stopping is not None:
+        asked["training.early_stopping.metric"] = config.training.early_stopping.metric
+    for number, phase in enumerate(config.phases):
+        if phase.until is not None:
+            asked[f"phases[{number}].until.metric"] = phase.until.metric
     for field, name in asked.items():
         if name is not None and name not in names:
             raise UserError(
                 f"{field}: no metric {name!r} is logged.{did_you_mean(name, names)} "
                 f"Logged: {', '.join(names)}."
             )
-
-
-def _batches(
-    split: Split, assembled: Assembled, training: bool = False, epoch: tf.Variable | None = None
-) -> tf.data.Dataset:
-    data = assembled.config.data
-    options: dict[str, Any] = {}
-    if training:
-        if isinstance(data.augmentation, str):
-            options["strength"] = data.augmentation
-        options |= {
-            "training": True,
-            "seed": assembled.config.seed,
-            "epoch": epoch,
-            "layers": assembled.augment,
-            "mixup": data.mix.mixup,
-            "cutmix": data.mix.cutmix,
-            "balance": data.balance,
-        }
-    return batches(
-        split,
-        image_size=assembled.image_size,
-        batch_size=data.batch_size,
-        resize=data.resize,
-        cache=data.cache,
-        **options,
-    )
-
-
-def _augment_layers(config: Config, image_size: int) -> Augment | None:
-    if isinstance(config.data.augmentation, str):
-        return None
-    listed = [(layer.name, layer.args) for layer in config.data.augmentation]
-    return layers_augment(listed, image_size)
-
-
-def _measure(
-    model: keras.Model, data: ImageData, split: str, config: Config, image_size: int
-) -> dict[str, Any]:
-    images = batches(
-        data.splits[split],
-        image_size=image_size,
-        batch_size=config.data.batch_size,
-        resize=config.data.resize,
-    )
-    logits, labels = predict_logits(model, images, f"evaluate {split}")
-    if not data.multi_label:
-        labels = np.argmax(labels, axis=-1)
-    return evaluate_predictions(labels, logits, data.class_names, data.multi_label)
-
-
-def _save_model(model: keras.Model, run: Run) -> None:
-    # A model that was never compiled: the optimizer's state belongs to the checkpoints.
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
-    temporary = run.path("model-new.keras")
-    bare.save(temporary)
-    tf.io.gfile.rename(temporary, run.path("model.keras"), overwrite=True)
-
-
-# ------------------------------------------------------------------------------- reports
-
-
-def describe(assembled: Assembled) -> str:
-    """Returns what a person wants to read before training starts."""
-    data, config = assembled.data, assembled.config
-    parts = ", ".join(f"{len(split.ids)} {name}" for name, split in data.splits.items())
-    lines = [
-        f"data      {data.source}: {parts}; {len(data.class_names)} classes",
-        f"backbone  {config.backbone.name} ({config.backbone.weights}) at {assembled.image_size} px, "
-        f"{len(assembled.backbone.blocks)} blocks",
-        f"device    {assembled.device}",
-        *(f"note      {note}" for note in data.notes),
-    ]
-    return "\n".join(lines)
-
-
-def _write_facts(assembled: Assembled, run: Run) -> None:
-    data = assembled.data
-    run.write_json("plan.json", assembled.plan.as_json())
-    facts = {
-        "class_names": list(data.class_names),
-        "multi_label": data.multi_label,
-        "image_size": assembled.image_size,
-        "examples": {name: len(split.ids) for name, split in data.splits.items()},
-        "notes": list(data.notes),
-    }
-    run.write_json("data.json", facts)
-    write_splits(data, run.path("splits.csv"))
-    write_bad_files(data.bad_files, run.path("bad_files.csv"))
-
-
-def _conclude(
-    run: Run,
-    results: dict[str, Any],
-    split: str,
-    exported: str | None,
-    best_epoch: int | None,
-    seconds: float,
-) -> None:
-    phases: dict[str, list[dict[str, Any]]] = {}
-    for record in run.metrics():
-        phases.setdefault(record["phase"], []).append(record)
-    key = "val_accuracy" if any("val_accuracy" in r for r in phases[next(iter(phases))]) else "accuracy"
-    rows = [
-        (name, len(records), f"{records[-1][key]:.4f}", duration(sum(r["seconds"] for r in records)))
-        for name, records in phases.items()
-    ]
-    print()
-    print(table(rows, ("phase", "epochs", key.replace("_", " "), "time")))
-    print(f"\n{split} accuracy {results['accuracy']:.4f}, macro-F1 {results['macro_f1']:.4f} ", end="")
-    print(f"(weights of epoch {(best_epoch or 0) + 1}); {duration(seconds)} in all\n")
-    print(f"model       {run.path('model.keras')}")
-    if exported:
-        print(f"SavedModel  {exported}")
-    print(f"record      {run.folder} (config.yaml, plan.json, metrics.jsonl, evaluation.json, logs/)")
-    print(f"\nNext: ftkeras predict {run.folder} IMAGE...    ftkeras evaluate {run.folder}")

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import time
+from types import FrameType
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from ftkeras.console import Progress, duration
+from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.training.run import Run
 
 Logs = dict[str, Any]
 
 
-class EpochCounter(keras.callbacks.Callback):
-    """Tells the data pipeline which epoch begins: its order and augmentation follow from it."""
+class DataPosition(keras.callbacks.Callback):
+    """Tells the data which epoch begins, and how strongly its phase augments.
 
-    def __init__(self, epoch: tf.Variable):
+    `fit` asks for the epoch's first batch after this; order and augmentation follow from it.
+    """
+
+    def __init__(self, feed: Feed, unfreeze: StagedUnfreezing):
         super().__init__()
-        self._variable = epoch
+        self._feed = feed
+        self._unfreeze = unfreeze
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._variable.assign(epoch)
+        self._feed.epoch.assign(epoch)
+        self._feed.set_strength(self._unfreeze.phase.augmentation)
+
+
+class GroupRates(keras.callbacks.Callback):
+    """Writes the learning rate of the head and of each block that trains to TensorBoard."""
+
+    def __init__(self, run: Run, unfreeze: StagedUnfreezing):
+        super().__init__()
+        self._writer = tf.summary.create_file_writer(run.path("logs", "rates"))
+        self._unfreeze = unfreeze
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        with self._writer.as_default():
+            for group, rate in self._unfreeze.group_rates().items():
+                tf.summary.scalar(f"learning_rate/{group}", rate, step=epoch)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self._writer.close()
 
 
 class Record(keras.callbacks.Callback):
@@ -78,3 +105,46 @@ class FitProgress(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._progress is not None:
             self._progress.close()
+
+
+class Interruptible(keras.callbacks.Callback):
+    """Lets Ctrl-C stop training between two steps, where everything can be saved; twice, at once.
+
+    Without it the interrupt arrives wherever Python happens to be: while a checkpoint is being
+    written, for instance. Give it to `fit` as the last callback, so that the others have finished.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = False
+        self._before: Any = None
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._asked = False
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._stop_if_asked()
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._stop_if_asked()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._stop_if_asked()
+
+    def restore(self) -> None:
+        """Gives the signal back to whoever had it; call it when `fit` is over, however it ended."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    def _stop_if_asked(self) -> None:
+        if self._asked:
+            raise KeyboardInterrupt

@@ -8,19 +8,8 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
+from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.run import Run
-
-_LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "map")
-
-
-def larger_is_better(metric: str) -> bool:
-    """Whether a metric is to be maximised, told by its name.
-
-    Example:
-        >>> larger_is_better("val_accuracy"), larger_is_better("val_loss")
-        (True, False)
-    """
-    return any(part in metric for part in _LARGER_IS_BETTER)
 
 
 def save_weights(model: keras.Model, run: Run, name: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase, weights_of
+from ftkeras.phases.phase import resolve_phases
 from ftkeras.phases.rates import WeightRates, rate_shares
 from ftkeras.phases.selectors import select
 
@@ -147,7 +148,7 @@ def test_shares_by_layer_decay_and_by_selector():
     everything = select(weights, ["all"])
 
     def shares(**options) -> dict[str, float]:
-        phase = Phase("p", 1, 1e-3, train=["all"], **options)
+        (phase,) = resolve_phases([Phase("p", 1, 1e-3, train=["all"], **options)])
         found = rate_shares(weights, phase, everything)
         return {w.path: pytest.approx(found[id(w.variable)]) for w in everything}
 
@@ -159,6 +160,6 @@ def test_shares_by_layer_decay_and_by_selector():
         "a/kernel": 2.0, "a/bias": 0.1, "b/kernel": 0.5, "b/bias": 0.5,
         "head/kernel": 1.0, "head/bias": 1.0,
     }  # fmt: skip
-    only_head = Phase("p", 1, 1e-3, rates={"block:a": 1e-4})
+    (only_head,) = resolve_phases([Phase("p", 1, 1e-3, rates={"block:a": 1e-4})])
     with pytest.raises(UserError, match="names nothing that this phase trains"):
         rate_shares(weights, only_head, select(weights, ["head"]))

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftkeras.errors import UserError
-from ftkeras.phases.phase import Phase, check_phases
+from ftkeras.phases.phase import Phase, Until, larger_is_better, resolve_phases
 from ftkeras.phases.schedule import learning_rate, locate
 
 
 def rates(steps: int, **options) -> list[float]:
-    phase = Phase("p", epochs=1, learning_rate=1.0, **options)
+    (phase,) = resolve_phases([Phase("p", epochs=1, learning_rate=1.0, **options)])
     return [learning_rate(phase, step, steps) for step in range(steps)]
 
 
@@ -25,6 +25,18 @@ def test_constant_linear_cosine():
     assert rates(4, decay="cosine") == pytest.approx(expected)
 
 
+def test_step_falls_to_a_tenth_and_a_hundredth():
+    assert rates(8, decay="step") == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_one_cycle_rises_to_the_peak_and_falls_far_below_its_start():
+    found = rates(100, decay="one_cycle")
+    assert found[0] == pytest.approx(1 / 25)
+    assert found[30] == pytest.approx(1.0)
+    assert found[65] == pytest.approx((1 + 1e-4) / 2)
+    assert found[-1] < 1e-3
+
+
 def test_warm_up_rises_linearly_to_the_peak():
     assert rates(8, decay="constant", warmup=0.5) == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
 
@@ -32,7 +44,7 @@ def test_warm_up_rises_linearly_to_the_peak():
 @given(
     steps=st.integers(1, 200),
     warmup=st.floats(0, 0.99),
-    decay=st.sampled_from(["constant", "cosine", "linear"]),
+    decay=st.sampled_from(["constant", "cosine", "linear", "step"]),
 )
 def test_every_step_has_a_rate_above_zero_and_at_most_the_peak(steps, warmup, decay):
     found = rates(steps, warmup=warmup, decay=decay)
@@ -43,20 +55,32 @@ def test_every_step_has_a_rate_above_zero_and_at_most_the_peak(steps, warmup, de
 
 
 def test_locate():
-    phases = [Phase("a", 2, 1.0), Phase("b", 3, 1.0)]
+    phases = resolve_phases([Phase("a", 2, 1.0), Phase("b", until=Until(max_epochs=3))])
     found = [locate(phases, epoch) for epoch in range(7)]
     assert found == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
+
+
+def test_locate_within_an_epoch():
+    phases = resolve_phases([Phase("a", steps=15, learning_rate=1.0), Phase("b", epochs=2)])
+    found = [locate(phases, epoch, steps_per_epoch=10) for epoch in range(4)]
+    assert found == [(0, 0.0), (0, 1.0), (1, 0.5), (1, 1.5)]
+    with pytest.raises(UserError, match="steps_per_epoch is needed"):
+        locate(phases, 0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"steps": 10}, "one of epochs, steps and until"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0"),
-        ({"warmup": 1.0}, "warmup is a share"),
-        ({"decay": "exponential"}, "decay must be"),
-        ({"batch_norm": "off"}, "batch_norm must be"),
+        ({"warmup": 1.0}, "warmup must be a share"),
+        ({"dropout": -0.1}, "dropout must be a share"),
+        ({"decay": "exponential"}, "decay must be one of constant, cosine"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
+        ({"rates": {"norm": 0.0}}, "rates must be above 0"),
+        ({"batch_norm": "off"}, "batch_norm must be one of frozen, train"),
     ],
 )
 def test_a_phase_refuses_what_makes_no_sense(options, message):
@@ -64,8 +88,38 @@ def test_a_phase_refuses_what_makes_no_sense(options, message):
         Phase(**{"name": "p", "epochs": 1, "learning_rate": 1.0, **options})
 
 
-def test_phases_need_different_names():
-    with pytest.raises(UserError, match="'a' is given twice"):
-        check_phases([Phase("a", 1, 1.0), Phase("a", 1, 1.0)])
-    with pytest.raises(UserError, match="at least one"):
-        check_phases([])
+def test_a_later_phase_inherits_what_it_leaves_out():
+    first = Phase("a", epochs=2, learning_rate=0.1, decay="linear", dropout=0.5, rates={"norm": 1.0})
+    second, third = resolve_phases(
+        [first, Phase("b", train="all", steps=7), Phase("c", learning_rate=0.2, dropout=0.0)]
+    )[1:]
+    assert (second.epochs, second.steps, second.learning_rate) == (None, 7, 0.1)
+    assert (second.train, second.decay, second.dropout) == (("all",), "linear", 0.5)
+    assert second.rates == {"norm": 1.0}
+    assert (third.steps, third.learning_rate, third.dropout) == (7, 0.2, 0.0)
+    assert (third.warmup, third.batch_norm) == (0.0, "frozen")
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([], "at least one"),
+        ([Phase("a", 1, 1.0), Phase("a")], "'a' is given twice"),
+        ([Phase("a", epochs=1)], "learning_rate is missing"),
+        ([Phase("a", learning_rate=1.0)], "one of epochs, steps and until is missing"),
+    ],
+)
+def test_the_first_phase_must_say_enough(phases, message):
+    with pytest.raises(UserError, match=message):
+        resolve_phases(phases)
+
+
+def test_until_knows_the_direction():
+    assert larger_is_better("val_accuracy")
+    assert not larger_is_better("val_loss")
+    up, down = Until("val_auc", min_delta=0.1), Until("val_loss", min_delta=0.1)
+    assert up.improves(0.7, 0.5)
+    assert not up.improves(0.55, 0.5)
+    assert down.improves(0.3, 0.5)
+    assert not down.improves(0.45, 0.5)
+    assert down.improves(9.0, None)

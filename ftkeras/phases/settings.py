@@ -1,0 +1,40 @@
+"""Settings of layers and losses that a phase may change; they take effect when `fit` is retraced."""
+
+from __future__ import annotations
+
+import keras
+
+from ftkeras.errors import UserError
+
+
+def set_dropout(model: keras.Model, rate: float, dry_run: bool = False) -> None:
+    """Sets the rate of the dropout layers of `model` itself; those inside nested models stay.
+
+    Raises:
+        UserError: The model has no dropout layer.
+    """
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    if not layers:
+        raise UserError("dropout: the head has no dropout layer; give it one, with any rate above 0.")
+    if not dry_run:
+        for layer in layers:
+            layer.rate = rate
+
+
+def set_label_smoothing(model: keras.Model, amount: float, dry_run: bool = False) -> None:
+    """Sets the label smoothing of the loss that `model` was compiled with.
+
+    Raises:
+        UserError: The loss isn't an object that has label smoothing.
+    """
+    loss = model.loss
+    # Keras's losses hand these arguments to a function; their attribute is for their config alone.
+    arguments = getattr(loss, "_fn_kwargs", {})
+    if "label_smoothing" not in arguments:
+        raise UserError(
+            "label_smoothing: compile the model with a loss object that has it, for example "
+            "keras.losses.CategoricalCrossentropy(from_logits=True)."
+        )
+    if not dry_run:
+        arguments["label_smoothing"] = amount
+        loss.label_smoothing = amount

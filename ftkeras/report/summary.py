@@ -1,0 +1,81 @@
+"""The lines that a run prints where it starts and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftkeras.console import duration, table
+from ftkeras.data.dataset import ImageData
+
+_SHOWN = ("val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "loss", "accuracy")
+
+
+def start_lines(data: ImageData, backbone: str, device: str) -> str:
+    """Returns what is worth reading before training starts.
+
+    Args:
+        data: The data set.
+        backbone: Its name, weights and size, in words.
+        device: What it runs on, in words.
+    """
+    parts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    lines = [
+        f"data      {data.source}: {parts}; {len(data.class_names)} classes",
+        f"backbone  {backbone}",
+        f"device    {device}",
+        *(f"note      {note}" for note in data.notes),
+    ]
+    if data.bad_files:
+        lines.append(f"note      {len(data.bad_files)} files left out; see bad_files.csv")
+    return "\n".join(lines)
+
+
+def end_lines(
+    folder: str,
+    records: Sequence[dict[str, Any]],
+    evaluation: dict[str, Any],
+    best_epoch: int,
+    exported: str | None,
+    seconds: float,
+) -> str:
+    """Returns a table of phases, the result, and where everything lies.
+
+    Args:
+        folder: The run's folder.
+        records: The lines of `metrics.jsonl`.
+        evaluation: What `evaluation.json` holds.
+        best_epoch: Which epoch's weights were kept, from 0.
+        exported: Where the SavedModel is, if there is one.
+        seconds: How long it all took.
+    """
+    phases: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        phases.setdefault(record["phase"], []).append(record)
+    shown = [name for name in _SHOWN if name in records[0]][:3]
+    rows = [
+        (
+            name,
+            len(inside),
+            *(f"{inside[-1][metric]:.4f}" for metric in shown),
+            duration(sum(record["seconds"] for record in inside)),
+        )
+        for name, inside in phases.items()
+    ]
+    low, high = evaluation["intervals"]["accuracy"]
+    lines = [
+        "",
+        table(rows, ("phase", "epochs", *shown, "time")),
+        "",
+        f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} "
+        f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}",
+        f"weights of epoch {best_epoch + 1}; {duration(seconds)} in all",
+        "",
+        f"model       {folder}/model.keras",
+        *([f"SavedModel  {exported}"] if exported else []),
+        f"record      {folder}/ (plan.json, metrics.jsonl, evaluation.json, logs/, ...)",
+        "",
+        f"next        ftkeras evaluate {folder}",
+        f"            ftkeras predict {folder} IMAGE...",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""A small real backbone and a small real data set, so that a first run needs no download.
+
+PROVENANCE, in this folder, says where the files come from and under which licences.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ftkeras.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+_FOLDER = Path(__file__).parent
+_WEIGHTS = _FOLDER / "mobilenet_v2_160_notop_float16.npz"
+
+
+def archive_path() -> Path:
+    """Returns the zip of Fashion-MNIST images: `train|test/CLASS/NNNN.png`, 28 x 28, grey.
+
+    It holds 200 training and 100 test images of each of 10 classes.
+    """
+    return _FOLDER / "fashion_mnist.zip"
+
+
+def load_weights_into(model: keras.Model) -> None:
+    """Sets the weights of a MobileNetV2 to the shipped ones.
+
+    Args:
+        model: `keras.applications.MobileNetV2` with `alpha=1.0` and `include_top=False`, of any
+            input size; with or without pooling.
+
+    Raises:
+        UserError: If the model is of another architecture. Nothing is changed then.
+
+    Example:
+        >>> model = keras.applications.MobileNetV2(weights=None, include_top=False)
+        >>> load_weights_into(model)
+    """
+    variables = {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.variables
+    }
+    with np.load(_WEIGHTS, allow_pickle=False) as file:
+        values = {name: file[name] for name in file.files}
+    expected = {name: value.shape for name, value in values.items()}
+    if {name: tuple(variable.shape) for name, variable in variables.items()} != expected:
+        raise UserError(
+            f"backbone.weights: 'starter' fits only MobileNetV2 (alpha 1.0, no top), and "
+            f"{model.name!r} has other layers. Set backbone.name to MobileNetV2, or choose other "
+            "weights."
+        )
+    for name, value in values.items():
+        variables[name].assign(value.astype(np.float32))

@@ -1,0 +1,261 @@
+"""Exponential moving averages of weights, right when weights begin to train one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+from ftkeras.phases.rates import innermost
+
+Logs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Average:
+    """One variable's average, and the update after which it began."""
+
+    path: str
+    variable: keras.Variable
+    value: tf.Variable
+    since: int
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """Averages a model's weights while it trains; the averages usually generalise better.
+
+    Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging". After update t
+    (from 0) since a weight began to train, `average += (1 - d) * (weight - average)` with
+    `d = min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten. A weight that has not
+    trained yet has no average but its value, and starts from it when it is unfrozen; Keras's own
+    `use_ema` zips averages and weights by position and goes wrong there. The statistics of batch
+    normalisation are averaged wherever they move.
+
+    An update is an optimizer's: with gradient accumulation, every so many steps. Give it to `fit` after
+    `StagedUnfreezing`, whose audit has to see the weights before the averages replace them.
+
+    Args:
+        model: The model, built; a `fit` of another model that shares its variables counts too.
+        decay: From 0 to below 1; 0.999 averages over about the last 1,000 updates.
+        validate: Whether validation measures the averaged model.
+        keep: Whether the averages become the model's weights when `fit` ends.
+
+    Raises:
+        UserError: `decay` is out of range.
+
+    Example:
+        ```python
+        ema = AveragedWeights(model, decay=0.999)
+        model.fit(images, labels, callbacks=[unfreeze, ema])
+        with ema.swapped():
+            model.save("averaged.keras")
+        ```
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        decay: float = 0.999,
+        *,
+        validate: bool = True,
+        keep: bool = False,
+    ):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise UserError(f"average: the decay is from 0 to below 1, got {decay}.")
+        self.decay = decay
+        self._averaged = model
+        self._validate = validate
+        self._keep = keep
+        self._strategy = model.distribute_strategy
+        self._averages: dict[int, _Average] = {}  # by id of the variable
+        self._updates = 0
+        self._in_model = False  # whether the averages and the weights have changed places
+        self._look = True  # whether other weights may train than before
+        self._every = self._micro_steps = 1
+        with self._strategy.scope():
+            self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
+        self._make_functions()
+
+    # ------------------------------------------------------------------------ the callback
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        optimizer = innermost(self.model.optimizer)
+        self._every = optimizer.gradient_accumulation_steps or 1
+        self._micro_steps = int(keras.ops.convert_to_numpy(optimizer._iterations))
+        self._look = True
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self.unswap()  # after a validation that broke off
+        self._look = True
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        if self._look:  # here, when every callback has seen the epoch begin
+            self._look = False
+            moving = {id(v): (path, v) for path, v, moves in _variables(self._averaged) if moves}
+            self._begin({key: at for key, at in moving.items() if key not in self._averages})
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._micro_steps += 1
+        if self._micro_steps % self._every == 0:
+            self._updates += 1
+            self._update()
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        if self._validate:
+            self.swap()
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        if self._validate:
+            self.unswap()
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self.unswap()
+        if self._keep:
+            self._copy()
+
+    # -------------------------------------------------------------- the averages in the model
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within it the model has the averaged weights; the weights come back bit for bit."""
+        already = self._in_model
+        self.swap()
+        try:
+            yield
+        finally:
+            if not already:
+                self.unswap()
+
+    def swap(self) -> None:
+        """Puts the averages into the model, if they are not there."""
+        if not self._in_model:
+            self._exchange()
+            self._in_model = True
+
+    def unswap(self) -> None:
+        """Puts the weights back, if the averages are in the model: also after an interruption."""
+        if self._in_model:
+            self._exchange()
+            self._in_model = False
+
+    # ------------------------------------------------------------------------------- resuming
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns all that a resumed run needs, ready for `np.savez`.
+
+        Keys: `updates`, and for each averaged variable `average/PATH` and `since/PATH`.
+        """
+        with self._weights_in_model():
+            averages = {f"average/{a.path}": a.value.numpy() for a in self._averages.values()}
+        since = {f"since/{a.path}": np.int64(a.since) for a in self._averages.values()}
+        return {"updates": np.asarray(self._updates), **averages, **since}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from what `state` returned.
+
+        Raises:
+            UserError: The state is of another model.
+        """
+        at = {path: variable for path, variable, _ in _variables(self._averaged)}
+        kept = {key.partition("/")[2]: v for key, v in state.items() if key.startswith("average/")}
+        for path, value in kept.items():
+            if path not in at or tuple(at[path].shape) != value.shape:
+                raise UserError(f"average: the state has {path!r} {value.shape}; the model has not.")
+        self._updates = int(state["updates"])
+        self._counter.assign(self._updates)
+        self._averages = {}
+        for path, value in kept.items():
+            average = self._make(path, at[path], int(state[f"since/{path}"]))
+            average.value.assign(value)
+        self._make_functions()
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _begin(self, starting: Mapping[int, tuple[str, keras.Variable]]) -> None:
+        for path, variable in starting.values():
+            self._make(path, variable, self._updates)
+        if starting:
+            self._make_functions()
+
+    def _make(self, path: str, variable: keras.Variable, since: int) -> _Average:
+        with self._strategy.scope():  # one copy a device, like the variable's
+            start = keras.ops.convert_to_tensor(variable)
+            value = tf.Variable(start, trainable=False, name="average")
+        average = _Average(path, variable, value, since)
+        self._averages[id(variable)] = average
+        return average
+
+    @contextmanager
+    def _weights_in_model(self) -> Iterator[None]:
+        swapped = self._in_model
+        self.unswap()
+        try:
+            yield
+        finally:
+            if swapped:
+                self.swap()
+
+    def _make_functions(self) -> None:
+        """Makes one graph of each operation over all averages: a call costs one dispatch."""
+        averages = tuple(self._averages.values())
+
+        def update() -> None:
+            updates = tf.cast(self._counter.assign_add(1), tf.float32)
+            for since in sorted({average.since for average in averages}):
+                age = updates - since  # t + 1
+                share = 1.0 - tf.minimum(self.decay, age / (9.0 + age))
+                for average in averages:
+                    if average.since == since:
+                        self._on_each_device(average, _move, share)
+
+        def exchange() -> None:
+            for average in averages:
+                self._on_each_device(average, _exchange)
+
+        def copy() -> None:
+            for average in averages:
+                self._on_each_device(average, _copy)
+
+        self._update, self._exchange, self._copy = map(tf.function, (update, exchange, copy))
+
+    def _on_each_device(self, average: _Average, function: Any, *more: Any) -> None:
+        arguments = (average.variable.value, *more)
+        self._strategy.extended.update(average.value, function, arguments)
+
+
+def _move(average: tf.Variable, variable: tf.Variable, share: tf.Tensor) -> None:
+    average.assign_add(tf.cast(share, average.dtype) * (variable - average))
+
+
+def _exchange(average: tf.Variable, variable: tf.Variable) -> None:
+    before = tf.identity(variable)
+    variable.assign(average)
+    average.assign(before)
+
+
+def _copy(average: tf.Variable, variable: tf.Variable) -> None:
+    variable.assign(average)
+
+
+def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable, bool]]:
+    """Yields (path, variable, whether it moves in training now) of all that holds real numbers."""
+    yield from _walk(model, "", {id(variable) for variable in model.trainable_variables})
+
+
+def _walk(
+    layer: keras.layers.Layer, prefix: str, trained: set[int]
+) -> Iterator[tuple[str, keras.Variable, bool]]:
+    for variable in layer._trainable_variables:
+        yield f"{prefix}{variable.name}", variable, id(variable) in trained
+    for variable in layer._non_trainable_variables:
+        if keras.backend.is_float_dtype(variable.dtype):
+            yield f"{prefix}{variable.name}", variable, layer.trainable
+    for child in layer._layers:
+        yield from _walk(child, f"{prefix}{child.name}/", trained)

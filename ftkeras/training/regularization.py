@@ -1,0 +1,89 @@
+"""L2 and L2-SP: penalties on weights that any `model.fit` minimises with the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+from ftkeras.phases.selectors import Weight, is_bias, is_norm
+
+
+class WeightPenalty(keras.callbacks.Callback):
+    """Adds `l2 * sum(w^2)`, or `l2_sp * sum((w - w_pretrained)^2)`, to the training loss.
+
+    L2-SP (Li, Grandvalet and Davoine 2018, "Explicit inductive bias for transfer learning with
+    convolutional networks") pulls a backbone to where it started, not to zero. The paper writes alpha/2
+    where Keras, and this, write alpha.
+
+    Making it sets `regularizer` of the variables themselves, which Keras adds to the loss: of the
+    weights that train just now, once whatever the number of replicas, before loss scaling. No
+    layer's config knows of it, so the saved model loads without ftkeras; a regulariser that a
+    weight already had is replaced. As a callback it keeps the penalty out of `val_loss`, which would
+    otherwise jump whenever something is unfrozen.
+
+    Decoupled weight decay pulls the same weights to zero: leave `anchored` out of it.
+
+    Args:
+        weights: The weights to penalise, usually those that any phase trains. Biases and
+            normalisation are left out, as from weight decay.
+        l2: Strength for weights without a pretrained value; with `l2_sp` 0, for all.
+        l2_sp: Strength for weights of blocks. Their values now are the anchor, kept once a device: make
+            this before a checkpoint is loaded, in the strategy's scope.
+        new_blocks: Names of blocks that were given fresh weights: they have no pretrained value.
+
+    Raises:
+        UserError: A strength is below 0.
+
+    Example:
+        ```python
+        weights = weights_of(model, backbone.blocks)
+        penalty = WeightPenalty(weights.all, l2=1e-4, l2_sp=1e-3)
+        model.fit(images, labels, callbacks=[penalty])
+        ```
+    """
+
+    def __init__(
+        self,
+        weights: Iterable[Weight],
+        *,
+        l2: float = 0.0,
+        l2_sp: float = 0.0,
+        new_blocks: Collection[str] = (),
+    ):
+        super().__init__()
+        for name, strength in (("l2", l2), ("l2_sp", l2_sp)):
+            if not strength >= 0:
+                raise UserError(f"{name}: the strength must be at least 0, got {strength}.")
+        # A variable: the train and test functions, once traced, see it change.
+        self._on = tf.Variable(1.0, trainable=False, name="penalty_on")
+        self.anchored: tuple[Weight, ...] = ()
+        for weight in weights:
+            if is_bias(weight) or is_norm(weight.layer):
+                continue
+            if l2_sp and weight.block is not None and weight.block not in new_blocks:
+                self.anchored += (weight,)
+                start = keras.ops.convert_to_tensor(weight.variable)
+                anchor = tf.Variable(start, trainable=False, name="anchor")
+                weight.variable.regularizer = self._pull(l2_sp, anchor)
+            elif l2:
+                weight.variable.regularizer = self._pull(l2, 0.0)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._on.assign(1.0)  # also after a validation that broke off
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._on.assign(0.0)
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._on.assign(1.0)
+
+    def _pull(self, strength: float, anchor: tf.Variable | float) -> Callable[[Any], tf.Tensor]:
+        def penalty(value: Any) -> tf.Tensor:
+            distance = tf.convert_to_tensor(value) - anchor
+            return self._on * strength * tf.reduce_sum(tf.square(distance))
+
+        return penalty

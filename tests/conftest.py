@@ -1,0 +1,44 @@
+"""What every test stands on: a scratch home, quiet TensorFlow, and two logical CPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+import pytest
+
+# Before anything imports Keras, which reads its home at import: no test sees or leaves files there.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="ftkeras-tests-", ignore_cleanup_errors=True)
+os.environ["FTKERAS_CACHE"] = os.path.join(_SCRATCH.name, "ftkeras")
+os.environ["KERAS_HOME"] = os.path.join(_SCRATCH.name, "keras")
+os.environ["TFDS_DATA_DIR"] = os.path.join(_SCRATCH.name, "tensorflow_datasets")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+
+def pytest_collection_finish() -> None:
+    """Splits the CPU in two where any collected module imported TensorFlow.
+
+    Devices cannot change once one is used, so this comes before the first test, and no test
+    module may create a tensor or variable at import. Runs that need no TensorFlow stay quick.
+    """
+    if "tensorflow" in sys.modules:
+        _make_two_cpus()
+
+
+@pytest.fixture
+def two_cpus() -> list[str]:
+    """The names of two logical CPUs, for strategies: `MirroredStrategy(two_cpus)`."""
+    _make_two_cpus()
+    return ["CPU:0", "CPU:1"]
+
+
+def _make_two_cpus() -> None:
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if tf.config.get_logical_device_configuration(cpu) is None:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
