@@ -1,0 +1,99 @@
+"""What a data set is, between its source and the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+Fetch = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file (or record) that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source found, before it is divided into splits.
+
+    Args:
+        ids: A key for each example that stays the same from machine to machine, such as its path
+            under the data folder. (n,)
+        labels: The names of each example's labels, (n,); one each unless `multi_label`.
+        parts: "train", "val", "test", or "" where the source leaves it open. (n,)
+        make_fetch: Given example indices (m,) int64, returns `Split.fetch` for those examples.
+        class_names: All classes in order, where the source knows them; else they are sorted.
+        weights: Each example's weight in the loss, float32 (n,), or None.
+        multi_label: Whether an example may have any number of labels.
+        bad_files: What was left out.
+        notes: Sentences for the user.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[Sequence[str]]
+    parts: Sequence[str]
+    make_fetch: Callable[[np.ndarray], Fetch]
+    class_names: Sequence[str] | None = None
+    weights: np.ndarray | None = None
+    multi_label: bool = False
+    bad_files: tuple[BadFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: labels in memory, images fetched by index.
+
+    Args:
+        name: "train", "val" or "test".
+        ids: A key for each example. (n,)
+        labels: int32 (n,) class indices, or float32 (n, classes) multi-hot.
+        classes: How many classes there are.
+        fetch: int64 scalar index -> uint8 (h, w, 3) image; TensorFlow operations alone.
+        weights: float32 (n,) weights in the loss, or None.
+    """
+
+    name: str
+    ids: Sequence[str]
+    labels: np.ndarray
+    classes: int
+    fetch: Fetch
+    weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels as float32 (n, classes): one-hot, or multi-hot."""
+        if self.labels.ndim == 2:
+            return self.labels
+        return np.eye(self.classes, dtype=np.float32)[self.labels]  # (n, classes)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set that is ready to train on.
+
+    Args:
+        source: The name of its source.
+        class_names: The classes, in the order of the logits.
+        multi_label: Whether an image may have any number of labels.
+        splits: Always "train"; "val" and "test" where they exist.
+        bad_files: What was left out.
+        notes: Sentences for the user.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    multi_label: bool
+    splits: dict[str, Split]
+    bad_files: tuple[BadFile, ...] = ()
+    notes: tuple[str, ...] = ()

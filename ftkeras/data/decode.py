@@ -1,0 +1,223 @@
+"""The one way from encoded bytes to pixels, for training, prediction and the exported model.
+
+Everything here is TensorFlow operations, so it runs inside tf.data and inside a SavedModel, and all
+three see the same pixels. Images come out of `resize_image` as whole numbers 0..255 in float32,
+so that a cache can hold them in a byte each and lose nothing.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+MODES = ("crop", "pad", "squash")
+
+_ORIENTATION_TAG = 0x0112
+_MOST_ENTRIES = 128  # of the Exif directory
+_HEAD_BYTES = 1 << 16  # the part of a file in which Exif is looked for
+
+
+def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes an image as people see it.
+
+    JPEG, PNG, GIF (first frame) and BMP; grey becomes RGB, 16 bits are scaled to 8, transparency
+    lies on white, and a JPEG's Exif orientation is applied.
+
+    Args:
+        encoded: The file's bytes, a scalar string.
+
+    Returns:
+        uint8 (h, w, 3), RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The bytes are not such an image.
+
+    Example:
+        >>> image = decode_image(tf.io.encode_png(tf.zeros((2, 3, 1), tf.uint8)))
+        >>> image.shape
+        TensorShape([2, 3, 3])
+    """
+    magic = tf.strings.substr(encoded, 0, 4)
+    image = tf.cond(
+        tf.strings.substr(magic, 0, 3) == b"\xff\xd8\xff",
+        lambda: _decode_jpeg(encoded),
+        lambda: tf.cond(
+            magic == b"\x89PNG", lambda: _decode_png(encoded), lambda: _decode_other(encoded)
+        ),
+    )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    # The accurate IDCT is what Pillow and browsers use; the default differs by a few levels.
+    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    return orient(image, jpeg_orientation(encoded))
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    def sixteen() -> tf.Tensor:
+        # Asked for 8 bits, the decoder would cut the low byte off instead of rounding.
+        wide = tf.cast(tf.io.decode_png(encoded, channels=0, dtype=tf.uint16), tf.int32)
+        return tf.cast((wide + 128) // 257, tf.uint8)
+
+    bit_depth = tf.strings.substr(encoded, 24, 1)  # of the IHDR chunk
+    image = tf.cond(bit_depth == b"\x10", sixteen, lambda: tf.io.decode_png(encoded, channels=0))
+    return _as_rgb(image)
+
+
+def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
+    return _as_rgb(tf.io.decode_image(encoded, channels=0, expand_animations=False))
+
+
+def _as_rgb(image: tf.Tensor) -> tf.Tensor:
+    """uint8 (h, w, 1 | 2 | 3 | 4) -> uint8 (h, w, 3); alpha is composited on white."""
+
+    def on_white() -> tf.Tensor:
+        values = tf.cast(image, tf.int32)
+        alpha = values[..., -1:]  # (h, w, 1)
+        blend = values[..., :-1] * alpha + 255 * (255 - alpha)
+        return tf.cast((blend + 127) // 255, tf.uint8)  # (h, w, 1 | 3)
+
+    channels = tf.shape(image)[-1]
+    image = tf.cond(channels % 2 == 0, on_white, lambda: image)  # (h, w, 1 | 3)
+    return tf.cond(tf.shape(image)[-1] == 1, lambda: tf.tile(image, (1, 1, 3)), lambda: image)
+
+
+def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turns an image (h, w, 3) by its Exif orientation, 1 to 8; 1 leaves it alone."""
+
+    def turned() -> tf.Tensor:
+        swapped = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+        mirrored = tf.logical_or(
+            tf.logical_or(orientation == 2, orientation == 3),
+            tf.logical_or(orientation == 6, orientation == 7),
+        )
+        flipped = tf.logical_or(
+            tf.logical_or(orientation == 3, orientation == 4),
+            tf.logical_or(orientation == 7, orientation == 8),
+        )
+        swapped = tf.cond(mirrored, lambda: tf.reverse(swapped, (1,)), lambda: swapped)
+        return tf.cond(flipped, lambda: tf.reverse(swapped, (0,)), lambda: swapped)
+
+    return tf.cond(orientation == 1, lambda: image, turned)
+
+
+def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Reads the Exif orientation of a JPEG: int32 scalar, 1 to 8; 1 where there is none.
+
+    The bytes are a stranger's: whatever is malformed reads as 1, and nothing here can fail. The
+    first `Exif` of the file is taken for its header, which spares images without one all the work.
+    """
+    head = tf.strings.substr(encoded, 0, _HEAD_BYTES)
+    parts = tf.raw_ops.StringSplitV2(input=[head], sep=b"Exif\0\0", maxsplit=1).values
+    return tf.cond(tf.size(parts) == 2, lambda: _tiff_orientation(parts[1]), lambda: 1)
+
+
+def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
+    """Finds the orientation in the first directory of a TIFF structure."""
+
+    def read(at: int | tf.Tensor, kind: tf.DType, count: int, little: bool) -> tf.Tensor:
+        inside = tf.clip_by_value(at, 0, tf.strings.length(tiff))
+        raw = tf.strings.substr(tiff, inside, count * kind.size)
+        raw = tf.io.decode_raw(  # what lies beyond the end reads as zeros
+            raw, kind, little_endian=little, fixed_length=count * kind.size
+        )
+        return tf.cast(raw, tf.int32)  # (count,)
+
+    def search(little: bool) -> tf.Tensor:
+        directory = read(4, tf.int32, 1, little)[0]
+        count = read(directory, tf.uint16, 1, little)[0]
+        entries = tf.reshape(
+            read(directory + 2, tf.uint16, 6 * _MOST_ENTRIES, little), (_MOST_ENTRIES, 6)
+        )  # each: tag, type, count (2 words), value (2 words)
+        is_it = (entries[:, 0] == _ORIENTATION_TAG) & (tf.range(_MOST_ENTRIES) < count)
+        found = tf.reduce_max(tf.where(is_it, entries[:, 4], 0))
+        return tf.where((found >= 1) & (found <= 8), found, 1)
+
+    little = tf.strings.substr(tiff, 0, 1) == b"I"
+    return tf.cond(little, lambda: search(True), lambda: search(False))
+
+
+def resize_image(image: tf.Tensor, size: int, mode: str) -> tf.Tensor:
+    """Makes an image square, with antialiasing.
+
+    Args:
+        image: uint8 (h, w, 3).
+        size: Side of the result, in pixels.
+        mode: "crop" takes the largest centred square, "pad" keeps all and adds black, "squash"
+            changes the aspect ratio.
+
+    Returns:
+        float32 (size, size, 3), whole numbers 0..255.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {MODES}, not {mode!r}")
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    if mode == "crop":
+        side = tf.minimum(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[top : top + side, left : left + side]  # (side, side, 3)
+    if mode != "pad":
+        return _resize(image, size, size)
+    longer = tf.maximum(height, width)
+    new_height = tf.maximum((height * size + longer // 2) // longer, 1)
+    new_width = tf.maximum((width * size + longer // 2) // longer, 1)
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    fitted = _resize(image, new_height, new_width)
+    padded = tf.image.pad_to_bounding_box(fitted, top, left, size, size)
+    return tf.ensure_shape(padded, (size, size, 3))
+
+
+def random_resized_crop(
+    image: tf.Tensor,
+    size: int,
+    seed: tf.Tensor,
+    scale: tuple[float, float] | tf.Tensor,
+    ratio: tuple[float, float] | tf.Tensor = (3 / 4, 4 / 3),
+) -> tf.Tensor:
+    """Resizes a random part of an image; the same seed takes the same part.
+
+    Szegedy et al. 2015, Going Deeper with Convolutions, section 6.
+
+    Args:
+        image: uint8 (h, w, 3).
+        size: Side of the result, in pixels.
+        seed: int32 (2,).
+        scale: The least and greatest share of the image's area.
+        ratio: The least and greatest width / height of the part.
+
+    Returns:
+        float32 (size, size, 3), whole numbers 0..255.
+    """
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros((0, 0, 4)),
+        seed,
+        min_object_covered=0.0,
+        area_range=scale,
+        aspect_ratio_range=ratio,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return _resize(tf.slice(image, begin, extent), size, size)
+
+
+def _resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    resized = tf.image.resize(image, (height, width), antialias=True)
+    return tf.clip_by_value(tf.round(resized), 0.0, 255.0)
+
+
+def decode_and_resize(encoded: tf.Tensor, size: int, mode: str) -> tf.Tensor:
+    """Decodes and resizes a batch of files, one after the other.
+
+    Args:
+        encoded: string (n,); n may be 0.
+        size: Side of the result, in pixels.
+        mode: See `resize_image`.
+
+    Returns:
+        float32 (n, size, size, 3), whole numbers 0..255.
+    """
+    return tf.map_fn(
+        lambda one: resize_image(decode_image(one), size, mode),
+        encoded,
+        fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
+    )

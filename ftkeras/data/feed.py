@@ -1,0 +1,86 @@
+"""The batches of a run, and where in the data it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+from ftkeras.data.augment import STRENGTHS, Augment
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.pipeline import batches
+
+
+def _counter() -> tf.Variable:
+    return tf.Variable(0, dtype=tf.int64, trainable=False)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Makes the batches for training and for measuring from the same settings.
+
+    Args:
+        data: The data set.
+        image_size: Side of the images, in pixels.
+        batch_size: Examples a batch, over all devices.
+        seed: Decides all that is random.
+        resize: How images become square: crop, pad or squash.
+        cache: "auto", "memory" or "none"; see `batches`.
+        strength: The strength of augmentation to begin with.
+        varies: Whether `set_strength` will be called while training goes on.
+        layers: Augments instead of a strength.
+        options: More arguments for the training batches: mixup, cutmix, balance.
+        epoch: Which epoch the training batches are of; assign it before each.
+    """
+
+    data: ImageData
+    image_size: int
+    batch_size: int
+    seed: int = 0
+    resize: str = "crop"
+    cache: str = "auto"
+    strength: str = "none"
+    varies: bool = False
+    layers: Augment | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    epoch: tf.Variable = field(default_factory=_counter)
+    _strength_index: tf.Variable = field(default_factory=_counter)
+
+    def __post_init__(self) -> None:
+        self.set_strength(None)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch of training has."""
+        return -(-len(self.data.splits["train"]) // self.batch_size)
+
+    def set_strength(self, name: str | None) -> None:
+        """Sets the strength for the epochs that begin from now on; None is the first one."""
+        self._strength_index.assign(list(STRENGTHS).index(name or self.strength))
+
+    def train(self) -> tf.data.Dataset:
+        """Returns the training batches: shuffled, augmented, mixed."""
+        return self._batches(
+            "train",
+            training=True,
+            seed=self.seed,
+            epoch=self.epoch,
+            strength=self._strength_index if self.varies else self.strength,
+            layers=self.layers,
+            **self.options,
+        )
+
+    def plain(self, split: str) -> tf.data.Dataset:
+        """Returns a split's batches as they are: in order, whole, the same every time."""
+        return self._batches(split)
+
+    def _batches(self, split: str, **options: Any) -> tf.data.Dataset:
+        return batches(
+            self.data.splits[split],
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            resize=self.resize,
+            cache=self.cache,
+            **options,
+        )

@@ -1,0 +1,154 @@
+"""From a source's name and settings to data that is ready to train on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ftkeras.data.dataset import Found, ImageData, Split
+from ftkeras.data.sources import SOURCES
+from ftkeras.data.splits import divide
+from ftkeras.errors import UserError, did_you_mean
+
+_IMBALANCE = 10  # the ratio of class counts above which balancing is suggested
+
+
+def load_data(
+    source: str,
+    *,
+    seed: int = 0,
+    max_bad_files: float = 0.05,
+    split: Mapping[str, float | str | None] | None = None,
+    **source_args: Any,
+) -> ImageData:
+    """Finds the images of a source, checks them, and divides them into splits.
+
+    Args:
+        source: One of `SOURCES`.
+        seed: Chooses among the possible splits.
+        max_bad_files: The share of bad files above which this is an error.
+        split: For "train", "val" and "test" a fraction, a name of the source's own, or None; see
+            `splits.divide`.
+        **source_args: What the source takes; see its `find`.
+
+    Raises:
+        UserError: Nothing sensible can be trained on what was found.
+
+    Example:
+        >>> data = load_data("starter", seed=1)
+        >>> {name: len(split) for name, split in data.splits.items()}
+        {'train': 1700, 'val': 300, 'test': 1000}
+    """
+    if source not in SOURCES:
+        raise UserError(
+            f"data.source: there is no source {source!r}.{did_you_mean(source, SOURCES)} "
+            f"Choose one of {', '.join(SOURCES)}."
+        )
+    names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
+    found = SOURCES[source](parts=names, **source_args)
+    _check_bad_share(found, max_bad_files)
+    class_names = tuple(found.class_names or sorted({n for names in found.labels for n in names}))
+    if len(class_names) < 2 and not found.multi_label:
+        raise UserError(
+            f"data: all images have one label, {class_names[0]!r}. "
+            "Give images of two classes or more."
+        )
+    number = {name: i for i, name in enumerate(class_names)}
+    labels = _numbers(found, number)
+    parts = divide(found, split, labels, seed)
+    _check_labels(found, class_names, labels, parts)
+    splits = {
+        name: Split(
+            name=name,
+            ids=[found.ids[i] for i in indices],
+            labels=_label_array([labels[i] for i in indices], len(class_names), found.multi_label),
+            classes=len(class_names),
+            fetch=found.make_fetch(indices),
+            weights=None if found.weights is None else found.weights[indices].astype(np.float32),
+        )
+        for name, indices in parts.items()
+    }
+    notes = [*found.notes, *_imbalance_note(class_names, splits["train"])]
+    return ImageData(
+        source=source,
+        class_names=class_names,
+        multi_label=found.multi_label,
+        splits=splits,
+        bad_files=found.bad_files,
+        notes=tuple(notes),
+    )
+
+
+def _numbers(found: Found, number: Mapping[str, int]) -> list[list[int]]:
+    """The class indices of each example; an example's label must be a class."""
+    numbers = []
+    for key, names in zip(found.ids, found.labels, strict=True):
+        for name in names:
+            if name not in number:
+                raise UserError(
+                    f"data: the label {name!r} of {key} is missing from training. Add training "
+                    "images of it, or take it out of val and test."
+                )
+        numbers.append([number[name] for name in names])
+    return numbers
+
+
+def _label_array(labels: Sequence[Sequence[int]], classes: int, multi_label: bool) -> np.ndarray:
+    if not multi_label:
+        return np.array([row[0] for row in labels], np.int32)  # (n,)
+    hot = np.zeros((len(labels), classes), np.float32)
+    for row, numbers in zip(hot, labels, strict=True):
+        row[list(numbers)] = 1.0
+    return hot  # (n, classes)
+
+
+def _check_bad_share(found: Found, max_bad_files: float) -> None:
+    bad, total = len(found.bad_files), len(found.bad_files) + len(found.ids)
+    if total == 0:
+        raise UserError("data: there are no images. Check the source's path and parts.")
+    if bad > max_bad_files * total:
+        reasons = Counter(file.reason for file in found.bad_files).most_common(3)
+        raise UserError(
+            f"data: {bad} of {total} images cannot be used ({bad / total:.1%}, and "
+            f"data.max_bad_files is {max_bad_files:.1%}): "
+            + "; ".join(f"{count} x {reason}" for reason, count in reasons)
+            + f"; the first is {found.bad_files[0].path}. Mend or remove them, or raise the limit."
+        )
+
+
+def _check_labels(
+    found: Found,
+    class_names: Sequence[str],
+    labels: Sequence[Sequence[int]],
+    parts: Mapping[str, np.ndarray],
+) -> None:
+    """Every class is in training, and so every label of val and test is known."""
+    trained = {label for i in parts.get("train", ()) for label in labels[i]}
+    for part in ("val", "test"):
+        for i in parts.get(part, ()):
+            for label in set(labels[i]) - trained:
+                raise UserError(
+                    f"data: the label {class_names[label]!r} of {found.ids[i]} ({part}) is missing "
+                    f"from training. Add training images of it, or take it out of {part}."
+                )
+    for label, name in enumerate(class_names):
+        if label not in trained:
+            raise UserError(
+                f"data: the class {name!r} has no usable image to train on. "
+                "Add images of it, or remove the class."
+            )
+
+
+def _imbalance_note(class_names: Sequence[str], train: Split) -> list[str]:
+    counts = train.targets.sum(axis=0)  # (classes,)
+    most, least = int(np.argmax(counts)), int(np.argmin(counts))
+    if counts[most] <= _IMBALANCE * counts[least]:
+        return []
+    return [
+        f"Class {class_names[most]!r} has {counts[most]:.0f} training images and "
+        f"{class_names[least]!r} has {counts[least]:.0f}: consider data.balance=sampling or "
+        "data.balance=class_weights."
+    ]

@@ -1,0 +1,75 @@
+"""Which example stands at which position of an epoch, and how much it weighs.
+
+An order is a function of (position, epoch): nothing is shuffled in a buffer, nothing remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import Split
+
+Order = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def shuffled(count: int, seed: int) -> Order:
+    """Returns (position, epoch) -> index, both int64 scalars: a permutation for each epoch."""
+
+    def index(position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        return tf.random.experimental.index_shuffle(position, key, tf.constant(count - 1, tf.int64))
+
+    return index
+
+
+def balanced(split: Split, seed: int) -> Order:
+    """Returns (position, epoch) -> index that draws each class equally often.
+
+    An epoch is as long as without balancing. Within a class nothing comes again before all have
+    come, also across epochs. With several labels an example, each label is drawn equally often,
+    and examples without any label count as one more.
+    """
+    targets = split.targets
+    unlabelled = (targets.sum(axis=1) == 0)[:, np.newaxis]  # (n, 1)
+    groups = [np.flatnonzero(column) for column in np.hstack([targets, unlabelled]).T]
+    groups = [members for members in groups if len(members)]
+    members = tf.constant(np.concatenate(groups), tf.int64)
+    sizes = tf.constant([len(group) for group in groups], tf.int64)
+    starts = tf.cumsum(sizes, exclusive=True)
+    kinds, count = len(groups), len(split)
+    turns = -(-count // kinds)  # draws from a class in an epoch
+    shuffle = shuffled(count, seed)
+
+    def index(position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        drawn = shuffle(position, epoch)  # so that classes alternate at random
+        group, turn = drawn % kinds, drawn // kinds + epoch * turns
+        size = sizes[group]
+        key = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), group + 1]), turn // size)
+        place = tf.random.experimental.index_shuffle(turn % size, key, size - 1)
+        return members[starts[group] + place]
+
+    return index
+
+
+def example_weights(split: Split, balance: str) -> np.ndarray | None:
+    """Returns the weight of each example in the loss, float32 (n,), or None where all are alike.
+
+    Args:
+        split: The examples, perhaps with weights of their own.
+        balance: "class_weights" multiplies by the inverse frequency of the label (the mean over an
+            example's labels), scaled to a mean of 1; other values do nothing.
+    """
+    if balance != "class_weights":
+        return split.weights
+    targets = split.targets
+    inverse = 1.0 / np.maximum(targets.sum(axis=0), 1.0)  # (classes,)
+    labels = targets.sum(axis=1)  # (n,)
+    weights = targets @ inverse / np.maximum(labels, 1.0)
+    weights[labels == 0] = weights[labels > 0].mean()
+    weights /= weights.mean()
+    if split.weights is not None:
+        weights = weights * split.weights
+    return weights.astype(np.float32)

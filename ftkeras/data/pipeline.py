@@ -1,0 +1,155 @@
+"""From a split to batches: one function, from top to bottom.
+
+Everything random follows from (seed, epoch, position), so a run that is stopped and goes on sees
+the images it would have seen. `epoch`, `start` and `strength` may be variables: they are read when
+iteration begins, so that one data set serves all epochs of one `fit`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import tensorflow as tf
+
+from ftkeras.data.augment import STRENGTHS, Augment, Strength, augment_image
+from ftkeras.data.dataset import Split
+from ftkeras.data.decode import random_resized_crop, resize_image
+from ftkeras.data.memory import keep_in_memory
+from ftkeras.data.mix import mix_batch
+from ftkeras.data.order import balanced, example_weights, shuffled
+
+Number: TypeAlias = "int | tf.Variable"
+
+_PIXELS, _MIX = 1, 2  # kinds of draws, so that they share no seed
+
+
+def batches(
+    split: Split,
+    *,
+    image_size: int,
+    batch_size: int,
+    resize: str = "crop",
+    training: bool = False,
+    seed: int = 0,
+    epoch: Number = 0,
+    start: Number = 0,
+    strength: str | tf.Variable = "none",
+    layers: Augment | None = None,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    balance: str = "none",
+    cache: str = "auto",
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Makes the data set that `fit`, `evaluate` and `predict` iterate over.
+
+    Args:
+        split: The examples.
+        image_size: Side of the images, in pixels.
+        batch_size: Examples a batch, over all devices.
+        resize: "crop", "pad" or "squash"; see `decode.resize_image`.
+        training: Whether to shuffle, augment, mix and balance; else all examples come once, in
+            order, and whole.
+        seed: Decides all that is random, together with `epoch` and an example's position.
+        epoch: Which pass over the data this is.
+        start: How many examples of the epoch to leave out, because they were already trained on.
+        strength: A name of `augment.STRENGTHS`, or an int variable with its index there.
+        layers: Augments instead of a strength; see `augment_layers.layers_augment`.
+        mixup: Alpha of MixUp; 0 is off.
+        cutmix: Alpha of CutMix; 0 is off.
+        balance: "none", "class_weights" (weights yielded with the batch) or "sampling".
+        cache: "memory" keeps images decoded in memory, "auto" does where they take a quarter of
+            what is free or less, "none" does not.
+        drop_remainder: Whether to leave out the last batch where it is not full.
+
+    Returns:
+        Batches (images float32 (b, s, s, 3) 0..255, labels float32 (b, classes)), with weights
+        float32 (b,) as a third element where the split has weights or `balance` makes them.
+    """
+    count = len(split)
+    weights = example_weights(split, balance if training else "none")
+    names = list(STRENGTHS) if isinstance(strength, tf.Variable) else [strength]
+    # A random crop needs the whole image; without one the resized image is always the same.
+    crops = training and layers is None and any(STRENGTHS[name].scale < 1 for name in names)
+    fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize))
+    order = balanced(split, seed) if balance == "sampling" else shuffled(count, seed)
+    targets = tf.constant(split.targets)  # (n, classes)
+
+    def squared(image: tf.Tensor) -> tf.Tensor:
+        return tf.cast(image, tf.float32) if is_square else resize_image(image, image_size, resize)
+
+    def augmented(image: tf.Tensor, key: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+        if layers is not None:
+            return layers(squared(image), key)
+
+        def by(row: Strength) -> tf.Tensor:
+            crop_key, other_key = tf.unstack(tf.random.split(key), num=2)
+            if row.scale < 1:
+                ratio = (1 / row.ratio, row.ratio)
+                view = random_resized_crop(image, image_size, crop_key, (row.scale, 1.0), ratio)
+            else:
+                view = squared(image)
+            return augment_image(view, other_key, row)
+
+        rows = [STRENGTHS[name] for name in names]
+        if len(rows) == 1:
+            return by(rows[0])
+        return tf.switch_case(which, [lambda row=row: by(row) for row in rows])
+
+    @tf.autograph.experimental.do_not_convert
+    def positions(_: tf.Tensor) -> tf.data.Dataset:
+        # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
+        now, which = _read(epoch, tf.int64), _read(strength, tf.int32)
+        places = tf.data.Dataset.range(_read(start, tf.int64), count)
+        return places.map(lambda place: (place, now, which))
+
+    @tf.autograph.experimental.do_not_convert
+    def example(place: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        index = order(place, now) if training else place
+        image = fetch(index)  # read and decode: (h, w, 3) uint8
+        if training:
+            image = augmented(image, _key(seed, _PIXELS, now, place), which)
+        else:
+            image = squared(image)
+        image = tf.ensure_shape(image, (image_size, image_size, 3))
+        weight = () if weights is None else (tf.gather(weights, index),)
+        return place, now, image, tf.gather(targets, index), *weight
+
+    @tf.autograph.experimental.do_not_convert
+    def mixed(places: tf.Tensor, nows: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        if not training or not (mixup or cutmix):
+            return batch
+        return mix_batch(batch, _key(seed, _MIX, nows[0], places[0]), mixup, cutmix)
+
+    data = tf.data.Dataset.from_tensors(0).flat_map(positions)
+    # Many images at a time, handed on in order: parallelism must not change what comes out.
+    data = data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = data.batch(batch_size, drop_remainder=drop_remainder)
+    data = data.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = data.prefetch(2)  # two batches wait while the model works on one
+    return _with_length(data, count, start, batch_size, drop_remainder)
+
+
+def _read(value: Number | str, dtype: tf.DType) -> tf.Tensor:
+    # A cast may hand a variable on as it is, to be read again with each example.
+    return tf.identity(tf.cast(0 if isinstance(value, str) else value, dtype))
+
+
+def _key(seed: int, kind: int, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """The seed of all draws of one kind for one place in one epoch: int32 (2,)."""
+    return tf.random.fold_in(tf.random.fold_in((seed, kind), epoch), place)
+
+
+def _with_length(
+    data: tf.data.Dataset, count: int, start: Number, batch_size: int, drop_remainder: bool
+) -> tf.data.Dataset:
+    """Tells `fit` how many batches an epoch has, which a flat_map hides."""
+    if isinstance(start, tf.Variable):
+        # An asserted length may not be undercut, and the first epoch of a resumed run must be
+        # shorter. Without a length `fit` would cut all epochs to that of the first.
+        length = count // batch_size if drop_remainder else -(-count // batch_size)
+        data.cardinality = lambda: tf.constant(length, tf.int64)
+        return data
+    left = count - start
+    length = left // batch_size if drop_remainder else -(-left // batch_size)
+    return data.apply(tf.data.experimental.assert_cardinality(length))

@@ -1,0 +1,82 @@
+"""How examples are fetched by index: from files, from TFRecord shards, from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import Fetch
+from ftkeras.data.decode import decode_image
+
+_READ_AHEAD = 1 << 16  # bytes; a typical record in one read
+
+
+def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
+    """Returns `Found.make_fetch` for one image a file."""
+
+    def make(indices: np.ndarray) -> Fetch:
+        chosen = tf.constant([paths[i] for i in indices], tf.string)
+        return lambda index: decode_image(tf.io.read_file(tf.gather(chosen, index)))
+
+    return make
+
+
+def from_records(
+    paths: Sequence[str], offsets: Sequence[int], feature: str
+) -> Callable[[np.ndarray], Fetch]:
+    """Returns `Found.make_fetch` for records of TFRecord files, read where they lie.
+
+    Args:
+        paths: For each example its shard, or its own image file.
+        offsets: For each example the byte at which its record begins; -1 for an image file.
+        feature: The feature of the tf.Example that holds the encoded image.
+    """
+
+    def make(indices: np.ndarray) -> Fetch:
+        shards, which = np.unique([paths[i] for i in indices], return_inverse=True)
+        names, shard = tf.constant(shards.tolist(), tf.string), tf.constant(which, tf.int32)
+        offset = tf.constant([offsets[i] for i in indices], tf.int64)
+
+        def fetch(index: tf.Tensor) -> tf.Tensor:
+            path, at = names[shard[index]], offset[index]
+            encoded = tf.cond(
+                at < 0,
+                lambda: tf.io.read_file(path),
+                lambda: _image_of(_read_record(path, at), feature),
+            )
+            return decode_image(encoded)
+
+        return fetch
+
+    return make
+
+
+def _read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Reads the one record that begins at byte `offset`: a shuffled order costs no buffer."""
+    kind = {"output_types": [tf.string], "output_shapes": [[]]}
+    records = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[path],
+        compression_type="",
+        buffer_size=tf.constant(_READ_AHEAD, tf.int64),
+        byte_offsets=[offset],
+    )
+    first = tf.raw_ops.TakeDataset(input_dataset=records, count=tf.constant(1, tf.int64), **kind)
+    return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
+
+
+def _image_of(record: tf.Tensor, feature: str) -> tf.Tensor:
+    spec = {feature: tf.io.FixedLenFeature((), tf.string)}
+    return tf.io.parse_single_example(record, spec)[feature]
+
+
+def from_array(images: np.ndarray) -> Callable[[np.ndarray], Fetch]:
+    """Returns `Found.make_fetch` for uint8 images (n, h, w, 3) in memory."""
+
+    def make(indices: np.ndarray) -> Fetch:
+        with tf.device("CPU:0"):
+            chosen = tf.constant(images[indices])
+        return lambda index: tf.gather(chosen, index)
+
+    return make

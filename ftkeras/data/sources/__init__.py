@@ -1,0 +1,21 @@
+"""Where data comes from: one module a source, all of them in `SOURCES`.
+
+A source is a function that takes the fields of its config section, and `parts` (the strings among
+data.split's train, val and test), and returns what it found as a `Found`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ftkeras.data.dataset import Found
+from ftkeras.data.sources import arrays, folder, manifest, starter, tfds, tfrecord
+
+SOURCES: dict[str, Callable[..., Found]] = {
+    "folder": folder.find,
+    "manifest": manifest.find,
+    "tfds": tfds.find,
+    "tfrecord": tfrecord.find,
+    "arrays": arrays.find,
+    "starter": starter.find,
+}

@@ -1,0 +1,140 @@
+"""A NumPy .npz file with images and labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import Found
+from ftkeras.data.reading import from_array
+from ftkeras.errors import UserError, did_you_mean
+
+_PARTS = ("train", "val", "test")
+
+
+def find(*, path: str, parts: Mapping[str, str], class_names: Sequence[str] | None = None) -> Found:
+    """Finds the images of an .npz file; nothing in it is unpickled.
+
+    Args:
+        path: The file: `images` (n, h, w[, 1 | 3]) uint8 and `labels`, (n,) class indices or
+            (n, classes) zeros and ones; or `x_train`, `y_train`, and the same for val and test.
+        parts: Names in place of train, val and test: "holdout" reads x_holdout and y_holdout.
+        class_names: Names of the classes; left out, the numbers.
+
+    Raises:
+        UserError: The file is missing, or its arrays are not such.
+    """
+    arrays = _load(path)
+    wanted = {part: parts.get(part, part) for part in _PARTS}
+    for part, name in parts.items():
+        if f"x_{name}" not in arrays:
+            raise UserError(
+                f"data.split.{part}: {path} has no array 'x_{name}'; it has {', '.join(arrays)}."
+            )
+    if "images" in arrays:
+        pairs = [("", "images", "labels")]
+    else:
+        pairs = [(p, f"x_{n}", f"y_{n}") for p, n in wanted.items() if f"x_{n}" in arrays]
+    if not any(part in ("", "train") for part, _, _ in pairs):
+        raise UserError(
+            f"data.path: {path} must hold the arrays images and labels, or x_train and y_train; "
+            f"it holds {', '.join(arrays) or 'none'}."
+        )
+    images = [_images(arrays[x], f"{path}: {x}") for _, x, _ in pairs]
+    labels = [_labels(arrays, y, len(i), path) for (_, _, y), i in zip(pairs, images, strict=True)]
+    if len({i.shape[1:] for i in images}) > 1 or len({y.shape[1:] for y in labels}) > 1:
+        raise UserError(f"{path}: the parts' images or labels differ in shape.")
+    return _found(
+        np.concatenate(images),
+        np.concatenate(labels),
+        [part for (part, _, _), i in zip(pairs, images, strict=True) for _ in i],
+        [f"{x}[{k}]" for (_, x, _), i in zip(pairs, images, strict=True) for k in range(len(i))],
+        class_names,
+        path,
+    )
+
+
+def _found(
+    images: np.ndarray,
+    labels: np.ndarray,
+    parts: list[str],
+    ids: list[str],
+    class_names: Sequence[str] | None,
+    path: str,
+) -> Found:
+    multi_label = labels.ndim == 2
+    classes = labels.shape[1] if multi_label else int(labels.max()) + 1
+    if class_names is not None and len(class_names) < classes:
+        raise UserError(
+            f"data.class_names: {len(class_names)} names for {classes} classes in {path}."
+        )
+    names = list(class_names or map(str, range(classes)))
+    rows = [np.flatnonzero(row) for row in labels] if multi_label else labels[:, np.newaxis]
+    return Found(
+        ids=ids,
+        labels=[tuple(names[i] for i in row) for row in rows],
+        parts=parts,
+        make_fetch=from_array(images),
+        class_names=names,
+        multi_label=multi_label,
+    )
+
+
+def _load(path: str) -> dict[str, np.ndarray]:
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            content = io.BytesIO(file.read())
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"data.path: there is no readable file {path!r}.") from error
+    try:
+        loaded = np.load(content, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UserError(f"data.path: {path} holds one array; save several with numpy.savez.")
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's file may break the reader in any way
+        raise UserError(
+            f"data.path: {path} is not an .npz file of plain arrays ({error}). Save it with "
+            "numpy.savez; arrays of Python objects are never loaded."
+        ) from error
+
+
+def _images(array: np.ndarray, where: str) -> np.ndarray:
+    """Returns uint8 (n, h, w, 3)."""
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"{where} is {array.dtype}; it must be uint8, 0 to 255. "
+            "Scale it and convert it with .astype('uint8')."
+        )
+    if array.ndim == 3:
+        array = array[..., np.newaxis]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise UserError(f"{where} has the shape {array.shape}; it must be (n, h, w[, 1 or 3]).")
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+
+
+def _labels(arrays: Mapping[str, np.ndarray], name: str, count: int, path: str) -> np.ndarray:
+    """Returns int (n,) class indices, or int (n, classes) zeros and ones."""
+    if name not in arrays:
+        raise UserError(f"{path}: there is no array {name!r}.{did_you_mean(name, arrays)}")
+    labels = arrays[name]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if len(labels.shape) not in (1, 2) or len(labels) != count:
+        raise UserError(
+            f"{path}: {name} has the shape {labels.shape}; it must be ({count},) or "
+            f"({count}, classes), one row an image."
+        )
+    whole = np.issubdtype(labels.dtype, np.number) and np.array_equal(labels, labels.astype(int))
+    in_range = whole and labels.min() >= 0 and (labels.ndim == 1 or labels.max() <= 1)
+    if labels.dtype != bool and not in_range:
+        raise UserError(
+            f"{path}: {name} must be class indices from 0 on, or zeros and ones; it is "
+            f"{labels.dtype}, for example {labels.ravel()[0]!r}."
+        )
+    return labels.astype(int)

@@ -1,0 +1,189 @@
+"""A CSV or JSON Lines file that lists images and labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import BadFile, Found
+from ftkeras.data.reading import from_files
+from ftkeras.data.scan import scan_files
+from ftkeras.errors import UserError, did_you_mean
+
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str  # file:line
+    image: str
+    labels: tuple[str, ...]
+    part: str
+    weight: float
+
+
+def find(
+    *,
+    path: str,
+    parts: Mapping[str, str],
+    image_column: str = "path",
+    label_column: str = "label",
+    split_column: str = "split",
+    weight_column: str = "weight",
+    multi_label: bool = False,
+) -> Found:
+    """Finds the images that a manifest lists.
+
+    Args:
+        path: A .csv or .jsonl file; image paths in it are relative to its own folder.
+        parts: What the split column says for train, val or test, where it is something else.
+        image_column: The column of the image's path.
+        label_column: The column of the label; with `multi_label` of several: a list in JSON,
+            "a;b" in CSV.
+        split_column: The column of the part; where it is missing or empty, that is left open.
+        weight_column: The column of the example's weight in the loss; it may be missing.
+        multi_label: Whether an image may have any number of labels.
+
+    Raises:
+        UserError: With the file and line of what is wrong.
+    """
+    columns = (image_column, label_column, split_column, weight_column)
+    spelled = {**_PARTS, **{name: part for part, name in parts.items()}}
+    rows = [
+        _parse(where, record, columns, spelled, multi_label) for where, record in _records(path)
+    ]
+    if not rows:
+        raise UserError(f"{path}: the manifest lists no images. Add a line for each image.")
+    for part, name in parts.items():
+        if not any(row.part == part for row in rows):
+            raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
+    folder = path.rpartition("/")[0]
+    verdicts = scan_files([_absolute(row.image, folder) for row in rows], about=path)
+    kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.reason]
+    weights = np.array([row.weight for row, _ in kept], np.float32)
+    return Found(
+        ids=[row.image for row, _ in kept],
+        labels=[row.labels for row, _ in kept],
+        parts=[row.part for row, _ in kept],
+        make_fetch=from_files([v.path for _, v in kept]),
+        # A class of which all images are bad must not vanish unnoticed.
+        class_names=sorted({label for row in rows for label in row.labels}),
+        weights=None if (weights == 1.0).all() else weights,
+        multi_label=multi_label,
+        bad_files=tuple(
+            BadFile(row.image, f"{v.reason} ({row.where})")
+            for row, v in zip(rows, verdicts, strict=True)
+            if v.reason
+        ),
+    )
+
+
+def _records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("file:line", record) for each line of the manifest."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"data.path: there is no readable file {path!r}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
+    if path.lower().endswith((".jsonl", ".ndjson")):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
+    elif path.lower().endswith(".csv"):
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        try:
+            for record in reader:
+                if None in record or None in record.values():
+                    raise UserError(
+                        f"{path}:{reader.line_num}: the line has not as many fields as the header "
+                        f"({len(reader.fieldnames or ())}). Quote fields that hold commas."
+                    )
+                yield f"{path}:{reader.line_num}", dict(record)
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.reader.line_num}: not CSV: {error}.") from error
+    else:
+        raise UserError(f"data.path: {path!r} must end in .csv or .jsonl.")
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}.") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: each line must be a JSON object, not {line.strip()[:40]}.")
+    return record
+
+
+def _parse(
+    where: str,
+    record: Mapping[str, Any],
+    columns: tuple[str, str, str, str],
+    spelled: Mapping[str, str],
+    multi_label: bool,
+) -> _Row:
+    image_column, label_column, split_column, weight_column = columns
+    for column, field in ((image_column, "image_column"), (label_column, "label_column")):
+        if column not in record:
+            raise UserError(
+                f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
+                f"Its columns are {', '.join(record)}; data.{field} names another."
+            )
+    image = record[image_column]
+    if not isinstance(image, str) or not image:
+        raise UserError(f"{where}: {image_column} must be the path of an image, not {image!r}.")
+    part = record.get(split_column) or ""
+    if part and spelled.get(str(part)) is None:
+        raise UserError(
+            f"{where}: {split_column} is {part!r}; it must be train, val or test, or empty."
+            f"{did_you_mean(str(part), spelled)}"
+        )
+    return _Row(
+        where=where,
+        image=image,
+        labels=_labels(record[label_column], label_column, where, multi_label),
+        part=spelled[str(part)] if part else "",
+        weight=_weight(record.get(weight_column), weight_column, where),
+    )
+
+
+def _labels(value: Any, column: str, where: str, multi_label: bool) -> tuple[str, ...]:
+    if multi_label:
+        values = value.split(";") if isinstance(value, str) else value
+        if isinstance(values, list) and all(isinstance(v, (str, int)) for v in values):
+            return tuple(dict.fromkeys(str(v).strip() for v in values if str(v).strip()))
+        raise UserError(f"{where}: {column} must be a list of labels, not {value!r}.")
+    if isinstance(value, (str, int)) and str(value).strip():
+        return (str(value).strip(),)
+    hint = " Set data.multi_label=true." if isinstance(value, list) else ""
+    raise UserError(f"{where}: {column} must be one label, not {value!r}.{hint}")
+
+
+def _weight(value: Any, column: str, where: str) -> float:
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if not 0 <= weight < float("inf"):
+        raise UserError(f"{where}: {column} must be a number of 0 or more, not {value!r}.")
+    return weight
+
+
+def _absolute(image: str, folder: str) -> str:
+    is_absolute = image.startswith("/") or "://" in image or not folder
+    return image if is_absolute else f"{folder}/{image}"

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from ftkeras.data import cache as subject
+from ftkeras.data.cache import Remembered
+
+
+def test_facts_last_while_their_stamp_does(cache):
+    known = Remembered("scan", "folder")
+    known.put("a", "1", ["copy", ""])
+    known.save()
+    assert Remembered("scan", "folder").get("a", "1") == ["copy", ""]
+    assert Remembered("scan", "folder").get("a", "2") is None
+    assert Remembered("scan", "other folder").get("a", "1") is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"a": ["1"'])
+def test_a_broken_cache_is_an_empty_one(cache, content):
+    known = Remembered("scan", "folder")
+    known.put("a", "1", "fact")
+    known.save()
+    (file,) = (cache / "scan").iterdir()
+    file.write_text(content)
+    assert Remembered("scan", "folder").get("a", "1") is None
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), subject.atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with subject.atomic_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
