@@ -207,8 +207,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
         if verdict.drifted:
             names = ", ".join(verdict.drifted[:5])
             raise TrainingError(
-                f"phase {self.phase.name!r}: {len(verdict.drifted)} frozen variables changed: {names}. "
-                "Something other than the optimizer writes to them."
+                f"phase {self.phase.name!r}: {len(verdict.drifted)} frozen variables changed: "
+                f"{names}. Something other than the optimizer writes to them."
             )
 
     # ------------------------------------------------------------------------ preparation
@@ -228,8 +228,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
     def _build_optimizer(self, model: keras.Model) -> None:
         """Builds on the union of all phases: an optimizer refuses weights it wasn't built on.
 
-        This has to come before `fit`, which under a strategy builds on the weights that train at that
-        moment before it calls any callback.
+        This has to come before `fit`, which under a strategy builds on the weights that train at
+        that moment before it calls any callback.
         """
         ever = {id(weight.variable) for trained in self._trained for weight in trained}
         union = [weight.variable for weight in self._weights.all if id(weight.variable) in ever]
@@ -239,12 +239,14 @@ class StagedUnfreezing(keras.callbacks.Callback):
                 optimizer.build(union)
             return
         known = {id(variable) for variable in innermost(optimizer)._trainable_variables}
-        unknown = [weight.path for weight in self._weights.all if id(weight.variable) in ever - known]
+        unknown = [
+            weight.path for weight in self._weights.all if id(weight.variable) in ever - known
+        ]
         if unknown:
             raise UserError(
                 f"StagedUnfreezing: the optimizer was already built without {unknown[0]!r} and "
-                f"{len(unknown) - 1} other weights that a phase trains. Compile the model with a new "
-                "optimizer before making the callback."
+                f"{len(unknown) - 1} other weights that a phase trains. Compile the model with a "
+                "new optimizer before making the callback."
             )
 
 

@@ -31,15 +31,13 @@ def trained_weights(
     )
 
 
-def set_trainable(
-    model: keras.Model, trained: Sequence[Weight], batch_norm: BatchNorm
-) -> None:
+def set_trainable(model: keras.Model, trained: Sequence[Weight], batch_norm: BatchNorm) -> None:
     """Makes exactly the `trained` weights of `model` trainable.
 
     Batch normalisation runs in inference mode, its statistics fixed, wherever its layer's
     `trainable` is False: `training=False` at the call does not survive an outer `training=True`.
-    A weight's own flag decides whether it is in `model.trainable_variables`, so the offset of a batch
-    normalisation can train while its statistics stay. The caller rebuilds the train function.
+    A weight's own flag decides whether it is in `model.trainable_variables`, so the offset of a
+    batch normalisation can train while its statistics stay. The caller rebuilds the train function.
     """
     chosen = {id(weight.variable) for weight in trained}
     model.trainable = True

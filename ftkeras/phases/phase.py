@@ -114,7 +114,9 @@ class Phase:
         if isinstance(self.train, str):
             object.__setattr__(self, "train", (self.train,))
         if sum(getattr(self, name) is not None for name in _LENGTHS) > 1:
-            raise UserError(f"phase {self.name!r}: give one of epochs, steps and until, not several.")
+            raise UserError(
+                f"phase {self.name!r}: give one of epochs, steps and until, not several."
+            )
         for name in ("epochs", "steps"):
             value = getattr(self, name)
             self._check(name, value is None or value >= 1, "at least 1")
@@ -206,5 +208,6 @@ def resolve_phases(phases: Sequence[Phase]) -> tuple[ResolvedPhase, ...]:
         if not any(name in known for name in _LENGTHS):
             raise UserError(f"phase {phase.name!r}: one of epochs, steps and until is missing.")
         fields = [field.name for field in dataclasses.fields(ResolvedPhase)]
-        resolved.append(ResolvedPhase(**{name: known.get(name) for name in fields}))
+        values: dict[str, Any] = {name: known.get(name) for name in fields}
+        resolved.append(ResolvedPhase(**values))
     return tuple(resolved)

@@ -210,13 +210,13 @@ def _warnings(
     first = planned[0]
     if not first.blocks[-1].trained:
         yield (
-            f"phase {first.name!r} does not train the head, which is new and random: what it trains "
-            "learns to serve random weights. Add head to its train."
+            f"phase {first.name!r} does not train the head, which is new and random: what it "
+            "trains learns to serve random weights. Add head to its train."
         )
     elif any(block.trained for block in first.blocks[:-1]):
         yield (
-            f"phase {first.name!r} trains pretrained blocks under a head that is still random, which "
-            "can distort their features (Kumar et al. 2022). A first phase with train: [head] "
+            f"phase {first.name!r} trains pretrained blocks under a head that is still "
+            "random, which can distort their features (Kumar et al. 2022). A first phase with train: [head] "
             "avoids it."
         )
     for before, phase in zip((None, *planned), planned, strict=False):
@@ -236,9 +236,9 @@ def _warnings(
                 f"fewer than {_SMALL_BATCH} images are noise. Use batch_norm: frozen."
             )
     without = all(block.batch_norm == "none" for block in first.blocks)
-    for phase in phases:
-        if phase.batch_norm != "frozen" and without:
-            yield f"phase {phase.name!r}: batch_norm {phase.batch_norm}, but there is no batch norm."
+    for asked in phases:
+        if asked.batch_norm != "frozen" and without:
+            yield f"phase {asked.name!r}: batch_norm {asked.batch_norm}, and there is none."
 
 
 def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
@@ -277,7 +277,11 @@ def _state(block: PlannedBlock) -> str:
     if not block.trained:
         return "frozen"
     # "0.001 98%": the peak rate, and how much of the block trains where it isn't all of it.
-    share = "" if block.trained == block.parameters else f" {100 * block.trained / block.parameters:.0f}%"
+    share = (
+        ""
+        if block.trained == block.parameters
+        else f" {100 * block.trained / block.parameters:.0f}%"
+    )
     norm = ", batch norm too" if block.batch_norm == "training" else ""
     return f"{block.peak_rate:.2g}{share}{norm}"
 

@@ -19,7 +19,9 @@ from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.phases.selectors import Weight, Weights, select
 
 
-def rate_shares(weights: Weights, phase: ResolvedPhase, trained: Sequence[Weight]) -> dict[int, float]:
+def rate_shares(
+    weights: Weights, phase: ResolvedPhase, trained: Sequence[Weight]
+) -> dict[int, float]:
     """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
 
     With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A

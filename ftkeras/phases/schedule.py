@@ -55,7 +55,7 @@ def locate(
 ) -> tuple[int, float]:
     """Returns (index of the phase, epochs since it began) for an epoch counted from 0.
 
-    Phases that end on a metric count with their longest length. Past the end, the last phase counts.
+    Phases that end on a metric count with their longest length; past the end the last one counts.
 
     Example:
         >>> from ftkeras.phases.phase import Phase, resolve_phases

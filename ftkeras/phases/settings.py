@@ -1,4 +1,4 @@
-"""Settings of layers and losses that a phase may change; they take effect when `fit` is retraced."""
+"""Settings of layers and losses that a phase may change, once the train function is rebuilt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def set_dropout(model: keras.Model, rate: float, dry_run: bool = False) -> None:
     """
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     if not layers:
-        raise UserError("dropout: the head has no dropout layer; give it one, with any rate above 0.")
+        raise UserError(
+            "dropout: the head has no dropout layer; give it one, with any rate above 0."
+        )
     if not dry_run:
         for layer in layers:
             layer.rate = rate

@@ -65,7 +65,13 @@ ALL = Phase("all", train=["all"], epochs=1, learning_rate=1e-3, batch_norm="trai
 def fit(model: keras.Model, unfreeze: StagedUnfreezing, *more: keras.callbacks.Callback, **options):
     callbacks = [unfreeze, *more]
     return model.fit(
-        IMAGES, LABELS, batch_size=4, epochs=unfreeze.epochs, callbacks=callbacks, verbose=0, **options
+        IMAGES,
+        LABELS,
+        batch_size=4,
+        epochs=unfreeze.epochs,
+        callbacks=callbacks,
+        verbose=0,
+        **options,
     )
 
 

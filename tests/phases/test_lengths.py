@@ -81,7 +81,12 @@ def test_a_phase_ends_when_its_metric_stops_improving_and_restores_the_best_weig
     unfreeze = StagedUnfreezing(model, phases, steps_per_epoch=4)
     watch = Watch(unfreeze, metric)
     history = model.fit(
-        INPUTS, LABELS, batch_size=4, epochs=unfreeze.epochs, callbacks=[watch, unfreeze, Keep()], verbose=0
+        INPUTS,
+        LABELS,
+        batch_size=4,
+        epochs=unfreeze.epochs,
+        callbacks=[watch, unfreeze, Keep()],
+        verbose=0,
     )
     assert watch.phases == ["a"] * 16 + ["b"] * 4
     assert len(history.epoch) == 5
@@ -165,7 +170,13 @@ def test_dropout_and_label_smoothing_follow_the_phase():
         ],
     )
     history = model.fit(
-        INPUTS, LABELS, epochs=2, callbacks=[unfreeze, See()], verbose=0, shuffle=False, batch_size=16
+        INPUTS,
+        LABELS,
+        epochs=2,
+        callbacks=[unfreeze, See()],
+        verbose=0,
+        shuffle=False,
+        batch_size=16,
     ).history
     assert seen == [(0.0, 0.0), (0.9, 0.5)]
     logits = model(INPUTS).numpy()

@@ -42,7 +42,11 @@ def test_parameters_steps_and_rates(model):
     ).phases
     assert [phase.parameters for phase in (head, top, full)] == [66, 66 + 74, 66 + 74 + 8 + 112]
     assert [phase.steps for phase in (head, top, full)] == [20, 10, 25]
-    assert [(b.name, b.parameters) for b in head.blocks] == [("one", 120), ("two", 74), ("head", 66)]
+    assert [(b.name, b.parameters) for b in head.blocks] == [
+        ("one", 120),
+        ("two", 74),
+        ("head", 66),
+    ]
     assert [b.peak_rate for b in top.blocks] == [0.0, pytest.approx(5e-5), 1e-4]
     assert [b.batch_norm for b in top.blocks] == ["inference", "none", "none"]
     assert [b.batch_norm for b in full.blocks] == ["training", "none", "none"]

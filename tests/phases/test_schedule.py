@@ -89,7 +89,9 @@ def test_a_phase_refuses_what_makes_no_sense(options, message):
 
 
 def test_a_later_phase_inherits_what_it_leaves_out():
-    first = Phase("a", epochs=2, learning_rate=0.1, decay="linear", dropout=0.5, rates={"norm": 1.0})
+    first = Phase(
+        "a", epochs=2, learning_rate=0.1, decay="linear", dropout=0.5, rates={"norm": 1.0}
+    )
     second, third = resolve_phases(
         [first, Phase("b", train="all", steps=7), Phase("c", learning_rate=0.2, dropout=0.0)]
     )[1:]

@@ -1,0 +1,103 @@
+"""Builds the backbones of Keras Applications."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import keras
+
+from ftkeras.backbones import blocks, catalog, weights_file
+from ftkeras.backbones.backbone import Backbone
+from ftkeras.errors import UserError
+
+# What Keras's EfficientNet weights need behind their Normalization (see `_complete`).
+_EFFICIENTNET_SCALE = [1.0 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225)]
+
+
+def load(
+    entry: catalog.Entry, *, weights: str, image_size: int | None, cut: str | None = None
+) -> Backbone:
+    """Builds a catalog entry without top, and loads its weights.
+
+    Args:
+        entry: Which backbone.
+        weights: imagenet, starter, none, or the path of a file.
+        image_size: Side of the input in pixels; None for the natural size.
+        cut: Must be None; only a `.keras` file can be cut.
+
+    Raises:
+        UserError: The size is too small, the weights cannot be had, or they do not fit.
+    """
+    size = entry.natural_size if image_size is None else image_size
+    smallest = entry.family.smallest_size
+    if size < smallest:
+        raise UserError(
+            f"data.image_size: {size} is too small for {entry.name}; its smallest is {smallest}."
+        )
+    if cut is not None:
+        raise UserError(f"backbone.cut: only a .keras file can be cut, not {entry.name}.")
+    if weights == "imagenet":
+        model = _download(entry, size)
+    else:
+        model = _complete(entry, _build(entry, size, None))
+        if weights == "starter":
+            from ftkeras import starter
+
+            starter.load_weights_into(model)
+        elif weights != "none":
+            weights_file.load_into(model, weights, entry.name)
+    return Backbone(
+        name=entry.name,
+        model=model,
+        preprocessing=entry.family.preprocessing,
+        natural_size=entry.natural_size,
+        smallest_size=smallest,
+        blocks=blocks.find_blocks(model, entry.family),
+    )
+
+
+def _build(entry: catalog.Entry, size: int, weights: str | None) -> keras.Model:
+    builder = getattr(keras.applications, entry.name)
+    with warnings.catch_warnings():
+        # The MobileNets say that their weights are of 224 px; at another size that is wanted.
+        warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
+        return builder(include_top=False, weights=weights, input_shape=(size, size, 3))
+
+
+def _download(entry: catalog.Entry, size: int) -> keras.Model:
+    try:
+        return _build(entry, size, "imagenet")
+    except Exception as error:  # get_file raises bare Exception, urllib and files their own
+        if not isinstance(error, OSError) and not any(
+            sign in str(error) for sign in ("URL fetch failure", "corrupted file")
+        ):
+            raise
+        reason = " ".join(str(error).split())
+        others = "none, starter" if entry.name == "MobileNetV2" else "none"
+        raise UserError(
+            f"backbone.weights: Keras could not download the ImageNet weights of {entry.name} "
+            f"({reason}). Check the connection, or set backbone.weights to {others} or the path of "
+            "a file."
+        ) from error
+
+
+def _complete(entry: catalog.Entry, model: keras.Model) -> keras.Model:
+    """Gives EfficientNet (the first) the graph that Keras gives it with its own download.
+
+    Keras's weights hold the deviation of ImageNet where Normalization expects the variance, and
+    the builder mends that with one more Rescaling, but only when `weights="imagenet"`. The same
+    file loaded by path would see other inputs. So we always insert it: one graph,
+    whatever the weights, and what was trained here loads here.
+    """
+    if entry.family is not catalog.EFFICIENTNET:
+        return model
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        outputs = layer(*args, **kwargs)
+        if isinstance(layer, keras.layers.Normalization):
+            return keras.layers.Rescaling(_EFFICIENTNET_SCALE)(outputs)
+        return outputs
+
+    return keras.models.clone_model(model, call_function=call)

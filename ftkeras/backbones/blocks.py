@@ -1,0 +1,104 @@
+"""Layers into blocks: the only place that looks at layer names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import keras
+
+from ftkeras.backbones.backbone import Block
+from ftkeras.backbones.catalog import Family
+
+_NORMALIZATION = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Normalization,
+    keras.layers.RMSNormalization,
+)
+
+
+def leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the model's layers in graph order, with nested models opened, each layer once."""
+    found: dict[keras.layers.Layer, None] = {}
+    for layer in model.layers:
+        inner = leaf_layers(layer) if isinstance(layer, keras.Model) else [layer]
+        found.update(dict.fromkeys(inner))
+    return list(found)
+
+
+def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:
+    """Groups the weighted layers of a Keras Applications model, input to output.
+
+    Args:
+        model: What the family's builder made, without top.
+        family: Whose patterns name the blocks.
+
+    Example:
+        >>> [block.name for block in find_blocks(keras.applications.VGG16(
+        ...     include_top=False, weights=None), catalog.VGG)]
+        ['block1', 'block2', 'block3', 'block4', 'block5']
+    """
+    layers = leaf_layers(model)
+    names = _named_by_ends(layers, family) if family.ends else _named_by_begins(layers, family)
+    members: dict[str, list[keras.layers.Layer]] = {}
+    for name, layer in zip(names, layers, strict=True):
+        if layer.weights:
+            members.setdefault(name, []).append(layer)
+    return tuple(Block(name, tuple(group)) for name, group in members.items())
+
+
+def layer_blocks(model: keras.Model) -> tuple[Block, ...]:
+    """Groups the weighted layers of any model: one block a layer, with the normalisations after it.
+
+    Normalisations at the very front join the first layer, so that no block is one alone.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="a"),
+        ...     keras.layers.BatchNormalization(), keras.layers.Conv2D(4, 3, name="b")])
+        >>> [(block.name, len(block.layers)) for block in layer_blocks(model)]
+        [('a', 2), ('b', 1)]
+    """
+    groups: list[list[keras.layers.Layer]] = [[]]
+    for layer in leaf_layers(model):
+        if not layer.weights:
+            continue
+        if not isinstance(layer, _NORMALIZATION) and _core(groups[-1]) is not None:
+            groups.append([])
+        groups[-1].append(layer)
+    return tuple(Block((_core(group) or group[0]).name, tuple(group)) for group in groups if group)
+
+
+def _core(group: Sequence[keras.layers.Layer]) -> keras.layers.Layer | None:
+    return next((layer for layer in group if not isinstance(layer, _NORMALIZATION)), None)
+
+
+def _named_by_begins(layers: Sequence[keras.layers.Layer], family: Family) -> list[str]:
+    names, current = [], "stem"
+    for layer in layers:
+        if layer.weights:  # others have automatic names, which may match by accident
+            current = _match(layer.name, family.begins) or current
+        names.append(current)
+    return names
+
+
+def _named_by_ends(layers: Sequence[keras.layers.Layer], family: Family) -> list[str]:
+    ends = [_match(layer.name, family.ends) for layer in layers]
+    last = (name for name in reversed(ends) if name)
+    current = next(last, "stem")  # what follows the last end joins it
+    names = []
+    for name in reversed(ends):
+        current = name or current
+        names.append(current)
+    names.reverse()
+    stem = [i for i, layer in enumerate(layers) if layer.weights][: family.stem]
+    return ["stem" if i in stem else name for i, name in enumerate(names)]
+
+
+def _match(name: str, patterns: Sequence[tuple[str, str]]) -> str | None:
+    for pattern, block in patterns:
+        match = re.match(pattern, name)
+        if match:
+            return match.expand(block)
+    return None

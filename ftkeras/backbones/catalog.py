@@ -1,0 +1,226 @@
+"""Every Keras Applications backbone, in one table. Nothing here imports TensorFlow.
+
+A family says how its images are prepared and how its layers form blocks. A block is the unit
+that the architecture repeats: a residual or inverted residual unit, an inception block, a NASNet
+cell; VGG and Xception have numbered blocks of their own, and DenseNet's are its dense blocks.
+Three rules hold for all:
+
+- What comes before the first unit is the block `stem`.
+- What follows the last unit (a final convolution, a final norm) belongs to it, so that
+  `blocks[-4:]` of MobileNetV2 is the last four inverted residuals with the convolution behind
+  them, and `blocks[-1:]` is never a lone batch norm.
+- A projection on a skip connection belongs to its unit; the layers that lower the resolution
+  belong to the unit they lead into, but a DenseNet transition to the dense block before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftkeras.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Family:
+    """Architectures that share preprocessing and the naming of their layers.
+
+    Args:
+        paper: Where the architecture comes from.
+        preprocessing: none (the model scales inside), tf (-1..1), torch (mean and deviation of
+            ImageNet) or caffe (BGR, mean of ImageNet).
+        smallest_size: The smallest side that Keras accepts, in pixels.
+        begins: Pairs (pattern, name): a weighted layer whose name matches begins, or belongs
+            to, the named block; one that matches none belongs to the block before it.
+        ends: Pairs likewise, for families whose layers inside a block have automatic names: a
+            layer whose name matches is the last of its block.
+        stem: With `ends`: how many weighted layers stand before the first block.
+    """
+
+    paper: str
+    preprocessing: str
+    smallest_size: int = 32
+    begins: tuple[tuple[str, str], ...] = ()
+    ends: tuple[tuple[str, str], ...] = ()
+    stem: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backbone.
+
+    Args:
+        name: Also the name of its builder in `keras.applications`.
+        family: How it is prepared and grouped.
+        natural_size: The side in pixels that its ImageNet weights were trained at.
+        parameters: How many numbers the model without top holds.
+        blocks: How many blocks it has.
+    """
+
+    name: str
+    family: Family
+    natural_size: int
+    parameters: int
+    blocks: int
+
+
+CONVNEXT = Family(
+    paper="Liu et al. 2022, A ConvNet for the 2020s",
+    preprocessing="none",
+    begins=(
+        (r".*_downsampling_\w+_0$", "stage_1_block_0"),
+        (r".*_downsampling_\w+_1$", "stage_2_block_0"),
+        (r".*_downsampling_\w+_2$", "stage_3_block_0"),
+        (r".*_(stage_\d_block_\d+)_", r"\1"),
+    ),
+)
+DENSENET = Family(
+    paper="Huang et al. 2017, Densely Connected Convolutional Networks",
+    preprocessing="torch",
+    begins=((r"(conv\d)_block\d+_", r"\1"),),
+)
+EFFICIENTNET = Family(
+    paper="Tan and Le 2019, EfficientNet: Rethinking Model Scaling for CNNs",
+    preprocessing="none",
+    begins=((r"(block\d[a-z])_", r"\1"),),
+)
+EFFICIENTNET_V2 = Family(
+    paper="Tan and Le 2021, EfficientNetV2: Smaller Models and Faster Training",
+    preprocessing="none",
+    begins=((r"(block\d[a-z]+)_", r"\1"),),
+)
+INCEPTION_V3 = Family(
+    paper="Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision",
+    preprocessing="tf",
+    smallest_size=75,
+    ends=((r"(mixed\d+)$", r"\1"),),
+    stem=10,  # five convolutions, each with batch norm
+)
+INCEPTION_RESNET = Family(
+    paper="Szegedy et al. 2017, Inception-v4, Inception-ResNet and the Impact of Residual ...",
+    preprocessing="tf",
+    smallest_size=75,
+    ends=((r"(mixed_\d[ab])$", r"\1"), (r"(block\d+_\d+)_conv$", r"\1")),
+    stem=10,
+)
+MOBILENET = Family(
+    paper="Howard et al. 2017, MobileNets: Efficient Convolutional Neural Networks ...",
+    preprocessing="tf",
+    begins=((r"conv_[dp]w_(\d+)", r"block_\1"),),
+)
+MOBILENET_V2 = Family(
+    paper="Sandler et al. 2018, MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    preprocessing="tf",
+    begins=((r"expanded_conv_", "block_0"), (r"(block_\d+)_", r"\1")),
+)
+MOBILENET_V3 = Family(
+    paper="Howard et al. 2019, Searching for MobileNetV3",
+    preprocessing="none",
+    begins=((r"expanded_conv_(\d+)_", r"block_\1"), (r"expanded_conv_", "block_0")),
+)
+NASNET = Family(
+    paper="Zoph et al. 2018, Learning Transferable Architectures for Scalable Image Recognition",
+    preprocessing="tf",
+    begins=((r".*_((?:stem|reduce)_\d+)$", r"\1"), (r".*_(\d+)$", r"cell_\1")),
+)
+RESNET = Family(
+    paper="He et al. 2016, Deep Residual Learning for Image Recognition",
+    preprocessing="caffe",
+    begins=((r"(conv\d_block\d+)_", r"\1"),),
+)
+RESNET_V2 = Family(
+    paper="He et al. 2016, Identity Mappings in Deep Residual Networks",
+    preprocessing="tf",
+    begins=((r"(conv\d_block\d+)_", r"\1"),),
+)
+VGG = Family(
+    paper="Simonyan and Zisserman 2015, Very Deep Convolutional Networks ...",
+    preprocessing="caffe",
+    begins=((r"(block\d)_", r"\1"),),
+)
+XCEPTION = Family(
+    paper="Chollet 2017, Xception: Deep Learning with Depthwise Separable Convolutions",
+    preprocessing="tf",
+    smallest_size=71,
+    begins=((r"(block\d+)_", r"\1"),),
+)
+
+_ENTRIES = (
+    #      name, family, natural size, parameters, blocks
+    Entry("ConvNeXtTiny", CONVNEXT, 224, 27_820_128, 19),
+    Entry("ConvNeXtSmall", CONVNEXT, 224, 49_454_688, 37),
+    Entry("ConvNeXtBase", CONVNEXT, 224, 87_566_464, 37),
+    Entry("ConvNeXtLarge", CONVNEXT, 224, 196_230_336, 37),
+    Entry("ConvNeXtXLarge", CONVNEXT, 224, 348_147_968, 37),
+    Entry("DenseNet121", DENSENET, 224, 7_037_504, 5),
+    Entry("DenseNet169", DENSENET, 224, 12_642_880, 5),
+    Entry("DenseNet201", DENSENET, 224, 18_321_984, 5),
+    Entry("EfficientNetB0", EFFICIENTNET, 224, 4_049_571, 17),
+    Entry("EfficientNetB1", EFFICIENTNET, 240, 6_575_239, 24),
+    Entry("EfficientNetB2", EFFICIENTNET, 260, 7_768_569, 24),
+    Entry("EfficientNetB3", EFFICIENTNET, 300, 10_783_535, 27),
+    Entry("EfficientNetB4", EFFICIENTNET, 380, 17_673_823, 33),
+    Entry("EfficientNetB5", EFFICIENTNET, 456, 28_513_527, 40),
+    Entry("EfficientNetB6", EFFICIENTNET, 528, 40_960_143, 46),
+    Entry("EfficientNetB7", EFFICIENTNET, 600, 64_097_687, 56),
+    Entry("EfficientNetV2B0", EFFICIENTNET_V2, 224, 5_919_312, 22),
+    Entry("EfficientNetV2B1", EFFICIENTNET_V2, 240, 6_931_124, 28),
+    Entry("EfficientNetV2B2", EFFICIENTNET_V2, 260, 8_769_374, 29),
+    Entry("EfficientNetV2B3", EFFICIENTNET_V2, 300, 12_930_622, 33),
+    Entry("EfficientNetV2S", EFFICIENTNET_V2, 384, 20_331_360, 41),
+    Entry("EfficientNetV2M", EFFICIENTNET_V2, 480, 53_150_388, 58),
+    Entry("EfficientNetV2L", EFFICIENTNET_V2, 480, 117_746_848, 80),
+    Entry("InceptionResNetV2", INCEPTION_RESNET, 299, 54_336_736, 44),
+    Entry("InceptionV3", INCEPTION_V3, 299, 21_802_784, 12),
+    Entry("MobileNet", MOBILENET, 224, 3_228_864, 14),
+    Entry("MobileNetV2", MOBILENET_V2, 224, 2_257_984, 18),
+    Entry("MobileNetV3Small", MOBILENET_V3, 224, 939_120, 12),
+    Entry("MobileNetV3Large", MOBILENET_V3, 224, 2_996_352, 16),
+    Entry("NASNetMobile", NASNET, 224, 4_269_716, 17),
+    Entry("NASNetLarge", NASNET, 331, 84_916_818, 23),
+    Entry("ResNet50", RESNET, 224, 23_587_712, 17),
+    Entry("ResNet101", RESNET, 224, 42_658_176, 34),
+    Entry("ResNet152", RESNET, 224, 58_370_944, 51),
+    Entry("ResNet50V2", RESNET_V2, 224, 23_564_800, 17),
+    Entry("ResNet101V2", RESNET_V2, 224, 42_626_560, 34),
+    Entry("ResNet152V2", RESNET_V2, 224, 58_331_648, 51),
+    Entry("VGG16", VGG, 224, 14_714_688, 5),
+    Entry("VGG19", VGG, 224, 20_024_384, 5),
+    Entry("Xception", XCEPTION, 299, 20_861_480, 14),
+)
+
+CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+
+HEADER = ("name", "parameters (M)", "natural size", "smallest size", "blocks", "preprocessing")
+
+
+def find(name: str) -> Entry:
+    """Returns the entry of that name.
+
+    Raises:
+        UserError: There is none; the nearest spelling is offered.
+
+    Example:
+        >>> find("ResNet50").family.preprocessing
+        'caffe'
+    """
+    if name not in CATALOG:
+        raise UserError(
+            f"backbone.name: there is no backbone {name!r}.{did_you_mean(name, CATALOG)} "
+            "`ftkeras backbones` lists them all; a model of your own is the path of a .keras file."
+        )
+    return CATALOG[name]
+
+
+def describe() -> list[tuple[object, ...]]:
+    """Returns one row a backbone, in the order of `HEADER`, for `ftkeras.console.table`."""
+    return [
+        (
+            entry.name,
+            round(entry.parameters / 1e6, 1),
+            entry.natural_size,
+            entry.family.smallest_size,
+            entry.blocks,
+            entry.family.preprocessing,
+        )
+        for entry in _ENTRIES
+    ]
