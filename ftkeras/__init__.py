@@ -17,6 +17,7 @@ _HOMES = {
     "Run": "ftkeras.training.run",
     "StagedUnfreezing": "ftkeras.phases",
     "TrainingError": "ftkeras.errors",
+    "Until": "ftkeras.phases",
     "UserError": "ftkeras.errors",
     "batches": "ftkeras.data.pipeline",
     "build_model": "ftkeras.model.assemble",
@@ -32,7 +33,30 @@ _HOMES = {
     "train": "ftkeras.tasks.classification",
     "weights_of": "ftkeras.phases",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "__version__",
+    "Block",
+    "Backbone",
+    "Phase",
+    "Run",
+    "StagedUnfreezing",
+    "TrainingError",
+    "Until",
+    "UserError",
+    "batches",
+    "build_model",
+    "evaluate",
+    "export_saved_model",
+    "format_plan",
+    "load_backbone",
+    "load_config",
+    "load_data",
+    "load_model",
+    "make_plan",
+    "predict",
+    "train",
+    "weights_of",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -58,6 +82,7 @@ if TYPE_CHECKING:
     from ftkeras.phases import (
         Phase,
         StagedUnfreezing,
+        Until,
         format_plan,
         make_plan,
         weights_of,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
@@ -78,7 +78,8 @@ class Progress:
         elapsed = now - self._start
         if self.total:
             left = elapsed / max(self.done, 1) * (self.total - self.done)
-            place = f"{self.done}/{self.total} ({100 * self.done // self.total}%), {duration(left)} left"
+            percent = 100 * self.done // self.total
+            place = f"{self.done}/{self.total} ({percent}%), {duration(left)} left"
         else:
             place = f"{self.done}, {self.done / elapsed:.0f}/s"
         return f"{self.label}: {place}{'  ' + note if note else ''}"
@@ -99,7 +100,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         >>> sum(track([1, 2, 3], "add"))
         6
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     progress = Progress(label, total)
     try:

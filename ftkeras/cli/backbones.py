@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from ftkeras.backbones.catalog import describe
+from ftkeras.backbones.catalog import HEADER, describe
 from ftkeras.cli.flags import no_arguments
 from ftkeras.console import table
 
@@ -20,6 +20,5 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "backbones")
-    header, rows = describe()
-    print(table(rows, header))
+    print(table(describe(), HEADER))
     return 0

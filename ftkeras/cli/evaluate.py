@@ -28,7 +28,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 
-    split = values["split"].value
+    split = values.split
     results = classification.evaluate(Run.open(folder), split)
-    print(json.dumps(results) if values["json"].value else format_results(results))
+    print(json.dumps(results) if values.json else format_results(results))
     return 0

@@ -24,5 +24,5 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 
-    print(classification.export(Run.open(folder), values["out"].value))
+    print(classification.export(Run.open(folder), values.out))
     return 0

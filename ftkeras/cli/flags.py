@@ -19,9 +19,9 @@ def define_config(values: flags.FlagValues) -> None:
 
 def read_config(values: flags.FlagValues, verb: str) -> Config:
     """Returns the config that --config and --set name."""
-    if values["config"].value is None:
+    if values.config is None:
         raise UserError(f"{verb}: --config is missing. `ftkeras init my.yaml` writes one.")
-    return load_config(values["config"].value, values["set"].value)
+    return load_config(values.config, values.set)
 
 
 def one_run(positional: list[str], verb: str) -> str:

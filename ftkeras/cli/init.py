@@ -17,7 +17,10 @@ Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     flags.DEFINE_string(
-        "data", None, "a folder with one folder a class; left out, the starter images", flag_values=values
+        "data",
+        None,
+        "a folder with one folder a class; left out, the starter images",
+        flag_values=values,
     )
     flags.DEFINE_string("backbone", "MobileNetV2", "see `ftkeras backbones`", flag_values=values)
     flags.DEFINE_string("weights", None, "imagenet, starter, none or a file", flag_values=values)
@@ -31,9 +34,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if os.path.exists(path):
         raise UserError(f"init: {path} exists already. Choose another name, or remove it first.")
     text = commented_config(
-        data=values["data"].value,
-        backbone=values["backbone"].value,
-        weights=values["weights"].value,
+        data=values.data,
+        backbone=values.backbone,
+        weights=values.weights,
     )
     try:
         with open(path, "x", encoding="utf-8") as file:

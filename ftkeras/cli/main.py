@@ -97,7 +97,9 @@ def _help(verb: str, module: ModuleType, values: flags.FlagValues) -> str:
         flag = values[name]
         default = "" if flag.default in (None, [], False) else f" (default {flag.default})"
         placeholder = "" if flag.boolean else "=..."
-        text = " ".join(flag.help.split()).removesuffix("; repeat this option to specify a list of values")
+        text = " ".join(flag.help.split()).removesuffix(
+            "; repeat this option to specify a list of values"
+        )
         rows.append(f"  --{name + placeholder:16} {text}{default}")
     described = "\n".join(rows) or "  none"
     return f"ftkeras {verb}: {VERBS[verb]}\n\n{module.USAGE}\nFlags:\n{described}\n"

@@ -9,14 +9,16 @@ from absl import flags
 from ftkeras.cli.quiet import import_tensorflow
 from ftkeras.errors import UserError
 
-USAGE = """Usage:   ftkeras predict RUN FILE|FOLDER|PATTERN ... [--out=FILE.csv|FILE.jsonl] [--top_k=5]
+USAGE = """Usage:   ftkeras predict RUN FILE|FOLDER|PATTERN ... [--out=FILE] [--top_k=5]
 Example: ftkeras predict runs/quickstart photos/ --out=predictions.csv --top_k=3
 """
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
-    flags.DEFINE_string("out", None, "a .csv or .jsonl file; left out, print CSV", flag_values=values)
+    flags.DEFINE_string(
+        "out", None, "a .csv or .jsonl file; left out, print CSV", flag_values=values
+    )
     flags.DEFINE_integer("top_k", 5, "classes for each image", 1, flag_values=values)
 
 
@@ -32,8 +34,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
     run = Run.open(positional[0])
     files = expand_inputs(positional[1:])
-    rows = classification.predict(run, files, values["top_k"].value)
-    answered, failed = write_predictions(values["out"].value, rows)
+    rows = classification.predict(run, files, values.top_k)
+    answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""
     print(f"{answered} images classified{unreadable}", file=sys.stderr)
     return 0

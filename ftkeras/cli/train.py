@@ -27,13 +27,13 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "train")
     config = read_config(values, "train")
-    stem = os.path.splitext(os.path.basename(values["config"].value))[0]
+    stem = os.path.splitext(os.path.basename(values.config))[0]
     import_tensorflow()
     from ftkeras.tasks import classification
 
     classification.train(
         config,
-        values["out"].value or os.path.join("runs", stem),
-        overwrite=values["overwrite"].value,
+        values.out or os.path.join("runs", stem),
+        overwrite=values.overwrite,
     )
     return 0

@@ -1,4 +1,4 @@
-"""Reads a config: YAML file, then `--set` overrides, then validation with errors people can act on."""
+"""Reads a config: YAML file, then `--set` overrides, then validation with clear errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
@@ -37,7 +39,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             by the schema.
 
     Raises:
-        UserError: The file is missing or not YAML, or a field is unknown, missing or of a wrong type.
+        UserError: The file is missing or not YAML, or a field is unknown, missing or mistyped.
 
     Example:
         >>> load_config("configs/quickstart.yaml", ["seed=1"]).seed  # doctest: +SKIP
@@ -46,7 +48,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file. `ftkeras init` writes one to start from.") from None
+        raise UserError(
+            f"{path}: no such config file. `ftkeras init` writes one to start from."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a text file ({error}).") from None
     try:
@@ -58,7 +62,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     return parse_config(tree, overrides, where=str(path))
 
 
-def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "config") -> Config:
+def parse_config(
+    tree: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "config"
+) -> Config:
     """Returns the validated config of a plain mapping; see `load_config`."""
     raw_values: dict[tuple[str | int, ...], str] = {}
     data = _copy(tree)
@@ -92,7 +98,9 @@ def dump_config(config: Config) -> str:
 def _parse_override(override: str) -> tuple[tuple[str | int, ...], str]:
     name, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+|\[-?\d+\])*", name):
-        raise UserError(f"--set {override!r}: expected FIELD=VALUE, for example phases[1].epochs=20.")
+        raise UserError(
+            f"--set {override!r}: expected FIELD=VALUE, for example phases[1].epochs=20."
+        )
     parts = re.findall(r"\w+|\[-?\d+\]", name)
     return tuple(int(part[1:-1]) if part[0] == "[" else part for part in parts), text
 
@@ -102,7 +110,9 @@ def _assign(tree: Any, location: tuple[str | int, ...], value: Any, override: st
     for part, following in zip(location, (*location[1:], None), strict=True):
         if isinstance(part, int):
             if not isinstance(node, list) or not -len(node) <= part < len(node):
-                held = f"it has {len(node)} entries" if isinstance(node, list) else "it is not a list"
+                held = (
+                    f"it has {len(node)} entries" if isinstance(node, list) else "it is not a list"
+                )
                 raise UserError(f"--set {override!r}: no entry [{part}]; {held}.")
         elif not isinstance(node, dict):
             raise UserError(f"--set {override!r}: {part!r} is not inside a section.")
@@ -123,7 +133,7 @@ def _copy(tree: Any) -> Any:
 def _retype_strings(
     data: Any, error: ValidationError, raw_values: dict[tuple[str | int, ...], str]
 ) -> bool:
-    """Gives back their text to overrides that YAML read as numbers where the schema wants a string."""
+    """Gives overrides their text back where YAML read a number and the schema wants a string."""
     changed = False
     for item in error.errors():
         location = _clean(item["loc"], data)
@@ -154,7 +164,9 @@ def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
     node = data
     for place, part in enumerate(loc):
         inside = isinstance(node, dict) and part in node
-        if inside or (isinstance(node, list) and isinstance(part, int) and -len(node) <= part < len(node)):
+        if inside or (
+            isinstance(node, list) and isinstance(part, int) and -len(node) <= part < len(node)
+        ):
             node = node[part]
             kept.append(part)
         elif isinstance(node, dict) and place == len(loc) - 1:

@@ -24,7 +24,9 @@ Selectors = Annotated[
 class Section(BaseModel):
     """The base of every section: unknown fields are refused, values do not change type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
 
 
 # ---------------------------------------------------------------------------------- data
@@ -245,7 +247,7 @@ class PhaseConfig(Section):
     name: str
     """A name for logs and plots."""
     train: Selectors | None = None
-    """Selectors of what trains: head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias."""
+    """What trains: any of head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias."""
     epochs: PositiveInt | None = None
     """How many passes over the training images; or give steps, or until."""
     steps: PositiveInt | None = None
@@ -303,7 +305,7 @@ class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
-    """The metric that tells the best epoch; left out, val_accuracy, or val_loss for several labels."""
+    """The metric that tells the best epoch; left out, val_accuracy (several labels: val_loss)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"

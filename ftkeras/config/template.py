@@ -34,7 +34,7 @@ def commented_config(data: str | None, backbone: str, weights: str | None) -> st
     ]
     given = {"data": source, "backbone": {"name": backbone, "weights": weights}, "phases": phases}
     parse_config(given)  # what we write must be readable
-    sections = {"data": FolderData if data else StarterData}
+    sections: dict[str, type[BaseModel]] = {"data": FolderData if data else StarterData}
     lines = _section(Config, given, sections, indent=0)
     return _HEADER + "\n" + "\n".join(lines) + "\n"
 
@@ -54,7 +54,7 @@ def _section(
             lines += [f"{space}# {line}" for line in field.description.splitlines()]
         inner = sections.get(name) or _model_of(field.annotation)
         if name == "phases":
-            lines += [f"{space}phases:", *_phases(value)]
+            lines += [f"{space}phases:", *_phases(given[name])]
         elif inner is not None and (isinstance(value, BaseModel) or name in given):
             lines.append(f"{space}{name}:")
             lines += _section(inner, given.get(name, {}), {}, indent + 1)

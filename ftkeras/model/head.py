@@ -74,8 +74,8 @@ def attach_head(
 def frequency_bias(labels: np.ndarray, classes: int, multi_label: bool) -> np.ndarray:
     """Returns the bias with which untrained logits already predict the class frequencies.
 
-    Without it the first epoch is spent on learning how common each class is (Karpathy, "A recipe for
-    training neural networks", 2019).
+    Without it the first epoch is spent on learning how common each class is (Karpathy, "A recipe
+    for training neural networks", 2019).
 
     Args:
         labels: int (n,) class indices, or multi-hot (n, classes) for `multi_label`.
@@ -111,9 +111,7 @@ def _pool(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
 
 def _hidden(x: keras.KerasTensor, layer: Hidden, number: int, seed: int) -> keras.KerasTensor:
     kernel = _initializer(layer.initializer, seed + number)
-    x = keras.layers.Dense(
-        layer.units, kernel_initializer=kernel, name=f"head_dense_{number}"
-    )(x)
+    x = keras.layers.Dense(layer.units, kernel_initializer=kernel, name=f"head_dense_{number}")(x)
     if layer.normalization == "batch":
         x = keras.layers.BatchNormalization(name=f"head_norm_{number}")(x)
     elif layer.normalization == "layer":

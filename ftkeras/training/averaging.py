@@ -30,15 +30,16 @@ class _Average:
 class AveragedWeights(keras.callbacks.Callback):
     """Averages a model's weights while it trains; the averages usually generalise better.
 
-    Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging". After update t
-    (from 0) since a weight began to train, `average += (1 - d) * (weight - average)` with
+    Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging". After update
+    t (from 0) since a weight began to train, `average += (1 - d) * (weight - average)` with
     `d = min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten. A weight that has not
     trained yet has no average but its value, and starts from it when it is unfrozen; Keras's own
     `use_ema` zips averages and weights by position and goes wrong there. The statistics of batch
     normalisation are averaged wherever they move.
 
-    An update is an optimizer's: with gradient accumulation, every so many steps. Give it to `fit` after
-    `StagedUnfreezing`, whose audit has to see the weights before the averages replace them.
+    An update is the optimizer's: with gradient accumulation, one in so many steps. With
+    `steps_per_execution` it is one an execution. Give this to `fit` after `StagedUnfreezing`, whose
+    audit has to see the weights before the averages replace them.
 
     Args:
         model: The model, built; a `fit` of another model that shares its variables counts too.
@@ -167,7 +168,9 @@ class AveragedWeights(keras.callbacks.Callback):
         kept = {key.partition("/")[2]: v for key, v in state.items() if key.startswith("average/")}
         for path, value in kept.items():
             if path not in at or tuple(at[path].shape) != value.shape:
-                raise UserError(f"average: the state has {path!r} {value.shape}; the model has not.")
+                raise UserError(
+                    f"average: the state has {path!r} {value.shape}; the model has not."
+                )
         self._updates = int(state["updates"])
         self._counter.assign(self._updates)
         self._averages = {}

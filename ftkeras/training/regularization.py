@@ -16,14 +16,14 @@ class WeightPenalty(keras.callbacks.Callback):
     """Adds `l2 * sum(w^2)`, or `l2_sp * sum((w - w_pretrained)^2)`, to the training loss.
 
     L2-SP (Li, Grandvalet and Davoine 2018, "Explicit inductive bias for transfer learning with
-    convolutional networks") pulls a backbone to where it started, not to zero. The paper writes alpha/2
-    where Keras, and this, write alpha.
+    convolutional networks") pulls a backbone to where it started, not to zero. What is alpha / 2 in
+    the paper is `l2_sp` here, as Keras writes its L2.
 
     Making it sets `regularizer` of the variables themselves, which Keras adds to the loss: of the
     weights that train just now, once whatever the number of replicas, before loss scaling. No
     layer's config knows of it, so the saved model loads without ftkeras; a regulariser that a
-    weight already had is replaced. As a callback it keeps the penalty out of `val_loss`, which would
-    otherwise jump whenever something is unfrozen.
+    weight already had is replaced. As a callback it keeps the penalty out of `val_loss`, which
+    would otherwise measure the weights too, and not the same ones in every phase.
 
     Decoupled weight decay pulls the same weights to zero: leave `anchored` out of it.
 
@@ -31,8 +31,8 @@ class WeightPenalty(keras.callbacks.Callback):
         weights: The weights to penalise, usually those that any phase trains. Biases and
             normalisation are left out, as from weight decay.
         l2: Strength for weights without a pretrained value; with `l2_sp` 0, for all.
-        l2_sp: Strength for weights of blocks. Their values now are the anchor, kept once a device: make
-            this before a checkpoint is loaded, in the strategy's scope.
+        l2_sp: Strength for weights of blocks. Their values now are the anchor, kept once a device:
+            make this before a checkpoint is loaded, in the strategy's scope.
         new_blocks: Names of blocks that were given fresh weights: they have no pretrained value.
 
     Raises:

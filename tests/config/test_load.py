@@ -29,7 +29,9 @@ def error_of(*overrides: str, tree: dict | None = None) -> str:
 
 
 def test_overrides_reach_into_lists_and_make_sections():
-    config = parse_config(MINIMAL, ["phases[0].epochs=20", "head.dropout=0.5", "data.split.val=0.1"])
+    config = parse_config(
+        MINIMAL, ["phases[0].epochs=20", "head.dropout=0.5", "data.split.val=0.1"]
+    )
     assert config.phases[0].epochs == 20
     assert config.head.dropout == 0.5
     assert config.data.split is not None
@@ -44,7 +46,10 @@ def test_an_override_leaves_its_input_alone():
 def test_an_override_is_typed_by_the_schema():
     assert parse_config(MINIMAL, ["data.path=2024"]).data.path == "2024"
     assert parse_config(MINIMAL, ["phases[0].learning_rate=1e-4"]).phases[0].learning_rate == 1e-4
-    assert parse_config(MINIMAL, ["phases[0].train=[head, norm]"]).phases[0].train == ["head", "norm"]
+    assert parse_config(MINIMAL, ["phases[0].train=[head, norm]"]).phases[0].train == [
+        "head",
+        "norm",
+    ]
     assert parse_config(MINIMAL, ["phases[0].train=all"]).phases[0].train == ["all"]
 
 
@@ -92,7 +97,9 @@ def test_phase_names_must_differ():
 
 
 def test_a_missing_source_lists_the_sources():
-    assert "'source' is missing. Allowed: folder" in error_of(tree={**MINIMAL, "data": {"path": "x"}})
+    assert "'source' is missing. Allowed: folder" in error_of(
+        tree={**MINIMAL, "data": {"path": "x"}}
+    )
 
 
 @pytest.mark.parametrize(

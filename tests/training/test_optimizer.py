@@ -32,7 +32,9 @@ def test_weight_decay_shrinks_kernels_and_spares_biases_and_normalisation(name):
     net = model()
     optimizer = make_optimizer(name, weights_of(net), learning_rate=0.1, weight_decay=0.5)
     before = {v.path: v.numpy() for v in net.trainable_variables}
-    optimizer.apply([keras.ops.zeros_like(v) for v in net.trainable_variables], net.trainable_variables)
+    optimizer.apply(
+        [keras.ops.zeros_like(v) for v in net.trainable_variables], net.trainable_variables
+    )
     for variable in net.trainable_variables:
         if variable.name == "kernel":
             np.testing.assert_allclose(variable.numpy(), before[variable.path] * 0.95, rtol=1e-5)
@@ -46,7 +48,9 @@ def test_gradients_are_clipped_to_a_global_norm():
         "sgd", weights_of(net), learning_rate=1.0, momentum=0.0, clip_norm=1.0
     )
     before = [v.numpy() for v in net.trainable_variables]
-    optimizer.apply([keras.ops.ones_like(v) * 9 for v in net.trainable_variables], net.trainable_variables)
+    optimizer.apply(
+        [keras.ops.ones_like(v) * 9 for v in net.trainable_variables], net.trainable_variables
+    )
     moved = [v.numpy() - b for v, b in zip(net.trainable_variables, before, strict=True)]
     assert np.sqrt(sum((m**2).sum() for m in moved)) == pytest.approx(1.0, rel=1e-5)
 
@@ -59,5 +63,7 @@ def test_accumulation_updates_every_nth_step():
     kernel = net.get_layer("out").kernel
     before = kernel.numpy()
     for expected in (0.0, -1.0, -1.0, -2.0):
-        optimizer.apply([keras.ops.ones_like(v) for v in net.trainable_variables], net.trainable_variables)
+        optimizer.apply(
+            [keras.ops.ones_like(v) for v in net.trainable_variables], net.trainable_variables
+        )
         np.testing.assert_allclose(kernel.numpy() - before, expected, atol=1e-6)
