@@ -23,10 +23,14 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     config = read_config(values, "plan")
     import_tensorflow()
     from ftkeras.phases import format_plan
+    from ftkeras.phases.strategies import phases_as_yaml
     from ftkeras.tasks import classification
 
     assembled = classification.assemble(config)
     print(assembled.describe())
     print()
     print(format_plan(assembled.plan), end="")
+    if not isinstance(config.phases, list):
+        print("\nThe strategy's phases, to copy into a config and edit:\n")
+        print(phases_as_yaml(assembled.phases), end="")
     return 0

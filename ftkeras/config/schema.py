@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -180,6 +188,23 @@ class BackboneConfig(Section):
     """imagenet (Keras downloads them), starter (shipped, MobileNetV2), none, or a file."""
     cut: str | None = None
     """For a .keras file: the name of the layer whose output is the backbone's output."""
+    activation: dict[str, str] = {}
+    """Activations to swap across the backbone, its weights kept: {relu6: swish}."""
+    stochastic_depth: Fraction | None = None
+    """The drop rate of the last residual branch, rising from the first (Huang et al. 2016)."""
+    reinitialize: Annotated[int, Field(ge=0)] = 0
+    """How many of the last blocks start from fresh weights."""
+    shrink_and_perturb: ShrinkPerturb | None = None
+    """Left out, the pretrained weights stay as they are."""
+
+
+class ShrinkPerturb(Section):
+    """Shrink the pretrained weights and add fresh ones (Ash and Adams 2020)."""
+
+    shrink: Annotated[float, Field(ge=0.0, le=1.0)]
+    """The factor on the pretrained weights."""
+    perturb: NonNegativeFloat
+    """The factor on the freshly drawn weights that are added."""
 
 
 class HiddenLayer(Section):
@@ -275,6 +300,55 @@ class PhaseConfig(Section):
     """The loss's label smoothing in this phase."""
 
 
+class StrategyConfig(Section):
+    """A named way to fine-tune, which `ftkeras plan` writes out as phases."""
+
+    strategy: Literal[
+        "linear_probe",
+        "full",
+        "lp_ft",
+        "gradual",
+        "last_n",
+        "surgical",
+        "bitfit",
+        "norm_only",
+        "auto",
+    ]
+    """linear_probe, full, lp_ft (linear probe, then full), gradual (one more block an epoch),
+    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, or auto."""
+    epochs: PositiveInt = 10
+    """Epochs of all phases together."""
+    learning_rate: PositiveFloat = 1.0e-3
+    """The peak rate while only the head trains."""
+    fine_rate: PositiveFloat = 1.0e-4
+    """The peak rate while pretrained weights train."""
+    last_n: PositiveInt = 4
+    """How many blocks last_n unfreezes."""
+
+
+PhasesConfig = Annotated[
+    Annotated[list[PhaseConfig], Field(min_length=1), Tag("list")]
+    | Annotated[StrategyConfig, Tag("strategy")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "strategy"),
+]
+
+
+class WeightAverage(Section):
+    """An exponential moving average of the weights, which validation and the final model use."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
+    """How much of the average stays at each update."""
+
+
+class RegularizationConfig(Section):
+    """Penalties on weights that train; biases and normalisation are left out."""
+
+    l2: NonNegativeFloat = 0.0
+    """Toward zero: of the head, and of backbone weights where l2_sp is 0."""
+    l2_sp: NonNegativeFloat = 0.0
+    """Toward the pretrained weights (L2-SP: Li, Grandvalet and Davoine 2018)."""
+
+
 class OptimizerConfig(Section):
     """The one optimizer that serves all phases."""
 
@@ -310,6 +384,8 @@ class TrainingConfig(Section):
     """Left out, all epochs run."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """The Keras dtype policy."""
+    average: WeightAverage | None = None
+    """Left out, weights are not averaged."""
     deterministic: bool = False
     """Make every operation reproducible to the bit, at some cost in speed."""
 
@@ -332,14 +408,15 @@ class Config(Section):
     backbone: BackboneConfig
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
-    phases: Annotated[list[PhaseConfig], Field(min_length=1)]
+    phases: PhasesConfig
+    regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")
     def _phase_names_differ(self) -> Config:
-        names = [phase.name for phase in self.phases]
+        names = [phase.name for phase in self.phases] if isinstance(self.phases, list) else []
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"phases: the name {twice[0]!r} is given twice; names must differ")

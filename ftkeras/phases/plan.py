@@ -216,8 +216,8 @@ def _warnings(
     elif any(block.trained for block in first.blocks[:-1]):
         yield (
             f"phase {first.name!r} trains pretrained blocks under a head that is still "
-            "random, which can distort their features (Kumar et al. 2022). A first phase with train: [head] "
-            "avoids it."
+            "random, which can distort their features (Kumar et al. 2022). A first phase with "
+            "train: [head] avoids it."
         )
     for before, phase in zip((None, *planned), planned, strict=False):
         same = before is not None and before.blocks == phase.blocks

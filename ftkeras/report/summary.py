@@ -11,20 +11,21 @@ from ftkeras.data.dataset import ImageData
 _SHOWN = ("val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "loss", "accuracy")
 
 
-def start_lines(data: ImageData, backbone: str, device: str) -> str:
+def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str]) -> str:
     """Returns what is worth reading before training starts.
 
     Args:
         data: The data set.
         backbone: Its name, weights and size, in words.
         device: What it runs on, in words.
+        notes: Sentences for the user.
     """
     parts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     lines = [
         f"data      {data.source}: {parts}; {len(data.class_names)} classes",
         f"backbone  {backbone}",
         f"device    {device}",
-        *(f"note      {note}" for note in data.notes),
+        *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
         lines.append(f"note      {len(data.bad_files)} files left out; see bad_files.csv")

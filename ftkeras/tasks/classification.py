@@ -14,25 +14,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.backbones import Backbone, load_backbone
-from ftkeras.config.schema import Config, DataSection, LossConfig, PhaseConfig
-from ftkeras.data.augment_layers import layers_augment
+from ftkeras.backbones import Backbone
+from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.data.load import load_data
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.metrics import evaluate_predictions
 from ftkeras.evaluation.predict import FilePrediction, predict_files, predict_logits
 from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
-from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden, frequency_bias
-from ftkeras.phases import Phase, Plan, StagedUnfreezing, Until, make_plan, weights_of
+from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
+from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.summary import end_lines, start_lines
+from ftkeras.training import build
 from ftkeras.training.checkpoint import load_weights
 from ftkeras.training.fit import early_stopping, fit
-from ftkeras.training.optimizer import make_optimizer
+from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
 from ftkeras.training.strategy import choose_strategy, prepare
 
@@ -46,9 +44,12 @@ class Assembled:
     feed: Feed
     backbone: Backbone
     model: keras.Model
+    penalty: WeightPenalty | None
     unfreeze: StagedUnfreezing
+    phases: Sequence[Phase]
     plan: Plan
     device: str
+    notes: Sequence[str]
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
@@ -57,7 +58,7 @@ class Assembled:
             f"{given.name} ({given.weights}) at {self.feed.image_size} px, "
             f"{len(self.backbone.blocks)} blocks"
         )
-        return start_lines(self.data, backbone, self.device)
+        return start_lines(self.data, backbone, self.device, self.notes)
 
 
 def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
@@ -110,19 +111,24 @@ def assemble(config: Config) -> Assembled:
     training = config.training
     prepare(config.seed, training.precision, training.deterministic)
     strategy, device = choose_strategy()
-    data = _load_data(config)
+    data = build.images(config)
     _check_names(config, data)
-    phases = [_phase(phase) for phase in config.phases]
     with strategy.scope():
-        backbone = load_backbone(
-            config.backbone.name,
-            weights=config.backbone.weights,
-            image_size=config.data.image_size,
-            cut=config.backbone.cut,
+        backbone = build.backbone(config)
+        model = build.model(config, data, backbone)
+        feed = build.feed(config, data, int(model.input_shape[1]))
+        weights = weights_of(model, backbone.blocks)
+        loss = _loss(config.loss, data.multi_label)
+        expansion = build.phases(
+            config,
+            weights,
+            len(data.splits["train"]),
+            lambda: relative_gradients(model, weights, feed.plain("train").take(8), loss),
         )
-        model = _build_model(config, data, backbone)
-        _compile(config, data, model, backbone, phases)
-    feed = _feed(config, data, int(model.input_shape[1]))
+        phases = expansion.phases
+        penalty = build.penalty(config, weights, backbone, phases)
+        optimizer = build.optimizer(config, weights, penalty)
+        model.compile(optimizer, loss=loss, weighted_metrics=_metrics(data.multi_label))
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
     unfreeze = StagedUnfreezing(
         model,
@@ -134,12 +140,15 @@ def assemble(config: Config) -> Assembled:
     )
     plan = make_plan(
         model,
-        weights_of(model, backbone.blocks),
+        weights,
         phases,
         steps_per_epoch=feed.steps_per_epoch,
         batch_size=config.data.batch_size,
     )
-    return Assembled(config, data, feed, backbone, model, unfreeze, plan, device)
+    notes = (*data.notes, *expansion.reasons)
+    return Assembled(
+        config, data, feed, backbone, model, penalty, unfreeze, phases, plan, device, notes
+    )
 
 
 def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
@@ -150,10 +159,10 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _load_data(config)
+    model, data = load_model(run), build.images(config)
     if split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
-    return _measure(model, _feed(config, data, int(model.input_shape[1])), split)
+    return _measure(model, build.feed(config, data, int(model.input_shape[1])), split)
 
 
 def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
@@ -200,13 +209,17 @@ def _fit(assembled: Assembled, run: Run) -> int:
     """Trains through all phases; returns the best epoch, whose weights the model has then."""
     config, feed = assembled.config, assembled.feed
     stopping = config.training.early_stopping
+    callbacks = [] if stopping is None else [early_stopping(**stopping.model_dump())]
+    if assembled.penalty is not None:
+        callbacks.append(assembled.penalty)
     checkpoints = fit(
         assembled.model,
         feed,
         unfreeze=assembled.unfreeze,
         run=run,
         monitor=config.training.monitor or _default_monitor(assembled.data),
-        callbacks=[] if stopping is None else [early_stopping(**stopping.model_dump())],
+        average=build.average(config, assembled.model),
+        callbacks=callbacks,
     )
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     run.write_json("plan.json", {**assembled.plan.as_json(), "audit": verdicts})
@@ -248,76 +261,7 @@ def _write_facts(assembled: Assembled, run: Run) -> None:
     write_bad_files(data.bad_files, run.path("bad_files.csv"))
 
 
-# -------------------------------------------------------------- from config to arguments
-
-
-def _load_data(config: Config) -> ImageData:
-    source = config.data.model_dump(exclude=set(DataSection.model_fields))
-    return load_data(**source, seed=config.seed, max_bad_files=config.data.max_bad_files)
-
-
-def _feed(config: Config, data: ImageData, image_size: int) -> Feed:
-    given = config.data
-    strengths = {phase.augmentation for phase in config.phases} - {None}
-    layers = None
-    if not isinstance(given.augmentation, str):
-        if strengths:
-            raise UserError(
-                "phases: augmentation can be set by phase only where data.augmentation is a "
-                "strength, not a list of layers."
-            )
-        listed = [(layer.name, layer.args) for layer in given.augmentation]
-        layers = layers_augment(listed, image_size)
-    return Feed(
-        data,
-        image_size=image_size,
-        batch_size=given.batch_size,
-        seed=config.seed,
-        resize=given.resize,
-        cache=given.cache,
-        strength=given.augmentation if isinstance(given.augmentation, str) else "none",
-        varies=bool(strengths),
-        layers=layers,
-        options={
-            "mixup": given.mix.mixup,
-            "cutmix": given.mix.cutmix,
-            "balance": given.balance,
-        },
-    )
-
-
-def _phase(phase: PhaseConfig) -> Phase:
-    until = None if phase.until is None else Until(**phase.until.model_dump())
-    return Phase(**{**phase.model_dump(), "until": until})
-
-
-def _build_model(config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
-    head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    classes = len(data.class_names)
-    if config.head.bias_from_frequencies:
-        head["bias"] = frequency_bias(data.splits["train"].labels, classes, data.multi_label)
-    hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-    return build_model(backbone, classes, hidden=hidden, seed=config.seed, **head)
-
-
-def _compile(
-    config: Config,
-    data: ImageData,
-    model: keras.Model,
-    backbone: Backbone,
-    phases: Sequence[Phase],
-) -> None:
-    optimizer = make_optimizer(
-        config.optimizer.name,
-        weights_of(model, backbone.blocks),
-        learning_rate=phases[0].learning_rate or 1e-3,
-        **config.optimizer.model_dump(exclude={"name"}),
-    )
-    model.compile(
-        optimizer,
-        loss=_loss(config.loss, data.multi_label),
-        weighted_metrics=_metrics(data.multi_label),
-    )
+# -------------------------------------------------------------------- losses and metrics
 
 
 def _loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
@@ -359,7 +303,7 @@ def _check_names(config: Config, data: ImageData) -> None:
     asked = {"training.monitor": config.training.monitor}
     if config.training.early_stopping is not None:
         asked["training.early_stopping.metric"] = config.training.early_stopping.metric
-    for number, phase in enumerate(config.phases):
+    for number, phase in enumerate(config.phases if isinstance(config.phases, list) else []):
         if phase.until is not None:
             asked[f"phases[{number}].until.metric"] = phase.until.metric
     for field, name in asked.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.phases.phase import larger_is_better
+from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.run import Run
 
 
@@ -31,14 +33,16 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         run: Where they go.
         monitor: The logged metric that says which epoch is the best; its name tells the direction.
+        average: Where given, the best weights are the averaged ones, which validation measured.
     """
 
-    def __init__(self, run: Run, monitor: str):
+    def __init__(self, run: Run, monitor: str, average: AveragedWeights | None = None):
         super().__init__()
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._run = run
         self._monitor = monitor
+        self._average = average
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
@@ -51,7 +55,8 @@ class Checkpoints(keras.callbacks.Callback):
         value = float(logs[self._monitor])
         if self._improves(value):
             self.best, self.best_epoch = value, epoch
-            save_weights(self.model, self._run, "best")
+            with contextlib.nullcontext() if self._average is None else self._average.swapped():
+                save_weights(self.model, self._run, "best")
 
     def _improves(self, value: float) -> bool:
         if self.best is None:

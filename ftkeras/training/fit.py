@@ -10,6 +10,7 @@ import keras
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import larger_is_better
+from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import DataPosition, FitProgress, GroupRates, Interruptible, Record
 from ftkeras.training.checkpoint import Checkpoints, save_weights
 from ftkeras.training.run import Run
@@ -22,6 +23,7 @@ def fit(
     unfreeze: StagedUnfreezing,
     run: Run,
     monitor: str,
+    average: AveragedWeights | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Checkpoints:
     """Trains a compiled model through all phases and keeps the record in the run's folder.
@@ -32,6 +34,7 @@ def fit(
         unfreeze: The phases.
         run: Where metrics, checkpoints and TensorBoard logs go.
         monitor: The logged metric that tells the best epoch.
+        average: Keeps a moving average of the weights; validation and the best checkpoint use it.
         callbacks: More callbacks; they see the logs with the phase's learning rate in them.
 
     Returns:
@@ -41,9 +44,10 @@ def fit(
         TrainingError: A frozen weight moved, or `monitor` isn't logged.
         KeyboardInterrupt: (after saving the weights) Someone pressed Ctrl-C.
     """
-    checkpoints = Checkpoints(run, monitor)
+    checkpoints = Checkpoints(run, monitor, average)
     ours: list[keras.callbacks.Callback] = [
         unfreeze,  # before those that read its phase and its learning rate
+        *([] if average is None else [average]),
         DataPosition(feed, unfreeze),
         Record(run, unfreeze),
         FitProgress(unfreeze),
@@ -62,6 +66,8 @@ def fit(
             verbose=0,
         )
     except BaseException:
+        if average is not None:
+            average.unswap()  # where validation was interrupted, the averages are in the model
         save_weights(model, run, "last")
         raise
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import keras
 
-from ftkeras.phases.selectors import Weights, is_bias, is_norm
+from ftkeras.phases.selectors import Weight, Weights, is_bias, is_norm
 
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
     "adam": keras.optimizers.Adam,
@@ -28,6 +30,7 @@ def make_optimizer(
     momentum: float = 0.9,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    spared: Iterable[Weight] = (),
 ) -> keras.optimizers.Optimizer:
     """Returns a Keras optimizer whose weight decay leaves out biases and normalisation.
 
@@ -41,6 +44,7 @@ def make_optimizer(
         weight_decay: Decoupled decay a step, times the learning rate (Loshchilov and Hutter 2019).
         momentum: For sgd and rmsprop.
         clip_norm: Global gradient norm to clip to.
+        spared: More weights that don't decay.
         accumulate: Steps over which gradients are averaged before an update.
 
     Raises:
@@ -54,6 +58,7 @@ def make_optimizer(
         **({"momentum": momentum} if name in _WITH_MOMENTUM else {}),
     )
     if weight_decay:
-        spared = [w.variable for w in weights.all if is_bias(w) or is_norm(w.layer)]
-        optimizer.exclude_from_weight_decay(var_list=spared)
+        excluded = [weight.variable for weight in spared]
+        excluded += [w.variable for w in weights.all if is_bias(w) or is_norm(w.layer)]
+        optimizer.exclude_from_weight_decay(var_list=excluded)
     return optimizer

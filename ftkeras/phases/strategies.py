@@ -1,0 +1,237 @@
+"""Named strategies: well-known ways to fine-tune, each written out as phases.
+
+A strategy is nothing but a list of phases that a person could have written: `ftkeras plan` prints
+them, to be copied and edited.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+import yaml
+
+from ftkeras.errors import UserError
+from ftkeras.phases.phase import Phase
+from ftkeras.phases.selectors import Weights
+
+RelativeGradients = Callable[[], Mapping[str, float]]
+
+_SURGICAL_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a strategy works with.
+
+    Attributes:
+        epochs: Epochs of all phases together.
+        head_rate: Peak learning rate while only the head trains.
+        fine_rate: Peak learning rate while pretrained weights train.
+        last_n: How many blocks `last_n` unfreezes.
+        weights: The model's weights and blocks.
+        examples: How many training examples there are.
+        relative_gradients: Gives each block's gradient norm over its weights' norm on the data.
+    """
+
+    epochs: int
+    head_rate: float
+    fine_rate: float
+    last_n: int
+    weights: Weights
+    examples: int
+    relative_gradients: RelativeGradients
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A strategy's phases, and its reasons where it made a choice."""
+
+    phases: tuple[Phase, ...]
+    reasons: tuple[str, ...] = ()
+
+
+def expand(name: str, setting: Setting) -> Expansion:
+    """Returns the phases of a named strategy.
+
+    Raises:
+        UserError: The strategy needs more epochs than there are.
+
+    Example:
+        ```python
+        expand("lp_ft", setting).phases  # (Phase("head", ...), Phase("full", ...))
+        ```
+    """
+    return STRATEGIES[name](setting)
+
+
+def phases_as_yaml(phases: Sequence[Phase]) -> str:
+    """Returns phases as the `phases:` section of a config.
+
+    Example:
+        >>> print(phases_as_yaml([Phase("head", epochs=2, learning_rate=0.001)]), end="")
+        phases:
+        - {name: head, epochs: 2, learning_rate: 0.001}
+    """
+    rows = [
+        {name: value for name, value in dataclasses.asdict(phase).items() if value is not None}
+        for phase in phases
+    ]
+    listed = [{k: list(v) if k == "train" else v for k, v in row.items()} for row in rows]
+    return "phases:\n" + "".join(
+        f"- {yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1000)}"
+        for row in listed
+    )
+
+
+def linear_probe(setting: Setting) -> Expansion:
+    """Trains the head alone."""
+    return Expansion((_head(setting, setting.epochs),))
+
+
+def full(setting: Setting) -> Expansion:
+    """Trains everything from the first step."""
+    return Expansion((_fine("full", ["all"], setting, setting.epochs),))
+
+
+def lp_ft(setting: Setting) -> Expansion:
+    """Linear probe, then everything (Kumar et al. 2022)."""
+    return _then(setting, "full", ["all"])
+
+
+def last_n(setting: Setting) -> Expansion:
+    """The head, then the last n blocks with it."""
+    return _then(setting, "last", ["head", f"blocks[-{setting.last_n}:]"])
+
+
+def bitfit(setting: Setting) -> Expansion:
+    """The head, then every bias with it (Zaken et al. 2022)."""
+    return _then(setting, "bias", ["head", "bias"])
+
+
+def norm_only(setting: Setting) -> Expansion:
+    """The head, then scales and offsets of normalisation with it (Frankle et al. 2021)."""
+    return _then(setting, "norm", ["head", "norm"])
+
+
+def gradual(setting: Setting) -> Expansion:
+    """One more block an epoch, from the top (ULMFiT: Howard and Ruder 2018)."""
+    _need(setting, "gradual", 2)
+    moves = min(setting.epochs - 1, len(setting.weights.blocks))
+    phases = [_head(setting, 1)]
+    for number in range(1, moves + 1):
+        phases.append(
+            Phase(
+                f"top_{number}",
+                epochs=setting.epochs - moves if number == moves else 1,
+                learning_rate=setting.fine_rate,
+                train=["head", f"blocks[-{number}:]"],
+                decay="cosine" if number == moves else "constant",
+            )
+        )
+    return Expansion(tuple(phases))
+
+
+def surgical(setting: Setting) -> Expansion:
+    """The head, then the blocks that the data pull at most (surgical: Lee et al. 2023).
+
+    Blocks are ranked by the norm of their gradient over the norm of their weights.
+    """
+    pull = setting.relative_gradients()
+    chosen = sorted(pull, key=lambda name: -pull[name])[:_SURGICAL_BLOCKS]
+    ordered = [name for name in setting.weights.blocks if name in chosen]
+    shown = ", ".join(f"{name} {pull[name]:.2g}" for name in ordered)
+    expansion = _then(setting, "surgical", ["head", *(f"block:{name}" for name in ordered)])
+    reason = f"surgical: the blocks with the largest gradient over weight norm are {shown}"
+    return Expansion(expansion.phases, (reason,))
+
+
+def auto(setting: Setting) -> Expansion:
+    """Chooses by the number of training examples, in the spirit of BiT's HyperRule.
+
+    The thresholds come from `tools/bench/strategies.py`; few images cannot pay for many weights.
+    """
+    few, some = 200, 1000
+    count = setting.examples
+    if count < few:
+        chosen, why = "linear_probe", f"fewer than {few}: more weights would be fitted to noise"
+    elif count < some:
+        chosen, why = "last_n", f"from {few} to {some}: enough for the last blocks"
+    else:
+        chosen, why = "lp_ft", f"{some} or more: enough for every weight, after the head"
+    expansion = expand(chosen, setting)
+    return Expansion(
+        expansion.phases,
+        (f"auto: {chosen}, because there are {count} training images ({why})", *expansion.reasons),
+    )
+
+
+STRATEGIES: dict[str, Callable[[Setting], Expansion]] = {
+    "linear_probe": linear_probe,
+    "full": full,
+    "lp_ft": lp_ft,
+    "gradual": gradual,
+    "last_n": last_n,
+    "surgical": surgical,
+    "bitfit": bitfit,
+    "norm_only": norm_only,
+    "auto": auto,
+}
+
+
+def relative_gradients(
+    model: keras.Model, weights: Weights, batches: tf.data.Dataset, loss: keras.losses.Loss
+) -> dict[str, float]:
+    """Returns each block's gradient norm over its weights' norm, averaged over batches.
+
+    Args:
+        model: The model; its weights and flags stay as they are.
+        weights: What `weights_of` returned for it.
+        batches: A few batches of (inputs, targets, ...).
+        loss: The loss to differentiate.
+    """
+    variables = [weight.variable for weight in weights.all]
+    sums = dict.fromkeys(weights.blocks, 0.0)
+    count = 0
+    for inputs, targets, *_ in batches:
+        with tf.GradientTape() as tape:
+            value = loss(targets, model(inputs, training=False))
+        gradients = tape.gradient(value, [variable.value for variable in variables])
+        count += 1
+        for name in weights.blocks:
+            inside = [
+                (weight.variable, gradient)
+                for weight, gradient in zip(weights.all, gradients, strict=True)
+                if weight.block == name and gradient is not None
+            ]
+            pull = tf.linalg.global_norm([gradient for _, gradient in inside])
+            size = tf.linalg.global_norm([variable.value for variable, _ in inside])
+            sums[name] += float(pull / (size + 1e-12))
+    return {name: total / max(count, 1) for name, total in sums.items()}
+
+
+def _head(setting: Setting, epochs: int) -> Phase:
+    return Phase("head", epochs=epochs, learning_rate=setting.head_rate, train=["head"])
+
+
+def _fine(name: str, train: list[str], setting: Setting, epochs: int) -> Phase:
+    rate = setting.fine_rate
+    return Phase(name, epochs=epochs, learning_rate=rate, train=train, warmup=0.1, decay="cosine")
+
+
+def _then(setting: Setting, name: str, train: list[str]) -> Expansion:
+    """Half of the epochs for the head, the rest for `train`."""
+    _need(setting, name, 2)
+    first = setting.epochs // 2
+    return Expansion((_head(setting, first), _fine(name, train, setting, setting.epochs - first)))
+
+
+def _need(setting: Setting, name: str, epochs: int) -> None:
+    if setting.epochs < epochs:
+        raise UserError(
+            f"phases.epochs: this strategy has a phase {name!r} after the head, so it needs at "
+            f"least {epochs} epochs; got {setting.epochs}."
+        )

@@ -1,0 +1,110 @@
+"""What the config's adjustments do to a whole run."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.config.load import parse_config
+from ftkeras.config.schema import Config
+from ftkeras.errors import UserError
+from ftkeras.tasks import classification
+from ftkeras.training import build
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory) -> str:
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("arrays") / "small.npz"
+    images = random.integers(0, 256, (40, 32, 32, 3), np.uint8)
+    np.savez(path, images=images, labels=np.arange(40) % 2)
+    return str(path)
+
+
+def config(path: str, *overrides: str) -> Config:
+    tree = {
+        "data": {"source": "arrays", "path": path, "image_size": 32, "augmentation": "none"},
+        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "phases": [
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 1e-3}
+        ],
+    }
+    return parse_config(tree, overrides)
+
+
+def kernels(backbone) -> dict[str, np.ndarray]:
+    return {
+        f"{block.name}/{layer.name}": layer.get_weights()[0]
+        for block in backbone.blocks
+        for layer in block.layers
+        if not isinstance(layer, keras.layers.BatchNormalization)
+    }
+
+
+def test_the_last_blocks_start_fresh_and_the_others_do_not(arrays):
+    plain = kernels(build.backbone(config(arrays)))
+    fresh = kernels(build.backbone(config(arrays, "backbone.reinitialize=2")))
+    changed = {name.split("/")[0] for name in plain if not np.array_equal(plain[name], fresh[name])}
+    assert changed == {"block_15", "block_16"}
+    with pytest.raises(UserError, match="has 18 blocks, fewer than 30"):
+        build.backbone(config(arrays, "backbone.reinitialize=30"))
+
+
+def test_shrink_and_perturb_is_a_sum(arrays):
+    plain = kernels(build.backbone(config(arrays)))
+    only = "backbone.shrink_and_perturb={shrink: 0.5, perturb: 0}"
+    for name, kernel in kernels(build.backbone(config(arrays, only))).items():
+        np.testing.assert_allclose(kernel, 0.5 * plain[name], rtol=1e-6)
+
+
+def test_activations_are_swapped_with_the_weights_kept(arrays):
+    plain = build.backbone(config(arrays))
+    swapped = build.backbone(config(arrays, "backbone.activation={relu6: swish}"))
+    for name, kernel in kernels(swapped).items():
+        np.testing.assert_array_equal(kernel, kernels(plain)[name])
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
+    assert not np.allclose(plain.model(image), swapped.model(image))
+    with pytest.raises(UserError, match="gelu"):
+        build.backbone(config(arrays, "backbone.activation={gelu: swish}"))
+
+
+def test_stochastic_depth_is_for_backbones_that_have_it(arrays):
+    with pytest.raises(UserError, match="stochastic_depth"):
+        build.backbone(config(arrays, "backbone.name=VGG16", "backbone.weights=none",
+                              "backbone.stochastic_depth=0.2"))  # fmt: skip
+
+
+def test_penalised_and_averaged_weights_go_through_a_run(arrays, tmp_path):
+    overrides = [
+        "regularization={l2: 1e-3, l2_sp: 1e-2}",
+        "training.average={decay: 0.9}",
+        "export.saved_model=false",
+    ]
+    run = classification.train(config(arrays, *overrides), str(tmp_path / "run"))
+    plain = classification.train(
+        config(arrays, "export.saved_model=false"), str(tmp_path / "plain")
+    )
+    losses, bare = ([r["loss"] for r in some.metrics()] for some in (run, plain))
+    assert losses[0] > bare[0]  # the penalty on the new head is in the training loss
+    best = keras.models.load_model(run.path("model.keras"), compile=False)
+    last = keras.models.load_model(plain.path("model.keras"), compile=False)
+    assert not np.allclose(best.get_weights()[-2], last.get_weights()[-2])
+
+
+def test_a_strategy_runs(arrays, tmp_path):
+    overrides = ["phases={strategy: surgical, epochs: 2}", "export.saved_model=false"]
+    run = classification.train(config(arrays, *overrides), str(tmp_path / "run"))
+    plan = run.read_json("plan.json")
+    assert [phase["name"] for phase in plan["phases"]] == ["head", "surgical"]
+    assert len(plan["phases"][1]["train"]) == 4
+
+
+def test_strength_by_phase_needs_a_strength(arrays):
+    listed = config(
+        arrays, "data.augmentation=[{name: RandomFlip}]", "phases[0].augmentation=light"
+    )
+    with pytest.raises(UserError, match="is a strength, not a list"):
+        classification.assemble(listed)
