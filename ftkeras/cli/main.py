@@ -18,6 +18,7 @@ from ftkeras.errors import TrainingError, UserError, did_you_mean
 
 VERBS = {
     "train": "fine-tune, evaluate and export",
+    "lr-find": "try rising learning rates on the first phase, and suggest one",
     "plan": "show what each phase would train, before anything trains",
     "evaluate": "measure a run's model on its test set",
     "predict": "classify image files with a run's model",
@@ -77,7 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         known = ", ".join(VERBS)
         raise UserError(f"no such verb {verb!r}.{did_you_mean(verb, VERBS)} Verbs: {known}.")
-    module = importlib.import_module(f"ftkeras.cli.{verb}")
+    module = importlib.import_module(f"ftkeras.cli.{verb.replace('-', '_')}")
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow arguments
     module.define(values)

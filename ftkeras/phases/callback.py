@@ -98,7 +98,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._over = False  # whether the phase has ended ahead of its length
         self._check(model)
         self._build_optimizer(model)
-        self._rates = WeightRates(model.optimizer)
+        groups = {id(weight.variable): weight.block or "head" for weight in self._weights.all}
+        self._rates = WeightRates(model.optimizer, groups)
         set_trainable(model, self._trained[0], self.phases[0].batch_norm)
 
     @property
@@ -117,6 +118,19 @@ class StagedUnfreezing(keras.callbacks.Callback):
             rates[group] = max(rates.get(group, 0.0), share)
         return rates
 
+    def gradient_norms(self) -> dict[str, float]:
+        """Returns the gradient norm of the head and of each block that trains.
+
+        Root mean square over the updates since this was last asked, after clipping; a group whose
+        gradients were all zero is left out.
+        """
+        return self._rates.gradient_norms()
+
+    def training_groups(self) -> list[str]:
+        """Returns which of the head and the blocks train in the phase that is running."""
+        trained = self._trained[self._index or 0]
+        return list(dict.fromkeys(weight.block or "head" for weight in trained))
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._index = None  # `fit` may be called again, or start at a later epoch
         self._steps_per_epoch = (self.params or {}).get("steps") or self._steps_per_epoch
@@ -124,7 +138,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         if self._index is None:
             index, self._epochs_before = locate(self.phases, epoch, self._steps_per_epoch)
-            self._enter(index)
+            self.enter(index)
         self._move_on(0)
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
@@ -160,7 +174,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
             overshoot = self._passed(batch) / (self._steps_per_epoch or 1)
             self._leave()
             self._epochs_before = -overshoot
-            self._enter((self._index or 0) + 1)
+            self.enter((self._index or 0) + 1)
 
     def _ended(self, batch: int) -> bool:
         length = self.phase.length(self._steps_per_epoch)
@@ -176,7 +190,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
     def _in_steps(self, epochs: float) -> int:
         return round(epochs * (self._steps_per_epoch or 1))
 
-    def _enter(self, index: int) -> None:
+    def enter(self, index: int) -> None:
+        """Begins a phase; `fit` does this by itself, a training loop of your own calls it."""
         phase, trained = self.phases[index], self._trained[index]
         self._index, self._over, self._best = index, False, _Best()
         if phase.batch_norm == "recalibrate" and self._recalibrate_on is not None:

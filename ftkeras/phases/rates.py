@@ -8,11 +8,13 @@ with zero momenta and a large step count, Adam's first step would be about 3.2 t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.phases.phase import ResolvedPhase
@@ -52,8 +54,11 @@ class WeightRates:
     and counts are plain numbers that the train function captures when it is traced, so a change
     takes effect when the train function is rebuilt.
 
+    It also sums each group's squared gradients as they pass, after clipping and unscaling.
+
     Args:
         optimizer: A built Keras optimizer.
+        groups: The group that each weight's gradient counts for, by id of the variable.
 
     Example:
         >>> weight = keras.Variable([1.0, 1.0])
@@ -65,8 +70,18 @@ class WeightRates:
         array([0.95, 0.95], dtype=float32)
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer):
+    def __init__(
+        self, optimizer: keras.optimizers.Optimizer, groups: Mapping[int, str] | None = None
+    ):
         self._optimizer = innermost(optimizer)
+        known = enumerate(self._optimizer._trainable_variables)
+        self._group_of = {i: groups[id(v)] for i, v in known if groups and id(v) in groups}
+        with self._optimizer._distribution_strategy.scope():
+            self._squares = {
+                name: keras.Variable(0.0, trainable=False, name="squared_gradients")
+                for name in dict.fromkeys(self._group_of.values())
+            }
+        self._counted_from = self._updates()
         self._shares: dict[int, float] = {}  # by the optimizer's index of a variable
         self._offsets: dict[int, int] = {}
         self._steps: dict[int, int] = {}  # how many steps each weight has trained for
@@ -99,12 +114,31 @@ class WeightRates:
             self._steps[index] = self._steps.get(index, 0) + passed
         self._training = (set(), 0)
 
+    def gradient_norms(self) -> dict[str, float]:
+        """Returns each group's root mean squared gradient norm since this was last asked."""
+        updates = self._updates() - self._counted_from
+        self._counted_from += updates
+        norms = {}
+        for name, squares in self._squares.items():
+            total = float(keras.ops.convert_to_numpy(squares))
+            squares.assign(0.0)
+            if updates and total != 0.0:
+                norms[name] = math.sqrt(total / updates) if total >= 0 else math.nan
+        return norms
+
+    def _updates(self) -> int:
+        return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
+
     def _iterations(self) -> int:
         return int(keras.ops.convert_to_numpy(self._optimizer._iterations))
 
     def _update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._optimizer._get_variable_index(variable)
         share, offset = self._shares.get(index, 1.0), self._offsets.get(index, 0)
+        if index in self._group_of:
+            values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+            squared = tf.reduce_sum(tf.square(tf.cast(values, tf.float32)))
+            self._optimizer.assign_add(self._squares[self._group_of[index]], squared)
         steps = self._optimizer._iterations
         with self._instead(_iterations=steps - offset if offset else steps):
             self._plain_update(gradient, variable, learning_rate * share)

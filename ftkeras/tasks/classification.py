@@ -26,10 +26,12 @@ from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
+from ftkeras.report.chart import line_chart
 from ftkeras.report.summary import end_lines, start_lines
 from ftkeras.training import build
 from ftkeras.training.checkpoint import load_weights
 from ftkeras.training.fit import early_stopping, fit
+from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
 from ftkeras.training.strategy import choose_strategy, prepare
@@ -149,6 +151,43 @@ def assemble(config: Config) -> Assembled:
     return Assembled(
         config, data, feed, backbone, model, penalty, unfreeze, phases, plan, device, notes
     )
+
+
+def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) -> RangeTest:
+    """Runs the learning-rate range test on the first phase and writes a plot of it.
+
+    Args:
+        config: The config whose first phase is tried.
+        out: The SVG file to write.
+        low: The first rate.
+        high: The last rate.
+        steps: How many steps at most.
+
+    Raises:
+        UserError: The config cannot work, or `out` cannot be written.
+    """
+    assembled = assemble(config)
+    assembled.unfreeze.set_model(assembled.model)
+    assembled.unfreeze.enter(0)
+    found = find_learning_rate(
+        assembled.model, assembled.feed.train(), low=low, high=high, steps=steps
+    )
+    title = f"Learning-rate range test, phase {assembled.phases[0].name}"
+    chart = line_chart(
+        found.rates,
+        found.losses,
+        title=title,
+        x_label="learning rate",
+        y_label="training loss, smoothed",
+        log_x=True,
+        mark=found.suggestion,
+    )
+    try:
+        with tf.io.gfile.GFile(out, "w") as file:
+            file.write(chart)
+    except tf.errors.OpError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.message}).") from None
+    return found
 
 
 def evaluate(run: Run, split: str = "test") -> dict[str, Any]:

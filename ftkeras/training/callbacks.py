@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -36,18 +38,46 @@ class DataPosition(keras.callbacks.Callback):
         self._feed.set_strength(self._unfreeze.phase.augmentation)
 
 
-class GroupRates(keras.callbacks.Callback):
-    """Writes the learning rate of the head and of each block that trains to TensorBoard."""
+class GroupHealth(keras.callbacks.Callback):
+    """Writes rate and gradient norm of the head and of each block to TensorBoard, and warns.
 
-    def __init__(self, run: Run, unfreeze: StagedUnfreezing):
+    A group is named in a warning, once a phase, where its gradients vanish (they cannot move
+    float32 weights any more) or explode (they are not finite, or a thousand times those of the
+    epoch before).
+    """
+
+    _VANISHED, _EXPLODED = 1e-8, 1e3
+
+    def __init__(self, run: Run, unfreeze: StagedUnfreezing, report: Callable[[str], None]):
         super().__init__()
-        self._writer = tf.summary.create_file_writer(run.path("logs", "rates"))
+        self._writer = tf.summary.create_file_writer(run.path("logs", "groups"))
         self._unfreeze = unfreeze
+        self._report = report
+        self._before: dict[str, float] = {}
+        self._warned: set[tuple[str, str]] = set()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        norms = self._unfreeze.gradient_norms()
         with self._writer.as_default():
             for group, rate in self._unfreeze.group_rates().items():
                 tf.summary.scalar(f"learning_rate/{group}", rate, step=epoch)
+                tf.summary.scalar(f"gradient_norm/{group}", norms.get(group, 0.0), step=epoch)
+        for group in self._unfreeze.training_groups():
+            self._look_at(group, norms.get(group, 0.0))
+        self._before = norms
+
+    def _look_at(self, group: str, norm: float) -> None:
+        phase = self._unfreeze.phase.name
+        before = self._before.get(group, math.inf)
+        if norm < self._VANISHED:
+            trouble = "vanish: nothing it computes reaches the loss, or its activations are dead"
+        elif not math.isfinite(norm) or norm > self._EXPLODED * before:
+            trouble = "explode: lower the learning rate, or set optimizer.clip_norm"
+        else:
+            return
+        if (phase, group) not in self._warned:
+            self._warned.add((phase, group))
+            self._report(f"warning: phase {phase}: the gradients of {group} ({norm:.2g}) {trouble}")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.close()

@@ -11,7 +11,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.callbacks import DataPosition, FitProgress, GroupRates, Interruptible, Record
+from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Interruptible, Record
 from ftkeras.training.checkpoint import Checkpoints, save_weights
 from ftkeras.training.run import Run
 
@@ -53,7 +53,7 @@ def fit(
         FitProgress(unfreeze),
         checkpoints,
         keras.callbacks.TensorBoard(run.path("logs"), write_graph=False),
-        GroupRates(run, unfreeze),
+        GroupHealth(run, unfreeze, report=print),
     ]
     interruptible = Interruptible()
     try:

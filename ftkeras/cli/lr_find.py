@@ -1,0 +1,38 @@
+"""`ftkeras lr-find`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ftkeras.cli.flags import define_config, no_arguments, read_config
+from ftkeras.cli.quiet import import_tensorflow
+
+USAGE = """Usage:   ftkeras lr-find --config=FILE [--out=FILE.svg] [--low=1e-6] [--high=1]
+Example: ftkeras lr-find --config=configs/quickstart.yaml --out=lr.svg
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    define_config(values)
+    flags.DEFINE_string("out", "lr_find.svg", "where the plot goes", flag_values=values)
+    flags.DEFINE_float("low", 1e-6, "the first rate", flag_values=values)
+    flags.DEFINE_float("high", 1.0, "the last rate", flag_values=values)
+    flags.DEFINE_integer("steps", 100, "steps at most", 20, flag_values=values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    no_arguments(positional, "lr-find")
+    config = read_config(values, "lr-find")
+    import_tensorflow()
+    from ftkeras.tasks import classification
+
+    found = classification.lr_find(
+        config, values.out, low=values.low, high=values.high, steps=values.steps
+    )
+    print(f"plot        {values.out}")
+    print(
+        f"suggestion  learning_rate: {found.suggestion:.1e}  (a tenth of where the loss was lowest)"
+    )
+    return 0
