@@ -20,6 +20,8 @@ from ftkeras.errors import UserError
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.phases.selectors import Weight, Weights, select
 
+_BASE = keras.optimizers.Optimizer
+
 
 def rate_shares(
     weights: Weights, phase: ResolvedPhase, trained: Sequence[Weight]
@@ -92,7 +94,7 @@ class WeightRates:
         self._plain_update = self._optimizer.update_step
         self._plain_decay = self._optimizer._apply_weight_decay
         self._optimizer.update_step = self._update_step
-        self._optimizer._apply_weight_decay = self._apply_weight_decay
+        self._optimizer._apply_weight_decay = self._decay_later
 
     def set(self, shares: Mapping[int, float]) -> None:
         """Sets which weights train from now on, and their shares, by id of the variable.
@@ -140,19 +142,26 @@ class WeightRates:
             squared = tf.reduce_sum(tf.square(tf.cast(values, tf.float32)))
             self._optimizer.assign_add(self._squares[self._group_of[index]], squared)
         steps = self._optimizer._iterations
-        with self._instead(_iterations=steps - offset if offset else steps):
-            self._plain_update(gradient, variable, learning_rate * share)
+        rate = learning_rate * share
+        with self._instead(_iterations=steps - offset if offset else steps, _learning_rate=rate):
+            self._decay(index, variable, rate)
+            self._plain_update(gradient, variable, rate)
 
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Decoupled decay is the rate times a constant: each weight's own rate."""
-        by_share: dict[float, list[Any]] = {}
-        for variable in variables:
-            index = self._optimizer._get_variable_index(variable)
-            by_share.setdefault(self._shares.get(index, 1.0), []).append(variable)
-        rate = self._optimizer.learning_rate
-        for share, group in by_share.items():
-            with self._instead(_learning_rate=rate * share):
-                self._plain_decay(group)
+    def _decay_later(self, variables: Sequence[Any]) -> None:
+        """Takes the place of decay for all weights at once: `_update_step` decays each by itself.
+
+        Decoupled decay is the rate times a constant, so it needs each weight's own rate; and here,
+        under a strategy, the threads of all replicas are still running.
+        """
+
+    def _decay(self, index: int, variable: Any, rate: Any) -> None:
+        optimizer = self._optimizer
+        if type(optimizer)._apply_weight_decay is not _BASE._apply_weight_decay:
+            # Muon has two decays, and asks the Keras variable for its path.
+            self._plain_decay([optimizer._trainable_variables[index]])
+        elif optimizer.weight_decay is not None and optimizer._use_weight_decay(variable):
+            factor = tf.cast(rate * optimizer.weight_decay, variable.dtype)
+            variable.assign_sub(variable * factor)
 
     @contextmanager
     def _instead(self, **attributes: Any) -> Iterator[None]:

@@ -1,0 +1,62 @@
+"""Gradient norms of groups, and the warnings about sick ones."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.training.callbacks import GroupHealth
+from ftkeras.training.run import Run
+
+INPUTS = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+TARGETS = INPUTS.sum(axis=1, keepdims=True)
+
+
+def model(bias: float = 0.0) -> keras.Model:
+    layers = [
+        keras.Input((4,)),
+        keras.layers.Dense(3, activation="relu", name="body"),
+        keras.layers.Dense(1, name="head"),
+    ]
+    net = keras.Sequential(layers)
+    net.get_layer("body").bias.assign([bias] * 3)
+    net.compile(keras.optimizers.SGD(), "mse", jit_compile=False)
+    return net
+
+
+def fit(net: keras.Model, tmp_path, targets=TARGETS, epochs: int = 2) -> list[str]:
+    unfreeze = StagedUnfreezing(net, [Phase("all", epochs, 1e-6, train=["all"])])
+    said: list[str] = []
+    health = GroupHealth(Run(str(tmp_path)), unfreeze, report=said.append)
+    net.fit(INPUTS, targets, epochs=epochs, batch_size=8, callbacks=[unfreeze, health], verbose=0)
+    return said
+
+
+def test_norms_are_those_of_the_gradients():
+    net = model()
+    unfreeze = StagedUnfreezing(net, [Phase("all", 1, 1e-9, train=["all"])])
+    net.fit(INPUTS, TARGETS, epochs=1, batch_size=8, callbacks=[unfreeze], verbose=0)
+    norms = unfreeze.gradient_norms()
+    hidden = np.maximum(INPUTS @ net.get_layer("body").kernel.numpy(), 0)
+    error = 2 * (hidden @ net.get_layer("head").kernel.numpy() - TARGETS) / 8
+    expected = np.sqrt(((hidden.T @ error) ** 2).sum() + (error.sum(axis=0) ** 2).sum())
+    assert norms["head"] == pytest.approx(expected, rel=1e-4)
+    assert unfreeze.gradient_norms() == {}
+
+
+def test_a_dead_group_is_named_once(tmp_path):
+    said = fit(model(bias=-1e6), tmp_path)
+    assert len(said) == 1
+    assert "gradients of body (0) vanish" in said[0]
+
+
+def test_gradients_that_are_not_finite_are_named(tmp_path):
+    said = fit(model(), tmp_path, targets=TARGETS * np.inf, epochs=1)
+    assert {line.split("gradients of ")[1].split()[0] for line in said} == {"body", "head"}
+    assert "explode" in said[0]
+
+
+def test_a_healthy_model_gives_no_warning(tmp_path):
+    assert not fit(model(), tmp_path)
