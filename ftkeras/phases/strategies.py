@@ -152,7 +152,8 @@ def surgical(setting: Setting) -> Expansion:
 def auto(setting: Setting) -> Expansion:
     """Chooses by the number of training examples, in the spirit of BiT's HyperRule.
 
-    The thresholds come from `tools/bench/strategies.py`; few images cannot pay for many weights.
+    Few images cannot pay for many weights. The thresholds are a judgement;
+    `tools/bench/strategies.py` measures what each strategy gives at several sizes.
     """
     few, some = 200, 1000
     count = setting.examples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.training.callbacks import GroupHealth
@@ -60,3 +61,18 @@ def test_gradients_that_are_not_finite_are_named(tmp_path):
 
 def test_a_healthy_model_gives_no_warning(tmp_path):
     assert not fit(model(), tmp_path)
+
+
+def test_rates_and_norms_of_each_group_go_to_tensorboard(tmp_path):
+    fit(model(), tmp_path, epochs=2)
+    found = {}
+    files = tf.io.gfile.glob(str(tmp_path / "logs" / "groups" / "events*"))
+    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
+        event = tf.compat.v1.Event.FromString(record)
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    assert set(found) == {
+        f"{k}/{g}" for k in ("learning_rate", "gradient_norm") for g in ("body", "head")
+    }
+    assert found["learning_rate/head"][1] == pytest.approx(0.5e-6)  # cosine: half way
+    assert found["gradient_norm/body"][1] > 0
