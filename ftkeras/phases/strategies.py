@@ -150,24 +150,25 @@ def surgical(setting: Setting) -> Expansion:
 
 
 def auto(setting: Setting) -> Expansion:
-    """Chooses by the number of training examples, in the spirit of BiT's HyperRule.
+    """Chooses by the number of training examples, in the spirit of BiT's HyperRule."""
+    chosen, why = choose(setting.examples)
+    expansion = expand(chosen, setting)
+    reason = f"auto: {chosen}, because there are {setting.examples} training images ({why})"
+    return Expansion(expansion.phases, (reason, *expansion.reasons))
+
+
+def choose(examples: int) -> tuple[str, str]:
+    """Returns the strategy that `auto` takes for so many examples, and why.
 
     Few images cannot pay for many weights. The thresholds are a judgement;
     `tools/bench/strategies.py` measures what each strategy gives at several sizes.
     """
     few, some = 200, 1000
-    count = setting.examples
-    if count < few:
-        chosen, why = "linear_probe", f"fewer than {few}: more weights would be fitted to noise"
-    elif count < some:
-        chosen, why = "last_n", f"from {few} to {some}: enough for the last blocks"
-    else:
-        chosen, why = "lp_ft", f"{some} or more: enough for every weight, after the head"
-    expansion = expand(chosen, setting)
-    return Expansion(
-        expansion.phases,
-        (f"auto: {chosen}, because there are {count} training images ({why})", *expansion.reasons),
-    )
+    if examples < few:
+        return "linear_probe", f"fewer than {few}: more weights would be fitted to noise"
+    if examples < some:
+        return "last_n", f"from {few} to {some}: enough for the last blocks"
+    return "lp_ft", f"{some} or more: enough for every weight, after the head"
 
 
 STRATEGIES: dict[str, Callable[[Setting], Expansion]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import keras
@@ -40,6 +41,7 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self.best: float | None = None
         self.best_epoch: int | None = None
+        self._best_loss = math.inf
         self._run = run
         self._monitor = monitor
         self._average = average
@@ -53,12 +55,15 @@ class Checkpoints(keras.callbacks.Callback):
                 f"{did_you_mean(self._monitor, logs)} Logged: {', '.join(logs)}."
             )
         value = float(logs[self._monitor])
-        if self._improves(value):
-            self.best, self.best_epoch = value, epoch
+        loss = float(logs.get("val_loss", logs["loss"]))
+        if self._improves(value, loss):
+            self.best, self.best_epoch, self._best_loss = value, epoch, loss
             with contextlib.nullcontext() if self._average is None else self._average.swapped():
                 save_weights(self.model, self._run, "best")
 
-    def _improves(self, value: float) -> bool:
+    def _improves(self, value: float, loss: float) -> bool:
         if self.best is None:
             return True
+        if value == self.best:  # common for the accuracy of a small split
+            return loss < self._best_loss
         return value > self.best if larger_is_better(self._monitor) else value < self.best

@@ -29,7 +29,13 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.load import load_data
 from ftkeras.model.assemble import build_model
 from ftkeras.phases import Phase, StagedUnfreezing, weights_of
-from ftkeras.phases.strategies import STRATEGIES, Setting, expand, relative_gradients
+from ftkeras.phases.strategies import (
+    STRATEGIES,
+    Setting,
+    choose,
+    expand,
+    relative_gradients,
+)
 
 HEAD_RATE, FINE_RATE, BATCH = 3e-3, 3e-4, 32
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -192,7 +198,8 @@ def report(results: list[dict[str, Any]], sizes: list[int]) -> str:
     for name in [*STRATEGIES, *ABLATIONS]:
         cells = []
         for size in sizes:
-            found = [r for r in results if r["strategy"] == name and r["size"] == size]
+            measured = choose(size)[0] if name == "auto" else name  # the very same phases
+            found = [r for r in results if r["strategy"] == measured and r["size"] == size]
             values = [r["accuracy"] for r in found]
             if len(values) < 2:
                 cells.append("-")
@@ -211,7 +218,7 @@ def main(_: list[str]) -> None:
     data = load_data("starter", split={"val": None, "test": "test"})
     train, test = (images(data, split, FLAGS.image_size) for split in ("train", "test"))
     done = {(r["strategy"], r["size"], r["seed"]) for r in known(path)}
-    names = FLAGS.only or [*STRATEGIES, *ABLATIONS]
+    names = FLAGS.only or [name for name in (*STRATEGIES, *ABLATIONS) if name != "auto"]
     todo = [
         (name, size, seed)
         for size in sizes

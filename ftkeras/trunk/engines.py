@@ -1,0 +1,210 @@
+"""What runs the trunk: TensorFlow, or OpenVINO, which is faster on a CPU.
+
+An engine takes batches of images and yields the frontier of each, in order.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from ftkeras.trunk.graph import GraphModel
+
+Frontier: TypeAlias = list[np.ndarray]
+Engine: TypeAlias = Callable[[Iterable[tf.Tensor]], Iterator[Frontier]]
+
+_CHECKED = 8  # examples on which OpenVINO is compared with TensorFlow
+# Largest difference, relative to the largest number, that rounding explains in a deep network.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+_LARGEST_FROZEN = 1 << 30  # bytes; a graph with constants of two gigabytes cannot be stored
+
+
+def best_precision(asked: str) -> str:
+    """Returns the precision to compute in: bfloat16 only where the CPU has instructions for it."""
+    if asked == "exact":
+        return asked
+    return "bfloat16" if asked == "bfloat16" and "BF16" in _capabilities() else "float32"
+
+
+def make_engine(
+    trunk: GraphModel,
+    sample: tf.Tensor,
+    *,
+    batch_size: int,
+    engine: str = "auto",
+    precision: str = "float32",
+    strategy: tf.distribute.Strategy | None = None,
+) -> tuple[Engine, str]:
+    """Returns the fastest engine whose result is right on a sample, and a line that names it.
+
+    Args:
+        trunk: What to run.
+        sample: Images float32 (b, s, s, 3); a few of them are run through both engines.
+        batch_size: The largest batch that will come.
+        engine: "tensorflow", "openvino", or "auto": OpenVINO where it is installed and there is one
+            CPU device, else TensorFlow.
+        precision: "exact": TensorFlow's operations as in the model, to the bit. "float32": they
+            may be folded, fused, or OpenVINO's, and round differently. "bfloat16": OpenVINO's; see
+            `best_precision`.
+        strategy: The run's; TensorFlow divides batches among its replicas.
+    """
+    if precision == "exact":
+        return tensorflow_engine(trunk, strategy, fold=False), "TensorFlow, to the bit"
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    single_cpu = replicas == 1 and not tf.config.list_logical_devices("GPU")
+    installed = importlib.util.find_spec("openvino") is not None
+    if engine == "tensorflow" or (engine == "auto" and not (installed and single_cpu)):
+        return tensorflow_engine(trunk, strategy), "TensorFlow"
+    if not installed:
+        return tensorflow_engine(trunk, strategy), "TensorFlow (OpenVINO is not installed)"
+    few = sample[:_CHECKED]
+    try:
+        run = openvino_engine(trunk, batch_size=min(batch_size, 32), precision=precision)
+        (found,) = run([few])
+    except Exception as error:  # whatever it cannot convert or run, TensorFlow can
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO: {reason[0]})"
+    expected = [tensor.numpy() for tensor in _flat(trunk(few, training=False))]
+    off = max(map(relative_difference, found, expected))
+    if not off <= _TOLERANCE[precision]:
+        return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO is off by {off:.1e})"
+    return run, f"OpenVINO in {precision} (differs from TensorFlow by {off:.0e})"
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference, relative to the largest expected number."""
+    if found.shape != expected.shape:
+        return float("inf")
+    expected = expected.astype(np.float32)
+    scale = np.max(np.abs(expected), initial=1e-6)
+    return float(np.max(np.abs(found.astype(np.float32) - expected), initial=0.0) / scale)
+
+
+def tensorflow_engine(
+    trunk: GraphModel, strategy: tf.distribute.Strategy | None = None, *, fold: bool = True
+) -> Engine:
+    """Returns an engine that runs the trunk through TensorFlow, in the precision of its layers.
+
+    Folding batch norms into convolutions makes it faster and rounds differently.
+    """
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        return _replicated_engine(trunk, strategy)
+    run = _frozen(trunk, fold)
+
+    def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
+        for images in batches:
+            yield [tensor.numpy() for tensor in run(images)]
+
+    return engine
+
+
+def _replicated_engine(trunk: GraphModel, strategy: tf.distribute.Strategy) -> Engine:
+    @tf.function(autograph=False)
+    def run(images: Any) -> Any:
+        return strategy.run(lambda part: tuple(_flat(trunk(part, training=False))), (images,))
+
+    def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
+        if not isinstance(batches, tf.data.Dataset):
+            batches = tf.data.Dataset.from_generator(
+                lambda: iter(batches), output_signature=_input_spec(trunk)
+            )
+        for images in strategy.experimental_distribute_dataset(batches):
+            per_tensor = (strategy.experimental_local_results(x) for x in run(images))
+            yield [np.concatenate([part.numpy() for part in parts]) for parts in per_tensor]
+
+    return engine
+
+
+def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> Engine:
+    """Returns an engine that runs the trunk through OpenVINO on the CPU.
+
+    Batches have one size, which OpenVINO plans memory for; a smaller one is filled up. Several are
+    under way at once.
+    """
+    import openvino
+
+    spec = _input_spec(trunk)
+    model = openvino.convert_model(_frozen(trunk).graph)
+    model.reshape([batch_size, *spec.shape[1:]])
+    hints = {"float32": "f32", "bfloat16": "bf16"}
+    config = {"INFERENCE_PRECISION_HINT": hints[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+    compiled = openvino.Core().compile_model(model, "CPU", config)
+    outputs = _in_order(compiled.outputs)
+
+    at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+
+    def collect(request: Any, size: int) -> Frontier:
+        request.wait()
+        return [request.get_tensor(x).data[:size].copy() for x in outputs]
+
+    def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
+        idle = [compiled.create_infer_request() for _ in range(at_once)]
+        running: collections.deque[tuple[Any, int]] = collections.deque()
+        for images in _divided(batches, batch_size):
+            if not idle:
+                request, size = running.popleft()
+                idle.append(request)
+                yield collect(request, size)
+            missing = batch_size - len(images)
+            filled = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images
+            running.append((idle.pop(), len(images)))
+            running[-1][0].start_async({0: filled})
+        while running:
+            yield collect(*running.popleft())
+
+    return engine
+
+
+def _divided(batches: Iterable[tf.Tensor], largest: int) -> Iterator[np.ndarray]:
+    for images in batches:
+        array = np.asarray(images)
+        for start in range(0, len(array), largest):
+            yield array[start : start + largest]
+
+
+def _in_order(outputs: Any) -> list[Any]:
+    """Sorts OpenVINO's outputs by the number that `_frozen` gave them."""
+    numbered = {}
+    for output in outputs:
+        names = [n for n in output.get_names() if n.startswith("frontier_")]
+        numbered[int(names[0].split("_")[1].split(":")[0])] = output
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _frozen(trunk: GraphModel, fold: bool = True) -> Any:
+    """Returns the trunk as a function; with `fold` its weights are constants."""
+
+    @tf.function(autograph=False, input_signature=[_input_spec(trunk)])
+    def run(images: tf.Tensor) -> list[tf.Tensor]:
+        tensors = _flat(trunk(images, training=False))
+        return [tf.identity(x, name=f"frontier_{i}") for i, x in enumerate(tensors)]
+
+    traced = run.get_concrete_function()
+    size = sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in trunk.weights)
+    fold = fold and size <= _LARGEST_FROZEN
+    return convert_variables_to_constants_v2(traced) if fold else traced
+
+
+def _input_spec(trunk: GraphModel) -> tf.TensorSpec:
+    (images,) = trunk.graph.inputs
+    return tf.TensorSpec(images.shape, images.dtype)
+
+
+def _flat(tensors: Any) -> list[tf.Tensor]:
+    return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
+
+
+def _capabilities() -> list[str]:
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    import openvino
+
+    found: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found

@@ -1,0 +1,122 @@
+"""The name of a store: a digest of everything that its content follows from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.data import dataset
+from ftkeras.data.cache import digest
+from ftkeras.phases.audit import fingerprint
+from ftkeras.trunk.graph import Graph, Tensor
+from ftkeras.trunk.split import Split
+
+# Parts of a layer's config that its output at given weights doesn't follow from. Automatic names
+# count through the process, so the same model has other ones when it is built again.
+_IRRELEVANT = ("name", "trainable", "build_config", "seed")
+_IRRELEVANT_ENDS = ("_initializer", "_regularizer", "_constraint")
+
+
+def store_key(
+    split: Split,
+    *,
+    examples: str,
+    image_size: int,
+    resize: str,
+    dtype: str = "float32",
+    precision: str = "float32",
+    augmentation: str = "none",
+) -> str:
+    """Returns the name under which the trunk's output for these examples is stored.
+
+    The same key means the same content, so that another run, a later phase, or a sweep over heads
+    or seeds finds what is there; anything that could change a number gives another key.
+
+    Args:
+        split: The model, divided; its trunk's weights and graph count, the tail doesn't.
+        examples: What `stamp_examples` returned.
+        image_size: Side of the images, in pixels.
+        resize: How they are made square.
+        dtype: How numbers are stored.
+        precision: How numbers are computed.
+        augmentation: A description of the augmented views, their number and their seed.
+    """
+    weights = [
+        (tuple(variable.shape), variable.dtype, fingerprint(variable).hex())
+        for layer in split.trunk.graph.layers
+        for variable in layer.weights
+    ]
+    versions = (tf.__version__, keras.__version__)
+    images = (examples, image_size, resize, augmentation)
+    return digest(graph_signature(split.trunk.graph), weights, images, dtype, precision, versions)
+
+
+def graph_signature(graph: Graph) -> str:
+    """Returns a text that differs where graphs compute something else with the same weights."""
+    number: dict[Tensor, int] = {x: i for i, x in enumerate(graph.inputs)}
+    layers: dict[Any, int] = {}
+
+    def plain(argument: Any) -> Any:
+        return f"#{number[argument]}" if isinstance(argument, Tensor) else repr(argument)
+
+    lines: list[Any] = [[x.shape, x.dtype] for x in graph.inputs]
+    for step in graph.steps:
+        same_as = layers.setdefault(step.operation, len(layers))
+        arguments = keras.tree.map_structure(plain, (step.args, step.kwargs))
+        lines.append([same_as, _signature(step.operation), repr(arguments)])
+        number.update((x, len(number) + i) for i, x in enumerate(step.outputs))
+    lines.append([number[x] for x in graph.outputs])
+    return json.dumps(lines, default=repr)
+
+
+def _signature(operation: keras.Operation) -> Any:
+    kind = f"{type(operation).__module__}.{type(operation).__qualname__}"
+    if not isinstance(operation, keras.layers.Layer):
+        own = {k: v for k, v in vars(operation).items() if not k.startswith("_") and k != "name"}
+        return [kind, own]
+    dtypes = [layer.dtype_policy.name for layer in operation._flatten_layers()]
+    return [kind, dtypes, _relevant(operation.get_config())]
+
+
+def _relevant(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {
+            key: _relevant(value)
+            for key, value in sorted(config.items())
+            if key not in _IRRELEVANT and not key.endswith(_IRRELEVANT_ENDS)
+        }
+    return [_relevant(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def stamp_examples(split: dataset.Split, folder: str | None = None) -> str:
+    """Returns a digest of a split's examples, which changes when one of them does.
+
+    Where every id is a file under `folder`, its size and time stand for its content, which is
+    quick. Else all images are read and their pixels count.
+
+    Args:
+        split: The examples.
+        folder: What the ids are relative to, if they are paths.
+    """
+    files = [Path(folder) / key for key in split.ids] if folder else []
+    try:
+        stamps: list[Any] = [(s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files)]
+    except OSError:
+        stamps = []
+    return digest(bool(stamps), *zip(split.ids, stamps or _pixels(split), strict=True))
+
+
+def _pixels(split: dataset.Split) -> list[str]:
+    @tf.autograph.experimental.do_not_convert
+    def stamp(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = split.fetch(index)  # (h, w, 3)
+        print_ = tf.raw_ops.Fingerprint(data=tf.reshape(image, [1, -1]), method="farmhash64")
+        return tf.shape(image), print_
+
+    indices = tf.data.Dataset.range(len(split))
+    stamps = indices.map(stamp, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return [f"{shape.tolist()} {p.tobytes().hex()}" for shape, p in stamps.as_numpy_iterator()]

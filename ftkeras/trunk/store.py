@@ -1,0 +1,346 @@
+"""What the trunk put out for every example, in memory or on disk, read at random in the graph.
+
+On disk a store is a folder named by its key: raw numbers in shards, one or more for each tensor of
+the frontier, and a manifest. It appears under that name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+from ftkeras.data import dataset
+from ftkeras.data.cache import cache_folder
+from ftkeras.data.order import balanced, example_weights, shuffled
+from ftkeras.trunk.split import Spec
+
+Number: TypeAlias = "int | tf.Variable"
+
+DTYPES = ("float32", "float16", "bfloat16")
+MANIFEST = "manifest.json"
+_VERSION = 1
+_CHUNK = 1 << 22  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the numbers of a store lie.
+
+    Args:
+        specs: The tensors of the frontier.
+        examples: How many examples there are.
+        views: How many augmented versions of each; all examples of a view come one after another.
+        dtype: How floating-point numbers are stored: float32, float16 or bfloat16.
+        shard_rows: How many rows (an example in one view) a shard holds; the last may hold fewer.
+    """
+
+    specs: tuple[Spec, ...]
+    examples: int
+    views: int
+    dtype: str
+    shard_rows: int
+
+    @property
+    def rows(self) -> int:
+        """How many times the trunk ran."""
+        return self.examples * self.views
+
+    @property
+    def shards(self) -> list[int]:
+        """How many rows each shard holds."""
+        starts = range(0, self.rows, self.shard_rows)
+        return [min(self.shard_rows, self.rows - start) for start in starts]
+
+    def stored(self, spec: Spec) -> tf.DType:
+        """The type as which a tensor's numbers are stored."""
+        return stored_dtype(spec, self.dtype)
+
+
+def stored_dtype(spec: Spec, dtype: str) -> tf.DType:
+    """Returns the type for storing a tensor: never wider than it is, and whole numbers as such."""
+    own, asked = tf.as_dtype(spec.dtype), tf.as_dtype(dtype)
+    return asked if own.is_floating and asked.size < own.size else own
+
+
+class FrontierStore:
+    """The frontier of every example, for training the tail.
+
+    Args:
+        layout: What is stored.
+        shards: For each tensor its shards, (rows, *shape), on the CPU.
+        folder: Where it lies, or None for memory.
+    """
+
+    def __init__(self, layout: Layout, shards: Sequence[Sequence[tf.Tensor]], folder: Path | None):
+        self.layout = layout
+        self.folder = folder
+        self._shards = tuple(map(tuple, shards))
+
+    def gather(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns the frontier of some rows, int64 (b,), each tensor in its layer's own type."""
+        tensors = zip(self.layout.specs, self._shards, strict=True)
+        return tuple(tf.cast(self._rows(shards, rows), s.dtype) for s, shards in tensors)
+
+    def _rows(self, shards: Sequence[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+        if len(shards) == 1:
+            return tf.gather(shards[0], rows)
+        which = tf.cast(rows // self.layout.shard_rows, tf.int32)
+        within = rows % self.layout.shard_rows
+        places = tf.dynamic_partition(tf.range(tf.size(rows)), which, len(shards))
+        parts = [
+            tf.gather(shard, tf.gather(within, place))
+            for shard, place in zip(shards, places, strict=True)
+        ]
+        return tf.dynamic_stitch(places, parts)
+
+    def batches(
+        self,
+        split: dataset.Split,
+        *,
+        batch_size: int,
+        training: bool = False,
+        seed: int = 0,
+        epoch: Number = 0,
+        start: Number = 0,
+        balance: str = "none",
+        drop_remainder: bool = False,
+    ) -> tf.data.Dataset:
+        """Yields the batches of `ftkeras.data.pipeline.batches`, the frontier in place of images.
+
+        Arguments that both have mean the same, and give the same examples in the same order.
+
+        Args:
+            split: The examples that the store was made of.
+            batch_size: Examples a batch, over all devices.
+            training: Whether to shuffle and balance; else all examples come once, in order.
+            seed: Decides the order, together with `epoch`.
+            epoch: Which pass over the data this is; it also chooses the view.
+            start: How many examples of the epoch to leave out.
+            balance: "none", "class_weights" or "sampling".
+            drop_remainder: Whether to leave out the last batch where it is not full.
+
+        Returns:
+            Batches (frontier, labels float32 (b, classes)[, weights float32 (b,)]), where the
+            frontier is a tensor (b, *shape), or a tuple of them.
+        """
+        layout, count = self.layout, len(split)
+        if count != layout.examples:
+            raise ValueError(f"the store is of {layout.examples} examples, the split has {count}")
+        sampled = training and balance == "sampling"
+        order = balanced(split, seed) if sampled else shuffled(count, seed)
+        weights = example_weights(split, balance if training else "none")
+        targets = tf.constant(split.targets)  # (n, classes)
+
+        @tf.autograph.experimental.do_not_convert
+        def positions(_: tf.Tensor) -> tf.data.Dataset:
+            # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
+            now = tf.cast(epoch, tf.int64)
+            places = tf.data.Dataset.range(tf.cast(start, tf.int64), count)
+            return places.map(lambda place: (place, now))
+
+        @tf.autograph.experimental.do_not_convert
+        def read(places: tf.Tensor, nows: tf.Tensor) -> tuple[Any, ...]:
+            now = nows[0]
+            indices = order(places, now) if training and not sampled else places  # (b,)
+            tensors = self.gather(indices + now % layout.views * count)
+            weight = () if weights is None else (tf.gather(weights, indices),)
+            frontier = tensors if len(tensors) > 1 else tensors[0]
+            return frontier, tf.gather(targets, indices), *weight
+
+        data = tf.data.Dataset.from_tensors(0).flat_map(positions)
+        if sampled:  # this order takes one place at a time, the other a whole batch
+            data = data.map(lambda place, now: (order(place, now), now))
+        data = data.batch(batch_size, drop_remainder=drop_remainder)
+        # Reading by the batch: no step of the pipeline runs once an example and costs anything.
+        data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        data = data.prefetch(tf.data.AUTOTUNE)
+        return _with_length(data, count, start, batch_size, drop_remainder)
+
+
+def _with_length(
+    data: tf.data.Dataset, count: int, start: Number, batch_size: int, drop_remainder: bool
+) -> tf.data.Dataset:
+    """Tells `fit` how many batches an epoch has; a length that varies cannot be asserted."""
+    varies = isinstance(start, tf.Variable)
+    left = count if varies else count - start
+    length = left // batch_size if drop_remainder else -(-left // batch_size)
+    if not varies:
+        return data.apply(tf.data.experimental.assert_cardinality(length))
+    data.cardinality = lambda: tf.constant(length, tf.int64)
+    return data
+
+
+# ------------------------------------------------------------------------------ on disk
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store on disk.
+
+    Args:
+        key: Its name.
+        bytes: What it takes on disk.
+        used: When it was last opened, in seconds since 1970.
+        about: What it is of, for people.
+    """
+
+    key: str
+    bytes: int
+    used: float
+    about: str
+
+
+def stores_folder() -> Path:
+    """Returns the folder that all stores lie in."""
+    return cache_folder("trunk")
+
+
+def open_store(key: str, report: Callable[[str], None] | None = None) -> FrontierStore | None:
+    """Opens a store by its key, having compared every byte with its checksums.
+
+    Its numbers stay on disk; the system's page cache keeps in memory what there is room for.
+
+    Args:
+        key: What `store_key` returned.
+        report: Gets a line where a damaged store is thrown away.
+
+    Returns:
+        None where there is no whole store of that name: it has to be made (again).
+    """
+    folder = stores_folder() / key
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not folder.exists():
+            return None
+        manifest = {}
+    except (OSError, ValueError):
+        manifest = {}
+    try:
+        fault = None if manifest.get("version") == _VERSION else "its manifest cannot be read"
+        fault = fault or check_shards(folder, manifest["shards"])
+        if fault is None:
+            os.utime(folder / MANIFEST)  # when it was last used, for `prune`
+            return map_store(folder, manifest)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        fault = f"its manifest or a shard cannot be read ({type(error).__name__})"
+    if report is not None:
+        report(f"trunk store {key}: {fault}; it is made again.")
+    remove_store(folder)
+    return None
+
+
+def map_store(folder: Path, manifest: dict[str, Any]) -> FrontierStore:
+    """Returns a store over the files of a folder, mapped into memory and read where needed."""
+    specs = tuple(Spec(tuple(shape), dtype) for shape, dtype in manifest["specs"])
+    numbers = (manifest[name] for name in ("examples", "views", "dtype", "shard_rows"))
+    layout = Layout(specs, *numbers)
+    shards = []
+    with tf.device("CPU:0"):
+        for number, spec in enumerate(specs):
+            shards.append(
+                [
+                    tf.raw_ops.ImmutableConst(
+                        dtype=layout.stored(spec),
+                        shape=(rows, *spec.shape),
+                        memory_region_name=str(folder / shard_name(number, shard)),
+                    )
+                    for shard, rows in enumerate(layout.shards)
+                ]
+            )
+    return FrontierStore(layout, shards, folder)
+
+
+def shard_name(tensor: int, shard: int) -> str:
+    """Returns the name of a shard's file."""
+    return f"tensor-{tensor}-{shard:05d}.bin"
+
+
+def as_manifest(layout: Layout, shards: dict[str, tuple[int, int]], about: str) -> dict[str, Any]:
+    """Returns what the manifest says: the layout, and the bytes and checksum of each shard."""
+    return {
+        "version": _VERSION,
+        "about": about,
+        "specs": [[list(spec.shape), spec.dtype] for spec in layout.specs],
+        "examples": layout.examples,
+        "views": layout.views,
+        "dtype": layout.dtype,
+        "shard_rows": layout.shard_rows,
+        "shards": {name: list(facts) for name, facts in shards.items()},
+    }
+
+
+def check_shards(folder: Path, shards: dict[str, list[int]]) -> str | None:
+    """Returns what is wrong with a store's files, or None."""
+    for name, (size, _) in shards.items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+            return f"{name} is missing or not whole"
+    with ThreadPoolExecutor() as pool:  # zlib works on several files at once
+        sums = pool.map(lambda name: _checksum(folder / name), shards)
+        for (name, (_, expected)), found in zip(shards.items(), sums, strict=True):
+            if found != expected:
+                return f"{name} is damaged"
+    return None
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def remove_store(folder: Path) -> None:
+    """Removes a store whole: nobody sees half of it. Who has it open can go on reading."""
+    going = folder.with_name(f".removed-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        os.replace(folder, going)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def list_stores() -> list[StoreInfo]:
+    """Returns the stores on disk, the one that was used last first."""
+    found = []
+    for path in stores_folder().glob(f"*/{MANIFEST}"):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))["about"]
+            size = sum(file.stat().st_size for file in path.parent.iterdir())
+            found.append(StoreInfo(path.parent.name, size, path.stat().st_mtime, about))
+        except FileNotFoundError:
+            continue  # another process removed it meanwhile
+        except (ValueError, KeyError, TypeError):
+            found.append(StoreInfo(path.parent.name, 0, 0.0, "damaged"))
+    return sorted(found, key=lambda store: store.used, reverse=True)
+
+
+def prune(*, max_bytes: int | None = None, older_than: float | None = None) -> list[StoreInfo]:
+    """Removes stores, those that were not used for longest first, and returns what it removed.
+
+    Args:
+        max_bytes: Remove until the rest takes no more than this.
+        older_than: Remove what was not used for this many seconds.
+    """
+    removed, total = [], 0
+    for store in list_stores():
+        old = older_than is not None and time.time() - store.used > older_than
+        if old or (max_bytes is not None and total + store.bytes > max_bytes):
+            remove_store(stores_folder() / store.key)
+            removed.append(store)
+        else:
+            total += store.bytes
+    return removed

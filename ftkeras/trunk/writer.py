@@ -1,0 +1,258 @@
+"""Makes a store: how large it will be, where it has room, and writing it whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.memory import available_memory
+from ftkeras.trunk.split import Spec
+from ftkeras.trunk.store import (
+    MANIFEST,
+    FrontierStore,
+    Layout,
+    as_manifest,
+    map_store,
+    shard_name,
+    stored_dtype,
+    stores_folder,
+)
+
+_SHARD_BYTES = 256 << 20
+_STALE_SECONDS = 24 * 3600.0  # after which another machine's unfinished store is taken as given up
+_BUILDING = ".building-"
+_LARGEST_FLOAT16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a store goes, and why, in one line.
+
+    Args:
+        where: "disk" (it outlives the run), "memory", or "none": it isn't made.
+        reason: For people.
+    """
+
+    where: Literal["memory", "disk", "none"]
+    reason: str
+
+
+def estimate_bytes(specs: Sequence[Spec], rows: int, dtype: str) -> int:
+    """Returns how many bytes a store takes.
+
+    Example:
+        >>> estimate_bytes([Spec((7, 7, 320), "float32")], 1000, "float16")
+        31360000
+    """
+    return rows * sum(spec.size * stored_dtype(spec, dtype).size for spec in specs)
+
+
+def choose_placement(
+    needed: int, *, memory_budget: int | None = None, disk_budget: int | None = None
+) -> Placement:
+    """Decides where a store goes: to disk where there is room, else to memory, else nowhere.
+
+    Disk comes first because other runs and later phases find it there; what is read from it often
+    stays in the system's page cache, which is as fast as memory and given back when it is needed.
+
+    Args:
+        needed: Bytes, from `estimate_bytes`.
+        memory_budget: Bytes that it may take in memory; half of what is free by default.
+        disk_budget: Bytes that it may take on disk; a fifth of what is free by default.
+
+    Example:
+        >>> choose_placement(2_000_000, memory_budget=10_000_000, disk_budget=1_000_000).where
+        'memory'
+    """
+    if disk_budget is None:
+        disk_budget = shutil.disk_usage(stores_folder()).free // 5
+    if memory_budget is None:
+        memory_budget = available_memory() // 2
+    size, disk, memory = (_megabytes(n) for n in (needed, disk_budget, memory_budget))
+    if needed <= disk_budget:
+        return Placement("disk", f"{size} on disk, of {disk} allowed there")
+    if needed <= memory_budget:
+        return Placement("memory", f"{size} in memory: more than the {disk} allowed on disk")
+    reason = f"{size} are needed, {disk} allowed on disk and {memory} in memory"
+    return Placement("none", f"nothing is stored: {reason}")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def plan_layout(
+    specs: Sequence[Spec], *, examples: int, views: int = 1, dtype: str = "float32"
+) -> Layout:
+    """Returns a layout whose shards are of a size that is easy to handle."""
+    row = max(spec.size * stored_dtype(spec, dtype).size for spec in specs)
+    return Layout(tuple(specs), examples, views, dtype, max(1, _SHARD_BYTES // row))
+
+
+class Writer(Protocol):
+    """Takes the frontier batch by batch, in the order of rows, and gives the store at the end."""
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        """Adds rows: for each tensor of the frontier an array (b, *shape)."""
+
+    def finish(self) -> FrontierStore:
+        """Returns the store; every row must have been added."""
+
+    def close(self) -> None:
+        """Removes what was not finished."""
+
+
+def make_writer(layout: Layout, key: str | None, about: str = "") -> Writer:
+    """Returns what writes a store: to disk under its key, or to memory where there is none.
+
+    Example:
+        ```python
+        with contextlib.closing(make_writer(layout, key)) as writer:
+            writer.append([features])
+            store = writer.finish()
+        ```
+    """
+    return _MemoryWriter(layout) if key is None else _DiskWriter(layout, key, about)
+
+
+class _Rows:
+    """Counts rows and cuts batches where a shard ends."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self.done = 0
+        self._types = [layout.stored(spec).as_numpy_dtype for spec in layout.specs]
+
+    def cut(self, arrays: Sequence[np.ndarray]) -> Iterable[tuple[int, list[np.ndarray]]]:
+        """Yields (shard, arrays in the stored type), each within one shard."""
+        count = len(arrays[0])
+        for spec, array in zip(self.layout.specs, arrays, strict=True):
+            if array.shape != (count, *spec.shape):
+                raise ValueError(f"expected {(count, *spec.shape)} numbers, got {array.shape}")
+        if self.done + count > self.layout.rows:
+            raise ValueError(f"more rows than the store's {self.layout.rows}")
+        at = 0
+        while at < count:
+            shard, within = divmod(self.done, self.layout.shard_rows)
+            end = min(count, at + self.layout.shard_rows - within)
+            parts = zip(arrays, self._types, strict=True)
+            yield shard, [_narrow(array[at:end], dtype) for array, dtype in parts]
+            self.done += end - at
+            at = end
+
+    def check_all_there(self) -> None:
+        if self.done != self.layout.rows:
+            raise ValueError(f"only {self.done} of {self.layout.rows} rows were added")
+
+
+def _narrow(array: np.ndarray, dtype: type) -> np.ndarray:
+    if dtype == np.float16:  # what is too large becomes the largest, not infinite
+        array = np.clip(array, -_LARGEST_FLOAT16, _LARGEST_FLOAT16)
+    return np.ascontiguousarray(array, dtype)
+
+
+class _MemoryWriter:
+    def __init__(self, layout: Layout):
+        self._rows = _Rows(layout)
+        self._tensors: list[list[tf.Tensor]] = [[] for _ in layout.specs]
+        self._open: list[list[np.ndarray]] = [[] for _ in layout.specs]
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        for shard, parts in self._rows.cut(arrays):
+            if shard > len(self._tensors[0]):
+                self._seal()
+            for pieces, part in zip(self._open, parts, strict=True):
+                pieces.append(part)
+
+    def finish(self) -> FrontierStore:
+        self._rows.check_all_there()
+        self._seal()
+        return FrontierStore(self._rows.layout, self._tensors, None)
+
+    def close(self) -> None:
+        self._open = []
+
+    def _seal(self) -> None:
+        """Makes a tensor of a full shard: there are never two copies of more than that."""
+        for tensors, pieces in zip(self._tensors, self._open, strict=True):
+            whole = np.concatenate(pieces)
+            pieces.clear()
+            with tf.device("CPU:0"):
+                tensors.append(tf.constant(whole))
+
+
+class _DiskWriter:
+    """Writes into a folder of its own, and renames that at the end.
+
+    So a process that is killed leaves nothing that looks like a store, and of two that make the
+    same store at once, one is a little late and takes the other's.
+    """
+
+    def __init__(self, layout: Layout, key: str, about: str):
+        self._rows = _Rows(layout)
+        self._about = about
+        self._final = stores_folder() / key
+        remove_stale(stores_folder())
+        prefix = f"{_BUILDING}{socket.gethostname()}-{os.getpid()}-"
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._final.parent))
+        self._facts: dict[str, tuple[int, int]] = {}  # by shard: bytes, checksum
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        for shard, parts in self._rows.cut(arrays):
+            for tensor, part in enumerate(parts):
+                name, data = shard_name(tensor, shard), part.view(np.uint8).data
+                with (self._folder / name).open("ab") as file:
+                    file.write(data)
+                size, checksum = self._facts.get(name, (0, 0))
+                self._facts[name] = size + data.nbytes, zlib.crc32(data, checksum)
+
+    def finish(self) -> FrontierStore:
+        self._rows.check_all_there()
+        manifest = as_manifest(self._rows.layout, self._facts, self._about)
+        (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        try:
+            os.replace(self._folder, self._final)
+        except OSError:
+            if not self._final.is_dir():  # else another process was as fast, with the same content
+                raise
+            self.close()
+        return map_store(self._final, manifest)
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes what processes that are no more have left unfinished."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(OSError):
+            old = time.time() - path.stat().st_mtime > _STALE_SECONDS
+            if old or _maker_is_gone(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _maker_is_gone(name: str) -> bool:
+    host = f"{_BUILDING}{socket.gethostname()}-"
+    process = name[len(host) :].split("-")[0] if name.startswith(host) else ""
+    if not process.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(process), 0)  # signal 0 only asks whether it is there
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

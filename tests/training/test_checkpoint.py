@@ -1,0 +1,53 @@
+"""Which epoch is the best, and what is kept of it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.errors import TrainingError
+from ftkeras.training.checkpoint import Checkpoints, load_weights
+from ftkeras.training.run import Run
+
+
+def keep(tmp_path, monitor: str, epochs: list[dict[str, float]]) -> tuple[Checkpoints, Run]:
+    """Plays epochs with the given logs; epoch i's weight is i."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    run = Run(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    callback = Checkpoints(run, monitor)
+    callback.set_model(model)
+    for number, logs in enumerate(epochs):
+        model.set_weights([np.full((1, 1), number, "float32")])
+        callback.on_epoch_end(number, logs)
+    return callback, run
+
+
+def weight(run: Run, name: str) -> float:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    load_weights(model, run, name)
+    return float(model.get_weights()[0][0, 0])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "best"),
+    [("val_loss", [3.0, 1.0, 2.0], 1), ("val_accuracy", [0.1, 0.5, 0.2], 1)],
+)
+def test_the_best_epoch_follows_the_metric_and_the_last_is_kept_too(
+    tmp_path, monitor, values, best
+):
+    callback, run = keep(tmp_path, monitor, [{"loss": 1.0, monitor: v} for v in values])
+    assert callback.best_epoch == best
+    assert (weight(run, "best"), weight(run, "last")) == (best, 2)
+
+
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(tmp_path):
+    logs = [{"loss": 0.0, "val_accuracy": 0.9, "val_loss": loss} for loss in (0.3, 0.1, 0.2)]
+    callback, _ = keep(tmp_path, "val_accuracy", logs)
+    assert callback.best_epoch == 1
+
+
+def test_a_metric_that_is_not_logged_is_named(tmp_path):
+    with pytest.raises(TrainingError, match="Did you mean 'val_accuracy'"):
+        keep(tmp_path, "val_acuracy", [{"loss": 1.0, "val_accuracy": 0.5}])

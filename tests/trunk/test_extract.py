@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import batches
+from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.phase import Phase
+from ftkeras.trunk import engines
+from ftkeras.trunk import writer as writers
+from ftkeras.trunk.engines import best_precision, make_engine, relative_difference
+from ftkeras.trunk.extract import extract, get_store
+from ftkeras.trunk.key import graph_signature, stamp_examples, store_key
+from ftkeras.trunk.split import fed_from_frontier, split_model
+from ftkeras.trunk.store import list_stores, stores_folder
+from ftkeras.trunk.writer import plan_layout
+
+layers = keras.layers
+SIZE = 12
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTKERAS_CACHE", str(tmp_path))
+
+
+def two_way_model(trained=("logits",), seed=0):
+    """A frozen stem of which two tensors of different shapes go on."""
+    keras.utils.set_random_seed(seed)
+    images = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, -1.0)(images)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(x)
+    x = layers.Activation("silu")(layers.BatchNormalization(name="norm")(x))
+    y = layers.Conv2D(4, 3, strides=2, padding="same", name="down")(x)
+    z = layers.Conv2D(4, 3, padding="same", name="side")(x)
+    x = layers.Concatenate()(
+        [
+            layers.GlobalAveragePooling2D()(layers.Conv2D(6, 1, name=f"top_{i}")(t))
+            for i, t in enumerate((y, z))
+        ]
+    )
+    model = keras.Model(images, layers.Dense(3, name="logits")(x))
+    for layer in model.layers:
+        layer.trainable = layer.name in trained
+    return model
+
+
+def examples(count=21, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    images = tf.constant(rng.integers(0, 255, (count, SIZE, SIZE, 3), dtype=np.uint8))
+    labels = rng.integers(0, classes, count).astype(np.int32)
+    return Split("train", [f"{i}.png" for i in range(count)], labels, classes, lambda i: images[i])
+
+
+def images_of(split, size=8):
+    data = batches(split, image_size=SIZE, batch_size=size, cache="none")
+    return data.map(lambda images, *_: images)
+
+
+# ------------------------------------------------------------------------------- engines
+
+
+def run_all(engine, data):
+    return [np.concatenate(parts) for parts in zip(*engine(data), strict=True)]
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "openvino"])
+def test_engines_give_the_trunks_output_in_order(name):
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    split = split_model(two_way_model(("top_0", "top_1", "logits")))
+    assert [spec.shape for spec in split.frontier] == [(12, 12, 4), (6, 6, 4)]
+    data = images_of(examples())
+    sample = next(iter(data))
+    run, line = make_engine(split.trunk, sample, batch_size=8, engine=name)
+    assert line.lower().startswith(name)
+    assert "(OpenVINO" not in line
+    found = run_all(run, data)
+    expected = [np.concatenate(p) for p in zip(*map(split.trunk, data), strict=True)]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_replicas_share_the_batches_and_keep_the_order(two_cpus):
+    strategy = tf.distribute.MirroredStrategy(two_cpus)
+    with strategy.scope():
+        model = two_way_model(("top_0", "top_1", "logits"))
+    split = split_model(model)
+    data = images_of(examples(21), size=5)  # 3 and 2 a replica, and 1 and 0 at the end
+    run, line = make_engine(split.trunk, next(iter(data)), batch_size=5, strategy=strategy)
+    assert line == "TensorFlow"
+    expected = [np.concatenate(p) for p in zip(*map(split.trunk, data), strict=True)]
+    for a, b in zip(run_all(run, data), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_openvino_that_is_wrong_is_not_used(monkeypatch):
+    pytest.importorskip("openvino")
+    split = split_model(two_way_model())
+    sample = next(iter(images_of(examples())))
+    right = engines.openvino_engine
+
+    def slightly_off(*args, **kwargs):
+        run = right(*args, **kwargs)
+        return lambda data: ([x * 1.01 for x in frontier] for frontier in run(data))
+
+    monkeypatch.setattr(engines, "openvino_engine", slightly_off)
+    run, line = make_engine(split.trunk, sample, batch_size=8)
+    assert line.startswith("TensorFlow (OpenVINO is off by ")
+    np.testing.assert_allclose(run_all(run, [sample])[0], split.trunk(sample), rtol=1e-4, atol=1e-6)
+
+
+def test_what_openvino_cannot_run_tensorflow_does():
+    pytest.importorskip("openvino")
+    images = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(2, 3, trainable=False, name="frozen")(images)
+    x = layers.Lambda(lambda x: tf.math.digamma(tf.abs(x) + 1.0), output_shape=(10, 10, 2))(x)
+    model = keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
+    split = split_model(model)
+    assert split.frontier[0].shape == (200,)
+    sample = next(iter(images_of(examples())))
+    run, line = make_engine(split.trunk, sample, batch_size=8)
+    assert line.startswith("TensorFlow (OpenVINO: ")
+    assert "\n" not in line
+    np.testing.assert_allclose(run_all(run, [sample])[0], split.trunk(sample), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("found", "off"),
+    [([1.0, 2.0], 0.0), ([1.0, 2.2], 0.1), ([1.0], np.inf), ([np.nan, 2.0], np.nan)],
+)
+def test_difference_is_relative_to_the_largest_number(found, off):
+    value = relative_difference(np.array(found, "f4"), np.array([1.0, 2.0], "f4"))
+    np.testing.assert_allclose(value, off, rtol=1e-5)
+
+
+def test_bfloat16_only_where_the_cpu_has_it(monkeypatch):
+    monkeypatch.setattr(engines, "_capabilities", lambda: ["FP32", "BF16"])
+    assert [best_precision(p) for p in ("bfloat16", "float32")] == ["bfloat16", "float32"]
+    monkeypatch.setattr(engines, "_capabilities", lambda: ["FP32"])
+    assert best_precision("bfloat16") == "float32"
+
+
+# --------------------------------------------------------------------------------- store
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_extraction_stores_each_example_once(key):
+    split = split_model(two_way_model(("top_0", "top_1", "logits")))
+    data, lines = examples(), []
+    layout = plan_layout(split.frontier, examples=len(data))
+    store = extract(
+        split,
+        images_of(data),
+        layout,
+        key=key,
+        batch_size=8,
+        engine="tensorflow",
+        report=lines.append,
+    )
+    for frontier, labels in store.batches(data, batch_size=4, training=True, seed=3, epoch=2):
+        assert [tuple(x.shape[1:]) for x in frontier] == [(12, 12, 4), (6, 6, 4)]
+        assert labels.shape[1] == 3
+    order = batches(data, image_size=SIZE, batch_size=4, training=True, seed=3, epoch=2)
+    stored = store.batches(data, batch_size=4, training=True, seed=3, epoch=2)
+    for (images, labels), (frontier, same) in zip(order, stored, strict=True):
+        np.testing.assert_array_equal(labels, same)
+        for a, b in zip(frontier, split.trunk(images), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert lines == ["trunk     21 images through TensorFlow"]
+
+
+def get(model, data, **options):
+    lines = []
+    split = split_model(model)
+    store = get_store(
+        split, data, image_size=SIZE, engine="tensorflow", report=lines.append, **options
+    )
+    return store, lines
+
+
+def test_another_run_finds_the_store_and_a_change_makes_a_new_one():
+    data = examples()
+    _, lines = get(two_way_model(), data)
+    assert len(lines) == 2
+    keras.backend.clear_session()
+    same = two_way_model()  # built again
+    same.get_layer("logits").kernel.assign_add(keras.ops.ones((12, 3)))  # another head
+    assert "stored already" in get(same, data)[1][0]
+    changed = two_way_model()
+    changed.get_layer("norm").moving_mean.assign_add(np.full(8, 1e-3, "float32"))
+    for model, split, options in [
+        (changed, data, {}),
+        (two_way_model(), examples(seed=1), {}),
+        (two_way_model(), examples(20), {}),
+        (two_way_model(), data, {"dtype": "float16"}),
+        (two_way_model(), data, {"resize": "pad"}),
+    ]:
+        before = len(list_stores())
+        assert "stored already" not in get(model, split, **options)[1][0]
+        assert len(list_stores()) == before + 1
+
+
+def test_no_room():
+    store, lines = get(two_way_model(), examples(), memory_budget=10, disk_budget=10)
+    assert store is None
+    assert "nothing is stored" in lines[0]
+    store, _ = get(two_way_model(), examples(), disk_budget=10)
+    assert store.folder is None
+    assert list_stores() == []
+
+
+def test_a_disk_that_fails_costs_the_store_and_not_the_run(monkeypatch):
+    def full(self, arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writers._DiskWriter, "append", full)
+    store, lines = get(two_way_model(), examples())
+    assert store is None
+    assert lines[-1].endswith("nothing is stored: [Errno 28] No space left on device")
+    assert list(stores_folder().iterdir()) == []
+
+
+def test_exact_is_what_the_model_computes_to_the_bit():
+    split = split_model(two_way_model(("top_0", "top_1", "logits")))
+    sample = next(iter(images_of(examples())))
+    run, line = make_engine(split.trunk, sample, batch_size=8, precision=best_precision("exact"))
+    assert line == "TensorFlow, to the bit"
+    expected = tf.function(lambda x: split.trunk(x, training=True))(sample)
+    for a, b in zip(run_all(run, [sample]), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_too_large_for_a_graph_stay_variables(monkeypatch):
+    split = split_model(two_way_model())
+    sample = next(iter(images_of(examples())))
+    run, _ = make_engine(split.trunk, sample, batch_size=8, engine="tensorflow")
+    monkeypatch.setattr(engines, "_LARGEST_FROZEN", 10)
+    same, _ = make_engine(split.trunk, sample, batch_size=8, engine="tensorflow")
+    np.testing.assert_allclose(run_all(run, [sample])[0], run_all(same, [sample])[0], atol=1e-5)
+
+
+def test_the_signature_follows_the_computation_and_not_the_names():
+    def graph(kernel=3, rate=0.0, name=None, flip=-1, dtype=None):
+        images = keras.Input((SIZE, SIZE, 3))
+        x = keras.ops.flip(images, axis=flip)
+        x = layers.Dropout(rate, name=name)(
+            layers.Conv2D(2, kernel, padding="same", dtype=dtype)(x)
+        )
+        return split_model(_freeze(keras.Model(images, layers.Dense(2)(x)))).trunk.graph
+
+    base = graph_signature(graph())
+    assert graph_signature(graph(name="other")) == base
+    for change in ({"kernel": 5}, {"flip": 1}, {"dtype": "mixed_bfloat16"}, {"rate": 0.1}):
+        assert graph_signature(graph(**change)) != base
+
+
+def _freeze(model):
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    return model
+
+
+def test_examples_are_known_by_their_files_or_by_their_pixels(tmp_path):
+    data = examples(2)
+    for key in data.ids:
+        (tmp_path / key).write_bytes(b"x")
+    by_file = stamp_examples(data, str(tmp_path))
+    assert stamp_examples(data, str(tmp_path)) == by_file
+    (tmp_path / "1.png").write_bytes(b"xy")
+    assert stamp_examples(data, str(tmp_path)) != by_file
+    by_pixel = stamp_examples(data)
+    assert stamp_examples(data, str(tmp_path / "elsewhere")) == by_pixel
+    assert stamp_examples(examples(2, seed=1)) != by_pixel
+    assert len({by_file, by_pixel}) == 2
+
+
+def test_keys_differ_by_everything_that_is_given():
+    split = split_model(two_way_model())
+    base = {"examples": "a", "image_size": 1, "resize": "crop"}
+    changes = [
+        {},
+        {"examples": "b"},
+        {"image_size": 2},
+        {"resize": "pad"},
+        {"dtype": "float16"},
+        {"precision": "bfloat16"},
+        {"augmentation": "two views"},
+    ]
+    assert len({store_key(split, **{**base, **change}) for change in changes}) == len(changes)
+
+
+# ---------------------------------------------------------------- a run on stored trunks
+
+
+def train(stored, strategy=None):
+    """Two phases with one optimizer; with `stored`, the first is fed from a store."""
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = two_way_model()
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        decay = 0.01 if strategy.num_replicas_in_sync == 1 else None
+        optimizer = keras.optimizers.Adam(0.01, weight_decay=decay)
+        model.compile(optimizer, loss, weighted_metrics=["accuracy"])
+    data, epoch = examples(40), tf.Variable(0, dtype=tf.int64)
+    phases = [
+        Phase("head", train=["head"], epochs=3, learning_rate=0.01),
+        Phase("top", train=["head", "blocks[-2:]"], epochs=2, learning_rate=0.003, layer_decay=0.5),
+    ]
+    unfreeze = StagedUnfreezing(model, phases)
+    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda n, logs: epoch.assign(n))
+    shared = {"batch_size": 8, "training": True, "seed": 5, "epoch": epoch}
+    losses = []
+
+    def fit(train_data, val_data, start, end):
+        history = model.fit(
+            train_data,
+            validation_data=val_data,
+            initial_epoch=start,
+            epochs=end,
+            callbacks=[count, unfreeze],
+            shuffle=False,
+            verbose=0,
+        )
+        losses.extend(history.history["loss"] + history.history["val_loss"])
+
+    images = batches(data, image_size=SIZE, **shared), batches(data, image_size=SIZE, batch_size=8)
+    if not stored:
+        fit(*images, 0, 3)
+        fit(*images, 3, 5)
+    else:
+        split = split_model(model)  # `unfreeze` has set the flags of the first phase
+        options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
+        store = get_store(split, data, image_size=SIZE, **options)
+        with fed_from_frontier(model, split):
+            fit(store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
+        fit(*images, 3, 5)
+    assert all(not verdict.drifted for verdict in unfreeze.verdicts.values())
+    return losses, [variable.numpy() for variable in model.variables]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_run_fed_from_a_store_has_the_losses_and_weights_of_one_that_is_not(replicas, two_cpus):
+    strategy = tf.distribute.MirroredStrategy(two_cpus) if replicas == 2 else None
+    (losses, weights), (expected, others) = train(True, strategy), train(False, strategy)
+    assert len(losses) == 10
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for a, b in zip(weights, others, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.trunk.graph import GraphModel, flatten
+
+
+def branchy():
+    """Nested twice, with a shared layer, several outputs, operations, and keyword arguments."""
+    inner_in = keras.Input((6, 6, 4))
+    inner = keras.Model(inner_in, keras.layers.Conv2D(4, 3, padding="same")(inner_in), name="inner")
+    outer_in = keras.Input((6, 6, 3))
+    shared = keras.layers.Conv2D(4, 1, name="shared")
+    a = shared(keras.ops.flip(outer_in, axis=-1))
+    b = keras.layers.Add()(
+        [inner(a, training=False), shared(outer_in), inner(inputs=shared(outer_in))]
+    )
+    outer = keras.Model(outer_in, [a, b], name="outer")
+    images = keras.Input((6, 6, 3), name="image")
+    first, second = outer(images * 0.5)
+    x = keras.layers.Concatenate()([first, second, keras.ops.sum(second, axis=-1, keepdims=True)])
+    x = keras.layers.MultiHeadAttention(2, 3)(x, value=x, key=x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, {"a": keras.layers.Dense(2)(x), "b": first})
+
+
+def images_like(model, count=3):
+    return np.random.default_rng(0).normal(size=(count, *model.input_shape[1:])).astype("float32")
+
+
+def test_a_flat_graph_computes_the_same():
+    model = branchy()
+    graph = flatten(model)
+    images = images_like(model)
+    expected, found = model(images), GraphModel(graph, "flat")(images)
+    assert set(found) == {"a", "b"}
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+    assert not any(isinstance(step.operation, keras.Model) for step in graph.steps[:4])
+
+
+def test_flattening_leaves_no_trace_in_the_layers():
+    model = branchy()
+    calls = {layer.name: len(layer._inbound_nodes) for layer in model._flatten_layers()}
+    for _ in range(3):
+        GraphModel(flatten(model), "flat")(images_like(model))
+    assert {layer.name: len(layer._inbound_nodes) for layer in model._flatten_layers()} == calls
+
+
+def test_it_holds_the_very_same_weights_once():
+    model = branchy()
+    flat = GraphModel(flatten(model), "flat")
+    assert {id(v) for v in flat.trainable_variables} == {id(v) for v in model.trainable_variables}
+    assert len(flat.trainable_variables) == len(model.trainable_variables)
+
+
+def test_sequential_models_are_opened_and_others_are_not():
+    sequential = keras.Sequential(
+        [keras.Input((4,)), keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])]
+    )
+    assert [type(s.operation).__name__ for s in flatten(sequential).steps] == ["Dense"]
+
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    assert flatten(Own()) is None
+    inputs = keras.Input((4,))
+    around = keras.Model(inputs, Own()(inputs))
+    assert [type(s.operation).__name__ for s in flatten(around).steps] == ["Own"]
+
+
+@pytest.mark.parametrize("kind", ["training", "size"])
+def test_a_nested_model_that_would_run_differently_stays_whole(kind):
+    inner_in = keras.Input((None, None, 3) if kind == "size" else (4, 4, 3))
+    inner = keras.Model(inner_in, keras.layers.Dropout(0.5)(inner_in), name="inner")
+    images = keras.Input((4, 4, 3))
+    x = inner(images, training=True) if kind == "training" else inner(images)
+    (step,) = flatten(keras.Model(images, x)).steps
+    assert step.operation is inner
