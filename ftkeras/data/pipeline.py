@@ -127,7 +127,7 @@ def batches(
     data = data.batch(batch_size, drop_remainder=drop_remainder)
     data = data.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     data = data.prefetch(2)  # two batches wait while the model works on one
-    return _with_length(data, count, start, batch_size, drop_remainder)
+    return with_length(data, count, start, batch_size, drop_remainder)
 
 
 def _read(value: Number | str, dtype: tf.DType) -> tf.Tensor:
@@ -140,7 +140,7 @@ def _key(seed: int, kind: int, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     return tf.random.fold_in(tf.random.fold_in((seed, kind), epoch), place)
 
 
-def _with_length(
+def with_length(
     data: tf.data.Dataset, count: int, start: Number, batch_size: int, drop_remainder: bool
 ) -> tf.data.Dataset:
     """Tells `fit` how many batches an epoch has, which a flat_map hides."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftkeras.console import duration, table
 from ftkeras.data.dataset import ImageData
+from ftkeras.phases.audit import Verdict
 
 _SHOWN = ("val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "loss", "accuracy")
 
@@ -36,6 +37,7 @@ def end_lines(
     folder: str,
     records: Sequence[dict[str, Any]],
     evaluation: dict[str, Any],
+    verdicts: Mapping[str, Verdict],
     best_epoch: int,
     exported: str | None,
     seconds: float,
@@ -46,6 +48,7 @@ def end_lines(
         folder: The run's folder.
         records: The lines of `metrics.jsonl`.
         evaluation: What `evaluation.json` holds.
+        verdicts: What the audit found, by phase.
         best_epoch: Which epoch's weights were kept, from 0.
         exported: Where the SavedModel is, if there is one.
         seconds: How long it all took.
@@ -71,6 +74,7 @@ def end_lines(
         f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} "
         f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}",
         f"weights of epoch {best_epoch + 1}; {duration(seconds)} in all",
+        *(_audit_line(name, verdict) for name, verdict in verdicts.items()),
         "",
         f"model       {folder}/model.keras",
         *([f"SavedModel  {exported}"] if exported else []),
@@ -80,3 +84,11 @@ def end_lines(
         f"            ftkeras predict {folder} IMAGE...",
     ]
     return "\n".join(lines)
+
+
+def _audit_line(phase: str, verdict: Verdict) -> str:
+    still = f", {len(verdict.unmoved)} to train did not move" if verdict.unmoved else ""
+    return (
+        f"audit of {phase}: {verdict.frozen} frozen variables unchanged to the bit, "
+        f"{verdict.trained} trained ones moved{still}"
+    )

@@ -100,7 +100,8 @@ def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
         raise
     run.set_state("finished")
     seconds = time.monotonic() - start
-    print(end_lines(out, list(run.metrics()), evaluation, best_epoch, exported, seconds))
+    verdicts = assembled.unfreeze.verdicts
+    print(end_lines(out, list(run.metrics()), evaluation, verdicts, best_epoch, exported, seconds))
     return run
 
 

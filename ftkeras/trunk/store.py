@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import tensorflow as tf
 
 from ftkeras.data import dataset
 from ftkeras.data.cache import cache_folder
 from ftkeras.data.order import balanced, example_weights, shuffled
+from ftkeras.data.pipeline import Number, with_length
 from ftkeras.trunk.split import Spec
-
-Number: TypeAlias = "int | tf.Variable"
 
 DTYPES = ("float32", "float16", "bfloat16")
 MANIFEST = "manifest.json"
@@ -164,20 +163,7 @@ class FrontierStore:
         # Reading by the batch: no step of the pipeline runs once an example and costs anything.
         data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         data = data.prefetch(tf.data.AUTOTUNE)
-        return _with_length(data, count, start, batch_size, drop_remainder)
-
-
-def _with_length(
-    data: tf.data.Dataset, count: int, start: Number, batch_size: int, drop_remainder: bool
-) -> tf.data.Dataset:
-    """Tells `fit` how many batches an epoch has; a length that varies cannot be asserted."""
-    varies = isinstance(start, tf.Variable)
-    left = count if varies else count - start
-    length = left // batch_size if drop_remainder else -(-left // batch_size)
-    if not varies:
-        return data.apply(tf.data.experimental.assert_cardinality(length))
-    data.cardinality = lambda: tf.constant(length, tf.int64)
-    return data
+        return with_length(data, count, start, batch_size, drop_remainder)
 
 
 # ------------------------------------------------------------------------------ on disk

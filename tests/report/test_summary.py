@@ -1,0 +1,53 @@
+"""What a run prints at its end."""
+
+from __future__ import annotations
+
+from ftkeras.phases.audit import Verdict
+from ftkeras.report.summary import end_lines
+
+
+def test_the_end_of_a_run_names_phases_results_proof_and_places():
+    records = [
+        {
+            "epoch": 0,
+            "phase": "head",
+            "loss": 1.0,
+            "val_loss": 0.9,
+            "val_accuracy": 0.5,
+            "seconds": 2,
+        },
+        {
+            "epoch": 1,
+            "phase": "head",
+            "loss": 0.8,
+            "val_loss": 0.7,
+            "val_accuracy": 0.6,
+            "seconds": 3,
+        },
+        {
+            "epoch": 2,
+            "phase": "top",
+            "loss": 0.5,
+            "val_loss": 0.6,
+            "val_accuracy": 0.7,
+            "seconds": 70,
+        },
+    ]
+    evaluation = {
+        "split": "test",
+        "accuracy": 0.75,
+        "macro_f1": 0.7,
+        "intervals": {"accuracy": [0.7, 0.8]},
+    }
+    verdicts = {"head": Verdict(260, 2, (), ()), "top": Verdict(240, 20, (), ("a/bias",))}
+    text = end_lines("runs/x", records, evaluation, verdicts, 2, "runs/x/export/1", 100.0)
+    assert text.isascii()
+    assert "head        2  0.7000    0.6000        0.8000  5.0 s" in text
+    assert "top         1  0.6000    0.7000        0.5000  1 min 10 s" in text
+    assert "test accuracy 0.7500 (95% interval 0.700 to 0.800), macro-F1 0.7000" in text
+    assert "weights of epoch 3; 1 min 40 s in all" in text
+    assert (
+        "audit of head: 260 frozen variables unchanged to the bit, 2 trained ones moved\n" in text
+    )
+    assert "20 trained ones moved, 1 to train did not move" in text
+    assert "SavedModel  runs/x/export/1" in text
