@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "measure a run's model on its test set",
     "predict": "classify image files with a run's model",
     "export": "write a run's model as a SavedModel for TF Serving",
+    "cache": "list stored trunks, and remove what is old or too much",
     "backbones": "list the backbones there are",
     "init": "write a commented config to start from",
 }

@@ -16,13 +16,19 @@ from ftkeras.errors import UserError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number, as people mean it; YAML 1.1 wants 1.0e-3."""
+    """YAML as people mean it: 1e-3 is a number, and of all words only true and false are booleans.
+
+    In YAML 1.1, which PyYAML reads, the number is 1.0e-3, and `off` is a boolean.
+    """
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    first: [pair for pair in pairs if pair[0].rsplit(":")[-1] not in ("timestamp", "bool")]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),

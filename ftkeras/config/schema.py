@@ -390,6 +390,18 @@ class TrainingConfig(Section):
     """Make every operation reproducible to the bit, at some cost in speed."""
 
 
+class TrunkConfig(Section):
+    """The frozen part of the network, run once a phase instead of every epoch."""
+
+    mode: Literal["off", "auto"] = "off"
+    """auto stores it where images are the same every epoch: no augmentation, mixing or sampling."""
+    precision: Literal["exact", "float32", "bfloat16"] = "exact"
+    """exact: to the bit as without a store; float32 and bfloat16 may use OpenVINO, and are faster.
+    """
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How stored numbers are kept."""
+
+
 class ExportConfig(Section):
     """What is written when training ends."""
 
@@ -412,6 +424,7 @@ class Config(Section):
     regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    trunk: TrunkConfig = TrunkConfig()
     export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")

@@ -79,6 +79,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         """The epochs of all phases together, at most: what to give to `fit`."""
         self.verdicts: dict[str, Verdict] = {}
         """What the audit of each phase that has ended found."""
+        self._subject = model
         self._weights = weights_of(model, blocks)
         self._trained = tuple(
             trained_weights(self._weights, phase.train, phase.batch_norm) for phase in self.phases
@@ -100,7 +101,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._build_optimizer(model)
         groups = {id(weight.variable): weight.block or "head" for weight in self._weights.all}
         self._rates = WeightRates(model.optimizer, groups)
-        set_trainable(model, self._trained[0], self.phases[0].batch_norm)
+        self.set_flags(0)
 
     @property
     def phase(self) -> ResolvedPhase:
@@ -130,6 +131,10 @@ class StagedUnfreezing(keras.callbacks.Callback):
         """Returns which of the head and the blocks train in the phase that is running."""
         trained = self._trained[self._index or 0]
         return list(dict.fromkeys(weight.block or "head" for weight in trained))
+
+    def set_flags(self, index: int) -> None:
+        """Sets the `trainable` flags of a phase and nothing else, to look at the model with."""
+        set_trainable(self._subject, self._trained[index], self.phases[index].batch_norm)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._index = None  # `fit` may be called again, or start at a later epoch
@@ -196,7 +201,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._index, self._over, self._best = index, False, _Best()
         if phase.batch_norm == "recalibrate" and self._recalibrate_on is not None:
             recalibrate_batch_norm(self.model, self._recalibrate_on)
-        set_trainable(self.model, trained, phase.batch_norm)
+        self.set_flags(index)
         if phase.dropout is not None:
             set_dropout(self.model, phase.dropout)
         if phase.label_smoothing is not None:

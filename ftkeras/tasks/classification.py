@@ -259,6 +259,7 @@ def _fit(assembled: Assembled, run: Run) -> int:
         run=run,
         monitor=config.training.monitor or _default_monitor(assembled.data),
         average=build.average(config, assembled.model),
+        trunk=build.trunk(config),
         callbacks=callbacks,
     )
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}

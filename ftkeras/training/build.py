@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.schema import Config, DataSection, PhaseConfig, StrategyConfig
+from ftkeras.config.schema import Config, DataSection, FolderData, PhaseConfig, StrategyConfig
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
@@ -27,6 +27,7 @@ from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.stretches import TrunkOptions
 
 
 def images(config: Config) -> ImageData:
@@ -144,6 +145,15 @@ def average(config: Config, of: keras.Model) -> AveragedWeights | None:
     """Makes the moving average of the weights, if the config asks for one."""
     given = config.training.average
     return None if given is None else AveragedWeights(of, given.decay)
+
+
+def trunk(config: Config) -> TrunkOptions | None:
+    """Returns how the trunk is stored, if the config asks for it."""
+    given = config.trunk
+    if given.mode == "off":
+        return None
+    folder = config.data.path if isinstance(config.data, FolderData) else None
+    return TrunkOptions(precision=given.precision, dtype=given.dtype, folder=folder)
 
 
 def _new_blocks(config: Config, on: Backbone) -> tuple[Block, ...]:

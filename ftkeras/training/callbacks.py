@@ -80,7 +80,7 @@ class GroupHealth(keras.callbacks.Callback):
             self._report(f"warning: phase {phase}: the gradients of {group} ({norm:.2g}) {trouble}")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._writer.close()
+        self._writer.flush()
 
 
 class Record(keras.callbacks.Callback):
@@ -105,36 +105,29 @@ class Record(keras.callbacks.Callback):
 class FitProgress(keras.callbacks.Callback):
     """Shows how far training is and how long it will take; one lasting line an epoch."""
 
-    def __init__(self, unfreeze: StagedUnfreezing):
+    def __init__(self, unfreeze: StagedUnfreezing, steps_per_epoch: int):
         super().__init__()
         self._unfreeze = unfreeze
-        self._progress: Progress | None = None
+        self._progress = Progress("training", steps_per_epoch * unfreeze.epochs)
         self._place = ""
         self._epoch_start = 0.0
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        steps = self.params["steps"]
-        self._progress = Progress("training", steps and steps * self._unfreeze.epochs)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._place = f"{self._unfreeze.phase.name}, epoch {epoch + 1}/{self._unfreeze.epochs}"
         self._epoch_start = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        if self._progress is not None:
-            self._progress.advance(1, self._place)
+        self._progress.advance(1, self._place)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if self._progress is None:
-            return
         shown = sorted((logs or {}).items(), key=lambda item: "loss" not in item[0])
         numbers = "  ".join(f"{n} {float(v):.4f}" for n, v in shown if n != "learning_rate")
         seconds = duration(time.monotonic() - self._epoch_start)
         self._progress.say(f"{self._place}: {numbers}  ({seconds})")
 
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        if self._progress is not None:
-            self._progress.close()
+    def close(self) -> None:
+        """Ends the progress line; call it when all of the training is over."""
+        self._progress.close()
 
 
 class Interruptible(keras.callbacks.Callback):
@@ -150,8 +143,7 @@ class Interruptible(keras.callbacks.Callback):
         self._before: Any = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._asked = False
-        if threading.current_thread() is threading.main_thread():
+        if self._before is None and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Runs a plan: one `model.fit` through all phases."""
+"""Runs a plan: one `model.fit` through all phases, or one a phase where the trunk is stored."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Interruptible, Record
 from ftkeras.training.checkpoint import Checkpoints, save_weights
 from ftkeras.training.run import Run
+from ftkeras.training.stretches import TrunkOptions, stretches
 
 
 def fit(
@@ -24,6 +25,7 @@ def fit(
     run: Run,
     monitor: str,
     average: AveragedWeights | None = None,
+    trunk: TrunkOptions | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Checkpoints:
     """Trains a compiled model through all phases and keeps the record in the run's folder.
@@ -35,6 +37,8 @@ def fit(
         run: Where metrics, checkpoints and TensorBoard logs go.
         monitor: The logged metric that tells the best epoch.
         average: Keeps a moving average of the weights; validation and the best checkpoint use it.
+        trunk: Runs what is frozen once for each phase and trains from what it gave; None runs it
+            anew every epoch.
         callbacks: More callbacks; they see the logs with the phase's learning rate in them.
 
     Returns:
@@ -45,32 +49,39 @@ def fit(
         KeyboardInterrupt: (after saving the weights) Someone pressed Ctrl-C.
     """
     checkpoints = Checkpoints(run, monitor, average)
+    progress = FitProgress(unfreeze, feed.steps_per_epoch)
     ours: list[keras.callbacks.Callback] = [
         unfreeze,  # before those that read its phase and its learning rate
         *([] if average is None else [average]),
         DataPosition(feed, unfreeze),
         Record(run, unfreeze),
-        FitProgress(unfreeze),
+        progress,
         checkpoints,
         keras.callbacks.TensorBoard(run.path("logs"), write_graph=False),
         GroupHealth(run, unfreeze, report=print),
     ]
     interruptible = Interruptible()
     try:
-        model.fit(
-            feed.train(),
-            validation_data=feed.plain("val") if "val" in feed.data.splits else None,
-            epochs=unfreeze.epochs,
-            callbacks=[*ours, *callbacks, interruptible],
-            shuffle=False,  # the data set does that itself
-            verbose=0,
-        )
+        for stretch in stretches(model, feed, unfreeze, trunk, callbacks):
+            with stretch.fed as (train, val):
+                model.fit(
+                    train,
+                    validation_data=val,
+                    initial_epoch=stretch.first_epoch,
+                    epochs=stretch.end_epoch,
+                    callbacks=[*ours, *callbacks, interruptible],
+                    shuffle=False,  # the data set does that itself
+                    verbose=0,
+                )
+            if model.stop_training:
+                break
     except BaseException:
         if average is not None:
             average.unswap()  # where validation was interrupted, the averages are in the model
         save_weights(model, run, "last")
         raise
     finally:
+        progress.close()
         interruptible.restore()
     return checkpoints
 

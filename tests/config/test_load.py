@@ -63,6 +63,11 @@ def test_numbers_in_a_file_are_read_as_people_mean_them(tmp_path, text):
     assert load_config(file).phases[0].learning_rate == 0.001
 
 
+def test_off_is_a_word_and_false_is_not():
+    assert parse_config(MINIMAL, ["trunk.mode=off"]).trunk.mode == "off"
+    assert parse_config(MINIMAL, ["export.saved_model=false"]).export.saved_model is False
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [

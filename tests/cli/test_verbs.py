@@ -1,0 +1,100 @@
+"""The command line as it is meant to be used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ftkeras.cli.main import VERBS, main
+from ftkeras.config.load import load_config
+
+QUICK = ["--config=c.yaml", "--set", "backbone.weights=none"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with a config on a small array of images."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (24, 32, 32, 3), np.uint8)
+    np.savez("small.npz", images=images, labels=np.arange(24) % 2)
+    (tmp_path / "c.yaml").write_text(
+        "data: {source: arrays, path: small.npz, image_size: 32, batch_size: 8}\n"
+        "backbone: {name: MobileNetV2, weights: starter}\n"
+        "phases: [{name: head, epochs: 1, learning_rate: 1e-3}]\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb_has_an_example(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example: ftkeras {verb}" in text
+    assert text.isascii()
+
+
+def test_help_lists_the_verbs_and_needs_no_tensorflow():
+    code = (
+        "import sys; from ftkeras.cli.main import main; main(['--help']);"
+        "print('tf', 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+    assert done.stdout.endswith("tf False\n")
+
+
+def test_backbones_lists_every_one(capsys):
+    assert main(["backbones"]) == 0
+    text = capsys.readouterr().out
+    assert "MobileNetV2 " in text
+    assert len(text.splitlines()) > 35
+
+
+def test_init_writes_a_config_that_loads(place, capsys):
+    assert main(["init", "my.yaml", "--data=photos/", "--backbone=ResNet50"]) == 0
+    config = load_config("my.yaml")
+    assert (config.data.path, config.backbone.name) == ("photos/", "ResNet50")
+    assert "ftkeras train --config=my.yaml" in capsys.readouterr().out
+
+
+def test_plan_shows_a_strategys_phases(place, capsys):
+    assert main(["plan", *QUICK, "--set", "phases={strategy: lp_ft, epochs: 4}"]) == 0
+    text = capsys.readouterr().out
+    assert "block_16" in text
+    assert "- {name: full, epochs: 2, learning_rate: 0.0001, train: [all]" in text
+
+
+@pytest.mark.slow
+def test_from_rate_to_prediction(place, capsys):
+    assert main(["lr-find", "--config=c.yaml", "--steps=30", "--high=0.1"]) == 0
+    assert (place / "lr_find.svg").read_text().startswith("<svg")
+    assert main(["train", "--config=c.yaml", "--out=run"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--split=val"]) == 0
+    assert "macro f1" in capsys.readouterr().out
+    from PIL import Image
+
+    Image.fromarray(np.zeros((50, 30, 3), np.uint8)).save("black.png")
+    assert main(["predict", "run", "black.png", "--out=p.csv", "--top_k=1"]) == 0
+    assert (place / "p.csv").read_text().splitlines()[1].startswith("black.png,")
+    assert main(["export", "run", "--out=served"]) == 0
+    assert (place / "served" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_stored_trunks_are_listed_and_removed(place, capsys, monkeypatch):
+    monkeypatch.setenv("FTKERAS_CACHE", str(place / "cache"))
+    plain = ["--set", "data.augmentation=none", "--set", "export.saved_model=false"]
+    assert main(["train", "--config=c.yaml", "--out=r", "--set", "trunk.mode=auto", *plain]) == 0
+    capsys.readouterr()
+    assert main(["cache"]) == 0
+    assert "16 train images of 32 px" in capsys.readouterr().out
+    assert main(["cache", "--max_mb=0"]) == 0
+    assert "removed 2" in capsys.readouterr().out
