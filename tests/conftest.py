@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Before anything imports Keras, which reads its home at import: no test sees or leaves files there.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="ftkeras-tests-", ignore_cleanup_errors=True)
@@ -28,10 +32,17 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
-def two_cpus() -> list[str]:
-    """The names of two logical CPUs, for strategies: `MirroredStrategy(two_cpus)`."""
+def two_replicas() -> tf.distribute.Strategy:
+    """A strategy over two logical CPUs.
+
+    It reduces on one device: the default's collectives are numbered in a process, and a second
+    strategy would meet the shapes of the first.
+    """
     _make_two_cpus()
-    return ["CPU:0", "CPU:1"]
+    import tensorflow as tf
+
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
 
 
 def _make_two_cpus() -> None:

@@ -211,10 +211,8 @@ def test_one_data_set_serves_all_epochs_of_a_fit(numbered):
 
 
 @pytest.mark.parametrize("distributed", [False, True])
-def test_a_resumed_epoch_is_shorter_and_the_next_are_whole(numbered, distributed, two_cpus):
-    strategy = (
-        tf.distribute.MirroredStrategy(two_cpus) if distributed else tf.distribute.get_strategy()
-    )
+def test_a_resumed_epoch_is_shorter_and_the_next_are_whole(numbered, distributed, two_replicas):
+    strategy = two_replicas if distributed else tf.distribute.get_strategy()
     epoch, start = tf.Variable(1, dtype=tf.int64), tf.Variable(12, dtype=tf.int64)
     data = batches(numbered, image_size=1, batch_size=6, training=True, epoch=epoch, start=start)
     watch = Watch(epoch, start)

@@ -153,8 +153,8 @@ def test_multi_label_scores_are_sigmoids(model, tmp_path):
     np.testing.assert_allclose(by_class(answers(path, "images", pixels)), expected, atol=1e-5)
 
 
-def test_a_model_trained_on_two_devices_exports(two_cpus, tmp_path):
-    with tf.distribute.MirroredStrategy(two_cpus).scope():
+def test_a_model_trained_on_two_devices_exports(two_replicas, tmp_path):
+    with two_replicas.scope():
         model = small_model()
     path = export(model, tmp_path)
     pixels = np.random.default_rng(0).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32)

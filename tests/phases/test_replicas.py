@@ -40,12 +40,9 @@ def trained(strategy: tf.distribute.Strategy) -> tuple[list[np.ndarray], dict[st
 
 
 @pytest.mark.slow
-def test_two_replicas_give_the_weights_of_one(two_cpus):
+def test_two_replicas_give_the_weights_of_one(two_replicas):
     one, norms_of_one = trained(tf.distribute.get_strategy())
-    strategy = tf.distribute.MirroredStrategy(
-        two_cpus, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
-    two, norms_of_two = trained(strategy)
+    two, norms_of_two = trained(two_replicas)
     for first, second in zip(one, two, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
     assert set(norms_of_one) == {"a", "b", "head"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError
@@ -211,10 +210,9 @@ def test_a_state_of_another_model_is_refused():
         AveragedWeights(model, decay=1.0)
 
 
-def test_two_replicas_have_the_averages_of_their_weights(two_cpus):
+def test_two_replicas_have_the_averages_of_their_weights(two_replicas):
     # One device reduces: two strategies with collectives in one process get in each other's way.
-    reduce = tf.distribute.ReductionToOneDevice()
-    with tf.distribute.MirroredStrategy(two_cpus, cross_device_ops=reduce).scope():
+    with two_replicas.scope():
         model, blocks = small_model()
     phases = [
         Phase("head", epochs=1, learning_rate=0.1),

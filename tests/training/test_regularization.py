@@ -160,11 +160,10 @@ def train(strategy: tf.distribute.Strategy) -> tuple[list[float], dict[str, np.n
     return history.history["loss"], values(model)
 
 
-def test_two_replicas_make_the_losses_and_weights_of_one(two_cpus):
+def test_two_replicas_make_the_losses_and_weights_of_one(two_replicas):
     losses, one = train(tf.distribute.get_strategy())
     # One device reduces: two strategies with collectives in one process get in each other's way.
-    reduce = tf.distribute.ReductionToOneDevice()
-    both_losses, both = train(tf.distribute.MirroredStrategy(two_cpus, cross_device_ops=reduce))
+    both_losses, both = train(two_replicas)
     np.testing.assert_allclose(both_losses, losses, rtol=1e-5)
     for path, value in one.items():
         np.testing.assert_allclose(both[path], value, rtol=1e-4, atol=1e-6, err_msg=path)

@@ -84,13 +84,12 @@ def test_engines_give_the_trunks_output_in_order(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_replicas_share_the_batches_and_keep_the_order(two_cpus):
-    strategy = tf.distribute.MirroredStrategy(two_cpus)
-    with strategy.scope():
+def test_replicas_share_the_batches_and_keep_the_order(two_replicas):
+    with two_replicas.scope():
         model = two_way_model(("top_0", "top_1", "logits"))
     split = split_model(model)
     data = images_of(examples(21), size=5)  # 3 and 2 a replica, and 1 and 0 at the end
-    run, line = make_engine(split.trunk, next(iter(data)), batch_size=5, strategy=strategy)
+    run, line = make_engine(split.trunk, next(iter(data)), batch_size=5, strategy=two_replicas)
     assert line == "TensorFlow"
     expected = [np.concatenate(p) for p in zip(*map(split.trunk, data), strict=True)]
     for a, b in zip(run_all(run, data), expected, strict=True):
@@ -343,8 +342,10 @@ def train(stored, strategy=None):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_run_fed_from_a_store_has_the_losses_and_weights_of_one_that_is_not(replicas, two_cpus):
-    strategy = tf.distribute.MirroredStrategy(two_cpus) if replicas == 2 else None
+def test_a_run_fed_from_a_store_has_the_losses_and_weights_of_one_that_is_not(
+    replicas, two_replicas
+):
+    strategy = two_replicas if replicas == 2 else None
     (losses, weights), (expected, others) = train(True, strategy), train(False, strategy)
     assert len(losses) == 10
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
