@@ -60,7 +60,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a text file ({error}).") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -77,7 +77,7 @@ def parse_config(
     for override in overrides:
         location, text = _parse_override(override)
         try:
-            value = yaml.load(text, Loader=_Loader) if text else None  # noqa: S506
+            value = yaml.load(text, Loader=_Loader) if text else None
         except (yaml.YAMLError, RecursionError, ValueError):
             value = text
         _assign(data, location, value, override)
@@ -120,6 +120,10 @@ def _assign(tree: Any, location: tuple[str | int, ...], value: Any, override: st
                     f"it has {len(node)} entries" if isinstance(node, list) else "it is not a list"
                 )
                 raise UserError(f"--set {override!r}: no entry [{part}]; {held}.")
+        elif isinstance(node, list):
+            raise UserError(
+                f"--set {override!r}: {part!r} is asked of a list; name an entry, as [0]."
+            )
         elif not isinstance(node, dict):
             raise UserError(f"--set {override!r}: {part!r} is not inside a section.")
         if following is None:

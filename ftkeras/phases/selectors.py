@@ -175,8 +175,12 @@ def _by_pattern(weights: Weights, selector: str) -> list[Weight]:
         pattern = re.compile(selector[3:])
     except re.error as error:
         raise UserError(f"selector {selector!r}: not a regular expression ({error}).") from None
-    layer_path = lambda weight: weight.path.rsplit("/", 1)[0]  # noqa: E731
-    return [w for w in weights.all if pattern.search(w.path) or pattern.search(layer_path(w))]
+    # In the layer's path too, so that `$` may end the layer's name.
+    return [
+        weight
+        for weight in weights.all
+        if pattern.search(weight.path) or pattern.search(weight.path.rsplit("/", 1)[0])
+    ]
 
 
 def _block_names(weights: Weights, selector: str) -> tuple[str, ...]:
