@@ -100,11 +100,11 @@ HEAD = Phase("head", 1, 1e-2)
 def test_an_lstm_text_classifier():
     first, second = train(lstm(), [HEAD, Phase("rnn", train=["head", "block:lstm"])])
     assert first == {"logits/kernel", "logits/bias"}
-    assert second - first == {
-        f"lstm/{direction}_lstm/lstm_cell/{name}"
-        for direction in ("forward", "backward")
-        for name in ("kernel", "recurrent_kernel", "bias")
-    }
+    # Keras numbers the two directions' names by what the process made before.
+    opened = sorted(path.split("/")[0::3] for path in second - first)
+    assert opened == sorted(
+        ["lstm", name] for name in ("kernel", "recurrent_kernel", "bias") for _ in range(2)
+    )
 
 
 def test_a_small_transformer():
