@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-SHOWN_LINES = 24
+SHOWN_LINES = 26
 
 
 def draw(lines: list[str], title: str) -> str:
