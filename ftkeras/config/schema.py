@@ -396,8 +396,8 @@ class TrunkConfig(Section):
     mode: Literal["off", "auto"] = "off"
     """auto stores it where images are the same every epoch: no augmentation, mixing or sampling."""
     precision: Literal["exact", "float32", "bfloat16"] = "exact"
-    """exact: to the bit as without a store; float32 and bfloat16 may use OpenVINO, and are faster.
-    """
+    """exact: the trunk computes, to the bit, what it would without a store; float32 and bfloat16
+    may use OpenVINO, and are faster."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How stored numbers are kept."""
 
