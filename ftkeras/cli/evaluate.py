@@ -24,7 +24,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder = one_run(positional, "evaluate")
     import_tensorflow()
-    from ftkeras.evaluation.metrics import format_results
+    from ftkeras.evaluation.results import format_results
     from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 

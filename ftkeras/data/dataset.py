@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +32,7 @@ class Found:
         class_names: All classes in order, where the source knows them; else they are sorted.
         weights: Each example's weight in the loss, float32 (n,), or None.
         multi_label: Whether an example may have any number of labels.
+        columns: More that is known of the examples, str (n,) each, to be measured by value.
         bad_files: What was left out.
         notes: Sentences for the user.
     """
@@ -43,6 +44,7 @@ class Found:
     class_names: Sequence[str] | None = None
     weights: np.ndarray | None = None
     multi_label: bool = False
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     bad_files: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -58,6 +60,7 @@ class Split:
         classes: How many classes there are.
         fetch: int64 scalar index -> uint8 (h, w, 3) image; TensorFlow operations alone.
         weights: float32 (n,) weights in the loss, or None.
+        columns: More that is known of the examples, str (n,) each.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Split:
     classes: int
     fetch: Fetch
     weights: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -68,6 +68,7 @@ def load_data(
             classes=len(class_names),
             fetch=found.make_fetch(indices),
             weights=None if found.weights is None else found.weights[indices].astype(np.float32),
+            columns={column: values[indices] for column, values in found.columns.items()},
         )
         for name, indices in parts.items()
     }

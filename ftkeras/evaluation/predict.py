@@ -123,6 +123,7 @@ def predict_files(
     resize: str,
     class_names: Sequence[str],
     multi_label: bool,
+    temperature: float = 1.0,
     top_k: int = 5,
     batch_size: int = 32,
 ) -> Iterator[FilePrediction]:
@@ -138,6 +139,7 @@ def predict_files(
         resize: How images become square: crop, pad or squash.
         class_names: One name a class.
         multi_label: Scores are sigmoids instead of a softmax.
+        temperature: What the logits are divided by.
         top_k: How many classes to give, at most.
         batch_size: Images a step.
     """
@@ -154,7 +156,7 @@ def predict_files(
         .batch(batch_size)
         .prefetch(1)
     )
-    scores = _scores(model, images, multi_label, len(readable))
+    scores = _scores(model, images, multi_label, temperature, len(readable))
     for path, verdict in zip(paths, verdicts, strict=True):
         if verdict.reason:
             yield FilePrediction(path, error=verdict.reason)
@@ -165,14 +167,14 @@ def predict_files(
 
 
 def _scores(
-    model: keras.Model, images: tf.data.Dataset, multi_label: bool, total: int
+    model: keras.Model, images: tf.data.Dataset, multi_label: bool, temperature: float, total: int
 ) -> Iterator[np.ndarray]:
     """Yields the scores (classes,) of each image."""
     answer = logits_function(model)
     progress = Progress("predict", total)
     try:
         for batch in images:
-            yield from scores_from_logits(answer(batch).numpy(), multi_label)
+            yield from scores_from_logits(answer(batch).numpy() / temperature, multi_label)
             progress.advance(len(batch))
     finally:
         progress.close()

@@ -20,8 +20,10 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.evaluation.metrics import evaluate_predictions
+from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predict import FilePrediction, predict_files, predict_logits
+from ftkeras.evaluation.predictions import Predictions, save_predictions
+from ftkeras.evaluation.results import evaluate_predictions
 from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
@@ -194,6 +196,9 @@ def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) ->
 def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
+    The model's answers are kept in `predictions/`. The split that training ended with is measured
+    anew in `evaluation.json`, too.
+
     Raises:
         UserError: The run has no such split, or its data are gone.
     """
@@ -202,7 +207,10 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     model, data = load_model(run), build.images(config)
     if split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
-    return _measure(model, build.feed(config, data, int(model.input_shape[1])), split)
+    evaluation = _measure(model, build.feed(config, data, int(model.input_shape[1])), run, split)
+    if split == _final_split(data):
+        run.write_json("evaluation.json", evaluation)
+    return evaluation
 
 
 def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
@@ -216,6 +224,7 @@ def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePred
         class_names=facts["class_names"],
         top_k=min(top_k, len(facts["class_names"])),
         multi_label=facts["multi_label"],
+        temperature=temperature_of(run),
         batch_size=config.data.batch_size,
     )
 
@@ -240,6 +249,11 @@ def load_model(run: Run) -> keras.Model:
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
     return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def temperature_of(run: Run) -> float:
+    """Returns what a run's logits are divided by where its model is used."""
+    return float(run.read_json("evaluation.json").get("temperature", 1.0))
 
 
 # ---------------------------------------------------------------------------- the stages
@@ -274,17 +288,38 @@ def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
     bare.save(run.path("model-new.keras"))
     tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
-    split = next(s for s in ("test", "val", "train") if s in assembled.data.splits)
-    evaluation = {"split": split, **_measure(model, assembled.feed, split)}
+    evaluation = _measure(model, assembled.feed, run, _final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation
 
 
-def _measure(model: keras.Model, feed: Feed, split: str) -> dict[str, Any]:
-    logits, labels = predict_logits(model, feed.plain(split), f"evaluate {split}")
-    multi_label = feed.data.multi_label
-    labels = labels if multi_label else np.argmax(labels, axis=-1)
-    return evaluate_predictions(labels, logits, feed.data.class_names, multi_label)
+def _final_split(data: ImageData) -> str:
+    """The split that says how good a run's model is."""
+    return next(split for split in ("test", "val", "train") if split in data.splits)
+
+
+def _measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
+    """Keeps the model's answers on a split and measures them; validation gives the temperature."""
+    data, answers = feed.data, {}
+    for name in dict.fromkeys(name for name in ("val", split) if name in data.splits):
+        logits, _ = predict_logits(model, feed.plain(name), f"evaluate {name}")
+        part = data.splits[name]
+        answers[name] = Predictions(logits, part.labels, np.array(part.ids))
+        save_predictions(run, name, answers[name])
+    temperature, note = 1.0, "there is no validation split to fit a temperature on"
+    if "val" in answers:
+        val = answers["val"]
+        temperature = fit_temperature(val.labels, val.logits, data.multi_label)
+        note = "fitted on the validation split"
+    measured = evaluate_predictions(
+        answers[split].labels,
+        answers[split].logits,
+        data.class_names,
+        data.multi_label,
+        temperature=temperature,
+        columns=data.splits[split].columns,
+    )
+    return {"split": split, **measured, "temperature_note": note}
 
 
 def _write_facts(assembled: Assembled, run: Run) -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
+from ftkeras.evaluation.calibration import fit_temperature
+from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.tasks import classification
 
 pytestmark = pytest.mark.slow
@@ -105,9 +107,27 @@ def test_the_saved_model_file_loads_without_ftkeras_objects(run, photos):
 def test_evaluating_again_gives_the_recorded_result(run):
     recorded = run.read_json("evaluation.json")
     again = classification.evaluate(run, recorded["split"])
-    assert again["accuracy"] == recorded["accuracy"]
+    assert again.keys() == recorded.keys()
+    for name in ("accuracy", "auc", "nll", "temperature"):
+        assert again[name] == pytest.approx(recorded[name], abs=1e-5), name
     with pytest.raises(UserError, match="only train, val, test"):
         classification.evaluate(run, "holdout")
+
+
+def test_the_answers_are_kept_and_the_temperature_is_that_of_validation(run):
+    recorded, test = run.read_json("evaluation.json"), load_predictions(run, "test")
+    rows = [r for r in csv.DictReader(run.read_text("splits.csv").splitlines())]
+    assert test.ids.tolist() == [row["id"] for row in rows if row["split"] == "test"]
+    assert test.logits.shape == (9, 3) and test.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert np.mean(test.logits.argmax(axis=1) == test.labels) == recorded["accuracy"]
+    val = load_predictions(run, "val")
+    assert recorded["temperature"] == fit_temperature(val.labels, val.logits, multi_label=False)
+
+
+def test_predictions_are_scaled_by_the_temperature(run, photos, monkeypatch):
+    monkeypatch.setattr(classification, "temperature_of", lambda _: 1000.0)
+    flat = next(classification.predict(run, [str(photos / "red" / "0.jpg")]))
+    assert flat.best[0][1] == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_predictions_name_the_class(run, photos, tmp_path):

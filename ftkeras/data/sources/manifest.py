@@ -31,6 +31,7 @@ class _Row:
     labels: tuple[str, ...]
     part: str
     weight: float
+    more: dict[str, str]  # what the other columns say
 
 
 def find(
@@ -44,6 +45,8 @@ def find(
     multi_label: bool = False,
 ) -> Found:
     """Finds the images that a manifest lists.
+
+    Columns that have no meaning here are kept: evaluation measures the model by their values.
 
     Args:
         path: A .csv or .jsonl file; image paths in it are relative to its own folder.
@@ -81,6 +84,10 @@ def find(
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
         multi_label=multi_label,
+        columns={
+            name: np.array([row.more.get(name, "") for row, _ in kept], object)
+            for name in sorted({name for row in rows for name in row.more})
+        },
         bad_files=tuple(
             BadFile(row.image, f"{v.reason} ({row.where})")
             for row, v in zip(rows, verdicts, strict=True)
@@ -157,6 +164,11 @@ def _parse(
         labels=_labels(record[label_column], label_column, where, multi_label),
         part=spelled[str(part)] if part else "",
         weight=_weight(record.get(weight_column), weight_column, where),
+        more={
+            name: "" if value is None else str(value)
+            for name, value in record.items()
+            if name not in columns and not isinstance(value, (list, dict))
+        },
     )
 
 

@@ -32,6 +32,22 @@ def test_csv_with_all_columns(write):
     assert found.weights.tolist() == [2.0, 1.0, 0.5]
 
 
+def test_further_columns_are_kept_by_split(write):
+    rows = [
+        f"{animal}/{i}.png,{animal},{part},{camera}"
+        for animal in ("cat", "dog")
+        for i, (part, camera) in enumerate([("train", "old"), ("train", "new"), ("test", "x")])
+    ]
+    path = write("\n".join(["path,label,split,camera", *rows]) + "\n")
+    data = load_data("manifest", path=path, split={"val": None, "test": "test"})
+    assert data.splits["train"].columns["camera"].tolist() == ["old", "new"] * 2
+    assert data.splits["test"].columns["camera"].tolist() == ["x", "x"]
+    lines = [{"path": f"{a}/0.png", "label": a, "width": 3} for a in ("cat", "dog")]
+    lines[1].pop("width")
+    found = manifest.find(path=write("\n".join(map(json.dumps, lines)), "a.jsonl"), parts={})
+    assert {name: column.tolist() for name, column in found.columns.items()} == {"width": ["3", ""]}
+
+
 def test_json_lines_with_label_lists(write):
     rows = [
         {"file": "cat/0.png", "tags": ["cat", "indoors", "cat"]},

@@ -1,0 +1,55 @@
+"""Error bars: what a measure would have been on other samples of the same kind.
+
+Efron and Tibshirani 1993: the test set is drawn anew from itself, with replacement, many times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+RESAMPLES = 1000
+_PERCENTILES = (2.5, 97.5)  # a 95% interval
+
+
+def bootstrap(
+    statistics: Callable[[np.ndarray], Sequence[float]],
+    examples: int,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns statistics of the data drawn anew, (resamples, statistics).
+
+    Args:
+        statistics: Given how often each example was drawn, float64 (examples,), returns numbers.
+        examples: How many there are.
+        resamples: How many times they are drawn anew.
+        seed: Decides the draws.
+    """
+    generator = np.random.default_rng(seed)
+    return np.array(
+        [
+            statistics(
+                np.bincount(generator.integers(0, examples, examples), minlength=examples).astype(
+                    np.float64
+                )
+            )
+            for _ in range(resamples)
+        ]
+    )
+
+
+def interval(values: np.ndarray) -> list[float] | None:
+    """Returns the middle 95% of resampled values, [low, high]; None where none is defined."""
+    defined = values[~np.isnan(values)]
+    return np.percentile(defined, _PERCENTILES).tolist() if len(defined) else None
+
+
+def share_interval(
+    share: float, examples: int, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[float] | None:
+    """Returns the bootstrap interval of a share of examples, whose resamples are binomial."""
+    generator = np.random.default_rng(seed)
+    return interval(generator.binomial(examples, share, resamples) / examples)

@@ -1,0 +1,127 @@
+"""Whether a score of 0.8 is right eight times in ten, and the one number that mends it.
+
+Guo et al. 2017, "On Calibration of Modern Neural Networks".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ftkeras.evaluation.metrics import log_losses, scores_from_logits
+
+BINS = 15
+_STEEPNESS = (0.01, 100.0)  # of 1 / temperature: what a fit may answer
+_PRECISION = 1e-6
+
+
+def outcomes(
+    labels: np.ndarray, logits: np.ndarray, multi_label: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how sure each answer was and whether it was right.
+
+    Of one label an image that is the best class and its score, (n,). Of several labels each class
+    is a question of its own: its score, and whether the label was there, (n * classes,).
+
+    Args:
+        labels: Int (n,), or multi-hot (n, classes).
+        logits: Float (n, classes).
+        multi_label: Whether an image may have any number of labels.
+
+    Returns:
+        Correct, bool, and confidence, float in 0..1.
+    """
+    scores = scores_from_logits(logits, multi_label)
+    if multi_label:
+        return labels.ravel() > 0.5, scores.ravel()
+    return logits.argmax(axis=1) == labels, scores.max(axis=1)
+
+
+def bin_of(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Returns each confidence's bin: 0..1 divided into equal widths (lower, upper]."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def expected_calibration_error(
+    correct: np.ndarray, confidence: np.ndarray, bins: int = BINS
+) -> float:
+    """Returns the mean gap between confidence and accuracy, over equal-width bins.
+
+    Naeini et al. 2015; Guo et al. 2017.
+
+    Args:
+        correct: Bool (n,): whether the answer was right.
+        confidence: Float (n,) in 0..1: the probability that the model gave its answer.
+        bins: How many bins (lower, upper] divide 0..1.
+    """
+    gap = np.bincount(bin_of(confidence, bins), correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def calibration(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> dict[str, Any]:
+    """Returns the calibration error, the likelihood, and the bins of a reliability diagram.
+
+    Args:
+        labels: Int (n,), or multi-hot (n, classes).
+        logits: Float (n, classes).
+        multi_label: Whether an image may have any number of labels.
+
+    Returns:
+        `ece`, `nll`, and `bins`, from confidence 0 to 1: each with `n` answers, their mean
+        `confidence` and their `accuracy`, both None where there is none.
+    """
+    correct, confidence = outcomes(labels, logits, multi_label)
+    where = bin_of(confidence)
+    counts = np.bincount(where, minlength=BINS)
+    sums = [np.bincount(where, values, minlength=BINS) for values in (confidence, correct)]
+    return {
+        "ece": expected_calibration_error(correct, confidence),
+        "nll": float(log_losses(labels, logits).mean()),
+        "bins": [
+            {
+                "n": int(n),
+                "confidence": sure / n if n else None,
+                "accuracy": right / n if n else None,
+            }
+            for n, sure, right in zip(counts, *(s.tolist() for s in sums), strict=True)
+        ],
+    }
+
+
+def fit_temperature(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> float:
+    """Returns the temperature T under which logits / T are likeliest, on images kept from training.
+
+    The likelihood is convex in 1 / T: Newton's method, kept inside a bracket. The targets are
+    smoothed as Platt (1999) does, as if one image more had been seen that could be of any class,
+    so that a few images that are all right do not make the model sure of everything.
+
+    Args:
+        labels: Int (n,), or multi-hot (n, classes).
+        logits: Float (n, classes).
+        multi_label: Whether each class is a sigmoid of its own.
+    """
+    z, examples = np.asarray(logits, np.float64), len(logits)
+    if multi_label:
+        target = (examples * labels + 0.5) / (examples + 1)
+    else:
+        z = z - z.max(axis=1, keepdims=True)
+        own = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]
+        wanted = (examples * own + z.mean(axis=1)) / (examples + 1)  # the target's mean logit
+
+    def slope_and_curvature(steepness: float) -> tuple[float, float]:
+        scores = scores_from_logits(steepness * z, multi_label)
+        if multi_label:
+            return ((scores - target) * z).mean(), (scores * (1 - scores) * z**2).mean()
+        mean = (scores * z).sum(axis=1)
+        return (mean - wanted).mean(), (scores * (z - mean[:, None]) ** 2).sum(axis=1).mean()
+
+    (low, high), steepness = _STEEPNESS, 1.0
+    while high / low > 1 + _PRECISION:
+        slope, curvature = slope_and_curvature(steepness)
+        low, high = (low, steepness) if slope > 0 else (steepness, high)
+        if abs(slope) <= _PRECISION * steepness * curvature:
+            break
+        newton = steepness - slope / curvature if curvature > 0 else low
+        steepness = newton if low < newton < high else float(np.sqrt(low * high))
+    return float(1 / steepness)

@@ -1,0 +1,60 @@
+"""A model's answers on a split, kept in the run: what reports and comparisons start from."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+from ftkeras.training.run import Run
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of each image of a split, before any temperature.
+
+    Args:
+        logits: float32 (n, classes).
+        labels: int32 (n,) class indices, or float32 (n, classes) multi-hot.
+        ids: The images' keys, str (n,), as in `splits.csv`.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+def save_predictions(run: Run, split: str, predictions: Predictions) -> None:
+    """Writes `predictions/SPLIT.npz` into a run."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        logits=predictions.logits.astype(np.float32),
+        labels=predictions.labels,
+        ids=np.asarray(predictions.ids, np.str_),
+    )
+    tf.io.gfile.makedirs(run.path("predictions"))
+    path = run.path("predictions", f"{split}.npz")
+    with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+        file.write(buffer.getvalue())
+    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def load_predictions(run: Run, split: str) -> Predictions:
+    """Returns what `save_predictions` wrote.
+
+    Raises:
+        UserError: The run has no such predictions.
+    """
+    path = run.path("predictions", f"{split}.npz")
+    if not tf.io.gfile.exists(path):
+        raise UserError(
+            f"{run.folder}: the run has no predictions/{split}.npz. "
+            f"`ftkeras evaluate {run.folder} --split={split}` writes it."
+        )
+    with tf.io.gfile.GFile(path, "rb") as file:
+        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    return Predictions(arrays["logits"], arrays["labels"], arrays["ids"])

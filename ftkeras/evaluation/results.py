@@ -1,0 +1,257 @@
+"""Everything that is measured of a test set: what `evaluation.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ftkeras.console import table
+from ftkeras.errors import TrainingError, UserError
+from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
+from ftkeras.evaluation.calibration import BINS, bin_of, calibration, outcomes
+from ftkeras.evaluation.metrics import (
+    ClassMetrics,
+    auc_shares,
+    average_precision,
+    class_metrics,
+    confusion_matrix,
+    in_top_k,
+    log_losses,
+    ratio,
+    scores_from_logits,
+)
+from ftkeras.evaluation.slices import accuracy_by_slice
+
+_MOST_ROWS = 30  # of a table for people
+_TITLES = {
+    "auc": "AUC",
+    "ece": "expected calibration error",
+    "nll": "negative log likelihood",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+}
+
+
+def evaluate_predictions(
+    labels: np.ndarray,
+    logits: np.ndarray,
+    class_names: Sequence[str],
+    multi_label: bool,
+    *,
+    temperature: float = 1.0,
+    columns: Mapping[str, np.ndarray] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns everything that is measured of a test set, ready for JSON.
+
+    `intervals` holds 95% percentile bootstrap intervals over the examples. What depends on the
+    scores themselves (`ece`, `nll`) is of the logits as they are; `calibration` has it before and
+    after they are divided by the temperature. Of a multi-label model `accuracy` asks that all
+    labels of an example are right (subset accuracy, as in scikit-learn), and `label_accuracy`
+    counts each label by itself. What is undefined is None, and is left out of averages.
+
+    Args:
+        labels: Int (n,), or one-hot or multi-hot (n, classes).
+        logits: Float (n, classes).
+        class_names: One name a class.
+        multi_label: Whether an example may have any number of labels; one counts as predicted
+            where its score is at least 0.5.
+        temperature: What the logits are divided by where the model is used.
+        columns: More that is known of the examples, str (n,) each, to be measured by value.
+        resamples: How many times the bootstrap draws the test set anew.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: There is nothing to evaluate.
+        TrainingError: The logits are not finite: training diverged.
+    """
+    labels, logits = np.asarray(labels), np.asarray(logits)
+    if not len(labels):
+        raise UserError("evaluate: the split has no images. Choose another split.")
+    if not np.isfinite(logits).all():
+        raise TrainingError(
+            "evaluate: the model's outputs are not finite, so training diverged. "
+            "Lower the learning rate, or set optimizer.clip_norm."
+        )
+    draw = {"resamples": resamples, "seed": seed}
+    if multi_label:
+        labels = labels > 0.5
+        correct = (labels == (logits >= 0)).all(axis=1)
+        measured = _evaluate_multi_label(labels, logits, class_names, correct, **draw)
+    else:
+        labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
+        correct = logits.argmax(axis=1) == labels
+        measured = _evaluate_single_label(labels, logits, class_names, correct, **draw)
+    return {
+        "examples": len(labels),
+        **measured,
+        "temperature": float(temperature),
+        "calibration": {
+            "before": calibration(labels, logits, multi_label),
+            "after": calibration(labels, logits / temperature, multi_label),
+        },
+        "slices": accuracy_by_slice(columns or {}, correct, **draw),
+    }
+
+
+def _evaluate_single_label(
+    labels: np.ndarray, logits: np.ndarray, names: Sequence[str], correct: np.ndarray, **draw: int
+) -> dict[str, Any]:
+    classes, everyone = len(names), np.arange(len(labels))
+    predicted = logits.argmax(axis=1)
+    matrix = confusion_matrix(labels, predicted, classes)
+    support = matrix.sum(axis=1)
+    each = class_metrics(matrix.diagonal(), support, matrix.sum(axis=0))
+    scores = scores_from_logits(logits, multi_label=False)
+    areas, shares = _areas(labels[:, None] == np.arange(classes), scores)
+    top_5 = {"top_5_accuracy": in_top_k(labels, logits, 5)} if classes > 5 else {}
+    means = {"accuracy": correct, **top_5, "auc": shares, "nll": log_losses(labels, logits)}
+    answers = outcomes(labels, logits, multi_label=False)
+    pairs = ((everyone[correct], labels[correct]), (everyone, labels), (everyone, predicted))
+    return {
+        **_with_intervals(means, pairs, answers, classes, **draw),
+        "per_class": _per_class(names, support, each, {"auc": areas}),
+        "confusion_matrix": matrix.tolist(),
+    }
+
+
+def _evaluate_multi_label(
+    labels: np.ndarray, logits: np.ndarray, names: Sequence[str], correct: np.ndarray, **draw: int
+) -> dict[str, Any]:
+    predicted = logits >= 0
+    hits, support, answered = (m.sum(axis=0) for m in (labels & predicted, labels, predicted))
+    each = class_metrics(hits, support, answered)
+    areas, shares = _areas(labels, logits)
+    precisions = np.array(
+        [average_precision(*pair) for pair in zip(labels.T, logits.T, strict=True)]
+    )
+    means = {
+        "accuracy": correct,
+        "label_accuracy": (labels == predicted).mean(axis=1),
+        "auc": shares,
+        "nll": log_losses(labels, logits),
+    }
+    answers = outcomes(labels, logits, multi_label=True)
+    pairs = tuple(np.nonzero(m) for m in (labels & predicted, labels, predicted))
+    return {
+        **_with_intervals(means, pairs, answers, len(names), **draw),
+        "micro_f1": _number(ratio(2 * hits.sum(), support.sum() + answered.sum())),
+        "mean_average_precision": _mean(precisions),
+        "per_class": _per_class(
+            names, support, each, {"auc": areas, "average_precision": precisions}
+        ),
+    }
+
+
+def _areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each class's AUC (classes,) and each example's share (n,) in their mean."""
+    areas, total = np.full(scores.shape[1], np.nan), np.zeros(len(scores))
+    for c in range(len(areas)):
+        shares = auc_shares(positive[:, c], scores[:, c])
+        areas[c] = shares.mean()
+        total += np.nan_to_num(shares)
+    return areas, ratio(total, np.count_nonzero(~np.isnan(areas)))
+
+
+def _with_intervals(
+    means: Mapping[str, np.ndarray],
+    pairs: Sequence[Sequence[np.ndarray]],
+    answers: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    **draw: int,
+) -> dict[str, Any]:
+    """Returns the means, macro-F1 and the calibration error, and `intervals` of them all.
+
+    Args:
+        means: Float (n,) of each measure that is a mean over examples.
+        pairs: (example, class) index pairs of what was hit, what was true, what was answered.
+        answers: Whether each answer was right and how sure it was, (n,) or (n * classes,).
+        classes: How many classes there are.
+        **draw: How the bootstrap draws.
+    """
+    each, (correct, confidence) = np.stack([*means.values()], axis=1), answers
+    gap, where = correct - confidence, bin_of(confidence)
+    repeats = len(gap) // len(each)  # answers an example
+
+    def statistics(drawn: np.ndarray) -> list[float]:
+        counts = [np.bincount(c, drawn[example], minlength=classes) for example, c in pairs]
+        gaps = np.bincount(where, np.repeat(drawn, repeats) * gap, minlength=BINS)
+        f1 = _mean(class_metrics(*counts).f1)
+        error = np.abs(gaps).sum() / len(gap)
+        return [*(drawn @ each / len(each)), np.nan if f1 is None else f1, error]
+
+    names = [*means, "macro_f1", "ece"]
+    measured = dict(zip(names, map(_number, statistics(np.ones(len(each)))), strict=True))
+    columns = bootstrap(statistics, len(each), **draw).T
+    intervals = {name: interval(column) for name, column in zip(names, columns, strict=True)}
+    if intervals["auc"] is not None:  # a first-order bootstrap may step over the end of the scale
+        intervals["auc"] = np.clip(intervals["auc"], 0.0, 1.0).tolist()
+    return {**measured, "intervals": intervals}
+
+
+def _per_class(
+    names: Sequence[str], support: np.ndarray, each: ClassMetrics, more: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    columns = {**each._asdict(), **more}
+    return [
+        {
+            "name": name,
+            "support": int(support[c]),
+            **{column: _number(values[c]) for column, values in columns.items()},
+        }
+        for c, name in enumerate(names)
+    ]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Returns the mean of what is defined."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """Returns what `evaluate_predictions` measured as tables: the whole, each class, each slice.
+
+    Where there are many classes, those with the lowest F1 are shown.
+    """
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    def span(bounds: Sequence[float] | None) -> str:
+        return " to ".join(map(shown, bounds or ()))
+
+    whole = [
+        (
+            _TITLES.get(name, name.replace("_", " ")),
+            shown(value),
+            span(results["intervals"].get(name)),
+        )
+        for name, value in results.items()
+        if value is None or isinstance(value, float)
+    ]
+    worst = sorted(results["per_class"], key=lambda row: -1.0 if row["f1"] is None else row["f1"])
+    each = results["per_class"] if len(worst) <= _MOST_ROWS else worst[:_MOST_ROWS]
+    columns = [name for name in each[0] if name not in ("name", "support")]
+    cells = [(row["name"], row["support"], *(shown(row[c]) for c in columns)) for row in each]
+    titles = ("class", "images", *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
+    note = "" if each is results["per_class"] else f"\n({_MOST_ROWS} of {len(worst)} classes)"
+    text = (
+        f"{results['examples']} images\n\n{table(whole, ('metric', 'value', '95% interval'))}"
+        f"\n\n{table(cells, titles)}{note}"
+    )
+    slices = [
+        (column, value, row["n"], shown(row["accuracy"]), span(row["interval"]))
+        for column, values in results["slices"].items()
+        for value, row in values.items()
+    ]
+    if slices:
+        text += "\n\n" + table(slices, ("column", "value", "images", "accuracy", "95% interval"))
+    return text
