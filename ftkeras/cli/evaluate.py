@@ -6,29 +6,34 @@ import json
 
 from absl import flags
 
-from ftkeras.cli.flags import one_run
+from ftkeras.cli.flags import define_bars, one_run, read_bars
 from ftkeras.cli.quiet import import_tensorflow
 
-USAGE = """Usage:   ftkeras evaluate RUN [--split=test]
-Example: ftkeras evaluate runs/quickstart --split=val
+USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--assert METRIC>=VALUE ...]
+Example: ftkeras evaluate runs/quickstart --split=val --assert 'accuracy>=0.85'
 """
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
+    define_bars(values)
     flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
     flags.DEFINE_boolean("json", False, "print all metrics as JSON", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
-    folder = one_run(positional, "evaluate")
+    folder, bars = one_run(positional, "evaluate"), read_bars(values)
     import_tensorflow()
+    from ftkeras.evaluation.bars import check_metrics, require
     from ftkeras.evaluation.results import format_results
     from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 
-    split = values.split
-    results = classification.evaluate(Run.open(folder), split)
+    run = Run.open(folder)
+    facts = run.read_json("data.json")
+    check_metrics(bars, facts["class_names"], facts["multi_label"])
+    results = classification.evaluate(run, values.split)
     print(json.dumps(results) if values.json else format_results(results))
+    require(bars, results)
     return 0

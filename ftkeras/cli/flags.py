@@ -7,6 +7,7 @@ from absl import flags
 from ftkeras.config.load import load_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
+from ftkeras.evaluation.bars import Bar, parse_bars
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -22,6 +23,21 @@ def read_config(values: flags.FlagValues, verb: str) -> Config:
     if values.config is None:
         raise UserError(f"{verb}: --config is missing. `ftkeras init my.yaml` writes one.")
     return load_config(values.config, values.set)
+
+
+def define_bars(values: flags.FlagValues) -> None:
+    """Defines --assert."""
+    flags.DEFINE_multi_string(
+        "assert",
+        [],
+        "fail with status 1 unless it holds: 'accuracy>=0.85'; repeatable",
+        flag_values=values,
+    )
+
+
+def read_bars(values: flags.FlagValues) -> list[Bar]:
+    """Returns what --assert asks for."""
+    return parse_bars(values["assert"].value or [])
 
 
 def one_run(positional: list[str], verb: str) -> str:

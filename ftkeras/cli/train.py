@@ -6,10 +6,11 @@ import os
 
 from absl import flags
 
-from ftkeras.cli.flags import define_config, no_arguments, read_config
+from ftkeras.cli.flags import define_bars, define_config, no_arguments, read_bars, read_config
 from ftkeras.cli.quiet import import_tensorflow
 
 USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALUE ...]
+         [--assert METRIC>=VALUE ...]
 Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
 """
 
@@ -17,6 +18,7 @@ Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phase
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_config(values)
+    define_bars(values)
     flags.DEFINE_string(
         "out", None, "the run's folder; left out, runs/NAME-OF-CONFIG", flag_values=values
     )
@@ -26,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "train")
-    config = read_config(values, "train")
+    config, bars = read_config(values, "train"), read_bars(values)
     stem = os.path.splitext(os.path.basename(values.config))[0]
     import_tensorflow()
     from ftkeras.tasks import classification
@@ -35,5 +37,6 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         config,
         values.out or os.path.join("runs", stem),
         overwrite=values.overwrite,
+        bars=bars,
     )
     return 0

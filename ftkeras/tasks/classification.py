@@ -20,6 +20,7 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.evaluation.bars import Bar, check_metrics, require
 from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predict import FilePrediction, predict_files, predict_logits
 from ftkeras.evaluation.predictions import Predictions, save_predictions
@@ -65,17 +66,19 @@ class Assembled:
         return start_lines(self.data, backbone, self.device, self.notes)
 
 
-def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
+def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[Bar] = ()) -> Run:
     """Fine-tunes, evaluates and exports; returns the run.
 
     Args:
         config: What to do; `ftkeras.load_config` reads one.
         out: The run's folder, which must not hold a run yet.
         overwrite: Replace a run that is there.
+        bars: What the finished model must reach; a run that does not is kept all the same.
 
     Raises:
         UserError: The config, the data or the weights cannot work; nothing has been written.
-        TrainingError: A frozen weight moved, or the export disagrees with the model.
+        TrainingError: A frozen weight moved, the export disagrees with the model, or the model is
+            below a bar.
         KeyboardInterrupt: (after saving what was earned) Someone pressed Ctrl-C.
 
     Example:
@@ -87,6 +90,7 @@ def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
     start = time.monotonic()
     Run(out).check(overwrite)
     assembled = assemble(config)
+    check_metrics(bars, assembled.data.class_names, assembled.data.multi_label)
     run = Run.create(out, config, overwrite)
     try:
         print(assembled.describe())
@@ -104,6 +108,7 @@ def train(config: Config, out: str, *, overwrite: bool = False) -> Run:
     seconds = time.monotonic() - start
     verdicts = assembled.unfreeze.verdicts
     print(end_lines(out, list(run.metrics()), evaluation, verdicts, best_epoch, exported, seconds))
+    require(bars, evaluation)
     return run
 
 

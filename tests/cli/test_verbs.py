@@ -71,12 +71,22 @@ def test_plan_shows_a_strategys_phases(place, capsys):
     assert "- {name: full, epochs: 2, learning_rate: 0.0001, train: [all]" in text
 
 
+@pytest.mark.parametrize("condition", ["accuracy=0.9", "acuracy>=0.9"])
+def test_a_bar_that_cannot_be_checked_is_refused_before_training(place, capsys, condition):
+    assert main(["train", *QUICK, "--out=run", "--assert", condition]) == 2
+    assert "--assert" in capsys.readouterr().err
+    assert not (place / "run").exists()
+
+
 @pytest.mark.slow
 def test_from_rate_to_prediction(place, capsys):
     assert main(["lr-find", "--config=c.yaml", "--steps=30", "--high=0.1"]) == 0
     assert (place / "lr_find.svg").read_text().startswith("<svg")
-    assert main(["train", "--config=c.yaml", "--out=run"]) == 0
-    assert "test accuracy" in capsys.readouterr().out
+    assert main(["train", "--config=c.yaml", "--out=run", "--assert", "accuracy>=1.1"]) == 1
+    told = capsys.readouterr()
+    assert "test accuracy" in told.out  # all was done, and is kept
+    assert "--assert does not hold: accuracy>=1.1 (" in told.err
+    assert main(["evaluate", "run", "--assert=accuracy>=0", "--assert=accuracy>1"]) == 1
     assert main(["evaluate", "run", "--split=val"]) == 0
     assert "macro f1" in capsys.readouterr().out
     from PIL import Image
