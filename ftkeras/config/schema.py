@@ -362,6 +362,11 @@ class OptimizerConfig(Section):
     """The global norm that gradients are clipped to."""
     accumulate: PositiveInt = 1
     """Over how many steps gradients are accumulated before an update."""
+    scale_rate: Literal["none", "linear", "sqrt"] = "none"
+    """Multiplies every learning rate by images an update / base_batch_size (linear: Goyal et al.
+    2017), or by its square root."""
+    base_batch_size: PositiveInt = 32
+    """The images an update that the rates were chosen for; only scale_rate reads it."""
 
 
 class EarlyStopping(Section):
@@ -382,8 +387,14 @@ class TrainingConfig(Section):
     """The metric that tells the best epoch; left out, val_accuracy (several labels: val_loss)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """The Keras dtype policy."""
+    strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
+    """The devices; auto takes a TPU, several workers (TF_CONFIG, Slurm), several GPUs, a GPU or the
+    CPU, whichever is there first."""
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    """The Keras dtype policy; auto is mixed_bfloat16 on a TPU, mixed_float16 on GPUs with tensor
+    cores, else float32."""
+    jit: Literal["auto"] | bool = "auto"
+    """Whether XLA compiles the steps; auto does on a GPU and on a TPU."""
     average: WeightAverage | None = None
     """Left out, weights are not averaged."""
     deterministic: bool = False

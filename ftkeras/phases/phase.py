@@ -139,6 +139,18 @@ class Phase:
             raise UserError(f"phase {self.name!r}: {field} must be {expected}, got {given!r}.")
 
 
+def scale_rates(phase: Phase, factor: float) -> Phase:
+    """Returns the phase with all its learning rates multiplied.
+
+    Example:
+        >>> scale_rates(Phase("head", learning_rate=0.25, rates={"norm": 0.5}), 2.0).rates
+        {'norm': 1.0}
+    """
+    rate = None if phase.learning_rate is None else phase.learning_rate * factor
+    rates = {name: value * factor for name, value in phase.rates.items()} if phase.rates else None
+    return dataclasses.replace(phase, learning_rate=rate, rates=rates or phase.rates)
+
+
 @dataclass(frozen=True)
 class ResolvedPhase:
     """A phase with nothing left out; see `Phase` for the fields."""

@@ -37,7 +37,7 @@ from ftkeras.training.fit import early_stopping, fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
-from ftkeras.training.strategy import choose_strategy, prepare
+from ftkeras.training.strategy import choose_devices, choose_jit, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +119,13 @@ def assemble(config: Config) -> Assembled:
         UserError: Something the config names cannot work.
     """
     training = config.training
-    prepare(config.seed, training.precision, training.deterministic)
-    strategy, device = choose_strategy()
+    devices = choose_devices(training.strategy)
+    precision = prepare(config.seed, training.precision, training.deterministic, devices.kind)
+    jit = choose_jit(training.jit, devices, training.deterministic)
+    device = devices.describe(config.data.batch_size, precision, jit)
     data = build.images(config)
     _check_names(config, data)
-    with strategy.scope():
+    with devices.strategy.scope():
         backbone = build.backbone(config)
         model = build.model(config, data, backbone)
         feed = build.feed(config, data, int(model.input_shape[1]))
@@ -135,10 +137,11 @@ def assemble(config: Config) -> Assembled:
             len(data.splits["train"]),
             lambda: relative_gradients(model, weights, feed.plain("train").take(8), loss),
         )
-        phases = expansion.phases
+        phases, scaling = build.scaled(config, expansion.phases)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
-        model.compile(optimizer, loss=loss, weighted_metrics=_metrics(data.multi_label))
+        metrics = _metrics(data.multi_label)
+        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
     unfreeze = StagedUnfreezing(
         model,
@@ -155,9 +158,19 @@ def assemble(config: Config) -> Assembled:
         steps_per_epoch=feed.steps_per_epoch,
         batch_size=config.data.batch_size,
     )
-    notes = (*data.notes, *expansion.reasons)
+    notes = (*data.notes, *expansion.reasons, *scaling)
     return Assembled(
-        config, data, feed, backbone, model, penalty, unfreeze, phases, plan, device, notes
+        config,
+        data,
+        feed,
+        backbone,
+        model,
+        penalty,
+        unfreeze,
+        expansion.phases,
+        plan,
+        device,
+        notes,
     )
 
 

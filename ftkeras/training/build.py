@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -21,7 +22,7 @@ from ftkeras.model.surgery import (
     shrink_and_perturb,
     swap_activation_in,
 )
-from ftkeras.phases.phase import Phase, Until
+from ftkeras.phases.phase import Phase, Until, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.training.averaging import AveragedWeights
@@ -112,6 +113,25 @@ def phases(
     return expand(given.strategy, setting)
 
 
+def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
+    """Fits the learning rates to the images an update, if the config asks for it.
+
+    Returns:
+        The phases, and what was done to them, in words.
+    """
+    given = config.optimizer
+    if given.scale_rate == "none":
+        return among, ()
+    images = config.data.batch_size * given.accumulate
+    ratio = images / given.base_batch_size
+    factor = math.sqrt(ratio) if given.scale_rate == "sqrt" else ratio
+    note = (
+        f"learning rates times {factor:.4g}: {given.scale_rate} in the {images} images an update "
+        f"(base_batch_size {given.base_batch_size})"
+    )
+    return tuple(scale_rates(phase, factor) for phase in among), (note,)
+
+
 def penalty(
     config: Config, weights: Weights, on: Backbone, among: Sequence[Phase]
 ) -> WeightPenalty | None:
@@ -137,7 +157,7 @@ def optimizer(
         weights,
         learning_rate=1e-3,  # each phase sets its own
         spared=regularization.anchored if regularization else (),
-        **config.optimizer.model_dump(exclude={"name"}),
+        **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
     )
 
 
