@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.phases.fused_adam import fused_update
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.phases.selectors import Weight, Weights, select
 
@@ -91,7 +92,7 @@ class WeightRates:
         own = vars(self._optimizer)
         if isinstance(getattr(own.get("update_step"), "__self__", None), WeightRates):
             del own["update_step"], own["_apply_weight_decay"]  # an earlier callback's
-        self._plain_update = self._optimizer.update_step
+        self._plain_update = fused_update(self._optimizer)
         self._plain_decay = self._optimizer._apply_weight_decay
         self._optimizer.update_step = self._update_step
         self._optimizer._apply_weight_decay = self._decay_later
@@ -139,7 +140,7 @@ class WeightRates:
         share, offset = self._shares.get(index, 1.0), self._offsets.get(index, 0)
         if index in self._group_of:
             values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-            squared = tf.reduce_sum(tf.square(tf.cast(values, tf.float32)))
+            squared = 2.0 * tf.nn.l2_loss(tf.cast(values, tf.float32))  # one pass, no copy
             self._optimizer.assign_add(self._squares[self._group_of[index]], squared)
         steps = self._optimizer._iterations
         rate = learning_rate * share

@@ -13,6 +13,7 @@ from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Interruptible, Record
 from ftkeras.training.checkpoint import Checkpoints, save_weights
+from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.run import Run
 from ftkeras.training.stretches import TrunkOptions, stretches
 
@@ -63,7 +64,7 @@ def fit(
     interruptible = Interruptible()
     try:
         for stretch in stretches(model, feed, unfreeze, trunk, callbacks):
-            with stretch.fed as (train, val):
+            with stretch.fed as (train, val), quick_pointwise_gradients(model):
                 model.fit(
                     train,
                     validation_data=val,

@@ -37,6 +37,7 @@ from ftkeras.phases.strategies import (
     expand,
     relative_gradients,
 )
+from ftkeras.training.pointwise import quick_pointwise_gradients
 
 HEAD_RATE, FINE_RATE, BATCH = 3e-3, 3e-4, 32
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -117,7 +118,8 @@ def run(name: str, train: Arrays, test: Arrays, epochs: int, seed: int) -> dict[
     start = time.process_time()  # of all cores; other work on the machine does not lengthen it
     strategy, _, change = name.partition(": ")
     phases = list(expand(strategy, setting(model, backbone, train, epochs)).phases)
-    TRAINERS[change](model, backbone, phases, train)
+    with quick_pointwise_gradients(model):
+        TRAINERS[change](model, backbone, phases, train)
     seconds = time.process_time() - start
     accuracy = model.evaluate(*test, batch_size=100, verbose=0, return_dict=True)["accuracy"]
     return {"accuracy": accuracy, "seconds": seconds}
