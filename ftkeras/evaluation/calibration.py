@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.evaluation.metrics import log_losses, scores_from_logits
+from ftkeras.evaluation.metrics import correct_answers, log_losses, scores_from_logits
 
 BINS = 15
 _STEEPNESS = (0.01, 100.0)  # of 1 / temperature: what a fit may answer
@@ -35,7 +35,7 @@ def outcomes(
     scores = scores_from_logits(logits, multi_label)
     if multi_label:
         return labels.ravel() > 0.5, scores.ravel()
-    return logits.argmax(axis=1) == labels, scores.max(axis=1)
+    return correct_answers(labels, logits, multi_label), scores.max(axis=1)
 
 
 def bin_of(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:

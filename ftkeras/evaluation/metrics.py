@@ -34,6 +34,19 @@ def scores_from_logits(logits: np.ndarray, multi_label: bool) -> np.ndarray:
     return np.exp(logits - _log_sum_exp(logits)[:, None])
 
 
+def correct_answers(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Returns whether each example's answer is right, bool (n,); of several labels, all of them.
+
+    Args:
+        labels: Int (n,), or multi-hot (n, classes).
+        logits: Float (n, classes).
+        multi_label: Whether an example may have any number of labels.
+    """
+    if multi_label:
+        return ((labels > 0.5) == (logits >= 0)).all(axis=1)
+    return logits.argmax(axis=1) == labels
+
+
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Returns (classes, classes): how many examples of each true class (row) got each answer."""
     cells = labels.astype(np.int64) * classes + predicted

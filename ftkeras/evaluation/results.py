@@ -17,6 +17,7 @@ from ftkeras.evaluation.metrics import (
     average_precision,
     class_metrics,
     confusion_matrix,
+    correct_answers,
     in_top_k,
     log_losses,
     ratio,
@@ -79,11 +80,11 @@ def evaluate_predictions(
     draw = {"resamples": resamples, "seed": seed}
     if multi_label:
         labels = labels > 0.5
-        correct = (labels == (logits >= 0)).all(axis=1)
+        correct = correct_answers(labels, logits, multi_label)
         measured = _evaluate_multi_label(labels, logits, class_names, correct, **draw)
     else:
         labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
-        correct = logits.argmax(axis=1) == labels
+        correct = correct_answers(labels, logits, multi_label)
         measured = _evaluate_single_label(labels, logits, class_names, correct, **draw)
     return {
         "examples": len(labels),

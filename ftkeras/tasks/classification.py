@@ -25,6 +25,7 @@ from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predict import FilePrediction, predict_files, predict_logits
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
@@ -222,13 +223,36 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), build.images(config)
-    if split not in data.splits:
-        raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
+    model, data = load_model(run), _with_split(build.images(config), split)
     evaluation = _measure(model, build.feed(config, data, int(model.input_shape[1])), run, split)
     if split == _final_split(data):
         run.write_json("evaluation.json", evaluation)
     return evaluation
+
+
+def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str, Any]:
+    """Measures a run's model on corrupted and shifted images; writes `robustness.json`.
+
+    Args:
+        run: The run.
+        examples: How many images, drawn under the run's seed; None is all of the split.
+        split: Whose images.
+
+    Raises:
+        UserError: The run has no such split, its images are too small, or the extra is missing.
+    """
+    config = run.config
+    prepare(config.seed, config.training.precision, config.training.deterministic)
+    model, data = load_model(run), _with_split(build.images(config), split)
+    measured = measure_robustness(
+        model,
+        sample(data.splits[split], examples, config.seed),
+        resize=config.data.resize,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+    )
+    run.write_json("robustness.json", {"split": split, **measured})
+    return measured
 
 
 def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
@@ -309,6 +333,13 @@ def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
     evaluation = _measure(model, assembled.feed, run, _final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation
+
+
+def _with_split(data: ImageData, split: str) -> ImageData:
+    """Returns the data if they have the split; else says which ones there are."""
+    if split not in data.splits:
+        raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
+    return data
 
 
 def _final_split(data: ImageData) -> str:

@@ -1,0 +1,38 @@
+"""`ftkeras robustness`."""
+
+from __future__ import annotations
+
+import json
+
+from absl import flags
+
+from ftkeras.cli.flags import one_run
+from ftkeras.cli.quiet import import_tensorflow
+
+USAGE = """Usage:   ftkeras robustness RUN [--preset=small|full] [--examples=N]
+Example: ftkeras robustness runs/quickstart --examples=300
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    flags.DEFINE_enum(
+        "preset", "small", ["small", "full"], "100 images, or all of them", flag_values=values
+    )
+    flags.DEFINE_integer("examples", None, "how many images, instead", 1, flag_values=values)
+    flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
+    flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    folder = one_run(positional, "robustness")
+    import_tensorflow()
+    from ftkeras.evaluation.robustness import PRESETS, format_robustness
+    from ftkeras.tasks import classification
+    from ftkeras.training.run import Run
+
+    examples = values.examples or PRESETS[values.preset]
+    results = classification.robustness(Run.open(folder), examples, values.split)
+    print(json.dumps(results) if values.json else format_robustness(results))
+    return 0
