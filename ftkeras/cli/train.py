@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from absl import flags
@@ -10,7 +11,7 @@ from ftkeras.cli.flags import define_bars, define_config, no_arguments, read_bar
 from ftkeras.cli.quiet import import_tensorflow
 
 USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALUE ...]
-         [--assert METRIC>=VALUE ...]
+         [--assert METRIC>=VALUE ...] [--seeds=N]
 Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
 """
 
@@ -23,6 +24,13 @@ def define(values: flags.FlagValues) -> None:
         "out", None, "the run's folder; left out, runs/NAME-OF-CONFIG", flag_values=values
     )
     flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "repeat with this many seeds, in OUT/seed-N, and report mean and spread",
+        2,
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
@@ -31,12 +39,14 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     config, bars = read_config(values, "train"), read_bars(values)
     stem = os.path.splitext(os.path.basename(values.config))[0]
     import_tensorflow()
+    from ftkeras.evaluation.seeds import format_seeds, repeat
     from ftkeras.tasks import classification
 
-    classification.train(
-        config,
-        values.out or os.path.join("runs", stem),
-        overwrite=values.overwrite,
-        bars=bars,
-    )
+    out = values.out or os.path.join("runs", stem)
+    train = functools.partial(classification.train, overwrite=values.overwrite, bars=bars)
+    if values.seeds is None:
+        train(config, out)
+    else:
+        summary = repeat(train, config, out, values.seeds, overwrite=values.overwrite)
+        print(f"\n{format_seeds(summary)}\n\nrecord  {out}/seeds.json")
     return 0

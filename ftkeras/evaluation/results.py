@@ -244,9 +244,14 @@ def format_results(results: dict[str, Any]) -> str:
     cells = [(row["name"], row["support"], *(shown(row[c]) for c in columns)) for row in each]
     titles = ("class", "images", *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
     note = "" if each is results["per_class"] else f"\n({_MOST_ROWS} of {len(worst)} classes)"
+    after = results["calibration"]["after"]
+    scaled = (
+        f"at the temperature: expected calibration error {after['ece']:.4f}, negative log "
+        f"likelihood {after['nll']:.4f}"
+    )
     text = (
         f"{results['examples']} images\n\n{table(whole, ('metric', 'value', '95% interval'))}"
-        f"\n\n{table(cells, titles)}{note}"
+        f"\n{scaled}\n\n{table(cells, titles)}{note}"
     )
     slices = [
         (column, value, row["n"], shown(row["accuracy"]), span(row["interval"]))

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
@@ -21,10 +20,8 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics, require
-from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.predict import FilePrediction, predict_files, predict_logits
-from ftkeras.evaluation.predictions import Predictions, save_predictions
-from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.evaluation.measure import measure
+from ftkeras.evaluation.predict import FilePrediction, predict_files
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.certificate import golden_images
 from ftkeras.export.saved_model import export_saved_model
@@ -224,7 +221,7 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(build.images(config), split)
-    evaluation = _measure(model, build.feed(config, data, int(model.input_shape[1])), run, split)
+    evaluation = measure(model, build.feed(config, data, int(model.input_shape[1])), run, split)
     if split == _final_split(data):
         run.write_json("evaluation.json", evaluation)
     return evaluation
@@ -330,7 +327,7 @@ def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
     bare.save(run.path("model-new.keras"))
     tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
-    evaluation = _measure(model, assembled.feed, run, _final_split(assembled.data))
+    evaluation = measure(model, assembled.feed, run, _final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation
 
@@ -345,30 +342,6 @@ def _with_split(data: ImageData, split: str) -> ImageData:
 def _final_split(data: ImageData) -> str:
     """The split that says how good a run's model is."""
     return next(split for split in ("test", "val", "train") if split in data.splits)
-
-
-def _measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
-    """Keeps the model's answers on a split and measures them; validation gives the temperature."""
-    data, answers = feed.data, {}
-    for name in dict.fromkeys(name for name in ("val", split) if name in data.splits):
-        logits, _ = predict_logits(model, feed.plain(name), f"evaluate {name}")
-        part = data.splits[name]
-        answers[name] = Predictions(logits, part.labels, np.array(part.ids))
-        save_predictions(run, name, answers[name])
-    temperature, note = 1.0, "there is no validation split to fit a temperature on"
-    if "val" in answers:
-        val = answers["val"]
-        temperature = fit_temperature(val.labels, val.logits, data.multi_label)
-        note = "fitted on the validation split"
-    measured = evaluate_predictions(
-        answers[split].labels,
-        answers[split].logits,
-        data.class_names,
-        data.multi_label,
-        temperature=temperature,
-        columns=data.splits[split].columns,
-    )
-    return {"split": split, **measured, "temperature_note": note}
 
 
 def _write_facts(assembled: Assembled, run: Run) -> None:

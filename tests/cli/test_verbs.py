@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -88,7 +89,12 @@ def test_from_rate_to_prediction(place, capsys):
     assert "--assert does not hold: accuracy>=1.1 (" in told.err
     assert main(["evaluate", "run", "--assert=accuracy>=0", "--assert=accuracy>1"]) == 1
     assert main(["evaluate", "run", "--split=val"]) == 0
-    assert "macro f1" in capsys.readouterr().out
+    assert "macro-F1" in capsys.readouterr().out
+    assert main(["robustness", "run", "--examples=2"]) == 0
+    assert "mean corruption accuracy" in capsys.readouterr().out
+    assert (place / "run" / "robustness.json").exists()
+    assert main(["compare", "run", "run"]) == 0
+    assert "The difference is noise" in capsys.readouterr().out
     from PIL import Image
 
     Image.fromarray(np.zeros((50, 30, 3), np.uint8)).save("black.png")
@@ -96,6 +102,20 @@ def test_from_rate_to_prediction(place, capsys):
     assert (place / "p.csv").read_text().splitlines()[1].startswith("black.png,")
     assert main(["export", "run", "--out=served"]) == 0
     assert (place / "served" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_repeated_with_other_seeds(place, capsys):
+    light = ["--set", "export.saved_model=false", "--set", "seed=3"]
+    assert main(["train", "--config=c.yaml", "--out=runs", "--seeds=2", *light]) == 0
+    assert "seeds 3, 4" in capsys.readouterr().out
+    summary = json.loads((place / "runs" / "seeds.json").read_text())
+    for number, seed in enumerate((3, 4)):
+        one = json.loads((place / "runs" / f"seed-{seed}" / "evaluation.json").read_text())
+        assert summary["metrics"]["nll"]["values"][number] == one["nll"]
+    # The seeds drew other test images.
+    assert main(["compare", "runs/seed-3", "runs/seed-4"]) == 2
+    assert "tested on different images" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,241 @@
+"""Two models on the same images: which is better, and whether that is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import duration, table
+from ftkeras.errors import UserError
+from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
+from ftkeras.evaluation.metrics import correct_answers
+from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.training.run import Run
+
+_LEVEL = 0.05  # a difference that chance explains more often than this is called noise
+_LEAST_SHARED = 0.5  # of each test set
+_MOST_CLASSES = 8  # shown as gained, and as lost
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Returns the two-sided p of McNemar's exact test (McNemar 1947).
+
+    If both models were equally good, each image that only one of them gets right would be a toss
+    of a coin. The p-value is how often tosses come out at least as one-sided as these.
+
+    Args:
+        only_first: Images that only the first model got right.
+        only_second: Images that only the second model got right.
+    """
+    tosses = only_first + only_second
+    ways = tail = 1  # binomial coefficients, exact whatever their size
+    for heads in range(min(only_first, only_second)):
+        ways = ways * (tosses - heads) // (heads + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**tosses)
+
+
+def compare_runs(
+    first: Run, second: Run, split: str = "test", *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Returns how two runs differ on the images that both were measured on, ready for JSON.
+
+    Args:
+        first: Run A.
+        second: Run B.
+        split: Whose images.
+        resamples: How many times the bootstrap draws the images anew.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: A run was not measured on the split, or the two have other classes or images.
+    """
+    runs = (first, second)
+    facts = [run.read_json("data.json") for run in runs]
+    for name in ("class_names", "multi_label"):
+        if facts[0][name] != facts[1][name]:
+            raise UserError(
+                f"compare: {first.folder} and {second.folder} answer different questions: their "
+                f"{name} in data.json differ. Compare runs on the same classes."
+            )
+    a, b = (load_predictions(run, split) for run in runs)
+    pair = on_shared_images(a, b)
+    return {
+        "runs": [{"folder": run.folder, **_size(run)} for run in runs],
+        "split": split,
+        "left_out": [len(whole.ids) - len(pair[0].ids) for whole in (a, b)],
+        **compare_predictions(
+            *pair, facts[0]["class_names"], facts[0]["multi_label"], resamples=resamples, seed=seed
+        ),
+    }
+
+
+def on_shared_images(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+    """Returns both models' answers on the images that both saw, in one order.
+
+    Raises:
+        UserError: They share too few, or do not agree on what is in them.
+    """
+    if not np.array_equal(first.ids, second.ids):
+        shared, *places = np.intersect1d(first.ids, second.ids, return_indices=True)
+        if len(shared) < _LEAST_SHARED * max(len(first.ids), len(second.ids)):
+            raise UserError(
+                f"compare: the runs were tested on different images: {len(shared)} are in both, of "
+                f"{len(first.ids)} and {len(second.ids)}. Give both the same test set (a folder, a "
+                "manifest's split column, or one seed)."
+            )
+        first, second = (
+            Predictions(whole.logits[place], whole.labels[place], whole.ids[place])
+            for whole, place in zip((first, second), places, strict=True)
+        )
+    differ = first.labels != second.labels
+    other = np.flatnonzero(differ.any(axis=1) if differ.ndim == 2 else differ)
+    if len(other):
+        raise UserError(
+            f"compare: {len(other)} images have another label in the second run, first "
+            f"{first.ids[other[0]]}. Evaluate both runs on the same labels."
+        )
+    return first, second
+
+
+def compare_predictions(
+    first: Predictions,
+    second: Predictions,
+    class_names: Sequence[str],
+    multi_label: bool,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns the difference in accuracy, with its paired bootstrap interval and McNemar's p.
+
+    Args:
+        first: Model A's answers.
+        second: Model B's answers to the same images.
+        class_names: One name a class.
+        multi_label: Whether an image may have any number of labels.
+        resamples: How many times the bootstrap draws the images anew.
+        seed: Of the bootstrap.
+
+    Returns:
+        `accuracy` of A and B, `difference` (B - A) and its `interval`, how many images `only_a` and
+        `only_b` got right, `p`, `noise` (p is 0.05 or more), and `classes`, most gained first.
+    """
+    labels, examples = first.labels, len(first.labels)
+    right = [correct_answers(labels, p.logits, multi_label) for p in (first, second)]  # (n,) each
+    gain = right[1].astype(np.float64) - right[0]
+    differences = bootstrap(
+        lambda drawn: [drawn @ gain / examples], examples, resamples=resamples, seed=seed
+    )
+    only_a, only_b = _discordant(*right)
+    p = mcnemar(only_a, only_b)
+    return {
+        "examples": examples,
+        "accuracy": [float(part.mean()) for part in right],
+        "difference": float(gain.mean()),
+        "interval": interval(differences[:, 0]),
+        "only_a": only_a,
+        "only_b": only_b,
+        "p": p,
+        "noise": p >= _LEVEL,
+        "classes": sorted(
+            (
+                _class_row(name, *_of_class(c, labels, (first, second), right))
+                for c, name in enumerate(class_names)
+            ),
+            key=lambda row: (-row["change"], row["name"]),
+        ),
+    }
+
+
+def _of_class(
+    number: int, labels: np.ndarray, pair: Sequence[Predictions], right: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Returns whether A and B were right on a class: on its images, or on its column of labels."""
+    if labels.ndim == 2:
+        return [(labels[:, number] > 0.5) == (p.logits[:, number] >= 0) for p in pair]
+    return [part[labels == number] for part in right]
+
+
+def _class_row(name: str, first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    a, b = (float(part.mean()) if len(part) else 0.0 for part in (first, second))
+    p = mcnemar(*_discordant(first, second))
+    return {"name": name, "n": len(first), "accuracy": [a, b], "change": b - a, "p": p}
+
+
+def _discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    return int((first & ~second).sum()), int((second & ~first).sum())
+
+
+def _size(run: Run) -> dict[str, Any]:
+    records = list(run.metrics())
+    return {
+        "epochs": len(records),
+        "seconds": sum(record["seconds"] for record in records),
+        "parameters": run.read_json("plan.json")["parameters"],
+        "bytes": tf.io.gfile.stat(run.path("model.keras")).length,
+    }
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """Returns in one sentence whether B is better, worse, or cannot be told from A."""
+    (a, b), difference, p = results["accuracy"], results["difference"], results["p"]
+    if results["noise"]:
+        return (
+            f"The difference is noise: B is right on {b:.1%} and A on {a:.1%} of the same "
+            f"{results['examples']} images, and two equally good models would differ by as much "
+            f"with probability {p:.2f}."
+        )
+    low, high = results["interval"]
+    return (
+        f"B is {'better' if difference > 0 else 'worse'} than A by {abs(difference):.1%} of the "
+        f"images (95% interval of B - A: {low:+.1%} to {high:+.1%}); two equally good models would "
+        f"differ by as much with probability {p:.2g}."
+    )
+
+
+def format_comparison(results: dict[str, Any]) -> str:
+    """Returns what `compare_runs` found: the verdict, the sizes, the classes gained and lost."""
+    a, b = results["runs"]
+    low, high = results["interval"]
+    whole = [
+        ("accuracy", *(f"{value:.4f}" for value in results["accuracy"])),
+        ("right where the other is wrong", results["only_a"], results["only_b"]),
+        ("training time", duration(a["seconds"]), duration(b["seconds"])),
+        ("epochs", a["epochs"], b["epochs"]),
+        ("parameters", f"{a['parameters']:,}", f"{b['parameters']:,}"),
+        ("model.keras", *(f"{run['bytes'] / 1e6:.1f} MB" for run in (a, b))),
+    ]
+    images = f"{results['examples']} images of {results['split']} that both were measured on"
+    if any(results["left_out"]):
+        images += " ({} more of A and {} of B left out)".format(*results["left_out"])
+    lines = [
+        f"A  {a['folder']}",
+        f"B  {b['folder']}",
+        images,
+        "",
+        table(whole, ("", "A", "B")),
+        "",
+        f"B - A: {results['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f} (paired "
+        f"bootstrap); McNemar's exact test: p = {results['p']:.3g}",
+    ]
+    changed = [row for row in results["classes"] if row["change"]]
+    gained = [row for row in changed if row["change"] > 0][:_MOST_CLASSES]
+    lost = [row for row in changed if row["change"] < 0][-_MOST_CLASSES:]
+    rows = [
+        (
+            row["name"],
+            row["n"],
+            *(f"{value:.3f}" for value in row["accuracy"]),
+            f"{row['change']:+.3f}",
+            f"{row['p']:.3f}",
+        )
+        for row in gained + lost
+    ]
+    if rows:
+        lines += ["", table(rows, ("class", "images", "A", "B", "change", "p"))]
+        lines += [f"({len(changed)} of {len(results['classes'])} classes changed)"]
+    return "\n".join([*lines, "", verdict(results)])
