@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import stat
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.errors import UserError
+
+_MAX_CONFIG, _MAX_WEIGHTS = 64 << 20, 64 << 30  # bytes that a `.keras` file's members unpack to
+_MAX_SWELLING = 100  # how much weights may be compressed
 
 
 def load_into(model: keras.Model, path: str, name: str) -> None:
@@ -44,10 +50,15 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
             f"backbone.weights: {path} is no .weights.h5, .h5 or .keras file that can be read."
         ) from error
     with file:
-        group = file.get("model_weights", file)
-        if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-            _fill(model, list(_from_legacy(group, path)), path, name)
-            return
+        try:
+            group = _inside(file, "model_weights", path) if "model_weights" in file else file
+            if "layer_names" in group.attrs or "layer_names0" in group.attrs:
+                _fill(model, list(_from_legacy(group, path)), path, name)
+                return
+        except UserError:
+            raise
+        except Exception as error:  # HDF5 is a file system of its own, and may be odd in any way
+            raise UserError(f"backbone.weights: {path} is damaged: {one_line(error)}") from error
     _load_weights_h5(model, path, name)
 
 
@@ -61,8 +72,9 @@ def read_model(path: str, field: str) -> keras.Model:
     Raises:
         UserError: It is missing, damaged, not a `.keras` file, or needs code of its own.
     """
-    if not Path(path).is_file():
+    if not tf.io.gfile.exists(path) or ("://" not in path and not Path(path).is_file()):
         raise UserError(f"{field}: no file {path!r}. Check the spelling.")
+    _check_archive(path, field)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file can fail anywhere: zip, JSON, HDF5, any layer
@@ -74,6 +86,32 @@ def read_model(path: str, field: str) -> keras.Model:
         else:
             reason = f"it is damaged or no .keras file: {text}"
         raise UserError(f"{field}: cannot load {path}: {reason}") from error
+
+
+def _check_archive(path: str, field: str) -> None:
+    """Refuses members that no `.keras` file needs: outside of it, links, or enormous once unpacked.
+
+    Keras 3.15 looks at some of this too, older ones don't.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    except (tf.errors.OpError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise UserError(f"{field}: cannot load {path}: it is damaged or no .keras file") from None
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/"))
+        outside = parts.is_absolute() or ".." in parts.parts or ":" in member.filename
+        if outside or stat.S_ISLNK(member.external_attr >> 16):
+            raise UserError(
+                f"{field}: cannot load {path}: its member {member.filename!r} points outside of it"
+            )
+        limit = _MAX_CONFIG if member.filename.endswith(".json") else _MAX_WEIGHTS
+        swells = member.file_size > _MAX_SWELLING * member.compress_size + _MAX_CONFIG
+        if member.file_size > limit or swells:
+            raise UserError(
+                f"{field}: cannot load {path}: its member {member.filename!r} unpacks to "
+                f"{member.file_size / 1e6:,.0f} MB"
+            )
 
 
 def _root(error: BaseException) -> BaseException:
@@ -92,12 +130,17 @@ def _from_keras(path: str) -> list[tuple[str, np.ndarray]]:
     return [(layer.name, value) for layer in layers for value in layer.get_weights()]
 
 
-def _from_legacy(group: Any, path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields what Keras wrote before version 3, in graph order, as (layer, array)."""
+def _from_legacy(group: Any, path: str) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yields what Keras wrote before version 3, in graph order, as (layer, array).
+
+    The arrays are not read yet: a file of a kilobyte may claim to hold one of a petabyte.
+    """
     for layer in _attribute(group, "layer_names"):
         for weight in _attribute(_inside(group, layer, path), "weight_names"):
             dataset = _inside(_inside(group, layer, path), weight, path)
-            yield layer, np.asarray(dataset)
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+                raise UserError(f"backbone.weights: {path} is damaged: {weight!r} is no array.")
+            yield layer, dataset
 
 
 def _attribute(group: Any, name: str) -> list[str]:
@@ -120,7 +163,12 @@ def _inside(group: Any, path_inside: str, path: str) -> Any:
     return group
 
 
-def _fill(model: keras.Model, arrays: list[tuple[str, np.ndarray]], path: str, name: str) -> None:
+def _fill(
+    model: keras.Model,
+    arrays: Sequence[tuple[str, np.ndarray | h5py.Dataset]],
+    path: str,
+    name: str,
+) -> None:
     """Puts arrays into the model's weights by order, once all shapes are known to agree."""
     layers = _weighted(model)
     wanted = [(layer.name, weight) for layer in layers for weight in layer.weights]
@@ -136,7 +184,7 @@ def _fill(model: keras.Model, arrays: list[tuple[str, np.ndarray]], path: str, n
                 f"backbone.weights: {path} does not fit {name}: its layer {theirs!r} holds "
                 f"{value.shape} where {ours!r} needs {tuple(weight.shape)}."
             )
-    values = iter(value for _, value in arrays)
+    values = iter(np.asarray(value) for _, value in arrays)
     for layer in layers:
         assign(layer, [next(values) for _ in layer.weights])
 
@@ -157,7 +205,7 @@ def _load_weights_h5(model: keras.Model, path: str, name: str) -> None:
         lacking = [str(w.message) for w in caught if "freshly-initialized" in str(w.message)]
         if lacking:
             raise ValueError(lacking[0])
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged file can fail anywhere
         raise UserError(
             f"backbone.weights: {path} does not fit {name}: {one_line(error)}"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,11 @@ from ftkeras.config.schema import Config
 from ftkeras.errors import UserError, did_you_mean
 
 
+MAX_BYTES = 1 << 18  # of a config file
+_MAX_NODES = 100_000  # of a config, each alias counted as what it stands for
+_MAX_DEPTH = 50
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it: 1e-3 is a number, and of all words only true and false are booleans.
 
@@ -22,18 +28,25 @@ class _Loader(yaml.SafeLoader):
     """
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0].rsplit(":")[-1] not in ("timestamp", "bool")]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: quotes the words that it would take for numbers."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0].rsplit(":")[-1] not in ("timestamp", "bool")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:bool",
+        re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+        list("tTfF"),
+    )
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -51,21 +64,98 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         >>> load_config("configs/quickstart.yaml", ["seed=1"]).seed  # doctest: +SKIP
         1
     """
+    return parse_text(_read(path), overrides, where=str(path))
+
+
+def parse_text(text: str, overrides: Iterable[str] = (), where: str = "config") -> Config:
+    """Returns the validated config of a YAML text; see `load_config`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        tree = _parse_yaml(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: expected a mapping of sections (data:, backbone:, phases: ...).")
+    return parse_config(tree, overrides, where)
+
+
+def _read(path: str | Path) -> str:
+    try:
+        # A pipe without a writer would wait for ever, and a device would never end.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise UserError(f"{path}: the config is not a regular file.")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{path}: the config is larger than 256 KiB.")
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such config file. `ftkeras init` writes one to start from."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a null byte
         raise UserError(f"{path}: cannot be read as a text file ({error}).") from None
+
+
+def _parse_yaml(text: str) -> Any:
+    """Returns the plain values of one YAML document; raises UserError where it is not sound."""
     try:
-        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of sections (data:, backbone:, phases: ...).")
-    return parse_config(tree, overrides, where=str(path))
+        loader = _Loader(text)  # a SafeLoader: it makes no objects
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {})
+        return loader.construct_document(node)
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError("not valid YAML: it is nested too deeply.") from None
+    except Exception as error:  # PyYAML's readers of tagged values raise whatever they run into
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"not valid YAML: {text}") from None
+
+
+def _measure(node: yaml.Node, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Returns how many nodes a node is, and how deep, once its aliases are written out.
+
+    A few lines of aliases of aliases stand for billions of values. PyYAML would make them, while it
+    merges mappings, and so would everything that walks through the tree.
+
+    Raises:
+        UserError: They are too many, too deep, or without an end; or a key is given twice.
+    """
+    known = seen.setdefault(id(node), (0, 0))
+    if known != (0, 0):
+        return known
+    inside: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        inside = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inside = node.value
+    if any(seen.get(id(part)) == (0, 0) for part in inside):
+        raise UserError("not valid YAML: an alias stands for something that it is inside of.")
+    measured = [_measure(part, seen) for part in inside]
+    size = 1 + sum(nodes for nodes, _ in measured)
+    depth = 1 + max((levels for _, levels in measured), default=0)
+    if size > _MAX_NODES or depth > _MAX_DEPTH:
+        raise UserError(
+            f"not valid YAML: a config has at most {_MAX_NODES} values and {_MAX_DEPTH} levels."
+        )
+    seen[id(node)] = size, depth
+    return size, depth
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """PyYAML would take the last of several values for a key and say nothing."""
+    keys: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise UserError(f"line {line}: the key {_shorten(key.value)} is given twice.")
+            keys.add(key.value)
 
 
 def parse_config(
@@ -77,9 +167,9 @@ def parse_config(
     for override in overrides:
         location, text = _parse_override(override)
         try:
-            value = yaml.load(text, Loader=_Loader) if text else None
-        except (yaml.YAMLError, RecursionError, ValueError):
-            value = text
+            value = _parse_yaml(text) if text else None
+        except UserError:
+            value = text  # such as the pattern train-*
         _assign(data, location, value, override)
         raw_values[location] = text
     try:
@@ -95,7 +185,8 @@ def parse_config(
 
 def dump_config(config: Config) -> str:
     """Returns the config as YAML that `load_config` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+    tree = config.model_dump(mode="json")
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 # ----------------------------------------------------------------------------- overrides
@@ -103,11 +194,11 @@ def dump_config(config: Config) -> str:
 
 def _parse_override(override: str) -> tuple[tuple[str | int, ...], str]:
     name, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"\w+(\.\w+|\[-?\d+\])*", name):
+    if not equals or not re.fullmatch(r"\w+(\.\w+|\[-?[0-9]{1,9}\])*", name):
         raise UserError(
             f"--set {override!r}: expected FIELD=VALUE, for example phases[1].epochs=20."
         )
-    parts = re.findall(r"\w+|\[-?\d+\]", name)
+    parts = re.findall(r"\w+|\[-?[0-9]+\]", name)
     return tuple(int(part[1:-1]) if part[0] == "[" else part for part in parts), text
 
 

@@ -15,13 +15,18 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
+# Upper bounds are far above what makes sense, and keep what follows from a slip finite.
+PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, le=1e6)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+Images = Annotated[int, Field(ge=1, le=10**6)]
+Units = Annotated[int, Field(ge=1, le=10**6)]
 Strength = Literal["none", "light", "medium", "strong"]
 # One selector may be written without a list around it.
 Selectors = Annotated[
@@ -33,8 +38,21 @@ class Section(BaseModel):
     """The base of every section: unknown fields are refused, values do not change type."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _no_null_characters(cls, given: Any) -> Any:
+        # TensorFlow would read a path up to the first, and Python refuses it with a traceback.
+        for text in given if isinstance(given, (list, dict)) else [given]:
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("the text holds a null character")
+        return given
 
 
 # ---------------------------------------------------------------------------------- data
@@ -72,9 +90,9 @@ class MixConfig(Section):
 class DataSection(Section):
     """What every source shares."""
 
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     """Side of the square model input, in pixels; left out, the backbone's natural size."""
-    batch_size: PositiveInt = 32
+    batch_size: Images = 32
     """Images a step, over all devices together."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
@@ -210,7 +228,7 @@ class ShrinkPerturb(Section):
 class HiddenLayer(Section):
     """One dense layer between pooling and logits."""
 
-    units: PositiveInt
+    units: Units
     """Width of the layer."""
     activation: str = "relu"
     """A Keras activation name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,8 +10,28 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Fetch
 from ftkeras.data.decode import decode_image
+from ftkeras.data.walk import shown, why_not_readable
+from ftkeras.errors import UserError
 
+MAX_BYTES = 16 << 30  # of a file that is read whole
 _READ_AHEAD = 1 << 16  # bytes; a typical record in one read
+
+
+def read_whole(path: str) -> io.BytesIO:
+    """Returns the content of the file that `data.path` names.
+
+    Raises:
+        UserError: It is not there, not a regular file, may not be read, or is enormous.
+    """
+    if reason := why_not_readable(path):
+        raise UserError(f"data.path: there is no readable file {shown(path)!r} ({reason}).")
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            if file.size() > MAX_BYTES:
+                raise UserError(f"data.path: {path!r} is larger than {MAX_BYTES >> 30} GiB.")
+            return io.BytesIO(file.read())
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"data.path: there is no readable file {path!r}.") from error
 
 
 def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:

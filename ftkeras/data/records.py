@@ -15,6 +15,7 @@ from ftkeras.data.cache import Remembered, digest
 from ftkeras.data.dataset import BadFile, Found
 from ftkeras.data.reading import from_records
 from ftkeras.data.scan import VERSION, examine, in_parallel
+from ftkeras.data.walk import shown, why_not_readable
 from ftkeras.errors import UserError
 
 _FRAME = 16  # bytes that TFRecord puts around a record: length, two checksums
@@ -59,6 +60,9 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
     """
     versions = (VERSION, PIL.__version__, tf.__version__)
     known = Remembered("records", image_feature, label_feature, *versions, *sorted(shards))
+    for shard in shards:
+        if reason := why_not_readable(shard):
+            raise UserError(f"data.path: {shown(shard)}: {reason}.")
     stamps = {shard: _stamp(shard) for shard in shards}
     facts = {shard: known.get(shard, stamps[shard]) for shard in shards}
     fresh = [shard for shard in shards if facts[shard] is None]
@@ -149,19 +153,39 @@ def _why_not(record: Record, multi_label: bool) -> str:
 def _contents(shards: Sequence[str]) -> Iterator[tuple[str, int, int, bytes | None]]:
     """Yields (shard, number, offset, content); content None where the shard breaks off."""
     for shard in shards:
-        with tf.io.gfile.GFile(shard, "rb") as file:
-            if file.read(2) == b"\x1f\x8b":
-                raise UserError(
-                    f"{shard} is compressed: its records cannot be read one by one. "
-                    "Write it without compression; images are compressed already."
-                )
+        whole, breaks_off = _count(shard)
         number = offset = 0
         try:
-            for content in tf.data.TFRecordDataset(shard).as_numpy_iterator():
+            for content in tf.data.TFRecordDataset(shard).take(whole).as_numpy_iterator():
                 yield shard, number, offset, content
                 number, offset = number + 1, offset + _FRAME + len(content)
         except tf.errors.OpError:
+            breaks_off = True
+        if breaks_off:
             yield shard, number, offset, None
+
+
+def _count(shard: str) -> tuple[int, bool]:
+    """Returns how many records of a shard lie whole in it, and whether there is more than those.
+
+    TensorFlow believes the length that a record claims, and crashes where that is absurd.
+    """
+    size = tf.io.gfile.stat(shard).length
+    records = offset = 0
+    with tf.io.gfile.GFile(shard, "rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise UserError(
+                f"{shard} is compressed: its records cannot be read one by one. "
+                "Write it without compression; images are compressed already."
+            )
+        while offset < size:
+            file.seek(offset)
+            head = file.read(8)
+            end = offset + _FRAME + int.from_bytes(head, "little")
+            if len(head) < 8 or end > size:
+                return records, True
+            records, offset = records + 1, end
+    return records, False
 
 
 def _examine(

@@ -25,6 +25,7 @@ from PIL import Image, ImageFile, ImageOps
 from ftkeras.console import Progress
 from ftkeras.data import decode
 from ftkeras.data.cache import Remembered, atomic_file, cache_folder, digest
+from ftkeras.data.walk import shown, why_not_readable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,8 +48,9 @@ UNSUPPORTED = frozenset(
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 MAX_BYTES = 256 << 20
+MAX_SCANS = 100
 _ORIENTATION = 0x0112
-VERSION = 1  # of what `examine` decides; a new one forgets the cached scans
+VERSION = 2  # of what `examine` decides; a new one forgets the cached scans
 _CHUNK = 256  # files in flight
 
 
@@ -79,6 +81,8 @@ def scan_files(paths: Sequence[str], about: str) -> list[Verdict]:
     known = Remembered("scan", about, VERSION, PIL.__version__, tf.__version__)
 
     def look(path: str) -> tuple[str, str, list[str] | None, Verdict]:
+        if reason := why_not_readable(path):
+            return path, "", None, Verdict(shown(path), reason)
         try:
             stat = tf.io.gfile.stat(path)
         except tf.errors.OpError:
@@ -147,6 +151,9 @@ def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Ver
                 return Verdict(name, f"content is {kind}, but the name says {suffix}")
             if image.width * image.height > MAX_PIXELS:
                 return Verdict(name, _too_large(image.size))
+            # Each scan goes over all pixels, and may be a few bytes; a photo has about ten.
+            if kind == "JPEG" and encoded.count(b"\xff\xda") > MAX_SCANS:
+                return Verdict(name, f"a JPEG in more than {MAX_SCANS} scans")
             if _shown_alike(image, kind, encoded):
                 return Verdict(name)
             copy = cache_folder("normalised", key[:2]) / f"{key}.png"
@@ -179,10 +186,13 @@ def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:
         return False
     if kind == "PNG":
         return _decodes(tf.io.decode_png, encoded)
-    if kind == "GIF":  # a first frame smaller than the canvas leaves the rest undefined
+    if kind == "GIF":
+        # TensorFlow unpacks every frame, and there may be millions. A first frame that is smaller
+        # than the canvas leaves the rest undefined.
         assert isinstance(image, ImageFile.ImageFile)
         whole = image.tile[0][1] == (0, 0, *image.size)
-        return whole and _decodes(decode.decode_image, encoded)
+        still = not getattr(image, "is_animated", False)
+        return whole and still and _decodes(decode.decode_image, encoded)
     if kind == "BMP":  # 24 bits without compression; other kinds are read as other things
         return encoded[28:34] == b"\x18\0\0\0\0\0" and _decodes(tf.io.decode_bmp, encoded)
     return False

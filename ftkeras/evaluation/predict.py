@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.data import decode, scan
+from ftkeras.data.walk import files_under, is_utf8, shown
 from ftkeras.errors import UserError
 from ftkeras.evaluation.metrics import scores_from_logits
 
@@ -91,8 +91,10 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
     """
     files: dict[str, None] = {}  # an ordered set
     for pattern in patterns:
-        if tf.io.gfile.isdir(pattern):
-            found = _images_under(pattern)
+        if not is_utf8(pattern):
+            found = []
+        elif tf.io.gfile.isdir(pattern):
+            found = sorted(filter(scan.is_image_name, files_under(pattern)))
         elif tf.io.gfile.exists(pattern):
             found = [pattern]
         else:
@@ -100,19 +102,10 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
             found = [path for path in matches if not tf.io.gfile.isdir(path)]
         if not found:
             raise UserError(
-                f"predict: no images at {pattern!r}. Give image files, folders or globs."
+                f"predict: no images at {shown(pattern)!r}. Give image files, folders or globs."
             )
         files.update(dict.fromkeys(found))
     return list(files)
-
-
-def _images_under(folder: str) -> list[str]:
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in tf.io.gfile.walk(folder)
-        for name in names
-        if scan.is_image_name(name)
-    )
 
 
 def predict_files(

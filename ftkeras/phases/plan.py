@@ -14,7 +14,7 @@ from ftkeras.console import table
 from ftkeras.phases.freezing import trained_weights
 from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
 from ftkeras.phases.rates import rate_shares
-from ftkeras.phases.schedule import learning_rate
+from ftkeras.phases.schedule import learning_rate, turning_points
 from ftkeras.phases.selectors import Weight, Weights
 
 _SMALL_BATCH = 16
@@ -150,7 +150,7 @@ def _plan_phase(
     trained = trained_weights(weights, phase.train, phase.batch_norm)
     shares = rate_shares(weights, phase, trained)
     steps = round(phase.length(steps_per_epoch) * steps_per_epoch)
-    rates = [learning_rate(phase, step, steps) for step in range(steps)]
+    rates = [learning_rate(phase, step, steps) for step in turning_points(phase, steps)]
     return PlannedPhase(
         name=phase.name,
         train=tuple(phase.train),

@@ -40,6 +40,17 @@ def learning_rate(phase: ResolvedPhase, step: int, steps: int) -> float:
     return peak
 
 
+def turning_points(phase: ResolvedPhase, steps: int) -> list[int]:
+    """Returns the first and the last step, and between them those where the rate may be highest.
+
+    However long a phase is, they are few.
+    """
+    rise = _RISE_SHARE if phase.decay == "one_cycle" else phase.warmup
+    top = round(rise * steps)
+    inside = {step for step in (top - 1, top, top + 1) if 0 < step < steps - 1}
+    return [0, *sorted(inside), steps - 1]
+
+
 def _one_cycle(done: float) -> float:
     if done < _RISE_SHARE:
         return _cosine(1 / _START_DIVISOR, 1.0, done / _RISE_SHARE)

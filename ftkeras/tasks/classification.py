@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
+from ftkeras.backbones.weights_file import read_model
 from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
@@ -287,7 +288,7 @@ def load_model(run: Run) -> keras.Model:
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
-    return keras.models.load_model(path, compile=False, safe_mode=True)
+    return read_model(path, run.folder)
 
 
 def temperature_of(run: Run) -> float:

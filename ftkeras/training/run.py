@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ftkeras.config.load import dump_config, load_config
+from ftkeras.config.load import dump_config, parse_text
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 
@@ -85,11 +85,7 @@ class Run:
     @property
     def config(self) -> Config:
         """The resolved config that the run was made with."""
-        if "://" not in self.folder:
-            return load_config(self.path("config.yaml"))
-        import yaml
-
-        return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
+        return parse_text(self.read_text("config.yaml"), where=self.path("config.yaml"))
 
     def path(self, *parts: str) -> str:
         """Returns a path inside the folder."""
@@ -115,7 +111,10 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         """Returns what `write_json` wrote."""
-        return json.loads(self.read_text(name))
+        try:
+            return json.loads(self.read_text(name))
+        except (ValueError, RecursionError):
+            raise UserError(f"{self.path(name)}: is damaged; it is not JSON.") from None
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to `metrics.jsonl`."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.data.dataset import Found
-from ftkeras.data.reading import from_array
+from ftkeras.data.memory import available_memory
+from ftkeras.data.reading import from_array, read_whole
 from ftkeras.errors import UserError, did_you_mean
 
 _PARTS = ("train", "val", "test")
@@ -67,6 +67,11 @@ def _found(
 ) -> Found:
     multi_label = labels.ndim == 2
     classes = labels.shape[1] if multi_label else int(labels.max()) + 1
+    if classes > max(len(labels), 2) and not multi_label:
+        raise UserError(
+            f"{path}: the labels go up to {classes - 1}, and there are only {len(labels)} images. "
+            "Number the classes from 0 on."
+        )
     if class_names is not None and len(class_names) < classes:
         raise UserError(
             f"data.class_names: {len(class_names)} names for {classes} classes in {path}."
@@ -84,15 +89,20 @@ def _found(
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
+    content = read_whole(path)
+    if content.getbuffer()[:6] == b"\x93NUMPY":
+        raise UserError(f"data.path: {path} holds one array; save several with numpy.savez.")
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            content = io.BytesIO(file.read())
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"data.path: there is no readable file {path!r}.") from error
-    try:
+        # What a few bytes unpack to may be more than any machine holds.
+        with zipfile.ZipFile(content) as packed:
+            unpacked = sum(member.file_size for member in packed.infolist())
+        if unpacked > available_memory() // 2:
+            raise UserError(
+                f"data.path: {path} unpacks to {unpacked / 1e9:.1f} GB, which this machine's memory "
+                "cannot hold twice. Save the images as files, or in TFRecord shards."
+            )
+        content.seek(0)
         loaded = np.load(content, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise UserError(f"data.path: {path} holds one array; save several with numpy.savez.")
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except UserError:

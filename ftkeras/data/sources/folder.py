@@ -9,6 +9,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import BadFile, Found
 from ftkeras.data.reading import from_files
 from ftkeras.data.scan import is_image_name, scan_files
+from ftkeras.data.walk import files_under, is_utf8, shown, subfolders
 from ftkeras.errors import UserError, did_you_mean
 
 _SPELLINGS = {
@@ -29,20 +30,22 @@ def find(*, path: str, parts: Mapping[str, str]) -> Found:
         UserError: There is no such folder, or it holds no class folders with images.
     """
     path = path.rstrip("/") or "/"
+    if not is_utf8(path):
+        raise UserError(f"data.path: {shown(path)} is not UTF-8. Rename the folder.")
     if not tf.io.gfile.isdir(path):
         is_file = tf.io.gfile.exists(path)
         raise UserError(
             f"data.path: {path!r} is {'a file' if is_file else 'not there'}. "
             "Give a folder that holds one folder of images for each class."
         )
-    if not any(is_image_name(file) for _, _, files in tf.io.gfile.walk(path) for file in files):
+    if not any(map(is_image_name, files_under(path))):
         raise UserError(
             f"data.path: there are no images in {path!r}. "
             "Give a folder that holds one folder of JPEG, PNG, GIF, BMP or WebP files a class."
         )
     roots, notes = _part_folders(path, parts)
     train = roots.get("train", roots.get("", path))
-    class_names = [name for name in _subfolders(train) if any(_images(f"{train}/{name}"))]
+    class_names = [name for name in subfolders(train) if any(_images(f"{train}/{name}"))]
     if not class_names:
         raise UserError(
             f"data.path: the images in {train!r} lie in no class folders. "
@@ -51,7 +54,7 @@ def find(*, path: str, parts: Mapping[str, str]) -> Found:
     rows = [  # (part, class, path)
         (part, name, image)
         for part, root in roots.items()
-        for name in _subfolders(root)
+        for name in subfolders(root)
         for image in _images(f"{root}/{name}")
     ]
     verdicts = scan_files([image for _, _, image in rows], about=path)
@@ -71,42 +74,32 @@ def find(*, path: str, parts: Mapping[str, str]) -> Found:
 
 def _part_folders(path: str, parts: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Finds which subfolder holds which part; {"": path} where the folder has no parts."""
-    subfolders = _subfolders(path)
+    names_there = subfolders(path)
     roots: dict[str, str] = {}
     for part, spellings in _SPELLINGS.items():
-        names = [name for name in subfolders if name.lower() in spellings]
+        names = [name for name in names_there if name.lower() in spellings]
         if part in parts:
             names = [parts[part]]
-            if parts[part] not in subfolders:
+            if parts[part] not in names_there:
                 raise UserError(
                     f"data.split.{part}: there is no folder {parts[part]!r} in {path!r}."
-                    f"{did_you_mean(parts[part], subfolders)}"
+                    f"{did_you_mean(parts[part], names_there)}"
                 )
         if names:
             roots[part] = f"{path}/{names[0]}"
     # A class may be called "train": a part's folder holds folders, and a class's holds images.
-    if "train" not in roots or not _subfolders(roots["train"]):
+    if "train" not in roots or not subfolders(roots["train"]):
         if parts:
             raise UserError(
                 f"data.split: {path!r} has no train folder beside {sorted(parts.values())}. "
                 "Name it with data.split.train."
             )
         return {"": path}, []
-    unused = [name for name in subfolders if f"{path}/{name}" not in roots.values()]
+    unused = [name for name in names_there if f"{path}/{name}" not in roots.values()]
     notes = [f"Folders beside train that are not used: {', '.join(unused)}."] if unused else []
     return roots, notes
 
 
-def _subfolders(path: str) -> list[str]:
-    names = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
-    return [n for n in names if not n.startswith((".", "__")) and tf.io.gfile.isdir(f"{path}/{n}")]
-
-
 def _images(path: str) -> Sequence[str]:
     """All images under a class folder, at any depth, sorted."""
-    return sorted(
-        f"{folder.rstrip('/')}/{file}"
-        for folder, _, files in tf.io.gfile.walk(path)
-        for file in files
-        if is_image_name(file) and "/." not in folder[len(path) :]
-    )
+    return sorted(filter(is_image_name, files_under(path)))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.data.dataset import BadFile, Found
-from ftkeras.data.reading import from_files
+from ftkeras.data.reading import from_files, read_whole
 from ftkeras.data.scan import scan_files
+from ftkeras.data.walk import is_utf8
 from ftkeras.errors import UserError, did_you_mean
 
 _PARTS = {
@@ -99,10 +99,7 @@ def find(
 def _records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ("file:line", record) for each line of the manifest."""
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"data.path: there is no readable file {path!r}.") from error
+        text = read_whole(path).getvalue().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
     if path.lower().endswith((".jsonl", ".ndjson")):
@@ -128,7 +125,7 @@ def _records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}.") from error
     if not isinstance(record, dict):
         raise UserError(f"{where}: each line must be a JSON object, not {line.strip()[:40]}.")
@@ -152,6 +149,9 @@ def _parse(
     image = record[image_column]
     if not isinstance(image, str) or not image:
         raise UserError(f"{where}: {image_column} must be the path of an image, not {image!r}.")
+    labels = _labels(record[label_column], label_column, where, multi_label)
+    if not all(map(is_utf8, (image, *labels))):
+        raise UserError(f"{where}: half a surrogate pair is not text.")
     part = record.get(split_column) or ""
     if part and spelled.get(str(part)) is None:
         raise UserError(
@@ -161,7 +161,7 @@ def _parse(
     return _Row(
         where=where,
         image=image,
-        labels=_labels(record[label_column], label_column, where, multi_label),
+        labels=labels,
         part=spelled[str(part)] if part else "",
         weight=_weight(record.get(weight_column), weight_column, where),
         more={
@@ -191,7 +191,7 @@ def _weight(value: Any, column: str, where: str) -> float:
         weight = float(value)
     except (TypeError, ValueError):
         weight = -1.0
-    if not 0 <= weight < float("inf"):
+    if not 0 <= weight <= 1e30:
         raise UserError(f"{where}: {column} must be a number of 0 or more, not {value!r}.")
     return weight
 

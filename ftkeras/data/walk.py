@@ -1,0 +1,100 @@
+"""Finds images under a folder, whatever lies in it: loops of links, odd names, pipes, locked doors.
+
+TensorFlow's own walk follows a link to a folder above for ever, and stops at a name that is not
+UTF-8; both are found in photo collections. It is used where nothing else can be: on remote folders.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NoReturn
+
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether only TensorFlow's file systems know a path (`gs://`, `ram://`)."""
+    return "://" in path
+
+
+def files_under(folder: str) -> Iterator[str]:
+    """Yields the paths of all files under a folder, each real folder once, hidden ones left out.
+
+    Raises:
+        UserError: A folder may not be read.
+    """
+    if is_remote(folder):
+        for parent, _, names in tf.io.gfile.walk(folder):
+            if "/." not in parent[len(folder) :]:
+                yield from (f"{parent.rstrip('/')}/{name}" for name in sorted(names))
+        return
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        found = os.stat(parent)
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (f"{parent.rstrip('/')}/{name}" for name in sorted(names))
+
+
+def subfolders(path: str) -> list[str]:
+    """Returns the names of the folders in a folder, sorted; hidden ones are left out.
+
+    Raises:
+        UserError: The folder may not be read, or the name of one in it is not UTF-8.
+    """
+    if is_remote(path):
+        names = [name.rstrip("/") for name in tf.io.gfile.listdir(path)]
+        names = [name for name in names if tf.io.gfile.isdir(f"{path}/{name}")]
+    else:
+        try:
+            with os.scandir(path) as entries:
+                names = [entry.name for entry in entries if os.path.isdir(entry.path)]
+        except OSError as error:
+            _refuse(error)
+    for name in names:
+        if not is_utf8(name):
+            raise UserError(f"{path}: the folder name {shown(name)} is not UTF-8. Rename it.")
+    return sorted(name for name in names if not name.startswith((".", "__")))
+
+
+def why_not_readable(path: str) -> str:
+    """Returns why a file should not even be opened, or "".
+
+    Opening a pipe waits for its writer, and a device may never end.
+    """
+    if not is_utf8(path) or "\0" in path:
+        return "its name is not UTF-8 text"
+    if is_remote(path):
+        return "" if tf.io.gfile.exists(path) else "no such file"
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except OSError as error:  # a loop of links, a name too long, a folder that is locked
+        return f"cannot be read: {error.strerror}"
+    return "" if stat.S_ISREG(mode) else "not a regular file"
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name, as Python gives it, can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    """Returns a name that can be written anywhere; what is not UTF-8 in it is escaped."""
+    return name if is_utf8(name) else name.encode("utf-8", "backslashreplace").decode()
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{shown(str(error.filename))}: cannot be read ({error.strerror}).") from error
