@@ -56,10 +56,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(list(arguments))
     except UserError as error:
-        print(f"ftkeras: error: {error}", file=sys.stderr)
+        _say("error", str(error))
         return EXIT_USER_ERROR
     except TrainingError as error:
-        print(f"ftkeras: failed: {error}", file=sys.stderr)
+        _say("failed", str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("\nftkeras: interrupted", file=sys.stderr)
@@ -67,6 +67,17 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `ftkeras backbones | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except Exception as error:
+        from ftkeras.training import trouble
+
+        _say("failed", trouble.describe(error))
+        return EXIT_FAILED
+
+
+def _say(what: str, message: str) -> None:
+    """Prints one line, whatever odd names the message quotes."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"ftkeras: {what}: {plain}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -90,7 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     try:
         positional = values([verb, *rest])[1:]
-    except flags.Error as error:
+    except (flags.Error, OSError, UnicodeError) as error:  # --flagfile reads a file
         raise UserError(f"{verb}: {error}. See `ftkeras {verb} --help`.") from None
     return int(module.main(values, positional))
 

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError, did_you_mean
 
-
 MAX_BYTES = 1 << 18  # of a config file
 _MAX_NODES = 100_000  # of a config, each alias counted as what it stands for
 _MAX_DEPTH = 50
@@ -196,7 +195,7 @@ def _parse_override(override: str) -> tuple[tuple[str | int, ...], str]:
     name, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+|\[-?[0-9]{1,9}\])*", name):
         raise UserError(
-            f"--set {override!r}: expected FIELD=VALUE, for example phases[1].epochs=20."
+            f"--set {_shorten(override)}: expected FIELD=VALUE, for example phases[1].epochs=20."
         )
     parts = re.findall(r"\w+|\[-?[0-9]+\]", name)
     return tuple(int(part[1:-1]) if part[0] == "[" else part for part in parts), text
@@ -210,13 +209,13 @@ def _assign(tree: Any, location: tuple[str | int, ...], value: Any, override: st
                 held = (
                     f"it has {len(node)} entries" if isinstance(node, list) else "it is not a list"
                 )
-                raise UserError(f"--set {override!r}: no entry [{part}]; {held}.")
+                raise UserError(f"--set {_shorten(override)}: no entry [{part}]; {held}.")
         elif isinstance(node, list):
             raise UserError(
-                f"--set {override!r}: {part!r} is asked of a list; name an entry, as [0]."
+                f"--set {_shorten(override)}: {part!r} is asked of a list; name an entry, as [0]."
             )
         elif not isinstance(node, dict):
-            raise UserError(f"--set {override!r}: {part!r} is not inside a section.")
+            raise UserError(f"--set {_shorten(override)}: {part!r} is not inside a section.")
         if following is None:
             node[part] = value
         else:
@@ -264,6 +263,8 @@ def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
     kept: list[str | int] = []
     node = data
     for place, part in enumerate(loc):
+        if place == 1 and loc[0] == "phases" and part in ("list", "strategy"):
+            continue  # a tag, and "strategy" is also a field
         inside = isinstance(node, dict) and part in node
         if inside or (
             isinstance(node, list) and isinstance(part, int) and -len(node) <= part < len(node)

@@ -8,7 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from ftkeras.data.augment import STRENGTHS, Augment
+from ftkeras.data.broken import find_broken
 from ftkeras.data.dataset import ImageData
+from ftkeras.data.order import order_of
 from ftkeras.data.pipeline import batches
 
 
@@ -74,6 +76,19 @@ class Feed:
     def plain(self, split: str) -> tf.data.Dataset:
         """Returns a split's batches as they are: in order, whole, the same every time."""
         return self._batches(split)
+
+    def find_broken(self, step: int) -> tuple[str, Exception] | None:
+        """Looks for an example that cannot be read any more; returns its id and the error.
+
+        Args:
+            step: How many steps were trained: those that came next are looked at first.
+        """
+        train, epoch = self.data.splits["train"], tf.identity(self.epoch)
+        order = order_of(train, self.options.get("balance", "none"), self.seed)
+        first = step % self.steps_per_epoch * self.batch_size
+        found = find_broken(train, first, lambda place: order(place, epoch))
+        others = (split for split in self.data.splits.values() if split is not train)
+        return found or next(filter(None, map(find_broken, others)), None)
 
     def _batches(self, split: str, **options: Any) -> tf.data.Dataset:
         return batches(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -93,6 +95,11 @@ def available_memory() -> int:
             free.append(int(limit) - int((group / "memory.current").read_text()))
     except (OSError, ValueError):
         pass
+    with contextlib.suppress(OSError, ValueError):  # what `ulimit -v` leaves
+        limit_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit_bytes != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            free.append(max(limit_bytes - pages * resource.getpagesize(), 0))
     if not free and "SC_PHYS_PAGES" in os.sysconf_names:
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(free, default=_UNKNOWN)

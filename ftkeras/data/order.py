@@ -54,6 +54,11 @@ def balanced(split: Split, seed: int) -> Order:
     return index
 
 
+def order_of(split: Split, balance: str, seed: int) -> Order:
+    """Returns the order that training takes: `balanced` for "sampling", else `shuffled`."""
+    return balanced(split, seed) if balance == "sampling" else shuffled(len(split), seed)
+
+
 def example_weights(split: Split, balance: str) -> np.ndarray | None:
     """Returns the weight of each example in the loss, float32 (n,), or None where all are alike.
 

@@ -16,7 +16,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.decode import random_resized_crop, resize_image
 from ftkeras.data.memory import keep_in_memory
 from ftkeras.data.mix import mix_batch
-from ftkeras.data.order import balanced, example_weights, shuffled
+from ftkeras.data.order import example_weights, order_of
 
 Number: TypeAlias = "int | tf.Variable"
 
@@ -72,7 +72,7 @@ def batches(
     # A random crop needs the whole image; without one the resized image is always the same.
     crops = training and layers is None and any(STRENGTHS[name].scale < 1 for name in names)
     fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize))
-    order = balanced(split, seed) if balance == "sampling" else shuffled(count, seed)
+    order = order_of(split, balance, seed)
     targets = tf.constant(split.targets)  # (n, classes)
 
     def squared(image: tf.Tensor) -> tf.Tensor:

@@ -179,8 +179,10 @@ def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:
     if kind == "JPEG":
         if image.mode not in ("RGB", "L"):
             return False
-        if (orientation != 1 or b"Exif\0\0" in encoded) and _orientation(encoded) != orientation:
-            return orientation not in range(2, 9) and _orientation(encoded) == 1
+        if orientation != 1 or b"Exif\0\0" in encoded:
+            shown_as = orientation if orientation in range(2, 9) else 1
+            if _orientation(encoded) != shown_as:
+                return False
         return _decodes(tf.io.decode_jpeg, encoded, ratio=8)  # reads all, computes little
     if orientation in range(2, 9) or "transparency" in image.info:
         return False

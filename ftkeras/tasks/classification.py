@@ -19,7 +19,7 @@ from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.splits import write_bad_files, write_splits
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import TrainingError, UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics, require
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
@@ -30,7 +30,7 @@ from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import line_chart
 from ftkeras.report.summary import end_lines, start_lines
-from ftkeras.training import build
+from ftkeras.training import build, fitting, trouble
 from ftkeras.training.checkpoint import load_weights
 from ftkeras.training.fit import early_stopping, fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
@@ -100,9 +100,13 @@ def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[B
     except KeyboardInterrupt:
         run.set_state("interrupted")
         raise
-    except BaseException as error:
-        run.set_state("failed", error=f"{type(error).__name__}: {error}")
+    except (UserError, TrainingError) as error:
+        run.fail(str(error))
         raise
+    except Exception as error:
+        reason = _describe(error, assembled, run)
+        run.fail(reason)
+        raise TrainingError(reason) from error
     run.set_state("finished")
     seconds = time.monotonic() - start
     verdicts = assembled.unfreeze.verdicts
@@ -157,7 +161,9 @@ def assemble(config: Config) -> Assembled:
         steps_per_epoch=feed.steps_per_epoch,
         batch_size=config.data.batch_size,
     )
-    notes = (*data.notes, *expansion.reasons, *scaling)
+    needed = max(phase.activation_bytes for phase in plan.phases)
+    tight = fitting.warn(model, config.data.batch_size, needed)
+    notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
     return Assembled(
         config,
         data,
@@ -320,6 +326,32 @@ def _fit(assembled: Assembled, run: Run) -> int:
     run.write_json("plan.json", {**assembled.plan.as_json(), "audit": verdicts})
     load_weights(assembled.model, run, "best")
     return checkpoints.best_epoch or 0
+
+
+def _describe(error: Exception, assembled: Assembled, run: Run) -> str:
+    """Returns in one line what stopped a run; its traceback goes to error.txt."""
+    data = assembled.config.data
+    needed = max(phase.activation_bytes for phase in assembled.plan.phases)
+
+    def write(text: str) -> str:
+        run.write_text("error.txt", text)
+        return run.path("error.txt")
+
+    def find_broken() -> str:
+        found = assembled.feed.find_broken(int(assembled.model.optimizer.iterations))
+        if found is None:
+            return ""
+        return (
+            f"data: {found[0]} cannot be read any more ({trouble.reason(found[1])}). What was "
+            "trained is kept. Mend or remove it, and train again."
+        )
+
+    return trouble.describe(
+        error,
+        write=write,
+        find_broken=find_broken,
+        find_batch_size=lambda: fitting.advise(assembled.model, data.batch_size, needed),
+    )
 
 
 def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.room import check_room
 from ftkeras.training.run import Run
 
 
@@ -19,6 +20,7 @@ def save_weights(model: keras.Model, run: Run, name: str) -> None:
     """Writes `checkpoints/NAME.weights.h5` whole: a crash leaves the one before."""
     final = run.path("checkpoints", f"{name}.weights.h5")
     temporary = run.path("checkpoints", f"{name}-new.weights.h5")
+    check_room(temporary, model)
     model.save_weights(temporary)
     tf.io.gfile.rename(temporary, final, overwrite=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -102,8 +103,11 @@ class Run:
         """Returns a file's text; UserError if the run has no such file."""
         if not gfile.exists(self.path(name)):
             raise UserError(f"{self.folder}: the run has no {name}; did it finish?")
-        with gfile.GFile(self.path(name)) as file:
-            return str(file.read())
+        try:
+            with gfile.GFile(self.path(name)) as file:
+                return str(file.read())
+        except (UnicodeDecodeError, tf.errors.OpError):
+            raise UserError(f"{self.path(name)}: cannot be read as text.") from None
 
     def write_json(self, name: str, tree: Any) -> None:
         """Writes plain dicts, lists, strings and numbers as JSON."""
@@ -122,9 +126,20 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Yields the records of `metrics.jsonl`."""
-        for line in self.read_text("metrics.jsonl").splitlines():
+        """Yields the records of `metrics.jsonl`; a last line that a crash cut short is left out."""
+        *lines, rest = self.read_text("metrics.jsonl").split("\n")
+        for line in lines:
             yield json.loads(line)
+
+    def fail(self, reason: str) -> None:
+        """Records a failure, as well as the disk lets it; raises nothing."""
+        for folder in (self.folder, self.path("checkpoints")):
+            with contextlib.suppress(Exception):  # half-written files may be what fills the disk
+                for name in gfile.listdir(folder):
+                    if "-new." in name or (name.startswith(".") and name.endswith(".tmp")):
+                        gfile.remove(os.path.join(folder, name))
+        with contextlib.suppress(Exception):
+            self.set_state("failed", error=reason)
 
     def set_state(self, state: str, **facts: Any) -> None:
         """Records how the run stands: running, finished, interrupted or failed."""

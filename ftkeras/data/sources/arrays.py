@@ -90,7 +90,7 @@ def _found(
 
 def _load(path: str) -> dict[str, np.ndarray]:
     content = read_whole(path)
-    if content.getbuffer()[:6] == b"\x93NUMPY":
+    if bytes(content.getbuffer()[:6]) == b"\x93NUMPY":
         raise UserError(f"data.path: {path} holds one array; save several with numpy.savez.")
     try:
         # What a few bytes unpack to may be more than any machine holds.
@@ -98,8 +98,8 @@ def _load(path: str) -> dict[str, np.ndarray]:
             unpacked = sum(member.file_size for member in packed.infolist())
         if unpacked > available_memory() // 2:
             raise UserError(
-                f"data.path: {path} unpacks to {unpacked / 1e9:.1f} GB, which this machine's memory "
-                "cannot hold twice. Save the images as files, or in TFRecord shards."
+                f"data.path: {path} unpacks to {unpacked / 1e9:.1f} GB, and this machine's memory "
+                "cannot hold that twice. Save the images as files, or in TFRecord shards."
             )
         content.seek(0)
         loaded = np.load(content, allow_pickle=False)

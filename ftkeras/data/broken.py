@@ -1,0 +1,43 @@
+"""Finds the example that cannot be read any more: TensorFlow's errors seldom name it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from ftkeras.data.dataset import Split
+
+
+def find_broken(
+    split: Split,
+    first: int = 0,
+    order: Callable[[tf.Tensor], tf.Tensor] = lambda place: place,
+    seconds: float = 60.0,
+) -> tuple[str, Exception] | None:
+    """Reads the examples of a split until one fails; returns its id and the error.
+
+    Args:
+        split: The examples.
+        first: The place to begin at; those before it come last.
+        order: From a place to an index, int64 scalars; by default the split's own order.
+        seconds: When to give up.
+    """
+    count = len(split)
+    places = tf.data.Dataset.range(first, first + count).map(lambda place: place % count)
+    sizes = places.map(
+        lambda place: tf.size(split.fetch(order(place))),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,  # so that as many came as lie before the one that fails
+    )
+    until, read = time.monotonic() + seconds, 0
+    try:
+        for _ in sizes:
+            read += 1
+            if time.monotonic() > until:
+                break
+    except tf.errors.OpError as error:
+        index = order(tf.constant((first + read) % count, tf.int64))
+        return split.ids[int(index)], error
+    return None

@@ -1,0 +1,75 @@
+"""Which batch size the memory would hold."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+
+from ftkeras.data.memory import available_memory
+
+_SHARE = 0.8  # of the free memory: the estimate is rough
+_COPIES = 2  # of what the backward pass keeps: the outputs, and the gradients of them
+_ALIVE = 3  # the outputs of layers that exist at once in a forward pass: two inputs, a result
+
+
+def batch_size_that_fits(
+    batch_size: int, activation_bytes: int, largest_output: int, memory: int
+) -> int:
+    """Returns the largest power of two below `batch_size` that should fit; 0 where not even 1 does.
+
+    Args:
+        batch_size: The one that did not fit.
+        activation_bytes: What its backward pass keeps, in bytes.
+        largest_output: The numbers that the largest output of a layer has for one image.
+        memory: Bytes that are free.
+
+    Example:
+        >>> batch_size_that_fits(256, 256 << 20, 0, 100 << 20)  # 1 MiB an image, twice
+        32
+    """
+    an_image = _bytes_of_an_image(batch_size, activation_bytes, largest_output)
+    most = min(int(memory * _SHARE / max(an_image, 1)), batch_size - 1)
+    return 1 << (most.bit_length() - 1) if most > 0 else 0
+
+
+def advise(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
+    """Returns in words which batch size would fit into the memory that is free now."""
+    fits = batch_size_that_fits(
+        batch_size, activation_bytes, _largest_output(model), available_memory()
+    )
+    if not fits:
+        return f"At data.batch_size={batch_size}, even 1 may not fit: lower data.image_size."
+    accumulate = -(-batch_size // fits)
+    return (
+        f"data.batch_size is {batch_size}; about {fits} would fit: --set data.batch_size={fits} "
+        f"(and --set optimizer.accumulate={accumulate} for updates from as many images)."
+    )
+
+
+def warn(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
+    """Returns a sentence where a batch will hardly fit into the free memory, else "".
+
+    On a CPU this has to come before: the system ends a process that runs out, without a word.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return ""
+    needed = _bytes_of_an_image(batch_size, activation_bytes, _largest_output(model)) * batch_size
+    free = available_memory()
+    if needed <= free:
+        return ""
+    advice = advise(model, batch_size, activation_bytes)
+    return f"Training needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. {advice}"
+
+
+def _bytes_of_an_image(batch_size: int, activation_bytes: int, largest_output: int) -> float:
+    return _COPIES * activation_bytes / batch_size + _ALIVE * 4 * largest_output
+
+
+def _largest_output(model: keras.Model) -> int:
+    return max(
+        math.prod(size or 1 for size in output.shape[1:])
+        for operation in model.operations
+        for output in keras.tree.flatten(operation.output)
+    )

@@ -1,0 +1,352 @@
+"""Files and folders: real ones of every kind, mutated, and what a child process does with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import stat
+import traceback
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fuzzing.mutate import mutate
+
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+_SUFFIX = {"JPEG": "jpg", "WEBP": "webp"}
+
+
+def make(rng: random.Random, place: Path) -> None:
+    """Makes one case: a folder with what is to be read, and a file that says what it is."""
+    place.mkdir()
+    kind = rng.choices(
+        ("image", "tfrecord", "manifest", "arrays", "weights", "folder"), (70, 10, 9, 5, 3, 3)
+    )[0]
+    (place / "kind").write_text(kind)
+    _MAKERS[kind](rng, place)
+
+
+def run_all(place: Path, seconds: int) -> int:
+    """Runs the cases of a folder that have no result yet; writes each result as it comes."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, ring)
+    log = place / "results.jsonl"
+    done = (
+        {json.loads(line)["case"] for line in log.read_text().splitlines()}
+        if log.exists()
+        else set()
+    )
+    for case in sorted(
+        (path for path in place.iterdir() if path.is_dir()), key=lambda p: int(p.name)
+    ):
+        if case.name in done:
+            continue
+        (place / "begun").write_text(case.name)
+        signal.alarm(seconds)
+        try:
+            outcome = _read(case)
+        except BaseException:
+            outcome = f"BAD: {traceback.format_exc()}"
+        signal.alarm(0)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        with log.open("a") as file:
+            file.write(json.dumps({"case": case.name, "outcome": outcome, "peak": peak}) + "\n")
+    return 0
+
+
+def not_plain(folder: str, names: list[str]) -> list[str]:
+    """Which entries of a folder cannot be copied: pipes and sockets."""
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
+    return [
+        n for n, m in modes.items() if not (stat.S_ISREG(m) or stat.S_ISDIR(m) or stat.S_ISLNK(m))
+    ]
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def _read(case: Path) -> str:
+    """Scans as `train` scans, then reads as training reads."""
+    from ftkeras.errors import UserError
+
+    try:
+        return _READERS[(case / "kind").read_text()](case)
+    except UserError as error:
+        return f"refused: {error}" if "\n" not in str(error) else f"BAD: two lines: {error}"
+
+
+def _read_image(case: Path) -> str:
+    import tensorflow as tf
+
+    from ftkeras.data import decode, scan
+
+    (path,) = (str(path) for path in case.iterdir() if path.name != "kind")
+    (verdict,) = scan.scan_files([path], str(case))
+    if verdict.reason:
+        assert "\n" not in verdict.reason
+        return f"refused: {verdict.reason}"
+    image = decode.decode_image(tf.io.read_file(verdict.path))
+    assert image.shape[0] * image.shape[1] <= scan.MAX_PIXELS
+    assert decode.resize_image(image, 32, "pad").shape == (32, 32, 3)
+    with Image.open(path) as opened:
+        shown = np.asarray(scan.render(opened), np.int16)
+    difference = np.abs(shown - image.numpy()).mean()
+    assert difference < 3, f"training sees another image than Pillow: {difference:.1f}"
+    return "read"
+
+
+def _read_data(source: str, case: Path, **options: Any) -> str:
+    import tensorflow as tf
+
+    from ftkeras.data.load import load_data
+
+    data = load_data(source, max_bad_files=0.99, **options)
+    for split in data.splits.values():
+        for index in range(len(split)):
+            assert split.fetch(tf.constant(index, tf.int64)).shape[-1] == 3
+    return "read"
+
+
+def _read_weights(case: Path) -> str:
+    from ftkeras.backbones.weights_file import load_into
+
+    (path,) = (str(path) for path in case.iterdir() if path.name != "kind")
+    load_into(_model(), path, "tiny")
+    return "read"
+
+
+@cache
+def _model() -> Any:
+    import keras
+
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")])
+
+
+_READERS: dict[str, Callable[[Path], str]] = {
+    "image": _read_image,
+    "tfrecord": lambda case: _read_data("tfrecord", case, path=str(case / "*.tfrecord")),
+    "manifest": lambda case: _read_data(
+        "manifest", case, path=str(next(case.glob("list.*"))), multi_label=case.name[-1] in "13"
+    ),
+    "arrays": lambda case: _read_data("arrays", case, path=str(case / "data.npz")),
+    "folder": lambda case: _read_data("folder", case, path=str(case / "photos")),
+    "weights": _read_weights,
+}
+
+
+# ------------------------------------------------------------------------------- making
+
+
+def _image(rng: random.Random, kind: str | None = None) -> tuple[bytes, str]:
+    """A real image of some format and mode; (bytes, suffix)."""
+    kind = kind or rng.choice(_FORMATS)
+    size = (rng.randrange(1, 90), rng.randrange(1, 90))
+    coarse = Image.frombytes("RGB", (4, 4), rng.randbytes(48)).resize(size)
+    modes = {"JPEG": ("RGB", "L", "CMYK"), "BMP": ("RGB", "L", "P", "1"), "GIF": ("P", "L")}
+    mode = rng.choice(
+        modes.get(kind, ("RGB", "RGBA", *(("L", "P", "LA", "1", "I;16") * (kind == "PNG"))))
+    )
+    image = coarse.convert("L").convert("I;16") if mode == "I;16" else coarse.convert(mode)
+    options: dict[str, Any] = {}
+    if kind == "JPEG":
+        options = {"progressive": rng.random() < 0.4, "quality": rng.choice((5, 75, 95))}
+    if kind in ("JPEG", "PNG", "WEBP") and rng.random() < 0.4:
+        exif = Image.Exif()
+        exif[0x0112] = rng.randrange(10)
+        options["exif"] = exif
+    if kind in ("GIF", "WEBP", "PNG") and rng.random() < 0.3:
+        options |= {"save_all": True, "append_images": [image.rotate(90 * i) for i in range(3)]}
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue(), _SUFFIX.get(kind, kind.lower())
+
+
+def _make_image(rng: random.Random, place: Path) -> None:
+    content, suffix = _image(rng)
+    if rng.random() < 0.9:
+        content = mutate(rng, content, _image(rng)[0])
+    (place / f"image.{suffix}").write_bytes(content)
+
+
+def _make_tfrecord(rng: random.Random, place: Path) -> None:
+    import tensorflow as tf
+
+    def feature(value: Any) -> tf.train.Feature:
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    path = place / "data.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(12):
+            content = _image(rng)[0]
+            if rng.random() < 0.3:
+                content = mutate(rng, content)
+            label = number % 2 if rng.random() < 0.9 else rng.choice((-1, 2**62, b"\xff", b""))
+            features = {"image/encoded": feature(content), "image/class/label": feature(label)}
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            record = example.SerializeToString()
+            writer.write(mutate(rng, record) if rng.random() < 0.2 else record)
+    content = path.read_bytes()
+    if rng.random() < 0.5:
+        path.write_bytes(mutate(rng, content, content))
+    elif rng.random() < 0.5:  # a length with a right checksum, which TensorFlow believes
+        length = rng.choice((10**9, 10**12, 2**62, 2**63, 2**64 - 1)).to_bytes(8, "little")
+        path.write_bytes(length + masked_crc(length) + content[12:])
+
+
+def masked_crc(content: bytes) -> bytes:
+    """The checksum that TFRecord puts behind a length."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _make_manifest(rng: random.Random, place: Path) -> None:
+    images = []
+    for number in range(8):
+        content, suffix = _image(rng)
+        images.append(f"{number}.{suffix}")
+        (place / images[-1]).write_bytes(content)
+    odd: tuple[str, ...] = (
+        "/etc/passwd",
+        "../../../../etc/shadow",
+        "/dev/zero",
+        "",
+        ".",
+        "a\0b",
+        "\ud800",
+        "x" * 5000,
+    )
+    odd += ("http://localhost/x.jpg", "ram://x.jpg", "s3://", "\n", '"', "{", images[0])
+    rows: list[dict[str, Any]] = []
+    for number in range(16):
+        path = rng.choice(odd) if rng.random() < 0.15 else images[number % 8]
+        label = (
+            rng.choice(("", None, 3, 1e9, [], ["a"], "\ud800", "x\ny", True))
+            if rng.random() < 0.1
+            else "ab"[number % 2]
+        )
+        row = {"path": path, "label": label, "split": "train" if number < 8 else ""}
+        row["weight"] = rng.choice((1, 1, 1, 0, -1, "nan", 1e308, "")) if rng.random() < 0.2 else 1
+        rows.append(row)
+    text = io.StringIO()
+    if rng.random() < 0.5:
+        target = place / "list.jsonl"
+        text.write("".join(json.dumps(row) + "\n" for row in rows))
+        if rng.random() < 0.1:
+            text.write("[" * 100_000)
+    else:
+        target = place / "list.csv"
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    content = text.getvalue().encode("utf-8", "surrogatepass")
+    target.write_bytes(mutate(rng, content, content) if rng.random() < 0.6 else content)
+
+
+def _make_arrays(rng: random.Random, place: Path) -> None:
+    images = np.zeros(rng.choice(((8, 4, 4, 3), (8, 4, 4), (0, 4, 4, 3), (8, 4, 4, 2))), np.uint8)
+    labels: Any = rng.choice(
+        (np.arange(8) % 2, np.arange(8) % 2 == 0, np.eye(8), np.full(8, 2**62), np.full(8, np.nan))
+        + (np.array(list("abcdefgh")), np.array([object()] * 8), np.zeros((8, 0)), np.zeros(()))
+        + (np.arange(8) * 1j, np.array([b"x"] * 8), np.arange(8).astype("datetime64[s]"))
+    )
+    stream = io.BytesIO()
+    rng.choice((np.savez, np.savez_compressed))(stream, images=images, labels=labels)
+    content = stream.getvalue()
+    kind = rng.random()
+    if kind < 0.5:
+        content = mutate(rng, content, content)
+    elif kind < 0.6:  # a header that promises what nobody can hold
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            header = "{'descr': '|u1', 'fortran_order': False, 'shape': (9000000000, 99, 99, 3), }"
+            text = (header.ljust(117) + "\n").encode()
+            archive.writestr(
+                "images.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+            )
+        content = stream.getvalue()
+    (place / "data.npz").write_bytes(content)
+
+
+def _make_weights(rng: random.Random, place: Path) -> None:
+    name = rng.choice(("w.weights.h5", "w.keras"))
+    path = place / name
+    _model().save(path) if name == "w.keras" else _model().save_weights(path)
+    if rng.random() < 0.9:
+        path.write_bytes(mutate(rng, path.read_bytes()))
+
+
+def _make_folder(rng: random.Random, place: Path) -> None:
+    root = os.fsencode(place / "photos")
+    for name in (b"cat", b"dog"):
+        os.makedirs(os.path.join(root, name))
+        for number in range(6):
+            content, suffix = _image(rng)
+            Path(os.fsdecode(os.path.join(root, name)), f"{number}.{suffix}").write_bytes(content)
+    inside = os.path.join(root, b"cat")
+    for _ in range(rng.randrange(1, 6)):
+        name = rng.choice(
+            (
+                b"\xff.png",
+                b"a\nb.jpg",
+                b"caf\xc3\xa9.jpg",
+                b" .png",
+                b"-x.gif",
+                b"*.jpg",
+                b"a" * 250 + b".png",
+            )
+        )
+        path = os.path.join(inside, name)
+        if os.path.lexists(path):
+            continue
+        kind = rng.randrange(8)
+        if kind == 0:
+            os.mkfifo(path)
+        elif kind == 1 and len(path) < 100:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(path)
+        elif kind == 2:
+            os.symlink(
+                rng.choice((b"..", b".", b"/", b"/dev/zero", path, b"nothing", b"../dog")), path
+            )
+        elif kind == 3:
+            os.mkdir(path)
+        else:
+            Path(os.fsdecode(path)).write_bytes(rng.choice((b"", _image(rng)[0])))
+    if rng.random() < 0.5:
+        target = rng.choice((b"..", b".", b"../dog", b"../../photos"))
+        os.symlink(target, os.path.join(inside, b"loop"))
+    if rng.random() < 0.3:
+        os.mkdir(os.path.join(root, rng.choice((b"\xfe", b"a\nb", b".hidden", b"__pycache__"))))
+    shutil.copytree(place / "photos" / "dog", place / "photos" / "emu")
+
+
+_MAKERS: dict[str, Callable[[random.Random, Path], None]] = {
+    "image": _make_image,
+    "tfrecord": _make_tfrecord,
+    "manifest": _make_manifest,
+    "arrays": _make_arrays,
+    "weights": _make_weights,
+    "folder": _make_folder,
+}
