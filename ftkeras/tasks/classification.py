@@ -30,8 +30,9 @@ from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import line_chart
 from ftkeras.report.summary import end_lines, start_lines
-from ftkeras.training import build, fitting, trouble
+from ftkeras.training import build, fitting
 from ftkeras.training.checkpoint import load_weights
+from ftkeras.training.failure import describe_failure
 from ftkeras.training.fit import early_stopping, fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
@@ -104,7 +105,8 @@ def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[B
         run.fail(str(error))
         raise
     except Exception as error:
-        reason = _describe(error, assembled, run)
+        needed = max(phase.activation_bytes for phase in assembled.plan.phases)
+        reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
         run.fail(reason)
         raise TrainingError(reason) from error
     run.set_state("finished")
@@ -326,32 +328,6 @@ def _fit(assembled: Assembled, run: Run) -> int:
     run.write_json("plan.json", {**assembled.plan.as_json(), "audit": verdicts})
     load_weights(assembled.model, run, "best")
     return checkpoints.best_epoch or 0
-
-
-def _describe(error: Exception, assembled: Assembled, run: Run) -> str:
-    """Returns in one line what stopped a run; its traceback goes to error.txt."""
-    data = assembled.config.data
-    needed = max(phase.activation_bytes for phase in assembled.plan.phases)
-
-    def write(text: str) -> str:
-        run.write_text("error.txt", text)
-        return run.path("error.txt")
-
-    def find_broken() -> str:
-        found = assembled.feed.find_broken(int(assembled.model.optimizer.iterations))
-        if found is None:
-            return ""
-        return (
-            f"data: {found[0]} cannot be read any more ({trouble.reason(found[1])}). What was "
-            "trained is kept. Mend or remove it, and train again."
-        )
-
-    return trouble.describe(
-        error,
-        write=write,
-        find_broken=find_broken,
-        find_batch_size=lambda: fitting.advise(assembled.model, data.batch_size, needed),
-    )
 
 
 def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:

@@ -170,11 +170,14 @@ def _alarm(seconds: int) -> Iterator[None]:
         raise _Slow(f"took more than {seconds} s")
 
     signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, ring)
+    signal.alarm(10 * seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 # ------------------------------------------------------------------------------- making

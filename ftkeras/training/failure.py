@@ -1,0 +1,44 @@
+"""Why a run failed, in one line; where it knows more than the error, from the run's own parts."""
+
+from __future__ import annotations
+
+import keras
+
+from ftkeras.data.feed import Feed
+from ftkeras.training import fitting, trouble
+from ftkeras.training.run import Run
+
+
+def describe_failure(
+    error: Exception, run: Run, feed: Feed, model: keras.Model, activation_bytes: int
+) -> str:
+    """Returns in one line what stopped a run; the traceback goes to its error.txt.
+
+    Args:
+        error: What was raised.
+        run: The run.
+        feed: Its data, which are read again to find the example that cannot be read.
+        model: Its compiled model.
+        activation_bytes: What the backward pass of one batch keeps at most, for the batch size
+            that would fit.
+    """
+
+    def write(text: str) -> str:
+        run.write_text("error.txt", text)
+        return run.path("error.txt")
+
+    def find_broken() -> str:
+        found = feed.find_broken(int(model.optimizer.iterations))
+        if found is None:
+            return ""
+        return (
+            f"data: {found[0]} cannot be read any more ({trouble.reason(found[1])}). What was "
+            "trained is kept. Mend or remove it, and train again."
+        )
+
+    return trouble.describe(
+        error,
+        write=write,
+        find_broken=find_broken,
+        find_batch_size=lambda: fitting.advise(model, feed.batch_size, activation_bytes),
+    )
