@@ -33,6 +33,7 @@ class Found:
         weights: Each example's weight in the loss, float32 (n,), or None.
         multi_label: Whether an example may have any number of labels.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
+        files: The file that each example is read from, (n,), where it is read from one.
         bad_files: What was left out.
         notes: Sentences for the user.
     """
@@ -45,6 +46,7 @@ class Found:
     weights: np.ndarray | None = None
     multi_label: bool = False
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    files: Sequence[str] | None = None
     bad_files: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -61,6 +63,7 @@ class Split:
         fetch: int64 scalar index -> uint8 (h, w, 3) image; TensorFlow operations alone.
         weights: float32 (n,) weights in the loss, or None.
         columns: More that is known of the examples, str (n,) each.
+        files: The file that each example is read from, (n,), where it is read from one.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Split:
     fetch: Fetch
     weights: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    files: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

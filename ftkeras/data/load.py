@@ -69,6 +69,7 @@ def load_data(
             fetch=found.make_fetch(indices),
             weights=None if found.weights is None else found.weights[indices].astype(np.float32),
             columns={column: values[indices] for column, values in found.columns.items()},
+            files=None if found.files is None else [found.files[i] for i in indices],
         )
         for name, indices in parts.items()
     }

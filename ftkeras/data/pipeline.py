@@ -30,6 +30,7 @@ def batches(
     batch_size: int,
     resize: str = "crop",
     training: bool = False,
+    shuffle: bool = True,
     seed: int = 0,
     epoch: Number = 0,
     start: Number = 0,
@@ -50,6 +51,7 @@ def batches(
         resize: "crop", "pad" or "squash"; see `decode.resize_image`.
         training: Whether to shuffle, augment, mix and balance; else all examples come once, in
             order, and whole.
+        shuffle: Whether training takes the examples in a random order; without it, in their own.
         seed: Decides all that is random, together with `epoch` and an example's position.
         epoch: Which pass over the data this is.
         start: How many examples of the epoch to leave out, because they were already trained on.
@@ -72,6 +74,7 @@ def batches(
     # A random crop needs the whole image; without one the resized image is always the same.
     crops = training and layers is None and any(STRENGTHS[name].scale < 1 for name in names)
     fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize))
+    shuffle = shuffle and training
     order = order_of(split, balance, seed)
     targets = tf.constant(split.targets)  # (n, classes)
 
@@ -105,7 +108,7 @@ def batches(
 
     @tf.autograph.experimental.do_not_convert
     def example(place: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        index = order(place, now) if training else place
+        index = order(place, now) if shuffle else place
         image = fetch(index)  # read and decode: (h, w, 3) uint8
         if training:
             image = augmented(image, _key(seed, _PIXELS, now, place), which)
@@ -119,7 +122,7 @@ def batches(
     def mixed(places: tf.Tensor, nows: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if not training or not (mixup or cutmix):
             return batch
-        return mix_batch(batch, _key(seed, _MIX, nows[0], places[0]), mixup, cutmix)
+        return mix_batch(batch, mixing_key(seed, nows[0], places[0]), mixup, cutmix)
 
     data = tf.data.Dataset.from_tensors(0).flat_map(positions)
     # Many images at a time, handed on in order: parallelism must not change what comes out.
@@ -138,6 +141,11 @@ def _read(value: Number | str, dtype: tf.DType) -> tf.Tensor:
 def _key(seed: int, kind: int, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     """The seed of all draws of one kind for one place in one epoch: int32 (2,)."""
     return tf.random.fold_in(tf.random.fold_in((seed, kind), epoch), place)
+
+
+def mixing_key(seed: int, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """The seed of what is mixed in the batch that begins at a place in an epoch: int32 (2,)."""
+    return _key(seed, _MIX, epoch, place)
 
 
 def with_length(

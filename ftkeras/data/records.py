@@ -136,6 +136,7 @@ def found_in(
         ),
         class_names=names,
         multi_label=multi_label,
+        files=[records[i].copy or records[i].shard for i in good],
         bad_files=tuple(
             BadFile(f"{record.shard}:{record.number}", reason)
             for record, reason in zip(records, reasons, strict=True)

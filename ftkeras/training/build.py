@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.schema import Config, DataSection, FolderData, PhaseConfig, StrategyConfig
+from ftkeras.config.schema import Config, DataSection, PhaseConfig, StrategyConfig
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
@@ -172,8 +172,7 @@ def trunk(config: Config) -> TrunkOptions | None:
     given = config.trunk
     if given.mode == "off":
         return None
-    folder = config.data.path if isinstance(config.data, FolderData) else None
-    return TrunkOptions(precision=given.precision, dtype=given.dtype, folder=folder)
+    return TrunkOptions(precision=given.precision, dtype=given.dtype)
 
 
 def _new_blocks(config: Config, on: Backbone) -> tuple[Block, ...]:

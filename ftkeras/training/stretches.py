@@ -27,12 +27,10 @@ class TrunkOptions:
     Args:
         precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
         dtype: How numbers are stored.
-        folder: What the examples' ids are relative to, if they are paths.
     """
 
     precision: str = "exact"
     dtype: str = "float32"
-    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,6 @@ def _stores(split: Split, feed: Feed, trunk: TrunkOptions) -> dict[str, Frontier
             batch_size=feed.batch_size,
             dtype=trunk.dtype,
             precision=trunk.precision,
-            folder=trunk.folder,
         )
         if store is None:
             return None

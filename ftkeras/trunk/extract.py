@@ -28,7 +28,6 @@ def get_store(
     engine: str = "auto",
     precision: str = "float32",
     strategy: tf.distribute.Strategy | None = None,
-    folder: str | None = None,
     memory_budget: int | None = None,
     disk_budget: int | None = None,
     report: Callable[[str], None] = print,
@@ -46,7 +45,6 @@ def get_store(
         precision: "exact" (to the bit as the model does), "float32" or "bfloat16"; see
             `ftkeras.trunk.engines.make_engine`.
         strategy: The run's.
-        folder: What the examples' ids are relative to, if they are paths; see `stamp_examples`.
         memory_budget: Bytes that a store may take in memory; half of what is free by default.
         disk_budget: Bytes that it may take on disk; a fifth of what is free by default.
         report: Gets a line on what was decided and done.
@@ -57,7 +55,7 @@ def get_store(
     precision = best_precision(precision)
     key = store_key(
         split,
-        examples=stamp_examples(examples, folder),
+        examples=stamp_examples(examples),
         image_size=image_size,
         resize=resize,
         dtype=dtype,

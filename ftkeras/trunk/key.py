@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -92,22 +92,22 @@ def _relevant(config: Any) -> Any:
     return [_relevant(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def stamp_examples(split: dataset.Split, folder: str | None = None) -> str:
+def stamp_examples(split: dataset.Split) -> str:
     """Returns a digest of a split's examples, which changes when one of them does.
 
-    Where every id is a file under `folder`, its size and time stand for its content, which is
+    Where examples are read from files, a file's size and time stand for its content, which is
     quick. Else all images are read and their pixels count.
-
-    Args:
-        split: The examples.
-        folder: What the ids are relative to, if they are paths.
     """
-    files = [Path(folder) / key for key in split.ids] if folder else []
-    try:
-        stamps: list[Any] = [(s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files)]
-    except OSError:
-        stamps = []
-    return digest(bool(stamps), *zip(split.ids, stamps or _pixels(split), strict=True))
+    stamps: Sequence[Any] = _files(split.files) if split.files else _pixels(split)
+    return digest(bool(split.files), *zip(split.ids, stamps, strict=True))
+
+
+def _files(files: Sequence[str]) -> list[tuple[int, int]]:
+    known = {}
+    for file in dict.fromkeys(files):  # many records may lie in one
+        facts = tf.io.gfile.stat(file)
+        known[file] = (facts.length, facts.mtime_nsec)
+    return [known[file] for file in files]
 
 
 def _pixels(split: dataset.Split) -> list[str]:

@@ -22,7 +22,8 @@ import tensorflow as tf
 from ftkeras.data import dataset
 from ftkeras.data.cache import cache_folder
 from ftkeras.data.order import balanced, example_weights, shuffled
-from ftkeras.data.pipeline import Number, with_length
+from ftkeras.data.mix import mix_batch
+from ftkeras.data.pipeline import Number, mixing_key, with_length
 from ftkeras.trunk.split import Spec
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -111,6 +112,8 @@ class FrontierStore:
         seed: int = 0,
         epoch: Number = 0,
         start: Number = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         balance: str = "none",
         drop_remainder: bool = False,
     ) -> tf.data.Dataset:
@@ -125,6 +128,8 @@ class FrontierStore:
             seed: Decides the order, together with `epoch`.
             epoch: Which pass over the data this is; it also chooses the view.
             start: How many examples of the epoch to leave out.
+            mixup: Alpha of MixUp, which here blends the frontier; 0 is off.
+            cutmix: Alpha of CutMix, likewise: every tensor of the frontier must be a map.
             balance: "none", "class_weights" or "sampling".
             drop_remainder: Whether to leave out the last batch where it is not full.
 
@@ -148,17 +153,21 @@ class FrontierStore:
             return places.map(lambda place: (place, now))
 
         @tf.autograph.experimental.do_not_convert
-        def read(places: tf.Tensor, nows: tf.Tensor) -> tuple[Any, ...]:
+        def read(starts: tf.Tensor, places: tf.Tensor, nows: tf.Tensor) -> tuple[Any, ...]:
             now = nows[0]
             indices = order(places, now) if training and not sampled else places  # (b,)
             tensors = self.gather(indices + now % layout.views * count)
             weight = () if weights is None else (tf.gather(weights, indices),)
-            frontier = tensors if len(tensors) > 1 else tensors[0]
-            return frontier, tf.gather(targets, indices), *weight
+            batch = (*tensors, tf.gather(targets, indices), *weight)
+            if training and (mixup or cutmix):
+                key = mixing_key(seed, now, starts[0])
+                batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))
+            tensors, others = batch[: len(tensors)], batch[len(tensors) :]
+            return tensors if len(tensors) > 1 else tensors[0], *others
 
         data = tf.data.Dataset.from_tensors(0).flat_map(positions)
-        if sampled:  # this order takes one place at a time, the other a whole batch
-            data = data.map(lambda place, now: (order(place, now), now))
+        # The order of sampling takes one place at a time, the other a whole batch.
+        data = data.map(lambda place, now: (place, order(place, now) if sampled else place, now))
         data = data.batch(batch_size, drop_remainder=drop_remainder)
         # Reading by the batch: no step of the pipeline runs once an example and costs anything.
         data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -67,6 +67,7 @@ def find(*, path: str, parts: Mapping[str, str]) -> Found:
         parts=[part for (part, _, _), _ in kept],
         make_fetch=from_files([verdict.path for _, verdict in kept]),
         class_names=class_names,
+        files=[verdict.path for _, verdict in kept],
         bad_files=tuple(BadFile(v.path, v.reason) for v in verdicts if v.reason),
         notes=tuple(notes),
     )

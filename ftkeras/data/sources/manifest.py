@@ -88,6 +88,7 @@ def find(
             name: np.array([row.more.get(name, "") for row, _ in kept], object)
             for name in sorted({name for row in rows for name in row.more})
         },
+        files=[v.path for _, v in kept],
         bad_files=tuple(
             BadFile(row.image, f"{v.reason} ({row.where})")
             for row, v in zip(rows, verdicts, strict=True)
