@@ -25,11 +25,14 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.phases import format_plan
     from ftkeras.phases.strategies import phases_as_yaml
     from ftkeras.tasks import classification
+    from ftkeras.training.forecast import format_trunk
 
     assembled = classification.assemble(config)
     print(assembled.describe())
     print()
     print(format_plan(assembled.plan), end="")
+    if assembled.trunk is not None:
+        print("\n" + format_trunk(assembled.trunk))
     if not isinstance(config.phases, list):
         print("\nThe strategy's phases, to copy into a config and edit:\n")
         print(phases_as_yaml(assembled.phases), end="")

@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, le=1e6)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=10**9)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Images = Annotated[int, Field(ge=1, le=10**6)]
 Units = Annotated[int, Field(ge=1, le=10**6)]
@@ -422,13 +423,22 @@ class TrainingConfig(Section):
 class TrunkConfig(Section):
     """The frozen part of the network, run once a phase instead of every epoch."""
 
-    mode: Literal["off", "auto"] = "off"
-    """auto stores it where images are the same every epoch: no augmentation, mixing or sampling."""
-    precision: Literal["exact", "float32", "bfloat16"] = "exact"
-    """exact: the trunk computes, to the bit, what it would without a store; float32 and bfloat16
-    may use OpenVINO, and are faster."""
+    mode: Literal["auto", "on", "off"] = "auto"
+    """auto stores it where that should save time, on wherever it is possible, off never."""
+    precision: Literal["exact", "float32", "bfloat16"] = "float32"
+    """exact: the trunk computes, to the bit, what it would without a store; float32 rounds
+    differently, and with bfloat16 uses OpenVINO where that is installed, which is faster."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """How stored numbers are kept."""
+    views: NonNegativeInt = 0
+    """How many augmented versions of each image are stored, to take turns by epoch, and whether
+    MixUp and CutMix may mix what is stored. 0 stores only what is the same every epoch."""
+    silence: bool = False
+    """Run frozen layers without their dropout and stochastic depth, which end the trunk else."""
+    memory_mb: NonNegativeInt | None = None
+    """Room for a store in memory; left out, half of what is free."""
+    disk_mb: NonNegativeInt | None = None
+    """Room for a store on disk; left out, a fifth of what is free."""
 
 
 class ExportConfig(Section):

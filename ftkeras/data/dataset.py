@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-Fetch = Callable[[tf.Tensor], tf.Tensor]
+
+class Fetch(Protocol):
+    """Fetches an image by its index: int64 scalar -> uint8 (h, w, 3); TensorFlow alone."""
+
+    def __call__(self, index: tf.Tensor, least: int = 0) -> tf.Tensor:
+        """Returns the image; `least` pixels of its shorter side are enough, if any are named."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Split:
         ids: A key for each example. (n,)
         labels: int32 (n,) class indices, or float32 (n, classes) multi-hot.
         classes: How many classes there are.
-        fetch: int64 scalar index -> uint8 (h, w, 3) image; TensorFlow operations alone.
+        fetch: Fetches an image by its index.
         weights: float32 (n,) weights in the loss, or None.
         columns: More that is known of the examples, str (n,) each.
         files: The file that each example is read from, (n,), where it is read from one.

@@ -32,6 +32,7 @@ class Feed:
         strength: The strength of augmentation to begin with.
         varies: Whether `set_strength` will be called while training goes on.
         layers: Augments instead of a strength.
+        layers_recipe: A text that differs where the layers do.
         options: More arguments for the training batches: mixup, cutmix, balance.
         epoch: Which epoch the training batches are of; assign it before each.
     """
@@ -45,6 +46,7 @@ class Feed:
     strength: str = "none"
     varies: bool = False
     layers: Augment | None = None
+    layers_recipe: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     epoch: tf.Variable = field(default_factory=_counter)
     _strength_index: tf.Variable = field(default_factory=_counter)
@@ -89,6 +91,41 @@ class Feed:
         found = find_broken(train, first, lambda place: order(place, epoch))
         others = (split for split in self.data.splits.values() if split is not train)
         return found or next(filter(None, map(find_broken, others)), None)
+
+    def views(self, count: int, strength: str | None) -> tuple[tf.data.Dataset, str]:
+        """Returns augmented training images to keep: all of one view, then all of the next.
+
+        Args:
+            count: How many views.
+            strength: How strongly they are augmented; None is the first strength.
+
+        Returns:
+            Batches like those of `train`, in the order of the split, and a text that differs where
+            the pixels could.
+        """
+        strength = strength or self.strength
+        views = [
+            self._batches(
+                "train",
+                training=True,
+                shuffle=False,
+                seed=self.seed,
+                epoch=view,
+                strength=strength,
+                layers=self.layers,
+            )
+            for view in range(count)
+        ]
+        all_views = views[0]
+        for view in views[1:]:
+            all_views = all_views.concatenate(view)
+        how = self.layers_recipe or f"{strength} {STRENGTHS[strength]}"
+        return all_views, f"{self.recipe}; {count} views of seed {self.seed}: {how}"
+
+    @property
+    def recipe(self) -> str:
+        """A text that differs where the pixels of `plain` could."""
+        return f"{self.image_size} px, {self.resize}"
 
     def _batches(self, split: str, **options: Any) -> tf.data.Dataset:
         return batches(

@@ -19,23 +19,28 @@ _SAMPLES = 16  # images decoded to estimate how large all are
 _UNKNOWN = 4 << 30  # bytes taken to be free where the system does not say
 
 
-def keep_in_memory(split: Split, cache: str, square: tuple[int, str] | None) -> tuple[Fetch, bool]:
+def keep_in_memory(
+    split: Split, cache: str, square: tuple[int, str] | None, least: int
+) -> tuple[Fetch, bool]:
     """Decodes all images of a split now, if that is asked for and there is room.
 
     Args:
         split: The examples.
         cache: "memory", "auto" (where a quarter of the free memory is enough) or "none".
         square: Size and mode to resize to before keeping; None keeps the images whole.
+        least: How many pixels of an image's shorter side are enough.
 
     Returns:
         What fetches an image by its index, and whether that image is already resized.
     """
-    if cache == "none" or (cache == "auto" and _needed(split, square) > available_memory() // 4):
+    if cache == "none" or (
+        cache == "auto" and _needed(split, square, least) > available_memory() // 4
+    ):
         return split.fetch, False
 
     @tf.autograph.experimental.do_not_convert
     def prepare(index: tf.Tensor) -> tf.Tensor:
-        image = split.fetch(index)
+        image = split.fetch(index, least)
         # Resized images are whole numbers, so a byte holds them.
         return tf.cast(resize_image(image, *square), tf.uint8) if square else image
 
@@ -54,7 +59,7 @@ def _from_stack(decoded: Iterable[np.ndarray], shape: tuple[int, int, int, int])
         stack[i] = image
     with tf.device("CPU:0"):
         images = tf.constant(stack)  # (n, s, s, 3)
-    return lambda index: tf.gather(images, index)
+    return lambda index, least=0: tf.gather(images, index)
 
 
 def _from_buffer(decoded: list[np.ndarray]) -> Fetch:
@@ -66,19 +71,19 @@ def _from_buffer(decoded: list[np.ndarray]) -> Fetch:
         lengths = tf.constant(sizes)  # (n,)
         buffer = tf.constant(np.concatenate([image.ravel() for image in decoded]))
 
-    def fetch(index: tf.Tensor) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
         flat = tf.slice(buffer, starts[index, tf.newaxis], lengths[index, tf.newaxis])
         return tf.ensure_shape(tf.reshape(flat, shapes[index]), (None, None, 3))
 
     return fetch
 
 
-def _needed(split: Split, square: tuple[int, str] | None) -> int:
+def _needed(split: Split, square: tuple[int, str] | None, least: int) -> int:
     """Bytes that the images would take; from a sample where their sizes differ."""
     if square:
         return len(split) * square[0] ** 2 * 3
     sample = np.unique(np.linspace(0, len(split) - 1, _SAMPLES).astype(np.int64))
-    sizes = [int(tf.size(split.fetch(tf.constant(i)))) for i in sample]
+    sizes = [int(tf.size(split.fetch(tf.constant(i), least))) for i in sample]
     return int(np.mean(sizes) * len(split))
 
 

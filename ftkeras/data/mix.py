@@ -7,9 +7,7 @@ import tensorflow as tf
 Batch = tuple[tf.Tensor, ...]
 
 
-def mix_batch(
-    batch: Batch, seed: tf.Tensor, mixup: float, cutmix: float, maps: int = 1
-) -> Batch:
+def mix_batch(batch: Batch, seed: tf.Tensor, mixup: float, cutmix: float, maps: int = 1) -> Batch:
     """Blends each example with another of its batch, by one of the methods that are on.
 
     Args:
@@ -40,7 +38,6 @@ def mix_up(batch: Batch, share: tf.Tensor) -> Batch:
 
     Zhang et al. 2018, mixup: Beyond Empirical Risk Minimization.
     """
-
 
     def blend(part: tf.Tensor) -> tf.Tensor:
         of_itself = tf.cast(share, part.dtype)

@@ -7,6 +7,7 @@ iteration begins, so that one data set serves all epochs of one `fit`.
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -73,7 +74,9 @@ def batches(
     names = list(STRENGTHS) if isinstance(strength, tf.Variable) else [strength]
     # A random crop needs the whole image; without one the resized image is always the same.
     crops = training and layers is None and any(STRENGTHS[name].scale < 1 for name in names)
-    fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize))
+    # What a crop leaves must still be as large as the model's input.
+    least = max(_least(STRENGTHS[name], image_size) for name in names) if crops else image_size
+    fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize), least)
     shuffle = shuffle and training
     order = order_of(split, balance, seed)
     targets = tf.constant(split.targets)  # (n, classes)
@@ -109,7 +112,7 @@ def batches(
     @tf.autograph.experimental.do_not_convert
     def example(place: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
         index = order(place, now) if shuffle else place
-        image = fetch(index)  # read and decode: (h, w, 3) uint8
+        image = fetch(index, least)  # read and decode: (h, w, 3) uint8
         if training:
             image = augmented(image, _key(seed, _PIXELS, now, place), which)
         else:
@@ -131,6 +134,11 @@ def batches(
     data = data.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     data = data.prefetch(2)  # two batches wait while the model works on one
     return with_length(data, count, start, batch_size, drop_remainder)
+
+
+def _least(strength: Strength, image_size: int) -> int:
+    """The shorter side that an image needs so that its smallest random crop loses nothing."""
+    return math.ceil(image_size * math.sqrt(strength.ratio / strength.scale))
 
 
 def _read(value: Number | str, dtype: tf.DType) -> tf.Tensor:

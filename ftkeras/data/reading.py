@@ -39,7 +39,7 @@ def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
 
     def make(indices: np.ndarray) -> Fetch:
         chosen = tf.constant([paths[i] for i in indices], tf.string)
-        return lambda index: decode_image(tf.io.read_file(tf.gather(chosen, index)))
+        return lambda index, least=0: decode_image(tf.io.read_file(chosen[index]), least)
 
     return make
 
@@ -60,14 +60,14 @@ def from_records(
         names, shard = tf.constant(shards.tolist(), tf.string), tf.constant(which, tf.int32)
         offset = tf.constant([offsets[i] for i in indices], tf.int64)
 
-        def fetch(index: tf.Tensor) -> tf.Tensor:
+        def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
             path, at = names[shard[index]], offset[index]
             encoded = tf.cond(
                 at < 0,
                 lambda: tf.io.read_file(path),
                 lambda: _image_of(_read_record(path, at), feature),
             )
-            return decode_image(encoded)
+            return decode_image(encoded, least)
 
         return fetch
 
@@ -98,6 +98,6 @@ def from_array(images: np.ndarray) -> Callable[[np.ndarray], Fetch]:
     def make(indices: np.ndarray) -> Fetch:
         with tf.device("CPU:0"):
             chosen = tf.constant(images[indices])
-        return lambda index: tf.gather(chosen, index)
+        return lambda index, least=0: tf.gather(chosen, index)
 
     return make

@@ -142,7 +142,7 @@ def predict_files(
         tf.data.Dataset.from_tensor_slices(tf.constant(readable, tf.string))
         .map(
             lambda path: decode.resize_image(
-                decode.decode_image(tf.io.read_file(path)), image_size, resize
+                decode.decode_image(tf.io.read_file(path), image_size), image_size, resize
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
         )

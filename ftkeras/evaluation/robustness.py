@@ -43,7 +43,7 @@ def sample(split: Split, examples: int | None, seed: int) -> Split:
         split,
         ids=[split.ids[i] for i in chosen],
         labels=split.labels[chosen],
-        fetch=lambda index: split.fetch(tf.gather(indices, index)),
+        fetch=lambda index, least=0: split.fetch(tf.gather(indices, index), least),
         weights=None if split.weights is None else split.weights[chosen],
         columns={name: column[chosen] for name, column in split.columns.items()},
     )

@@ -41,6 +41,7 @@ def end_lines(
     best_epoch: int,
     exported: str | None,
     seconds: float,
+    trunk: Sequence[dict[str, Any]] = (),
 ) -> str:
     """Returns a table of phases, the result, and where everything lies.
 
@@ -52,6 +53,7 @@ def end_lines(
         best_epoch: Which epoch's weights were kept, from 0.
         exported: Where the SavedModel is, if there is one.
         seconds: How long it all took.
+        trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
     """
     phases: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -75,6 +77,7 @@ def end_lines(
         f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}",
         f"weights of epoch {best_epoch + 1}; {duration(seconds)} in all",
         *(_audit_line(name, verdict) for name, verdict in verdicts.items()),
+        *(_trunk_line(row) for row in trunk if row["stored"] and "seconds" in row),
         "",
         f"model       {folder}/model.keras",
         *([f"SavedModel  {exported}"] if exported else []),
@@ -91,4 +94,11 @@ def _audit_line(phase: str, verdict: Verdict) -> str:
     return (
         f"audit of {phase}: {verdict.frozen} frozen variables unchanged to the bit, "
         f"{verdict.trained} trained ones moved{still}"
+    )
+
+
+def _trunk_line(row: Mapping[str, Any]) -> str:
+    return (
+        f"trunk of {row['phase']}: run once, {duration(row['seconds'])} with all epochs; expected "
+        f"{duration(row['seconds_with'])}, and {duration(row['seconds_without'])} without a store"
     )

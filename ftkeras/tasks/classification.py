@@ -34,6 +34,7 @@ from ftkeras.training import build, fitting
 from ftkeras.training.checkpoint import load_weights
 from ftkeras.training.failure import describe_failure
 from ftkeras.training.fit import early_stopping, fit
+from ftkeras.training.forecast import TrunkPlan, plan_trunk
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
@@ -53,6 +54,7 @@ class Assembled:
     unfreeze: StagedUnfreezing
     phases: Sequence[Phase]
     plan: Plan
+    trunk: TrunkPlan | None
     device: str
     notes: Sequence[str]
 
@@ -112,7 +114,12 @@ def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[B
     run.set_state("finished")
     seconds = time.monotonic() - start
     verdicts = assembled.unfreeze.verdicts
-    print(end_lines(out, list(run.metrics()), evaluation, verdicts, best_epoch, exported, seconds))
+    trunk = run.read_json("plan.json")["trunk"]
+    print(
+        end_lines(
+            out, list(run.metrics()), evaluation, verdicts, best_epoch, exported, seconds, trunk
+        )
+    )
     require(bars, evaluation)
     return run
 
@@ -166,6 +173,11 @@ def assemble(config: Config) -> Assembled:
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = fitting.warn(model, config.data.batch_size, needed)
     notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
+    options = build.trunk(config)
+    stopping = training.early_stopping is not None
+    trunk = None
+    if options is not None:
+        trunk = plan_trunk(model, feed, unfreeze, options, early_stopping=stopping)
     return Assembled(
         config,
         data,
@@ -176,6 +188,7 @@ def assemble(config: Config) -> Assembled:
         unfreeze,
         expansion.phases,
         plan,
+        trunk,
         device,
         notes,
     )
@@ -321,11 +334,12 @@ def _fit(assembled: Assembled, run: Run) -> int:
         run=run,
         monitor=config.training.monitor or _default_monitor(assembled.data),
         average=build.average(config, assembled.model),
-        trunk=build.trunk(config),
+        trunk=assembled.trunk,
         callbacks=callbacks,
     )
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
-    run.write_json("plan.json", {**assembled.plan.as_json(), "audit": verdicts})
+    trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
+    run.write_json("plan.json", {**assembled.plan.as_json(), "trunk": trunk, "audit": verdicts})
     load_weights(assembled.model, run, "best")
     return checkpoints.best_epoch or 0
 
@@ -363,7 +377,8 @@ def _write_facts(assembled: Assembled, run: Run) -> None:
         "notes": list(data.notes),
     }
     run.write_json("data.json", facts)
-    run.write_json("plan.json", assembled.plan.as_json())
+    trunk = assembled.trunk.as_json() if assembled.trunk else []
+    run.write_json("plan.json", {**assembled.plan.as_json(), "trunk": trunk})
     write_splits(data, run.path("splits.csv"))
     write_bad_files(data.bad_files, run.path("bad_files.csv"))
 

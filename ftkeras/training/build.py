@@ -26,9 +26,9 @@ from ftkeras.phases.phase import Phase, Until, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.forecast import TrunkOptions
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.stretches import TrunkOptions
 
 
 def images(config: Config) -> ImageData:
@@ -69,14 +69,15 @@ def feed(config: Config, data: ImageData, image_size: int) -> Feed:
     given = config.data
     listed = config.phases if isinstance(config.phases, list) else []
     strengths = {phase.augmentation for phase in listed} - {None}
-    layers = None
+    layers, recipe = None, ""
     if not isinstance(given.augmentation, str):
         if strengths:
             raise UserError(
                 "phases: augmentation can be set by phase only where data.augmentation is a "
                 "strength, not a list of layers."
             )
-        layers = layers_augment([(row.name, row.args) for row in given.augmentation], image_size)
+        rows = [(row.name, row.args) for row in given.augmentation]
+        layers, recipe = layers_augment(rows, image_size), repr(rows)
     return Feed(
         data,
         image_size=image_size,
@@ -87,6 +88,7 @@ def feed(config: Config, data: ImageData, image_size: int) -> Feed:
         strength=given.augmentation if isinstance(given.augmentation, str) else "none",
         varies=bool(strengths),
         layers=layers,
+        layers_recipe=recipe,
         options={"balance": given.balance, **given.mix.model_dump()},
     )
 
@@ -168,11 +170,19 @@ def average(config: Config, of: keras.Model) -> AveragedWeights | None:
 
 
 def trunk(config: Config) -> TrunkOptions | None:
-    """Returns how the trunk is stored, if the config asks for it."""
+    """Returns how the trunk is stored, unless the config turns that off."""
     given = config.trunk
     if given.mode == "off":
         return None
-    return TrunkOptions(precision=given.precision, dtype=given.dtype)
+    return TrunkOptions(
+        always=given.mode == "on",
+        precision=given.precision,
+        dtype=given.dtype,
+        views=given.views,
+        silence=given.silence,
+        memory_budget=None if given.memory_mb is None else given.memory_mb << 20,
+        disk_budget=None if given.disk_mb is None else given.disk_mb << 20,
+    )
 
 
 def _new_blocks(config: Config, on: Backbone) -> tuple[Block, ...]:

@@ -13,9 +13,10 @@ from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Interruptible, Record
 from ftkeras.training.checkpoint import Checkpoints, save_weights
+from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.run import Run
-from ftkeras.training.stretches import TrunkOptions, stretches
+from ftkeras.training.stretches import stretches
 
 
 def fit(
@@ -26,7 +27,7 @@ def fit(
     run: Run,
     monitor: str,
     average: AveragedWeights | None = None,
-    trunk: TrunkOptions | None = None,
+    trunk: TrunkPlan | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Checkpoints:
     """Trains a compiled model through all phases and keeps the record in the run's folder.
@@ -38,8 +39,8 @@ def fit(
         run: Where metrics, checkpoints and TensorBoard logs go.
         monitor: The logged metric that tells the best epoch.
         average: Keeps a moving average of the weights; validation and the best checkpoint use it.
-        trunk: Runs what is frozen once for each phase and trains from what it gave; None runs it
-            anew every epoch.
+        trunk: Says in which phases what is frozen runs once, and training goes on from what it
+            gave; None runs it anew every epoch.
         callbacks: More callbacks; they see the logs with the phase's learning rate in them.
 
     Returns:
@@ -63,7 +64,7 @@ def fit(
     ]
     interruptible = Interruptible()
     try:
-        for stretch in stretches(model, feed, unfreeze, trunk, callbacks):
+        for stretch in stretches(model, feed, unfreeze, trunk):
             with stretch.fed as (train, val), quick_pointwise_gradients(model):
                 model.fit(
                     train,

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
-from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.training.forecast import TrunkOptions, TrunkPlan, strength_of, views_of
 from ftkeras.trunk.extract import get_store
 from ftkeras.trunk.split import Split, fed_from_frontier, split_model
 from ftkeras.trunk.store import FrontierStore
 
 Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
-
-
-@dataclass(frozen=True)
-class TrunkOptions:
-    """How the trunk is stored.
-
-    Args:
-        precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
-        dtype: How numbers are stored.
-    """
-
-    precision: str = "exact"
-    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -46,8 +35,9 @@ def stretches(
     model: keras.Model,
     feed: Feed,
     unfreeze: StagedUnfreezing,
-    trunk: TrunkOptions | None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    trunk: TrunkPlan | None,
+    *,
+    begin: int = 0,
 ) -> Iterator[Stretch]:
     """Yields what to give to `fit`, one after the other.
 
@@ -55,64 +45,61 @@ def stretches(
         model: The compiled model; its flags may be set.
         feed: The data.
         unfreeze: The phases.
-        trunk: How to store the trunk; None for a single stretch over all phases.
-        callbacks: What else `fit` gets.
+        trunk: Which phases train from a store; None for a single stretch over all phases.
+        begin: The epoch to begin with; its weights must be in the model already, because the key
+            of a store follows from them.
     """
-    reason = "" if trunk is None else _why_not(feed, unfreeze, callbacks)
-    if trunk is None or reason:
-        if reason:
-            print(f"trunk     not stored: {reason}")
-        yield Stretch(0, unfreeze.epochs, _plain(feed))
+    if trunk is None or not any(forecast.stored for forecast in trunk.forecasts):
+        yield Stretch(begin, unfreeze.epochs, _plain(feed))
         return
-    first = 0
-    for index, phase in enumerate(unfreeze.phases):
-        unfreeze.set_flags(index)  # the split follows them
-        end = first + (phase.epochs or 0)
-        split = split_model(model)
-        stores = None if split is None else _stores(split, feed, trunk)
-        if split is None or stores is None:
-            yield Stretch(first, end, _plain(feed))
-        else:
-            yield Stretch(first, end, _stored(model, split, stores, feed))
-        first = end
+    end = 0
+    for index, (phase, forecast) in enumerate(zip(unfreeze.phases, trunk.forecasts, strict=True)):
+        first, end = end, end + (phase.epochs or 0)
+        if end <= begin:
+            continue
+        fed = None
+        if forecast.stored:
+            start = time.monotonic()
+            unfreeze.set_flags(index)  # the split follows them
+            fed = _from_stores(model, feed, phase, trunk.options)
+            trunk.seconds[phase.name] = time.monotonic() - start
+        yield Stretch(max(first, begin), end, fed or _plain(feed))
 
 
-def _why_not(
-    feed: Feed, unfreeze: StagedUnfreezing, callbacks: Sequence[keras.callbacks.Callback]
-) -> str:
-    """Returns why one `fit` a phase would not do, or why images aren't the same every epoch."""
-    if any(isinstance(callback, keras.callbacks.EarlyStopping) for callback in callbacks):
-        return "early stopping counts over all phases, so they need one fit"
-    strengths = {phase.augmentation or feed.strength for phase in unfreeze.phases}
-    if feed.layers is not None or any(STRENGTHS[name] != STRENGTHS["none"] for name in strengths):
-        return "augmentation makes each epoch's images new"
-    if feed.options.get("mixup") or feed.options.get("cutmix"):
-        return "mixing makes each epoch's images new"
-    if any(phase.epochs is None for phase in unfreeze.phases):
-        return "a phase ends on steps or on a metric"
-    if any(phase.batch_norm == "recalibrate" for phase in unfreeze.phases):
-        return "a phase recalibrates batch norm"
-    return ""
-
-
-def _stores(split: Split, feed: Feed, trunk: TrunkOptions) -> dict[str, FrontierStore] | None:
-    found: dict[str, FrontierStore] = {}
+def _from_stores(
+    model: keras.Model, feed: Feed, phase: ResolvedPhase, options: TrunkOptions
+) -> AbstractContextManager[Batches] | None:
+    """Returns a phase's batches from its stores, or None where they could not be made."""
+    split = split_model(model, silence=options.silence)
+    if split is None:
+        return None
+    stores: dict[str, FrontierStore] = {}
     for name in ("train", "val"):
         if name not in feed.data.splits:
             continue
+        augmented = name == "train" and strength_of(phase, feed)
+        images, recipe = (
+            feed.views(views_of(phase, feed, options), phase.augmentation)
+            if augmented
+            else (feed.plain(name), feed.recipe)
+        )
         store = get_store(
             split,
             feed.data.splits[name],
-            image_size=feed.image_size,
-            resize=feed.resize,
+            images,
+            recipe=recipe,
+            views=views_of(phase, feed, options) if augmented else 1,
             batch_size=feed.batch_size,
-            dtype=trunk.dtype,
-            precision=trunk.precision,
+            dtype=options.dtype,
+            precision=options.precision,
+            strategy=model.distribute_strategy,
+            memory_budget=options.memory_budget,
+            disk_budget=options.disk_budget,
         )
         if store is None:
             return None
-        found[name] = store
-    return found
+        stores[name] = store
+    return _stored(model, split, stores, feed)
 
 
 @contextlib.contextmanager
@@ -132,7 +119,7 @@ def _stored(
             training=True,
             seed=feed.seed,
             epoch=feed.epoch,
-            balance=feed.options.get("balance", "none"),
+            **feed.options,
         )
         val = None
         if "val" in stores:

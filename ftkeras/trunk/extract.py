@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.data import dataset
-from ftkeras.data.pipeline import batches
 from ftkeras.trunk.engines import best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import Split
@@ -20,9 +19,10 @@ from ftkeras.trunk.writer import choose_placement, estimate_bytes, make_writer, 
 def get_store(
     split: Split,
     examples: dataset.Split,
+    images: tf.data.Dataset,
     *,
-    image_size: int,
-    resize: str = "crop",
+    recipe: str,
+    views: int = 1,
     batch_size: int = 32,
     dtype: str = "float32",
     engine: str = "auto",
@@ -36,9 +36,11 @@ def get_store(
 
     Args:
         split: The model, divided for the phase.
-        examples: The images.
-        image_size: Side of the images, in pixels.
-        resize: How they are made square; see `ftkeras.data.decode.resize_image`.
+        examples: What the images are of.
+        images: Batches that begin with images float32 (b, s, s, 3): all of the examples in order,
+            once for each view.
+        recipe: A text that differs where the images' pixels could.
+        views: How many versions there are of each image.
         batch_size: Images that run through the trunk at a time.
         dtype: How numbers are stored: float32, float16 or bfloat16.
         engine: "auto", "tensorflow" or "openvino".
@@ -53,19 +55,13 @@ def get_store(
         The store, or None where there is room for it neither on disk nor in memory.
     """
     precision = best_precision(precision)
-    key = store_key(
-        split,
-        examples=stamp_examples(examples),
-        image_size=image_size,
-        resize=resize,
-        dtype=dtype,
-        precision=precision,
-    )
+    stamp = stamp_examples(examples)
+    key = store_key(split, examples=stamp, recipe=recipe, dtype=dtype, precision=precision)
     store = open_store(key, report)
     if store is not None:
         report(f"trunk     {examples.name}: stored already ({key[:8]})")
         return store
-    layout = plan_layout(split.frontier, examples=len(examples), dtype=dtype)
+    layout = plan_layout(split.frontier, examples=len(examples), views=views, dtype=dtype)
     placement = choose_placement(
         estimate_bytes(split.frontier, layout.rows, dtype),
         memory_budget=memory_budget,
@@ -74,16 +70,13 @@ def get_store(
     report(f"trunk     {examples.name}: {placement.reason}")
     if placement.where == "none":
         return None
-    images = batches(
-        examples, image_size=image_size, batch_size=batch_size, resize=resize, cache="none"
-    )
     try:
         return extract(
             split,
             images.map(lambda images, *_: images),
             layout,
             key=key if placement.where == "disk" else None,
-            about=f"{len(examples)} {examples.name} images of {image_size} px",
+            about=f"{len(examples)} {examples.name} images, {recipe}",
             batch_size=batch_size,
             engine=engine,
             precision=precision,

@@ -25,11 +25,9 @@ def store_key(
     split: Split,
     *,
     examples: str,
-    image_size: int,
-    resize: str,
+    recipe: str,
     dtype: str = "float32",
     precision: str = "float32",
-    augmentation: str = "none",
 ) -> str:
     """Returns the name under which the trunk's output for these examples is stored.
 
@@ -39,11 +37,9 @@ def store_key(
     Args:
         split: The model, divided; its trunk's weights and graph count, the tail doesn't.
         examples: What `stamp_examples` returned.
-        image_size: Side of the images, in pixels.
-        resize: How they are made square.
+        recipe: What was done to the images: size, way of resizing, augmented views.
         dtype: How numbers are stored.
         precision: How numbers are computed.
-        augmentation: A description of the augmented views, their number and their seed.
     """
     weights = [
         (tuple(variable.shape), variable.dtype, fingerprint(variable).hex())
@@ -51,7 +47,7 @@ def store_key(
         for variable in layer.weights
     ]
     versions = (tf.__version__, keras.__version__)
-    images = (examples, image_size, resize, augmentation)
+    images = (examples, recipe)
     return digest(graph_signature(split.trunk.graph), weights, images, dtype, precision, versions)
 
 

@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from ftkeras.data import dataset
 from ftkeras.data.cache import cache_folder
-from ftkeras.data.order import balanced, example_weights, shuffled
 from ftkeras.data.mix import mix_batch
+from ftkeras.data.order import balanced, example_weights, shuffled
 from ftkeras.data.pipeline import Number, mixing_key, with_length
 from ftkeras.trunk.split import Spec
 

@@ -122,9 +122,9 @@ def test_a_run_is_repeated_with_other_seeds(place, capsys):
 def test_stored_trunks_are_listed_and_removed(place, capsys, monkeypatch):
     monkeypatch.setenv("FTKERAS_CACHE", str(place / "cache"))
     plain = ["--set", "data.augmentation=none", "--set", "export.saved_model=false"]
-    assert main(["train", "--config=c.yaml", "--out=r", "--set", "trunk.mode=auto", *plain]) == 0
+    assert main(["train", "--config=c.yaml", "--out=r", "--set", "trunk.mode=on", *plain]) == 0
     capsys.readouterr()
     assert main(["cache"]) == 0
-    assert "16 train images of 32 px" in capsys.readouterr().out
+    assert "16 train images, 32 px" in capsys.readouterr().out
     assert main(["cache", "--max_mb=0"]) == 0
     assert "removed 2" in capsys.readouterr().out

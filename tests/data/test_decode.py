@@ -202,3 +202,36 @@ def test_a_batch_in_a_saved_model_gives_the_same_pixels(photo, encode, tmp_path)
         alone = decode.resize_image(decode.decode_image(tf.constant(file)), 32, "crop")
         np.testing.assert_array_equal(image, alone)
     assert tf.saved_model.load(str(tmp_path / "saved"))(tf.zeros((0,), tf.string)).shape[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "least", "expected"),
+    [
+        ((640, 480), 0, (640, 480)),
+        ((640, 480), 30, (80, 60)),  # an eighth is just enough
+        ((640, 480), 31, (160, 120)),
+        ((640, 480), 121, (640, 480)),
+        ((641, 480), 120, (321, 240)),
+        ((30, 20), 224, (30, 20)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_needed(shape, least, expected):
+    width, height = shape
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(file, "JPEG")
+    image = decode.decode_image(tf.constant(file.getvalue()), least)
+    assert tuple(image.shape[:2]) == expected[::-1]
+
+
+def test_what_is_decoded_smaller_looks_the_same_once_resized():
+    waves = np.sin(np.linspace(0, 40, 600))[:, None] * np.cos(np.linspace(0, 30, 800))
+    pixels = (127 + 120 * np.stack([waves, waves**2, -waves], -1)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95, exif=with_exif(6))
+    encoded = tf.constant(file.getvalue())
+    whole = decode.resize_image(decode.decode_image(encoded), 64, "crop")
+    small = decode.resize_image(decode.decode_image(encoded, 64), 64, "crop")
+    assert decode.decode_image(encoded, 64).shape == (200, 150, 3)  # upright
+    assert np.abs(whole - small).mean() < 1.5
+    served = decode.decode_and_resize(encoded[None], 64, "crop")[0]
+    np.testing.assert_array_equal(served, small)  # serving decodes as training does

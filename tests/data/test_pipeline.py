@@ -26,7 +26,7 @@ def split(photo) -> Split:
     )
     shapes = tf.constant([(h, w, 3) for h, w in sizes])
 
-    def fetch(index: tf.Tensor) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
         return tf.ensure_shape(tf.reshape(pictures[index], shapes[index]), (None, None, 3))
 
     labels = np.arange(COUNT, dtype=np.int32) % 3
@@ -37,7 +37,7 @@ def split(photo) -> Split:
 def numbered() -> Split:
     """22 one-pixel pictures whose value is their number."""
 
-    def fetch(index: tf.Tensor) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
         return tf.ones((1, 1, 3), tf.uint8) * tf.cast(index, tf.uint8)
 
     labels = np.arange(COUNT, dtype=np.int32) % 3

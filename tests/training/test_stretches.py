@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.tasks import classification
-from ftkeras.training.stretches import TrunkOptions, stretches
+from ftkeras.training.forecast import TrunkForecast, format_trunk
+from ftkeras.training.stretches import stretches
 
 pytestmark = pytest.mark.slow
 
@@ -41,12 +41,15 @@ def config(arrays: str, *overrides: str) -> Config:
 
 
 def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsys):
-    plain = list(classification.train(config(arrays), str(tmp_path / "plain")).metrics())
+    plain = list(
+        classification.train(config(arrays, "trunk.mode=off"), str(tmp_path / "plain")).metrics()
+    )
     capsys.readouterr()
-    run = classification.train(config(arrays, "trunk.mode=auto"), str(tmp_path / "stored"))
+    run = classification.train(
+        config(arrays, "trunk.mode=on", "trunk.precision=exact"), str(tmp_path / "stored")
+    )
     said = capsys.readouterr().out
     assert said.count("trunk     train:") == 2  # once a phase
-    assert "not stored" not in said
     stored = list(run.metrics())
     assert [record["phase"] for record in stored] == ["head", "head", "top", "top"]
     for one, two in zip(plain, stored, strict=True):
@@ -56,18 +59,75 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
     assert not audit["head"]["drifted"]
     assert audit["top"]["trained"] > audit["head"]["trained"]
 
+    expected = run.read_json("plan.json")["trunk"]
+    assert [row["stored"] and row["exact"] for row in expected] == [True, True]
+    assert expected[0]["share"] > expected[1]["share"] > 0.5
+    assert all(row["seconds"] > sum(r["seconds"] for r in stored[:2]) for row in expected[:1])
+    assert "trunk of head: run once" in said
+
 
 @pytest.mark.parametrize(
-    ("override", "callbacks", "reason"),
+    ("override", "reason"),
     [
-        ("data.augmentation=light", [], "augmentation makes each epoch's images new"),
-        ("data.mix.mixup=0.2", [], "mixing makes each epoch's images new"),
-        ("phases[1]={name: top, steps: 3}", [], "a phase ends on steps or on a metric"),
-        ("seed=0", [keras.callbacks.EarlyStopping()], "early stopping counts over all phases"),
+        ("data.augmentation=light", "augmentation makes each epoch's images new"),
+        ("data.mix.mixup=0.2", "mixing makes each epoch's images new"),
+        ("phases[1]={name: top, steps: 3}", "a phase ends on steps or on a metric"),
+        ("training.early_stopping={patience: 1}", "early stopping counts over all phases"),
+        ("trunk={mode: on, memory_mb: 0, disk_mb: 0}", "are needed"),
+        ("trunk={mode: on, views: 1, disk_mb: 9}", ""),
     ],
 )
-def test_where_it_cannot_be_stored_a_line_says_why(arrays, capsys, override, callbacks, reason):
-    made = classification.assemble(config(arrays, override))
-    one, *more = stretches(made.model, made.feed, made.unfreeze, TrunkOptions(), callbacks)
-    assert f"trunk     not stored: {reason}" in capsys.readouterr().out
+def test_where_it_cannot_be_stored_the_plan_says_why(arrays, override, reason):
+    made = classification.assemble(config(arrays, "trunk.mode=on", override))
+    top = made.trunk.forecasts[1]
+    assert reason in top.reason
+    assert top.stored == (not reason)
+    assert top.reason in format_trunk(made.trunk)
+
+
+def test_auto_stores_only_what_saves_time(arrays):
+    few = classification.assemble(config(arrays)).trunk.forecasts
+    assert [forecast.stored for forecast in few] == [
+        False,
+        False,
+    ]  # 60 images: not worth setting up
+    assert few[0].reason == "it would save no time"
+    many = "phases[0]={name: head, epochs: 100000, learning_rate: 1.0e-3}"
+    head, _ = classification.assemble(config(arrays, many)).trunk.forecasts
+    assert head.stored
+    assert head.seconds_with < head.seconds_without / 5
+
+
+def test_without_a_store_training_is_one_fit(arrays):
+    made = classification.assemble(config(arrays))
+    one, *more = stretches(made.model, made.feed, made.unfreeze, made.trunk)
     assert (one.first_epoch, one.end_epoch, more) == (0, made.unfreeze.epochs, [])
+
+
+def test_views_are_what_training_augments_and_take_turns(arrays):
+    made = classification.assemble(config(arrays, "data.augmentation=light"))
+    views, recipe = made.feed.views(2, None)
+    first, second = (
+        np.concatenate([b[0] for b in part]) for part in (views.take(6), views.skip(6))
+    )
+    labels = np.concatenate([batch[1] for batch in views.take(6)]).argmax(axis=-1)
+    np.testing.assert_array_equal(labels, made.data.splits["train"].labels)  # in their own order
+    assert np.abs(first - second).mean() > 1  # another view
+    again = np.concatenate([batch[0] for batch in made.feed.views(1, None)[0]])
+    np.testing.assert_array_equal(again, first)  # more views keep those that are there
+    assert recipe != made.feed.views(3, None)[1] != made.feed.views(3, "strong")[1]
+
+
+def test_augmented_and_mixed_runs_train_from_views_when_asked(arrays, tmp_path, capsys):
+    mixed = ("data.augmentation=light", "data.mix={mixup: 0.2, cutmix: 1.0}")
+    made = config(arrays, "trunk={mode: on, views: 2}", *mixed)
+    run = classification.train(made, str(tmp_path / "run"))
+    head, top = (
+        TrunkForecast(**{k: v for k, v in row.items() if k != "seconds"})
+        for row in run.read_json("plan.json")["trunk"]
+    )
+    assert not head.stored  # its features are vectors, which CutMix cannot cut
+    assert top.stored
+    assert not top.exact
+    assert "approximates: augmentation" in top.reason
+    assert len(list(run.metrics())) == 4

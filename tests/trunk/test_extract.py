@@ -177,9 +177,9 @@ def test_extraction_stores_each_example_once(key):
 def get(model, data, **options):
     lines = []
     split = split_model(model)
-    store = get_store(
-        split, data, image_size=SIZE, engine="tensorflow", report=lines.append, **options
-    )
+    images = batches(data, image_size=SIZE, batch_size=32, cache="none")
+    options = {"recipe": "plain", "engine": "tensorflow", **options}
+    store = get_store(split, data, images, report=lines.append, **options)
     return store, lines
 
 
@@ -198,7 +198,7 @@ def test_another_run_finds_the_store_and_a_change_makes_a_new_one():
         (two_way_model(), examples(seed=1), {}),
         (two_way_model(), examples(20), {}),
         (two_way_model(), data, {"dtype": "float16"}),
-        (two_way_model(), data, {"resize": "pad"}),
+        (two_way_model(), data, {"recipe": "padded"}),
     ]:
         before = len(list_stores())
         assert "stored already" not in get(model, split, **options)[1][0]
@@ -281,15 +281,13 @@ def test_examples_are_known_by_their_files_or_by_their_pixels(tmp_path):
 
 def test_keys_differ_by_everything_that_is_given():
     split = split_model(two_way_model())
-    base = {"examples": "a", "image_size": 1, "resize": "crop"}
+    base = {"examples": "a", "recipe": "1 px, crop"}
     changes = [
         {},
         {"examples": "b"},
-        {"image_size": 2},
-        {"resize": "pad"},
         {"dtype": "float16"},
         {"precision": "bfloat16"},
-        {"augmentation": "two views"},
+        {"recipe": "1 px, crop; two views"},
     ]
     assert len({store_key(split, **{**base, **change}) for change in changes}) == len(changes)
 
@@ -335,7 +333,7 @@ def train(stored, strategy=None):
     else:
         split = split_model(model)  # `unfreeze` has set the flags of the first phase
         options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
-        store = get_store(split, data, image_size=SIZE, **options)
+        store = get_store(split, data, images[1], recipe="plain", **options)
         with fed_from_frontier(model, split):
             fit(store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
         fit(*images, 3, 5)

@@ -1,0 +1,238 @@
+"""What storing the trunk would cost and save in each phase, and so whether it is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from ftkeras.console import table
+from ftkeras.data.augment import STRENGTHS
+from ftkeras.data.feed import Feed
+from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.trunk.cost import work
+from ftkeras.trunk.graph import flatten
+from ftkeras.trunk.split import Split, split_model
+from ftkeras.trunk.writer import choose_placement, estimate_bytes
+
+_BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
+_OVERHEAD = 2.0  # seconds to set up a store: graphs to trace, files to open
+_TIMED = 16  # images whose forward pass is timed
+
+
+@dataclasses.dataclass(frozen=True)
+class TrunkOptions:
+    """How the trunk is stored.
+
+    Args:
+        always: Store it wherever it is possible, not only where that is expected to save time.
+        precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
+        dtype: How numbers are stored.
+        views: How many augmented versions of each image are stored; 0 stores only what is the same
+            every epoch.
+        silence: Run frozen layers without their dropout and stochastic depth; see `split_model`.
+        memory_budget: Bytes that a store may take in memory; None for half of what is free.
+        disk_budget: Bytes that it may take on disk; None for a fifth of what is free.
+    """
+
+    always: bool = False
+    precision: str = "float32"
+    dtype: str = "float32"
+    views: int = 0
+    silence: bool = False
+    memory_budget: int | None = None
+    disk_budget: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrunkForecast:
+    """What is expected of one phase.
+
+    Args:
+        phase: Its name.
+        stored: Whether its trunk is stored.
+        reason: Why, or why not.
+        exact: Whether the tail trains on the very numbers that it would see without a store.
+        share: How much of the forward pass is in the trunk, from 0 to 1.
+        bytes: The size of the stores.
+        seconds_without: Time of the phase without a store.
+        seconds_with: With one, which includes making it.
+    """
+
+    phase: str
+    stored: bool
+    reason: str
+    exact: bool = True
+    share: float = 0.0
+    bytes: int = 0
+    seconds_without: float = 0.0
+    seconds_with: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrunkPlan:
+    """Which phases train from a store.
+
+    Args:
+        options: How.
+        forecasts: One for each phase.
+        seconds: How long it took to get the stores, by phase; filled in while training goes on.
+    """
+
+    options: TrunkOptions
+    forecasts: tuple[TrunkForecast, ...]
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def as_json(self, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Returns the forecasts, with the seconds that each phase took in the end beside them."""
+        rows = []
+        for forecast in self.forecasts:
+            own = [r["seconds"] for r in metrics if r.get("phase") == forecast.phase]
+            took = {"seconds": round(sum(own) + self.seconds.get(forecast.phase, 0.0), 3)}
+            rows.append({**dataclasses.asdict(forecast), **(took if own else {})})
+        return rows
+
+
+def plan_trunk(
+    model: keras.Model,
+    feed: Feed,
+    unfreeze: StagedUnfreezing,
+    options: TrunkOptions,
+    *,
+    early_stopping: bool = False,
+) -> TrunkPlan:
+    """Decides for each phase whether its trunk is stored: where it can be, and where it pays.
+
+    The time of a phase is foretold from that of one forward pass of the whole model on this
+    machine, shared out between trunk and tail by the work that their graphs are.
+
+    Args:
+        model: The compiled model; its flags will be set.
+        feed: The data.
+        unfreeze: The phases.
+        options: How the trunk would be stored.
+        early_stopping: Whether a callback may end all of training early.
+    """
+    why_not = _why_not_any(unfreeze, early_stopping)
+    if why_not:
+        return TrunkPlan(
+            options, tuple(TrunkForecast(p.name, False, why_not) for p in unfreeze.phases)
+        )
+    graph = flatten(model)
+    per_image = 0.0 if graph is None else _forward_seconds(model)
+    total = 1.0 if graph is None else work(graph)
+    forecasts = []
+    for index, phase in enumerate(unfreeze.phases):
+        unfreeze.set_flags(index)  # the split follows them
+        split = split_model(model, silence=options.silence)
+        forecasts.append(_forecast(phase, split, feed, options, per_image / total))
+    unfreeze.set_flags(0)
+    return TrunkPlan(options, tuple(forecasts))
+
+
+def _forecast(
+    phase: ResolvedPhase, split: Split | None, feed: Feed, options: TrunkOptions, unit: float
+) -> TrunkForecast:
+    if split is None:
+        return TrunkForecast(phase.name, False, "nothing that takes time stays the same")
+    changes = list(_what_changes(phase, feed))
+    why_not = _why_not(changes, split, feed, options)
+    train, val = (len(feed.data.splits.get(name, ())) for name in ("train", "val"))
+    views = views_of(phase, feed, options)
+    size = estimate_bytes(split.frontier, train * views + val, options.dtype)
+    trunk, tail = work(split.trunk.graph) * unit, work(split.tail.graph) * unit
+    epochs = phase.epochs or 0
+    tails = epochs * (train * (1 + _BACKWARD) + val) * tail
+    facts: dict[str, Any] = {
+        "exact": not changes and not options.silence,
+        "share": trunk / (trunk + tail),
+        "bytes": size,
+        "seconds_without": tails + epochs * (train + val) * trunk,
+        "seconds_with": _OVERHEAD + tails + (train * views + val) * trunk,
+    }
+    if why_not:
+        return TrunkForecast(phase.name, False, why_not, **facts)
+    place = choose_placement(
+        size, memory_budget=options.memory_budget, disk_budget=options.disk_budget
+    )
+    if place.where == "none":
+        return TrunkForecast(phase.name, False, place.reason, **facts)
+    if not options.always and facts["seconds_with"] >= facts["seconds_without"]:
+        return TrunkForecast(phase.name, False, "it would save no time", **facts)
+    approximate = f"approximates: {' and '.join(changes)}; " if changes else ""
+    return TrunkForecast(phase.name, True, approximate + place.reason, **facts)
+
+
+def views_of(phase: ResolvedPhase, feed: Feed, options: TrunkOptions) -> int:
+    """Returns how many versions of each training image a phase's store holds."""
+    return max(1, options.views) if strength_of(phase, feed) else 1
+
+
+def strength_of(phase: ResolvedPhase, feed: Feed) -> str | None:
+    """Returns how a phase augments: a strength, "layers", or None where it doesn't."""
+    if feed.layers is not None:
+        return "layers"
+    name = phase.augmentation or feed.strength
+    return None if STRENGTHS[name] == STRENGTHS["none"] else name
+
+
+def _what_changes(phase: ResolvedPhase, feed: Feed) -> Iterator[str]:
+    if strength_of(phase, feed):
+        yield "augmentation makes each epoch's images new"
+    if feed.options.get("mixup") or feed.options.get("cutmix"):
+        yield "mixing makes each epoch's images new"
+
+
+def _why_not(changes: Sequence[str], split: Split, feed: Feed, options: TrunkOptions) -> str:
+    """Returns why a phase cannot be trained from a store, or nothing."""
+    if changes and not options.views:
+        return f"{' and '.join(changes)} (trunk.views stores a few versions)"
+    if feed.options.get("cutmix") and any(len(spec.shape) != 3 for spec in split.frontier):
+        return "CutMix needs feature maps, and what crosses the frontier is none"
+    return ""
+
+
+def _why_not_any(unfreeze: StagedUnfreezing, early_stopping: bool) -> str:
+    """Returns why one `fit` a phase would not do, or nothing."""
+    if early_stopping:
+        return "early stopping counts over all phases, so they need one fit"
+    if any(phase.epochs is None for phase in unfreeze.phases):
+        return "a phase ends on steps or on a metric"
+    if any(phase.batch_norm == "recalibrate" for phase in unfreeze.phases):
+        return "a phase recalibrates batch norm"
+    return ""
+
+
+def _forward_seconds(model: keras.Model) -> float:
+    """Times a forward pass, seconds an image; the first call is not counted."""
+    images = np.zeros((_TIMED, *model.input_shape[1:]), np.float32)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        keras.ops.convert_to_numpy(model(images, training=False))  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    replicas = model.distribute_strategy.num_replicas_in_sync if model.distribute_strategy else 1
+    return min(seconds[1:]) / _TIMED / replicas
+
+
+def format_trunk(plan: TrunkPlan) -> str:
+    """Returns the forecasts as a table."""
+    rows = [
+        (
+            f.phase,
+            ("stored" if f.exact else "stored, approximate") if f.stored else "no",
+            f"{f.share:.0%}",
+            f"{f.bytes / 1e6:.1f} MB" if f.bytes else "-",
+            f"{f.seconds_without:.0f} s" if f.share else "-",
+            f"{f.seconds_with:.0f} s" if f.share else "-",
+            f.reason,
+        )
+        for f in plan.forecasts
+    ]
+    header = ("trunk of phase", "stored", "of the work", "size", "without", "with", "why")
+    return table(rows, header)

@@ -1,0 +1,105 @@
+"""Images a second from a folder of JPEGs to batches: Keras's own loader against ftkeras's.
+
+    python tools/bench/input.py [--pairs 5] [--sizes 500x375,4000x3000] [--image-size 224]
+
+Two baselines: `keras.utils.image_dataset_from_directory` cropping to the aspect ratio, which does
+not antialias, and a `tf.data` pipeline written by hand with the very resize of ftkeras. No cache on
+either side; files lie in the page cache. Baseline and ours alternate; each ratio is of one pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import table
+from ftkeras.data.load import load_data
+from ftkeras.data.pipeline import batches
+
+HEADER = ("files", "baseline", "baseline img/s", "ours img/s", "ratio", "lowest", "highest", "goal")
+GOALS = {"500x375": 1.2, "4000x3000": 3.0}
+BATCH = 32
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--sizes", default="500x375,4000x3000")
+    parser.add_argument("--image-size", type=int, default=224)
+    options = parser.parse_args()
+    rows = []
+    for size in options.sizes.split(","):
+        width, height = map(int, size.split("x"))
+        count = 512 if width < 1000 else 64
+        with tempfile.TemporaryDirectory() as folder:
+            write_photos(Path(folder), width, height, count)
+            ours = ours_over(folder, options.image_size)
+            for name, baseline in baselines(folder, options.image_size).items():
+                pairs = [(rate(baseline, count), rate(ours, count)) for _ in range(options.pairs)]
+                ratios = [second / first for first, second in pairs]
+                speeds = [f"{statistics.median(column):.0f}" for column in zip(*pairs, strict=True)]
+                shown = [f"{f(ratios):.2f}" for f in (statistics.median, min, max)]
+                rows.append((size, name, *speeds, *shown, GOALS.get(size, "-")))
+    print(table(rows, HEADER))
+    print(f"to {options.image_size} px; medians over {options.pairs} alternating pairs")
+
+
+def write_photos(folder: Path, width: int, height: int, count: int) -> None:
+    """Writes JPEGs with the spectrum of photographs: noise at every scale, quality 90."""
+    random = np.random.default_rng(0)
+    picture = np.zeros((height, width, 3), np.float32)
+    for cells in (4, 16, 64, 256):
+        noise = random.normal(size=(cells, cells, 3)).astype(np.float32)
+        picture += tf.image.resize(noise, (height, width), "bicubic").numpy() * 96 / cells**0.5
+    for number in range(count):
+        rolled = np.roll(picture, number * 7, axis=1)
+        image = tf.cast(tf.clip_by_value(rolled + 128, 0, 255), tf.uint8)
+        path = folder / f"class_{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(tf.io.encode_jpeg(image, quality=90).numpy())
+
+
+def ours_over(folder: str, size: int) -> tf.data.Dataset:
+    """Returns ftkeras's batches of all the images."""
+    data = load_data("folder", path=folder, split={"val": None, "test": None})
+    return batches(data.splits["train"], image_size=size, batch_size=BATCH, cache="none")
+
+
+def baselines(folder: str, size: int) -> dict[str, tf.data.Dataset]:
+    """Returns Keras's batches of all the images, without and with antialiasing."""
+    options = {"batch_size": BATCH, "label_mode": "categorical", "shuffle": False, "verbose": False}
+    plain = keras.utils.image_dataset_from_directory(
+        folder, image_size=(size, size), crop_to_aspect_ratio=True, **options
+    )
+
+    def read(path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        side = tf.reduce_min(tf.shape(image)[:2])
+        square = tf.image.resize_with_crop_or_pad(image, side, side)
+        label = tf.strings.split(path, "/")[-2] == ["class_0", "class_1"]
+        return tf.image.resize(square, (size, size), antialias=True), tf.cast(label, tf.float32)
+
+    files = tf.data.Dataset.list_files(f"{folder}/*/*.jpg", shuffle=False)
+    fine = files.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH)
+    return {"bilinear": plain.prefetch(2), "antialiased": fine.prefetch(2)}
+
+
+def rate(data: tf.data.Dataset, count: int) -> float:
+    """Returns how many images a second one pass gives."""
+    start = time.perf_counter()
+    seen = sum(int(batch[0].shape[0]) for batch in data)
+    if seen != count:
+        raise AssertionError(f"{seen} images came, not {count}")
+    return count / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
