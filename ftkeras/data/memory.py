@@ -20,7 +20,7 @@ _UNKNOWN = 4 << 30  # bytes taken to be free where the system does not say
 
 
 def keep_in_memory(
-    split: Split, cache: str, square: tuple[int, str] | None, least: int
+    split: Split, cache: str, square: tuple[int, str] | None, least: int = 0
 ) -> tuple[Fetch, bool]:
     """Decodes all images of a split now, if that is asked for and there is room.
 

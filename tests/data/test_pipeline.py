@@ -110,7 +110,11 @@ def test_memory_changes_no_pixel(split, training, strength):
 def test_auto_keeps_in_memory_what_fits(split, monkeypatch):
     calls = []
     counted = Split(
-        split.name, split.ids, split.labels, 3, lambda i: (calls.append(i), split.fetch(i))[1]
+        split.name,
+        split.ids,
+        split.labels,
+        3,
+        lambda i, least=0: (calls.append(i), split.fetch(i))[1],
     )
     square = (16, "crop")
     monkeypatch.setattr(memory, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3)
@@ -141,7 +145,9 @@ def test_weights_come_third(numbered):
 
 def test_balanced_sampling(photo):
     labels = np.array([0] * 18 + [1] * 4, np.int32)
-    split = Split("train", list("x" * 22), labels, 2, lambda i: tf.zeros((1, 1, 3), tf.uint8))
+    split = Split(
+        "train", list("x" * 22), labels, 2, lambda i, least=0: tf.zeros((1, 1, 3), tf.uint8)
+    )
     settings = {"image_size": 1, "batch_size": 22, "balance": "sampling"}
     (batch,) = batches(split, training=True, **settings)
     assert tf.reduce_sum(batch[1], axis=0).numpy().tolist() == [11, 11]

@@ -45,7 +45,9 @@ def examples(count, weights=None):
         np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3)), tf.uint8
     )
     labels = (np.arange(count) % 3).astype(np.int32)
-    return Split("train", [str(i) for i in range(count)], labels, 3, lambda i: images[i], weights)
+    return Split(
+        "train", [str(i) for i in range(count)], labels, 3, lambda i, least=0: images[i], weights
+    )
 
 
 # ------------------------------------------------------------------------------ content
