@@ -21,6 +21,7 @@ _HOMES = {
     "UserError": "ftkeras.errors",
     "batches": "ftkeras.data.pipeline",
     "build_model": "ftkeras.model.assemble",
+    "compare_runs": "ftkeras.evaluation.comparison",
     "evaluate": "ftkeras.tasks.classification",
     "export_saved_model": "ftkeras.export.saved_model",
     "format_plan": "ftkeras.phases",
@@ -30,6 +31,7 @@ _HOMES = {
     "load_model": "ftkeras.tasks.classification",
     "make_plan": "ftkeras.phases",
     "predict": "ftkeras.tasks.classification",
+    "robustness": "ftkeras.tasks.classification",
     "train": "ftkeras.tasks.classification",
     "weights_of": "ftkeras.phases",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "UserError",
     "batches",
     "build_model",
+    "compare_runs",
     "evaluate",
     "export_saved_model",
     "format_plan",
@@ -54,6 +57,7 @@ __all__ = [
     "load_model",
     "make_plan",
     "predict",
+    "robustness",
     "train",
     "weights_of",
 ]
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     from ftkeras.data.load import load_data
     from ftkeras.data.pipeline import batches
     from ftkeras.errors import TrainingError, UserError
+    from ftkeras.evaluation.comparison import compare_runs
     from ftkeras.export.saved_model import export_saved_model
     from ftkeras.model.assemble import build_model
     from ftkeras.phases import (
@@ -87,5 +92,5 @@ if TYPE_CHECKING:
         make_plan,
         weights_of,
     )
-    from ftkeras.tasks.classification import evaluate, load_model, predict, train
+    from ftkeras.tasks.classification import evaluate, load_model, predict, robustness, train
     from ftkeras.training.run import Run

@@ -173,20 +173,23 @@ def _with_intervals(
         classes: How many classes there are.
         **draw: How the bootstrap draws.
     """
-    each, (correct, confidence) = np.stack([*means.values()], axis=1), answers
-    gap, where = correct - confidence, bin_of(confidence)
-    repeats = len(gap) // len(each)  # answers an example
+    correct, confidence = answers
+    examples, count = len(next(iter(means.values()))), len(correct)
+    # How far confidence is off, by example and bin: (n, bins).
+    cells = np.arange(count) // (count // examples) * BINS + bin_of(confidence)
+    gaps = np.bincount(cells, correct - confidence, minlength=examples * BINS)
+    sums = np.column_stack([*means.values(), gaps.reshape(examples, BINS)])
 
     def statistics(drawn: np.ndarray) -> list[float]:
+        totals, gap = np.split(drawn @ sums, [len(means)])
         counts = [np.bincount(c, drawn[example], minlength=classes) for example, c in pairs]
-        gaps = np.bincount(where, np.repeat(drawn, repeats) * gap, minlength=BINS)
         f1 = _mean(class_metrics(*counts).f1)
-        error = np.abs(gaps).sum() / len(gap)
-        return [*(drawn @ each / len(each)), np.nan if f1 is None else f1, error]
+        error = np.abs(gap).sum() / count
+        return [*(totals / examples), np.nan if f1 is None else f1, error]
 
     names = [*means, "macro_f1", "ece"]
-    measured = dict(zip(names, map(_number, statistics(np.ones(len(each)))), strict=True))
-    columns = bootstrap(statistics, len(each), **draw).T
+    measured = dict(zip(names, map(_number, statistics(np.ones(examples))), strict=True))
+    columns = bootstrap(statistics, examples, **draw).T
     intervals = {name: interval(column) for name, column in zip(names, columns, strict=True)}
     if intervals["auc"] is not None:  # a first-order bootstrap may step over the end of the scale
         intervals["auc"] = np.clip(intervals["auc"], 0.0, 1.0).tolist()

@@ -154,17 +154,19 @@ def test_the_same_seed_gives_the_same_weights(photos, tmp_path):
 
 
 def test_several_labels_an_image(photos, tmp_path):
-    rows = ["path,label"]
+    rows = ["path,label,camera"]
     for name in COLOURS:
         for i in range(20):
             rows.append(
-                f"{photos / name / f'{i}.jpg'},{name};{'warm' if name == 'red' else 'cold'}"
+                f"{photos / name / f'{i}.jpg'},{name};{'warm' if name == 'red' else 'cold'},{i % 2}"
             )
     (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")
     data = {"source": "manifest", "path": str(tmp_path / "photos.csv"), "multi_label": True}
     run = classification.train(config(data, "phases[0].epochs=8"), str(tmp_path / "run"))
     assert run.read_json("data.json")["class_names"] == ["blue", "cold", "green", "red", "warm"]
-    assert run.read_json("evaluation.json")["macro_f1"] > 0.9
+    evaluation = run.read_json("evaluation.json")
+    assert evaluation["macro_f1"] > 0.9
+    assert sum(row["n"] for row in evaluation["slices"]["camera"].values()) == 9
     with pytest.raises(UserError, match="cross_entropy is for one label"):
         classification.assemble(config(data, "loss.name=cross_entropy"))
 
