@@ -46,6 +46,7 @@ def sample(split: Split, examples: int | None, seed: int) -> Split:
         fetch=lambda index, least=0: split.fetch(tf.gather(indices, index), least),
         weights=None if split.weights is None else split.weights[chosen],
         columns={name: column[chosen] for name, column in split.columns.items()},
+        files=None if split.files is None else [split.files[i] for i in chosen],
     )
 
 

@@ -33,6 +33,7 @@ def one_colour_images(count: int = 6) -> Split:
         classes=3,
         fetch=lambda index, least=0: tf.gather(tf.constant(images), index),
         columns={"number": np.arange(count).astype(str)},
+        files=[f"/photos/{i}.png" for i in range(count)],
     )
 
 
@@ -89,6 +90,7 @@ def test_a_sample_is_of_the_same_examples_in_order():
     assert part.labels.tolist() == [place % 3 for place in places]
     assert [int(part.fetch(i)[0, 0].numpy().max()) - 100 for i in range(7)] == places
     assert part.columns["number"].tolist() == [str(place) for place in places]
+    assert part.files == [f"/photos/{place}.png" for place in places]
     assert sample(whole, 7, seed=0).ids == part.ids != sample(whole, 7, seed=1).ids
     assert sample(whole, None, seed=0) is whole and sample(whole, 30, seed=0) is whole
 
