@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Block": "ftkeras.backbones",
     "Backbone": "ftkeras.backbones",
+    "Classifier": "ftkeras.export.classifier",
     "Phase": "ftkeras.phases",
     "Run": "ftkeras.training.run",
     "StagedUnfreezing": "ftkeras.phases",
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "Block",
     "Backbone",
+    "Classifier",
     "Phase",
     "Run",
     "StagedUnfreezing",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from ftkeras.data.pipeline import batches
     from ftkeras.errors import TrainingError, UserError
     from ftkeras.evaluation.comparison import compare_runs
+    from ftkeras.export.classifier import Classifier
     from ftkeras.export.saved_model import export_saved_model
     from ftkeras.model.assemble import build_model
     from ftkeras.phases import (

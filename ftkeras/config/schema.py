@@ -446,6 +446,8 @@ class ExportConfig(Section):
 
     saved_model: bool = True
     """Write a SavedModel for TF Serving under export/."""
+    static_batch: PositiveInt | None = None
+    """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
 class Config(Section):

@@ -1,8 +1,9 @@
-"""From a trained model to a folder that TF Serving takes as it is."""
+"""From a trained model to a folder that TF Serving takes as it is, and to other formats."""
 
 from __future__ import annotations
 
-from ftkeras.export.certificate import check_saved_model, golden_images
+from ftkeras.export.classifier import Classifier
+from ftkeras.export.golden import golden_images
 from ftkeras.export.saved_model import export_saved_model
 
-__all__ = ["check_saved_model", "export_saved_model", "golden_images"]
+__all__ = ["Classifier", "export_saved_model", "golden_images"]

@@ -2,113 +2,168 @@
 
 from __future__ import annotations
 
-import io
+import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from ftkeras.data import decode
 from ftkeras.errors import TrainingError
-from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.export.classifier import Classifier
+from ftkeras.export.fresh_process import BATCHES
+from ftkeras.export.golden import broken_image
+from ftkeras.export.openvino_engine import openvino_answer
+from ftkeras.export.publish import size_of
 
 TOLERANCE = 1e-4
-"""The largest difference between two scores (0..1) that counts as the same answer."""
-
-_EXIF_ORIENTATION = 0x0112
-
-
-def golden_images() -> list[bytes]:
-    """Returns small encoded images of the kinds that servers meet, the same every time.
-
-    An ordinary JPEG, a grey PNG, a PNG with alpha, a JPEG that EXIF rotates, and a tiny PNG.
-    """
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8)
-    picture = Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)  # soft colours
-    colour = picture.convert("RGB")
-    exif = Image.Exif()
-    exif[_EXIF_ORIENTATION] = 6  # shown after a quarter turn
-    return [
-        _encoded(colour, "JPEG"),
-        _encoded(colour.convert("L"), "PNG"),
-        _encoded(picture, "PNG"),
-        _encoded(colour, "JPEG", exif=exif),
-        _encoded(colour.resize((5, 3)), "PNG"),
-    ]
+"""The largest difference of two scores (0..1), or of features relative to the largest one, that
+counts as the same answer of the same operations."""
+LIMITS = (
+    "WebP files get an error. Rare kinds that training renders with Pillow (CMYK JPEG, PNG with a "
+    "transparent palette or EXIF rotation, compressed BMP) are decoded by TensorFlow and may look "
+    "different."
+)
+"""What no golden image shows."""
+OTHER_TOLERANCE = {"float32": 1e-3, "mixed": 3e-2}
+"""The same for another engine's operations: it adds up in another order, and computes in float32
+what the model computes in 16 bits."""
 
 
-def check_saved_model(
-    path: str | os.PathLike[str],
-    model: keras.Model,
-    golden: Sequence[bytes],
-    *,
-    class_names: Sequence[str],
-    image_size: int,
-    resize: str,
-    multi_label: bool,
-) -> float:
-    """Compares a SavedModel, in a fresh process that imports TensorFlow alone, with its model.
+def certify_saved_model(
+    path: str | os.PathLike[str], classifier: Classifier, golden: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """Compares a SavedModel with its Keras model, in a fresh process that imports TensorFlow alone.
 
-    Both run on the CPU, so that an accelerator's rounding or a full memory does not decide.
+    Among the golden images is a broken one, which must get an error for itself while the others
+    are answered. All run on the CPU, so that an accelerator's rounding does not decide. Where
+    OpenVINO is installed it gives a second opinion.
 
     Args:
         path: The SavedModel's folder, where another process can read it.
-        model: Takes raw 0..255 RGB float32 (n, image_size, image_size, 3), returns logits.
-        golden: Encoded images to ask about, at least one.
-        class_names: One name a class.
-        image_size: Side of the model's input, in pixels.
-        resize: How images become square: crop, pad or squash.
-        multi_label: Whether scores are sigmoids.
+        classifier: What was exported.
+        golden: Encoded images to ask about, by name, at least one.
 
     Returns:
-        The largest difference between any two scores.
+        The certificate, ready for JSON.
 
     Raises:
         TrainingError: The SavedModel could not be asked, or answered differently.
     """
     with tf.device("CPU:0"):
-        images = decode.decode_and_resize(tf.constant(list(golden)), image_size, resize)
-        logits = model(images, training=False)
-    expected = scores_from_logits(logits.numpy(), multi_label)  # (n, classes)
-    answers = _ask_in_fresh_process(os.fspath(path), golden, images.numpy())
-    return max(
-        _compare(signature, answers, expected, class_names)
-        for signature in ("serving_default", "images")
-    )
+        encoded = tf.constant(list(golden.values()))
+        images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
+    scores, features = classifier.expected(images)
+    files = [*golden.values(), broken_image()]
+    answers = _ask_in_fresh_process(os.fspath(path), files, images.numpy())
+    signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
+    differences = {}
+    for signature in signatures:
+        said = {k.split("/")[1]: v for k, v in answers.items() if k.startswith(f"{signature}/")}
+        _check_errors(signature, said, len(golden))
+        if signature == "features":
+            differences[signature] = _compare_features(said, features)
+        else:
+            differences[signature] = _compare_scores(signature, said, scores, classifier)
+    return {
+        **classifier.card(),
+        "golden_images": [*golden, "broken"],
+        "broken_image": "gets an error for itself; the other images of the batch are answered",
+        "limits": LIMITS,
+        "saved_model": {
+            "compared_with": "the Keras model; in a fresh process that imports only TensorFlow",
+            "tolerance": TOLERANCE,
+            "max_difference": differences,
+            "latency_ms": {
+                signature: {
+                    str(size): round(1e3 * float(answers[f"seconds/{signature}/{size}"]), 3)
+                    for size in BATCHES
+                }
+                for signature in ("serving_default", "images")
+            },
+            "size_bytes": size_of(path),
+        },
+        "openvino": _second_opinion(classifier, images.numpy(), scores),
+    }
 
 
-def _compare(
-    signature: str, answers: dict[str, np.ndarray], expected: np.ndarray, class_names: Sequence[str]
-) -> float:
-    """Returns the largest difference of scores; raises TrainingError where it is too large."""
-    indices = answers[f"{signature}/class_indices"]  # (n, classes)
-    difference = np.abs(
-        answers[f"{signature}/scores"] - np.take_along_axis(expected, indices, axis=1)
-    )
-    if not difference.max() <= TOLERANCE:  # so that NaN fails, too
+def tolerance_of(classifier: Classifier) -> float:
+    """Returns how far another engine's scores may be from the Keras model's."""
+    layers = classifier.model._flatten_layers(include_self=False, recursive=True)
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
+    return OTHER_TOLERANCE["mixed" if half else "float32"]
+
+
+def check_difference(what: str, difference: float, tolerance: float) -> None:
+    """Raises TrainingError where an export's answers are too far from the model's."""
+    if not difference <= tolerance:  # so that NaN fails, too
         raise TrainingError(
-            f"export: the SavedModel's signature {signature!r} and the Keras model disagree by "
-            f"{difference.max():.2g} in a score, and {TOLERANCE:g} is allowed"
+            f"export: {what} and the Keras model disagree by {difference:.2g}, and "
+            f"{tolerance:g} is allowed"
         )
-    if not np.array_equal(answers[f"{signature}/class_names"], np.array(class_names)[indices]):
+
+
+def _compare_scores(
+    signature: str, said: Mapping[str, np.ndarray], expected: np.ndarray, classifier: Classifier
+) -> float:
+    """Returns the largest difference of the golden images' scores; raises where it is too large."""
+    rows = np.resize(np.arange(len(expected)), len(said["scores"]) - ("error" in said))
+    expected, said = expected[rows], {name: values[: len(rows)] for name, values in said.items()}
+    indices = said["class_indices"]  # (n, classes)
+    wanted = np.take_along_axis(expected, indices, axis=1)
+    difference = float(np.abs(said["scores"] - wanted).max())
+    check_difference(f"the SavedModel's signature {signature!r}", difference, TOLERANCE)
+    names = np.array(classifier.class_names)[indices]
+    if not np.array_equal(said.get("class_names", names), names):
         raise TrainingError(
             f"export: the SavedModel's signature {signature!r} gives other class names"
         )
-    return float(difference.max())
+    return difference
+
+
+def _compare_features(said: Mapping[str, np.ndarray], expected: np.ndarray | None) -> float:
+    assert expected is not None  # the signature is there only with them
+    off = np.abs(said["features"][: len(expected)] - expected).max()
+    difference = float(off / np.abs(expected).max(initial=1e-6))
+    check_difference("the SavedModel's features", difference, TOLERANCE)
+    return difference
+
+
+def _check_errors(signature: str, said: Mapping[str, np.ndarray], golden: int) -> None:
+    """Checks that the last file, which is broken, got an error, and no other."""
+    if "error" in said and [bool(e) for e in said["error"]] != [False] * golden + [True]:
+        raise TrainingError(
+            f"export: the SavedModel's signature {signature!r} does not tell a broken image from "
+            f"the others: {said['error'].tolist()}"
+        )
+
+
+def _second_opinion(
+    classifier: Classifier, images: np.ndarray, expected: np.ndarray
+) -> dict[str, Any]:
+    if importlib.util.find_spec("openvino") is None:
+        return {"status": "not installed"}
+    try:
+        scores = openvino_answer(classifier)(images)
+    except Exception as error:  # an operation that it lacks says nothing against the export
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return {"status": f"cannot run the model: {reason[0]}"}
+    difference = float(np.abs(scores - expected).max())
+    check_difference("OpenVINO", difference, tolerance_of(classifier))
+    return {"tolerance": tolerance_of(classifier), "max_difference": difference}
 
 
 def _ask_in_fresh_process(
-    path: str, golden: Sequence[bytes], images: np.ndarray
+    path: str, files: Sequence[bytes], images: np.ndarray
 ) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as scratch:
-        for i, encoded in enumerate(golden):
+        for i, encoded in enumerate(files):
             Path(scratch, f"{i:06d}.image").write_bytes(encoded)
         np.save(Path(scratch, "images.npy"), images)
         answers = Path(scratch, "answers.npz")
@@ -125,9 +180,3 @@ def _ask_in_fresh_process(
             raise TrainingError(f"export: the SavedModel cannot be served: {last}")
         with np.load(answers, allow_pickle=False) as arrays:
             return dict(arrays)
-
-
-def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()

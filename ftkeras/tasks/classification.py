@@ -6,6 +6,8 @@ The main path reads from top to bottom in `train`; the other verbs work on what 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,8 +26,9 @@ from ftkeras.evaluation.bars import Bar, check_metrics, require
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
 from ftkeras.evaluation.robustness import measure_robustness, sample
-from ftkeras.export.certificate import golden_images
+from ftkeras.export.classifier import Classifier
 from ftkeras.export.saved_model import export_saved_model
+from ftkeras.export.serving import model_name
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import line_chart
@@ -292,16 +295,15 @@ def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePred
 
 def export(run: Run, directory: str | None = None) -> str:
     """Writes a run's model as a SavedModel, proves it equal, and returns its path."""
-    facts = run.read_json("data.json")
-    return export_saved_model(
-        load_model(run),
+    path = export_saved_model(
+        _classifier(run),
         directory or run.path("export"),
-        class_names=facts["class_names"],
-        image_size=facts["image_size"],
-        resize=run.config.data.resize,
-        multi_label=facts["multi_label"],
-        golden=golden_images(),
+        name=model_name(os.path.basename(run.folder.rstrip("/"))),
+        static_batch=run.config.export.static_batch,
     )
+    with tf.io.gfile.GFile(os.path.join(path, "assets.extra", "certificate.json")) as file:
+        run.write_json("certificate.json", {"saved_model": json.loads(file.read())})
+    return path
 
 
 def load_model(run: Run) -> keras.Model:
@@ -365,6 +367,19 @@ def _with_split(data: ImageData, split: str) -> ImageData:
 def _final_split(data: ImageData) -> str:
     """The split that says how good a run's model is."""
     return next(split for split in ("test", "val", "train") if split in data.splits)
+
+
+def _classifier(run: Run) -> Classifier:
+    """A run's model with its labels, temperature and thresholds."""
+    facts, evaluation = run.read_json("data.json"), run.read_json("evaluation.json")
+    return Classifier(
+        load_model(run),
+        facts["class_names"],
+        resize=run.config.data.resize,
+        multi_label=facts["multi_label"],
+        temperature=temperature_of(run),
+        thresholds=evaluation.get("thresholds"),
+    )
 
 
 def _write_facts(assembled: Assembled, run: Run) -> None:

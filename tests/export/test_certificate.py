@@ -14,73 +14,121 @@ from PIL import Image
 
 from ftkeras.errors import TrainingError
 from ftkeras.export import certificate
-from ftkeras.export.certificate import check_saved_model, golden_images
+from ftkeras.export.certificate import certify_saved_model
+from ftkeras.export.classifier import Classifier
+from ftkeras.export.golden import broken_image, golden_images
 from ftkeras.export.saved_model import export_saved_model
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
 
 
-def linear_model() -> keras.Model:
+def linear_classifier(names=NAMES) -> Classifier:
     keras.utils.set_random_seed(0)
     image = keras.Input((16, 16, 3))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 127.5, offset=-1)(image))
-    return keras.Model(image, keras.layers.Dense(3, name="logits")(x))
+    return Classifier(keras.Model(image, keras.layers.Dense(3, name="logits")(x)), names)
 
 
 @pytest.fixture(scope="module")
-def model() -> keras.Model:
-    return linear_model()
+def exported(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("export")
+    return export_saved_model(linear_classifier(), folder, static_batch=4, golden={})
 
 
 @pytest.fixture(scope="module")
-def exported(model, tmp_path_factory) -> str:
-    return export_saved_model(
-        model,
-        tmp_path_factory.mktemp("export"),
-        class_names=NAMES,
-        image_size=16,
-        resize="crop",
-        multi_label=False,
-        golden=[],
-    )
+def answers(exported) -> dict[str, np.ndarray]:
+    """What the fresh process really says, asked once."""
+    kept: list[dict[str, np.ndarray]] = []
+    ask = certificate._ask_in_fresh_process
+    with pytest.MonkeyPatch.context() as patch:
+        keep = lambda *question: kept.append(ask(*question)) or kept[0]  # noqa: E731
+        patch.setattr(certificate, "_ask_in_fresh_process", keep)
+        certify_saved_model(exported, linear_classifier(), golden_images())
+    return kept[0]
 
 
-def check(path: str, model: keras.Model, **changes) -> float:
-    options = {
-        "class_names": NAMES,
-        "image_size": 16,
-        "resize": "crop",
-        "multi_label": False,
-    }
-    return check_saved_model(path, model, golden_images(), **(options | changes))
+@pytest.fixture
+def certify(exported, answers, monkeypatch):
+    """Certifies the export by the process's answers, or by changed ones."""
+
+    def run(classifier: Classifier | None = None, **changes) -> dict:
+        said = answers | {name.replace("__", "/"): value for name, value in changes.items()}
+        monkeypatch.setattr(certificate, "_ask_in_fresh_process", lambda *_: said)
+        return certify_saved_model(exported, classifier or linear_classifier(), golden_images())
+
+    return run
 
 
 @pytest.mark.slow
-def test_check_passes_the_model_and_catches_one_whose_weights_changed(exported):
-    same = linear_model()
-    assert check(exported, same) <= 1e-5
-    kernel = same.get_layer("logits").kernel
+def test_a_certificate_says_what_was_compared_and_measured(exported, certify):
+    found = certify()
+    assert found["golden_images"] == [*golden_images(), "broken"]
+    own, other = found["saved_model"], found["openvino"]
+    signatures = {"serving_default", "examples", "images", "features", "images_static"}
+    assert set(own["max_difference"]) == signatures
+    assert max(own["max_difference"].values()) <= 1e-5 < own["tolerance"]
+    assert other["max_difference"] <= other["tolerance"]
+    for signature in ("serving_default", "images"):
+        assert set(own["latency_ms"][signature]) == {"1", "32"}
+        assert min(own["latency_ms"][signature].values()) > 0
+    files = [path for path in Path(exported).rglob("*") if path.is_file()]
+    assert own["size_bytes"] == sum(path.stat().st_size for path in files)
+
+
+@pytest.mark.slow
+def test_weights_that_changed_are_caught(certify):
+    other = linear_classifier()
+    kernel = other.model.get_layer("logits").kernel
     kernel.assign(kernel * 1.05)
-    with pytest.raises(TrainingError, match="'serving_default'.* disagree by"):
-        check(exported, same)
+    with pytest.raises(TrainingError, match="signature '.*' and the Keras model disagree by"):
+        certify(other)
+
+
+def at(row: int, value):
+    def change(values: np.ndarray) -> np.ndarray:
+        changed = values.copy()
+        changed[row] = value
+        return changed
+
+    return change
 
 
 @pytest.mark.slow
-def test_check_catches_other_names(model, exported):
-    with pytest.raises(TrainingError, match="other class names"):
-        check(exported, model, class_names=["dog", "cat", NAMES[2]])
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("serving_default__class_names", at(1, "cow"), "other class names"),
+        ("images__scores", at(2, np.nan), "'images' and the Keras model disagree by nan"),
+        ("examples__scores", lambda x: x + 1e-3, "'examples' and the Keras model disagree by 0.0"),
+        ("features__features", lambda x: x * 1.01, "features and the Keras model disagree"),
+        ("serving_default__error", at(0, "why?"), "does not tell a broken image"),
+        ("features__error", at(-1, ""), "does not tell a broken image"),
+    ],
+)
+def test_an_answer_that_is_wrong_in_one_place_is_caught(certify, answers, name, change, message):
+    with pytest.raises(TrainingError, match=message):
+        certify(**{name: change(answers[name.replace("__", "/")])})
 
 
 @pytest.mark.slow
-def test_check_says_why_a_model_cannot_be_served(model, tmp_path):
+def test_openvino_objects_where_it_disagrees(certify, monkeypatch):
+    monkeypatch.setattr(
+        certificate, "openvino_answer", lambda _: lambda images: np.full((len(images), 3), 1 / 3)
+    )
+    with pytest.raises(TrainingError, match="OpenVINO and the Keras model disagree"):
+        certify()
+
+
+@pytest.mark.slow
+def test_check_says_why_a_model_cannot_be_served(tmp_path):
     with pytest.raises(TrainingError, match="cannot be served: .*SavedModel file does not exist"):
-        check(str(tmp_path), model)
+        certify_saved_model(str(tmp_path), linear_classifier(), golden_images())
 
 
 @pytest.mark.slow
 def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
     """In isolated mode, where nothing but what is installed can be imported."""
-    (tmp_path / "0.image").write_bytes(golden_images()[0])
+    (tmp_path / "0.image").write_bytes(golden_images()["colour"])
     np.save(tmp_path / "images.npy", np.zeros((2, 16, 16, 3), np.float32))
     script = Path(certificate.__file__).with_name("fresh_process.py")
     source = (
@@ -93,19 +141,25 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
     with np.load(tmp_path / "a.npz", allow_pickle=False) as answers:
         assert answers["serving_default/scores"].shape == (1, 3)
         assert answers["images/scores"].shape == (2, 3)
+        assert answers["images_static/scores"].shape == (4, 3)
         assert set(answers["images/class_names"][0]) == set(NAMES)
 
 
 def test_golden_images_are_the_kinds_they_say_and_never_change():
     images = golden_images()
     assert images == golden_images()
-    opened = [Image.open(io.BytesIO(image)) for image in images]
-    assert [(image.format, image.mode) for image in opened] == [
-        ("JPEG", "RGB"),
-        ("PNG", "L"),
-        ("PNG", "RGBA"),
-        ("JPEG", "RGB"),
-        ("PNG", "RGB"),
-    ]
-    assert opened[3].getexif()[0x0112] == 6
-    assert opened[4].size == (5, 3)
+    opened = {name: Image.open(io.BytesIO(image)) for name, image in images.items()}
+    assert {name: (image.format, image.mode) for name, image in opened.items()} == {
+        "colour": ("JPEG", "RGB"),
+        "grey": ("PNG", "L"),
+        "alpha": ("PNG", "RGBA"),
+        "rotated": ("JPEG", "RGB"),
+        "tiny": ("PNG", "RGB"),
+        "huge": ("JPEG", "RGB"),
+    }
+    assert opened["rotated"].getexif()[0x0112] == 6
+    assert opened["tiny"].size == (1, 1)
+    assert opened["huge"].size == (3000, 2000)
+    broken = Image.open(io.BytesIO(broken_image()))  # it begins as a JPEG does
+    with pytest.raises(OSError, match="truncated"):
+        broken.load()

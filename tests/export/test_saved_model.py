@@ -18,11 +18,13 @@ from ftkeras.backbones import load_backbone
 from ftkeras.data import decode
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.export import saved_model
-from ftkeras.export.certificate import golden_images
+from ftkeras.export.classifier import Classifier
+from ftkeras.export.golden import golden_images
 from ftkeras.model.assemble import build_model
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
 SIZE = 32
+FEATURES = 8 * 15 * 15
 
 
 def small_model(seed: int = 0, dtype: str | None = None) -> keras.Model:
@@ -38,15 +40,10 @@ def small_model(seed: int = 0, dtype: str | None = None) -> keras.Model:
     return keras.Model(image, keras.layers.Dense(3, name="logits", dtype="float32")(x))
 
 
-def export(model: keras.Model, directory, **changes) -> str:
-    options = {
-        "class_names": NAMES,
-        "image_size": SIZE,
-        "resize": "crop",
-        "multi_label": False,
-        "golden": [],
-    }
-    return saved_model.export_saved_model(model, directory, **(options | changes))
+def export(model: keras.Model, directory, golden=(), **facts) -> str:
+    classifier = Classifier(model, NAMES, **facts)
+    golden = None if golden is None else dict(golden)
+    return saved_model.export_saved_model(classifier, directory, golden=golden)
 
 
 def answers(path: str, signature: str, batch) -> dict[str, np.ndarray]:
@@ -72,12 +69,12 @@ def exported(model, tmp_path_factory) -> str:
 
 
 def test_answers_equal_keras_for_every_kind_of_image_in_one_batch(model, exported):
-    images = golden_images()  # JPEG, grey, alpha, EXIF-rotated and tiny: all of different sizes
+    images = list(golden_images().values())  # all of different sizes
     pixels = tf.stack(
         [decode.resize_image(decode.decode_image(one), SIZE, "crop") for one in images]
     )
     expected = keras.ops.softmax(model(pixels, training=False)).numpy()
-    assert len({tuple(row.round(3)) for row in expected}) == len(images)
+    assert len({tuple(row.round(3)) for row in expected}) >= 4
     for given in (
         answers(exported, "serving_default", images),
         answers(exported, "images", pixels),
@@ -86,7 +83,7 @@ def test_answers_equal_keras_for_every_kind_of_image_in_one_batch(model, exporte
 
 
 def test_exif_rotation_happens_inside(exported):
-    picture = Image.open(io.BytesIO(golden_images()[2])).convert("RGB")
+    picture = Image.open(io.BytesIO(golden_images()["alpha"])).convert("RGB")
     turned, plain = io.BytesIO(), io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -99,11 +96,12 @@ def test_exif_rotation_happens_inside(exported):
 
 
 def test_a_client_needs_no_other_file(exported):
-    given = answers(exported, "serving_default", golden_images())
+    given = answers(exported, "serving_default", list(golden_images().values()))
     assert {name: value.shape for name, value in given.items()} == {
-        "scores": (5, 3),
-        "class_indices": (5, 3),
-        "class_names": (5, 3),
+        "scores": (6, 3),
+        "class_indices": (6, 3),
+        "class_names": (6, 3),
+        "error": (6,),
     }
     assert (np.diff(given["scores"], axis=1) <= 0).all()  # the best first
     np.testing.assert_allclose(given["scores"].sum(axis=1), 1, atol=1e-5)
@@ -124,33 +122,29 @@ def test_signatures_are_what_tf_serving_reads(exported):
             for name, info in tensors.items()
         }
 
-    outputs = {
+    answer = {
         "scores": ("float32", [-1, 3]),
         "class_indices": ("int32", [-1, 3]),
         "class_names": ("string", [-1, 3]),
     }
+    error = {"error": ("string", [-1])}
+    outputs = {
+        "serving_default": answer | error,
+        "examples": answer | error,
+        "images": answer,
+        "features": {"features": ("float32", [-1, FEATURES])} | error,
+    }
     inputs = {
         "serving_default": {"image_bytes": ("string", [-1])},
+        "examples": {"examples": ("string", [-1])},
         "images": {"images": ("float32", [-1, SIZE, SIZE, 3])},
+        "features": {"image_bytes": ("string", [-1])},
     }
     signatures = dict(graph.signature_def)
     del signatures["__saved_model_init_op"]
     assert {name: shown(s.inputs) for name, s in signatures.items()} == inputs
-    for signature in signatures.values():
-        assert signature.method_name == "tensorflow/serving/predict"
-        assert shown(signature.outputs) == outputs
-
-
-def test_broken_bytes_are_an_error_of_the_request(exported):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        answers(exported, "serving_default", [b"not an image"])
-
-
-def test_multi_label_scores_are_sigmoids(model, tmp_path):
-    path = export(model, tmp_path, multi_label=True)
-    pixels = np.random.default_rng(0).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32)
-    expected = 1 / (1 + np.exp(-model(pixels, training=False).numpy()))
-    np.testing.assert_allclose(by_class(answers(path, "images", pixels)), expected, atol=1e-5)
+    assert {name: shown(s.outputs) for name, s in signatures.items()} == outputs
+    assert {s.method_name for s in signatures.values()} == {"tensorflow/serving/predict"}
 
 
 def test_a_model_trained_on_two_devices_exports(two_replicas, tmp_path):
@@ -176,7 +170,7 @@ def test_versions_count_up_from_the_highest(model, tmp_path):
     (tmp_path / "notes").mkdir()
     assert export(model, tmp_path) == str(tmp_path / "8")
     assert export(model, tmp_path) == str(tmp_path / "9")
-    assert sorted(os.listdir(tmp_path)) == ["7", "8", "9", "notes"]
+    assert sorted(os.listdir(tmp_path)) == ["7", "8", "9", "notes", "serving"]
 
 
 def test_a_directory_that_cannot_be_made_is_the_users_error(model, tmp_path):
@@ -186,11 +180,11 @@ def test_a_directory_that_cannot_be_made_is_the_users_error(model, tmp_path):
 
 
 def test_a_failure_in_the_middle_leaves_nothing(model, tmp_path, monkeypatch):
-    def full_disk(folder: str, **_: object) -> None:
-        assert os.path.exists(os.path.join(folder, "saved_model.pb"))  # written, not yet published
+    def full_disk(extra: Path, *_: object) -> None:
+        assert (extra.parent / "saved_model.pb").exists()  # written, not yet published
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(saved_model, "_write_card", full_disk)
+    monkeypatch.setattr(saved_model, "write_warmup", full_disk)
     for directory in (str(tmp_path / "local"), "ram://full-disk"):
         with pytest.raises(OSError, match="No space"):
             export(model, directory)
@@ -201,15 +195,15 @@ def test_what_a_killed_process_left_is_cleared(model, tmp_path):
     (tmp_path / "1.partial").mkdir()
     (tmp_path / "1.partial" / "junk").write_text("half")
     path = export(model, tmp_path)
-    assert os.listdir(tmp_path) == ["1"]
+    assert sorted(os.listdir(tmp_path)) == ["1", "serving"]
     assert not os.path.exists(os.path.join(path, "junk"))
 
 
 def test_disagreement_leaves_no_version(model, tmp_path, monkeypatch):
-    def disagree(*_: object, **__: object) -> float:
+    def disagree(*_: object, **__: object) -> dict:
         raise TrainingError("export: the SavedModel disagrees")
 
-    monkeypatch.setattr(saved_model, "check_saved_model", disagree)
+    monkeypatch.setattr(saved_model, "certify_saved_model", disagree)
     with pytest.raises(TrainingError, match="disagrees"):
         export(model, tmp_path, golden=golden_images())
     assert os.listdir(tmp_path) == []
@@ -220,7 +214,7 @@ def test_remote_export_is_checked_and_complete(model):
     path = export(model, "ram://remote/export", golden=None)
     assert path == "ram://remote/export/1"
     assert tf.io.gfile.exists(f"{path}/assets.extra/ftkeras.json")
-    images = golden_images()
+    images = list(golden_images().values())
     scores = by_class(answers(path, "serving_default", images))
     pixels = decode.decode_and_resize(tf.constant(images), SIZE, "crop")
     expected = keras.ops.softmax(model(pixels, training=False)).numpy()
@@ -232,15 +226,17 @@ def test_remote_export_is_checked_and_complete(model):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_models_pass_the_check(policy, tmp_path):
     path = export(small_model(dtype=policy), tmp_path, golden=None)
-    assert answers(path, "serving_default", golden_images())["scores"].dtype == np.float32
+    files = list(golden_images().values())
+    assert answers(path, "serving_default", files)["scores"].dtype == np.float32
 
 
 @pytest.mark.slow
 def test_a_real_backbone_passes_the_check(tmp_path):
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=96)
     model = build_model(backbone, classes=3)
-    path = export(model, tmp_path, image_size=96, resize="pad", golden=None)
+    path = export(model, tmp_path, resize="pad", golden=None)
     reloaded = tf.saved_model.load(path)
     assert len(reloaded.variables) == len(model.variables)
-    scores = by_class(answers(path, "serving_default", golden_images()))
+    files = list(golden_images().values())
+    scores = by_class(answers(path, "serving_default", files))
     assert scores.std(axis=0).max() > 0.01  # so the check had something to compare

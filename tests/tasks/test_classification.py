@@ -64,6 +64,9 @@ def test_a_run_leaves_all_that_it_knew_and_made(run):
     assert tf.io.gfile.exists(run.path("checkpoints", "last.weights.h5"))
     assert tf.io.gfile.glob(run.path("logs", "train", "events*"))
     assert tf.io.gfile.exists(run.path("export", "1", "saved_model.pb"))
+    certificate = run.read_json("certificate.json")["saved_model"]
+    assert certificate["temperature"] == run.read_json("evaluation.json")["temperature"] != 1
+    assert certificate["class_names"] == list(COLOURS)
     assert run.read_json("status.json")["state"] == "finished"
     records = list(run.metrics())
     assert [(r["epoch"], r["phase"]) for r in records] == [

@@ -1,0 +1,163 @@
+"""What is exported: a model, and all that its answers need to mean something."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from ftkeras import __version__
+from ftkeras.data.decode import MODES
+from ftkeras.errors import UserError, did_you_mean
+from ftkeras.evaluation.metrics import scores_from_logits
+
+_MOST_BYTES = (1 << 31) - 1  # of a graph that holds its weights
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model with its labels, temperature and thresholds.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+        class_names: One name a class.
+        resize: How images become square: crop, pad or squash.
+        multi_label: Scores are sigmoids, one question a class, instead of a softmax.
+        temperature: What the logits are divided by (Guo et al. 2017).
+        thresholds: For `multi_label`: the score from which on a class counts as predicted, one a
+            class; 0.5 each when left out.
+
+    Raises:
+        UserError: Something does not fit the model.
+
+    Example:
+        ```python
+        classifier = Classifier(model, class_names=["cat", "dog"])
+        export_saved_model(classifier, "export")
+        ```
+    """
+
+    model: keras.Model
+    class_names: Sequence[str]
+    resize: str = "crop"
+    multi_label: bool = False
+    temperature: float = 1.0
+    thresholds: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        classes = self.model.output_shape[-1]
+        if len(self.class_names) != classes:
+            raise UserError(
+                f"export: the model has {classes} classes, and there are {len(self.class_names)} "
+                "class names."
+            )
+        if self.resize not in MODES:
+            guess = did_you_mean(self.resize, MODES)
+            raise UserError(f"export: resize is one of {', '.join(MODES)}.{guess}")
+        if not self.temperature > 0:
+            raise UserError(f"export: the temperature is {self.temperature}; it must be above 0.")
+        if self.thresholds is not None and len(self.thresholds) != classes:
+            raise UserError(
+                f"export: there are {len(self.thresholds)} thresholds for {classes} classes."
+            )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's input, in pixels."""
+        return int(self.model.input_shape[1])
+
+    @functools.cached_property
+    def network(self) -> keras.Model:
+        """The model as one that returns its logits and, where it has a head, pooled features."""
+        outputs = [self.model.outputs[0]]
+        features = pooled_features(self.model)
+        return keras.Model(self.model.inputs, outputs if features is None else [*outputs, features])
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the model's pooled features are known."""
+        return len(self.network.outputs) == 2
+
+    def scores(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns float32 scores (n, classes), in the order of the classes."""
+        logits = tf.cast(logits, tf.float32) / self.temperature
+        return tf.sigmoid(logits) if self.multi_label else tf.nn.softmax(logits)
+
+    def expected(self, images: tf.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns what the Keras model says, layer by layer, on the CPU.
+
+        So that an accelerator's rounding or a full memory does not decide.
+
+        Args:
+            images: Float32 (n, size, size, 3), 0..255.
+
+        Returns:
+            Scores (n, classes), in the order of the classes, and pooled features or None.
+        """
+        with tf.device("CPU:0"):
+            logits, *features = keras.tree.flatten(self.network(images, training=False))
+        scores = scores_from_logits(logits.numpy() / self.temperature, self.multi_label)
+        return scores, features[0].numpy().astype(np.float32) if features else None
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """The function from images to scores, its weights constants: what converters take.
+
+        Raises:
+            UserError: The model is too large for one graph.
+        """
+        size = sum(np.prod(v.shape) * tf.as_dtype(v.dtype).size for v in self.model.weights)
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"export: the weights take {size / 2**30:.1f} GiB, and a file of the other "
+                "formats holds 2. Export a SavedModel."
+            )
+        images = tf.TensorSpec((None, *self.model.input_shape[1:]), tf.float32, "images")
+
+        @tf.function(autograph=False, input_signature=[images])
+        def answer(images: tf.Tensor) -> tf.Tensor:
+            return tf.identity(self.scores(self.model(images, training=False)), "scores")
+
+        with tf.device("CPU:0"):
+            return convert_variables_to_constants_v2(answer.get_concrete_function())
+
+    def card(self) -> dict[str, Any]:
+        """Returns what a person or a client may want to know, ready for JSON."""
+        return {
+            "class_names": list(self.class_names),
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "multi_label": self.multi_label,
+            "temperature": self.temperature,
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "versions": {
+                "ftkeras": __version__,
+                "keras": keras.__version__,
+                "tensorflow": tf.__version__,
+            },
+        }
+
+
+def pooled_features(model: keras.Model) -> keras.KerasTensor | None:
+    """Returns the tensor between pooling and the rest of the head, (batch, channels).
+
+    Heads are recognised by the names that `attach_head` gives: a backbone that pools by itself has
+    no `head_pool`, and its output is what the head's first layer takes.
+
+    Returns:
+        None where the model has no such head.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    if "head_pool" in layers:
+        return layers["head_pool"].output
+    features, layer = None, layers.get("logits")
+    while layer is not None and (layer.name == "logits" or layer.name.startswith("head_")):
+        features = layer.input
+        layer = features._keras_history.operation
+    return features if features is not None and len(features.shape) == 2 else None

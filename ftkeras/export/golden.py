@@ -1,0 +1,43 @@
+"""The images on which an export must answer as its model does."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+_EXIF_ORIENTATION = 0x0112
+
+
+def golden_images() -> dict[str, bytes]:
+    """Returns encoded images of the kinds that servers meet, by name, the same every time.
+
+    An ordinary JPEG, a grey PNG, a PNG with alpha, a JPEG that EXIF rotates, one of a single pixel,
+    and one of six million.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8)
+    picture = Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)  # soft colours
+    colour = picture.convert("RGB")
+    exif = Image.Exif()
+    exif[_EXIF_ORIENTATION] = 6  # shown after a quarter turn
+    return {
+        "colour": _encoded(colour, "JPEG"),
+        "grey": _encoded(colour.convert("L"), "PNG"),
+        "alpha": _encoded(picture, "PNG"),
+        "rotated": _encoded(colour, "JPEG", exif=exif),
+        "tiny": _encoded(colour.resize((1, 1)), "PNG"),
+        "huge": _encoded(colour.resize((3000, 2000)), "JPEG"),
+    }
+
+
+def broken_image() -> bytes:
+    """Returns a JPEG that looks whole at its beginning and breaks off in the middle."""
+    whole = golden_images()["colour"]
+    return whole[: len(whole) // 2]
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()

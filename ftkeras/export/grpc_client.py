@@ -1,0 +1,57 @@
+"""Asks a served classifier over gRPC; needs `pip install tensorflow-serving-api`.
+
+    python grpc_client.py localhost:8500 NAME IMAGE ...
+
+Prints a line for each image: file, class, score; or file, "error", what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+
+def classify(
+    channel: grpc.Channel, name: str, files: Sequence[bytes], timeout: float = 30.0
+) -> dict[str, np.ndarray]:
+    """Returns the answers for image files, in order.
+
+    Args:
+        channel: To the server, such as grpc.insecure_channel("localhost:8500").
+        name: What the server calls the model.
+        files: The files' bytes: JPEG, PNG, GIF or BMP, of any sizes.
+        timeout: Seconds to wait.
+
+    Returns:
+        `scores` (n, classes), the best first, `class_names` (bytes, UTF-8) and `class_indices` of
+        the same shape, and `error` (n,), which is empty unless the file could not be read.
+    """
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = "serving_default"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    response = stub.Predict(request, timeout)
+    return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+
+
+def main(address: str, name: str, *paths: str) -> None:
+    """Classifies files and prints what they show."""
+    with grpc.insecure_channel(address) as channel:
+        answer = classify(channel, name, [Path(path).read_bytes() for path in paths])
+    for i, path in enumerate(paths):
+        if answer["error"][i]:
+            print(path, "error", answer["error"][i].decode(), sep="\t")
+        else:
+            name, score = answer["class_names"][i][0].decode(), answer["scores"][i][0]
+            print(path, name, f"{score:.4f}", sep="\t")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,43 @@
+"""A classifier in OpenVINO: a second opinion on an export, and a format of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ftkeras.export.classifier import Classifier
+
+
+def openvino_model(classifier: Classifier) -> Any:
+    """Returns the classifier as an `openvino.Model` from images to scores."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # From a file it is read by OpenVINO itself, ten times as fast as from Python's objects.
+        file = Path(scratch, "frozen.pb")
+        file.write_bytes(classifier.frozen.graph.as_graph_def().SerializeToString())
+        model = openvino.Core().read_model(file)
+    model.inputs[0].get_tensor().set_names({"images"})
+    model.outputs[0].get_tensor().set_names({"scores"})
+    return model
+
+
+def run_openvino(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from images float32 (n, s, s, 3) to scores (n, classes), on the CPU.
+
+    Args:
+        model: An `openvino.Model`, or the path of an .xml file.
+    """
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: np.array(compiled(images)[0])
+
+
+def openvino_answer(classifier: Classifier) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the classifier as OpenVINO runs it."""
+    return run_openvino(openvino_model(classifier))

@@ -1,0 +1,53 @@
+"""Asks a served classifier over HTTP; needs nothing but Python.
+
+    python rest_client.py http://localhost:8501/v1/models/NAME IMAGE ...
+
+Prints a line for each image: file, class, score; or file, "error", what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def classify(url: str, files: Sequence[bytes], timeout: float = 30.0) -> list[dict[str, Any]]:
+    """Returns an answer for each image file, in order.
+
+    Args:
+        url: The model's, such as http://localhost:8501/v1/models/NAME.
+        files: The files' bytes: JPEG, PNG, GIF or BMP, of any sizes.
+        timeout: Seconds to wait.
+
+    Returns:
+        Dicts with `scores` (the best first), `class_names`, `class_indices`, and `error`, which is
+        empty unless the file could not be read.
+    """
+    instances = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
+    question = json.dumps({"signature_name": "serving_default", "instances": instances})
+    request = urllib.request.Request(
+        f"{url}:predict", question.encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        answers: list[dict[str, Any]] = json.load(response)["predictions"]
+    return answers
+
+
+def main(url: str, *paths: str) -> None:
+    """Classifies files and prints what they show."""
+    for path, answer in zip(
+        paths, classify(url, [Path(p).read_bytes() for p in paths]), strict=True
+    ):
+        if answer["error"]:
+            print(path, "error", answer["error"], sep="\t")
+        else:
+            print(path, answer["class_names"][0], f"{answer['scores'][0]:.4f}", sep="\t")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

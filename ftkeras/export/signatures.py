@@ -1,0 +1,169 @@
+"""The questions that an exported model answers: one function a signature.
+
+All of them return, for each of n images, all classes with the best first:
+
+    scores         float32 (n, classes)   softmax, or sigmoid for a multi-label model, descending
+    class_indices  int32   (n, classes)   which class each score is of
+    class_names    string  (n, classes)   the same by name, UTF-8
+    predicted      bool    (n, classes)   multi-label only: the score reaches the class's threshold
+    error          string  (n,)           of encoded images: empty, or why there is no answer
+
+`serving_default` takes `image_bytes`, string (n,): image files as they are, of any sizes, decoded
+and resized inside by the code that training uses. `examples` takes `examples`, string (n,):
+serialized tf.Examples with the file in `image/encoded`. `images` takes `images`, float32 (n, size,
+size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and returns `features`,
+float32 (n, channels), what the head sees of the image, and `error`. `images_static` is `images` for
+one batch size and without names: nothing that an accelerator's compiler cannot take.
+
+A file that cannot be decoded costs nobody else an answer: its scores are 0, its indices -1, its
+names and features empty or 0, and `error` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.data import decode
+from ftkeras.export.classifier import Classifier
+
+Outputs = dict[str, tf.Tensor]
+
+FEATURE = "image/encoded"
+"""The feature of a tf.Example that holds the image file."""
+UNREADABLE = "not an image that can be decoded (JPEG, PNG, GIF or BMP), or a damaged one"
+"""What `error` says of such a file."""
+
+
+def archive_of(
+    classifier: Classifier, static_batch: int | None = None
+) -> keras.export.ExportArchive:
+    """Returns an archive of the model with its signatures.
+
+    Args:
+        classifier: What is exported.
+        static_batch: The batch size of `images_static`; None leaves that signature out.
+    """
+    size, model = classifier.image_size, classifier.network
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    pixels = tf.TensorSpec((None, size, size, 3), tf.float32, "images")
+    files = tf.TensorSpec((None,), tf.string, "image_bytes")
+    examples = tf.TensorSpec((None,), tf.string, "examples")
+
+    def network(images: tf.Tensor) -> list[tf.Tensor]:
+        logits, *features = keras.tree.flatten(model(images, training=False))
+        return [classifier.scores(logits), *(tf.cast(x, tf.float32) for x in features)]
+
+    def reader(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decoded(image_bytes, size, classifier.resize)
+
+    # Two graphs that the signatures call: decoder and model are traced and stored once.
+    read = tf.function(reader, autograph=False).get_concrete_function(files)
+    answer = tf.function(network, autograph=False).get_concrete_function(pixels)
+
+    def serving_default(image_bytes: tf.Tensor) -> Outputs:
+        images, readable = read(image_bytes)
+        return _with_errors(ranked(classifier, answer(images)[0]), readable)
+
+    def of_examples(examples: tf.Tensor) -> Outputs:
+        return serving_default(_files_in(examples))
+
+    def of_images(images: tf.Tensor) -> Outputs:
+        return ranked(classifier, answer(images)[0])
+
+    def features(image_bytes: tf.Tensor) -> Outputs:
+        images, readable = read(image_bytes)
+        return _with_errors({"features": answer(images)[1]}, readable)
+
+    def images_static(images: tf.Tensor) -> Outputs:
+        outputs = ranked(classifier, network(images)[0])
+        del outputs["class_names"]
+        return outputs
+
+    archive.add_endpoint("serving_default", serving_default, [files])
+    archive.add_endpoint("examples", of_examples, [examples])
+    archive.add_endpoint("images", of_images, [pixels])
+    if classifier.has_features:
+        archive.add_endpoint("features", features, [files])
+    if static_batch:
+        fixed = tf.TensorSpec((static_batch, size, size, 3), tf.float32, "images")
+        archive.add_endpoint("images_static", images_static, [fixed])
+    return archive
+
+
+def ranked(classifier: Classifier, scores: tf.Tensor) -> Outputs:
+    """Returns scores (n, classes), in the order of the classes, as clients get them."""
+    best = tf.math.top_k(scores, k=len(classifier.class_names))
+    outputs = {
+        "scores": best.values,
+        "class_indices": best.indices,
+        "class_names": tf.gather(tf.constant(list(classifier.class_names)), best.indices),
+    }
+    if classifier.multi_label:
+        thresholds = classifier.thresholds or [0.5] * len(classifier.class_names)
+        needed = tf.gather(tf.constant(list(thresholds), tf.float32), best.indices)
+        outputs["predicted"] = best.values >= needed
+    return outputs
+
+
+def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes and resizes a batch of files; what cannot be decoded is black and marked.
+
+    Args:
+        encoded: string (n,); n may be 0.
+        size: Side of the images, in pixels.
+        resize: crop, pad or squash.
+
+    Returns:
+        Images float32 (n, size, size, 3), and whether each could be read, bool (n,).
+    """
+
+    def read(file: tf.Tensor) -> tuple[tf.Tensor, bool]:
+        return decode.resize_image(decode.decode_image(file), size, resize), True
+
+    specs = (tf.TensorSpec((size, size, 3), tf.float32), tf.TensorSpec((), tf.bool))
+    with tf.device("CPU:0"):  # no accelerator decodes image files
+        return _each(read, encoded, (tf.zeros((size, size, 3)), False), specs)
+
+
+def _files_in(examples: tf.Tensor) -> tf.Tensor:
+    """Returns the image file in each serialized tf.Example; empty where there is none."""
+    feature = {FEATURE: tf.io.FixedLenFeature((), tf.string)}
+
+    def read(example: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_single_example(example, feature)[FEATURE]
+
+    with tf.device("CPU:0"):
+        return _each(read, examples, "", tf.TensorSpec((), tf.string))
+
+
+def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any, specs: Any) -> Any:
+    """Maps `read` over elements (n,), with `nothing` in the place of what it fails on.
+
+    An operation that fails ends the whole graph it is in. So each element gets a data set of its
+    own, which may lose its only element.
+    """
+    instead = tf.data.Dataset.from_tensors(nothing)
+    read = tf.autograph.experimental.do_not_convert(read)
+
+    def one(element: tf.Tensor) -> Any:
+        found = tf.data.Dataset.from_tensors(element).map(read).ignore_errors()
+        return found.concatenate(instead).take(1).get_single_element()
+
+    return tf.map_fn(one, elements, fn_output_signature=specs)
+
+
+def _with_errors(outputs: Outputs, readable: tf.Tensor) -> Outputs:
+    """Empties the rows of what could not be read, and says so."""
+    rows = readable[:, tf.newaxis]  # (n, 1)
+
+    def kept(name: str, values: tf.Tensor) -> tf.Tensor:
+        nothing = tf.cast(-1, tf.int32) if name == "class_indices" else tf.zeros((), values.dtype)
+        return tf.where(rows, values, nothing)
+
+    answered = {name: kept(name, values) for name, values in outputs.items()}
+    return {**answered, "error": tf.where(readable, "", UNREADABLE)}
