@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from absl import flags
 
-from ftkeras.cli.flags import one_run
+from ftkeras.cli.flags import define_bars, one_run, read_bars
 from ftkeras.cli.quiet import import_tensorflow
 
-USAGE = """Usage:   ftkeras export RUN [--out=FOLDER]
-Example: ftkeras export runs/quickstart --out=/models/garments
+USAGE = """Usage:   ftkeras export RUN [--out=FOLDER] [--format=NAME ...]
+         [--assert METRIC>=VALUE ...]
+Example: ftkeras export runs/quickstart --out=/models/garments --assert 'accuracy>=0.85'
+         ftkeras export runs/quickstart --format=litert --format=onnx
 """
+
+_FORMATS = ("saved_model", "litert", "onnx", "openvino")
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
+    define_bars(values)
     flags.DEFINE_string("out", None, "where versions go; left out, RUN/export", flag_values=values)
+    flags.DEFINE_multi_enum(
+        "format",
+        None,
+        _FORMATS,
+        f"what to write: {', '.join(_FORMATS)}; repeatable; left out, what the config says",
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
-    folder = one_run(positional, "export")
+    folder, bars = one_run(positional, "export"), read_bars(values)
     import_tensorflow()
+    from ftkeras.evaluation.bars import require
     from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 
-    print(classification.export(Run.open(folder), values.out))
+    run = Run.open(folder)
+    require(bars, run.read_json("evaluation.json"))  # what is below a bar is not exported
+    formats = values.format or ["saved_model", *run.config.export.formats]
+    for path in classification.export(run, values.out, formats).values():
+        print(path)
     return 0

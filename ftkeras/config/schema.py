@@ -446,6 +446,8 @@ class ExportConfig(Section):
 
     saved_model: bool = True
     """Write a SavedModel for TF Serving under export/."""
+    formats: list[Literal["litert", "onnx", "openvino"]] = []
+    """Also write these, each under export/ with its certificate (extras litert, onnx, openvino)."""
     static_batch: PositiveInt | None = None
     """Adds a signature for batches of just this size, which accelerators can compile."""
 

@@ -217,6 +217,11 @@ def _resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -
     return tf.round(tf.image.resize(image, (height, width), antialias=True))
 
 
+def decode_square(encoded: tf.Tensor, size: int, mode: str) -> tf.Tensor:
+    """Decodes one file and makes it square: scalar string to float32 (size, size, 3)."""
+    return resize_image(decode_image(encoded, size), size, mode)
+
+
 def decode_and_resize(encoded: tf.Tensor, size: int, mode: str) -> tf.Tensor:
     """Decodes and resizes a batch of files, one after the other.
 
@@ -229,7 +234,7 @@ def decode_and_resize(encoded: tf.Tensor, size: int, mode: str) -> tf.Tensor:
         float32 (n, size, size, 3), whole numbers 0..255.
     """
     return tf.map_fn(
-        lambda one: resize_image(decode_image(one, size), size, mode),
+        lambda one: decode_square(one, size, mode),
         encoded,
         fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
     )

@@ -77,7 +77,9 @@ class Classifier:
         """The model as one that returns its logits and, where it has a head, pooled features."""
         outputs = [self.model.outputs[0]]
         features = pooled_features(self.model)
-        return keras.Model(self.model.inputs, outputs if features is None else [*outputs, features])
+        return keras.Model(
+            self.model.inputs[0], outputs if features is None else [*outputs, features]
+        )
 
     @property
     def has_features(self) -> bool:

@@ -42,7 +42,7 @@ def main(saved_model: str, questions: str, answers: str) -> None:
             for size in BATCHES:
                 question = tf.constant([batch[0]] * size)
                 call = functools.partial(ask, **{argument: question})
-                given[f"seconds/{name}/{size}"] = _median_seconds(call)
+                given[f"seconds/{name}/{size}"] = median_seconds(call)
     if "ftkeras" in sys.modules:  # TensorFlow itself imports keras, so that may be there
         sys.exit("this process was to import TensorFlow alone, but ftkeras is there, too")
     np.savez(answers, **given)
@@ -54,7 +54,7 @@ def _example(file: bytes) -> bytes:
     return tf.train.Example(features=features).SerializeToString()
 
 
-def _median_seconds(call: Callable[[], Any]) -> float:
+def median_seconds(call: Callable[[], Any]) -> float:
     call()
     taken: list[float] = []
     while len(taken) < _REPEATS and sum(taken) < _SECONDS:

@@ -123,7 +123,7 @@ def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.T
     """
 
     def read(file: tf.Tensor) -> tuple[tf.Tensor, bool]:
-        return decode.resize_image(decode.decode_image(file), size, resize), True
+        return decode.decode_square(file, size, resize), True
 
     specs = (tf.TensorSpec((size, size, 3), tf.float32), tf.TensorSpec((), tf.bool))
     with tf.device("CPU:0"):  # no accelerator decodes image files

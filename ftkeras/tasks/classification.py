@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
@@ -20,6 +21,7 @@ from ftkeras.backbones.weights_file import read_model
 from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
+from ftkeras.data.pipeline import batches
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import TrainingError, UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics, require
@@ -27,6 +29,7 @@ from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.classifier import Classifier
+from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
@@ -42,6 +45,8 @@ from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
 from ftkeras.training.strategy import choose_devices, choose_jit, prepare
+
+_CALIBRATED_ON, _MEASURED_ON = 100, 500  # images, for formats with fewer bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +101,15 @@ def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[B
     Run(out).check(overwrite)
     assembled = assemble(config)
     check_metrics(bars, assembled.data.class_names, assembled.data.multi_label)
+    formats = export_formats(config)
+    check_formats([name for name in formats if name != "saved_model"])
     run = Run.create(out, config, overwrite)
     try:
         print(assembled.describe())
         _write_facts(assembled, run)
         best_epoch = _fit(assembled, run)
         evaluation = _evaluate_best(assembled, run)
-        exported = export(run) if config.export.saved_model else None
+        exported = export(run, formats=formats)
     except KeyboardInterrupt:
         run.set_state("interrupted")
         raise
@@ -117,10 +124,11 @@ def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[B
     run.set_state("finished")
     seconds = time.monotonic() - start
     verdicts = assembled.unfreeze.verdicts
+    served = exported.get("saved_model")
     trunk = run.read_json("plan.json")["trunk"]
     print(
         end_lines(
-            out, list(run.metrics()), evaluation, verdicts, best_epoch, exported, seconds, trunk
+            out, list(run.metrics()), evaluation, verdicts, best_epoch, served, seconds, trunk
         )
     )
     require(bars, evaluation)
@@ -293,17 +301,46 @@ def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePred
     )
 
 
-def export(run: Run, directory: str | None = None) -> str:
-    """Writes a run's model as a SavedModel, proves it equal, and returns its path."""
-    path = export_saved_model(
-        _classifier(run),
-        directory or run.path("export"),
-        name=model_name(os.path.basename(run.folder.rstrip("/"))),
-        static_batch=run.config.export.static_batch,
-    )
-    with tf.io.gfile.GFile(os.path.join(path, "assets.extra", "certificate.json")) as file:
-        run.write_json("certificate.json", {"saved_model": json.loads(file.read())})
-    return path
+def export(
+    run: Run, directory: str | None = None, formats: Sequence[str] = ("saved_model",)
+) -> dict[str, str]:
+    """Writes a run's model, proves each format equal to it, and returns where each is.
+
+    Args:
+        run: The run.
+        directory: Where the SavedModel's versions go, and a folder for each other format; left
+            out, `export/` in the run.
+        formats: saved_model, litert, onnx, openvino.
+
+    Raises:
+        UserError: A format's packages are missing, or the directory cannot be written.
+        TrainingError: A format answers differently; it is not written.
+    """
+    others = [name for name in formats if name != "saved_model"]
+    check_formats(others)
+    classifier, directory = _classifier(run), directory or run.path("export")
+    paths = {}
+    if "saved_model" in formats:
+        paths["saved_model"] = export_saved_model(
+            classifier,
+            directory,
+            name=model_name(os.path.basename(run.folder.rstrip("/"))),
+            static_batch=run.config.export.static_batch,
+        )
+        _keep_certificate(run, "saved_model", paths["saved_model"], "assets.extra")
+    if others:
+        calibration, test = _samples(run)
+    for name in others:
+        paths[name] = export_format(
+            classifier, os.path.join(directory, name), name, calibration=calibration, test=test
+        )
+        _keep_certificate(run, name, paths[name])
+    return paths
+
+
+def export_formats(config: Config) -> list[str]:
+    """Returns what a run of this config writes when it ends."""
+    return [*(["saved_model"] if config.export.saved_model else []), *config.export.formats]
 
 
 def load_model(run: Run) -> keras.Model:
@@ -380,6 +417,35 @@ def _classifier(run: Run) -> Classifier:
         temperature=temperature_of(run),
         thresholds=evaluation.get("thresholds"),
     )
+
+
+def _keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:
+    """Copies the certificate of a format's version into the run's own file."""
+    with tf.io.gfile.GFile(os.path.join(path, *inside, "certificate.json")) as file:
+        found = json.loads(file.read())
+    known = run.path("certificate.json")
+    others = run.read_json("certificate.json") if tf.io.gfile.exists(known) else {}
+    run.write_json("certificate.json", {**others, name: {"path": path, **found}})
+
+
+def _samples(run: Run) -> tuple[Sample, Sample]:
+    """Training images to calibrate on, and test images to measure the accuracy on."""
+    config, data = run.config, build.images(run.config)
+    image_size = run.read_json("data.json")["image_size"]
+
+    def pixels(name: str, examples: int) -> Sample:
+        found = batches(
+            sample(data.splits[name], examples, config.seed),
+            image_size=image_size,
+            batch_size=config.data.batch_size,
+            resize=config.data.resize,
+            cache="none",
+        )
+        parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in found]
+        images, targets = zip(*parts, strict=True)
+        return Sample(np.concatenate(images), np.concatenate(targets))
+
+    return pixels("train", _CALIBRATED_ON), pixels(_final_split(data), _MEASURED_ON)
 
 
 def _write_facts(assembled: Assembled, run: Run) -> None:

@@ -1,0 +1,289 @@
+"""A classifier in the formats of other runtimes, each with a certificate of its own.
+
+All of them take `images`, float32 (n, size, size, 3), RGB 0..255, and return scores (n, classes) in
+the order of the classes: preprocessing, temperature, and softmax or sigmoid are inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import Progress
+from ftkeras.data import decode
+from ftkeras.errors import TrainingError, UserError
+from ftkeras.export.certificate import check_difference, tolerance_of
+from ftkeras.export.classifier import Classifier
+from ftkeras.export.fresh_process import BATCHES, median_seconds
+from ftkeras.export.golden import golden_images
+from ftkeras.export.openvino_engine import openvino_model, run_openvino
+from ftkeras.export.publish import new_version, size_of
+
+Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+FLOAT16_TOLERANCE = 3e-2
+"""The largest difference of two scores that weights of 16 bits explain."""
+INT8_DROP = 0.05
+"""How much accuracy 8 bits may cost; scores may differ by any amount."""
+_ENOUGH = 100  # images on which a drop in accuracy is more than chance
+_OPSET = 17  # of ONNX
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images to calibrate on or to measure accuracy with.
+
+    Args:
+        images: uint8 (n, size, size, 3), RGB, as training resizes them.
+        targets: (n, classes), one-hot or multi-hot.
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int) -> Iterable[np.ndarray]:
+        """Yields float32 images (b, size, size, 3)."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model file: how to ask it, and how far its scores may be from the model's.
+
+    Args:
+        answer: From images float32 (n, s, s, 3) to scores (n, classes), in the format's runtime.
+        tolerance: None where only the accuracy must stay.
+        files: The names of its files.
+    """
+
+    answer: Answer
+    tolerance: float | None
+    files: tuple[str, ...]
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuses, before anything is done, a format whose packages are missing.
+
+    Raises:
+        UserError: Says what to install.
+    """
+    for name in formats:
+        missing = [p for p in _PACKAGES[name] if importlib.util.find_spec(p) is None]
+        if missing:
+            raise UserError(
+                f"export: the format {name} needs {' and '.join(missing)}: "
+                f'pip install "ftkeras[{name}]".'
+            )
+
+
+def export_format(
+    classifier: Classifier,
+    directory: str | os.PathLike[str],
+    name: str,
+    *,
+    calibration: Sample,
+    test: Sample,
+    golden: Mapping[str, bytes] | None = None,
+) -> str:
+    """Writes a classifier in another runtime's format, after proving that it answers alike there.
+
+    Args:
+        classifier: The model, its labels, and how its answers are meant.
+        directory: Where versions 1, 2, ... are; local or remote.
+        name: litert (float16 and int8), onnx or openvino.
+        calibration: Training images, whose range of values int8 is fitted to.
+        test: Images on which the accuracy is measured.
+        golden: See `export_saved_model`.
+
+    Returns:
+        The version's folder: the model's files, `ftkeras.json` and `certificate.json`.
+
+    Raises:
+        UserError: A package is missing, or the directory cannot be written.
+        TrainingError: The model cannot be converted, or the runtime answers differently.
+    """
+    check_formats([name])
+    progress = Progress(f"export {name}", 2)
+    try:
+        with new_version(directory) as (folder, target):
+            try:
+                written = WRITERS[name](classifier, Path(folder), calibration)
+            except UserError:
+                raise
+            except Exception as error:  # converters raise anything
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise TrainingError(f"export: {name} cannot take this model: {reason}") from error
+            progress.advance(note="checking")
+            certificate = _certify(classifier, Path(folder), written, test, golden)
+            for file, tree in {"ftkeras": classifier.card(), "certificate": certificate}.items():
+                text = json.dumps(tree, indent=2, ensure_ascii=False)
+                Path(folder, f"{file}.json").write_text(text + "\n", encoding="utf-8")
+            progress.advance()
+    finally:
+        progress.close()
+    return target
+
+
+# ------------------------------------------------------------------------------- formats
+
+
+def write_litert(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
+    """Writes float16 weights, and 8-bit weights and activations; both take and give float32."""
+
+    def representative() -> Iterable[list[np.ndarray]]:
+        return ([batch] for batch in calibration.batches(1))
+
+    written = {}
+    for precision in ("float16", "int8"):
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([classifier.frozen])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        else:
+            converter.representative_dataset = representative
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that inputs stay float32, which is what is wanted
+            content = converter.convert()
+        file = folder / f"model_{precision}.tflite"
+        file.write_bytes(content)
+        tolerance = FLOAT16_TOLERANCE if precision == "float16" else None
+        written[f"litert_{precision}"] = Written(_litert_answer(file), tolerance, (file.name,))
+    return written
+
+
+def _litert_answer(file: Path) -> Answer:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=os.fspath(file), num_threads=os.cpu_count())
+    (given,), (said,) = interpreter.get_input_details(), interpreter.get_output_details()
+    shape: tuple[int, ...] = ()
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        nonlocal shape
+        if images.shape != shape:
+            shape = images.shape
+            interpreter.resize_tensor_input(given["index"], shape, strict=True)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], images)
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(said["index"]))
+
+    return answer
+
+
+def write_onnx(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
+    """Writes ONNX in float32, with a free batch size."""
+    import onnxruntime
+    import tf2onnx
+
+    graph = classifier.frozen.graph.as_graph_def()
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph, input_names=["images:0"], output_names=["scores:0"], opset=_OPSET
+    )
+    for node in model.graph.node:  # "images:0" is TensorFlow's way to write "images"
+        node.input[:] = ["images" if name == "images:0" else name for name in node.input]
+        node.output[:] = ["scores" if name == "scores:0" else name for name in node.output]
+    model.graph.input[0].name, model.graph.output[0].name = "images", "scores"
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        return session.run(["scores"], {"images": images})[0]
+
+    return {"onnx": Written(answer, tolerance_of(classifier), (file.name,))}
+
+
+def write_openvino(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
+    """Writes OpenVINO's IR in float32, with a free batch size."""
+    import openvino
+
+    file = folder / "model.xml"
+    openvino.save_model(openvino_model(classifier), file, compress_to_fp16=False)
+    answer, tolerance = run_openvino(file), tolerance_of(classifier)
+    return {"openvino": Written(answer, tolerance, (file.name, "model.bin"))}
+
+
+WRITERS: dict[str, Callable[[Classifier, Path, Sample], dict[str, Written]]] = {
+    "litert": write_litert,
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+}
+_PACKAGES = {
+    "litert": ("ai_edge_litert",),
+    "onnx": ("tf2onnx", "onnxruntime"),
+    "openvino": ("openvino",),
+}
+
+# --------------------------------------------------------------------------- certificate
+
+
+def _certify(
+    classifier: Classifier,
+    folder: Path,
+    written: Mapping[str, Written],
+    test: Sample,
+    golden: Mapping[str, bytes] | None,
+) -> dict[str, Any]:
+    golden = golden_images() if golden is None else golden
+    with tf.device("CPU:0"):
+        encoded = tf.constant(list(golden.values()))
+        images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
+    expected, _ = classifier.expected(images)
+    accuracy = _accuracy(lambda x: classifier.expected(tf.constant(x))[0], test, classifier)
+    found = {
+        "compared_with": "the Keras model, on golden images and on images of the test split",
+        "golden_images": list(golden),
+        "test_images": len(test),
+        "keras_accuracy": accuracy,
+    }
+    for name, model in written.items():
+        difference = float(np.abs(model.answer(images.numpy()) - expected).max())
+        own = _accuracy(model.answer, test, classifier)
+        drop = None if accuracy is None or own is None else accuracy - own
+        found[name] = {
+            "tolerance": model.tolerance,
+            "max_difference": difference,
+            "accuracy": own,
+            "accuracy_drop": drop,
+            "latency_ms": {str(n): _latency(model.answer, images[:1].numpy(), n) for n in BATCHES},
+            "size_bytes": sum((folder / file).stat().st_size for file in model.files),
+        }
+        # Where scores may differ, they must still be scores.
+        check_difference(name, difference, 1.0 if model.tolerance is None else model.tolerance)
+        if drop is not None and drop > INT8_DROP and len(test) >= _ENOUGH:
+            raise TrainingError(
+                f"export: {name} has an accuracy of {own:.3f} where the Keras model has "
+                f"{accuracy:.3f}; it may lose {INT8_DROP:g}"
+            )
+    return {**found, "size_bytes": size_of(folder)}
+
+
+def _accuracy(answer: Answer, test: Sample, classifier: Classifier) -> float | None:
+    """Returns how often the best class is right; of several labels, how often each label is."""
+    if not len(test):
+        return None
+    scores = np.concatenate([answer(batch) for batch in test.batches(_BATCH)])
+    if classifier.multi_label:
+        return float(np.mean((scores >= 0.5) == (test.targets >= 0.5)))
+    return float(np.mean(scores.argmax(axis=1) == test.targets.argmax(axis=1)))
+
+
+def _latency(answer: Answer, image: np.ndarray, batch: int) -> float:
+    images = np.repeat(image, batch, axis=0)
+    return round(1e3 * median_seconds(functools.partial(answer, images)), 3)
