@@ -141,9 +141,7 @@ def predict_files(
     images = (
         tf.data.Dataset.from_tensor_slices(tf.constant(readable, tf.string))
         .map(
-            lambda path: decode.resize_image(
-                decode.decode_image(tf.io.read_file(path), image_size), image_size, resize
-            ),
+            lambda path: decode.decode_square(tf.io.read_file(path), image_size, resize),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(batch_size)

@@ -70,9 +70,7 @@ def exported(model, tmp_path_factory) -> str:
 
 def test_answers_equal_keras_for_every_kind_of_image_in_one_batch(model, exported):
     images = list(golden_images().values())  # all of different sizes
-    pixels = tf.stack(
-        [decode.resize_image(decode.decode_image(one), SIZE, "crop") for one in images]
-    )
+    pixels = tf.stack([decode.decode_square(one, SIZE, "crop") for one in images])
     expected = keras.ops.softmax(model(pixels, training=False)).numpy()
     assert len({tuple(row.round(3)) for row in expected}) >= 4
     for given in (
