@@ -47,6 +47,7 @@ class Progress:
         self.label = label
         self.total = total
         self.done = 0
+        self._skipped = 0
         self.stream = stream or sys.stderr
         self._terminal = self.stream.isatty()
         self._start = time.monotonic()
@@ -63,6 +64,11 @@ class Progress:
             self._shown_at = now
             self._write(self._line(now, note))
 
+    def skip_to(self, done: int) -> None:
+        """Moves to another place, for instance where a job goes on that was interrupted."""
+        self._skipped += done - self.done
+        self.done = done
+
     def say(self, line: str) -> None:
         """Prints a line that stays, above the progress line."""
         self._shown_at = time.monotonic()
@@ -72,16 +78,18 @@ class Progress:
         """Ends the line; says how long a long job took."""
         elapsed = time.monotonic() - self._start
         if elapsed >= _QUIET_SECONDS:
-            self._write(f"{self.label}: {self.done} in {duration(elapsed)}", end="\n")
+            worked = self.done - self._skipped
+            self._write(f"{self.label}: {worked} in {duration(elapsed)}", end="\n")
 
     def _line(self, now: float, note: str) -> str:
         elapsed = now - self._start
+        worked = max(self.done - self._skipped, 1)
         if self.total:
-            left = elapsed / max(self.done, 1) * (self.total - self.done)
+            left = elapsed / worked * (self.total - self.done)
             percent = 100 * self.done // self.total
             place = f"{self.done}/{self.total} ({percent}%), {duration(left)} left"
         else:
-            place = f"{self.done}, {self.done / elapsed:.0f}/s"
+            place = f"{self.done}, {worked / elapsed:.0f}/s"
         return f"{self.label}: {place}{'  ' + note if note else ''}"
 
     def _write(self, line: str, end: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The two errors that ftkeras raises on purpose."""
+"""What ftkeras raises on purpose."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class UserError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training went wrong in a way that the run's record explains; exits with status 1."""
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM came, everything is saved, and the same command goes on; exits with status 75."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from types import ModuleType
 from absl import flags
 
 import ftkeras
-from ftkeras.errors import TrainingError, UserError, did_you_mean
+from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 
 VERBS = {
     "train": "fine-tune, evaluate and export",
@@ -29,7 +29,7 @@ VERBS = {
     "backbones": "list the backbones there are",
     "init": "write a commented config to start from",
 }
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
 HELP = """ftkeras {version}: fine-tune pretrained Keras backbones
 
@@ -42,7 +42,7 @@ Start:    ftkeras init my.yaml --data=photos/
           ftkeras train --config=my.yaml --out=runs/my
 Details:  ftkeras VERB --help
 
-Exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM, 130 interrupted.
 """
 
 
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str]) -> int:
     except TrainingError as error:
         _say("failed", str(error))
         return EXIT_FAILED
+    except Preempted:
+        print("\nftkeras: stopped by SIGTERM; the same command goes on", file=sys.stderr)
+        return EXIT_PREEMPTED
     except KeyboardInterrupt:
         print("\nftkeras: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

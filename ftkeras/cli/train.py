@@ -13,6 +13,9 @@ from ftkeras.cli.quiet import import_tensorflow
 USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALUE ...]
          [--assert METRIC>=VALUE ...] [--seeds=N]
 Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
+
+A run that was stopped or killed goes on: ftkeras train --out=runs/q. Ctrl-C and SIGTERM save and
+stop (exit status 130 and 75), SIGUSR1 saves and goes on.
 """
 
 
@@ -36,15 +39,17 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "train")
-    config, bars = read_config(values, "train"), read_bars(values)
-    stem = os.path.splitext(os.path.basename(values.config))[0]
+    bars = read_bars(values)
+    goes_on = values.config is None and values.out is not None and not values.set
+    config = None if goes_on and values.seeds is None else read_config(values, "train")
+    stem = os.path.splitext(os.path.basename(values.config or ""))[0]
     import_tensorflow()
     from ftkeras.evaluation.seeds import format_seeds, repeat
     from ftkeras.tasks import classification
 
     out = values.out or os.path.join("runs", stem)
     train = functools.partial(classification.train, overwrite=values.overwrite, bars=bars)
-    if values.seeds is None:
+    if values.seeds is None or config is None:
         train(config, out)
     else:
         summary = repeat(train, config, out, values.seeds, overwrite=values.overwrite)

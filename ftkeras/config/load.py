@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,37 @@ def dump_config(config: Config) -> str:
     """Returns the config as YAML that `load_config` reads back to an equal config."""
     tree = config.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Returns the fields in which two configs differ, as `FIELD: OLD -> NEW`.
+
+    Example:
+        >>> differences(config, config.model_copy(update={"seed": 1}))  # doctest: +SKIP
+        ['seed: 0 -> 1']
+    """
+    before, after = (dict(_leaves(config.model_dump(mode="json"))) for config in (old, new))
+    names = dict.fromkeys((*before, *after))
+    return [
+        f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
+        for name in names
+        if _shown(before, name) != _shown(after, name)
+    ]
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inside in value.items():
+            yield from _leaves(inside, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(inside, (dict, list)) for inside in value):
+        for number, inside in enumerate(value):
+            yield from _leaves(inside, f"{name}[{number}]")
+    else:
+        yield name, value
+
+
+def _shown(leaves: Mapping[str, Any], name: str) -> str:
+    return _shorten(leaves[name]) if name in leaves else "nothing"
 
 
 # ----------------------------------------------------------------------------- overrides

@@ -399,6 +399,26 @@ class EarlyStopping(Section):
     """The smallest change that counts as an improvement."""
 
 
+class CheckpointConfig(Section):
+    """When to save all that a run goes on from, besides at the end of each epoch."""
+
+    every_steps: PositiveInt | None = None
+    """After every so many steps; left out, steps do not count."""
+    every_minutes: PositiveFloat | None = 10.0
+    """After so many minutes; null: time does not count."""
+
+
+class TroubleConfig(Section):
+    """What to do where the loss is not a number any more, or explodes."""
+
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a run goes back to its last good checkpoint before it stops."""
+    shrink: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """The factor on all learning rates each time it goes back."""
+    explosion: Annotated[float, Field(gt=1.0)] | None = 10.0
+    """How many times the usual loss is an explosion; null: only what is not finite is trouble."""
+
+
 class TrainingConfig(Section):
     """How the loop runs."""
 
@@ -418,6 +438,10 @@ class TrainingConfig(Section):
     """Left out, weights are not averaged."""
     deterministic: bool = False
     """Make every operation reproducible to the bit, at some cost in speed."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When to save all that a run goes on from."""
+    trouble: TroubleConfig = TroubleConfig()
+    """How often to go back to a good checkpoint, and at what rates."""
 
 
 class TrunkConfig(Section):

@@ -35,6 +35,7 @@ class Feed:
         layers_recipe: A text that differs where the layers do.
         options: More arguments for the training batches: mixup, cutmix, balance.
         epoch: Which epoch the training batches are of; assign it before each.
+        start: How many examples of that epoch to leave out, because they were trained on already.
     """
 
     data: ImageData
@@ -49,6 +50,7 @@ class Feed:
     layers_recipe: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     epoch: tf.Variable = field(default_factory=_counter)
+    start: tf.Variable = field(default_factory=_counter)
     _strength_index: tf.Variable = field(default_factory=_counter)
 
     def __post_init__(self) -> None:
@@ -70,10 +72,20 @@ class Feed:
             training=True,
             seed=self.seed,
             epoch=self.epoch,
+            start=self.start,
             strength=self._strength_index if self.varies else self.strength,
             layers=self.layers,
             **self.options,
         )
+
+    def name_examples(self, epoch: int, batch: int) -> str:
+        """Returns the ids of the first few examples of an epoch's batch, counted from 0."""
+        split = self.data.splits["train"]
+        order = order_of(split, self.options.get("balance", "none"), self.seed)
+        places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(split)))
+        now = tf.constant(epoch, tf.int64)
+        ids = [split.ids[int(order(tf.constant(place, tf.int64), now))] for place in places[:3]]
+        return ", ".join(map(str, ids)) + (f" and {len(places) - 3} more" if places[3:] else "")
 
     def plain(self, split: str) -> tf.data.Dataset:
         """Returns a split's batches as they are: in order, whole, the same every time."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,12 @@ class Verdict:
     trained: int
     drifted: tuple[str, ...]
     unmoved: tuple[str, ...]
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Verdict:
+        """Returns the verdict that `dataclasses.asdict` took apart."""
+        names = {key: tuple(found[key]) for key in ("drifted", "unmoved")}
+        return cls(found["frozen"], found["trained"], **names)
 
 
 class Audit:
@@ -54,6 +61,21 @@ class Audit:
                 self._moving.append((path, variable, fingerprint(variable)))
             elif not free:
                 self._fixed.append((path, variable, fingerprint(variable)))
+
+    def state(self) -> dict[str, list[str]]:
+        """Returns the fingerprints, so that the proof spans a run that stops and goes on."""
+        return {
+            "fixed": [before.hex() for *_, before in self._fixed],
+            "moving": [before.hex() for *_, before in self._moving],
+        }
+
+    def load_state(self, state: Mapping[str, Sequence[str]]) -> None:
+        """Compares from now on with what `state` returned, of a model with the same flags."""
+        for name, found in (("fixed", self._fixed), ("moving", self._moving)):
+            found[:] = [
+                (path, variable, bytes.fromhex(before))
+                for (path, variable, _), before in zip(found, state[name], strict=True)
+            ]
 
     def verdict(self) -> Verdict:
         """Compares every variable with what it was."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Block
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.phases.audit import Audit, Verdict
+from ftkeras.phases.best import BestEpoch
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
 from ftkeras.phases.plan import describe_length
@@ -19,7 +20,7 @@ from ftkeras.phases.rates import WeightRates, innermost, rate_shares
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.phases.schedule import learning_rate, locate
 from ftkeras.phases.selectors import Weight, weights_of
-from ftkeras.phases.settings import set_dropout, set_label_smoothing
+from ftkeras.phases.settings import remember_settings, set_dropout, set_label_smoothing
 
 Logs = dict[str, Any]
 
@@ -79,6 +80,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
         """The epochs of all phases together, at most: what to give to `fit`."""
         self.verdicts: dict[str, Verdict] = {}
         """What the audit of each phase that has ended found."""
+        self.rate_scale = 1.0
+        """A factor on all learning rates; a change counts from the next step."""
         self._subject = model
         self._weights = weights_of(model, blocks)
         self._trained = tuple(
@@ -93,10 +96,15 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._report = report
         self._audits = audit
         self._audit: Audit | None = None
-        self._best = _Best()
+        self._best = BestEpoch()
         self._index: int | None = None
         self._epochs_before = 0.0  # how far into the phase this epoch began, in epochs
         self._over = False  # whether the phase has ended ahead of its length
+        self._epoch = 0
+        self._batches = 0  # how many batches of this epoch are done
+        self._first_batch = 0  # what Keras calls batch 0, where it goes on within an epoch
+        self._cut = self._loaded = False
+        self._settings_at_start = remember_settings(model)
         self._check(model)
         self._build_optimizer(model)
         groups = {id(weight.variable): weight.block or "head" for weight in self._weights.all}
@@ -107,6 +115,11 @@ class StagedUnfreezing(keras.callbacks.Callback):
     def phase(self) -> ResolvedPhase:
         """The phase that is running, or the first one before training."""
         return self.phases[self._index or 0]
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The epoch, from 0, and how many of its batches are done."""
+        return self._epoch, self._batches
 
     def group_rates(self) -> dict[str, float]:
         """Returns the learning rate at this moment of the head and of each block that trains."""
@@ -137,31 +150,43 @@ class StagedUnfreezing(keras.callbacks.Callback):
         set_trainable(self._subject, self._trained[index], self.phases[index].batch_norm)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._index = None  # `fit` may be called again, or start at a later epoch
+        if not self._loaded:
+            self._index = None  # `fit` may be called again, or start at a later epoch
+        self._loaded = False
         self._steps_per_epoch = (self.params or {}).get("steps") or self._steps_per_epoch
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._epoch, self._batches = epoch, self._first_batch
         if self._index is None:
             index, self._epochs_before = locate(self.phases, epoch, self._steps_per_epoch)
             self.enter(index)
-        self._move_on(0)
+        self._move_on(self._first_batch)
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        batch += self._first_batch
         self._move_on(batch)
         # Where nobody knows how many steps an epoch has, the rate moves once an epoch.
         total = self._in_steps(self.phase.length(self._steps_per_epoch))
         step = min(self._in_steps(self._epochs_before) + self._passed(batch), total - 1)
-        self.model.optimizer.learning_rate = learning_rate(self.phase, step, total)
+        rate = self.rate_scale * learning_rate(self.phase, step, total)
+        self.model.optimizer.learning_rate = rate
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        if self._last() and self._steps_per_epoch and self._ended(batch + 1):
+        self._batches = self._first_batch + batch + 1
+        if self._last() and self._steps_per_epoch and self._ended(self._batches):
             self.model.stop_training = True
+        elif self._first_batch and self._batches == self._steps_per_epoch:
+            # Keras would ask an epoch that began in the middle for as many batches as any other.
+            self.model.stop_training = self._cut = True
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if self._cut:
+            self.model.stop_training = self._cut = False
         logs = {} if logs is None else logs
         logs["learning_rate"] = float(
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
+        self._epoch, self._batches, self._first_batch = epoch + 1, 0, 0
         self._epochs_before += 1
         if self.phase.until is not None:
             self._over = self._best.over(self.phase, logs, self.model)
@@ -170,6 +195,48 @@ class StagedUnfreezing(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._leave()
+
+    # --------------------------------------------------------------------------- resuming
+
+    def state(self) -> dict[str, Any]:
+        """Returns where it stands: plain values and arrays. Ask between steps or epochs.
+
+        The model's and the optimizer's variables are not in it.
+        """
+        return {
+            "epoch": self._epoch,
+            "batches": self._batches,
+            "phase": self._index,
+            "epochs_before": self._epochs_before,
+            "over": self._over,
+            "rate_scale": self.rate_scale,
+            "best": self._best.state(),
+            "rates": self._rates.state(),
+            "audit": None if self._audit is None else self._audit.state(),
+            "verdicts": {name: dataclasses.asdict(v) for name, v in self.verdicts.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned, also within an epoch, in the next `fit`.
+
+        Give that `fit` `initial_epoch=unfreeze.position[0]`, and for the first epoch only the
+        batches that are left; load the model's and the optimizer's variables too.
+        """
+        self.set_model(self._subject)
+        self._epoch, self._first_batch = state["epoch"], state["batches"]
+        self._batches, self._cut = self._first_batch, False
+        self._index, self._epochs_before = state["phase"], state["epochs_before"]
+        self._over, self.rate_scale = state["over"], state["rate_scale"]
+        self._best.load_state(state["best"])
+        self.verdicts = {name: Verdict.of(found) for name, found in state["verdicts"].items()}
+        self._loaded, self._audit = True, None
+        index = self._index or 0
+        self._settings_at_start()
+        self._set_up(index)
+        self._rates.load_state(state["rates"], self._shares[index])
+        if state["audit"] is not None:
+            self._audit = Audit(self._subject, self._trained[index])
+            self._audit.load_state(state["audit"])
 
     # ------------------------------------------------------------------------ transitions
 
@@ -198,20 +265,24 @@ class StagedUnfreezing(keras.callbacks.Callback):
     def enter(self, index: int) -> None:
         """Begins a phase; `fit` does this by itself, a training loop of your own calls it."""
         phase, trained = self.phases[index], self._trained[index]
-        self._index, self._over, self._best = index, False, _Best()
+        self._index, self._over, self._best = index, False, BestEpoch()
         if phase.batch_norm == "recalibrate" and self._recalibrate_on is not None:
             recalibrate_batch_norm(self.model, self._recalibrate_on)
+        self._set_up(index)
+        self._rates.set(self._shares[index])
+        self._audit = Audit(self.model, trained) if self._audits else None
+        if self._report is not None:
+            self._report(_describe(phase, trained))
+
+    def _set_up(self, index: int) -> None:
+        phase = self.phases[index]
         self.set_flags(index)
         if phase.dropout is not None:
             set_dropout(self.model, phase.dropout)
         if phase.label_smoothing is not None:
             set_label_smoothing(self.model, phase.label_smoothing)
-        self._rates.set(self._shares[index])
         # `fit` traced the train function for the flags of the moment; it must be traced again.
         self.model.make_train_function(force=True)
-        self._audit = Audit(self.model, trained) if self._audits else None
-        if self._report is not None:
-            self._report(_describe(phase, trained))
 
     def _leave(self) -> None:
         self._rates.stop()
@@ -268,40 +339,6 @@ class StagedUnfreezing(keras.callbacks.Callback):
                 f"{len(unknown) - 1} other weights that a phase trains. Compile the model with a "
                 "new optimizer before making the callback."
             )
-
-
-class _Best:
-    """The best epoch of a phase that ends on a metric, and its weights."""
-
-    def __init__(self) -> None:
-        self._value: float | None = None
-        self._waited = 0
-        self._weights: list[np.ndarray] = []
-
-    def over(self, phase: ResolvedPhase, logs: Logs, model: keras.Model) -> bool:
-        """Looks at an epoch's logs; returns whether the phase should end."""
-        until = phase.until
-        if until is None:
-            return False
-        if until.metric not in logs:
-            raise TrainingError(
-                f"phase {phase.name!r}: until.metric {until.metric!r} is not logged. "
-                f"Logged: {', '.join(logs)}."
-            )
-        value = float(logs[until.metric])
-        if until.improves(value, self._value):
-            self._value, self._waited = value, 0
-            if until.restore_best:
-                self._weights = [weight.numpy() for weight in model.weights]
-            return False
-        self._waited += 1
-        return self._waited >= until.patience
-
-    def restore(self, model: keras.Model) -> None:
-        """Puts the best epoch's weights back."""
-        if self._weights:
-            for variable, value in zip(model.weights, self._weights, strict=True):
-                variable.assign(value)
 
 
 def _epochs(phases: Sequence[ResolvedPhase], steps_per_epoch: int | None) -> int:

@@ -103,7 +103,9 @@ class WeightRates:
         A weight that has not trained for a while goes on with the count that it had.
         """
         self.stop()
-        now = self._iterations()
+        self._start(shares, self._iterations())
+
+    def _start(self, shares: Mapping[int, float], now: int) -> None:
         index_of = {id(v): i for i, v in enumerate(self._optimizer._trainable_variables)}
         self._shares = {index_of[key]: share for key, share in shares.items()}
         self._offsets = {i: now - self._steps.get(i, 0) for i in self._shares}
@@ -116,6 +118,30 @@ class WeightRates:
         for index in training:
             self._steps[index] = self._steps.get(index, 0) + passed
         self._training = (set(), 0)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what it takes to go on in the midst of a phase, besides the phase's shares."""
+        return {
+            "since": self._training[1],
+            "steps": [[index, steps] for index, steps in self._steps.items()],
+            "counted_from": self._counted_from,
+            "squares": {
+                name: float(keras.ops.convert_to_numpy(squares))
+                for name, squares in self._squares.items()
+            },
+        }
+
+    def load_state(self, state: Mapping[str, Any], shares: Mapping[int, float]) -> None:
+        """Goes on from what `state` returned in a phase with these shares, by id of the variable.
+
+        As after `set`, the train function must be rebuilt.
+        """
+        self._training = (set(), 0)
+        self._steps = {int(index): int(steps) for index, steps in state["steps"]}
+        self._start(shares, int(state["since"]))
+        self._counted_from = int(state["counted_from"])
+        for name, total in state["squares"].items():
+            self._squares[name].assign(total)
 
     def gradient_norms(self) -> dict[str, float]:
         """Returns each group's root mean squared gradient norm since this was last asked."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 
 from ftkeras.errors import UserError
@@ -40,3 +42,17 @@ def set_label_smoothing(model: keras.Model, amount: float, dry_run: bool = False
     if not dry_run:
         arguments["label_smoothing"] = amount
         loss.label_smoothing = amount
+
+
+def remember_settings(model: keras.Model) -> Callable[[], None]:
+    """Returns a function that sets dropout and label smoothing to what they are now."""
+    rates = [(x, x.rate) for x in model.layers if isinstance(x, keras.layers.Dropout)]
+    smoothing = getattr(model.loss, "_fn_kwargs", {}).get("label_smoothing")
+
+    def put_back() -> None:
+        for layer, rate in rates:
+            layer.rate = rate
+        if smoothing is not None:
+            set_label_smoothing(model, smoothing)
+
+    return put_back

@@ -19,11 +19,12 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.weights_file import read_model
 from ftkeras.config.schema import Config, LossConfig
+from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.pipeline import batches
 from ftkeras.data.splits import write_bad_files, write_splits
-from ftkeras.errors import TrainingError, UserError, did_you_mean
+from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics, require
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
@@ -37,13 +38,14 @@ from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import line_chart
 from ftkeras.report.summary import end_lines, start_lines
 from ftkeras.training import build, fitting
-from ftkeras.training.checkpoint import load_weights
+from ftkeras.training.checkpoint import States
 from ftkeras.training.failure import describe_failure
-from ftkeras.training.fit import early_stopping, fit
+from ftkeras.training.fit import fit
 from ftkeras.training.forecast import TrunkPlan, plan_trunk
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
+from ftkeras.training.signals import Signals
 from ftkeras.training.strategy import choose_devices, choose_jit, prepare
 
 _CALIBRATED_ON, _MEASURED_ON = 100, 500  # images, for formats with fewer bits
@@ -76,20 +78,26 @@ class Assembled:
         return start_lines(self.data, backbone, self.device, self.notes)
 
 
-def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[Bar] = ()) -> Run:
+def train(
+    config: Config | None, out: str, *, overwrite: bool = False, bars: Sequence[Bar] = ()
+) -> Run:
     """Fine-tunes, evaluates and exports; returns the run.
 
+    A run that is there and was interrupted, failed or killed goes on where it was; one that is
+    finished is refused.
+
     Args:
-        config: What to do; `ftkeras.load_config` reads one.
-        out: The run's folder, which must not hold a run yet.
+        config: What to do; `ftkeras.load_config` reads one. None: the config of the run in `out`.
+        out: The run's folder.
         overwrite: Replace a run that is there.
         bars: What the finished model must reach; a run that does not is kept all the same.
 
     Raises:
         UserError: The config, the data or the weights cannot work; nothing has been written.
-        TrainingError: A frozen weight moved, the export disagrees with the model, or the model is
-            below a bar.
+        TrainingError: A frozen weight moved, the loss isn't a number, the export disagrees with the
+            model, or the model is below a bar.
         KeyboardInterrupt: (after saving what was earned) Someone pressed Ctrl-C.
+        Preempted: (after saving what was earned) SIGTERM came.
 
     Example:
         ```python
@@ -98,30 +106,32 @@ def train(config: Config, out: str, *, overwrite: bool = False, bars: Sequence[B
         ```
     """
     start = time.monotonic()
-    Run(out).check(overwrite)
+    run = Run(out)
+    run.goes_on(config, overwrite)
+    config = config or run.config
     assembled = assemble(config)
     check_metrics(bars, assembled.data.class_names, assembled.data.multi_label)
     formats = export_formats(config)
     check_formats([name for name in formats if name != "saved_model"])
-    run = Run.create(out, config, overwrite)
-    try:
-        print(assembled.describe())
-        _write_facts(assembled, run)
-        best_epoch = _fit(assembled, run)
-        evaluation = _evaluate_best(assembled, run)
-        exported = export(run, formats=formats)
-    except KeyboardInterrupt:
-        run.set_state("interrupted")
-        raise
-    except (UserError, TrainingError) as error:
-        run.fail(str(error))
-        raise
-    except Exception as error:
-        needed = max(phase.activation_bytes for phase in assembled.plan.phases)
-        reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
-        run.fail(reason)
-        raise TrainingError(reason) from error
-    run.set_state("finished")
+    with run.locked(), Signals() as signals:
+        _begin(assembled, run, overwrite)
+        try:
+            best_epoch = _fit(assembled, run, signals)
+            evaluation = _evaluate_best(assembled, run)
+            exported = _export_anew(run, formats)
+        except KeyboardInterrupt as stop:
+            run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
+            raise
+        except (UserError, TrainingError) as error:
+            run.fail(str(error))
+            raise
+        except Exception as error:
+            needed = max(phase.activation_bytes for phase in assembled.plan.phases)
+            reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
+            run.fail(reason)
+            raise TrainingError(reason) from error
+        run.set_state("finished")
+        States(run).remove()
     seconds = time.monotonic() - start
     verdicts = assembled.unfreeze.verdicts
     served = exported.get("saved_model")
@@ -359,27 +369,39 @@ def temperature_of(run: Run) -> float:
 # ---------------------------------------------------------------------------- the stages
 
 
-def _fit(assembled: Assembled, run: Run) -> int:
+def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
+    """Makes the run's folder, or sees that a run that goes on has the data that it began with."""
+    # Asked again: another process may have finished the run since.
+    if run.goes_on(assembled.config, overwrite):
+        _check_same_data(assembled.data, run)
+        run.set_state("running")
+    else:
+        Run.create(run.folder, assembled.config, overwrite)
+    print(assembled.describe())
+    _write_facts(assembled, run)
+
+
+def _fit(assembled: Assembled, run: Run, signals: Signals) -> int:
     """Trains through all phases; returns the best epoch, whose weights the model has then."""
-    config, feed = assembled.config, assembled.feed
-    stopping = config.training.early_stopping
-    callbacks = [] if stopping is None else [early_stopping(**stopping.model_dump())]
-    if assembled.penalty is not None:
-        callbacks.append(assembled.penalty)
+    config = assembled.config
+    callbacks = [build.early_stopping(config), assembled.penalty]
     checkpoints = fit(
         assembled.model,
-        feed,
+        assembled.feed,
         unfreeze=assembled.unfreeze,
         run=run,
         monitor=config.training.monitor or _default_monitor(assembled.data),
         average=build.average(config, assembled.model),
         trunk=assembled.trunk,
-        callbacks=callbacks,
+        saving=build.saving(config),
+        trouble=build.trouble(config),
+        signals=signals,
+        callbacks=[callback for callback in callbacks if callback is not None],
     )
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
     run.write_json("plan.json", {**assembled.plan.as_json(), "trunk": trunk, "audit": verdicts})
-    load_weights(assembled.model, run, "best")
+    checkpoints.load_best(assembled.model)
     return checkpoints.best_epoch or 0
 
 
@@ -456,12 +478,40 @@ def _write_facts(assembled: Assembled, run: Run) -> None:
         "image_size": assembled.feed.image_size,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
+        "digest": _digest(data),
     }
     run.write_json("data.json", facts)
     trunk = assembled.trunk.as_json() if assembled.trunk else []
     run.write_json("plan.json", {**assembled.plan.as_json(), "trunk": trunk})
     write_splits(data, run.path("splits.csv"))
     write_bad_files(data.bad_files, run.path("bad_files.csv"))
+
+
+def _check_same_data(data: ImageData, run: Run) -> None:
+    """Refuses to go on with other examples: their order would be another one, too."""
+    if not tf.io.gfile.exists(run.path("data.json")):
+        return  # killed before anything was trained
+    before, now = run.read_json("data.json"), {n: len(split) for n, split in data.splits.items()}
+    if before["digest"] != _digest(data):
+        raise UserError(
+            f"--out {run.folder}: the run began with other examples ({before['examples']}, now "
+            f"{now}). Put them back, or start anew with --overwrite."
+        )
+
+
+def _digest(data: ImageData) -> str:
+    """Follows from the examples' ids and labels."""
+    parts = [
+        (name, list(split.ids), split.targets.tobytes()) for name, split in data.splits.items()
+    ]
+    return digest(data.class_names, *(part for row in parts for part in row))
+
+
+def _export_anew(run: Run, formats: Sequence[str]) -> dict[str, str]:
+    """Exports as if for the first time: a run that goes on may have been killed after it did."""
+    if tf.io.gfile.exists(run.path("export")):
+        tf.io.gfile.rmtree(run.path("export"))
+    return export(run, formats=formats)
 
 
 # -------------------------------------------------------------------- losses and metrics

@@ -78,7 +78,7 @@ class AveragedWeights(keras.callbacks.Callback):
         self._averages: dict[int, _Average] = {}  # by id of the variable
         self._updates = 0
         self._in_model = False  # whether the averages and the weights have changed places
-        self._look = True  # whether other weights may train than before
+        self._seen: Any = None  # the train function whose weights have averages
         self._every = self._micro_steps = 1
         with self._strategy.scope():
             self._counter = tf.Variable(0, dtype=tf.int64, trainable=False, name="updates")
@@ -90,15 +90,15 @@ class AveragedWeights(keras.callbacks.Callback):
         optimizer = innermost(self.model.optimizer)
         self._every = optimizer.gradient_accumulation_steps or 1
         self._micro_steps = int(keras.ops.convert_to_numpy(optimizer._iterations))
-        self._look = True
+        self._seen = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.unswap()  # after a validation that broke off
-        self._look = True
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        if self._look:  # here, when every callback has seen the epoch begin
-            self._look = False
+        # Other weights train only where the train function was made anew, also within an epoch.
+        if self.model.train_function is not self._seen:
+            self._seen = self.model.train_function
             moving = {id(v): (path, v) for path, v, moves in _variables(self._averaged) if moves}
             self._begin({key: at for key, at in moving.items() if key not in self._averages})
 
@@ -171,6 +171,7 @@ class AveragedWeights(keras.callbacks.Callback):
                 raise UserError(
                     f"average: the state has {path!r} {value.shape}; the model has not."
                 )
+        self.unswap()  # before the averages go: the model's weights may be among them
         self._updates = int(state["updates"])
         self._counter.assign(self._updates)
         self._averages = {}

@@ -26,9 +26,12 @@ from ftkeras.phases.phase import Phase, Until, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.callbacks import EarlyStopping
+from ftkeras.training.divergence import TroubleOptions
 from ftkeras.training.forecast import TrunkOptions
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.saving import SavingOptions
 
 
 def images(config: Config) -> ImageData:
@@ -167,6 +170,22 @@ def average(config: Config, of: keras.Model) -> AveragedWeights | None:
     """Makes the moving average of the weights, if the config asks for one."""
     given = config.training.average
     return None if given is None else AveragedWeights(of, given.decay)
+
+
+def early_stopping(config: Config) -> EarlyStopping | None:
+    """Makes what ends training early, if the config asks for it."""
+    given = config.training.early_stopping
+    return None if given is None else EarlyStopping(**given.model_dump())
+
+
+def saving(config: Config) -> SavingOptions:
+    """Returns when to save."""
+    return SavingOptions(**config.training.checkpoint.model_dump())
+
+
+def trouble(config: Config) -> TroubleOptions:
+    """Returns what to do about trouble in the numbers."""
+    return TroubleOptions(**config.training.trouble.model_dump())
 
 
 def trunk(config: Config) -> TrunkOptions | None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -17,7 +13,9 @@ import tensorflow as tf
 from ftkeras.console import Progress, duration
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.run import Run
+from ftkeras.training.state_file import Tree
 
 Logs = dict[str, Any]
 
@@ -32,10 +30,23 @@ class DataPosition(keras.callbacks.Callback):
         super().__init__()
         self._feed = feed
         self._unfreeze = unfreeze
+        self._strength: str | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        batches = self._unfreeze.position[1]
         self._feed.epoch.assign(epoch)
-        self._feed.set_strength(self._unfreeze.phase.augmentation)
+        self._feed.start.assign(batches * self._feed.batch_size)
+        if batches == 0:  # else the strength is that with which the epoch began
+            self._strength = self._unfreeze.phase.augmentation
+        self._feed.set_strength(self._strength)
+
+    def state(self) -> Tree:
+        """Returns the strength of the epoch's augmentation."""
+        return {"strength": self._strength}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self._strength = state["strength"]
 
 
 class GroupHealth(keras.callbacks.Callback):
@@ -82,6 +93,15 @@ class GroupHealth(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.flush()
 
+    def state(self) -> Tree:
+        """Returns the norms of the epoch before, and whom it warned of."""
+        return {"before": self._before, "warned": sorted(self._warned)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self._before = dict(state["before"])
+        self._warned = {(phase, group) for phase, group in state["warned"]}
+
 
 class Record(keras.callbacks.Callback):
     """Writes a line to `metrics.jsonl` after each epoch: phase, metrics, rate, seconds."""
@@ -90,16 +110,34 @@ class Record(keras.callbacks.Callback):
         super().__init__()
         self._run = run
         self._unfreeze = unfreeze
-        self._start = 0.0
+        self._lines = 0
+        self._before = 0.0  # seconds of this epoch before it went on
+        self._start = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        if self._unfreeze.position[1] == 0:
+            self._before = 0.0
         self._start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items()}
-        seconds = round(time.monotonic() - self._start, 3)
         phase = self._unfreeze.phase.name
+        seconds = round(self._seconds(), 3)
         self._run.log({"epoch": epoch, "phase": phase, **numbers, "seconds": seconds})
+        self._lines += 1
+
+    def state(self) -> Tree:
+        """Returns how many lines there are, and how long this epoch took so far."""
+        return {"lines": self._lines, "seconds": self._seconds()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned; epochs that will come again leave the record."""
+        self._lines, self._before = state["lines"], state["seconds"]
+        self._start = time.monotonic()
+        self._run.keep_records(self._lines)
+
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
 
 
 class FitProgress(keras.callbacks.Callback):
@@ -108,11 +146,13 @@ class FitProgress(keras.callbacks.Callback):
     def __init__(self, unfreeze: StagedUnfreezing, steps_per_epoch: int):
         super().__init__()
         self._unfreeze = unfreeze
+        self._steps_per_epoch = steps_per_epoch
         self._progress = Progress("training", steps_per_epoch * unfreeze.epochs)
         self._place = ""
         self._epoch_start = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._progress.skip_to(epoch * self._steps_per_epoch + self._unfreeze.position[1])
         self._place = f"{self._unfreeze.phase.name}, epoch {epoch + 1}/{self._unfreeze.epochs}"
         self._epoch_start = time.monotonic()
 
@@ -130,43 +170,30 @@ class FitProgress(keras.callbacks.Callback):
         self._progress.close()
 
 
-class Interruptible(keras.callbacks.Callback):
-    """Lets Ctrl-C stop training between two steps, where everything can be saved; twice, at once.
+class EarlyStopping(keras.callbacks.EarlyStopping):
+    """Ends training once a metric no longer improves; several fits are one training.
 
-    Without it the interrupt arrives wherever Python happens to be: while a checkpoint is being
-    written, for instance. Give it to `fit` as the last callback, so that the others have finished.
+    Args:
+        metric: A logged metric; the direction follows from its name.
+        patience: How many epochs without improvement end the training.
+        min_delta: The smallest change that counts as an improvement.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._asked = False
-        self._before: Any = None
+    _REMEMBERED = ("wait", "best", "best_epoch", "stopped_epoch")
+
+    def __init__(self, metric: str, patience: int, min_delta: float):
+        mode: Any = "max" if larger_is_better(metric) else "min"
+        super().__init__(metric, min_delta=min_delta, patience=patience, mode=mode)
+        super().on_train_begin()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        if self._before is None and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+        """Keras would forget here what was the best."""
 
-    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self._stop_if_asked()
+    def state(self) -> Tree:
+        """Returns the best value, and how long it has been waiting for a better one."""
+        return {name: getattr(self, name) for name in self._REMEMBERED}
 
-    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self._stop_if_asked()
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self._stop_if_asked()
-
-    def restore(self) -> None:
-        """Gives the signal back to whoever had it; call it when `fit` is over, however it ended."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
-
-    def _stop_if_asked(self) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        for name in self._REMEMBERED:
+            setattr(self, name, state[name])

@@ -1,9 +1,11 @@
-"""Checkpoints: the weights after the last epoch, and those of the best epoch."""
+"""Checkpoints: the weights of the last and of the best epoch, and all that a run goes on from."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -14,6 +16,9 @@ from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.room import check_room
 from ftkeras.training.run import Run
+from ftkeras.training.state_file import DamagedState, Tree, read_state, write_state
+
+gfile = tf.io.gfile
 
 
 def save_weights(model: keras.Model, run: Run, name: str) -> None:
@@ -22,7 +27,7 @@ def save_weights(model: keras.Model, run: Run, name: str) -> None:
     temporary = run.path("checkpoints", f"{name}-new.weights.h5")
     check_room(temporary, model)
     model.save_weights(temporary)
-    tf.io.gfile.rename(temporary, final, overwrite=True)
+    gfile.rename(temporary, final, overwrite=True)
 
 
 def load_weights(model: keras.Model, run: Run, name: str) -> None:
@@ -31,7 +36,10 @@ def load_weights(model: keras.Model, run: Run, name: str) -> None:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps the last and the best weights of a run.
+    """Keeps the last and the best weights of a run: `last` and, by epoch from 1, `best-0003`.
+
+    The name tells the epoch because a run that is killed goes on from a checkpoint that may know of
+    another best epoch than the one whose weights were written last.
 
     Args:
         run: Where they go.
@@ -42,11 +50,16 @@ class Checkpoints(keras.callbacks.Callback):
     def __init__(self, run: Run, monitor: str, average: AveragedWeights | None = None):
         super().__init__()
         self.best: float | None = None
-        self.best_epoch: int | None = None
+        self._bests: list[int] = []  # the best epoch, and before it the one that was
         self._best_loss = math.inf
         self._run = run
         self._monitor = monitor
         self._average = average
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch, from 0."""
+        return self._bests[-1] if self._bests else None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
@@ -59,13 +72,99 @@ class Checkpoints(keras.callbacks.Callback):
         value = float(logs[self._monitor])
         loss = float(logs.get("val_loss", logs["loss"]))
         if self._improves(value, loss):
-            self.best, self.best_epoch, self._best_loss = value, epoch, loss
+            self.best, self._best_loss = value, loss
+            self._bests.append(epoch)
             with contextlib.nullcontext() if self._average is None else self._average.swapped():
-                save_weights(self.model, self._run, "best")
+                save_weights(self.model, self._run, _best_name(epoch))
+
+    def load_best(self, model: keras.Model) -> None:
+        """Puts the best epoch's weights into the model."""
+        if self.best_epoch is not None:
+            load_weights(model, self._run, _best_name(self.best_epoch))
+
+    def remove_old(self) -> None:
+        """Removes best weights that neither of the last two states knows of.
+
+        A state is written at the end of each epoch, so the last two know two best epochs at most.
+        """
+        del self._bests[:-2]
+        kept = {f"{_best_name(epoch)}.weights.h5" for epoch in self._bests}
+        for name in gfile.listdir(self._run.path("checkpoints")):
+            if re.fullmatch(r"best-\d+(-new)?\.weights\.h5", name) and name not in kept:
+                gfile.remove(self._run.path("checkpoints", name))
+
+    def state(self) -> Tree:
+        """Returns which epoch is the best, and how good it is."""
+        return {"best": self.best, "bests": self._bests, "best_loss": self._best_loss}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self.best, self._best_loss = state["best"], state["best_loss"]
+        self._bests = list(state["bests"])
 
     def _improves(self, value: float, loss: float) -> bool:
-        if self.best is None:
+        if self.best is None or math.isnan(self.best):
             return True
         if value == self.best:  # common for the accuracy of a small split
             return loss < self._best_loss
         return value > self.best if larger_is_better(self._monitor) else value < self.best
+
+
+class States:
+    """The last two states of a run's training, in `checkpoints/`; see `ftkeras.training.resume`.
+
+    Args:
+        run: The run.
+        report: Gets a line where a state is damaged.
+    """
+
+    _NAME = re.compile(r"state-\d{5}-\d{8}\.ckpt")
+
+    def __init__(self, run: Run, report: Callable[[str], None] = print):
+        self._run = run
+        self._report = report
+
+    def save(self, epoch: int, batches: int, tree: Tree) -> None:
+        """Writes a state, and removes those before the one before it."""
+        write_state(self._path(f"state-{epoch:05d}-{batches:08d}.ckpt"), tree)
+        for name in self.names()[:-2]:
+            gfile.remove(self._path(name))
+
+    def newest(self) -> Tree | None:
+        """Returns the newest whole state; what is damaged is reported and removed."""
+        for half in gfile.glob(self._path(".state-*.tmp")):  # of a process that was killed
+            gfile.remove(half)
+        damaged = False
+        for name in reversed(self.names()):
+            try:
+                return read_state(self._path(name))
+            except DamagedState as error:
+                self._report(f"checkpoint {name} {error}; trying the one before")
+                gfile.remove(self._path(name))
+                damaged = True
+        if damaged:
+            self._report("no checkpoint is usable: training starts at the beginning")
+        return None
+
+    def remove_newest(self) -> None:
+        """Removes the newest state."""
+        gfile.remove(self._path(self.names()[-1]))
+
+    def remove(self) -> None:
+        """Removes all states: the run is finished."""
+        for name in self.names():
+            gfile.remove(self._path(name))
+
+    def names(self) -> list[str]:
+        """Returns the names of the states that there are, the newest last."""
+        if not gfile.exists(self._run.path("checkpoints")):
+            return []
+        found = gfile.listdir(self._run.path("checkpoints"))
+        return sorted(name for name in found if self._NAME.fullmatch(name))
+
+    def _path(self, name: str) -> str:
+        return self._run.path("checkpoints", name)
+
+
+def _best_name(epoch: int) -> str:
+    return f"best-{epoch + 1:04d}"

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Interruptible, Record
+from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Record
 from ftkeras.training.checkpoint import Checkpoints, save_weights
+from ftkeras.training.divergence import Trouble, TroubleOptions, TroubleWatch
 from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
+from ftkeras.training.resume import Stateful
 from ftkeras.training.run import Run
+from ftkeras.training.saving import SavedTraining, Saver, SavingOptions
+from ftkeras.training.signals import Signals
 from ftkeras.training.stretches import stretches
 
 
@@ -28,12 +32,17 @@ def fit(
     monitor: str,
     average: AveragedWeights | None = None,
     trunk: TrunkPlan | None = None,
+    saving: SavingOptions | None = None,
+    trouble: TroubleOptions | None = None,
+    signals: Signals | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Checkpoints:
     """Trains a compiled model through all phases and keeps the record in the run's folder.
 
+    Where that holds the state of a training that was stopped or killed, it goes on from there.
+
     Args:
-        model: A compiled model.
+        model: A compiled model, as it was built for the beginning.
         feed: Where batches of (images, labels[, weights]) come from.
         unfreeze: The phases.
         run: Where metrics, checkpoints and TensorBoard logs go.
@@ -41,19 +50,26 @@ def fit(
         average: Keeps a moving average of the weights; validation and the best checkpoint use it.
         trunk: Says in which phases what is frozen runs once, and training goes on from what it
             gave; None runs it anew every epoch.
-        callbacks: More callbacks; they see the logs with the phase's learning rate in them.
+        saving: When to save besides at the end of each epoch.
+        trouble: What to do where the loss is no number any more, or explodes.
+        signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
+        callbacks: More callbacks; they see the logs with the phase's learning rate in them. One
+            that has `state` and `load_state` goes on where it was.
 
     Returns:
         The checkpoint callback, which knows the best epoch.
 
     Raises:
-        TrainingError: A frozen weight moved, or `monitor` isn't logged.
-        KeyboardInterrupt: (after saving the weights) Someone pressed Ctrl-C.
+        TrainingError: A frozen weight moved, `monitor` isn't logged, or the numbers are in trouble.
+        KeyboardInterrupt: (after saving) Someone pressed Ctrl-C.
+        Preempted: (after saving) SIGTERM came.
     """
+    signals, trouble = signals or Signals(), trouble or TroubleOptions()
     checkpoints = Checkpoints(run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     ours: list[keras.callbacks.Callback] = [
-        unfreeze,  # before those that read its phase and its learning rate
+        unfreeze,  # before those that read its phase, its learning rate and its position
+        TroubleWatch(unfreeze, trouble.explosion),
         *([] if average is None else [average]),
         DataPosition(feed, unfreeze),
         Record(run, unfreeze),
@@ -61,22 +77,27 @@ def fit(
         checkpoints,
         keras.callbacks.TensorBoard(run.path("logs"), write_graph=False),
         GroupHealth(run, unfreeze, report=print),
+        *callbacks,
     ]
-    interruptible = Interruptible()
+    saved = SavedTraining(
+        model,
+        run,
+        unfreeze=unfreeze,
+        average=average,
+        checkpoints=checkpoints,
+        parts=_parts([*ours, trunk]),
+        trouble=trouble,
+    )
+    ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving or SavingOptions()))
     try:
-        for stretch in stretches(model, feed, unfreeze, trunk):
-            with stretch.fed as (train, val), quick_pointwise_gradients(model):
-                model.fit(
-                    train,
-                    validation_data=val,
-                    initial_epoch=stretch.first_epoch,
-                    epochs=stretch.end_epoch,
-                    callbacks=[*ours, *callbacks, interruptible],
-                    shuffle=False,  # the data set does that itself
-                    verbose=0,
-                )
-            if model.stop_training:
-                break
+        with signals.at_steps():
+            saved.begin()
+            while not saved.over:
+                try:
+                    _train(model, feed, unfreeze, trunk, saved, ours)
+                    saved.over = True
+                except Trouble as found:
+                    saved.go_back(found, feed.name_examples)
     except BaseException:
         if average is not None:
             average.unswap()  # where validation was interrupted, the averages are in the model
@@ -84,11 +105,63 @@ def fit(
         raise
     finally:
         progress.close()
-        interruptible.restore()
+    unfreeze.on_train_end()  # once more, for a run that was killed between the last epoch and this
     return checkpoints
 
 
-def early_stopping(metric: str, patience: int, min_delta: float) -> keras.callbacks.Callback:
-    """Returns a callback that ends training once `metric` no longer improves."""
-    mode: Any = "max" if larger_is_better(metric) else "min"
-    return keras.callbacks.EarlyStopping(metric, min_delta=min_delta, patience=patience, mode=mode)
+def _train(
+    model: keras.Model,
+    feed: Feed,
+    unfreeze: StagedUnfreezing,
+    trunk: TrunkPlan | None,
+    saved: SavedTraining,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """Trains from where `saved` stands to the end."""
+    begin, _ = unfreeze.position
+    for stretch in stretches(model, feed, unfreeze, trunk, begin=begin):
+        with stretch.fed as (train, val), quick_pointwise_gradients(model):
+            saved.before_fit(train)
+            first = stretch.first_epoch
+            if saved.logs is not None:
+                _validate(model, val, first, saved.logs, callbacks)
+                saved.logs, first = None, first + 1
+                if model.stop_training:
+                    return
+            if first < stretch.end_epoch:
+                model.fit(
+                    train,
+                    validation_data=val,
+                    initial_epoch=first,
+                    epochs=stretch.end_epoch,
+                    callbacks=list(callbacks),
+                    shuffle=False,  # the data set does that itself
+                    verbose=0,
+                )
+        if model.stop_training:
+            return
+
+
+def _validate(
+    model: keras.Model,
+    val: tf.data.Dataset | None,
+    epoch: int,
+    logs: dict[str, float],
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """Does what `fit` does when an epoch's last step is done."""
+    listening = keras.callbacks.CallbackList(list(callbacks), model=model)
+    model.stop_training = False
+    found = model.evaluate(val, callbacks=listening, return_dict=True, verbose=0)
+    listening.on_epoch_end(epoch, {**logs, **{f"val_{name}": v for name, v in found.items()}})
+
+
+def _parts(candidates: Sequence[Any]) -> dict[str, Stateful]:
+    """Returns what has a state, by name; two of one kind are numbered."""
+    parts: dict[str, Stateful] = {}
+    for part in candidates:
+        if hasattr(part, "state") and hasattr(part, "load_state"):
+            kind = type(part).__name__
+            number = sum(name.partition(" ")[0] == kind for name in parts)
+            parts[f"{kind} {number}"] = part
+    return parts

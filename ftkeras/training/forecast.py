@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -74,7 +74,7 @@ class TrunkForecast:
     seconds_with: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class TrunkPlan:
     """Which phases train from a store.
 
@@ -87,6 +87,20 @@ class TrunkPlan:
     options: TrunkOptions
     forecasts: tuple[TrunkForecast, ...]
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def state(self) -> dict[str, Any]:
+        """Returns which phases are stored: timed again, a run that goes on might decide anew."""
+        return {"stored": [f.stored for f in self.forecasts], "seconds": self.seconds}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Keeps to what `state` returned."""
+        self.seconds = dict(state["seconds"])
+        self.forecasts = tuple(
+            f
+            if f.stored == stored
+            else dataclasses.replace(f, stored=stored, reason="as when the run began")
+            for f, stored in zip(self.forecasts, state["stored"], strict=True)
+        )
 
     def as_json(self, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Returns the forecasts, with the seconds that each phase took in the end beside them."""

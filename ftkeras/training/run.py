@@ -13,11 +13,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from ftkeras.config.load import dump_config, parse_text
+from ftkeras.config.load import differences, dump_config, parse_text
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 gfile = tf.io.gfile
+
+_LOCK = ".lock"
+_BEFORE_A_RUN = {_LOCK, ".config.yaml.tmp"}  # what a process leaves that is killed at its start
 
 
 class Run:
@@ -42,10 +50,10 @@ class Run:
         """
         run = cls(folder)
         run.check(overwrite)
-        if overwrite and gfile.exists(folder):
-            gfile.rmtree(folder)
+        run._clear()
+        gfile.makedirs(folder)
+        run.write_text("config.yaml", dump_config(config))  # from now on the folder is a run
         gfile.makedirs(run.path("checkpoints"))
-        run.write_text("config.yaml", dump_config(config))
         run.write_json("environment.json", environment())
         run.set_state("running")
         return run
@@ -69,12 +77,86 @@ class Run:
                 raise UserError(f"--out {self.folder}: is a file, not a folder.")
             holds_run = gfile.exists(self.path("config.yaml"))
             if holds_run and not overwrite:
+                finished = ", which is finished" if self.state() == "finished" else ""
                 raise UserError(
-                    f"--out {self.folder}: already holds a run. Choose another folder, or pass "
-                    "--overwrite to replace it."
+                    f"--out {self.folder}: already holds a run{finished}. Choose another folder, "
+                    "or pass --overwrite to replace it."
                 )
-            if not holds_run and gfile.listdir(self.folder):
+            if not holds_run and not set(gfile.listdir(self.folder)) <= _BEFORE_A_RUN:
                 raise UserError(f"--out {self.folder}: is not empty and not a run. Choose another.")
+        self._probe()
+
+    def goes_on(self, config: Config | None, overwrite: bool = False) -> bool:
+        """Returns whether training here goes on with a run that is there, or starts one.
+
+        Args:
+            config: What to do; None stands for the config of the run that is there.
+            overwrite: Whether a run that is there would be replaced.
+
+        Raises:
+            UserError: Neither can be; writes nothing that stays.
+        """
+        if not gfile.exists(self.path("config.yaml")):
+            if config is None:
+                raise UserError(
+                    f"--config is missing, and --out {self.folder} holds no run to go on with. "
+                    "`ftkeras init my.yaml` writes a config."
+                )
+            self.check()
+            return False
+        if overwrite or self.state() == "finished":
+            self.check(overwrite)
+            return False
+        changes = differences(self.config, config) if config is not None else []
+        if changes:
+            raise UserError(
+                f"--out {self.folder}: the run there has another config: {'; '.join(changes)}. "
+                "Go on with its own (--out without --config), choose another folder, or start "
+                "anew with --overwrite."
+            )
+        self._probe()
+        return True
+
+    def state(self) -> str | None:
+        """Returns what `set_state` recorded last, or None."""
+        if not gfile.exists(self.path("status.json")):
+            return None
+        return str(self.read_json("status.json")["state"])
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes of this machine from training in the folder meanwhile.
+
+        Raises:
+            UserError: One does.
+        """
+        if fcntl is None or "://" in self.folder:
+            yield
+            return
+        gfile.makedirs(self.folder)
+        with open(self.path(_LOCK), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"--out {self.folder}: another process is training there just now."
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+
+    def _clear(self) -> None:
+        """Removes all but the lock; the folder is a run to the last, should we be killed."""
+        if not gfile.exists(self.folder):
+            return
+        names = [name.rstrip("/") for name in gfile.listdir(self.folder)]
+        last = ("config.yaml", _LOCK)
+        for name in ("status.json", *(n for n in names if n not in last), "config.yaml"):
+            path = self.path(name)
+            if gfile.exists(path):
+                (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
+
+    def _probe(self) -> None:
         probe = self.folder.rstrip("/") + ".write-test"
         try:
             gfile.makedirs(probe)
@@ -125,6 +207,18 @@ class Run:
         with gfile.GFile(self.path("metrics.jsonl"), "a") as file:
             file.write(json.dumps(record) + "\n")
 
+    def keep_records(self, count: int) -> None:
+        """Leaves the first `count` lines of `metrics.jsonl`."""
+        if gfile.exists(self.path("metrics.jsonl")):
+            lines = self.read_text("metrics.jsonl").splitlines(keepends=True)
+            if len(lines) > count:
+                self.write_text("metrics.jsonl", "".join(lines[:count]))
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Appends to `events.jsonl` what happened to the run: that it went on, or went back."""
+        with gfile.GFile(self.path("events.jsonl"), "a") as file:
+            file.write(json.dumps({"event": name, "time": _now(), **facts}) + "\n")
+
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Yields the records of `metrics.jsonl`; a last line that a crash cut short is left out."""
         *lines, rest = self.read_text("metrics.jsonl").split("\n")
@@ -142,9 +236,12 @@ class Run:
             self.set_state("failed", error=reason)
 
     def set_state(self, state: str, **facts: Any) -> None:
-        """Records how the run stands: running, finished, interrupted or failed."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        self.write_json("status.json", {"state": state, "time": now, **facts})
+        """Records how the run stands: running, finished, interrupted, preempted or failed."""
+        self.write_json("status.json", {"state": state, "time": _now(), **facts})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, Any]:

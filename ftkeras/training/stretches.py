@@ -119,6 +119,7 @@ def _stored(
             training=True,
             seed=feed.seed,
             epoch=feed.epoch,
+            start=feed.start,
             **feed.options,
         )
         val = None

@@ -39,7 +39,7 @@ def test_the_best_epoch_follows_the_metric_and_the_last_is_kept_too(
 ):
     callback, run = keep(tmp_path, monitor, [{"loss": 1.0, monitor: v} for v in values])
     assert callback.best_epoch == best
-    assert (weight(run, "best"), weight(run, "last")) == (best, 2)
+    assert (weight(run, f"best-000{best + 1}"), weight(run, "last")) == (best, 2)
 
 
 def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(tmp_path):

@@ -6,8 +6,10 @@ import json
 import os
 
 import pytest
+import tensorflow as tf
 
 from ftkeras.config.load import parse_config
+from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.training.run import Run
 
@@ -81,3 +83,76 @@ def test_writing_replaces_a_file_whole(folder):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         Run.open(str(tmp_path))
+
+
+def changed(**fields) -> Config:
+    return CONFIG.model_copy(update=fields)
+
+
+def test_a_run_that_is_not_finished_goes_on_and_a_finished_one_does_not(folder):
+    assert not Run(folder).goes_on(CONFIG)
+    run = Run.create(folder, CONFIG)
+    for state in ("running", "failed", "interrupted", "preempted"):
+        run.set_state(state)
+        assert run.goes_on(CONFIG) and run.goes_on(None)
+        assert not run.goes_on(changed(seed=1), overwrite=True)
+    run.set_state("finished")
+    with pytest.raises(UserError, match="already holds a run, which is finished.*--overwrite"):
+        run.goes_on(None)
+    assert not run.goes_on(CONFIG, overwrite=True)
+
+
+def test_a_run_does_not_go_on_with_another_config(folder):
+    run = Run.create(folder, CONFIG)
+    phases = [CONFIG.phases[0].model_copy(update={"epochs": 2, "train": ["all"]})]
+    with pytest.raises(UserError) as error:
+        run.goes_on(changed(seed=1, phases=phases))
+    assert "seed: 0 -> 1; phases[0].train: None -> ['all']; phases[0].epochs: 1 -> 2." in str(
+        error.value
+    )
+
+
+def test_without_a_config_there_must_be_a_run(folder):
+    with pytest.raises(UserError, match="--config is missing, and --out"):
+        Run(folder).goes_on(None)
+
+
+@pytest.mark.parametrize("left", [[".lock"], [".lock", ".config.yaml.tmp"]])
+def test_a_process_that_was_killed_at_its_start_is_in_nobodys_way(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("")
+    assert not Run(str(tmp_path)).goes_on(CONFIG)
+    assert Run.create(str(tmp_path), CONFIG).config == CONFIG
+
+
+def test_a_run_that_is_replaced_keeps_nothing(folder):
+    run = Run.create(folder, CONFIG)
+    run.log({"epoch": 0})
+    with tf.io.gfile.GFile(run.path("checkpoints", "old.txt"), "w") as file:
+        file.write("old")
+    Run.create(folder, changed(seed=1), overwrite=True)
+    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
+    assert names == {"checkpoints", "config.yaml", "environment.json", "status.json"}
+    assert not tf.io.gfile.listdir(run.path("checkpoints"))
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    one, two = Run(str(tmp_path)), Run(str(tmp_path))
+    with (
+        one.locked(),
+        pytest.raises(UserError, match="another process is training there"),
+        two.locked(),
+    ):
+        pass
+    with two.locked():
+        pass
+
+
+def test_records_of_epochs_that_come_again_are_dropped(folder):
+    run = Run.create(folder, CONFIG)
+    run.keep_records(0)  # there is no record yet
+    for epoch in range(3):
+        run.log({"epoch": epoch})
+    run.keep_records(5)
+    run.keep_records(2)
+    assert list(run.metrics()) == [{"epoch": 0}, {"epoch": 1}]

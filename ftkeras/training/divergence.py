@@ -1,0 +1,90 @@
+"""Trouble in the numbers: a loss that is no number any more, or explodes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.training.state_file import Tree
+
+Logs = dict[str, Any]
+
+_FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
+
+
+@dataclass(frozen=True)
+class TroubleOptions:
+    """What to do about trouble.
+
+    Args:
+        retries: How often a run goes back to its last good checkpoint.
+        shrink: The factor on all learning rates each time it does.
+        explosion: How many times the usual loss is an explosion; None never finds one.
+    """
+
+    retries: int = 2
+    shrink: float = 0.5
+    explosion: float | None = 10.0
+
+
+class Trouble(Exception):
+    """Training cannot go on from here; the message says what is wrong."""
+
+
+class TroubleWatch(keras.callbacks.Callback):
+    """Raises Trouble out of `fit` where the loss is not finite, or explodes.
+
+    Keras hands each step's loss on as a number, so looking at it costs nothing. It hands on the
+    mean since the epoch began, from which the step's own loss follows. A loss explodes where the
+    median of the latest steps is `explosion` times both the median of the last hundred and that of
+    the run's first ones: so a new phase with stronger augmentation, or a single odd batch, does not
+    count.
+    """
+
+    def __init__(self, unfreeze: StagedUnfreezing, explosion: float | None):
+        super().__init__()
+        self._unfreeze = unfreeze
+        self._explosion = explosion
+        self._first: list[float] = []
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._steps, self._mean = 0, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        if self._unfreeze.position[1] == 0:  # else the epoch goes on, and so does its mean
+            self._steps, self._mean = 0, 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        mean = float((logs or {})["loss"])
+        if not math.isfinite(mean):
+            raise Trouble(f"the loss is {mean}")
+        loss = mean * (self._steps + 1) - self._mean * self._steps
+        self._steps, self._mean = self._steps + 1, mean
+        self._recent.append(loss)
+        if len(self._first) < _FIRST:
+            self._first.append(loss)
+        elif self._explosion is not None and len(self._recent) > 2 * _LATEST:
+            self._compare(self._explosion)
+
+    def _compare(self, explosion: float) -> None:
+        recent = list(self._recent)
+        latest = statistics.median(recent[-_LATEST:])
+        usual = max(statistics.median(recent[:-_LATEST]), statistics.median(self._first))
+        if latest > explosion * usual:
+            raise Trouble(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
+
+    def state(self) -> Tree:
+        """Returns the losses that it compares with."""
+        recent = list(self._recent)
+        return {"first": self._first, "recent": recent, "steps": self._steps, "mean": self._mean}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self._first, self._recent = list(state["first"]), deque(state["recent"], _WINDOW)
+        self._steps, self._mean = state["steps"], state["mean"]

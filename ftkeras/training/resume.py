@@ -1,0 +1,109 @@
+"""All that a training goes on from: taken between two steps, put back into objects built anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+
+from ftkeras.errors import UserError
+from ftkeras.training.state_file import Tree
+
+VERSION = 1
+
+
+class Stateful(Protocol):
+    """What has something to remember: a callback, usually."""
+
+    def state(self) -> Tree:
+        """Returns it as plain values and arrays."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+
+
+def take(model: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
+    """Returns all that a training goes on from.
+
+    Variables are listed in the order in which Keras has them, which follows from how the model was
+    built; their names count through the process and may be others in the next.
+
+    Args:
+        model: The model. `variables` has weights, statistics and the states of seed generators;
+            the optimizer's has step counts, momenta, accumulated gradients and the loss's scale.
+        parts: What else has a state, by name.
+    """
+    return {
+        "version": VERSION,
+        "model": _values(model.variables),
+        "optimizer": _values(model.optimizer.variables),
+        "metrics": _values(model.metrics_variables),
+        "random": _random_state(),
+        "parts": {name: part.state() for name, part in parts.items()},
+    }
+
+
+def put_back(model: keras.Model, parts: Mapping[str, Stateful], tree: Tree) -> None:
+    """Gives the model and the parts what `take` found; metrics are the business of `put_metrics`.
+
+    Raises:
+        UserError: It was taken from another model.
+    """
+    if tree["version"] != VERSION or set(tree["parts"]) != set(parts):
+        raise UserError("the checkpoint was written by another version of ftkeras.")
+    _assign(model.variables, tree["model"], "model")
+    _assign(model.optimizer.variables, tree["optimizer"], "optimizer")
+    for name, part in parts.items():
+        part.load_state(tree["parts"][name])
+    _set_random_state(tree["random"])
+
+
+def put_metrics(model: keras.Model, tree: Tree) -> None:
+    """Gives the model's metrics what `take` found; Keras resets them where an epoch begins."""
+    _assign(model.metrics_variables, tree["metrics"], "metrics")
+
+
+def build_metrics(model: keras.Model, batches: tf.data.Dataset) -> None:
+    """Makes the variables of the model's metrics, which Keras else makes in the first step."""
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=batches.element_spec)
+
+
+def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray], what: str) -> None:
+    found = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
+    if found != [(value.shape, value.dtype.name) for value in values]:
+        raise UserError(
+            f"the checkpoint is of another {what}: {len(values)} variables, here {len(variables)}, "
+            "or of other shapes. Start anew with --overwrite, or choose another folder."
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _random_state() -> Tree:
+    # Ours draw from seeds of their own; this is for a user's callbacks and layers.
+    version, internal, gauss = random.getstate()
+    drawn = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": list(np.random.get_state()),
+        "keras": None if drawn is None else keras.ops.convert_to_numpy(drawn.state),
+    }
+
+
+def _set_random_state(state: Tree) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    if state["keras"] is not None:
+        global_seed_generator().state.assign(state["keras"])

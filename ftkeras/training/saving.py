@@ -1,0 +1,259 @@
+"""When a training is saved, what it goes back to, and where it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.errors import TrainingError
+from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.rates import innermost
+from ftkeras.training import resume
+from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.checkpoint import Checkpoints, States
+from ftkeras.training.divergence import Trouble, TroubleOptions
+from ftkeras.training.run import Run
+from ftkeras.training.signals import Signals
+
+Logs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """When to save besides at the end of each epoch.
+
+    Args:
+        every_steps: After every so many steps of the run.
+        every_minutes: After the first step that ends so long after the last time.
+    """
+
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0
+
+
+class SavedTraining:
+    """A training and its states on disk: begins with the newest, saves, and goes back.
+
+    Args:
+        model: The model that trains.
+        run: Where its states are.
+        unfreeze: The phases, which know the position.
+        average: The moving average, if there is one.
+        checkpoints: The best weights, which the states refer to.
+        parts: All that has a state, those three included, by name.
+        trouble: How often to go back, and at what rates.
+        report: Gets a line on what was done.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        run: Run,
+        *,
+        unfreeze: StagedUnfreezing,
+        average: AveragedWeights | None,
+        checkpoints: Checkpoints,
+        parts: Mapping[str, resume.Stateful],
+        trouble: TroubleOptions,
+        report: Callable[[str], None] = print,
+    ):
+        self.over = False
+        """Whether training has come to its end."""
+        self.logs: Logs | None = None
+        """The training metrics of an epoch of which only the validation is to be done."""
+        self._model = model
+        self._run = run
+        self._unfreeze = unfreeze
+        self._average = average
+        self._checkpoints = checkpoints
+        self._parts = parts
+        self._trouble = trouble
+        self._report = report
+        self._states = States(run, report)
+        self._metrics: resume.Tree | None = None  # to be put back where the next epoch begins
+        self._rollbacks: list[list[int]] = []  # [epoch, batch] of each trouble
+        self._went_back_to = ""
+
+    def begin(self) -> None:
+        """Goes on from the newest state that is whole, or saves the beginning."""
+        tree = self._states.newest()
+        if tree is None:
+            self._run.keep_records(0)
+            self.save()
+            return
+        self._restore(tree)
+        epoch, batches = self._unfreeze.position
+        self._run.event("resumed", epoch=epoch, batches=batches)
+        where = "after the last epoch" if self.over else f"epoch {epoch + 1}, step {batches + 1}"
+        self._report(f"resumed   {where}")
+
+    def save(self, *, over: bool = False, logs: Logs | None = None) -> None:
+        """Writes a state; call it between two steps.
+
+        Args:
+            over: Whether this is the end.
+            logs: The training metrics where all of the epoch but its validation is done.
+
+        Raises:
+            Trouble: A weight or its momentum isn't finite: nothing to come back to.
+        """
+        if self._average is not None:
+            self._average.unswap()  # where a validation broke off
+        tree = resume.take(self._model, self._parts)
+        self._check_finite(tree)
+        tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
+        self._states.save(*self._unfreeze.position, tree)
+        self._checkpoints.remove_old()
+
+    def before_fit(self, batches: tf.data.Dataset) -> None:
+        """Makes sure that the metrics are there for `put_metrics`."""
+        if self._metrics is not None:
+            resume.build_metrics(self._model, batches)
+
+    def put_metrics(self) -> None:
+        """Gives the metrics their values in the midst of an epoch; Keras has just reset them."""
+        if self._metrics is not None:
+            resume.put_metrics(self._model, self._metrics)
+        self._metrics = None
+
+    def go_back(self, trouble: Trouble, examples: Callable[[int, int], str]) -> None:
+        """Goes on from the last good state with smaller rates.
+
+        Args:
+            trouble: What happened.
+            examples: Names the examples of an epoch's batch.
+
+        Raises:
+            TrainingError: It went back as often as it may.
+        """
+        epoch, batch = self._unfreeze.position
+        where = f"epoch {epoch + 1}, step {max(batch, 1)} (phase {self._unfreeze.phase.name})"
+        self._rollbacks.append([epoch, batch])
+        if len(self._rollbacks) > self._trouble.retries:
+            raise TrainingError(self._advice(trouble, where, examples))
+        if self._states.names()[-1:] == [self._went_back_to] and len(self._states.names()) > 1:
+            self._states.remove_newest()  # it led here twice: the trouble may be in it already
+        tree = self._states.newest()
+        if tree is None:
+            raise TrainingError(f"{where}: {trouble}, and there is no checkpoint to go back to.")
+        rollbacks, self._went_back_to = self._rollbacks, self._states.names()[-1]
+        self._restore(tree)
+        self._rollbacks = rollbacks
+        self._unfreeze.rate_scale = self._trouble.shrink ** len(rollbacks)
+        self.save(over=self.over, logs=self.logs)  # a run killed now goes on with these rates
+        to_epoch, to_batch = self._unfreeze.position
+        self._run.event(
+            "rollback",
+            reason=str(trouble),
+            epoch=epoch,
+            batches=batch,
+            to_epoch=to_epoch,
+            to_batches=to_batch,
+            rate_scale=self._unfreeze.rate_scale,
+        )
+        self._report(
+            f"trouble   {where}: {trouble}; going back to epoch {to_epoch + 1}, step "
+            f"{to_batch + 1}, with rates times {self._unfreeze.rate_scale:g}"
+        )
+
+    def _restore(self, tree: resume.Tree) -> None:
+        if self._average is not None:
+            self._average.unswap()
+        resume.put_back(self._model, self._parts, tree)
+        self.over, self.logs = tree["over"], tree["logs"]
+        self._rollbacks = tree["rollbacks"]
+        self._metrics = tree if self._unfreeze.position[1] and self.logs is None else None
+
+    def _check_finite(self, tree: resume.Tree) -> None:
+        trained = {id(v) for v in innermost(self._model.optimizer)._trainable_variables}
+        values = [
+            *zip(self._model.variables, tree["model"], strict=True),
+            *zip(self._model.optimizer.variables, tree["optimizer"], strict=True),
+        ]
+        for number, (variable, value) in enumerate(values):
+            checked = number >= len(tree["model"]) or id(variable) in trained
+            # What is no floating-point number is finite; bfloat16 is not known to NumPy as one.
+            if checked and not np.isfinite(value.astype(np.float32)).all():
+                raise Trouble(f"{variable.path} has values that are not finite")
+
+    def _advice(self, trouble: Trouble, where: str, examples: Callable[[int, int], str]) -> str:
+        went = len(self._rollbacks) - 1
+        tried = f", also after going back {went} times to smaller rates" if went else ""
+        epoch, batch = self._rollbacks[-1]  # how many batches were done, the bad one included
+        if went and batch and all(place == [epoch, batch] for place in self._rollbacks):
+            look = (
+                f"It is the same step each time: look at its images ({examples(epoch, batch - 1)})"
+            )
+        else:
+            look = "Look at the phase's learning_rate"
+        return (
+            f"{where}: {trouble}{tried}. {look}, at optimizer.clip_norm, and at the gradient norms "
+            "in logs/."
+        )
+
+
+class Saver(keras.callbacks.Callback):
+    """Saves a training when it is time, or when somebody asks; give it to `fit` last.
+
+    So all other callbacks have seen the step or the epoch that has ended.
+    """
+
+    def __init__(
+        self,
+        saved: SavedTraining,
+        unfreeze: StagedUnfreezing,
+        signals: Signals,
+        steps_per_epoch: int,
+        options: SavingOptions,
+    ):
+        super().__init__()
+        self._saved = saved
+        self._unfreeze = unfreeze
+        self._signals = signals
+        self._steps_per_epoch = steps_per_epoch
+        self._options = options
+        self._at = time.monotonic()
+        self._logs: Logs = {}
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._saved.put_metrics()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        epoch, done = self._unfreeze.position
+        if done == self._steps_per_epoch or self.model.stop_training:
+            return  # the epoch's end is near, which knows more
+        if self._signals.stop_asked:
+            self._saved.save()
+            self._signals.stop()
+        steps, minutes = self._options.every_steps, self._options.every_minutes
+        passed = epoch * self._steps_per_epoch + done
+        late = minutes is not None and time.monotonic() - self._at >= 60 * minutes
+        if self._signals.save_asked or late or (steps is not None and passed % steps == 0):
+            self._save()
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        # Keras holds the epoch's own metrics in a variable of its function, and resets them now.
+        results = self.model.get_metrics_result()
+        self._logs = {name: float(value) for name, value in results.items()}
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if self._signals.stop_asked:
+            self._saved.save(logs=self._logs)
+            self._signals.stop()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._save(over=self.model.stop_training or epoch + 1 >= self._unfreeze.epochs)
+        self._signals.stop()
+
+    def _save(self, over: bool = False) -> None:
+        self._saved.save(over=over)
+        self._at = time.monotonic()
+        if self._signals.save_asked:
+            self._signals.save_asked = False
+            print("checkpoint written, as asked")

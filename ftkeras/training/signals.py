@@ -1,0 +1,71 @@
+"""What a person or a scheduler may ask of a running training: stop, or save now and go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from ftkeras.errors import Preempted
+
+_SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
+
+
+class Signals:
+    """Listens while it is entered: Ctrl-C and SIGTERM ask to stop, SIGUSR1 to save.
+
+    Within `at_steps` a wish is only noted, for the training loop to meet it between two steps,
+    where everything can be saved; elsewhere it stops at once, like a second Ctrl-C anywhere.
+    """
+
+    def __init__(self) -> None:
+        self.save_asked = False
+        self._stop: type[KeyboardInterrupt] | None = None
+        self._waits = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():  # no other may listen
+            for number in (signal.SIGINT, signal.SIGTERM, _SAVE):
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    @contextmanager
+    def at_steps(self) -> Iterator[None]:
+        """Within it, whoever trains asks `stop_asked` after each step and calls `stop`."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether somebody wants the training to stop."""
+        return self._stop is not None
+
+    def stop(self) -> None:
+        """Raises what was asked for: KeyboardInterrupt, or Preempted for SIGTERM."""
+        if self._stop is not None:
+            raise self._stop
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if number == _SAVE:
+            self.save_asked = True
+            return
+        again = self.stop_asked
+        self._stop = Preempted if number == signal.SIGTERM else KeyboardInterrupt
+        if again or not self._waits:
+            raise self._stop
+        again_at_once = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        print(f"\nstopping after this step{again_at_once}", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""A small training through phases, which ends in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.data.load import load_data
+from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.fit import fit
+from ftkeras.training.run import Run
+
+Training = Callable[..., tuple[dict[str, Any], Run]]
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory) -> ImageData:
+    """40 images of 8 px for training, which are 5 batches, and 16 for validation; 2 classes."""
+    random = np.random.default_rng(0)
+    labels = np.arange(56) % 2
+    images = random.integers(0, 150, (56, 8, 8, 3)) + labels[:, None, None, None] * 60
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return load_data("arrays", path=str(path), split={"val": 0.3}, seed=0)
+
+
+@pytest.fixture
+def small_training(small_images) -> Training:
+    """A function that trains a new model, or goes on with what is in the folder.
+
+    It returns all that came out, and the run.
+    """
+
+    def train(
+        folder: Path,
+        phases: Sequence[Phase],
+        *,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        accumulate: int | None = None,
+        feed: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> tuple[dict[str, Any], Run]:
+        keras.utils.set_random_seed(0)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        run = Run(str(folder))
+        settings = {"image_size": 8, "batch_size": 8, **(feed or {"varies": True})}
+        batches = Feed(small_images, **settings)
+        model = _small_model()
+        adamw = keras.optimizers.AdamW(weight_decay=0.01, gradient_accumulation_steps=accumulate)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        metrics = [keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.AUC(name="auc")]
+        model.compile(optimizer or adamw, loss, weighted_metrics=metrics)
+        unfreeze = StagedUnfreezing(model, phases, steps_per_epoch=batches.steps_per_epoch)
+        average = AveragedWeights(model, 0.9)
+        checkpoints = fit(
+            model,
+            batches,
+            unfreeze=unfreeze,
+            run=run,
+            monitor="val_loss",
+            average=average,
+            **options,
+        )
+        last = [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+        checkpoints.load_best(model)
+        records = list(run.metrics())
+        for record in records:
+            del record["seconds"]
+        return {
+            "last": last,
+            "best": model.get_weights(),
+            "best epoch": checkpoints.best_epoch,
+            "average": list(average.state().values()),
+            "verdicts": unfreeze.verdicts,
+            "rate scale": unfreeze.rate_scale,
+            "records": records,
+        }, run
+
+    return train
+
+
+def _small_model() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dropout(0.3, seed=1),
+            keras.layers.Dense(2, name="logits"),
+        ],
+        name="small",
+    )

@@ -1,0 +1,99 @@
+"""A training that breaks off at any step and goes on ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.phases import Phase, Until
+from ftkeras.training.callbacks import EarlyStopping
+from ftkeras.training.saving import SavingOptions
+
+pytestmark = pytest.mark.slow
+
+PLANS: dict[str, dict[str, Any]] = {
+    "by epochs, accumulating, averaged": {
+        "phases": [
+            Phase("head", 2, 1e-2, warmup=0.2),
+            Phase("top", 2, train=["head", "blocks[-1]"], layer_decay=0.5, batch_norm="train"),
+        ],
+        "accumulate": 3,
+    },
+    "a phase begins within an epoch": {
+        "phases": [
+            Phase("head", steps=7, learning_rate=1e-2, augmentation="light"),
+            Phase("all", steps=8, train=["all"], dropout=0.1, augmentation="medium"),
+        ],
+    },
+    "until a metric stops, then early stopping": {
+        "phases": [
+            Phase("head", until=Until("loss", 1, min_delta=0.05, max_epochs=3), learning_rate=1e-2),
+            Phase("all", 3, train=["all"]),
+        ],
+        "early_stopping": True,
+    },
+}
+
+
+class Killed(Exception):
+    """What a test raises out of a training."""
+
+
+class Kill(keras.callbacks.Callback):
+    """Breaks off after so many training steps, or in the validation after so many epochs."""
+
+    def __init__(self, steps: int | None = None, validations: int | None = None):
+        super().__init__()
+        self.left = {"steps": steps, "validations": validations}
+
+    def _count(self, what: str) -> None:
+        if self.left[what] is not None:
+            self.left[what] -= 1
+            if self.left[what] == 0:
+                raise Killed
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._count("steps")
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._count("validations")
+
+
+def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
+    for name in one:
+        if isinstance(one[name], list) and name != "records":
+            for first, second in zip(one[name], two[name], strict=True):
+                np.testing.assert_array_equal(first, second, err_msg=name)
+        else:
+            assert one[name] == two[name], name
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training, tmp_path, name):
+    plan = dict(PLANS[name])
+    stops = plan.pop("early_stopping", False)
+
+    def train(folder: str, *more: keras.callbacks.Callback, **options: Any) -> Any:
+        stopping = [EarlyStopping("loss", patience=3, min_delta=0.02)] if stops else []
+        callbacks = [*stopping, *more]
+        return small_training(tmp_path / folder, callbacks=callbacks, **plan, **options)
+
+    whole, _ = train("whole")
+    tries = [
+        (Kill(steps=3), 2),
+        (Kill(validations=1), None),
+        (Kill(steps=9), 3),
+        (Kill(steps=4), 1),
+    ]
+    for kill, every_steps in tries:
+        with pytest.raises(Killed):
+            train("parts", kill, saving=SavingOptions(every_steps))
+    resumed, run = train("parts", Kill())
+    assert_same(whole, resumed)
+    events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
+    assert [event["event"] for event in events] == ["resumed"] * 4
+    assert len([n for n in (tmp_path / "parts/checkpoints").iterdir() if n.suffix == ".ckpt"]) == 2
