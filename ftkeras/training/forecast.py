@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
+import tensorflow as tf
 
 from ftkeras.console import table
 from ftkeras.data.augment import STRENGTHS
@@ -224,11 +224,12 @@ def _why_not_any(unfreeze: StagedUnfreezing, early_stopping: bool) -> str:
 
 def _forward_seconds(model: keras.Model) -> float:
     """Times a forward pass, seconds an image; the first call is not counted."""
-    images = np.zeros((_TIMED, *model.input_shape[1:]), np.float32)
+    images = tf.zeros((_TIMED, *model.input_shape[1:]))
+    run = tf.function(lambda images: model(images, training=False), autograph=False)
     seconds = []
-    for _ in range(3):
+    for _ in range(4):
         start = time.perf_counter()
-        keras.ops.convert_to_numpy(model(images, training=False))  # waits for the device
+        keras.ops.convert_to_numpy(run(images))  # waits for the device
         seconds.append(time.perf_counter() - start)
     replicas = model.distribute_strategy.num_replicas_in_sync if model.distribute_strategy else 1
     return min(seconds[1:]) / _TIMED / replicas

@@ -1,0 +1,111 @@
+"""An epoch of training without a stored trunk: bare `model.fit` against ftkeras's `fit`.
+
+    python tools/bench/step.py [--pairs 5] [--size 96] [--images 512] [--train "blocks[-4:]"]
+
+The same compiled MobileNetV2, the same weights training, the same images in memory, batch size 32.
+Ours has all its callbacks: rates by weight, gradient norms, audit, record, checkpoints, logs.
+What is timed is from the end of the first epoch, when everything is traced, to the end of the last.
+Baseline and ours alternate; each ratio is of one such pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from ftkeras.backbones import Backbone, load_backbone
+from ftkeras.config.load import parse_config
+from ftkeras.console import table
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.data.load import load_data
+from ftkeras.model.assemble import build_model
+from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.training.fit import fit
+from ftkeras.training.run import Run
+
+EPOCHS = 4
+PHASES = {"phases": [{"name": "top", "epochs": EPOCHS, "learning_rate": 1e-4}]}  # of the record
+HEADER = ("", "bare fit img/s", "ftkeras img/s", "ratio", "lowest", "highest", "goal")
+
+
+class Clock(keras.callbacks.Callback):
+    """Notes when each epoch ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.times.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """How long all epochs but the first took, and what came between them."""
+        return self.times[-1] - self.times[0]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--train", default="blocks[-4:]")
+    options = parser.parse_args()
+    data = load_data("starter", split={"val": None, "test": "test"})
+    part = data.splits["train"]
+    kept = type(part)("train", part.ids[: options.images], part.labels, part.classes, part.fetch)
+    few = ImageData("starter", data.class_names, False, {"train": kept})
+    phase = Phase("top", train=["head", options.train], epochs=EPOCHS, learning_rate=1e-4)
+    pairs = []
+    for _ in range(options.pairs):
+        pairs.append(tuple(speed(few, options.size, phase, ours) for ours in (False, True)))
+    ratios = [second / first for first, second in pairs]
+    speeds = [f"{statistics.median(column):.0f}" for column in zip(*pairs, strict=True)]
+    shown = [f"{f(ratios):.2f}" for f in (statistics.median, min, max)]
+    print(table([(options.train, *speeds, *shown, ">= 0.98")], HEADER))
+    print(f"{options.size} px; medians over {options.pairs} alternating pairs")
+
+
+def speed(data: ImageData, size: int, phase: Phase, ours: bool) -> float:
+    """Trains once and returns images a second."""
+    keras.utils.clear_session()
+    backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
+    model = compiled(backbone, len(data.class_names))
+    unfreeze = StagedUnfreezing(model, [phase], blocks=backbone.blocks)
+    feed, clock = Feed(data, image_size=size, batch_size=32), Clock()
+    if ours:
+        config = parse_config(
+            {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}, **PHASES}
+        )
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            run = Run.create(f"{folder}/run", config)
+            fit(model, feed, unfreeze=unfreeze, run=run, monitor="accuracy", callbacks=[clock])
+    else:
+        optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
+        optimizer.build(model.trainable_variables)
+        model.compile(optimizer, model.loss, metrics=["accuracy"])
+        model.fit(feed.train(), epochs=EPOCHS, verbose=0, callbacks=[clock])
+    return (EPOCHS - 1) * len(data.splits["train"]) / clock.seconds
+
+
+def compiled(backbone: Backbone, classes: int) -> keras.Model:
+    """Returns a new model on the backbone."""
+    model = build_model(backbone, classes, seed=0)
+    optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+if __name__ == "__main__":
+    np.random.seed(0)
+    main()
