@@ -82,6 +82,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
         """What the audit of each phase that has ended found."""
         self.rate_scale = 1.0
         """A factor on all learning rates; a change counts from the next step."""
+        self.one_fit_a_phase = False
+        """Whether another `fit` trains the next phase: then `fit` should end where a phase does."""
         self._subject = model
         self._weights = weights_of(model, blocks)
         self._trained = tuple(
@@ -121,6 +123,18 @@ class StagedUnfreezing(keras.callbacks.Callback):
         """The epoch, from 0, and how many of its batches are done."""
         return self._epoch, self._batches
 
+    @property
+    def paused(self) -> bool:
+        """Whether a phase has ended and its `fit` should, because another trains the next."""
+        return self.one_fit_a_phase and self._to_leave()
+
+    def upcoming(self) -> int:
+        """Leaves a phase that has ended; returns the index of that which the next `fit` trains."""
+        ended = self._to_leave()
+        if ended:
+            self._leave()
+        return (self._index or 0) + ended
+
     def group_rates(self) -> dict[str, float]:
         """Returns the learning rate at this moment of the head and of each block that trains."""
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -150,7 +164,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         set_trainable(self._subject, self._trained[index], self.phases[index].batch_norm)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        if not self._loaded:
+        if not (self._loaded or self.one_fit_a_phase):
             self._index = None  # `fit` may be called again, or start at a later epoch
         self._loaded = False
         self._steps_per_epoch = (self.params or {}).get("steps") or self._steps_per_epoch
@@ -252,6 +266,9 @@ class StagedUnfreezing(keras.callbacks.Callback):
         length = self.phase.length(self._steps_per_epoch)
         done = self._in_steps(self._epochs_before) + self._passed(batch)
         return self._over or done >= self._in_steps(length)
+
+    def _to_leave(self) -> bool:
+        return self._index is not None and not self._last() and self._ended(self._first_batch)
 
     def _last(self) -> bool:
         return self._index == len(self.phases) - 1

@@ -195,10 +195,9 @@ def assemble(config: Config) -> Assembled:
     tight = fitting.warn(model, config.data.batch_size, needed)
     notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
     options = build.trunk(config)
-    stopping = training.early_stopping is not None
     trunk = None
     if options is not None:
-        trunk = plan_trunk(model, feed, unfreeze, options, early_stopping=stopping)
+        trunk = plan_trunk(model, feed, unfreeze, options)
     return Assembled(
         config,
         data,

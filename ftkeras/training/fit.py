@@ -118,16 +118,17 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
     """Trains from where `saved` stands to the end."""
-    begin, _ = unfreeze.position
-    for stretch in stretches(model, feed, unfreeze, trunk, begin=begin):
+    for stretch in stretches(model, feed, unfreeze, trunk):
         with stretch.fed as (train, val), quick_pointwise_gradients(model):
             saved.before_fit(train)
             first = stretch.first_epoch
             if saved.logs is not None:
                 _validate(model, val, first, saved.logs, callbacks)
                 saved.logs, first = None, first + 1
-                if model.stop_training:
+                if saved.over:
                     return
+                if unfreeze.paused:
+                    continue
             if first < stretch.end_epoch:
                 model.fit(
                     train,
@@ -138,7 +139,7 @@ def _train(
                     shuffle=False,  # the data set does that itself
                     verbose=0,
                 )
-        if model.stop_training:
+        if saved.over:
             return
 
 

@@ -117,8 +117,6 @@ def plan_trunk(
     feed: Feed,
     unfreeze: StagedUnfreezing,
     options: TrunkOptions,
-    *,
-    early_stopping: bool = False,
 ) -> TrunkPlan:
     """Decides for each phase whether its trunk is stored: where it can be, and where it pays.
 
@@ -130,9 +128,8 @@ def plan_trunk(
         feed: The data.
         unfreeze: The phases.
         options: How the trunk would be stored.
-        early_stopping: Whether a callback may end all of training early.
     """
-    why_not = _why_not_any(unfreeze, early_stopping)
+    why_not = _why_not_any(unfreeze)
     if why_not:
         return TrunkPlan(
             options, tuple(TrunkForecast(p.name, False, why_not) for p in unfreeze.phases)
@@ -160,7 +157,7 @@ def _forecast(
     views = views_of(phase, feed, options)
     size = estimate_bytes(split.frontier, train * views + val, options.dtype)
     trunk, tail = work(split.trunk.graph) * unit, work(split.tail.graph) * unit
-    epochs = phase.epochs or 0
+    epochs = phase.length(None)  # at most
     tails = epochs * (train * (1 + _BACKWARD) + val) * tail
     facts: dict[str, Any] = {
         "exact": not changes and not options.silence,
@@ -211,12 +208,10 @@ def _why_not(changes: Sequence[str], split: Split, feed: Feed, options: TrunkOpt
     return ""
 
 
-def _why_not_any(unfreeze: StagedUnfreezing, early_stopping: bool) -> str:
+def _why_not_any(unfreeze: StagedUnfreezing) -> str:
     """Returns why one `fit` a phase would not do, or nothing."""
-    if early_stopping:
-        return "early stopping counts over all phases, so they need one fit"
-    if any(phase.epochs is None for phase in unfreeze.phases):
-        return "a phase ends on steps or on a metric"
+    if any(phase.steps is not None for phase in unfreeze.phases):
+        return "a phase ends on steps"
     if any(phase.batch_norm == "recalibrate" for phase in unfreeze.phases):
         return "a phase recalibrates batch norm"
     return ""

@@ -107,6 +107,7 @@ class SavedTraining:
             self._average.unswap()  # where a validation broke off
         tree = resume.take(self._model, self._parts)
         self._check_finite(tree)
+        self.over = over
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
         self._states.save(*self._unfreeze.position, tree)
         self._checkpoints.remove_old()
@@ -249,6 +250,8 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._save(over=self.model.stop_training or epoch + 1 >= self._unfreeze.epochs)
+        if self._unfreeze.paused:
+            self.model.stop_training = True  # not before: `over` is whether others ask for it
         self._signals.stop()
 
     def _save(self, over: bool = False) -> None:

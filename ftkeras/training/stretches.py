@@ -24,7 +24,7 @@ Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some epochs, and the batches that they are trained on while `fed` is entered."""
+    """Some epochs, or fewer, and the batches to train them on while `fed` is entered."""
 
     first_epoch: int
     end_epoch: int
@@ -36,34 +36,29 @@ def stretches(
     feed: Feed,
     unfreeze: StagedUnfreezing,
     trunk: TrunkPlan | None,
-    *,
-    begin: int = 0,
 ) -> Iterator[Stretch]:
-    """Yields what to give to `fit`, one after the other.
+    """Yields what to give to `fit`, one after the other, from where `unfreeze` stands.
 
     Args:
         model: The compiled model; its flags may be set.
         feed: The data.
         unfreeze: The phases.
         trunk: Which phases train from a store; None for a single stretch over all phases.
-        begin: The epoch to begin with; its weights must be in the model already, because the key
-            of a store follows from them.
     """
     if trunk is None or not any(forecast.stored for forecast in trunk.forecasts):
-        yield Stretch(begin, unfreeze.epochs, _plain(feed))
+        yield Stretch(unfreeze.position[0], unfreeze.epochs, _plain(feed))
         return
-    end = 0
-    for index, (phase, forecast) in enumerate(zip(unfreeze.phases, trunk.forecasts, strict=True)):
-        first, end = end, end + (phase.epochs or 0)
-        if end <= begin:
-            continue
-        fed = None
-        if forecast.stored:
+    unfreeze.one_fit_a_phase = True
+    index = None
+    while index != len(unfreeze.phases) - 1:
+        index = unfreeze.upcoming()
+        phase, fed = unfreeze.phases[index], None
+        if trunk.forecasts[index].stored:
             start = time.monotonic()
             unfreeze.set_flags(index)  # the split follows them
             fed = _from_stores(model, feed, phase, trunk.options)
             trunk.seconds[phase.name] = time.monotonic() - start
-        yield Stretch(max(first, begin), end, fed or _plain(feed))
+        yield Stretch(unfreeze.position[0], unfreeze.epochs, fed or _plain(feed))
 
 
 def _from_stores(

@@ -71,8 +71,7 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
     [
         ("data.augmentation=light", "augmentation makes each epoch's images new"),
         ("data.mix.mixup=0.2", "mixing makes each epoch's images new"),
-        ("phases[1]={name: top, steps: 3}", "a phase ends on steps or on a metric"),
-        ("training.early_stopping={patience: 1}", "early stopping counts over all phases"),
+        ("phases[1]={name: top, steps: 3}", "a phase ends on steps"),
         ("trunk={mode: on, memory_mb: 0, disk_mb: 0}", "are needed"),
         ("trunk={mode: on, views: 1, disk_mb: 9}", ""),
     ],
@@ -131,3 +130,20 @@ def test_augmented_and_mixed_runs_train_from_views_when_asked(arrays, tmp_path, 
     assert not top.exact
     assert "approximates: augmentation" in top.reason
     assert len(list(run.metrics())) == 4
+
+
+def test_phases_that_end_on_a_metric_and_early_stopping_go_the_same_way(arrays, tmp_path):
+    # With a rate of nearly nothing the loss stops improving at once.
+    until = "{metric: val_loss, patience: 1, min_delta: 0.5, max_epochs: 9}"
+    overrides = (
+        f"phases[0]={{name: head, until: {until}, learning_rate: 1.0e-9}}",
+        "phases[1]={name: top, epochs: 9, learning_rate: 1.0e-9, train: [head, 'blocks[-1:]']}",
+        "training.early_stopping={metric: val_loss, patience: 4, min_delta: 0.5}",
+    )
+    lengths = []
+    for mode in ("off", "on"):
+        made = config(arrays, f"trunk={{mode: '{mode}'}}", *overrides)
+        run = classification.train(made, str(tmp_path / mode))
+        lengths.append([record["phase"] for record in run.metrics()])
+        assert set(run.read_json("plan.json")["audit"]) == {"head", "top"}
+    assert lengths == [["head", "head", "top", "top", "top"]] * 2
