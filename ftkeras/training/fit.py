@@ -12,7 +12,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Record
-from ftkeras.training.checkpoint import Checkpoints, save_weights
+from ftkeras.training.checkpoint import Checkpoints, save_last
 from ftkeras.training.divergence import Trouble, TroubleOptions, TroubleWatch
 from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
@@ -101,10 +101,11 @@ def fit(
     except BaseException:
         if average is not None:
             average.unswap()  # where validation was interrupted, the averages are in the model
-        save_weights(model, run, "last")
+        save_last(model, run)
         raise
     finally:
         progress.close()
+    save_last(model, run)
     unfreeze.on_train_end()  # once more, for a run that was killed between the last epoch and this
     return checkpoints
 

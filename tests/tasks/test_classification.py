@@ -60,7 +60,7 @@ def run(photos, tmp_path_factory):
 def test_a_run_leaves_all_that_it_knew_and_made(run):
     for name in ("config.yaml", "environment.json", "bad_files.csv", "splits.csv", "model.keras"):
         assert tf.io.gfile.exists(run.path(name)), name
-    assert tf.io.gfile.glob(run.path("checkpoints", "best-000?.weights.h5"))
+    assert tf.io.gfile.glob(run.path("checkpoints", "best-000?.ckpt"))
     assert tf.io.gfile.exists(run.path("checkpoints", "last.weights.h5"))
     assert tf.io.gfile.glob(run.path("logs", "train", "events*"))
     assert tf.io.gfile.exists(run.path("export", "1", "saved_model.pb"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ftkeras.errors import TrainingError
-from ftkeras.training.checkpoint import Checkpoints, load_weights
+from ftkeras.training.checkpoint import Checkpoints
 from ftkeras.training.run import Run
 
 
@@ -24,9 +24,9 @@ def keep(tmp_path, monitor: str, epochs: list[dict[str, float]]) -> tuple[Checkp
     return callback, run
 
 
-def weight(run: Run, name: str) -> float:
+def best_weight(callback: Checkpoints) -> float:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    load_weights(model, run, name)
+    callback.load_best(model)
     return float(model.get_weights()[0][0, 0])
 
 
@@ -34,12 +34,10 @@ def weight(run: Run, name: str) -> float:
     ("monitor", "values", "best"),
     [("val_loss", [3.0, 1.0, 2.0], 1), ("val_accuracy", [0.1, 0.5, 0.2], 1)],
 )
-def test_the_best_epoch_follows_the_metric_and_the_last_is_kept_too(
-    tmp_path, monitor, values, best
-):
-    callback, run = keep(tmp_path, monitor, [{"loss": 1.0, monitor: v} for v in values])
+def test_the_best_epoch_follows_the_metric(tmp_path, monitor, values, best):
+    callback, _ = keep(tmp_path, monitor, [{"loss": 1.0, monitor: v} for v in values])
     assert callback.best_epoch == best
-    assert (weight(run, f"best-000{best + 1}"), weight(run, "last")) == (best, 2)
+    assert best_weight(callback) == best
 
 
 def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(tmp_path):
