@@ -87,7 +87,8 @@ def test_auto_says_why():
     for examples in (50, 500, 5000):
         expansion = expand("auto", setting(examples=examples))
         assert f"because there are {examples} training images" in expansion.reasons[0]
-    assert told("auto", examples=50) == told("linear_probe")
+    assert told("auto", examples=50) == told("gradual")
+    assert told("auto", examples=500) == told("full")
 
 
 def test_too_few_epochs_are_refused():
