@@ -6,14 +6,11 @@ The main path reads from top to bottom in `train`; the other verbs work on what 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
@@ -22,7 +19,6 @@ from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.data.pipeline import batches
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics, require
@@ -30,9 +26,8 @@ from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.classifier import Classifier
-from ftkeras.export.formats import Sample, check_formats, export_format
-from ftkeras.export.saved_model import export_saved_model
-from ftkeras.export.serving import model_name
+from ftkeras.export.formats import Sample, check_formats
+from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import line_chart
@@ -47,8 +42,6 @@ from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.run import Run
 from ftkeras.training.signals import Signals
 from ftkeras.training.strategy import choose_devices, choose_jit, prepare
-
-_CALIBRATED_ON, _MEASURED_ON = 100, 500  # images, for formats with fewer bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,26 +318,26 @@ def export(
         UserError: A format's packages are missing, or the directory cannot be written.
         TrainingError: A format answers differently; it is not written.
     """
-    others = [name for name in formats if name != "saved_model"]
-    check_formats(others)
-    classifier, directory = _classifier(run), directory or run.path("export")
-    paths = {}
-    if "saved_model" in formats:
-        paths["saved_model"] = export_saved_model(
-            classifier,
-            directory,
-            name=model_name(os.path.basename(run.folder.rstrip("/"))),
-            static_batch=run.config.export.static_batch,
+    facts, evaluation = run.read_json("data.json"), run.read_json("evaluation.json")
+    resize, seed = run.config.data.resize, run.config.seed
+    classifier = Classifier(
+        load_model(run),
+        facts["class_names"],
+        resize=resize,
+        multi_label=facts["multi_label"],
+        temperature=temperature_of(run),
+        thresholds=evaluation.get("thresholds"),
+    )
+
+    def samples() -> tuple[Sample, Sample]:
+        data = build.images(run.config)
+        shape = {"image_size": facts["image_size"], "resize": resize}
+        return (
+            take(data.splits["train"], CALIBRATED_ON, seed=seed, **shape),
+            take(data.splits[_final_split(data)], MEASURED_ON, seed=seed, **shape),
         )
-        _keep_certificate(run, "saved_model", paths["saved_model"], "assets.extra")
-    if others:
-        calibration, test = _samples(run)
-    for name in others:
-        paths[name] = export_format(
-            classifier, os.path.join(directory, name), name, calibration=calibration, test=test
-        )
-        _keep_certificate(run, name, paths[name])
-    return paths
+
+    return export_run(run, classifier, directory or run.path("export"), formats, samples)
 
 
 def export_formats(config: Config) -> list[str]:
@@ -427,48 +420,6 @@ def _final_split(data: ImageData) -> str:
     return next(split for split in ("test", "val", "train") if split in data.splits)
 
 
-def _classifier(run: Run) -> Classifier:
-    """A run's model with its labels, temperature and thresholds."""
-    facts, evaluation = run.read_json("data.json"), run.read_json("evaluation.json")
-    return Classifier(
-        load_model(run),
-        facts["class_names"],
-        resize=run.config.data.resize,
-        multi_label=facts["multi_label"],
-        temperature=temperature_of(run),
-        thresholds=evaluation.get("thresholds"),
-    )
-
-
-def _keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:
-    """Copies the certificate of a format's version into the run's own file."""
-    with tf.io.gfile.GFile(os.path.join(path, *inside, "certificate.json")) as file:
-        found = json.loads(file.read())
-    known = run.path("certificate.json")
-    others = run.read_json("certificate.json") if tf.io.gfile.exists(known) else {}
-    run.write_json("certificate.json", {**others, name: {"path": path, **found}})
-
-
-def _samples(run: Run) -> tuple[Sample, Sample]:
-    """Training images to calibrate on, and test images to measure the accuracy on."""
-    config, data = run.config, build.images(run.config)
-    image_size = run.read_json("data.json")["image_size"]
-
-    def pixels(name: str, examples: int) -> Sample:
-        found = batches(
-            sample(data.splits[name], examples, config.seed),
-            image_size=image_size,
-            batch_size=config.data.batch_size,
-            resize=config.data.resize,
-            cache="none",
-        )
-        parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in found]
-        images, targets = zip(*parts, strict=True)
-        return Sample(np.concatenate(images), np.concatenate(targets))
-
-    return pixels("train", _CALIBRATED_ON), pixels(_final_split(data), _MEASURED_ON)
-
-
 def _write_facts(assembled: Assembled, run: Run) -> None:
     data = assembled.data
     facts = {
@@ -510,7 +461,7 @@ def _export_anew(run: Run, formats: Sequence[str]) -> dict[str, str]:
     """Exports as if for the first time: a run that goes on may have been killed after it did."""
     if tf.io.gfile.exists(run.path("export")):
         tf.io.gfile.rmtree(run.path("export"))
-    return export(run, formats=formats)
+    return export(run, formats=formats) if formats else {}
 
 
 # -------------------------------------------------------------------- losses and metrics

@@ -186,7 +186,7 @@ def test_a_failure_is_recorded_and_what_was_earned_stays(photos, tmp_path, monke
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(classification, "export_saved_model", full_disk)
+    monkeypatch.setattr(classification, "export_run", full_disk)
     with pytest.raises(OSError, match="No space left"):
         classification.train(config({"source": "folder", "path": str(photos)}), str(tmp_path / "r"))
     status = json.loads((tmp_path / "r" / "status.json").read_text())

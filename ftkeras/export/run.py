@@ -1,0 +1,80 @@
+"""Exports a run in the formats asked for, and keeps their certificates in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import batches
+from ftkeras.evaluation.robustness import sample
+from ftkeras.export.classifier import Classifier
+from ftkeras.export.formats import Sample, check_formats, export_format
+from ftkeras.export.saved_model import export_saved_model
+from ftkeras.export.serving import model_name
+from ftkeras.training.run import Run
+
+CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedModel
+
+
+def export_run(
+    run: Run,
+    classifier: Classifier,
+    directory: str,
+    formats: Sequence[str],
+    samples: Callable[[], tuple[Sample, Sample]],
+) -> dict[str, str]:
+    """Writes a run's model, proves each format equal to it, and returns where each is.
+
+    Args:
+        run: The run, whose `certificate.json` gets the certificates.
+        classifier: The run's model, its labels, and how its answers are meant.
+        directory: Where the SavedModel's versions go, and a folder for each other format.
+        formats: saved_model, litert, onnx, openvino.
+        samples: Reads images to calibrate on and to measure with; called where they are needed.
+
+    Raises:
+        UserError: A format's packages are missing, or the directory cannot be written.
+        TrainingError: A format answers differently; it is not written.
+    """
+    others = [name for name in formats if name != "saved_model"]
+    check_formats(others)
+    paths = {}
+    if "saved_model" in formats:
+        paths["saved_model"] = export_saved_model(
+            classifier,
+            directory,
+            name=model_name(os.path.basename(run.folder.rstrip("/"))),
+            static_batch=run.config.export.static_batch,
+        )
+        _keep_certificate(run, "saved_model", paths["saved_model"], "assets.extra")
+    if others:
+        calibration, test = samples()
+    for name in others:
+        paths[name] = export_format(
+            classifier, os.path.join(directory, name), name, calibration=calibration, test=test
+        )
+        _keep_certificate(run, name, paths[name])
+    return paths
+
+
+def take(split: Split, examples: int, *, image_size: int, resize: str, seed: int) -> Sample:
+    """Returns some of a split's images, drawn under the seed, as training resizes them."""
+    drawn = sample(split, examples, seed)
+    found = batches(drawn, image_size=image_size, batch_size=32, resize=resize, cache="none")
+    parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in found]
+    images, targets = zip(*parts, strict=True)
+    return Sample(np.concatenate(images), np.concatenate(targets))
+
+
+def _keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:
+    """Copies the certificate of a format's version into the run's own file."""
+    with tf.io.gfile.GFile(os.path.join(path, *inside, "certificate.json")) as file:
+        found = json.loads(file.read())
+    known = tf.io.gfile.exists(run.path("certificate.json"))
+    others = run.read_json("certificate.json") if known else {}
+    run.write_json("certificate.json", {**others, name: {"path": path, **found}})
