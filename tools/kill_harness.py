@@ -58,18 +58,19 @@ MOMENTS = {
     "state not yet renamed": ("ftkeras.training.state_file:_flush_to_disk", 4),
     "old states removed": ("ftkeras.training.checkpoint:Checkpoints.remove_old", 5),
     "epoch recorded": ("ftkeras.training.run:Run.log", 2),
-    "best weights written": ("ftkeras.training.checkpoint:save_weights", 3),
+    "best weights written": ("ftkeras.training.checkpoint:Checkpoints._path", 3),
     "phase left": ("ftkeras.phases.callback:StagedUnfreezing._leave", 1),
     "phase entered": ("ftkeras.phases.callback:StagedUnfreezing._set_up", 2),
     "validation": ("ftkeras.training.saving:Saver.on_test_batch_end", 5),
     "store begun": ("ftkeras.trunk.writer:make_writer", 1),
     "store half written": ("ftkeras.trunk.writer:_DiskWriter.append", 3),
     "store not yet published": ("ftkeras.trunk.writer:_DiskWriter.finish", 2),
-    "training over": ("ftkeras.tasks.classification:_evaluate_best", 1),
+    "training over": ("ftkeras.training.checkpoint:save_last", 1),
+    "before evaluation": ("ftkeras.tasks.classification:_evaluate_best", 1),
     "evaluation": ("ftkeras.evaluation.predictions:save_predictions", 2),
     "result written": ("ftkeras.tasks.classification:_export_anew", 1),
-    "export half written": ("ftkeras.export.saved_model:_write_card", 1),
-    "export being checked": ("ftkeras.export.saved_model:check_saved_model", 1),
+    "export half written": ("ftkeras.export.saved_model:_write_json", 1),
+    "export being checked": ("ftkeras.export.certificate:certify_saved_model", 1),
     "finished": ("ftkeras.training.checkpoint:States.remove", 1),
 }
 _STORED = ("store", "state", "step", "old", "phase left")  # moments of that config
@@ -308,16 +309,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, help="how many kills at least")
     parser.add_argument("--seed", type=int, default=0, help="of the random times")
     parser.add_argument("--moments", help="only these named moments, with commas between them")
+    parser.add_argument("--configs", help="only these configs", default=",".join(CONFIGS))
     parser.add_argument("--folder", help="where to work; left out, a temporary folder")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory(prefix="kill-harness-") as scratch:
         folder = Path(given.folder or scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        return _harness(Workshop(folder), given.kills, random.Random(given.seed), given.moments)
+        return _harness(Workshop(folder), given)
 
 
-def _harness(workshop: Workshop, wanted: int, chance: random.Random, moments: str | None) -> int:
+def _harness(workshop: Workshop, given: argparse.Namespace) -> int:
     from ftkeras.cli.quiet import import_tensorflow
     from ftkeras.console import table
 
@@ -325,7 +327,7 @@ def _harness(workshop: Workshop, wanted: int, chance: random.Random, moments: st
     importlib.import_module("ftkeras.tasks.classification")
     workshop.fill()
     expected, lasted = {}, {}
-    for config in CONFIGS:
+    for config in given.configs.split(","):
         begin = time.monotonic()
         workshop.remove(f"whole-{config}")
         _, wrong = attempt(workshop, f"whole-{config}", config, [])
@@ -337,7 +339,7 @@ def _harness(workshop: Workshop, wanted: int, chance: random.Random, moments: st
         print(f"{config}: left alone, {lasted[config]:.0f} s", flush=True)
     rows: list[tuple[object, ...]] = []
     bad = 0
-    for number, (config, kills) in enumerate(_plan(wanted, chance, lasted, moments)):
+    for number, (config, kills) in enumerate(_plan(given, lasted)):
         run = f"run-{number}"
         workshop.remove(run)
         done, wrong = attempt(workshop, run, config, kills)
@@ -355,17 +357,20 @@ def _harness(workshop: Workshop, wanted: int, chance: random.Random, moments: st
 
 
 def _plan(
-    wanted: int, chance: random.Random, lasted: dict[str, float], moments: str | None
+    given: argparse.Namespace, lasted: dict[str, float]
 ) -> list[tuple[str, list[tuple[str, Any]]]]:
     """Returns (config, kills) of each run: the named moments, then random times."""
+    chance = random.Random(given.seed)
+    named = list(MOMENTS) if given.moments is None else given.moments.split(",")
     plan: list[tuple[str, list[tuple[str, Any]]]] = []
-    for name, (target, count) in MOMENTS.items():
-        if moments is None or name in moments.split(","):
-            config = "stored" if name.startswith(_STORED) else "augmented"
+    for name in named:
+        target, count = MOMENTS[name]
+        config = "stored" if name.startswith(_STORED) else "augmented"
+        if config in lasted:
             plan.append((config, [(f"at: {name}", f"{target}:{count}")]))
     planned = len(plan)
-    while planned < wanted:
-        config = list(CONFIGS)[len(plan) % 2]
+    while planned < given.kills:
+        config = list(lasted)[len(plan) % len(lasted)]
         times = [chance.uniform(0, lasted[config]) for _ in range(chance.choice((1, 1, 2)))]
         plan.append((config, [(f"after {seconds:.1f} s", seconds) for seconds in times]))
         planned += len(times)
