@@ -22,7 +22,7 @@ ROAD = (
     ("trunk",),
     ("training",),
     ("evaluation",),
-    ("report", "export"),
+    ("report", "export", "doctor"),
     ("tasks",),
     ("cli",),
 )

@@ -19,6 +19,7 @@ from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 VERBS = {
     "train": "fine-tune, evaluate and export",
     "lr-find": "try rising learning rates on the first phase, and suggest one",
+    "doctor": "look for what would spoil a run: machine, data, config",
     "plan": "show what each phase would train, before anything trains",
     "evaluate": "measure a run's model on its test set",
     "compare": "say whether one run's model is better than another's, or the difference noise",

@@ -22,6 +22,7 @@ def load_data(
     seed: int = 0,
     max_bad_files: float = 0.05,
     split: Mapping[str, float | str | None] | None = None,
+    strict: bool = True,
     **source_args: Any,
 ) -> ImageData:
     """Finds the images of a source, checks them, and divides them into splits.
@@ -32,6 +33,8 @@ def load_data(
         max_bad_files: The share of bad files above which this is an error.
         split: For "train", "val" and "test" a fraction, a name of the source's own, or None; see
             `splits.divide`.
+        strict: Whether too many bad files, or a label that training lacks, are errors; else they
+            are for the caller to find.
         **source_args: What the source takes; see its `find`.
 
     Raises:
@@ -49,8 +52,11 @@ def load_data(
         )
     names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
     found = SOURCES[source](parts=names, **source_args)
-    _check_bad_share(found, max_bad_files)
-    class_names = tuple(found.class_names or sorted({n for names in found.labels for n in names}))
+    _check_bad_share(found, max_bad_files if strict else 1.0)
+    named = sorted({n for names in found.labels for n in names})
+    class_names = tuple(found.class_names or named)
+    if not strict:
+        class_names += tuple(name for name in named if name not in class_names)
     if len(class_names) < 2 and not found.multi_label:
         raise UserError(
             f"data: all images have one label, {class_names[0]!r}. "
@@ -59,7 +65,8 @@ def load_data(
     number = {name: i for i, name in enumerate(class_names)}
     labels = _numbers(found, number)
     parts = divide(found, split, labels, seed)
-    _check_labels(found, class_names, labels, parts)
+    if strict:
+        _check_labels(found, class_names, labels, parts)
     splits = {
         name: Split(
             name=name,

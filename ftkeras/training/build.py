@@ -34,10 +34,12 @@ from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.saving import SavingOptions
 
 
-def images(config: Config) -> ImageData:
-    """Finds, checks and splits the images that the config names."""
+def images(config: Config, *, strict: bool = True) -> ImageData:
+    """Finds, checks and splits the images that the config names; see `load_data`."""
     source = config.data.model_dump(exclude=set(DataSection.model_fields))
-    return load_data(**source, seed=config.seed, max_bad_files=config.data.max_bad_files)
+    return load_data(
+        **source, seed=config.seed, max_bad_files=config.data.max_bad_files, strict=strict
+    )
 
 
 def backbone(config: Config) -> Backbone:

@@ -1,0 +1,43 @@
+"""`ftkeras doctor`."""
+
+from __future__ import annotations
+
+import json
+
+from absl import flags
+
+from ftkeras.cli.flags import define_config, no_arguments, read_config
+from ftkeras.cli.quiet import import_tensorflow
+
+USAGE = """Usage:   ftkeras doctor [--config=FILE] [--set FIELD=VALUE ...] [--out=FILE] [--json]
+Example: ftkeras doctor --config=configs/quickstart.yaml --out=findings.csv
+
+Exit status: 0 nothing speaks against training, 1 errors were found, 2 wrong input.
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    define_config(values)
+    flags.DEFINE_string("out", None, "a .csv or .json file for all evidence", flag_values=values)
+    flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=values)
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    if positional and values.config is None:  # `ftkeras doctor my.yaml`
+        values["config"].value = positional.pop(0)
+    no_arguments(positional, "doctor")
+    config = read_config(values, "doctor") if values.config or values.set else None
+    import_tensorflow()
+    from ftkeras.doctor import examine
+    from ftkeras.doctor.findings import check_out
+    from ftkeras.tasks import classification
+
+    if values.out is not None:
+        check_out(values.out)
+    diagnosis = examine(config, classification.assemble)
+    print(json.dumps(diagnosis.as_json(), indent=1) if values.json else diagnosis.text())
+    if values.out is not None:
+        diagnosis.write(values.out)
+    return diagnosis.exit_status

@@ -1,0 +1,247 @@
+"""Images that are there twice, to the pixel or nearly; and copies that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ftkeras.doctor.findings import Evidence, Finding, percent
+from ftkeras.doctor.images import Looks
+
+_BITS, _BANDS = 64, 4
+_HAMMING = 8  # bits of 64 in which the hashes of near-duplicates may differ
+_MOST_IN_BAND = 2000  # images that agree in a band and are compared
+_APART = 0.03  # 1 - correlation of thumbnails: the most for near-duplicates
+_CLOSER = 8.0  # near-duplicates are this many times closer than neighbours usually are
+_COSINE = 0.9  # of the backbone's features, the least for near-duplicates
+_SERIOUS = 0.01  # the share of a split from which copies are an error
+
+Pairs = np.ndarray
+"""int64 (m, 2): rows of `Looks`."""
+
+
+def find_duplicates(
+    looks: Looks, class_names: Sequence[str], features: Callable[[np.ndarray], np.ndarray]
+) -> list[Finding]:
+    """Finds exact copies and near-duplicates, within splits, across them and across labels.
+
+    Args:
+        looks: What was seen of the images.
+        class_names: Names of the classes.
+        features: Rows (m,) -> a backbone's features (m, channels); asked about candidates only.
+    """
+    exact = exact_pairs(looks)
+    near = near_pairs(looks, features)
+    return [
+        *_report(looks, class_names, exact, "exact"),
+        *_report(looks, class_names, near, "near"),
+    ]
+
+
+def exact_pairs(looks: Looks) -> Pairs:
+    """Returns each image that has the size and pixels of an earlier one, with that one.
+
+    Blank images are left out: they are a finding of their own.
+    """
+    rows = np.flatnonzero(~looks.blank)
+    _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
+    original = rows[first[which]]  # the earliest of each content
+    copies = original != rows
+    return np.stack([original[copies], rows[copies]], axis=1)
+
+
+def near_pairs(looks: Looks, features: Callable[[np.ndarray], np.ndarray]) -> Pairs:
+    """Returns pairs of images that differ, but show the same: copied, resized, brightened.
+
+    Candidates agree in most bits of a perceptual hash. They are near-duplicates where their
+    thumbnails correlate far more than those of neighbours in this data set do (garments on black
+    all look alike, photos don't) and where a backbone finds them alike too.
+    """
+    rows = np.flatnonzero(~looks.blank)
+    _, first = np.unique(looks.contents[rows], return_index=True)
+    rows = rows[np.sort(first)]  # of exact copies, one
+    if len(rows) < 2:
+        return np.zeros((0, 2), np.int64)
+    units = _unit(looks.thumbnails[rows].reshape(len(rows), -1).astype(np.float32))
+    pairs = candidates(perceptual_hashes(looks.thumbnails[rows]))
+    apart = 1 - np.einsum("ij,ij->i", units[pairs[:, 0]], units[pairs[:, 1]])
+    pairs = pairs[apart <= min(_APART, _usual_distance(units) / _CLOSER)]
+    if not len(pairs):
+        return pairs
+    asked, where = np.unique(pairs, return_inverse=True)
+    vectors = features(rows[asked])
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    one, other = where.reshape(pairs.shape).T
+    alike = np.einsum("ij,ij->i", vectors[one], vectors[other]) >= _COSINE
+    pairs = rows[pairs]
+    # A backbone finds a photo and its grey copy unlike; there the thumbnails alone decide.
+    alike |= looks.coloured[pairs[:, 0]] != looks.coloured[pairs[:, 1]]
+    return pairs[alike]
+
+
+def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """Returns 64 bits an image: which of its low frequencies are above this data set's median.
+
+    The DCT hash of Zauner 2010 ("Implementation and benchmarking of perceptual image hash
+    functions"), but for the thresholds: with the median of each frequency over the data set every
+    bit is 1 for half of the images, however alike they are.
+
+    Args:
+        thumbnails: uint8 (n, 32, 32).
+
+    Returns:
+        uint64 (n,).
+    """
+    size = thumbnails.shape[1]
+    place = np.arange(size)
+    basis = np.cos(np.pi * (2 * place[None] + 1) * np.arange(11)[:, None] / (2 * size))  # (11, 32)
+    order = sorted(((i, j) for i in range(11) for j in range(11)), key=lambda ij: (sum(ij), ij))
+    low = order[1 : _BITS + 1]  # without the mean, which brightness changes
+    # Bands take every fourth frequency, so that each has low and less low ones.
+    rows, columns = np.array([low[i] for b in range(_BANDS) for i in range(b, _BITS, _BANDS)]).T
+    transformed = basis @ thumbnails.astype(np.float32) @ basis.T  # (n, 11, 11)
+    values = _unit(transformed[:, rows, columns], center=False)  # contrast plays no part
+    bits = (values > np.median(values, axis=0)).astype(np.uint8)
+    return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)[:, 0]
+
+
+def candidates(hashes: np.ndarray) -> Pairs:
+    """Returns the pairs whose hashes differ in 8 bits or fewer, without comparing all with all.
+
+    Multi-index hashing (Norouzi, Punjani and Fleet 2012): only images are compared that agree in
+    one of four bands of 16 bits. That finds every pair that differs in 3 bits or fewer, and most
+    of the others; some are lost where thousands agree in a band.
+
+    Args:
+        hashes: uint64 (n,).
+    """
+    bands = hashes.view(np.uint16).reshape(len(hashes), _BANDS)
+    found: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    for band in bands.T:
+        order = np.lexsort((hashes, band))
+        ranked = band[order]
+        begins = np.arange(len(order) - 1)
+        for step in range(1, _MOST_IN_BAND):  # each image with the next, the next but one, ...
+            begins = begins[begins < len(order) - step]
+            begins = begins[ranked[begins] == ranked[begins + step]]
+            if not len(begins):
+                break
+            pairs = np.stack([order[begins], order[begins + step]], axis=1)
+            bits = _popcount(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+            found.append(np.sort(pairs[bits <= _HAMMING], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _popcount(words: np.ndarray) -> np.ndarray:
+    """How many bits are set in each uint64 (numpy has this from 2.0 on)."""
+    pairs, nibbles, octets, ones = (
+        np.uint64(int(digits * 8, 16)) for digits in ("55", "33", "0f", "01")
+    )
+    words = words - ((words >> np.uint64(1)) & pairs)
+    words = (words & nibbles) + ((words >> np.uint64(2)) & nibbles)
+    words = (words + (words >> np.uint64(4))) & octets
+    return (words * ones) >> np.uint64(56)
+
+
+def _usual_distance(units: np.ndarray, asked: int = 500, among: int = 2000) -> float:
+    """Returns how far a thumbnail's fifth neighbour is, in the densest tenth of a sample.
+
+    The fifth, because a data set full of copies must not count them as usual.
+    """
+    sample = np.random.default_rng(0).permutation(len(units))[:among]
+    if len(sample) < 20:
+        return np.inf
+    similar = units[sample[:asked]] @ units[sample].T
+    fifth = np.partition(similar, -6, axis=1)[:, -6]  # the first is the image itself
+    return float(np.quantile(1 - fifth, 0.1))
+
+
+def _unit(vectors: np.ndarray, center: bool = True) -> np.ndarray:
+    if center:
+        vectors = vectors - vectors.mean(axis=1, keepdims=True)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+
+
+# ------------------------------------------------------------------------------- findings
+
+
+def _report(looks: Looks, class_names: Sequence[str], pairs: Pairs, kind: str) -> Iterator[Finding]:
+    same_split = looks.splits[pairs[:, 0]] == looks.splits[pairs[:, 1]]
+    agree = looks.same_labels(pairs[:, 0], pairs[:, 1])
+    yield from _contradictions(looks, class_names, pairs[~agree], kind)
+    yield from _across(looks, pairs[~same_split], kind)
+    yield from _within(looks, pairs[same_split], kind)
+
+
+def _contradictions(
+    looks: Looks, class_names: Sequence[str], pairs: Pairs, kind: str
+) -> Iterator[Finding]:
+    if not len(pairs):
+        return
+    count = len(np.unique(pairs[:, 1]))
+    serious = kind == "exact" and count >= _SERIOUS * len(looks)
+    copies = "the pixels of another image" if kind == "exact" else "nearly what another image shows"
+    yield Finding(
+        "error" if serious else "warning",
+        "contradictory labels" + ("" if kind == "exact" else " of near-duplicates"),
+        f"{percent(count, len(looks))} images have {copies}, but another label.",
+        "Look at each pair, and give both the right label or remove both.",
+        tuple(
+            looks.evidence(
+                b,
+                f"{_label(looks, class_names, b)}; {looks.splits[a]}: {looks.ids[a]} is "
+                f"{_label(looks, class_names, a)}",
+            )
+            for a, b in pairs.tolist()
+        ),
+    )
+
+
+def _across(looks: Looks, pairs: Pairs, kind: str) -> Iterator[Finding]:
+    """The copy named is the one in the split that measures; train comes first in `Looks`."""
+    copied = np.unique(pairs[:, 1])
+    for split in np.unique(looks.splits[copied]):
+        count = int((looks.splits[copied] == split).sum())
+        total = int((looks.splits == split).sum())
+        inside = pairs[looks.splits[pairs[:, 1]] == split]
+        others = " and ".join(np.unique(looks.splits[inside[:, 0]]).tolist())
+        serious = kind == "exact" and count >= _SERIOUS * total
+        yield Finding(
+            "error" if serious else "warning",
+            "duplicates across splits" if kind == "exact" else "near-duplicates across splits",
+            f"{percent(count, total)} {split} images are {_copies(kind)} in {others}: "
+            f"a model can have learned them by heart, so the {split} score is too good.",
+            f"Remove them from {others}, or put images of one scene, person or day in one split.",
+            _copy_evidence(looks, inside),
+        )
+
+
+def _within(looks: Looks, pairs: Pairs, kind: str) -> Iterator[Finding]:
+    for split in np.unique(looks.splits[pairs[:, 1]]):
+        inside = pairs[looks.splits[pairs[:, 1]] == split]
+        count = len(np.unique(inside[:, 1]))
+        total = int((looks.splits == split).sum())
+        yield Finding(
+            "warning" if count >= _SERIOUS * total else "note",
+            "duplicates" if kind == "exact" else "near-duplicates",
+            f"{percent(count, total)} {split} images are {_copies(kind)} there.",
+            "Remove the copies: they count as often as they are there.",
+            _copy_evidence(looks, inside),
+        )
+
+
+def _copies(kind: str) -> str:
+    return "exact copies of images" if kind == "exact" else "nearly the same as images"
+
+
+def _copy_evidence(looks: Looks, pairs: Pairs) -> tuple[Evidence, ...]:
+    return tuple(
+        looks.evidence(b, f"as {looks.splits[a]}: {looks.ids[a]}") for a, b in pairs.tolist()
+    )
+
+
+def _label(looks: Looks, class_names: Sequence[str], row: int) -> str:
+    if looks.labels.ndim == 1:
+        return repr(class_names[looks.labels[row]])
+    return repr(";".join(class_names[i] for i in np.flatnonzero(looks.labels[row]).tolist()))

@@ -1,0 +1,167 @@
+"""Asks every check about a config, or about the machine alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.backbones import Backbone, load_backbone
+from ftkeras.config.schema import Config
+from ftkeras.console import duration
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.doctor import duplicates, images, machine, preprocessing, settings, splits
+from ftkeras.doctor.embed import make_embedding
+from ftkeras.doctor.findings import Diagnosis, Finding
+from ftkeras.errors import UserError
+from ftkeras.model.assemble import build_model
+from ftkeras.phases import Phase, Plan, StagedUnfreezing
+from ftkeras.training import build
+
+_SAMPLE = 64  # images that are sent through the backbone
+_MOST_TIMED = 3  # phases
+_USUAL_SIZE = 224  # pixels, where the config leaves it to the backbone
+
+
+class Assembled(Protocol):
+    """What a task builds from a config."""
+
+    @property
+    def data(self) -> ImageData: ...
+    @property
+    def feed(self) -> Feed: ...
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def model(self) -> keras.Model: ...
+    @property
+    def unfreeze(self) -> StagedUnfreezing: ...
+    @property
+    def phases(self) -> Sequence[Phase]: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+
+def examine(
+    config: Config | None = None, assemble: Callable[[Config], Assembled] | None = None
+) -> Diagnosis:
+    """Looks for what would spoil a run, before any money is spent on it. Nothing is written.
+
+    Args:
+        config: The config; None looks at the machine alone.
+        assemble: The task's function from a config to what it builds.
+
+    Raises:
+        UserError: The config or its data cannot be read at all.
+
+    Example:
+        ```python
+        print(examine(load_config("my.yaml"), classification.assemble).text())
+        ```
+    """
+    facts, findings = machine.machine_facts(), machine.check_machine()
+    if config is None or assemble is None:
+        facts["a step"] = _starter_step()
+        return Diagnosis(facts, findings)
+    data = build.images(config, strict=False)
+    facts["data"] = _describe(data)
+    looks = images.look_at(data)
+    found = list(_data_findings(config, data, looks))
+    findings += found
+    try:
+        assembled = assemble(config)
+    except UserError as error:
+        facts["model"] = f"not tried: {error}"
+        if not any(finding.severity == "error" for finding in found):
+            findings.append(Finding("error", "config", str(error), "Change what it names."))
+        return Diagnosis(facts, findings)
+    findings += _model_findings(config, assembled, facts)
+    facts["a step"] = _step_times(assembled)
+    return Diagnosis(facts, findings)
+
+
+def _data_findings(config: Config, data: ImageData, looks: images.Looks) -> Iterator[Finding]:
+    features = make_embedding(data, looks)
+    yield from splits.read_errors(data, config.data.max_bad_files)
+    yield from splits.check_classes(data)
+    yield from duplicates.find_duplicates(looks, data.class_names, features)
+    yield from splits.check_shift(data, looks, features)
+    size = config.data.image_size or _USUAL_SIZE
+    yield from images.odd_images(
+        looks, data.class_names, image_size=size, resize=config.data.resize
+    )
+
+
+def _model_findings(
+    config: Config, assembled: Assembled, facts: dict[str, str]
+) -> Iterator[Finding]:
+    facts["preprocessing"], findings = preprocessing.check_preprocessing(
+        assembled.model, assembled.backbone, _some_images(assembled.feed)
+    )
+    yield from findings
+    yield from settings.check_config(
+        optimizer=config.optimizer.name,
+        weights=config.backbone.weights,
+        precision=config.training.precision,
+        on_gpu=bool(tf.config.list_physical_devices("GPU")),
+        batch_size=config.data.batch_size,
+        accumulate=config.optimizer.accumulate,
+        examples=len(assembled.data.splits["train"]),
+        validated="val" in assembled.data.splits,
+        plan=assembled.plan,
+        phases=assembled.phases,
+    )
+    for note in assembled.notes:
+        yield Finding("note", "data", note, "The README says more of it; or go on.")
+
+
+def _describe(data: ImageData) -> str:
+    parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    return f"{data.source}: {parts}; {len(data.class_names)} classes"
+
+
+def _some_images(feed: Feed) -> np.ndarray:
+    """Training images from all over the split, as the model gets them: (n, size, size, 3)."""
+    batches = feed.plain("train")
+    every = max(int(batches.cardinality()) // 4, 1)
+    parts = [batch[0].numpy() for batch in batches.shard(every, 0).take(4)]
+    return np.concatenate([part[: max(_SAMPLE // len(parts), 1)] for part in parts])
+
+
+def _step_times(assembled: Assembled) -> str:
+    """Times the phases (of many, the first and the largest) and says how long all will take."""
+    phases = assembled.plan.phases
+    timed = list(range(len(phases)))
+    if len(timed) > _MOST_TIMED:
+        timed = sorted({0, max(timed, key=lambda i: phases[i].parameters)})
+    batch = next(iter(assembled.feed.train()))
+    seconds = {}
+    for i in timed:
+        assembled.unfreeze.set_flags(i)
+        seconds[i] = machine.seconds_a_step(assembled.model, batch)
+    total = sum(
+        phase.steps * seconds.get(i, max(seconds.values())) for i, phase in enumerate(phases)
+    )
+    parts = [
+        f"phase {phases[i].name} {duration(taken)} ({len(batch[0]) / taken:.0f} images/s)"
+        for i, taken in seconds.items()
+    ]
+    return (
+        f"{len(batch[0])} images: {', '.join(parts)}; all phases about {duration(total)}, "
+        "without validation"
+    )
+
+
+def _starter_step() -> str:
+    backbone = load_backbone("MobileNetV2", weights="starter", image_size=64)
+    model = build_model(backbone, classes=10)
+    model.compile("adamw", keras.losses.CategoricalCrossentropy(from_logits=True))
+    batch = (tf.random.uniform((8, 64, 64, 3)) * 255.0, tf.one_hot(tf.range(8), 10))
+    taken = machine.seconds_a_step(model, batch)
+    return f"all of MobileNetV2, 8 images of 64 px: {duration(taken)} ({8 / taken:.0f} images/s)"

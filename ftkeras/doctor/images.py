@@ -1,0 +1,227 @@
+"""Every image, looked at once: its size, its contents' fingerprint, a thumbnail; and odd ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import track
+from ftkeras.data.dataset import ImageData
+from ftkeras.doctor.findings import Evidence, Finding, percent
+
+THUMBNAIL = 32  # pixels a side
+BLANK = 2.0  # standard deviation, of 255, below which an image shows nothing
+
+_LONG = 4.0  # times as long as wide
+_TINY = 4.0  # times smaller than the model's input, and than most images of the set
+_ENLARGED = 2.0
+_MIXED = 0.02  # the smaller share from which grey and colour count as mixed
+_TELLING = 0.5  # difference in the share of grey images that gives a class away
+_CHROMA = 4.0  # mean difference between channels, of 255, that JPEG leaves in a grey image
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was seen of all images of all splits, one row an image.
+
+    Args:
+        ids: The image's key in its split. (n,)
+        splits: The name of its split. (n,) of str
+        places: Its index in its split. (n,)
+        labels: Class indices, or multi-hot (n, classes).
+        sizes: Height and width in pixels. (n, 2)
+        contents: A 62-bit fingerprint of size and pixels. (n,)
+        deviation: Standard deviation of its grey values, 0..255. (n,)
+        coloured: Whether its channels differ. (n,)
+        thumbnails: uint8 (n, 32, 32): the whole image, squashed, in grey.
+    """
+
+    ids: list[str]
+    splits: np.ndarray
+    places: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    contents: np.ndarray
+    deviation: np.ndarray
+    coloured: np.ndarray
+    thumbnails: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def blank(self) -> np.ndarray:
+        """Which images show nothing. (n,)"""
+        return self.deviation < BLANK
+
+    def same_labels(self, one: np.ndarray | int, other: np.ndarray | int) -> np.ndarray:
+        """Whether images have the same label, or the same labels."""
+        same = self.labels[one] == self.labels[other]
+        return same.all(axis=-1) if self.labels.ndim == 2 else same
+
+    def evidence(self, row: int, detail: str = "") -> Evidence:
+        """Names an image."""
+        return Evidence(self.ids[row], str(self.splits[row]), detail)
+
+
+def look_at(data: ImageData) -> Looks:
+    """Decodes every image once."""
+    seen: list[list[np.ndarray]] = []
+    splits = data.splits.values()
+    for split in splits:
+        rows = tf.data.Dataset.range(len(split)).map(
+            lambda index, fetch=split.fetch: _measure(fetch(index)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        label = f"look at {split.name} images"
+        seen += track(rows.as_numpy_iterator(), label, len(split))
+    sizes, contents, deviation, chroma, thumbnails = zip(*seen, strict=True)
+    return Looks(
+        ids=[key for split in splits for key in split.ids],
+        splits=np.concatenate([np.full(len(split), split.name) for split in splits]),
+        places=np.concatenate([np.arange(len(split)) for split in splits]),
+        labels=np.concatenate([split.labels for split in splits]),
+        sizes=np.stack(sizes),
+        contents=np.array(contents),
+        deviation=np.array(deviation),
+        coloured=np.array(chroma) > _CHROMA,
+        thumbnails=np.stack(thumbnails),
+    )
+
+
+@tf.autograph.experimental.do_not_convert
+def _measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """uint8 (h, w, 3) -> size, content, deviation, chroma, thumbnail."""
+    content = tf.strings.to_hash_bucket_strong(
+        tf.io.serialize_tensor(image), 2**62, key=[0x66746B65, 0x72617321]
+    )
+    pixels = tf.cast(image, tf.float32)
+    grey = tf.reduce_mean(pixels, axis=-1, keepdims=True)  # (h, w, 1)
+    chroma = tf.reduce_mean(tf.reduce_max(pixels, axis=-1) - tf.reduce_min(pixels, axis=-1))
+    small = tf.image.resize(grey, (THUMBNAIL, THUMBNAIL), antialias=True)[..., 0]
+    thumbnail = tf.cast(tf.clip_by_value(tf.round(small), 0.0, 255.0), tf.uint8)
+    return tf.shape(image)[:2], content, tf.math.reduce_std(grey), chroma, thumbnail
+
+
+def odd_images(
+    looks: Looks, class_names: Sequence[str], *, image_size: int, resize: str
+) -> list[Finding]:
+    """Finds images that show nothing, are tiny or long, or mix grey and colour.
+
+    Args:
+        looks: What was seen.
+        class_names: Names of the classes.
+        image_size: Side of the model's input, in pixels.
+        resize: How images become square: crop, pad or squash.
+    """
+    checks = (
+        _blank(looks),
+        _tiny(looks, image_size),
+        _long(looks, resize),
+        _grey(looks, class_names),
+    )
+    return [finding for finding in checks if finding]
+
+
+def _blank(looks: Looks) -> Finding | None:
+    rows = np.flatnonzero(looks.blank)
+    if not len(rows):
+        return None
+    return Finding(
+        "warning",
+        "blank images",
+        f"{percent(len(rows), len(looks))} images have one colour and show nothing.",
+        "Look at them and remove them: a model can only memorise what label they have.",
+        tuple(
+            looks.evidence(i, f"deviation {looks.deviation[i]:.1f} of 255") for i in rows.tolist()
+        ),
+    )
+
+
+def _tiny(looks: Looks, image_size: int) -> Finding | None:
+    shorter = looks.sizes.min(axis=1)  # (n,)
+    usual = float(np.median(shorter))
+    rows = np.flatnonzero(shorter < min(image_size, usual) / _TINY)
+    if len(rows):
+        return Finding(
+            "warning",
+            "tiny images",
+            f"{percent(len(rows), len(looks))} images are more than {_TINY:g} times smaller than "
+            f"most (shorter side {usual:.0f} px in the middle) and than the model's input "
+            f"({image_size} px).",
+            "Remove thumbnails and icons, or find them in full size.",
+            tuple(looks.evidence(i, _size(looks, i)) for i in rows.tolist()),
+        )
+    if usual * _ENLARGED <= image_size:
+        return Finding(
+            "note",
+            "enlarged images",
+            f"Half of the images have {usual:.0f} px or less on the shorter side and are enlarged "
+            f"to {image_size} px.",
+            "Enlarging adds no detail but costs time; try a smaller data.image_size as well.",
+        )
+    return None
+
+
+def _long(looks: Looks, resize: str) -> Finding | None:
+    ratio = looks.sizes.max(axis=1) / np.maximum(looks.sizes.min(axis=1), 1)  # (n,)
+    rows = np.flatnonzero(ratio > _LONG)
+    if not len(rows):
+        return None
+    happens = {
+        "crop": f"data.resize: crop shows the model less than 1/{_LONG:g} of each",
+        "pad": f"data.resize: pad leaves more than {1 - 1 / _LONG:.0%} of the input black",
+        "squash": f"data.resize: squash presses each to less than 1/{_LONG:g} of its length",
+    }[resize]
+    return Finding(
+        "warning",
+        "long images",
+        f"{percent(len(rows), len(looks))} images are more than {_LONG:g} times as long as wide; "
+        f"{happens}.",
+        "Cut out the part that matters, or choose another data.resize.",
+        tuple(looks.evidence(i, _size(looks, i)) for i in rows.tolist()),
+    )
+
+
+def _grey(looks: Looks, class_names: Sequence[str]) -> Finding | None:
+    """Grey among colour is harmless where it is spread evenly, and a shortcut where it isn't."""
+    shown = ~looks.blank
+    grey = shown & ~looks.coloured
+    share = grey.sum() / max(shown.sum(), 1)
+    if not _MIXED <= share <= 1 - _MIXED:
+        return None
+    fewer = grey if share <= 0.5 else shown & looks.coloured
+    kind = "grey" if share <= 0.5 else "in colour"
+    message = f"{percent(int(fewer.sum()), int(shown.sum()))} images are {kind}, the others not"
+    evidence = tuple(looks.evidence(i, _size(looks, i)) for i in np.flatnonzero(fewer).tolist())
+    apart = _apart(looks, class_names, grey, shown)
+    if apart:
+        return Finding(
+            "warning",
+            "grey and colour",
+            f"{message}, and {apart}: the model can go by colour instead of content.",
+            "Make all images grey, or find images of both kinds for every class and split.",
+            evidence,
+        )
+    remedy = "Expect the same mix where the model will be used, or make all images grey."
+    return Finding("note", "grey and colour", f"{message}.", remedy, evidence)
+
+
+def _apart(looks: Looks, class_names: Sequence[str], grey: np.ndarray, shown: np.ndarray) -> str:
+    """Returns which class or split has a far larger or smaller share of grey images, in words."""
+    groups = [(f"split {name}", looks.splits == name) for name in np.unique(looks.splits)]
+    if looks.labels.ndim == 1:
+        groups += [(f"class {class_names[c]}", looks.labels == c) for c in np.unique(looks.labels)]
+    for name, inside in groups:
+        here, there = grey[shown & inside], grey[shown & ~inside]
+        if min(len(here), len(there)) >= 10 and abs(here.mean() - there.mean()) > _TELLING:
+            return f"{here.mean():.0%} of {name} are grey, {there.mean():.0%} elsewhere"
+    return ""
+
+
+def _size(looks: Looks, row: int) -> str:
+    return f"{looks.sizes[row, 1]} x {looks.sizes[row, 0]} px"

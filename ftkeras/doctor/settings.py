@@ -1,0 +1,195 @@
+"""What in a config works against itself: rates, batches, batch norm, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ftkeras.data.memory import available_memory
+from ftkeras.doctor.findings import Evidence, Finding
+from ftkeras.phases import Phase, Plan
+from ftkeras.phases.phase import ResolvedPhase, resolve_phases
+from ftkeras.phases.plan import PlannedPhase
+from ftkeras.phases.schedule import learning_rate
+
+# Rates above which an optimizer usually diverges on a new head. SGD's grows with the batch (Goyal
+# et al. 2017), Lion wants a third to a tenth of AdamW's (Chen et al. 2023).
+_HIGHEST = {"lion": 3e-3}
+_HIGHEST_ADAPTIVE = 3e-2
+_HIGHEST_SGD = 1.0  # for a batch of 256
+_LEAST_TRAVEL = 1e-2  # how far a weight of the head can go in a phase, under Adam and its kin
+_FEW_STEPS, _HANDFUL = 50, 5
+
+
+def check_config(
+    *,
+    optimizer: str,
+    weights: str,
+    precision: str,
+    on_gpu: bool,
+    batch_size: int,
+    accumulate: int,
+    examples: int,
+    validated: bool,
+    plan: Plan,
+    phases: Sequence[Phase],
+) -> list[Finding]:
+    """Finds settings that contradict each other or the data.
+
+    Args:
+        optimizer: The optimizer's name in the config.
+        weights: The backbone's weights in the config.
+        precision: The dtype policy.
+        on_gpu: Whether a GPU will train.
+        batch_size: Examples a step.
+        accumulate: Steps an update.
+        examples: Training images.
+        validated: Whether there are validation images.
+        plan: The phases, resolved against model and data.
+        phases: The same phases as they were given.
+    """
+    together = batch_size * accumulate
+    resolved = resolve_phases(phases)
+    return [
+        *_plan_warnings(plan),
+        *_rates(plan, optimizer, together),
+        *_travel(plan, resolved, optimizer, accumulate),
+        *_steps(plan, batch_size, examples),
+        *_batch_norm(plan, accumulate),
+        *_random_backbone(plan, weights),
+        *_memory(plan),
+        *([] if validated else [_unvalidated()]),
+        *([_slow_half()] if precision == "mixed_float16" and not on_gpu else []),
+    ]
+
+
+def _plan_warnings(plan: Plan) -> Iterator[Finding]:
+    for warning in plan.warnings:
+        remedy = "Change the phase, or go on if it is meant; `ftkeras plan` shows all of them."
+        yield Finding("warning", "plan", warning[0].upper() + warning[1:], remedy)
+
+
+def _rates(plan: Plan, optimizer: str, batch: int) -> Iterator[Finding]:
+    highest = _HIGHEST.get(optimizer, _HIGHEST_ADAPTIVE)
+    if optimizer == "sgd":
+        highest = _HIGHEST_SGD * max(batch, 32) / 256
+    over = [phase for phase in plan.phases if phase.peak_rate > highest]
+    if over:
+        sgd = f" on {batch} images an update" if optimizer == "sgd" else ""
+        yield Finding(
+            "warning",
+            "learning rate",
+            f"Training rates above {highest:.2g} usually make {optimizer} diverge{sgd}.",
+            "Lower it; `ftkeras lr-find` tries rates out.",
+            tuple(
+                Evidence(phase.name, detail=f"learning_rate {phase.peak_rate:g}") for phase in over
+            ),
+        )
+
+
+def _travel(
+    plan: Plan, phases: Sequence[ResolvedPhase], optimizer: str, accumulate: int
+) -> Iterator[Finding]:
+    """An adaptive optimizer moves a weight by about the rate in a step, whatever the gradient."""
+    if optimizer in ("sgd", "adafactor", "lamb"):  # these scale steps by gradients or weights
+        return
+    first, phase = plan.phases[0], phases[0]
+    rates = (learning_rate(phase, step, first.steps) for step in range(first.steps))
+    travel = sum(rates) / accumulate
+    if first.blocks[-1].trained and travel < _LEAST_TRAVEL:
+        yield Finding(
+            "warning",
+            "learning rate",
+            f"In all {first.steps} steps of phase {first.name!r} {optimizer} can move a weight by "
+            f"about {travel:.1g}: the new head stays nearly as random as it begins.",
+            "Raise the phase's learning_rate or its epochs.",
+        )
+
+
+def _steps(plan: Plan, batch_size: int, examples: int) -> Iterator[Finding]:
+    total = sum(phase.steps for phase in plan.phases)
+    if batch_size > examples:
+        yield Finding(
+            "warning",
+            "batch size",
+            f"A batch of {batch_size} is more than the {examples} training images.",
+            "Lower data.batch_size; an eighth of the training images or less gives several steps.",
+        )
+    elif plan.steps_per_epoch < _HANDFUL:
+        yield Finding(
+            "note",
+            "batch size",
+            f"An epoch has {plan.steps_per_epoch} steps.",
+            "A smaller data.batch_size gives more steps from the same images.",
+        )
+    if total < _FEW_STEPS:
+        yield Finding(
+            "warning",
+            "steps",
+            f"All phases together have {total} steps, which is hardly enough to learn anything.",
+            "Give them more epochs, or lower data.batch_size.",
+        )
+
+
+def _batch_norm(plan: Plan, accumulate: int) -> Iterator[Finding]:
+    live = [phase.name for phase in plan.phases if _trains_batch_norm(phase)]
+    if live and accumulate > 1:
+        yield Finding(
+            "warning",
+            "batch norm",
+            "Gradients are accumulated, but batch norm takes its statistics from each small batch.",
+            "Set batch_norm: frozen in these phases.",
+            tuple(Evidence(name) for name in live),
+        )
+
+
+def _trains_batch_norm(phase: PlannedPhase) -> bool:
+    return any(block.batch_norm == "training" for block in phase.blocks)
+
+
+def _random_backbone(plan: Plan, weights: str) -> Iterator[Finding]:
+    if weights != "none":
+        return
+    frozen = [
+        phase.name
+        for phase in plan.phases
+        if any(b.parameters and not b.trained for b in phase.blocks[:-1])
+    ]
+    if frozen:
+        yield Finding(
+            "warning",
+            "random backbone",
+            "backbone.weights is none, and these phases keep random layers frozen.",
+            "Take pretrained weights, or train everything: train: [all].",
+            tuple(Evidence(name) for name in frozen),
+        )
+
+
+def _memory(plan: Plan) -> Iterator[Finding]:
+    most = max(phase.activation_bytes for phase in plan.phases)
+    needed = most + plan.optimizer_bytes + 8 * plan.parameters  # weights and gradients in float32
+    free = available_memory()
+    if needed > free:
+        yield Finding(
+            "warning",
+            "memory",
+            f"A step needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+            "Lower data.batch_size or data.image_size, or raise optimizer.accumulate with it.",
+        )
+
+
+def _unvalidated() -> Finding:
+    return Finding(
+        "warning",
+        "no validation",
+        "There are no validation images: the best epoch is chosen by how well it fits training.",
+        "Set data.split.val.",
+    )
+
+
+def _slow_half() -> Finding:
+    return Finding(
+        "warning",
+        "precision",
+        "training.precision is mixed_float16, which is slower than float32 on a CPU.",
+        "Set it to float32.",
+    )

@@ -1,0 +1,249 @@
+"""Whether the splits can be trusted: enough of every class in each, and all of one kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ftkeras.data.dataset import ImageData, Split
+from ftkeras.doctor.findings import Evidence, Finding, percent
+from ftkeras.doctor.images import Looks
+from ftkeras.evaluation.metrics import auc_shares
+
+_FEW = 10  # training images of a class
+_FEW_TO_MEASURE = 50  # images of a whole split
+_SURE = 3.5  # standard errors
+_MOVED = 0.1  # total variation between label distributions that matters
+_TOLD_APART = 0.65  # AUC of telling two splits apart that matters
+_SAMPLE = 300  # images of a split that are compared
+_LEAST = 40
+_COMPONENTS = 50
+
+
+def read_errors(data: ImageData, max_bad_files: float) -> list[Finding]:
+    """Reports the files that were left out as unreadable."""
+    bad = data.bad_files
+    if not bad:
+        return []
+    total = len(bad) + sum(map(len, data.splits.values()))
+    return [
+        Finding(
+            "error" if len(bad) > max_bad_files * total else "warning",
+            "unreadable files",
+            f"{percent(len(bad), total)} files cannot be used; data.max_bad_files allows "
+            f"{max_bad_files:.1%}.",
+            "Mend, convert or remove them.",
+            tuple(Evidence(file.path, detail=file.reason) for file in bad),
+        )
+    ]
+
+
+def others(data: ImageData) -> list[str]:
+    """Returns the names of the splits beside train."""
+    return [name for name in data.splits if name != "train"]
+
+
+def check_classes(data: ImageData) -> list[Finding]:
+    """Finds classes that are missing from a split, or too small to learn from."""
+    counts = {name: split.targets.sum(axis=0).astype(int) for name, split in data.splits.items()}
+    train = counts["train"]
+    findings = []
+    for name in others(data):
+        findings += _missing(data, name, counts[name], train)
+    unlearned = [i for i, count in enumerate(train) if not count]
+    if unlearned:
+        findings.append(
+            Finding(
+                "error",
+                "class missing from train",
+                f"{percent(len(unlearned), len(train))} classes have no training image.",
+                "Add training images of them, or take them out of val and test.",
+                tuple(_class(data, i, counts) for i in unlearned),
+            )
+        )
+    few = [i for i, count in enumerate(train) if 0 < count < _FEW]
+    if few:
+        findings.append(
+            Finding(
+                "warning",
+                "tiny classes",
+                f"{percent(len(few), len(train))} classes have fewer than {_FEW} training images.",
+                "Find more images of them, merge them with others, or leave them out.",
+                tuple(_class(data, i, counts) for i in few),
+            )
+        )
+    return findings
+
+
+def _missing(data: ImageData, name: str, counts: np.ndarray, train: np.ndarray) -> list[Finding]:
+    missing = [i for i, count in enumerate(counts) if not count and train[i]]
+    total = len(data.splits[name])
+    findings = []
+    if missing:
+        findings.append(
+            Finding(
+                "warning",
+                f"class missing from {name}",
+                f"{percent(len(missing), len(counts))} classes have no {name} image: nobody will "
+                "see how well they do.",
+                f"Move some of their images to {name}, or raise data.split.{name}.",
+                tuple(Evidence(data.class_names[i], name, f"{train[i]} in train") for i in missing),
+            )
+        )
+    if total < _FEW_TO_MEASURE:
+        findings.append(
+            Finding(
+                "note",
+                f"small {name}",
+                f"{name} has {total} images: one of them moves its accuracy by {1 / total:.1%}.",
+                f"Raise data.split.{name}, or read small differences as noise.",
+            )
+        )
+    return findings
+
+
+def _class(data: ImageData, index: int, counts: dict[str, np.ndarray]) -> Evidence:
+    detail = ", ".join(f"{count[index]} in {name}" for name, count in counts.items())
+    return Evidence(data.class_names[index], detail=detail)
+
+
+# -------------------------------------------------------------------------- distributions
+
+
+def check_shift(
+    data: ImageData, looks: Looks, features: Callable[[np.ndarray], np.ndarray]
+) -> list[Finding]:
+    """Compares val and test with train: their shares of classes, then images of like classes.
+
+    Args:
+        data: The data set.
+        looks: What was seen of its images.
+        features: Rows (m,) of `looks` -> a backbone's features (m, channels).
+    """
+    findings: list[Finding] = []
+    for name in others(data):
+        findings += _label_shift(data, name)
+        findings += _image_shift(looks, name, features)
+    return findings
+
+
+def _label_shift(data: ImageData, name: str) -> Iterator[Finding]:
+    train, other = (_label_counts(data.splits[split]) for split in ("train", name))
+    seen = (train + other) > 0
+    train, other = train[seen], other[seen]
+    moved, sure = label_distance(train, other)
+    if moved < _MOVED or sure < _SURE:
+        return
+    names = [n for n, there in zip(data.class_names, seen, strict=True) if there]
+    shares = np.stack([train / train.sum(), other / other.sum()])  # (2, classes)
+    order = np.argsort(-np.abs(shares[1] - shares[0]))
+    yield Finding(
+        "warning",
+        "label shift",
+        f"Classes have other shares in {name} than in train: {moved:.0%} of {name} would have to "
+        "change class.",
+        "Draw the splits anew by class, or set data.balance where the difference is meant.",
+        tuple(
+            Evidence(names[i], name, f"{shares[0, i]:.1%} of train, {shares[1, i]:.1%} of {name}")
+            for i in order[:20]
+        ),
+    )
+
+
+def label_distance(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Returns how far two distributions of counts are apart, and how sure that is.
+
+    Args:
+        one: Counts (k,), none 0 in both.
+        other: Counts (k,).
+
+    Returns:
+        The total variation distance, 0 to 1; and the standard score of Pearson's chi-square test
+        of homogeneity (by Wilson and Hilferty 1931).
+    """
+    table = np.stack([one, other]).astype(float)  # (2, k)
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    chi_square = float(((table - expected) ** 2 / expected).sum())
+    freedom = max(table.shape[1] - 1, 1)
+    spread = 2 / (9 * freedom)
+    sure = ((chi_square / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
+    shares = table / table.sum(axis=1, keepdims=True)
+    return float(np.abs(shares[0] - shares[1]).sum() / 2), sure
+
+
+def _label_counts(split: Split) -> np.ndarray:
+    return split.targets.sum(axis=0)
+
+
+def _image_shift(
+    looks: Looks, name: str, features: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[Finding]:
+    one, other = _alike_in_class(looks, name)
+    if min(len(one), len(other)) < _LEAST:
+        return
+    vectors = features(np.concatenate([one, other]))
+    belongs = np.repeat([False, True], [len(one), len(other)])
+    scores = tell_apart(vectors, belongs)
+    area = float(auc_shares(belongs, scores).mean())
+    error = math.sqrt((len(vectors) + 1) / (12 * len(one) * len(other)))
+    if area < _TOLD_APART or area - 0.5 < _SURE * error:
+        return
+    most = other[np.argsort(-scores[belongs])][:20]
+    yield Finding(
+        "warning",
+        "image shift",
+        f"The images of {name} are of another kind than those of train: a classifier on a "
+        f"backbone's features tells which split an image is from (AUC {area:.2f}; 0.5 is a guess).",
+        f"Look at images of both; if {name} is what the model will meet, train on such images too.",
+        tuple(looks.evidence(i, "among the least like train") for i in most.tolist()),
+    )
+
+
+def _alike_in_class(looks: Looks, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Draws rows of train and of another split, as many of each class from both."""
+    random = np.random.default_rng(0)
+    train, other = (np.flatnonzero((looks.splits == s) & ~looks.blank) for s in ("train", name))
+    if looks.labels.ndim == 2:
+        return random.permutation(train)[:_SAMPLE], random.permutation(other)[:_SAMPLE]
+    classes = np.unique(looks.labels)
+    most = -(-_SAMPLE // len(classes))
+    drawn: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for label in classes:
+        inside = [random.permutation(rows[looks.labels[rows] == label]) for rows in (train, other)]
+        count = min(most, *map(len, inside))
+        for kept, rows in zip(drawn, inside, strict=True):
+            kept.append(rows[:count])
+    return np.concatenate(drawn[0]), np.concatenate(drawn[1])
+
+
+def tell_apart(vectors: np.ndarray, belongs: np.ndarray) -> np.ndarray:
+    """Returns, for each vector, a score that it belongs, by a classifier that never saw it.
+
+    A classifier two-sample test (Lopez-Paz and Oquab 2017): linear discriminant analysis on the
+    first principal components, fitted on one half and asked about the other.
+
+    Args:
+        vectors: float32 (n, channels).
+        belongs: bool (n,).
+    """
+    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    reduced = centred @ axes[:_COMPONENTS].T  # (n, components)
+    half = np.random.default_rng(0).permutation(len(vectors)) % 2 == 0
+    scores = np.empty(len(vectors))
+    for asked in (half, ~half):
+        scores[asked] = _discriminant(reduced[~asked], belongs[~asked], reduced[asked])
+    return scores
+
+
+def _discriminant(known: np.ndarray, belongs: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Fitted to `known`, standardised, so that the scores of both halves can be ranked together."""
+    means = known[belongs].mean(axis=0), known[~belongs].mean(axis=0)
+    inside = np.concatenate([known[belongs] - means[0], known[~belongs] - means[1]])
+    spread = inside.T @ inside / len(inside)
+    ridge = 0.1 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    weights = np.linalg.solve(spread + ridge, means[0] - means[1])
+    offset = (means[0] + means[1]) @ weights / 2
+    return (asked @ weights - offset) / max(math.sqrt(weights @ spread @ weights), 1e-12)

@@ -1,0 +1,136 @@
+"""The whole doctor, on a clean folder and on one with every fault planted in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from ftkeras.cli.main import main
+from ftkeras.config.load import parse_config
+from ftkeras.doctor import examine
+from ftkeras.tasks import classification
+
+pytestmark = pytest.mark.slow
+
+TREE = {
+    "data": {"source": "folder", "path": "photos", "image_size": 32, "batch_size": 8},
+    "backbone": {"name": "MobileNetV2", "weights": "starter"},
+    "phases": [{"name": "head", "train": ["head"], "epochs": 9, "learning_rate": 1e-3}],
+}
+
+
+def diagnose(folder: Path | None = None, **data: object):
+    given = {"path": str(folder), **data} if folder else data
+    tree = {**TREE, "data": {**TREE["data"], **given}}
+    if "source" in data:
+        del tree["data"]["path"]
+    return examine(parse_config(tree), classification.assemble)
+
+
+def plant(photos: Path, new_photo) -> None:
+    """Plants one fault of each kind."""
+    train, val, test = (photos / split for split in ("train", "val", "test"))
+    (train / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff not really")
+    shutil.copy(train / "cat" / "0.png", train / "cat" / "0 (copy).png")
+    shutil.copy(train / "cat" / "1.png", test / "cat" / "leaked.png")
+    shutil.copy(train / "cat" / "2.png", train / "dog" / "really a cat.png")
+    Image.open(train / "dog" / "3.png").save(val / "dog" / "again.jpg", quality=80)
+    (train / "fox").mkdir()
+    for i in range(4):
+        new_photo(5000 + i).save(train / "fox" / f"{i}.png")
+    (test / "gnu").mkdir()
+    new_photo(6000).save(test / "gnu" / "0.png")
+    Image.new("RGB", (50, 50), (0, 0, 90)).save(train / "emu" / "blank.png")
+    new_photo(6001, 6, 6).save(train / "emu" / "icon.png")
+    new_photo(6002, 400, 60).save(train / "emu" / "banner.png")
+    for i in range(10, 15):
+        for name in ("cat", "dog", "emu"):
+            grey = Image.open(train / name / f"{i}.png").convert("L")
+            grey.save(train / name / f"{i}.png")
+
+
+def test_a_clean_folder_gives_no_alarm(make_photos, tmp_path):
+    diagnosis = diagnose(make_photos(tmp_path / "photos"))
+    assert [f for f in diagnosis.findings if f.severity != "note"] == []
+    assert diagnosis.exit_status == 0
+    assert diagnosis.facts["data"] == "folder: 90 train, 60 val, 60 test; 3 classes"
+    assert "phase head" in diagnosis.facts["a step"]
+
+
+def test_the_starter_gives_no_alarm():
+    """Its garments on black all look alike."""
+    diagnosis = diagnose(source="starter")
+    assert {f.check for f in diagnosis.findings} == set()
+
+
+def test_every_planted_fault_is_found(make_photos, new_photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    plant(make_photos(tmp_path / "photos"), new_photo)
+    Path("c.yaml").write_text(json.dumps(TREE))
+    assert main(["doctor", "--config=c.yaml", "--out=all.csv", "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["exit_status"] == 1
+    assert "'gnu'" in printed["facts"]["model"]  # training would refuse these data
+    with open("all.csv", newline="") as file:
+        found = {(r["check"], r["split"], r["name"]): r["severity"] for r in csv.DictReader(file)}
+    planted = {
+        ("unreadable files", "", "photos/train/cat/broken.jpg"): "warning",
+        ("duplicates", "train", "train/cat/0.png"): "warning",
+        ("duplicates", "train", "train/dog/really a cat.png"): "warning",
+        ("contradictory labels", "train", "train/dog/really a cat.png"): "warning",
+        ("duplicates across splits", "test", "test/cat/leaked.png"): "error",
+        ("near-duplicates across splits", "val", "val/dog/again.jpg"): "warning",
+        ("tiny classes", "", "fox"): "warning",
+        ("class missing from val", "val", "fox"): "warning",
+        ("class missing from test", "test", "fox"): "warning",
+        ("class missing from train", "", "gnu"): "error",
+        ("blank images", "train", "train/emu/blank.png"): "warning",
+        ("tiny images", "train", "train/emu/icon.png"): "warning",
+        ("long images", "train", "train/emu/banner.png"): "warning",
+        **{
+            ("grey and colour", "train", f"train/{name}/{i}.png"): "note"
+            for i in range(10, 15)
+            for name in ("cat", "dog", "emu")
+        },
+    }
+    assert found == planted
+
+
+def test_a_shift_of_images_and_labels_is_found(make_photos, tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    for path in (photos / "test").rglob("*.png"):  # another camera
+        image = Image.open(path).filter(ImageFilter.GaussianBlur(4))
+        noise = np.random.default_rng(0).normal(0, 40, (*image.size[::-1], 1))
+        pixels = np.clip(np.asarray(image) * 0.5 + noise, 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    for name in ("dog", "emu"):
+        for path in sorted((photos / "val" / name).iterdir())[2:]:
+            path.unlink()
+    found = {f.check: f for f in diagnose(photos).findings if f.severity != "note"}
+    assert set(found) == {"image shift", "label shift"}
+    assert "test" in found["image shift"].message
+    assert str(found["label shift"].evidence[0]) == "val: cat  (33.3% of train, 83.3% of val)"
+
+
+def test_a_config_that_cannot_work_is_an_error(make_photos, tmp_path):
+    tree = {**TREE, "data": {**TREE["data"], "path": str(make_photos(tmp_path / "photos"))}}
+    tree["phases"] = [{"name": "top", "train": ["blocks[40:]"], "epochs": 1, "learning_rate": 1.0}]
+    (found,) = (
+        f
+        for f in examine(parse_config(tree), classification.assemble).findings
+        if f.severity == "error"
+    )
+    assert "selects nothing" in found.message
+
+
+def test_the_machine_alone(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "all of MobileNetV2, 8 images of 64 px" in text
+    assert text.isascii()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import keras
+import pytest
+
+from ftkeras.doctor import settings
+from ftkeras.phases import Phase, make_plan, weights_of
+
+FINE = {
+    "optimizer": "adamw",
+    "weights": "imagenet",
+    "precision": "float32",
+    "on_gpu": False,
+    "batch_size": 32,
+    "accumulate": 1,
+    "examples": 1000,
+    "validated": True,
+}
+TWO = (
+    Phase("head", train=["head"], epochs=3, learning_rate=1e-3),
+    Phase("top", train=["head", "blocks[-1:]"], epochs=3, learning_rate=1e-4),
+)
+
+
+def head(rate: float) -> Phase:
+    return Phase("head", train=["head"], epochs=9, learning_rate=rate)
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    layers = keras.layers
+    stack = [
+        keras.Input((8, 8, 3)),
+        layers.Conv2D(4, 3, name="first"),
+        layers.BatchNormalization(name="norm"),
+        layers.Conv2D(4, 3, name="second"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, name="logits"),
+    ]
+    return keras.Sequential(stack)
+
+
+def found(model, phases=TWO, steps: int = 30, **changed) -> list[str]:
+    given = {**FINE, **changed}
+    plan = make_plan(
+        model, weights_of(model), phases, steps_per_epoch=steps, batch_size=given["batch_size"]
+    )
+    return [
+        f"{f.check}: {f.message}" for f in settings.check_config(plan=plan, phases=phases, **given)
+    ]
+
+
+def test_a_sound_config_gives_nothing(model):
+    assert found(model) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"optimizer": "lion", "phases": (head(5e-3),)}, "above 0.003 usually make lion diverge"),
+        ({"optimizer": "sgd", "phases": (head(0.5),)}, "make sgd diverge on 32 images an update"),
+        ({"phases": (head(1e-6),)}, "the new head stays nearly as random"),
+        ({"batch_size": 64, "examples": 40, "steps": 60}, "batch of 64 is more than the 40"),
+        ({"steps": 4, "batch_size": 256}, "batch size: An epoch has 4 steps"),
+        ({"steps": 4}, "All phases together have 24 steps"),
+        ({"weights": "none"}, "random backbone"),
+        ({"precision": "mixed_float16"}, "slower than float32 on a CPU"),
+        ({"validated": False}, "no validation"),
+        ({"phases": (Phase("h", 9, 1e-3, train=["all"]),)}, "plan: Phase 'h' trains pretrained"),
+    ],
+)  # fmt: skip
+def test_each_contradiction_is_named(model, changed, part):
+    assert any(part in line for line in found(model, **changed)), found(model, **changed)
+
+
+def test_sgd_takes_rates_that_others_do_not(model):
+    phases = (Phase("head", train=["head"], epochs=3, learning_rate=0.1),)
+    assert found(model, phases, optimizer="sgd") == []
+    assert found(model, phases)[0].startswith("learning rate")
+
+
+def test_batch_norm_and_accumulation(model):
+    phases = (TWO[0], Phase("all", 3, 1e-4, train=["all"], batch_norm="train"))
+    assert found(model, phases) == []
+    assert found(model, phases, accumulate=4)[0].startswith("batch norm: Gradients are accumulated")
+
+
+def test_too_little_memory(model, monkeypatch):
+    monkeypatch.setattr(settings, "available_memory", lambda: 1000)
+    assert found(model)[0].startswith("memory: A step needs")
