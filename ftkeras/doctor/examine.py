@@ -19,7 +19,7 @@ from ftkeras.doctor.embed import make_embedding
 from ftkeras.doctor.findings import Diagnosis, Finding
 from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
-from ftkeras.phases import Phase, Plan, StagedUnfreezing
+from ftkeras.phases import Plan, StagedUnfreezing
 from ftkeras.training import build
 
 _SAMPLE = 64  # images that are sent through the backbone
@@ -40,8 +40,6 @@ class Assembled(Protocol):
     def model(self) -> keras.Model: ...
     @property
     def unfreeze(self) -> StagedUnfreezing: ...
-    @property
-    def phases(self) -> Sequence[Phase]: ...
     @property
     def plan(self) -> Plan: ...
     @property
@@ -69,24 +67,24 @@ def examine(
     if config is None or assemble is None:
         facts["a step"] = _starter_step()
         return Diagnosis(facts, findings)
-    data = build.images(config, strict=False)
-    facts["data"] = _describe(data)
-    looks = images.look_at(data)
-    found = list(_data_findings(config, data, looks))
-    findings += found
     try:
-        assembled = assemble(config)
+        assembled = assemble(config)  # first of all: it chooses devices, before any is touched
     except UserError as error:
         facts["model"] = f"not tried: {error}"
+        data = build.images(config, strict=False)
+        found = list(_data_findings(config, data, facts))
         if not any(finding.severity == "error" for finding in found):
-            findings.append(Finding("error", "config", str(error), "Change what it names."))
-        return Diagnosis(facts, findings)
+            found.append(Finding("error", "config", str(error), "Change what it names."))
+        return Diagnosis(facts, [*findings, *found])
+    findings += _data_findings(config, assembled.data, facts)
     findings += _model_findings(config, assembled, facts)
     facts["a step"] = _step_times(assembled)
     return Diagnosis(facts, findings)
 
 
-def _data_findings(config: Config, data: ImageData, looks: images.Looks) -> Iterator[Finding]:
+def _data_findings(config: Config, data: ImageData, facts: dict[str, str]) -> Iterator[Finding]:
+    facts["data"] = _describe(data)
+    looks = images.look_at(data)
     features = make_embedding(data, looks)
     yield from splits.read_errors(data, config.data.max_bad_files)
     yield from splits.check_classes(data)
@@ -108,14 +106,14 @@ def _model_findings(
     yield from settings.check_config(
         optimizer=config.optimizer.name,
         weights=config.backbone.weights,
-        precision=config.training.precision,
+        precision=keras.config.dtype_policy().name,
         on_gpu=bool(tf.config.list_physical_devices("GPU")),
         batch_size=config.data.batch_size,
         accumulate=config.optimizer.accumulate,
         examples=len(assembled.data.splits["train"]),
         validated="val" in assembled.data.splits,
         plan=assembled.plan,
-        phases=assembled.phases,
+        phases=assembled.unfreeze.phases,
     )
     for note in assembled.notes:
         yield Finding("note", "data", note, "The README says more of it; or go on.")

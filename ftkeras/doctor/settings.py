@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from ftkeras.data.memory import available_memory
 from ftkeras.doctor.findings import Evidence, Finding
-from ftkeras.phases import Phase, Plan
-from ftkeras.phases.phase import ResolvedPhase, resolve_phases
+from ftkeras.phases import Plan
+from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.phases.plan import PlannedPhase
 from ftkeras.phases.schedule import learning_rate
 
@@ -31,7 +31,7 @@ def check_config(
     examples: int,
     validated: bool,
     plan: Plan,
-    phases: Sequence[Phase],
+    phases: Sequence[ResolvedPhase],
 ) -> list[Finding]:
     """Finds settings that contradict each other or the data.
 
@@ -45,14 +45,13 @@ def check_config(
         examples: Training images.
         validated: Whether there are validation images.
         plan: The phases, resolved against model and data.
-        phases: The same phases as they were given.
+        phases: The same phases, resolved among themselves.
     """
     together = batch_size * accumulate
-    resolved = resolve_phases(phases)
     return [
         *_plan_warnings(plan),
         *_rates(plan, optimizer, together),
-        *_travel(plan, resolved, optimizer, accumulate),
+        *_travel(plan, phases, optimizer, accumulate),
         *_steps(plan, batch_size, examples),
         *_batch_norm(plan, accumulate),
         *_random_backbone(plan, weights),

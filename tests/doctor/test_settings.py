@@ -5,6 +5,7 @@ import pytest
 
 from ftkeras.doctor import settings
 from ftkeras.phases import Phase, make_plan, weights_of
+from ftkeras.phases.phase import resolve_phases
 
 FINE = {
     "optimizer": "adamw",
@@ -46,7 +47,8 @@ def found(model, phases=TWO, steps: int = 30, **changed) -> list[str]:
         model, weights_of(model), phases, steps_per_epoch=steps, batch_size=given["batch_size"]
     )
     return [
-        f"{f.check}: {f.message}" for f in settings.check_config(plan=plan, phases=phases, **given)
+        f"{f.check}: {f.message}"
+        for f in settings.check_config(plan=plan, phases=resolve_phases(phases), **given)
     ]
 
 
