@@ -6,12 +6,14 @@ the order of the classes: preprocessing, temperature, and softmax or sigmoid are
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -122,7 +124,8 @@ def export_format(
     try:
         with new_version(directory) as (folder, target):
             try:
-                written = WRITERS[name](classifier, Path(folder), calibration)
+                with _quiet():
+                    written = WRITERS[name](classifier, Path(folder), calibration)
             except UserError:
                 raise
             except Exception as error:  # converters raise anything
@@ -139,6 +142,22 @@ def export_format(
     return target
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what converters say of their own insides: old functions, inputs left float32."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 # ------------------------------------------------------------------------------- formats
 
 
@@ -150,17 +169,15 @@ def write_litert(classifier: Classifier, folder: Path, calibration: Sample) -> d
 
     written = {}
     for precision in ("float16", "int8"):
+        # A function of constants needs no object to hold its variables, which this is said to lack.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([classifier.frozen])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         else:
             converter.representative_dataset = representative
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that inputs stay float32, which is what is wanted
-            content = converter.convert()
         file = folder / f"model_{precision}.tflite"
-        file.write_bytes(content)
+        file.write_bytes(converter.convert())
         tolerance = FLOAT16_TOLERANCE if precision == "float16" else None
         written[f"litert_{precision}"] = Written(_litert_answer(file), tolerance, (file.name,))
     return written
