@@ -35,6 +35,7 @@ _HOMES = {
     "robustness": "ftkeras.tasks.classification",
     "train": "ftkeras.tasks.classification",
     "weights_of": "ftkeras.phases",
+    "write_report": "ftkeras.tasks.classification",
 }
 __all__ = [
     "__version__",
@@ -62,6 +63,7 @@ __all__ = [
     "robustness",
     "train",
     "weights_of",
+    "write_report",
 ]
 
 
@@ -95,5 +97,12 @@ if TYPE_CHECKING:
         make_plan,
         weights_of,
     )
-    from ftkeras.tasks.classification import evaluate, load_model, predict, robustness, train
+    from ftkeras.tasks.classification import (
+        evaluate,
+        load_model,
+        predict,
+        robustness,
+        train,
+        write_report,
+    )
     from ftkeras.training.run import Run

@@ -26,6 +26,7 @@ VERBS = {
     "robustness": "measure a run's model on images with noise, blur, bad weather, other framing",
     "predict": "classify image files with a run's model",
     "export": "write a run's model as a SavedModel for TF Serving",
+    "report": "write the HTML page of a run, or of several side by side",
     "cache": "list stored trunks, and remove what is old or too much",
     "backbones": "list the backbones there are",
     "init": "write a commented config to start from",

@@ -493,6 +493,8 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     trunk: TrunkConfig = TrunkConfig()
     export: ExportConfig = ExportConfig()
+    report: bool = True
+    """Write report.html when training ends."""
 
     @model_validator(mode="after")
     def _phase_names_differ(self) -> Config:

@@ -18,6 +18,7 @@ from ftkeras.phases.schedule import learning_rate, turning_points
 from ftkeras.phases.selectors import Weight, Weights
 
 _SMALL_BATCH = 16
+_SAMPLES = 60  # of a phase's learning rate
 _HIGH_RATE = 1e-3  # for pretrained weights under an Adam-like optimizer
 
 
@@ -49,6 +50,7 @@ class PlannedPhase:
     Attributes:
         steps: How many steps it lasts.
         first_rate, peak_rate, last_rate: Of the head, in its first, highest and last step.
+        rates: Of the head, over the phase: at evenly spaced steps, the last of which is the last.
         parameters: How many numbers it trains.
         activation_bytes: Estimate of what the backward pass keeps: the outputs of every layer from
             the first trained one on, for one batch, in float32.
@@ -62,6 +64,7 @@ class PlannedPhase:
     first_rate: float
     peak_rate: float
     last_rate: float
+    rates: tuple[float, ...]
     parameters: int
     activation_bytes: int
     blocks: tuple[PlannedBlock, ...]
@@ -160,10 +163,22 @@ def _plan_phase(
         first_rate=rates[0],
         peak_rate=max(rates),
         last_rate=rates[-1],
+        rates=tuple(learning_rate(phase, step, steps) for step in evenly_spaced(steps, _SAMPLES)),
         parameters=sum(weight.size for weight in trained),
         activation_bytes=_activations(model, trained) * 4 * batch,
         blocks=tuple(_plan_blocks(weights, phase, shares, max(rates))),
     )
+
+
+def evenly_spaced(steps: int, most: int) -> list[int]:
+    """Returns up to `most` steps of `steps`, the first and the last among them.
+
+    Example:
+        >>> evenly_spaced(100, 4)
+        [0, 33, 66, 99]
+    """
+    count = min(steps, most)
+    return [round(i * (steps - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def describe_length(phase: ResolvedPhase) -> str:

@@ -1,93 +1,210 @@
-"""Line charts as SVG, without a plotting library."""
+"""Charts as SVG, without a plotting library."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 360, 64, 48, 40, 24
+from ftkeras.report.axes import DASHES, HUES, box, draw, frame, line, point, short, words
+from ftkeras.report.html import Html, tag
+
+_FOOT = 44  # pixels under a reliability diagram, for how many answers there are
+_STRIP = 14  # pixels for a row of small print
+_MOST_MARKERS = 40  # of a curve; more would run into one another
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of a chart.
+
+    Args:
+        name: What the legend calls it.
+        xs: Where the points lie, rising.
+        ys: Their heights; what isn't finite is left out.
+        joined: Whether a line goes through the points.
+    """
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    joined: bool = True
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The points that can be drawn."""
+        return [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if math.isfinite(y)]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A named part of the horizontal axis."""
+
+    name: str
+    start: float
+    end: float
 
 
 def line_chart(
-    xs: Sequence[float],
-    ys: Sequence[float],
+    curves: Sequence[Curve],
     *,
     title: str,
     x_label: str,
     y_label: str,
     log_x: bool = False,
+    log_y: bool = False,
+    whole_x: bool = False,
     mark: float | None = None,
-) -> str:
-    """Returns an SVG picture of one curve.
+    mark_name: str = "",
+    stretches: Sequence[Stretch] = (),
+    standalone: bool = False,
+) -> Html:
+    """Returns a picture of curves over one axis.
 
     Args:
-        xs: Where the points lie, rising; above 0 if `log_x`.
-        ys: Their heights; finite.
+        curves: The curves; one without a finite point is left out.
         title: What the picture shows.
         x_label: The name of the horizontal axis.
         y_label: The name of the vertical axis.
-        log_x: Whether the horizontal axis is logarithmic.
-        mark: Where to draw a vertical line, with its value.
+        log_x: Whether the horizontal axis is logarithmic; its values are above 0 then.
+        log_y: Whether the vertical axis is; values that are not above 0 are left out.
+        whole_x: Whether only whole numbers make sense on the horizontal axis.
+        mark: Where to draw a vertical line.
+        mark_name: What the line marks; its value if left out.
+        stretches: Parts of the horizontal axis to tell apart.
+        standalone: Whether the picture is to be a file of its own.
 
     Example:
-        >>> line_chart([1, 2], [3, 4], title="t", x_label="x", y_label="y").startswith("<svg")
-        True
+        >>> line_chart([Curve("a", [1, 2], [3, 4])], title="t", x_label="x", y_label="y")[:4]
+        '<svg'
     """
-    scaled = [math.log10(x) for x in xs] if log_x else list(xs)
-    low_x, high_x, low_y, high_y = min(scaled), max(scaled), min(ys), max(ys)
-
-    def across(x: float) -> float:
-        return _LEFT + (x - low_x) / ((high_x - low_x) or 1) * (_WIDTH - _LEFT - _RIGHT)
-
-    def up(y: float) -> float:
-        return (
-            _HEIGHT - _BOTTOM - (y - low_y) / ((high_y - low_y) or 1) * (_HEIGHT - _BOTTOM - _TOP)
-        )
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<text x="{_LEFT}" y="24" font-size="15">{escape(title)}</text>',
-    ]
-    for tick in _ticks(low_x, high_x, whole=log_x):
-        name = f"{10**tick:g}" if log_x else f"{tick:g}"
-        x = across(tick)
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#ddd"/>'
-            f'<text x="{x:.1f}" y="{_HEIGHT - 30}" text-anchor="middle">{name}</text>'
-        )
-    for tick in _ticks(low_y, high_y):
-        y = up(tick)
-        parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in zip(scaled, ys, strict=True))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#1565c0" stroke-width="2"/>')
-    if mark is not None:
-        x = across(math.log10(mark) if log_x else mark)
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
-            'stroke="#c62828" stroke-dasharray="4"/>'
-            f'<text x="{x + 6:.1f}" y="{_TOP + 12}" fill="#c62828">{mark:.2g}</text>'
-        )
-    parts.append(
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text x="14" y="{_HEIGHT / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {_HEIGHT / 2})">{escape(y_label)}</text></svg>'
+    drawn = [(curve, [p for p in curve.points if p[1] > 0 or not log_y]) for curve in curves]
+    drawn = [(curve, points) for curve, points in drawn if points]
+    xs = [x for _, points in drawn for x, _ in points] or [0.0, 1.0]
+    ys = [y for _, points in drawn for _, y in points] or [0.0, 1.0]
+    bounds = [edge for stretch in stretches for edge in (stretch.start, stretch.end)]
+    names = [curve.name for curve, _ in drawn] if len(drawn) > 1 else []
+    area = frame(
+        (min([*xs, *bounds]), max([*xs, *bounds])),
+        _with_room(min(ys), max(ys), log_y),
+        log_x=log_x,
+        log_y=log_y,
+        legend=names,
+        head=_STRIP if stretches else 0.0,
+        under=0.0 if mark is None else _STRIP,
     )
-    return "\n".join(parts) + "\n"
+    inside: list[Html] = []
+    if mark is not None:
+        x = area.x(mark)
+        inside.append(line(x, area.top, x, area.bottom, "mark"))
+        label = mark_name or f"{mark:.2g}"
+        inside.append(words(x, area.bottom + 30, label, "tick", "middle"))
+    for hue, (curve, points) in enumerate(drawn):
+        path = "M" + "L".join(f"{area.x(x):.1f} {area.y(y):.1f}" for x, y in points)
+        dashes = DASHES[hue % len(DASHES)]
+        if curve.joined:
+            inside.append(
+                tag("path", d=path, class_=f"curve hue{hue % HUES}", stroke_dasharray=dashes)
+            )
+        if len(points) <= _MOST_MARKERS or not curve.joined:
+            notes = (f"{curve.name}, {x_label} {x:g}: {y:.4g}" for x, y in points)
+            inside += [
+                point(area.x(x), area.y(y), hue, note)
+                for (x, y), note in zip(points, notes, strict=True)
+            ]
+    under: list[Html] = []
+    for index, stretch in enumerate(stretches):
+        start, end = area.x(stretch.start), area.x(stretch.end)
+        if index % 2:
+            under.append(box(start, area.top, end, area.bottom, "band"))
+        if index:
+            under.append(line(start, area.top - 12, start, area.bottom, "edge"))
+        room = int((end - start) / 7)
+        if room > 2:
+            inside.append(words(start + 2, area.top - 5, short(stretch.name, room), "tick"))
+    told = [f"{c.name} goes from {p[0][1]:.4g} to {p[-1][1]:.4g}" for c, p in drawn]
+    return draw(
+        area, inside, title=title, description="; ".join(told) or "No values", x_label=x_label,
+        y_label=y_label, whole_x=whole_x, legend=names, under=under, standalone=standalone,
+    )  # fmt: skip
 
 
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Returns about five round numbers between two others."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / 5
-    unit = 10 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
-    step = max(round(step), 1) if whole else step
-    first = math.ceil(low / step)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
+def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
+    """Returns a reliability diagram: how often answers of each confidence are right.
+
+    Niculescu-Mizil and Caruana 2005. Columns that reach the diagonal are calibrated. The small
+    columns under the axis are the shares of the answers.
+
+    Args:
+        bins: Of equal width, from confidence 0 to 1: `n`, `confidence` and `accuracy`, which are
+            None where there is no answer.
+        title: What the picture shows.
+    """
+    area = frame((0.0, 1.0), (0.0, 1.0), foot=_FOOT)
+    most = max((entry["n"] for entry in bins), default=0) or 1
+    floor = area.y(0)
+    inside: list[Html] = [words(area.left - 6, area.bottom - 4, "answers", "tick", "end")]
+    for index, entry in enumerate(bins):
+        if not entry["n"]:
+            continue
+        left, right = area.x(index / len(bins)) + 1.5, area.x((index + 1) / len(bins)) - 1.5
+        note = tag(
+            "title",
+            f"confidence {entry['confidence']:.2f}: right in {entry['accuracy']:.0%} of "
+            f"{entry['n']} answers",
+        )
+        inside.append(box(left, area.y(entry["accuracy"]), right, floor, "column hue0", note))
+        foot = area.bottom - max((_FOOT - 8) * entry["n"] / most, 1)
+        inside.append(box(left, foot, right, area.bottom, "count", note))
+    inside.append(line(area.x(0), area.y(0), area.x(1), area.y(1), "reference"))
+    told = (
+        f"of {e['n']} answers with confidence {e['confidence']:.2f}, {e['accuracy']:.0%} are right"
+        for e in bins
+        if e["n"]
+    )
+    return draw(
+        area, inside, title=title, description="; ".join(told), x_label="confidence",
+        y_label="share that is right",
+    )  # fmt: skip
+
+
+def interval_chart(
+    entries: Sequence[tuple[str, float, tuple[float, float] | None]], *, title: str, x_label: str
+) -> Html:
+    """Returns values with their intervals, one under the other.
+
+    Args:
+        entries: Name, value, and the interval's ends where it is known.
+        title: What the picture shows.
+        x_label: What the values are.
+    """
+    ends = [v for _, value, interval in entries for v in (value, *(interval or ()))]
+    rows = (len(entries) - 0.5, -0.5)
+    area = frame(_with_room(min(ends), max(ends), False), rows, height=90 + 40 * len(entries))
+    inside = []
+    for row, (name, value, interval) in enumerate(entries):
+        y = area.y(row)
+        if interval is not None:
+            inside.append(
+                tag("g", line(area.x(interval[0]), y, area.x(interval[1]), y, "whisker"),
+                    class_=f"hue{row % HUES}")
+            )  # fmt: skip
+        told = f"{name}: {value:.3f}"
+        inside.append(point(area.x(value), y, row, told, 4.5))
+        inside.append(words(area.left + 2, y - 9, short(told, 48), "tick"))
+    said = "; ".join(
+        f"{n} {v:.3f}" + (f" ({i[0]:.3f} to {i[1]:.3f})" if i else "") for n, v, i in entries
+    )
+    return draw(
+        area, inside, title=title, description=said, x_label=x_label,
+        y_label="", y_ticks=False,
+    )  # fmt: skip
+
+
+def _with_room(low: float, high: float, log: bool) -> tuple[float, float]:
+    """Returns a range with a little room, so that curves don't touch the frame."""
+    if log:
+        return low / 1.3, high * 1.3
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    return (max(low - room, 0.0) if low >= 0 else low - room), high + room

@@ -39,7 +39,7 @@ def end_lines(
     evaluation: dict[str, Any],
     verdicts: Mapping[str, Verdict],
     best_epoch: int,
-    exported: str | None,
+    places: Mapping[str, str | None],
     seconds: float,
     trunk: Sequence[dict[str, Any]] = (),
 ) -> str:
@@ -51,7 +51,7 @@ def end_lines(
         evaluation: What `evaluation.json` holds.
         verdicts: What the audit found, by phase.
         best_epoch: Which epoch's weights were kept, from 0.
-        exported: Where the SavedModel is, if there is one.
+        places: Where more was written, by what it is; None where it was not.
         seconds: How long it all took.
         trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
     """
@@ -80,7 +80,7 @@ def end_lines(
         *(_trunk_line(row) for row in trunk if row["stored"] and "seconds" in row),
         "",
         f"model       {folder}/model.keras",
-        *([f"SavedModel  {exported}"] if exported else []),
+        *(f"{what:10}  {path}" for what, path in places.items() if path),
         f"record      {folder}/ (plan.json, metrics.jsonl, evaluation.json, logs/, ...)",
         "",
         f"next        ftkeras evaluate {folder}",

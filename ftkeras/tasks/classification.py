@@ -30,7 +30,10 @@ from ftkeras.export.formats import Sample, check_formats
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
-from ftkeras.report.chart import line_chart
+from ftkeras.report.chart import Curve, line_chart
+from ftkeras.report.files import add_pictures, write_comparison, write_file, write_page
+from ftkeras.report.pictures import lacks_pictures
+from ftkeras.report.read import read_run
 from ftkeras.report.summary import end_lines, start_lines
 from ftkeras.training import build, fitting
 from ftkeras.training.checkpoint import States
@@ -125,15 +128,12 @@ def train(
             raise TrainingError(reason) from error
         run.set_state("finished")
         States(run).remove()
+    reported = _report_or_say_why(assembled, run) if config.report else None
     seconds = time.monotonic() - start
-    verdicts = assembled.unfreeze.verdicts
-    served = exported.get("saved_model")
+    verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
+    places = {"SavedModel": exported.get("saved_model"), "report": reported}
     trunk = run.read_json("plan.json")["trunk"]
-    print(
-        end_lines(
-            out, list(run.metrics()), evaluation, verdicts, best_epoch, served, seconds, trunk
-        )
-    )
+    print(end_lines(out, records, evaluation, verdicts, best_epoch, places, seconds, trunk))
     require(bars, evaluation)
     return run
 
@@ -228,19 +228,15 @@ def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) ->
     )
     title = f"Learning-rate range test, phase {assembled.phases[0].name}"
     chart = line_chart(
-        found.rates,
-        found.losses,
+        [Curve("loss", found.rates, found.losses)],
         title=title,
         x_label="learning rate",
         y_label="training loss, smoothed",
         log_x=True,
         mark=found.suggestion,
+        standalone=True,
     )
-    try:
-        with tf.io.gfile.GFile(out, "w") as file:
-            file.write(chart)
-    except tf.errors.OpError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.message}).") from None
+    write_file(out, chart)
     return found
 
 
@@ -345,6 +341,31 @@ def export_formats(config: Config) -> list[str]:
     return [*(["saved_model"] if config.export.saved_model else []), *config.export.formats]
 
 
+def write_report(runs: Sequence[Run], out: str | None = None) -> str:
+    """Writes the page of a run, or of several side by side, and returns where it is.
+
+    The page of one run shows images; they are made when they are first needed, which takes the
+    run's model and data.
+
+    Args:
+        runs: One run or more.
+        out: The HTML file to write; left out, `report.html` in the run's folder, or for several
+            runs in the current one.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    if len(runs) > 1:
+        return write_comparison(runs, out)
+    [run] = runs
+    if lacks_pictures(read_run(run.folder)):
+        try:
+            add_pictures(run, load_model(run), build.images(run.config).splits)
+        except UserError as error:
+            print(f"note      the report has no pictures: {error}")
+    return write_page(run, out)
+
+
 def load_model(run: Run) -> keras.Model:
     """Returns a run's best model: raw float32 RGB images (n, size, size, 3) to logits."""
     path = run.path("model.keras")
@@ -390,11 +411,13 @@ def _fit(assembled: Assembled, run: Run, signals: Signals) -> int:
         signals=signals,
         callbacks=[callback for callback in callbacks if callback is not None],
     )
+    best = checkpoints.best_epoch or 0
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
-    run.write_json("plan.json", {**assembled.plan.as_json(), "trunk": trunk, "audit": verdicts})
+    outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": best}
+    run.write_json("plan.json", {**assembled.plan.as_json(), **outcome})
     checkpoints.load_best(assembled.model)
-    return checkpoints.best_epoch or 0
+    return best
 
 
 def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
@@ -462,6 +485,17 @@ def _export_anew(run: Run, formats: Sequence[str]) -> dict[str, str]:
     if tf.io.gfile.exists(run.path("export")):
         tf.io.gfile.rmtree(run.path("export"))
     return export(run, formats=formats) if formats else {}
+
+
+def _report_or_say_why(assembled: Assembled, run: Run) -> str | None:
+    """Writes a run's page; a run that is whole is not lost where that fails."""
+    try:
+        add_pictures(run, assembled.model, assembled.data.splits)
+        return write_page(run)
+    except Exception as error:
+        again = f"`ftkeras report {run.folder}` tries again"
+        print(f"warning: there is no report: {type(error).__name__}: {error}; {again}")
+        return None
 
 
 # -------------------------------------------------------------------- losses and metrics

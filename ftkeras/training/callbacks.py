@@ -14,6 +14,7 @@ from ftkeras.console import Progress, duration
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import larger_is_better
+from ftkeras.training.memory import memory
 from ftkeras.training.run import Run
 from ftkeras.training.state_file import Tree
 
@@ -123,7 +124,7 @@ class Record(keras.callbacks.Callback):
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         phase = self._unfreeze.phase.name
         seconds = round(self._seconds(), 3)
-        self._run.log({"epoch": epoch, "phase": phase, **numbers, "seconds": seconds})
+        self._run.log({"epoch": epoch, "phase": phase, **numbers, "seconds": seconds, **memory()})
         self._lines += 1
 
     def state(self) -> Tree:

@@ -100,6 +100,8 @@ def test_from_rate_to_prediction(place, capsys):
     Image.fromarray(np.zeros((50, 30, 3), np.uint8)).save("black.png")
     assert main(["predict", "run", "black.png", "--out=p.csv", "--top_k=1"]) == 0
     assert (place / "p.csv").read_text().splitlines()[1].startswith("black.png,")
+    assert main(["report", "run", "run", "--out=both.html"]) == 0
+    assert "2 runs side by side" in (place / "both.html").read_text()
     assert main(["export", "run", "--out=served"]) == 0
     assert (place / "served" / "1" / "saved_model.pb").exists()
 

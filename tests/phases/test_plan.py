@@ -33,6 +33,17 @@ def plan(model: keras.Model, *phases: Phase, batch_size: int = 32):
 HEAD = Phase("head", 2, 1e-3, decay="constant")
 
 
+def test_the_rate_is_sampled_over_the_phase_with_both_ends(model):
+    short = Phase("short", 1, 1e-3, decay="linear", warmup=0.0)
+    long = Phase("long", 20, 1e-3, decay="linear", warmup=0.0)
+    few, many = (phase.rates for phase in plan(model, short, long).phases)
+    assert len(few) == 10
+    assert len(many) == 60
+    assert few[0] == many[0] == 1e-3
+    assert list(many) == sorted(many, reverse=True)
+    assert many[-1] == plan(model, long).phases[0].last_rate
+
+
 def test_parameters_steps_and_rates(model):
     head, top, full = plan(
         model,

@@ -40,7 +40,15 @@ def test_the_end_of_a_run_names_phases_results_proof_and_places():
         "intervals": {"accuracy": [0.7, 0.8]},
     }
     verdicts = {"head": Verdict(260, 2, (), ()), "top": Verdict(240, 20, (), ("a/bias",))}
-    text = end_lines("runs/x", records, evaluation, verdicts, 2, "runs/x/export/1", 100.0)
+    text = end_lines(
+        "runs/x",
+        records,
+        evaluation,
+        verdicts,
+        2,
+        {"SavedModel": "runs/x/export/1", "report": None},
+        100.0,
+    )
     assert text.isascii()
     assert "head        2  0.7000    0.6000        0.8000  5.0 s" in text
     assert "top         1  0.6000    0.7000        0.5000  1 min 10 s" in text
@@ -50,4 +58,4 @@ def test_the_end_of_a_run_names_phases_results_proof_and_places():
         "audit of head: 260 frozen variables unchanged to the bit, 2 trained ones moved\n" in text
     )
     assert "20 trained ones moved, 1 to train did not move" in text
-    assert "SavedModel  runs/x/export/1" in text
+    assert "SavedModel  runs/x/export/1\nrecord " in text

@@ -68,6 +68,8 @@ def test_a_run_leaves_all_that_it_knew_and_made(run):
     assert certificate["temperature"] == run.read_json("evaluation.json")["temperature"] != 1
     assert certificate["class_names"] == list(COLOURS)
     assert run.read_json("status.json")["state"] == "finished"
+    assert "photos" in run.read_text("report.html")
+    assert all("peak_memory_mb" in record for record in run.metrics())
     records = list(run.metrics())
     assert [(r["epoch"], r["phase"]) for r in records] == [
         (0, "head"), (1, "head"), (2, "head"), (3, "head"), (4, "top")
@@ -172,6 +174,30 @@ def test_several_labels_an_image(photos, tmp_path):
     assert sum(row["n"] for row in evaluation["slices"]["camera"].values()) == 9
     with pytest.raises(UserError, match="cross_entropy is for one label"):
         classification.assemble(config(data, "loss.name=cross_entropy"))
+
+
+def test_a_report_is_made_again_with_what_it_needs(run):
+    shown = run.read_json("pictures.json")["test"]
+    tf.io.gfile.remove(run.path("pictures.json"))
+    assert classification.write_report([run]) == run.path("report.html")
+    assert run.read_json("pictures.json")["test"].keys() == shown.keys()
+    with pytest.raises(UserError, match=r"--out no/such/folder/x.html: cannot be written"):
+        classification.write_report([run], "no/such/folder/x.html")
+
+
+def test_a_run_is_whole_without_its_report(photos, tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(classification, "write_page", fails)
+    data = {"source": "folder", "path": str(photos)}
+    short = ["phases[0].epochs=1", "export.saved_model=false"]
+    run = classification.train(config(data, *short), str(tmp_path / "run"))
+    assert run.read_json("status.json")["state"] == "finished"
+    assert "there is no report: ValueError: no ink" in capsys.readouterr().out
+    quiet = classification.train(config(data, *short, "report=false"), str(tmp_path / "quiet"))
+    assert "report" not in capsys.readouterr().out
+    assert not tf.io.gfile.exists(quiet.path("report.html"))
 
 
 def test_a_run_in_a_remote_file_system(photos):

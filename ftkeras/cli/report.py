@@ -1,0 +1,35 @@
+"""`ftkeras report`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.errors import UserError
+
+USAGE = """Usage:   ftkeras report RUN [RUN ...] [--out=FILE.html]
+Example: ftkeras report runs/quickstart
+         ftkeras report runs/a runs/b --out=compared.html
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the verb's flags."""
+    flags.DEFINE_string(
+        "out",
+        None,
+        "the HTML file; left out, report.html in the run's folder (several runs: in this one)",
+        flag_values=values,
+    )
+
+
+def main(values: flags.FlagValues, positional: list[str]) -> int:
+    """Runs the verb."""
+    if not positional:
+        raise UserError("report: expected one run folder or more, got none.")
+    import_tensorflow()
+    from ftkeras.tasks import classification
+    from ftkeras.training.run import Run
+
+    print(classification.write_report([Run.open(folder) for folder in positional], values.out))
+    return 0

@@ -1,0 +1,107 @@
+"""Where in an image a model looked.
+
+Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.trunk.graph import Graph, GraphModel, Step, Tensor, flatten
+
+# From dark to light: told apart in grey, and by people who see red and green alike.
+_COLOURS = np.array(
+    [(20, 11, 52), (106, 23, 110), (188, 55, 84), (243, 120, 25), (252, 255, 164)], np.float32
+)
+
+
+def grad_cam(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """Returns a function that says where a model sees a class.
+
+    Gradients flow only from a logit back to the last feature map, through pooling and head; what
+    lies before it may be anything.
+
+    Args:
+        model: From images (n, size, size, 3) to logits (n, classes); functional, and the backbone
+            may be nested in it.
+
+    Returns:
+        From images (n, size, size, 3) and class indices (n,) to float32 maps (n, h, w), whose
+        highest value is 1 (all 0 where nothing speaks for the class); h and w are those of the
+        feature map. None where the model has no feature map that everything passes through.
+
+    Example:
+        ```python
+        explain = grad_cam(model)
+        heat = explain(images, logits.argmax(axis=-1))
+        ```
+    """
+    graph = flatten(model)
+    cut = None if graph is None else _last_map(graph)
+    if graph is None or cut is None:
+        return None
+    place, after = cut
+    before = Graph(graph.steps[:after], graph.inputs, (place,), place)
+    behind = Graph(graph.steps[after:], (place,), graph.outputs, graph.structure)
+    to_map, to_logits = GraphModel(before, "to_map"), GraphModel(behind, "to_logits")
+
+    def explain(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        features = tf.cast(to_map(tf.convert_to_tensor(images), training=False), tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(features)  # (n, h, w, channels)
+            logits = to_logits(features, training=False)  # (n, classes)
+            chosen = tf.gather(logits, tf.constant(classes, tf.int32), axis=1, batch_dims=1)
+        slopes = tape.gradient(chosen, features)
+        importance = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)  # (n, 1, 1, channels)
+        heat = tf.nn.relu(tf.reduce_sum(importance * features, axis=-1))  # (n, h, w)
+        return tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True)).numpy()
+
+    return explain
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Returns an image in grey with a map over it, from dark (0) to bright yellow (1).
+
+    Args:
+        image: (size, size, 3), 0..255.
+        heat: (h, w), 0..1.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    size = image.shape[:2]
+    smooth = tf.image.resize(heat[..., None], size, method="bilinear").numpy()  # (size, size, 1)
+    smooth = np.clip(smooth, 0.0, 1.0)
+    at = smooth[..., 0] * (len(_COLOURS) - 1)
+    colour = np.stack(
+        [np.interp(at, np.arange(len(_COLOURS)), _COLOURS[:, c]) for c in range(3)], axis=-1
+    )
+    grey = image.astype(np.float32).mean(axis=-1, keepdims=True)  # (size, size, 1)
+    return np.clip(0.35 * grey + 0.65 * colour, 0, 255).astype(np.uint8)
+
+
+def _last_map(graph: Graph) -> tuple[Tensor, int] | None:
+    """Returns the last feature map that all of the output comes from, and where in the steps.
+
+    The steps are in an order in which they can run, so that those up to the one that makes the map
+    do not need it, and those after it may use nothing else that was made before.
+    """
+    for index in range(len(graph.steps), 0, -1):
+        for place in graph.steps[index - 1].outputs:
+            if len(place.shape) == 4 and _passes_through(graph, place, graph.steps[index:]):
+                return place, index
+    return None
+
+
+def _passes_through(graph: Graph, place: Tensor, steps: tuple[Step, ...]) -> bool:
+    known = {place}
+    for step in steps:
+        if not known.issuperset(step.inputs):
+            return False
+        known.update(step.outputs)
+    return known.issuperset(graph.outputs)

@@ -1,0 +1,119 @@
+"""The images that a report shows, small, with what the model looked at in them.
+
+They are made while model and data are at hand and kept in the run as `pictures.json`, so that a
+report can be written anew without either.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import Split
+from ftkeras.data.decode import resize_image
+from ftkeras.evaluation.explanation import grad_cam, overlay
+from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
+from ftkeras.report.read import RunFacts
+
+MISTAKES, SUSPECTS = 12, 12  # how many are shown
+_SIDE = 144  # pixels, of a picture
+_QUALITY = 82
+
+
+def shown_mistakes(facts: RunFacts) -> list[Suspect]:
+    """Returns the mistakes that a report of the run shows."""
+    predictions = facts.predictions.get(facts.split)
+    if predictions is None:
+        return []
+    scores = scores_from_logits(predictions.logits, facts.multi_label)
+    return confident_mistakes(predictions.labels, scores, facts.multi_label, MISTAKES)
+
+
+def label_suspects(facts: RunFacts, split: str) -> list[Suspect]:
+    """Returns the likely label errors of a split; all of them, the likeliest first."""
+    predictions = facts.predictions.get(split)
+    if predictions is None:
+        return []
+    scores = scores_from_logits(predictions.logits, facts.multi_label)
+    return likely_label_errors(predictions.labels, scores, facts.multi_label)
+
+
+def wanted(facts: RunFacts) -> dict[str, dict[str, int | None]]:
+    """Returns which examples of which splits are to be pictured: {split: {id: class to explain}}.
+
+    The class is None where no explanation is shown.
+    """
+    found: dict[str, dict[str, int | None]] = {}
+    for split in ("val", "test"):
+        for suspect in label_suspects(facts, split)[:SUSPECTS]:
+            key = str(facts.predictions[split].ids[suspect.index])
+            found.setdefault(split, {})[key] = None
+    for mistake in shown_mistakes(facts):
+        key = str(facts.predictions[facts.split].ids[mistake.index])
+        # Where the model misses a label, what speaks for it is what it should have gone by.
+        explained = mistake.suggested if mistake.suggested >= 0 else mistake.given
+        found.setdefault(facts.split, {})[key] = explained
+    return found
+
+
+def lacks_pictures(facts: RunFacts) -> bool:
+    """Whether a report of the run would show an example of which there is no picture."""
+    return any(
+        set(keys) - set(facts.pictures.get(split, {})) for split, keys in wanted(facts).items()
+    )
+
+
+def make_pictures(
+    facts: RunFacts,
+    model: keras.Model,
+    splits: Mapping[str, Split],
+    resize: str,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns what `pictures.json` is to hold: {split: {id: {"image", "overlay"}}}, data URIs.
+
+    Args:
+        facts: The run.
+        model: Its model: images (n, size, size, 3) to logits.
+        splits: Its data.
+        resize: How images become square.
+    """
+    explain = grad_cam(model)
+    size = int(model.input_shape[1])
+    made: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, classes in wanted(facts).items():
+        if name not in splits:
+            continue
+        split = splits[name]
+        place = {key: i for i, key in enumerate(split.ids)}
+        keys = [key for key in classes if key in place]
+        images = [resize_image(split.fetch(tf.constant(place[k])), size, resize) for k in keys]
+        made[name] = {
+            key: {"image": _data_uri(image.numpy())}
+            for key, image in zip(keys, images, strict=True)
+        }
+        explained = [
+            (k, image) for k, image in zip(keys, images, strict=True) if classes[k] is not None
+        ]
+        if explain is None or not explained:
+            continue
+        stacked = np.stack([image.numpy() for _, image in explained])
+        heat = explain(stacked, np.array([classes[key] for key, _ in explained]))
+        if heat[0].size == 1:  # a single cell says nothing of where
+            continue
+        for (key, _), image, one in zip(explained, stacked, heat, strict=True):
+            made[name][key] |= {"overlay": _data_uri(overlay(image, one)), "cells": list(one.shape)}
+    return made
+
+
+def _data_uri(image: np.ndarray) -> str:
+    side = min(_SIDE, image.shape[0])
+    small = tf.image.resize(image, (side, side), antialias=True)
+    small = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
+    encoded = tf.io.encode_jpeg(small, quality=_QUALITY, optimize_size=True).numpy()
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")

@@ -1,0 +1,112 @@
+"""Images worth a look: the surest mistakes, and labels that are likely wrong."""
+
+from __future__ import annotations
+
+from ftkeras.evaluation.suspects import Suspect
+from ftkeras.report.html import Child, Html, details, missing, table, tag
+from ftkeras.report.pictures import SUSPECTS, label_suspects, shown_mistakes
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section, evaluate_command
+
+_LISTED = 200  # suspects in the table
+
+
+def mistakes(facts: RunFacts) -> Section:
+    """Returns the mistakes that the model is surest of, and where it looked."""
+    title = "Most confident mistakes"
+    if facts.split not in facts.predictions:
+        sentence = f"There are no predictions of the {facts.split} images to look at;"
+        command = evaluate_command(facts, facts.split)
+        return Section("mistakes", title, missing(sentence, command))
+    found = shown_mistakes(facts)
+    if not found:
+        return Section("mistakes", title, tag("p", "There are none: every answer was right."))
+    ids = facts.predictions[facts.split].ids
+    cards = [_card(facts, facts.split, str(ids[m.index]), m, explained=True) for m in found]
+    lead = (
+        f"The wrong answers on the {facts.split} images that the model was surest of, the surest "
+        "first. Many are worth a second look at the label."
+    )
+    return Section(
+        "mistakes", title, [_overlay_note(facts), tag("ul", cards, class_="cards")], lead
+    )
+
+
+def label_errors(facts: RunFacts) -> Section:
+    """Returns the examples whose labels are likely wrong."""
+    title = "Likely label errors"
+    held_out = [split for split in ("val", "test") if split in facts.predictions]
+    if not held_out:
+        sentence = "Labels are checked against predictions of held-out images, and there are none;"
+        command = evaluate_command(facts, "test")
+        return Section("labels", title, missing(sentence, command))
+    found = [(split, suspect) for split in held_out for suspect in label_suspects(facts, split)]
+    found.sort(key=lambda pair: pair[1].given_score - pair[1].suggested_score)
+    images = sum(len(facts.predictions[split].ids) for split in held_out)
+    where = " and ".join(held_out)
+    if not found:
+        said = f"None of the {images:,} {where} images looks wrongly labelled."
+        return Section("labels", title, tag("p", said))
+    named = [(s, str(facts.predictions[s].ids[suspect.index]), suspect) for s, suspect in found]
+    cards = [_card(facts, s, key, suspect, explained=False) for s, key, suspect in named[:SUSPECTS]]
+    rows = [
+        [tag("span", key, class_="long"), split, _label(facts, suspect.given),
+         _label(facts, suspect.suggested), f"{suspect.given_score:.3f}",
+         f"{suspect.suggested_score:.3f}"]
+        for split, key, suspect in named[:_LISTED]
+    ]  # fmt: skip
+    header = ["Image", "Split", "Label", "Model says", "Score of the label", "Score of the answer"]
+    caption = f"The likeliest {len(rows)} of {len(named)} suspects, by name"
+    lead = (
+        f"{len(named)} of {images:,} {where} images score another class as high as images of that "
+        "class do on average, and their own class lower than its images do (confident learning, "
+        "Northcutt et al. 2021). A suspicion, not a verdict: many are only hard."
+    )
+    body = [
+        tag("ul", cards, class_="cards small"),
+        details("All suspects by name", table(caption, header, rows, tall=True)),
+    ]
+    return Section("labels", title, body, lead)
+
+
+def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained: bool) -> Html:
+    picture = facts.pictures.get(split, {}).get(key, {})
+    label = _label(facts, suspect.given)
+    answer = _label(facts, suspect.suggested)
+    shown = [
+        tag("img", src=picture["image"], alt=f"{key}, labelled {label}", loading="lazy")
+        if "image" in picture
+        else tag("div", "no picture", class_="blank")
+    ]
+    if explained and "overlay" in picture:
+        looked = f"where the model looked in {key}"
+        shown.append(tag("img", src=picture["overlay"], alt=looked, loading="lazy"))
+    return tag(
+        "li",
+        tag("div", shown, class_="pair"),
+        tag("p", tag("span", "says ", class_="role"), tag("strong", answer),
+            f" {suspect.suggested_score:.1%}"),
+        tag("p", tag("span", "label ", class_="role"), tag("strong", label),
+            f" {suspect.given_score:.1%}"),
+        tag("p", key, class_="id"),
+    )  # fmt: skip
+
+
+def _label(facts: RunFacts, index: int) -> str:
+    return facts.class_names[index] if index >= 0 else "not there"
+
+
+def _overlay_note(facts: RunFacts) -> Child:
+    cells = [p["cells"] for p in facts.pictures.get(facts.split, {}).values() if "cells" in p]
+    if cells:
+        height, width = cells[0]
+        return tag(
+            "p", "Beside each image, where the model saw its answer (Grad-CAM, Selvaraju et al. "
+            f"2017): bright yellow most, dark violet least. The map has {height} x {width} cells, "
+            "so its edges are soft.",
+        )  # fmt: skip
+    if facts.pictures.get(facts.split):
+        return tag("p", "There are no Grad-CAM overlays: the model has no feature map, or at this "
+                   "image size one of a single cell.")  # fmt: skip
+    return missing("Pictures are made where the run's model and data are at hand:",
+                   f"ftkeras report {facts.folder}")  # fmt: skip

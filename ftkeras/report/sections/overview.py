@@ -1,0 +1,154 @@
+"""What a person wants to know first: what was made, how good it is, what stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ftkeras.console import duration
+from ftkeras.report.html import Child, Html, missing, tag
+from ftkeras.report.pictures import label_suspects
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section, evaluate_command
+from ftkeras.report.sections.classes import confusion_of, most_confused
+
+# name in evaluation.json: what people call it, whether it is a share, what it means
+METRICS = {
+    "accuracy": ("Accuracy", True, "answers that are right"),
+    "top_5_accuracy": ("Top-5 accuracy", True, "right class among the five likeliest"),
+    "label_accuracy": ("Label accuracy", True, "single labels that are right"),
+    "macro_f1": ("Macro-F1", False, "precision and recall, each class alike"),
+    "micro_f1": ("Micro-F1", False, "precision and recall over all labels"),
+    "mean_average_precision": ("Mean AP", False, "average precision over the classes"),
+    "auc": ("AUC", False, "how well scores rank, over the classes"),
+    "nll": ("Log loss", False, "of the right answer, in nats; lower is better"),
+    "ece": ("Calibration error", False, "gap between confidence and accuracy"),
+}
+
+
+def described(facts: RunFacts) -> str:
+    """Returns one sentence: what was fine-tuned on what."""
+    backbone, data = facts.config.get("backbone", {}), facts.config.get("data", {})
+    weights = backbone.get("weights", "imagenet")
+    images = facts.data.get("examples", {}).get("train")
+    count = f"{images:,} images" if images else "images"
+    where = data.get("path") or data.get("name") or data.get("source", "")
+    classes = len(facts.class_names)
+    kinds = f" of {classes} classes" if classes else ""
+    kinds = f" with {classes} labels" if facts.multi_label else kinds
+    size = facts.data.get("image_size")
+    return (
+        f"{backbone.get('name', 'A backbone')} ({weights} weights) fine-tuned on {count}{kinds}"
+        f" from {where}" + (f", at {size} px" if size else "")
+    )
+
+
+def shown_metric(name: str, value: float | None) -> str:
+    """Returns a metric's value as the page writes it."""
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if METRICS.get(name, ("", False, ""))[1] else f"{value:.3f}"
+
+
+def overview(facts: RunFacts) -> Section:
+    """Returns the headline numbers and what stands out."""
+    evaluation = facts.evaluation
+    if evaluation is None:
+        body: Child = missing(
+            "This run was not measured: evaluation.json is missing. Finish the run, or measure it "
+            "with", evaluate_command(facts),
+        )  # fmt: skip
+    else:
+        tiles = [
+            _tile(name, evaluation[name], (evaluation.get("intervals") or {}).get(name))
+            for name in METRICS
+            if isinstance(evaluation.get(name), (int, float))
+        ]
+        body = [
+            tag(
+                "p",
+                f"Measured on {evaluation.get('examples', 0):,} {facts.split} images, which took "
+                "no part in training. Under each number stands its 95% bootstrap interval."
+                if facts.split != "train"
+                else "Measured on the training images, for want of others: too good to be true.",
+            ),
+            tag("div", tiles, class_="tiles"),
+        ]
+    found = list(findings(facts))
+    listed = [tag("h3", "What stands out"), tag("ul", [tag("li", f) for f in found])]
+    return Section("summary", "Summary", [body, listed if found else None])
+
+
+def findings(facts: RunFacts) -> Iterator[Child]:
+    """Yields sentences about what a reader should not miss."""
+    state = facts.status.get("state")
+    if state and state != "finished":
+        error = facts.status.get("error")
+        yield [tag("strong", f"The run is {state}."), f" {error}" if error else ""]
+    evaluation = facts.evaluation or {}
+    rows = [r for r in evaluation.get("per_class", ()) if isinstance(r.get("f1"), float)]
+    if len(rows) > 1:
+        best, worst = (pick(rows, key=lambda row: row["f1"]) for pick in (max, min))
+        yield [
+            "Best class: ", tag("strong", best["name"]), f" (F1 {best['f1']:.2f}); weakest: ",
+            tag("strong", worst["name"]), f" (F1 {worst['f1']:.2f}, from {worst['support']} "
+            "images).",
+        ]  # fmt: skip
+    yield from _confused(facts)
+    yield from _calibrated(evaluation)
+    suspects = sum(len(label_suspects(facts, split)) for split in ("val", "test"))
+    if suspects:
+        images = sum(len(p.ids) for s, p in facts.predictions.items() if s != "train")
+        yield [
+            f"{suspects} of {images:,} held-out images contradict their label: ",
+            tag("a", "some may be labelled wrongly", href="#labels"), ".",
+        ]  # fmt: skip
+    audit = facts.plan.get("audit")
+    if audit:
+        drifted = [name for verdict in audit.values() for name in verdict.get("drifted", ())]
+        yield (
+            f"{len(drifted)} frozen variables changed, which should not happen."
+            if drifted
+            else "Every frozen weight is, to the bit, what it was before each phase."
+        )
+    seconds = sum(record.get("seconds", 0.0) for record in facts.records)
+    if seconds:
+        yield f"{len(facts.records)} epochs took {duration(seconds)}."
+
+
+def _tile(name: str, value: float, interval: list[float] | None) -> Html:
+    title, _, meaning = METRICS[name]
+    shown = [shown_metric(name, end) for end in interval or ()]
+    between = f"{shown[0]} to {shown[1]}" if len(shown) == 2 else None
+    return tag(
+        "div",
+        tag("div", title, class_="name"),
+        tag("div", shown_metric(name, value), class_="value"),
+        tag("div", between, class_="interval") if between else None,
+        tag("div", meaning, class_="meaning"),
+        class_="tile",
+    )
+
+
+def _confused(facts: RunFacts) -> Iterator[Child]:
+    matrix = confusion_of(facts)
+    if matrix is None:
+        return
+    for truth, answer, count in most_confused(matrix, 1):
+        names = facts.class_names
+        yield [
+            "Most often confused: ", tag("strong", names[truth]), " taken for ",
+            tag("strong", names[answer]), f", {count} of {matrix[truth].sum()} times.",
+        ]  # fmt: skip
+
+
+def _calibrated(evaluation: dict[str, Any]) -> Iterator[str]:
+    temperature = evaluation.get("temperature")
+    if isinstance(temperature, float):
+        if temperature > 1.05:
+            lean = "surer of itself than it should be"
+        elif temperature < 0.95:
+            lean = "less sure of itself than it could be"
+        else:
+            lean = "about as sure of itself as it should be"
+        yield f"The model is {lean} (temperature {temperature:.2f}; 1 is just right)."
