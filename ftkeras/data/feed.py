@@ -12,6 +12,8 @@ from ftkeras.data.broken import find_broken
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.order import order_of
 from ftkeras.data.pipeline import batches
+from ftkeras.data.share import WHOLE, Share
+from ftkeras.errors import UserError
 
 
 def _counter() -> tf.Variable:
@@ -36,6 +38,8 @@ class Feed:
         options: More arguments for the training batches: mixup, cutmix, balance.
         epoch: Which epoch the training batches are of; assign it before each.
         start: How many examples of that epoch to leave out, because they were trained on already.
+        share: This worker's part of each batch that `fit` gets.
+        full: Whether `fit` gets full batches alone, for devices that want shapes to stay the same.
     """
 
     data: ImageData
@@ -51,15 +55,25 @@ class Feed:
     options: dict[str, Any] = field(default_factory=dict)
     epoch: tf.Variable = field(default_factory=_counter)
     start: tf.Variable = field(default_factory=_counter)
+    share: Share = WHOLE
+    full: bool = False
     _strength_index: tf.Variable = field(default_factory=_counter)
 
     def __post_init__(self) -> None:
+        small = [name for name in ("train", "val") if len(self.data.splits.get(name, ())) > 0]
+        small = [name for name in small if len(self.data.splits[name]) < self.batch_size]
+        if self.full and small:
+            raise UserError(
+                f"data.batch_size: {self.batch_size} is more than the images of {small[0]} "
+                f"({len(self.data.splits[small[0]])}), and this device wants full batches."
+            )
         self.set_strength(None)
 
     @property
     def steps_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
-        return -(-len(self.data.splits["train"]) // self.batch_size)
+        count = len(self.data.splits["train"])
+        return count // self.batch_size if self.full else -(-count // self.batch_size)
 
     def set_strength(self, name: str | None) -> None:
         """Sets the strength for the epochs that begin from now on; None is the first one."""
@@ -75,6 +89,8 @@ class Feed:
             start=self.start,
             strength=self._strength_index if self.varies else self.strength,
             layers=self.layers,
+            share=self.share,
+            drop_remainder=self.full,
             **self.options,
         )
 
@@ -86,6 +102,12 @@ class Feed:
         now = tf.constant(epoch, tf.int64)
         ids = [split.ids[int(order(tf.constant(place, tf.int64), now))] for place in places[:3]]
         return ", ".join(map(str, ids)) + (f" and {len(places) - 3} more" if places[3:] else "")
+
+    def validation(self) -> tf.data.Dataset | None:
+        """Returns what `fit` measures on, or None where there is no such split."""
+        if "val" not in self.data.splits:
+            return None
+        return self._batches("val", share=self.share, drop_remainder=self.full)
 
     def plain(self, split: str) -> tf.data.Dataset:
         """Returns a split's batches as they are: in order, whole, the same every time."""

@@ -18,6 +18,7 @@ from ftkeras.data.decode import random_resized_crop, resize_image
 from ftkeras.data.memory import keep_in_memory
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import example_weights, order_of
+from ftkeras.data.share import WHOLE, Share, as_long_as, take_share
 
 Number: TypeAlias = "int | tf.Variable"
 
@@ -42,6 +43,7 @@ def batches(
     balance: str = "none",
     cache: str = "auto",
     drop_remainder: bool = False,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Makes the data set that `fit`, `evaluate` and `predict` iterate over.
 
@@ -64,6 +66,7 @@ def batches(
         cache: "memory" keeps images decoded in memory, "auto" does where they take a quarter of
             what is free or less, "none" does not.
         drop_remainder: Whether to leave out the last batch where it is not full.
+        share: Which part of each batch is wanted; where it can be, nothing else is read.
 
     Returns:
         Batches (images float32 (b, s, s, 3) 0..255, labels float32 (b, classes)), with weights
@@ -102,11 +105,24 @@ def batches(
             return by(rows[0])
         return tf.switch_case(which, [lambda row=row: by(row) for row in rows])
 
+    # MixUp and CutMix need whole batches, and only equal parts fit together batch by batch.
+    several = share.count > 1
+    early = several and not (mixup or cutmix or drop_remainder or batch_size % share.count)
+
+    def is_ours(place: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+        number, within = (place - first) // batch_size, (place - first) % batch_size
+        size = tf.minimum(tf.constant(batch_size, tf.int64), count - first - number * batch_size)
+        begin, end = share.bounds(size)
+        return (begin <= within) & (within < end)
+
     @tf.autograph.experimental.do_not_convert
     def positions(_: tf.Tensor) -> tf.data.Dataset:
         # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
         now, which = _read(epoch, tf.int64), _read(strength, tf.int32)
-        places = tf.data.Dataset.range(_read(start, tf.int64), count)
+        first = _read(start, tf.int64)
+        places = tf.data.Dataset.range(first, count)
+        if early:
+            places = places.filter(lambda place: is_ours(place, first))
         return places.map(lambda place: (place, now, which))
 
     @tf.autograph.experimental.do_not_convert
@@ -130,10 +146,14 @@ def batches(
     data = tf.data.Dataset.from_tensors(0).flat_map(positions)
     # Many images at a time, handed on in order: parallelism must not change what comes out.
     data = data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    data = data.batch(batch_size, drop_remainder=drop_remainder)
+    size = batch_size // share.count if early else batch_size
+    data = data.batch(size, drop_remainder=drop_remainder)
     data = data.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     data = data.prefetch(2)  # two batches wait while the model works on one
-    return with_length(data, count, start, batch_size, drop_remainder)
+    if early:  # the last batch may have nothing for us
+        left = count if isinstance(start, tf.Variable) else count - start
+        return as_long_as(data, -(-left // batch_size))
+    return take_share(with_length(data, count, start, batch_size, drop_remainder), share)
 
 
 def _least(strength: Strength, image_size: int) -> int:
@@ -164,8 +184,7 @@ def with_length(
         # An asserted length may not be undercut, and the first epoch of a resumed run must be
         # shorter. Without a length `fit` would cut all epochs to that of the first.
         length = count // batch_size if drop_remainder else -(-count // batch_size)
-        data.cardinality = lambda: tf.constant(length, tf.int64)
-        return data
+        return as_long_as(data, length)
     left = count - start
     length = left // batch_size if drop_remainder else -(-left // batch_size)
     return data.apply(tf.data.experimental.assert_cardinality(length))

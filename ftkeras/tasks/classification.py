@@ -42,9 +42,17 @@ from ftkeras.training.fit import fit
 from ftkeras.training.forecast import TrunkPlan, plan_trunk
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.replicas import make_exact
 from ftkeras.training.run import Run
 from ftkeras.training.signals import Signals
-from ftkeras.training.strategy import choose_devices, choose_jit, prepare
+from ftkeras.training.strategy import Devices, choose_devices, choose_jit, prepare
+from ftkeras.training.workers import (
+    agree_on_weights,
+    peers_watched,
+    taking_part,
+    wait_for_all,
+    worker_share,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Assembled:
     phases: Sequence[Phase]
     plan: Plan
     trunk: TrunkPlan | None
+    devices: Devices
     device: str
     notes: Sequence[str]
 
@@ -103,18 +112,17 @@ def train(
     """
     start = time.monotonic()
     run = Run(out)
-    run.goes_on(config, overwrite)
+    goes_on = run.goes_on(config, overwrite)
     config = config or run.config
     assembled = assemble(config)
     check_metrics(bars, assembled.data.class_names, assembled.data.multi_label)
     formats = export_formats(config)
     check_formats([name for name in formats if name != "saved_model"])
-    with run.locked(), Signals() as signals:
+    devices = assembled.devices
+    with taking_part(devices, run, goes_on) as run, run.locked(), Signals() as signals:
         _begin(assembled, run, overwrite)
         try:
-            best_epoch = _fit(assembled, run, signals)
-            evaluation = _evaluate_best(assembled, run)
-            exported = _export_anew(run, formats)
+            best_epoch, evaluation, exported = _work(assembled, run, signals, formats)
         except KeyboardInterrupt as stop:
             run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
             raise
@@ -128,6 +136,8 @@ def train(
             raise TrainingError(reason) from error
         run.set_state("finished")
         States(run).remove()
+    if not devices.is_chief:
+        return run
     reported = _report_or_say_why(assembled, run) if config.report else None
     seconds = time.monotonic() - start
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
@@ -154,7 +164,9 @@ def assemble(config: Config) -> Assembled:
     with devices.strategy.scope():
         backbone = build.backbone(config)
         model = build.model(config, data, backbone)
-        feed = build.feed(config, data, int(model.input_shape[1]))
+        share = worker_share(devices.strategy)
+        full = devices.kind == "tpu"
+        feed = build.feed(config, data, int(model.input_shape[1]), share, full)
         weights = weights_of(model, backbone.blocks)
         loss = _loss(config.loss, data.multi_label)
         expansion = build.phases(
@@ -168,6 +180,7 @@ def assemble(config: Config) -> Assembled:
         optimizer = build.optimizer(config, weights, penalty)
         metrics = _metrics(data.multi_label)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
+        make_exact(model)
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
     unfreeze = StagedUnfreezing(
         model,
@@ -202,6 +215,7 @@ def assemble(config: Config) -> Assembled:
         expansion.phases,
         plan,
         trunk,
+        devices,
         device,
         notes,
     )
@@ -392,6 +406,22 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
         Run.create(run.folder, assembled.config, overwrite)
     print(assembled.describe())
     _write_facts(assembled, run)
+
+
+def _work(
+    assembled: Assembled, run: Run, signals: Signals, formats: Sequence[str]
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Does all of a run; returns the best epoch, the evaluation, and where the exports are."""
+    with peers_watched(assembled.devices):
+        best_epoch = _fit(assembled, run, signals)
+        agree_on_weights(assembled.model)
+        evaluation: dict[str, Any] = {}
+        exported: dict[str, str] = {}
+        if assembled.devices.is_chief:
+            evaluation = _evaluate_best(assembled, run)
+            exported = _export_anew(run, formats)
+        wait_for_all(assembled.devices.strategy)
+    return best_epoch, evaluation, exported
 
 
 def _fit(assembled: Assembled, run: Run, signals: Signals) -> int:

@@ -13,6 +13,7 @@ from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
+from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
 from ftkeras.model.head import Hidden, frequency_bias
@@ -69,8 +70,10 @@ def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
     return build_model(on, classes, hidden=hidden, seed=config.seed, **head)
 
 
-def feed(config: Config, data: ImageData, image_size: int) -> Feed:
-    """Sets up the batches for training and measuring."""
+def feed(
+    config: Config, data: ImageData, image_size: int, share: Share = WHOLE, full: bool = False
+) -> Feed:
+    """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
     given = config.data
     listed = config.phases if isinstance(config.phases, list) else []
     strengths = {phase.augmentation for phase in listed} - {None}
@@ -95,6 +98,8 @@ def feed(config: Config, data: ImageData, image_size: int) -> Feed:
         layers=layers,
         layers_recipe=recipe,
         options={"balance": given.balance, **given.mix.model_dump()},
+        share=share,
+        full=full,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,3 +140,13 @@ def _expand_counts(text: str) -> Iterator[int]:
         if match is None:
             raise ValueError(text)
         yield from [int(match[1])] * int(match[2] or 1)
+
+
+def local_clusters(count: int) -> list[Cluster]:
+    """Returns what each of `count` workers on this machine has to know; the ports are free now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        workers = tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
+    return [Cluster(workers, index, "TF_CONFIG") for index in range(count)]

@@ -21,6 +21,7 @@ from ftkeras.training.run import Run
 from ftkeras.training.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.signals import Signals
 from ftkeras.training.stretches import stretches
+from ftkeras.training.workers import in_step_with_others, spread
 
 
 def fit(
@@ -88,6 +89,11 @@ def fit(
         parts=_parts([*ours, trunk]),
         trouble=trouble,
     )
+    if in_step_with_others(model.distribute_strategy):
+        # Reading metrics is a meeting of all workers; a signal or a clock calls each at another
+        # step. So they save where all are at the same, and stop at once.
+        signals = Signals()
+        saving = SavingOptions(saving.every_steps if saving else None, every_minutes=None)
     ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving or SavingOptions()))
     try:
         with signals.at_steps():
@@ -122,6 +128,8 @@ def _train(
     for stretch in stretches(model, feed, unfreeze, trunk):
         with stretch.fed as (train, val), quick_pointwise_gradients(model):
             saved.before_fit(train)
+            train = spread(train, model.distribute_strategy)
+            val = None if val is None else spread(val, model.distribute_strategy)
             first = stretch.first_epoch
             if saved.logs is not None:
                 _validate(model, val, first, saved.logs, callbacks)

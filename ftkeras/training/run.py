@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,7 +158,8 @@ class Run:
                 (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
 
     def _probe(self) -> None:
-        probe = self.folder.rstrip("/") + ".write-test"
+        # A name of its own: several workers may look at once.
+        probe = f"{self.folder.rstrip('/')}.write-test-{uuid.uuid4().hex[:8]}"
         try:
             gfile.makedirs(probe)
             gfile.rmtree(probe)

@@ -86,11 +86,9 @@ def choose_devices(wish: str = "auto", environ: Mapping[str, str] = os.environ) 
     if kind == "tpu":
         return Devices(_tpu(environ), kind, reason)
     if kind == "multi_worker":
-        from ftkeras.training.workers import join_cluster
-
         cluster = find_cluster(environ)
         assert cluster is not None  # `_resolve` has seen it
-        return Devices(join_cluster(cluster), kind, reason, cluster)
+        return Devices(_join(cluster), kind, reason, cluster)
     if kind == "mirrored":
         return Devices(_mirrored(len(gpus)), kind, reason)
     if kind == "cpu" and gpus:
@@ -192,6 +190,19 @@ def _mirrored(gpus: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(
         [cpu.name for cpu in cpus], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+def _join(cluster: Cluster) -> tf.distribute.Strategy:
+    """Waits for the other workers and returns the strategy over all of them."""
+    from tensorflow.python.distribute import collective_all_reduce_strategy
+
+    # TensorFlow asks every 30 s, three times 10 s: too long to notice within a minute.
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    extended._check_health_interval, extended._check_health_timeout = 5, 5
+    os.environ["TF_CONFIG"] = cluster.as_tf_config()
+    others = len(cluster.workers) - 1
+    print(f"worker {cluster.index} waits for {others} more at {cluster.workers[0]}", flush=True)
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _tpu(environ: Mapping[str, str]) -> tf.distribute.Strategy:

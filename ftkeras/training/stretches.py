@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
+from ftkeras.data.share import take_share
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.training.forecast import TrunkOptions, TrunkPlan, strength_of, views_of
@@ -87,7 +88,8 @@ def _from_stores(
             batch_size=feed.batch_size,
             dtype=options.dtype,
             precision=options.precision,
-            strategy=model.distribute_strategy,
+            # Several workers each run all of it: one may find it stored while another does not.
+            strategy=model.distribute_strategy if feed.share.count == 1 else None,
             memory_budget=options.memory_budget,
             disk_budget=options.disk_budget,
         )
@@ -99,7 +101,7 @@ def _from_stores(
 
 @contextlib.contextmanager
 def _plain(feed: Feed) -> Iterator[Batches]:
-    yield feed.train(), feed.plain("val") if "val" in feed.data.splits else None
+    yield feed.train(), feed.validation()
 
 
 @contextlib.contextmanager
@@ -116,8 +118,12 @@ def _stored(
             epoch=feed.epoch,
             start=feed.start,
             **feed.options,
+            drop_remainder=feed.full,
         )
         val = None
         if "val" in stores:
-            val = stores["val"].batches(splits["val"], batch_size=feed.batch_size)
-        yield train, val
+            val = stores["val"].batches(
+                splits["val"], batch_size=feed.batch_size, drop_remainder=feed.full
+            )
+            val = take_share(val, feed.share)
+        yield take_share(train, feed.share), val

@@ -1,0 +1,242 @@
+"""Measures whether several replicas, or several workers, train as one device does.
+
+Each way of computing is a process of its own, since a process sets up its devices once:
+`compare_replicas` starts them and compares what they write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftkeras.console import track
+from ftkeras.errors import TrainingError
+
+_EXAMPLES, _BATCH, _EPOCHS = 25, 8, 5  # 20 steps; each epoch ends on a batch of one example
+_SECONDS = 900.0  # after which a process hangs
+
+CASES: dict[str, dict[str, Any]] = {
+    "uneven last batch": {},
+    "example weights, L2": {"weighted": True, "l2": 0.01},
+    "clipping to a global norm": {"clip_norm": 0.05},
+    "accumulation over 2 steps": {"accumulate": 2},
+    "batch norm that trains": {"batch_norm": "train"},
+    "all of these, AdamW": {
+        "name": "adamw",
+        "weighted": True,
+        "l2": 0.01,
+        "clip_norm": 0.05,
+        "accumulate": 2,
+        "batch_norm": "train",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The largest differences from one device in 20 steps, relative to the largest number.
+
+    Args:
+        case: What was trained.
+        where: On how many replicas or workers.
+        loss: Of the loss after each step.
+        gradient: Of each layer's gradient norm in each epoch.
+        metrics: Of each epoch's metrics.
+        weights: Of the weights and statistics at the end.
+    """
+
+    case: str
+    where: str
+    loss: float
+    gradient: float
+    metrics: float
+    weights: float
+
+    @property
+    def worst(self) -> float:
+        """The largest of them; NaN where any number isn't one."""
+        return float(np.max([self.loss, self.gradient, self.metrics, self.weights]))
+
+
+def compare_replicas(
+    counts: Sequence[int] = (1, 2, 4),
+    workers: Sequence[int] = (2,),
+    cases: Sequence[str] = tuple(CASES),
+) -> tuple[Row, ...]:
+    """Trains the same global batches on one device, on replicas and on workers.
+
+    Args:
+        counts: Numbers of replicas on this machine's CPU.
+        workers: Numbers of processes that train together.
+        cases: Which of `CASES`.
+
+    Raises:
+        TrainingError: A process failed; with the end of what it wrote.
+
+    Example:
+        ```python
+        assert max(row.worst for row in compare_replicas()) < 1e-5
+        ```
+    """
+    ways = [("replicas", count) for count in sorted({1, *counts})]
+    ways += [("workers", count) for count in workers]
+    found = {way: _measure(*way, cases) for way in track(ways, "compare replicas")}
+    one = found.pop(("replicas", 1))
+    return tuple(
+        _compare(case, f"{count} {kind}", one[case], traces[case])
+        for case in cases
+        for (kind, count), traces in found.items()
+    )
+
+
+def _compare(case: str, where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Row:
+    def distance(name: str) -> float:
+        expected, found = np.asarray(one[name]), np.asarray(other[name])
+        return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+    return Row(case, where, *(distance(n) for n in ("loss", "gradient", "metrics", "weights")))
+
+
+def _measure(kind: str, count: int, cases: Sequence[str]) -> dict[str, Any]:
+    """Returns each case's numbers from new processes."""
+    from ftkeras.training.cluster import local_clusters
+
+    environ = {name: v for name, v in os.environ.items() if name != "TF_CONFIG"}
+    environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environs = [environ]
+    if kind == "workers":
+        clusters = local_clusters(count)
+        environs = [{**environ, "TF_CONFIG": cluster.as_tf_config()} for cluster in clusters]
+    command = [sys.executable, "-m", "ftkeras.training.parity", kind, str(count), *cases]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, env=env, **pipes) for env in environs]
+    try:
+        outputs = [process.communicate(timeout=_SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    if any(process.returncode for process in processes):
+        last = next(err for p, (_, err) in zip(processes, outputs, strict=True) if p.returncode)
+        raise TrainingError(f"comparing {count} {kind}: a process failed: {last[-800:]}")
+    traces = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    if any(trace != traces[0] for trace in traces):
+        raise TrainingError(f"comparing {count} {kind}: they ended with different weights")
+    return dict(traces[0])
+
+
+# -------------------------------------------------------------------- inside such a process
+
+
+def _main(kind: str, count: int, cases: Sequence[str]) -> None:
+    import tensorflow as tf
+
+    from ftkeras.training.strategy import choose_devices
+
+    if kind == "replicas" and count > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        devices = [tf.config.LogicalDeviceConfiguration()] * count
+        tf.config.set_logical_device_configuration(cpu, devices)
+    wish = "multi_worker" if kind == "workers" else "mirrored" if count > 1 else "cpu"
+    strategy = choose_devices(wish).strategy
+    print(json.dumps({name: _trace(strategy, **CASES[name]) for name in cases}))
+
+
+def _trace(
+    strategy: Any,
+    *,
+    name: str = "sgd",
+    weighted: bool = False,
+    l2: float = 0.0,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    batch_norm: Any = "frozen",
+) -> dict[str, Any]:
+    """Trains a small convolutional network in two phases; returns its numbers."""
+    import keras
+
+    from ftkeras.phases import Phase, StagedUnfreezing, weights_of
+    from ftkeras.training.optimizer import make_optimizer
+    from ftkeras.training.regularization import WeightPenalty
+    from ftkeras.training.replicas import make_exact
+    from ftkeras.training.workers import share_of, spread
+
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = _network()
+        weights = weights_of(model)
+        optimizer = make_optimizer(
+            name,
+            weights,
+            learning_rate=0.1,
+            weight_decay=0.01,
+            clip_norm=clip_norm,
+            accumulate=accumulate,
+        )
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
+        penalty = WeightPenalty(weights.all, l2=l2)
+    make_exact(model)
+    phases = [
+        Phase("head", 2, 0.1 if name == "sgd" else 0.01, batch_norm=batch_norm, decay="constant"),
+        Phase("all", _EPOCHS - 2, train=["all"]),
+    ]
+    unfreeze = StagedUnfreezing(model, phases)
+    losses: list[float] = []
+    norms: list[dict[str, float]] = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: losses.append(float(logs["loss"])),
+        on_epoch_end=lambda *_: norms.append(unfreeze.gradient_norms()),
+    )
+    history = model.fit(
+        spread(share_of(_batches(weighted), strategy), strategy),
+        epochs=unfreeze.epochs,
+        callbacks=[unfreeze, penalty, watch],
+        shuffle=False,
+        verbose=0,
+    ).history
+    return {
+        "loss": losses,
+        "gradient": [[row.get(group, 0.0) for group in sorted(norms[-1])] for row in norms],
+        "metrics": [history["loss"], history["accuracy"]],
+        "weights": [float(x) for weight in model.get_weights() for x in weight.ravel()],
+    }
+
+
+def _network() -> Any:
+    import keras
+
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            # No bias: before batch norm its gradient is rounding alone, which Adam makes steps of.
+            layers.Conv2D(4, 3, use_bias=False, name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Conv2D(6, 3, strides=2, name="second"),
+            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+
+
+def _batches(weighted: bool) -> Any:
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    images = random.normal(size=(_EXAMPLES, 8, 8, 3)).astype("float32")
+    labels = np.eye(3, dtype="float32")[random.integers(0, 3, _EXAMPLES)]
+    weights = random.uniform(0.2, 2.0, _EXAMPLES).astype("float32")
+    arrays = (images, labels, weights) if weighted else (images, labels)
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(_BATCH)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

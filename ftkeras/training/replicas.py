@@ -1,0 +1,205 @@
+"""Makes several replicas compute what one device would: the same mathematics, but for rounding.
+
+In stock Keras 3 (seen in 3.15) the same global batches train differently on several replicas:
+
+- where a batch cannot be divided evenly, each replica's mean counts alike, however few its images;
+- gradients are clipped before they are summed over the replicas, so the norm is not the global one;
+- gradient accumulation raises, because it exchanges gradients inside a condition;
+- loss scaling looks for overflow in the first replica's gradients only;
+- batch normalisation that trains uses each replica's own images, and a replica without any gives
+  NaN;
+- what a step logs is the mean of the replicas' results, which is not the result over all images;
+- `fit` fails at once if the first batch is uneven, and, with several workers, always.
+
+`make_exact` mends these on one model. A test beside each shows that Keras still needs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.phases.rates import innermost
+
+
+def make_exact(model: keras.Model) -> None:
+    """Mends, on a compiled model, what Keras computes differently on several replicas.
+
+    On one replica it does nothing. It replaces methods of this model and of its optimizer and marks
+    batch normalisation as synchronised; the model stays what it is, whatever its class, and any
+    `train_step` works that passes its loss through `optimizer.scale_loss`. Losses have to be means
+    over examples, as Keras's are by default.
+
+    Args:
+        model: Compiled, and made in the strategy's scope.
+
+    Example:
+        ```python
+        with tf.distribute.MirroredStrategy().scope():
+            model = build_model(...)
+            model.compile(keras.optimizers.AdamW(), loss="categorical_crossentropy")
+        make_exact(model)
+        ```
+    """
+    if model.distribute_strategy.num_replicas_in_sync == 1 or "train_step" in vars(model):
+        return
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    steps = _ExactSteps(model)
+    model.train_step = steps.train_step
+    model.compute_metrics = steps.compute_metrics
+    model.optimizer.scale_loss = steps.scale_loss
+    if hasattr(model, "_maybe_symbolic_build"):  # private: gone is as good as mended
+        model._maybe_symbolic_build = steps.build
+    updates = _ExactUpdates(model.optimizer)
+    model.optimizer.apply = updates.apply
+    innermost(model.optimizer)._backend_apply_gradients = updates.write
+
+
+class _ExactSteps:
+    """A model's steps: a replica counts as much as it has examples."""
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+        self._replicas = model.distribute_strategy.num_replicas_in_sync
+        self._train_step = model.train_step
+        self._compute_metrics = model.compute_metrics
+        self._scale_loss = model.optimizer.scale_loss
+        self._traced = threading.local()  # each replica is traced in a thread of its own
+        self._wants_vectors = _wants_vectors(model.distribute_strategy)
+
+    def train_step(self, data: Any) -> Any:
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        count = tf.cast(tf.shape(tf.nest.flatten(inputs)[0])[0], tf.float32)
+        (total,) = _all_sum([count])
+        # Keras has divided by the number of replicas already.
+        self._traced.share = count * self._replicas / tf.maximum(total, 1.0)
+        try:
+            return self._train_step(data)
+        finally:
+            del self._traced.share
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """Weighs the loss that gradients are taken of; the one that is logged is right as it is."""
+        share = getattr(self._traced, "share", None)
+        return self._scale_loss(loss if share is None else loss * tf.cast(share, loss.dtype))
+
+    def compute_metrics(self, *args: Any, **kwargs: Any) -> Any:
+        results = self._compute_metrics(*args, **kwargs)
+        context = tf.distribute.get_replica_context()
+        if context is None or not isinstance(results, dict):
+            return results
+        sums = [v for v in self._model.metrics_variables if v.aggregation == "sum"]
+        values = _all_sum([tf.convert_to_tensor(v.value) for v in sums])
+        with keras.StatelessScope(state_mapping=list(zip(sums, values, strict=True))):
+            ours = self._model.get_metrics_result()
+        results = {name: ours.get(name, value) for name, value in results.items()}
+        if self._wants_vectors:
+            results = {name: tf.reshape(value, (1,)) for name, value in results.items()}
+        return results
+
+    def build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Lets Keras build the model from one replica's part of the first batch."""
+        strategy = self._model.distribute_strategy
+        for _, _, batches in iterator or ():
+            data_batch = tf.nest.map_structure(
+                lambda part: strategy.experimental_local_results(part)[0], next(batches)
+            )
+            break
+        with strategy.scope():
+            self._model._symbolic_build(data_batch=data_batch)
+
+
+class _ExactUpdates:
+    """An optimizer's updates: gradients are summed over the replicas before all else.
+
+    Then clipping, loss scaling and accumulation see what they would see on one device.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
+        self._apply = optimizer.apply
+        self._optimizer = innermost(optimizer)
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        there = [tf.convert_to_tensor(gradient) for gradient in grads if gradient is not None]
+        sums = iter(_all_sum(there) if there else ())
+        self._apply([None if g is None else next(sums) for g in grads], trainable_variables)
+
+    def write(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]) -> None:
+        """Takes the place of `_backend_apply_gradients`; all replicas bring the same gradients."""
+        optimizer = self._optimizer
+        every = optimizer.gradient_accumulation_steps or 1
+        kept: list[Any] = []
+        if every > 1:
+            indexes = [optimizer._get_variable_index(v) for v in trainable_variables]
+            kept = [optimizer._accumulated_gradients[index] for index in indexes]
+            grads = [gradient + k for gradient, k in zip(grads, kept, strict=True)]
+        ready = optimizer._clip_gradients([gradient / every for gradient in grads])
+
+        def write_all(strategy: Any, sums: Sequence[Any], ready: Sequence[Any]) -> None:
+            # Here, between the replicas, a condition may hold updates.
+            def update() -> None:
+                rate = optimizer.learning_rate
+                for variable, gradient in zip(trainable_variables, ready, strict=True):
+                    self._everywhere(strategy, variable, self._update, gradient, rate)
+                for k in kept:
+                    self._everywhere(strategy, k, _clear)
+
+            def keep() -> None:
+                for k, total in zip(kept, sums, strict=True):
+                    self._everywhere(strategy, k, _assign, total)
+
+            if every == 1:
+                update()
+            else:
+                keras.ops.cond((optimizer._iterations + 1) % every == 0, update, keep)
+
+        tf.distribute.get_replica_context().merge_call(write_all, args=(list(grads), list(ready)))
+
+    def _everywhere(self, strategy: Any, variable: Any, function: Any, *args: Any) -> None:
+        strategy.extended.update(
+            getattr(variable, "value", variable), function, args=args, group=False
+        )
+
+    def _update(self, variable: Any, gradient: Any, rate: Any) -> None:
+        optimizer = self._optimizer
+        decays = "_apply_weight_decay" not in vars(optimizer)  # else `WeightRates` does it
+        if decays and optimizer.weight_decay and optimizer._use_weight_decay(variable):
+            variable.assign_sub(variable * tf.cast(rate * optimizer.weight_decay, variable.dtype))
+        optimizer.update_step(gradient, variable, rate)
+
+
+def _all_sum(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    """Returns the sums over all replicas, on each of them."""
+    context = tf.distribute.get_replica_context()
+    devices = context.strategy.extended.worker_devices
+    if len(devices) == 1:  # then TensorFlow wants the tensor's own to be said
+        with tf.device(devices[0]):
+            tensors = [tf.identity(tensor) for tensor in tensors]
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+
+
+def _assign(variable: Any, value: Any) -> None:
+    variable.assign(value)
+
+
+def _clear(variable: Any) -> None:
+    variable.assign(tf.zeros_like(variable))
+
+
+def _wants_vectors(strategy: tf.distribute.Strategy) -> bool:
+    """Whether Keras, with several workers, still averages a step's logs over an axis 0."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    try:
+        from keras.src.backend.tensorflow.trainer import reduce_per_replica
+
+        reduce_per_replica(tf.constant(0.0), strategy, "auto")
+    except (ValueError, ImportError):
+        return True
+    return False

@@ -1,0 +1,34 @@
+"""Twenty steps on one device, on replicas and on workers, each in processes of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ftkeras.errors import TrainingError
+from ftkeras.training import parity
+from ftkeras.training.parity import CASES, Row, compare_replicas
+
+
+@pytest.mark.slow
+def test_replicas_and_workers_train_as_one_device():
+    # The last case has all that the others have.
+    rows = compare_replicas((1, 2, 4), (2,), [list(CASES)[-1]])
+    assert [row.where for row in rows] == ["2 replicas", "4 replicas", "2 workers"]
+    for row in rows:
+        assert row.worst < 1e-5, row
+
+
+def test_a_process_that_fails_is_said():
+    with pytest.raises(TrainingError, match="(?s)comparing 1 replicas: a process failed: .*KeyErr"):
+        compare_replicas((1,), (), ["no such case"])
+
+
+def test_the_worst_of_a_row_shows_what_is_not_a_number():
+    one = {"loss": [1.0, 2.0], "gradient": [1.0], "metrics": [[4.0]], "weights": [1.0, -8.0]}
+    other = {"loss": [1.0, 2.5], "gradient": [1.0], "metrics": [[4.0]], "weights": [1.5, -8.0]}
+    row = parity._compare("case", "2 replicas", one, other)
+    assert row == Row("case", "2 replicas", 0.25, 0.0, 0.0, 0.0625)
+    assert row.worst == 0.25
+    broken = parity._compare("case", "2 replicas", one, {**other, "weights": [np.nan, 0.0]})
+    assert np.isnan(broken.worst)

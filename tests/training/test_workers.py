@@ -1,0 +1,133 @@
+"""Real worker processes on this machine: they train as one, and stop together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ftkeras.config.load import parse_config
+from ftkeras.tasks import classification
+from ftkeras.training.run import Run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = [sys.executable, str(ROOT / "tools" / "launch_workers")]
+
+
+def launch(count: int, *command: str) -> subprocess.Popen[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    pipe = subprocess.PIPE
+    started = [*LAUNCH, str(count), "--", *command]
+    return subprocess.Popen(started, env=environ, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture
+def tree(tmp_path) -> dict:
+    random = np.random.default_rng(0)
+    labels = np.arange(45) % 3
+    images = random.normal(110, 30, (45, 32, 32, 3)) + 50 * np.eye(3)[labels][:, None, None, :]
+    np.savez(tmp_path / "d.npz", images=images.clip(0, 255).astype(np.uint8), labels=labels)
+    return {
+        "data": {"source": "arrays", "path": str(tmp_path / "d.npz"), "image_size": 32},
+        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "head": {"dropout": 0.0},
+        "phases": [
+            {"name": "head", "epochs": 1, "learning_rate": 1e-3},
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1},
+        ],
+    }
+
+
+def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path):
+    tree["data"]["batch_size"] = 8  # 31 images: the last batch is shared as 3 and 4
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    out = tmp_path / "two"
+    workers = launch(2, "ftkeras", "train", f"--config={tmp_path / 'c.yaml'}", f"--out={out}")
+    said = workers.communicate()[0]
+    assert workers.returncode == 0, said
+    assert "worker 0 of 2 workers, as TF_CONFIG says; batches of 8 over all, 4 on each" in said
+    assert re.search(r"^\[0\] workers   2 have the same weights, digest \w+$", said, re.M)
+    assert [line for line in said.splitlines() if line.startswith("[1] phase")] == []
+    two = Run.open(str(out))
+    assert two.read_json("status.json")["state"] == "finished"
+    assert (out / "export" / "1" / "saved_model.pb").exists()
+    config = parse_config(tree, ["export.saved_model=false"])
+    one = classification.train(config, str(tmp_path / "one"))
+    for alone, shared in zip(one.metrics(), two.metrics(), strict=True):
+        for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
+            assert shared[name] == pytest.approx(alone[name], rel=1e-3), name
+
+
+LONG = """
+import os
+import keras, numpy as np, tensorflow as tf
+from ftkeras.errors import TrainingError
+from ftkeras.training.replicas import make_exact
+from ftkeras.training.strategy import choose_devices
+from ftkeras.training.workers import agree_on_weights, peers_watched, spread, share_of
+
+devices = choose_devices()
+print("pid", os.getpid(), flush=True)
+with devices.strategy.scope():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+make_exact(model)
+data = tf.data.Dataset.from_tensor_slices((np.ones((9, 4)), np.ones((9, 2)))).batch(9)
+batches = spread(share_of(data, devices.strategy), devices.strategy)
+try:
+    with peers_watched(devices):
+        model.fit(batches, epochs=2, verbose=0, shuffle=False)
+        agree_on_weights(model)
+        if devices.is_chief:
+            print("training", flush=True)
+        model.fit(batches, epochs=1000000, verbose=0, shuffle=False)
+except TrainingError as error:
+    raise SystemExit(str(error))
+"""
+
+
+def test_a_worker_that_dies_stops_the_others(tmp_path):
+    (tmp_path / "long.py").write_text(LONG)
+    workers = launch(3, sys.executable, str(tmp_path / "long.py"))
+    assert workers.stdout is not None
+    said, pids = "", {}
+    with workers:
+        for line in workers.stdout:
+            said += line
+            if match := re.match(r"\[(\d)\] pid (\d+)", line):
+                pids[int(match[1])] = int(match[2])
+            if "] training" in line:
+                os.kill(pids[1], signal.SIGKILL)
+    assert workers.returncode == 1, said
+    assert "[0] workers   3 have the same weights" in said
+    assert "launch_workers: worker 1 was ended by signal 9; the others have to stop" in said
+    assert "stopping worker" not in said  # they stopped by themselves
+    for survivor in (0, 2):
+        assert f"[{survivor}] another worker has stopped or cannot be reached" in said
+
+
+def test_the_launcher_stops_all_of_them_on_an_interrupt(tmp_path):
+    waits = "import time\nprint('up', flush=True)\ntime.sleep(600)"
+    with launch(2, sys.executable, "-c", waits) as workers:
+        assert workers.stdout is not None
+        lines = [workers.stdout.readline(), workers.stdout.readline()]
+        assert sorted(lines) == ["[0] up\n", "[1] up\n"]
+        workers.send_signal(signal.SIGINT)
+        said = workers.communicate()[0]
+    assert workers.returncode == 1
+    assert "KeyboardInterrupt" in said
+
+
+def test_the_launcher_says_how_it_is_used():
+    done = subprocess.run([*LAUNCH, "2", "ls"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: tools/launch_workers N -- COMMAND")
