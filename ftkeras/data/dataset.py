@@ -85,11 +85,23 @@ class Split:
         return len(self.ids)
 
     @property
-    def targets(self) -> np.ndarray:
-        """The labels as float32 (n, classes): one-hot, or multi-hot."""
-        if self.labels.ndim == 2:
-            return self.labels
-        return np.eye(self.classes, dtype=np.float32)[self.labels]  # (n, classes)
+    def counts(self) -> np.ndarray:
+        """How many examples each class has, int64 (classes,)."""
+        if self.labels.ndim == 1:
+            return np.bincount(self.labels, minlength=self.classes)
+        return np.count_nonzero(self.labels, axis=0)
+
+    def make_target(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns int64 index (...) -> labels float32 (..., classes): one-hot, or multi-hot.
+
+        The class indices are kept, 4 bytes an example, and one-hot vectors are made as they are
+        needed: of a thousand classes they would take 4,000 bytes.
+        """
+        if self.labels.ndim == 1:
+            numbers = tf.constant(self.labels, tf.int32)  # (n,)
+            return lambda index: tf.one_hot(tf.gather(numbers, index), self.classes)
+        hot = tf.constant(self.labels.astype(bool))  # (n, classes)
+        return lambda index: tf.cast(tf.gather(hot, index), tf.float32)
 
 
 @dataclass(frozen=True)

@@ -152,12 +152,12 @@ def _check_labels(
 
 
 def _imbalance_note(class_names: Sequence[str], train: Split) -> list[str]:
-    counts = train.targets.sum(axis=0)  # (classes,)
+    counts = train.counts  # (classes,)
     most, least = int(np.argmax(counts)), int(np.argmin(counts))
     if counts[most] <= _IMBALANCE * counts[least]:
         return []
     return [
-        f"Class {class_names[most]!r} has {counts[most]:.0f} training images and "
-        f"{class_names[least]!r} has {counts[least]:.0f}: consider data.balance=sampling or "
+        f"Class {class_names[most]!r} has {counts[most]} training images and "
+        f"{class_names[least]!r} has {counts[least]}: consider data.balance=sampling or "
         "data.balance=class_weights."
     ]

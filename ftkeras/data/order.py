@@ -32,14 +32,11 @@ def balanced(split: Split, seed: int) -> Order:
     come, also across epochs. With several labels an example, each label is drawn equally often,
     and examples without any label count as one more.
     """
-    targets = split.targets
-    unlabelled = (targets.sum(axis=1) == 0)[:, np.newaxis]  # (n, 1)
-    groups = [np.flatnonzero(column) for column in np.hstack([targets, unlabelled]).T]
-    groups = [members for members in groups if len(members)]
-    members = tf.constant(np.concatenate(groups), tf.int64)
-    sizes = tf.constant([len(group) for group in groups], tf.int64)
+    by_class, counts = _grouped(split)
+    members = tf.constant(by_class, tf.int64)
+    sizes = tf.constant(counts, tf.int64)
     starts = tf.cumsum(sizes, exclusive=True)
-    kinds, count = len(groups), len(split)
+    kinds, count = len(counts), len(split)
     turns = -(-count // kinds)  # draws from a class in an epoch
     shuffle = shuffled(count, seed)
 
@@ -52,6 +49,21 @@ def balanced(split: Split, seed: int) -> Order:
         return members[starts[group] + place]
 
     return index
+
+
+def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the examples by class, one class after the other, and their counts.
+
+    An example stands with each of its labels; those without any come last. Empty classes are left
+    out.
+    """
+    if split.labels.ndim == 1:
+        members = np.argsort(split.labels, kind="stable")
+        return members, split.counts[split.counts > 0]
+    unlabelled = (split.labels.sum(axis=1) == 0)[:, np.newaxis]  # (n, 1)
+    groups = [np.flatnonzero(column) for column in np.hstack([split.labels, unlabelled]).T]
+    groups = [members for members in groups if len(members)]
+    return np.concatenate(groups), np.array([len(group) for group in groups])
 
 
 def order_of(split: Split, balance: str, seed: int) -> Order:
@@ -69,11 +81,13 @@ def example_weights(split: Split, balance: str) -> np.ndarray | None:
     """
     if balance != "class_weights":
         return split.weights
-    targets = split.targets
-    inverse = 1.0 / np.maximum(targets.sum(axis=0), 1.0)  # (classes,)
-    labels = targets.sum(axis=1)  # (n,)
-    weights = targets @ inverse / np.maximum(labels, 1.0)
-    weights[labels == 0] = weights[labels > 0].mean()
+    inverse = (1.0 / np.maximum(split.counts, 1)).astype(np.float32)  # (classes,)
+    if split.labels.ndim == 1:
+        weights = inverse[split.labels]  # (n,)
+    else:
+        labels = split.labels.sum(axis=1)  # (n,)
+        weights = split.labels @ inverse / np.maximum(labels, 1.0)
+        weights[labels == 0] = weights[labels > 0].mean()
     weights /= weights.mean()
     if split.weights is not None:
         weights = weights * split.weights

@@ -82,7 +82,7 @@ def batches(
     fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize), least)
     shuffle = shuffle and training
     order = order_of(split, balance, seed)
-    targets = tf.constant(split.targets)  # (n, classes)
+    target = split.make_target()
 
     def squared(image: tf.Tensor) -> tf.Tensor:
         return tf.cast(image, tf.float32) if is_square else resize_image(image, image_size, resize)
@@ -135,7 +135,7 @@ def batches(
             image = squared(image)
         image = tf.ensure_shape(image, (image_size, image_size, 3))
         weight = () if weights is None else (tf.gather(weights, index),)
-        return place, now, image, tf.gather(targets, index), *weight
+        return place, now, image, target(index), *weight
 
     @tf.autograph.experimental.do_not_convert
     def mixed(places: tf.Tensor, nows: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:

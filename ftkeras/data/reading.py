@@ -56,9 +56,11 @@ def from_records(
     """
 
     def make(indices: np.ndarray) -> Fetch:
-        shards, which = np.unique([paths[i] for i in indices], return_inverse=True)
-        names, shard = tf.constant(shards.tolist(), tf.string), tf.constant(which, tf.int32)
-        offset = tf.constant([offsets[i] for i in indices], tf.int64)
+        numbers: dict[str, int] = {}  # of the shards; an example holds 12 bytes
+        found = (numbers.setdefault(paths[i], len(numbers)) for i in indices)
+        shard = tf.constant(np.fromiter(found, np.int32, len(indices)))
+        offset = tf.constant(np.fromiter((offsets[i] for i in indices), np.int64, len(indices)))
+        names = tf.constant(list(numbers), tf.string)
 
         def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
             path, at = names[shard[index]], offset[index]

@@ -21,7 +21,7 @@ from ftkeras.errors import UserError
 _FRAME = 16  # bytes that TFRecord puts around a record: length, two checksums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One record of a shard.
 

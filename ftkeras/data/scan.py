@@ -54,7 +54,7 @@ VERSION = 2  # of what `examine` decides; a new one forgets the cached scans
 _CHUNK = 256  # files in flight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the scan says of one image: leave it out (a reason), or read it from `path`."""
 

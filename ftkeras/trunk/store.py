@@ -143,7 +143,7 @@ class FrontierStore:
         sampled = training and balance == "sampling"
         order = balanced(split, seed) if sampled else shuffled(count, seed)
         weights = example_weights(split, balance if training else "none")
-        targets = tf.constant(split.targets)  # (n, classes)
+        target = split.make_target()
 
         @tf.autograph.experimental.do_not_convert
         def positions(_: tf.Tensor) -> tf.data.Dataset:
@@ -158,7 +158,7 @@ class FrontierStore:
             indices = order(places, now) if training and not sampled else places  # (b,)
             tensors = self.gather(indices + now % layout.views * count)
             weight = () if weights is None else (tf.gather(weights, indices),)
-            batch = (*tensors, tf.gather(targets, indices), *weight)
+            batch = (*tensors, target(indices), *weight)
             if training and (mixup or cutmix):
                 key = mixing_key(seed, now, starts[0])
                 batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))

@@ -89,3 +89,15 @@ def test_without_balance_there_are_no_weights():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_tiny_sets(count):
     assert sorted(epoch_of(order.shuffled(count, 0), 0, count)) == list(range(count))
+
+
+def test_class_indices_stay_small():
+    """Two million examples of ten thousand classes: one-hot they would take 80 GB."""
+    labels = (np.arange(2_000_000) % 10_000).astype(np.int32)
+    split = Split("train", range(2_000_000), labels, 10_000, lambda index: index)
+    assert (split.counts == 200).all()
+    index = order.balanced(split, 0)(tf.constant(7, tf.int64), tf.constant(0, tf.int64))
+    target = split.make_target()(index)
+    assert int(tf.argmax(target)) == labels[int(index)] and float(tf.reduce_sum(target)) == 1.0
+    weights = order.example_weights(split, "class_weights")
+    assert weights is not None and np.allclose(weights, 1.0)
