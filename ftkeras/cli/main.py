@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
 def _say(what: str, message: str) -> None:
     """Prints one line, whatever odd names the message quotes."""
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"ftkeras: {what}: {plain}", file=sys.stderr)
+    short = plain if len(plain) <= 1000 else f"{plain[:1000]}..."
+    print(f"ftkeras: {what}: {short}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

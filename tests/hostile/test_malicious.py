@@ -295,13 +295,13 @@ def test_image_bombs_are_left_out(name, make, reason):
     assert any(text in verdict.reason for text in reason.split("|")), verdict
 
 
-def test_a_gif_of_a_million_frames_shows_its_first():
+def test_a_gif_of_a_hundred_thousand_frames_shows_its_first():
     stream = io.BytesIO()
     frames = [Image.new("P", (64, 64), color) for color in (1, 2)]
-    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=10)
     content = stream.getvalue()
     start = content.rindex(b"\x21\xf9")  # the second frame
-    Path("a.gif").write_bytes(content[:-1] + content[start:-1] * 1_000_000 + content[-1:])
+    Path("a.gif").write_bytes(content[:-1] + content[start:-1] * 100_000 + content[-1:])
     (verdict,) = scan.scan_files(["a.gif"], about="a")
     assert verdict.reason == "" and verdict.path != "a.gif"
     assert tf.io.decode_png(tf.io.read_file(verdict.path)).shape == (64, 64, 3)
