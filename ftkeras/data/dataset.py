@@ -91,6 +91,13 @@ class Split:
             return np.bincount(self.labels, minlength=self.classes)
         return np.count_nonzero(self.labels, axis=0)
 
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels as float32 (n, classes), which is large: `counts` or `make_target` may do."""
+        if self.labels.ndim == 2:
+            return self.labels
+        return np.eye(self.classes, dtype=np.float32)[self.labels]
+
     def make_target(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """Returns int64 index (...) -> labels float32 (..., classes): one-hot, or multi-hot.
 

@@ -47,7 +47,7 @@ def others(data: ImageData) -> list[str]:
 
 def check_classes(data: ImageData) -> list[Finding]:
     """Finds classes that are missing from a split, or too small to learn from."""
-    counts = {name: split.targets.sum(axis=0).astype(int) for name, split in data.splits.items()}
+    counts = {name: split.counts for name, split in data.splits.items()}
     train = counts["train"]
     findings = []
     for name in others(data):
@@ -174,7 +174,7 @@ def label_distance(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 
 
 def _label_counts(split: Split) -> np.ndarray:
-    return split.targets.sum(axis=0)
+    return split.counts
 
 
 def _image_shift(

@@ -504,9 +504,7 @@ def _check_same_data(data: ImageData, run: Run) -> None:
 
 def _digest(data: ImageData) -> str:
     """Follows from the examples' ids and labels."""
-    parts = [
-        (name, list(split.ids), split.targets.tobytes()) for name, split in data.splits.items()
-    ]
+    parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
     return digest(data.class_names, *(part for row in parts for part in row))
 
 

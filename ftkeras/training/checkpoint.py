@@ -15,6 +15,7 @@ import tensorflow as tf
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.room import check_room
 from ftkeras.training.run import Run
 from ftkeras.training.state_file import DamagedState, Tree, read_state, write_state
 
@@ -24,6 +25,7 @@ gfile = tf.io.gfile
 def save_last(model: keras.Model, run: Run) -> None:
     """Writes `checkpoints/last.weights.h5`, as Keras loads it: whole, or the one before stays."""
     temporary = run.path("checkpoints", "last-new.weights.h5")
+    check_room(temporary, model)
     model.save_weights(temporary)
     gfile.rename(temporary, run.path("checkpoints", "last.weights.h5"), overwrite=True)
 

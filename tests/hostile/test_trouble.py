@@ -97,13 +97,13 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 def check_earned(run: Path, place: Path) -> None:
     """What two epochs earned is whole: their record, and weights that load."""
-    import h5py
+    from ftkeras.training.state_file import read_state
 
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records[:2]] == [0, 1]
-    for name in ("last", "best"):
-        with h5py.File(run / "checkpoints" / f"{name}.weights.h5") as file:
-            file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+    for kind in ("best-*.ckpt", "state-*.ckpt"):
+        found = list((run / "checkpoints").glob(kind))
+        assert found and all(read_state(str(path)) for path in found)
     json.loads((run / "plan.json").read_text())
 
 
