@@ -33,8 +33,11 @@ def files_under(folder: str) -> Iterator[str]:
                 yield from (f"{parent.rstrip('/')}/{name}" for name in sorted(names))
         return
     seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        found = os.stat(parent)
+    for parent, folders, names in os.walk(folder, onerror=_look_at, followlinks=True):
+        try:
+            found = os.stat(parent)
+        except FileNotFoundError:
+            continue
         if (found.st_dev, found.st_ino) in seen:
             folders.clear()
             continue
@@ -96,5 +99,11 @@ def shown(name: str) -> str:
     return name if is_utf8(name) else name.encode("utf-8", "backslashreplace").decode()
 
 
+def _look_at(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # else it went away meanwhile
+        _refuse(error)
+
+
 def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"{shown(str(error.filename))}: cannot be read ({error.strerror}).") from error
+    name = " ".join(shown(str(error.filename)).split("\n"))
+    raise UserError(f"{name}: cannot be read ({error.strerror}).") from error
