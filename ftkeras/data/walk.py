@@ -75,7 +75,10 @@ def why_not_readable(path: str) -> str:
     if not is_utf8(path) or "\0" in path:
         return "its name is not UTF-8 text"
     if is_remote(path):
-        return "" if tf.io.gfile.exists(path) else "no such file"
+        try:
+            return "" if tf.io.gfile.exists(path) else "no such file"
+        except tf.errors.OpError as error:  # no such kind of file system, or no way to it
+            return f"cannot be read: {' '.join(str(error.message).split())[:200]}"
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
