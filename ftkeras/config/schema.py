@@ -442,6 +442,8 @@ class TrainingConfig(Section):
     """When to save all that a run goes on from."""
     trouble: TroubleConfig = TroubleConfig()
     """How often to go back to a good checkpoint, and at what rates."""
+    loggers: list[Literal["wandb", "mlflow"]] = []
+    """Where the run is written down besides its folder and TensorBoard."""
 
 
 class TrunkConfig(Section):

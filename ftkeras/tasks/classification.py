@@ -21,15 +21,17 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
-from ftkeras.evaluation.bars import Bar, check_metrics, require
+from ftkeras.evaluation.bars import Bar, check_metrics, measured, require
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
+from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.classifier import Classifier
 from ftkeras.export.formats import Sample, check_formats
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
+from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import add_pictures, write_comparison, write_file, write_page
 from ftkeras.report.pictures import lacks_pictures
@@ -40,6 +42,7 @@ from ftkeras.training.checkpoint import States
 from ftkeras.training.failure import describe_failure
 from ftkeras.training.fit import fit
 from ftkeras.training.forecast import TrunkPlan, plan_trunk
+from ftkeras.training.loggers import Loggers, check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.replicas import make_exact
@@ -121,8 +124,9 @@ def train(
     devices = assembled.devices
     with taking_part(devices, run, goes_on) as run, run.locked(), Signals() as signals:
         _begin(assembled, run, overwrite)
+        loggers = build.loggers(config, run, devices.is_chief)
         try:
-            best_epoch, evaluation, exported = _work(assembled, run, signals, formats)
+            best_epoch, evaluation, exported = _work(assembled, run, signals, loggers, formats)
         except KeyboardInterrupt as stop:
             run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
             raise
@@ -134,7 +138,10 @@ def train(
             reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
             run.fail(reason)
             raise TrainingError(reason) from error
-        run.set_state("finished")
+        else:
+            run.set_state("finished")
+        finally:
+            loggers.close(run.read_json("status.json")["state"])
         States(run).remove()
     if not devices.is_chief:
         return run
@@ -155,6 +162,7 @@ def assemble(config: Config) -> Assembled:
         UserError: Something the config names cannot work.
     """
     training = config.training
+    check_installed(training.loggers)
     devices = choose_devices(training.strategy)
     precision = prepare(config.seed, training.precision, training.deterministic, devices.kind)
     jit = choose_jit(training.jit, devices, training.deterministic)
@@ -409,25 +417,27 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
 
 
 def _work(
-    assembled: Assembled, run: Run, signals: Signals, formats: Sequence[str]
+    assembled: Assembled, run: Run, signals: Signals, loggers: Loggers, formats: Sequence[str]
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Does all of a run; returns the best epoch, the evaluation, and where the exports are."""
     with peers_watched(assembled.devices):
-        best_epoch = _fit(assembled, run, signals)
+        best_epoch = _fit(assembled, run, signals, loggers)
         agree_on_weights(assembled.model)
         evaluation: dict[str, Any] = {}
         exported: dict[str, str] = {}
         if assembled.devices.is_chief:
             evaluation = _evaluate_best(assembled, run)
+            _log_result(assembled, run, loggers, evaluation)
             exported = _export_anew(run, formats)
         wait_for_all(assembled.devices.strategy)
     return best_epoch, evaluation, exported
 
 
-def _fit(assembled: Assembled, run: Run, signals: Signals) -> int:
+def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> int:
     """Trains through all phases; returns the best epoch, whose weights the model has then."""
     config = assembled.config
-    callbacks = [build.early_stopping(config), assembled.penalty]
+    callbacks = [loggers, build.early_stopping(config), assembled.penalty]
+    loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
     checkpoints = fit(
         assembled.model,
         assembled.feed,
@@ -459,6 +469,22 @@ def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
     evaluation = measure(model, assembled.feed, run, _final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation
+
+
+def _log_result(
+    assembled: Assembled, run: Run, loggers: Loggers, evaluation: dict[str, Any]
+) -> None:
+    split, data = evaluation["split"], assembled.data
+    values = {name: v for name, v in measured(evaluation).items() if v is not None}
+    loggers.result({f"{split}/{name}": v for name, v in values.items() if "." not in name})
+    if matrix := evaluation.get("confusion_matrix"):
+        loggers.image(
+            f"{split}/confusion_matrix", lambda: confusion_picture(matrix, data.class_names)
+        )
+    loggers.image(
+        f"{split}/mistakes",
+        lambda: worst_mistakes(assembled.feed, split, load_predictions(run, split)),
+    )
 
 
 def _with_split(data: ImageData, split: str) -> ImageData:

@@ -30,8 +30,10 @@ from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import EarlyStopping
 from ftkeras.training.divergence import TroubleOptions
 from ftkeras.training.forecast import TrunkOptions
+from ftkeras.training.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.run import Run
 from ftkeras.training.saving import SavingOptions
 
 
@@ -209,6 +211,12 @@ def trunk(config: Config) -> TrunkOptions | None:
         memory_budget=None if given.memory_mb is None else given.memory_mb << 20,
         disk_budget=None if given.disk_mb is None else given.disk_mb << 20,
     )
+
+
+def loggers(config: Config, run: Run, is_chief: bool) -> Loggers:
+    """Opens the loggers that the config asks for, where this is the chief; TensorBoard always."""
+    settings = flatten(config.model_dump(mode="json"))
+    return Loggers(run, config.training.loggers if is_chief else (), settings)
 
 
 def _new_blocks(config: Config, on: Backbone) -> tuple[Block, ...]:

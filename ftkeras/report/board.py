@@ -1,0 +1,114 @@
+"""Pictures of pixels: images side by side, a confusion matrix, mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw
+
+from ftkeras.data.decode import resize_image
+from ftkeras.data.feed import Feed
+from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.evaluation.predictions import Predictions
+
+_MOST = 64  # images in a grid
+_MISTAKES = 25
+_CELL = 44  # pixels of a confusion matrix's cell, with text
+_MOST_NAMED = 30  # classes whose names and counts are written
+_LETTER = 7  # pixels, of the built-in font at its size
+_INK = (33, 37, 41)
+
+
+def training_batch(feed: Feed) -> np.ndarray:
+    """Returns the first training batch as the model sees it: cut, augmented, mixed."""
+    images = next(iter(dataclasses.replace(feed, cache="none").train()))[0]
+    return image_grid(images.numpy())
+
+
+def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray | None:
+    """Returns the images that the model is surest of and wrong about; None without mistakes.
+
+    Args:
+        feed: The run's data.
+        split: The split that was measured.
+        answers: What it said, in the split's order.
+    """
+    logits, labels = answers.logits, answers.labels
+    if labels.ndim == 2:
+        sure = np.where((logits > 0) != (labels > 0), np.abs(logits), -np.inf).max(axis=1)
+    else:
+        wrong = logits.argmax(axis=1) != labels
+        sure = np.where(wrong, scores_from_logits(logits, False).max(axis=1), -np.inf)
+    worst = [i for i in np.argsort(-sure, kind="stable").tolist() if np.isfinite(sure[i])]
+    fetch = feed.data.splits[split].fetch
+    images = [
+        resize_image(fetch(tf.constant(i, tf.int64)), feed.image_size, feed.resize).numpy()
+        for i in worst[:_MISTAKES]
+    ]
+    return image_grid(np.stack(images)) if images else None
+
+
+def image_grid(images: np.ndarray) -> np.ndarray:
+    """Returns images in rows from left to right, white where there are none.
+
+    Args:
+        images: Numbers 0..255, (n, h, w, 3); 64 at the most are shown.
+
+    Returns:
+        uint8 (rows * (h + 2), columns * (w + 2), 3).
+    """
+    shown = np.clip(np.round(images[:_MOST]), 0, 255).astype(np.uint8)
+    columns = math.ceil(math.sqrt(len(shown)))
+    rows = math.ceil(len(shown) / columns)
+    framed = np.pad(shown, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    count, height, width, _ = framed.shape
+    missing = np.full((rows * columns - count, height, width, 3), 255, np.uint8)
+    cells = np.concatenate([framed, missing]).reshape(rows, columns, height, width, 3)
+    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+
+
+def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Returns a confusion matrix as a picture, uint8 (h, w, 3).
+
+    Rows are true classes, columns answers; a cell's blue is its share of its row. Up to 30 classes
+    have their names and counts.
+
+    Args:
+        matrix: Counts (classes, classes).
+        class_names: One name a class.
+    """
+    matrix = np.asarray(matrix)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # (classes, classes)
+    colours = 255 - share[..., None] * (255 - np.array([8, 81, 156]))  # white to blue
+    cells = Image.fromarray(np.round(colours).astype(np.uint8))
+    count = len(matrix)
+    if count > _MOST_NAMED:
+        side = count * max(1, 600 // count)
+        return np.asarray(cells.resize((side, side), Image.Resampling.NEAREST))
+    margin = _LETTER * max(map(len, class_names)) + 12
+    side = count * _CELL
+    picture = Image.new("RGB", (margin + side, side + margin), "white")
+    picture.paste(cells.resize((side, side), Image.Resampling.NEAREST), (margin, 0))
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(class_names):
+        draw.text((4, row * _CELL + _CELL // 2 - 5), _plain(name), fill=_INK)
+        for column in range(count):
+            ink = "white" if share[row, column] > 0.5 else _INK
+            place = (margin + column * _CELL + 6, row * _CELL + _CELL // 2 - 5)
+            draw.text(place, str(int(matrix[row, column])), fill=ink)
+    # The names of the columns are written along a row, and turned with it.
+    below = Image.new("RGB", (margin, side), "white")
+    pen = ImageDraw.Draw(below)
+    for column, name in enumerate(class_names):
+        pen.text((6, side - (column + 1) * _CELL + _CELL // 2 - 5), _plain(name), fill=_INK)
+    picture.paste(below.transpose(Image.Transpose.ROTATE_270), (margin, side))
+    return np.asarray(picture)
+
+
+def _plain(name: str) -> str:
+    """The built-in font may have no other letters."""
+    return name.encode("ascii", "replace").decode()

@@ -1,0 +1,268 @@
+"""Where a run is also written down: TensorBoard always, Weights & Biases and MLflow when asked for.
+
+The run's folder stays the record. A logger that fails is named once and left out from then on; it
+never ends a run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+from ftkeras.training.run import Run
+
+Value: TypeAlias = "bool | int | float | str"
+
+_IDS = "loggers.json"  # in the run's folder: under which ids other services know the run
+_PROJECT = "ftkeras"
+
+
+class Logger(Protocol):
+    """One service that is told of a run."""
+
+    def epoch(self, values: Mapping[str, float], step: int) -> None:
+        """Logs an epoch's metrics."""
+
+    def image(self, name: str, pixels: np.ndarray) -> None:
+        """Logs a picture, uint8 (h, w, 3)."""
+
+    def result(self, values: Mapping[str, float]) -> None:
+        """Logs what the finished model was measured at."""
+
+    def close(self, state: str) -> None:
+        """Ends the log: finished, interrupted or failed."""
+
+
+class TensorBoard:
+    """Hyper-parameters, pictures and the result; Keras's own callback writes the epochs."""
+
+    def __init__(self, run: Run, settings: Mapping[str, Value]):
+        from tensorboard.plugins.hparams import api
+
+        self._writer = tf.summary.create_file_writer(run.path("logs", "run"))
+        rows = "\n".join(f"|`{name}`|`{value}`|" for name, value in settings.items())
+        with self._writer.as_default():
+            api.hparams(dict(settings), trial_id=run.folder)
+            tf.summary.text("config", f"|field|value|\n|---|---|\n{rows}", step=0)
+
+    def epoch(self, values: Mapping[str, float], step: int) -> None:
+        pass
+
+    def image(self, name: str, pixels: np.ndarray) -> None:
+        with self._writer.as_default():
+            tf.summary.image(name, pixels[None], step=0)
+
+    def result(self, values: Mapping[str, float]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step=0)
+
+    def close(self, state: str) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases; its own environment variables say where to (WANDB_MODE, ...)."""
+
+    def __init__(self, run: Run, settings: Mapping[str, Value]):
+        import wandb
+
+        known = _known_id(run, "wandb")
+        local = "://" not in run.folder
+        self._images = wandb.Image
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            name=_name(run),
+            id=known,
+            resume="allow" if known else None,
+            dir=run.folder if local else None,
+            config=dict(settings),
+            settings=wandb.Settings(console="off", silent=True),  # the console is ours
+        )
+        _keep_id(run, "wandb", self._run.id)
+
+    def epoch(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def image(self, name: str, pixels: np.ndarray) -> None:
+        # Its step moves with each commit, and the epochs name theirs.
+        self._run.log({name: self._images(pixels)}, commit=False)
+
+    def result(self, values: Mapping[str, float]) -> None:
+        self._run.summary.update(dict(values))
+
+    def close(self, state: str) -> None:
+        self._run.finish(exit_code=0 if state == "finished" else 1)
+
+
+class MLflow:
+    """A run of MLflow, on the server or in the files that MLFLOW_TRACKING_URI names."""
+
+    _PARAMS_AT_ONCE, _LONGEST = 100, 6000  # what a server takes
+
+    def __init__(self, run: Run, settings: Mapping[str, Value]):
+        import mlflow
+
+        self._client = mlflow.MlflowClient()
+        self._entities = mlflow.entities
+        known = _known_id(run, "mlflow")
+        self._id = known or self._create(_name(run))
+        _keep_id(run, "mlflow", self._id)
+        if known:
+            self._client.update_run(known, status="RUNNING")
+            return  # it has its parameters, which MLflow never changes
+        rows = [
+            mlflow.entities.Param(name, str(value)[: self._LONGEST])
+            for name, value in settings.items()
+        ]
+        for start in range(0, len(rows), self._PARAMS_AT_ONCE):
+            self._client.log_batch(self._id, params=rows[start : start + self._PARAMS_AT_ONCE])
+
+    def _create(self, name: str) -> str:
+        called = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+        found = self._client.get_experiment_by_name(called)
+        experiment = found.experiment_id if found else self._client.create_experiment(called)
+        return str(self._client.create_run(experiment, run_name=name).info.run_id)
+
+    def epoch(self, values: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        metric = self._entities.Metric
+        rows = [metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics=rows)
+
+    def image(self, name: str, pixels: np.ndarray) -> None:
+        self._client.log_image(self._id, pixels, artifact_file=f"{name}.png")
+
+    def result(self, values: Mapping[str, float]) -> None:
+        self.epoch(values, 0)
+
+    def close(self, state: str) -> None:
+        status = {"finished": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
+        self._client.set_terminated(self._id, status=status)
+
+
+LOGGERS: dict[str, Callable[[Run, Mapping[str, Value]], Logger]] = {
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+class Loggers(keras.callbacks.Callback):
+    """Tells every logger of a run; a failure of one is reported once, and the run goes on.
+
+    Args:
+        run: The run.
+        names: Of `LOGGERS`; TensorBoard is always there.
+        settings: The run's config, flat; see `flatten`.
+        report: Gets a line where a logger fails.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        names: Sequence[str] = (),
+        settings: Mapping[str, Value] | None = None,
+        report: Callable[[str], None] = print,
+    ):
+        super().__init__()
+        self._report = report
+        self._loggers: dict[str, Logger] = {}
+        for name, make in {"TensorBoard": TensorBoard, **{n: LOGGERS[n] for n in names}}.items():
+            try:
+                self._loggers[name] = make(run, settings or {})
+            except Exception as error:  # a service may fail in any way
+                self._warn(name, error)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self._tell(lambda logger: logger.epoch(values, epoch))
+
+    def image(self, name: str, make: Callable[[], np.ndarray | None]) -> None:
+        """Logs a picture, uint8 (h, w, 3), if there is one; nor does failing at it end the run."""
+        try:
+            pixels = make()
+        except Exception as error:
+            self._report(f"warning: no picture {name}: {_first_line(error)}")
+            return
+        if pixels is not None:
+            self._tell(lambda logger: logger.image(name, pixels))
+
+    def result(self, values: Mapping[str, float]) -> None:
+        """Logs what the finished model was measured at."""
+        self._tell(lambda logger: logger.result(values))
+
+    def close(self, state: str) -> None:
+        """Ends all logs: finished, interrupted or failed."""
+        self._tell(lambda logger: logger.close(state))
+        self._loggers.clear()
+
+    def _tell(self, act: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._loggers.items()):
+            try:
+                act(logger)
+            except Exception as error:
+                del self._loggers[name]
+                self._warn(name, error)
+
+    def _warn(self, name: str, error: Exception) -> None:
+        self._report(f"warning: {name} failed, the run goes on without it: {_first_line(error)}")
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raises UserError, before anything trains, where a logger's package is missing."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"training.loggers: {name} is not installed. "
+                f'Install it with: pip install "ftkeras[{name}]"'
+            )
+
+
+def flatten(tree: Any, place: str = "") -> dict[str, Value]:
+    """Returns the leaves of nested dicts and lists by dotted names; what is None is left out.
+
+    Example:
+        >>> flatten({"seed": 1, "phases": [{"name": "head", "train": ["norm", "bias"]}]})
+        {'seed': 1, 'phases.0.name': 'head', 'phases.0.train': 'norm, bias'}
+    """
+    if isinstance(tree, Mapping):
+        children = tree.items()
+    elif isinstance(tree, (list, tuple)) and any(isinstance(x, Mapping) for x in tree):
+        children = dict(enumerate(tree)).items()
+    elif isinstance(tree, (list, tuple)):
+        return {place: ", ".join(map(str, tree))}
+    else:
+        return {} if tree is None else {place: tree}
+    flat: dict[str, Value] = {}
+    for name, child in children:
+        flat |= flatten(child, f"{place}.{name}" if place else str(name))
+    return flat
+
+
+def _name(run: Run) -> str:
+    return os.path.basename(run.folder.rstrip("/"))
+
+
+def _known_id(run: Run, logger: str) -> str | None:
+    """The id under which a service knows a run that goes on."""
+    if not tf.io.gfile.exists(run.path(_IDS)):
+        return None
+    return run.read_json(_IDS).get(logger)
+
+
+def _keep_id(run: Run, logger: str, value: str) -> None:
+    known = run.read_json(_IDS) if tf.io.gfile.exists(run.path(_IDS)) else {}
+    run.write_json(_IDS, {**known, logger: value})
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
