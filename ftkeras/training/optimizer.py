@@ -52,7 +52,8 @@ def make_optimizer(
     """
     optimizer = OPTIMIZERS[name](
         learning_rate=learning_rate,
-        weight_decay=weight_decay or None,
+        # AdamW refuses None; others would decay by nothing at a cost.
+        weight_decay=weight_decay if name == "adamw" else weight_decay or None,
         global_clipnorm=clip_norm,
         gradient_accumulation_steps=accumulate if accumulate > 1 else None,
         **({"momentum": momentum} if name in _WITH_MOMENTUM else {}),

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.console import track
+from ftkeras.console import table, track
 from ftkeras.errors import TrainingError
 
 _EXAMPLES, _BATCH, _EPOCHS = 25, 8, 5  # 20 steps; each epoch ends on a batch of one example
+TOLERANCE = 1e-5  # what float32 rounds differently in another order of summing, relative
 _SECONDS = 900.0  # after which a process hangs
 
 CASES: dict[str, dict[str, Any]] = {
@@ -94,6 +95,26 @@ def compare_replicas(
         for case in cases
         for (kind, count), traces in found.items()
     )
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """Returns the differences as a table, and a line that says whether rounding explains them."""
+    header = ("case", "on", "loss", "gradient", "metrics", "weights")
+    lines = [
+        (
+            row.case,
+            row.where,
+            *(f"{v:.0e}" for v in (row.loss, row.gradient, row.metrics, row.weights)),
+        )
+        for row in rows
+    ]
+    off = [f"{row.case} on {row.where}" for row in rows if not row.worst <= TOLERANCE]
+    verdict = (
+        f"These differ from one device by more than {TOLERANCE:.0e}: {'; '.join(off)}."
+        if off
+        else f"All train as one device does, to {TOLERANCE:.0e} of the largest number."
+    )
+    return f"{table(lines, header)}\n\n{verdict}"
 
 
 def _compare(case: str, where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Row:

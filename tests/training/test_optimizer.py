@@ -67,3 +67,8 @@ def test_accumulation_updates_every_nth_step():
             [keras.ops.ones_like(v) for v in net.trainable_variables], net.trainable_variables
         )
         np.testing.assert_allclose(kernel.numpy() - before, expected, atol=1e-6)
+
+
+def test_adamw_may_decay_nothing():
+    optimizer = make_optimizer("adamw", weights_of(model()), learning_rate=0.1, weight_decay=0.0)
+    assert optimizer.weight_decay == 0.0

@@ -7,7 +7,7 @@ import pytest
 
 from ftkeras.errors import TrainingError
 from ftkeras.training import parity
-from ftkeras.training.parity import CASES, Row, compare_replicas
+from ftkeras.training.parity import CASES, TOLERANCE, Row, compare_replicas, format_rows
 
 
 @pytest.mark.slow
@@ -16,7 +16,16 @@ def test_replicas_and_workers_train_as_one_device():
     rows = compare_replicas((1, 2, 4), (2,), [list(CASES)[-1]])
     assert [row.where for row in rows] == ["2 replicas", "4 replicas", "2 workers"]
     for row in rows:
-        assert row.worst < 1e-5, row
+        assert row.worst < TOLERANCE, row
+
+
+def test_the_table_names_what_differs():
+    good, bad = (
+        Row("a", "2 replicas", 0.0, 1e-7, 0.0, 0.0),
+        Row("b", "2 workers", 1.0, 0, 0, np.nan),
+    )
+    assert "All train as one device does" in format_rows([good])
+    assert "more than 1e-05: b on 2 workers." in format_rows([good, bad])
 
 
 def test_a_process_that_fails_is_said():
