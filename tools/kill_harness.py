@@ -3,7 +3,7 @@
     nice python tools/kill_harness.py --kills=30 --seed=0
 
 One run is left alone; each of the others is killed with SIGKILL, goes on, and must end with weights
-equal to the bit and the same `metrics.jsonl` but for the seconds. Two configs take turns: one with
+equal to the bit and the same `metrics.jsonl` but for time and memory. Two configs take turns: one with
 augmentation, dropout, accumulation, averaging and phases that end within an epoch, and one that
 trains from a stored trunk. First come kills at the start of named functions, then kills at random
 times over the whole life of the process, some of them twice in one run.
@@ -243,7 +243,7 @@ def results(run: Path) -> dict[str, Any]:
 
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for record in records:
-        del record["seconds"]
+        del record["seconds"], record["peak_memory_mb"]
     model = keras.models.load_model(run / "model.keras", compile=False, safe_mode=True)
     return {
         "model": [_checksum(array) for array in model.get_weights()],
