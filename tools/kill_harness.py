@@ -3,8 +3,8 @@
     nice python tools/kill_harness.py --kills=30 --seed=0
 
 One run is left alone; each of the others is killed with SIGKILL, goes on, and must end with weights
-equal to the bit and the same `metrics.jsonl` but for time and memory. Two configs take turns: one with
-augmentation, dropout, accumulation, averaging and phases that end within an epoch, and one that
+equal to the bit and the same `metrics.jsonl` but for time and memory. Two configs in turn: one has
+augmentation, dropout, accumulation, averaging and phases that end within an epoch, the other
 trains from a stored trunk. First come kills at the start of named functions, then kills at random
 times over the whole life of the process, some of them twice in one run.
 """
