@@ -229,13 +229,17 @@ class Run:
 
     def fail(self, reason: str) -> None:
         """Records a failure, as well as the disk lets it; raises nothing."""
+        self.remove_half_written()
+        with contextlib.suppress(Exception):
+            self.set_state("failed", error=reason)
+
+    def remove_half_written(self) -> None:
+        """Removes what a failure left half written, which may be what fills the disk."""
         for folder in (self.folder, self.path("checkpoints")):
-            with contextlib.suppress(Exception):  # half-written files may be what fills the disk
+            with contextlib.suppress(Exception):
                 for name in gfile.listdir(folder):
                     if "-new." in name or (name.startswith(".") and name.endswith(".tmp")):
                         gfile.remove(os.path.join(folder, name))
-        with contextlib.suppress(Exception):
-            self.set_state("failed", error=reason)
 
     def set_state(self, state: str, **facts: Any) -> None:
         """Records how the run stands: running, finished, interrupted, preempted or failed."""

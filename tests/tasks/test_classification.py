@@ -14,7 +14,7 @@ from PIL import Image
 
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
-from ftkeras.errors import UserError
+from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.tasks import classification
@@ -213,10 +213,10 @@ def test_a_failure_is_recorded_and_what_was_earned_stays(photos, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(classification, "export_run", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match="no space is left"):
         classification.train(config({"source": "folder", "path": str(photos)}), str(tmp_path / "r"))
     status = json.loads((tmp_path / "r" / "status.json").read_text())
     assert status["state"] == "failed"
-    assert "No space left" in status["error"]
+    assert "no space is left" in status["error"]
     assert (tmp_path / "r" / "model.keras").exists()
     assert (tmp_path / "r" / "evaluation.json").exists()
