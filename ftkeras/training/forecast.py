@@ -22,7 +22,7 @@ from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
 _OVERHEAD = 2.0  # seconds to set up a store: graphs to trace, files to open
-_TIMED = 16  # images whose forward pass is timed
+_TIMED = 16 * 224 * 224  # pixels whose forward pass is timed: what no training minds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +219,9 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
 
 def _forward_seconds(model: keras.Model) -> float:
     """Times a forward pass, seconds an image; the first call is not counted."""
-    images = tf.zeros((_TIMED, *model.input_shape[1:]))
+    _, height, width, channels = model.input_shape
+    count = max(1, min(16, _TIMED // (height * width)))
+    images = tf.zeros((count, height, width, channels))
     run = tf.function(lambda images: model(images, training=False), autograph=False)
     seconds = []
     for _ in range(4):
@@ -227,7 +229,7 @@ def _forward_seconds(model: keras.Model) -> float:
         keras.ops.convert_to_numpy(run(images))  # waits for the device
         seconds.append(time.perf_counter() - start)
     replicas = model.distribute_strategy.num_replicas_in_sync if model.distribute_strategy else 1
-    return min(seconds[1:]) / _TIMED / replicas
+    return min(seconds[1:]) / count / replicas
 
 
 def format_trunk(plan: TrunkPlan) -> str:
