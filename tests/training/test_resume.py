@@ -96,4 +96,4 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training,
     assert_same(whole, resumed)
     events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
     assert [event["event"] for event in events] == ["resumed"] * 4
-    assert len([n for n in (tmp_path / "parts/checkpoints").iterdir() if n.suffix == ".ckpt"]) == 2
+    assert len(list((tmp_path / "parts/checkpoints").glob("state-*.ckpt"))) == 2
