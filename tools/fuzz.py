@@ -30,6 +30,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from fuzzing import commands, files  # noqa: E402
 
+from ftkeras.training.memory import peak_memory  # noqa: E402
+
 SECONDS = 60  # of processor time for one case; by the clock, ten times that
 BATCH = 250  # files a child process
 MEMORY = 12 << 30  # address space of a child; TensorFlow alone reserves several GB
@@ -74,7 +76,7 @@ def fuzz_commands(given: argparse.Namespace, scratch: Path) -> int:
             (kept / "case.txt").write_text(f"{case.arguments}\n{outcome}\n", errors="replace")
             (kept / "config.yaml").write_bytes(case.config)
             print(f"command {number}: {str(case.arguments)[:200]} {outcome[-2000:]}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     if given.configs and peak > RESIDENT:
         failed += 1
         print(f"BAD: configs took {peak / 1e9:.1f} GB")

@@ -123,6 +123,8 @@ def train(
     check_formats([name for name in formats if name != "saved_model"])
     devices = assembled.devices
     with taking_part(devices, run, goes_on) as run, run.locked(), Signals() as signals:
+        if assembled.trunk is not None:
+            assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
         loggers = build.loggers(config, run, devices.is_chief)
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.training.workers import wait_for_all
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.graph import flatten
 from ftkeras.trunk.split import Split, split_model
@@ -95,11 +98,19 @@ class TrunkPlan:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Keeps to what `state` returned."""
         self.seconds = dict(state["seconds"])
+        self._keep_to(state["stored"], "as when the run began")
+
+    def agree(self, strategy: tf.distribute.Strategy) -> None:
+        """Stores, with several workers, only what each of them would store: all fit alike then."""
+        bits = sum(forecast.stored << place for place, forecast in enumerate(self.forecasts))
+        common = functools.reduce(operator.and_, wait_for_all(strategy, bits))
+        places = range(len(self.forecasts))
+        self._keep_to([bool(common >> place & 1) for place in places], "as another worker decided")
+
+    def _keep_to(self, stored: Sequence[bool], reason: str) -> None:
         self.forecasts = tuple(
-            f
-            if f.stored == stored
-            else dataclasses.replace(f, stored=stored, reason="as when the run began")
-            for f, stored in zip(self.forecasts, state["stored"], strict=True)
+            f if f.stored == now else dataclasses.replace(f, stored=now, reason=reason)
+            for f, now in zip(self.forecasts, stored, strict=True)
         )
 
     def as_json(self, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:

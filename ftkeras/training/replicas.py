@@ -9,6 +9,8 @@ In stock Keras 3 (seen in 3.15) the same global batches train differently on sev
 - batch normalisation that trains uses each replica's own images, and a replica without any gives
   NaN;
 - what a step logs is the mean of the replicas' results, which is not the result over all images;
+- a replica without any image brings, for a depthwise convolution, whatever was in memory: on a CPU
+  TensorFlow (seen in 2.21) leaves the gradient of an empty batch as it was allocated;
 - `fit` fails at once if the first batch is uneven, and, with several workers, always.
 
 `make_exact` mends these on one model. A test beside each shows that Keras still needs it.
@@ -56,7 +58,7 @@ def make_exact(model: keras.Model) -> None:
     model.optimizer.scale_loss = steps.scale_loss
     if hasattr(model, "_maybe_symbolic_build"):  # private: gone is as good as mended
         model._maybe_symbolic_build = steps.build
-    updates = _ExactUpdates(model.optimizer)
+    updates = _ExactUpdates(model.optimizer, steps)
     model.optimizer.apply = updates.apply
     innermost(model.optimizer)._backend_apply_gradients = updates.write
 
@@ -83,6 +85,17 @@ class _ExactSteps:
             return self._train_step(data)
         finally:
             del self._traced.share
+
+    def only_of_examples(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        """Returns zeros where this replica has no example; `share` is 0 there."""
+        share = getattr(self._traced, "share", None)
+        if share is None:
+            return gradients
+        return tf.cond(
+            share > 0,
+            lambda: [tf.identity(gradient) for gradient in gradients],
+            lambda: [tf.zeros_like(gradient) for gradient in gradients],
+        )
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Weighs the loss that gradients are taken of; the one that is logged is right as it is."""
@@ -121,13 +134,14 @@ class _ExactUpdates:
     Then clipping, loss scaling and accumulation see what they would see on one device.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer):
+    def __init__(self, optimizer: keras.optimizers.Optimizer, steps: _ExactSteps):
         self._apply = optimizer.apply
         self._optimizer = innermost(optimizer)
+        self._steps = steps
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         there = [tf.convert_to_tensor(gradient) for gradient in grads if gradient is not None]
-        sums = iter(_all_sum(there) if there else ())
+        sums = iter(_all_sum(self._steps.only_of_examples(there)) if there else ())
         self._apply([None if g is None else next(sums) for g in grads], trainable_variables)
 
     def write(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]) -> None:

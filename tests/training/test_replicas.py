@@ -137,6 +137,30 @@ def test_an_overflow_on_any_replica_skips_the_step(two_replicas):
     assert not np.isfinite(weights(exact=False)[1]).all()
 
 
+def test_a_replica_without_an_image_adds_nothing(two_replicas):
+    def depthwise(strategy: tf.distribute.Strategy) -> np.ndarray:
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            made = keras.Sequential(
+                [
+                    keras.Input((4, 4, 64)),
+                    keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+                    keras.layers.GlobalAveragePooling2D(),
+                ]
+            )
+            made.compile(SGD(0.1), "mse", jit_compile=False)
+        make_exact(made)
+        inputs = np.random.default_rng(0).normal(size=(1, 4, 4, 64)).astype("float32")
+        batch = tf.data.Dataset.from_tensors((inputs, np.ones((1, 64), "float32")))
+        for _ in range(20):  # the gradient of an empty batch is what these leave in memory
+            del [tf.random.normal((3, 3, 64, 1)) * 1e30 for _ in range(20)][:]
+            made.fit(batch, verbose=0, shuffle=False)
+        return made.get_weights()[0]
+
+    one = depthwise(tf.distribute.get_strategy())
+    np.testing.assert_allclose(depthwise(two_replicas), one, rtol=1e-5)
+
+
 def test_one_replica_is_left_alone():
     made = model(SGD())
     before = set(vars(made)), set(vars(made.optimizer))

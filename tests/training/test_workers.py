@@ -47,9 +47,11 @@ def tree(tmp_path) -> dict:
     }
 
 
-@pytest.mark.xfail(reason="validation on two workers gives another loss; not understood yet")
-def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path):
-    tree["data"]["batch_size"] = 8  # 31 images: the last batch is shared as 3 and 4
+@pytest.mark.parametrize("trunk", ["on", "off"])
+def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
+    tree["data"]["batch_size"] = 8  # 33 images: the last batch is one, and worker 0 has none of it
+    tree["trunk"] = {"mode": trunk}
+    tree["phases"][1]["learning_rate"] = 1e-4  # at ten times this it explodes, rounding with it
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
     out = tmp_path / "two"
     workers = launch(2, "ftkeras", "train", f"--config={tmp_path / 'c.yaml'}", f"--out={out}")
@@ -65,7 +67,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path):
     one = classification.train(config, str(tmp_path / "one"))
     for alone, shared in zip(one.metrics(), two.metrics(), strict=True):
         for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
-            assert shared[name] == pytest.approx(alone[name], rel=1e-3), name
+            assert shared[name] == pytest.approx(alone[name], rel=1e-4), name
 
 
 LONG = """

@@ -136,6 +136,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     from ftkeras.data.cache import cache_folder
     from ftkeras.data.feed import Feed
     from ftkeras.data.load import load_data
+    from ftkeras.training.memory import peak_memory
     from ftkeras.trunk.extract import get_store
     from ftkeras.trunk.split import split_model
 
@@ -160,7 +161,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     split = split_model(model)
     assert split is not None
     get_store(split, data.splits["train"], feed.plain("train"), recipe="scale", batch_size=BATCH)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     store = _size(cache_folder()) - cache
     return {
         "scan": scan,

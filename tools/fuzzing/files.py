@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ftkeras.training.memory import peak_memory
 from fuzzing.mutate import mutate
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -68,7 +68,7 @@ def run_all(place: Path, seconds: int) -> int:
             outcome = f"BAD: {traceback.format_exc()}"
         signal.alarm(0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_memory()
         with log.open("a") as file:
             file.write(json.dumps({"case": case.name, "outcome": outcome, "peak": peak}) + "\n")
     return 0
