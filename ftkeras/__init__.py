@@ -23,19 +23,19 @@ _HOMES = {
     "batches": "ftkeras.data.pipeline",
     "build_model": "ftkeras.model.assemble",
     "compare_runs": "ftkeras.evaluation.comparison",
-    "evaluate": "ftkeras.tasks.classification",
+    "evaluate": "ftkeras.tasks",
     "export_saved_model": "ftkeras.export.saved_model",
     "format_plan": "ftkeras.phases",
     "load_backbone": "ftkeras.backbones",
     "load_config": "ftkeras.config.load",
     "load_data": "ftkeras.data.load",
-    "load_model": "ftkeras.tasks.classification",
+    "load_model": "ftkeras.tasks",
     "make_plan": "ftkeras.phases",
-    "predict": "ftkeras.tasks.classification",
-    "robustness": "ftkeras.tasks.classification",
-    "train": "ftkeras.tasks.classification",
+    "predict": "ftkeras.tasks",
+    "robustness": "ftkeras.tasks",
+    "train": "ftkeras.tasks",
     "weights_of": "ftkeras.phases",
-    "write_report": "ftkeras.tasks.classification",
+    "write_report": "ftkeras.tasks",
 }
 __all__ = [
     "__version__",
@@ -97,7 +97,7 @@ if TYPE_CHECKING:
         make_plan,
         weights_of,
     )
-    from ftkeras.tasks.classification import (
+    from ftkeras.tasks import (
         evaluate,
         load_model,
         predict,

@@ -23,6 +23,7 @@ ROAD = (
     ("training",),
     ("evaluation",),
     ("report", "export", "doctor"),
+    ("runs",),
     ("tasks",),
     ("cli",),
 )

@@ -66,9 +66,9 @@ MOMENTS = {
     "store half written": ("ftkeras.trunk.writer:_DiskWriter.append", 3),
     "store not yet published": ("ftkeras.trunk.writer:_DiskWriter.finish", 2),
     "training over": ("ftkeras.training.checkpoint:save_last", 1),
-    "before evaluation": ("ftkeras.tasks.classification:_evaluate_best", 1),
+    "before evaluation": ("ftkeras.runs.train:_evaluate_best", 1),
     "evaluation": ("ftkeras.evaluation.predictions:save_predictions", 2),
-    "result written": ("ftkeras.tasks.classification:_export_anew", 1),
+    "result written": ("ftkeras.runs.train:_export_anew", 1),
     "export half written": ("ftkeras.export.saved_model:_write_json", 1),
     "export being checked": ("ftkeras.export.certificate:certify_saved_model", 1),
     "finished": ("ftkeras.training.checkpoint:States.remove", 1),
@@ -89,7 +89,7 @@ def be_killed(arguments: list[str], place: Path, die_at: str | None) -> int:
     """
     from ftkeras.cli.main import main
 
-    importlib.import_module("ftkeras.tasks.classification")
+    importlib.import_module("ftkeras.runs.train")
     file = os.open(place, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     wanted, _, count = (die_at or "").rpartition(":")
     for target, _ in MOMENTS.values():
@@ -324,7 +324,7 @@ def _harness(workshop: Workshop, given: argparse.Namespace) -> int:
     from ftkeras.console import table
 
     import_tensorflow()
-    importlib.import_module("ftkeras.tasks.classification")
+    importlib.import_module("ftkeras.runs.train")
     workshop.fill()
     expected, lasted = {}, {}
     for config in given.configs.split(","):

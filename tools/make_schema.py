@@ -8,15 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ftkeras.config.schema import Config
-
-
-def schema_text() -> str:
-    """Returns the JSON schema of a config."""
-    return json.dumps(Config.model_json_schema(), indent=1) + "\n"
-
+from ftkeras.config.schemas import json_schema
 
 if __name__ == "__main__":
     target = Path(__file__).resolve().parent.parent / "configs" / "schema.json"
-    target.write_text(schema_text(), encoding="utf-8")
+    target.write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
     print(f"wrote {target}")

@@ -25,15 +25,15 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder, bars = one_run(positional, "evaluate"), read_bars(values)
     import_tensorflow()
+    from ftkeras import tasks
     from ftkeras.evaluation.bars import check_metrics, require
     from ftkeras.evaluation.results import format_results
-    from ftkeras.tasks import classification
     from ftkeras.training.run import Run
 
     run = Run.open(folder)
     facts = run.read_json("data.json")
     check_metrics(bars, facts["class_names"], facts["multi_label"])
-    results = classification.evaluate(run, values.split)
+    results = tasks.evaluate(run, values.split)
     print(json.dumps(results) if values.json else format_results(results))
     require(bars, results)
     return 0

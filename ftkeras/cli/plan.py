@@ -22,12 +22,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     no_arguments(positional, "plan")
     config = read_config(values, "plan")
     import_tensorflow()
+    from ftkeras import tasks
     from ftkeras.phases import format_plan
     from ftkeras.phases.strategies import phases_as_yaml
-    from ftkeras.tasks import classification
     from ftkeras.training.forecast import format_trunk
 
-    assembled = classification.assemble(config)
+    assembled = tasks.assemble(config)
     print(assembled.describe())
     print()
     print(format_plan(assembled.plan), end="")

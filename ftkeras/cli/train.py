@@ -44,11 +44,11 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     config = None if goes_on and values.seeds is None else read_config(values, "train")
     stem = os.path.splitext(os.path.basename(values.config or ""))[0]
     import_tensorflow()
+    from ftkeras import tasks
     from ftkeras.evaluation.seeds import format_seeds, repeat
-    from ftkeras.tasks import classification
 
     out = values.out or os.path.join("runs", stem)
-    train = functools.partial(classification.train, overwrite=values.overwrite, bars=bars)
+    train = functools.partial(tasks.train, overwrite=values.overwrite, bars=bars)
     if values.seeds is None or config is None:
         train(config, out)
     else:

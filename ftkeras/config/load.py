@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ftkeras.config.schema import Config
+from ftkeras.config.schemas import SCHEMAS
 from ftkeras.errors import UserError, did_you_mean
 
 MAX_BYTES = 1 << 18  # of a config file
@@ -171,15 +172,26 @@ def parse_config(
             value = text  # such as the pattern train-*
         _assign(data, location, value, override)
         raw_values[location] = text
+    schema = _schema_of(data, where)
     try:
-        return Config.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
         if not _retype_strings(data, error, raw_values):
-            raise _user_error(error, data, where) from None
+            raise _user_error(error, data, where, schema) from None
     try:
-        return Config.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
-        raise _user_error(error, data, where) from None
+        raise _user_error(error, data, where, schema) from None
+
+
+def _schema_of(data: Mapping[str, Any], where: str) -> type[Config]:
+    task = data.get("task", "classification")
+    if not isinstance(task, str) or task not in SCHEMAS:
+        guess = did_you_mean(task, SCHEMAS) if isinstance(task, str) else ""
+        raise UserError(
+            f"{where}: task: no task {_shorten(task)}.{guess} Tasks: {', '.join(SCHEMAS)}."
+        )
+    return SCHEMAS[task]
 
 
 def dump_config(config: Config) -> str:
@@ -277,11 +289,11 @@ def _retype_strings(
 # -------------------------------------------------------------------------------- errors
 
 
-def _user_error(error: ValidationError, data: Any, where: str) -> UserError:
+def _user_error(error: ValidationError, data: Any, where: str, schema: type[Config]) -> UserError:
     by_location: dict[tuple[str | int, ...], list[str]] = {}
     for item in error.errors():
         location = _clean(item["loc"], data)
-        by_location.setdefault(location, []).append(_explain(item, data))
+        by_location.setdefault(location, []).append(_explain(item, schema))
     (location, messages), *others = by_location.items()
     name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     message = " or ".join(dict.fromkeys(messages))
@@ -307,10 +319,10 @@ def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
     return tuple(kept)
 
 
-def _explain(item: Any, data: Any) -> str:
+def _explain(item: Any, schema: type[Config]) -> str:
     kind, given = item["type"], item["input"]
     if kind == "extra_forbidden":
-        known = _known_fields(item["loc"][:-1])
+        known = _known_fields(schema, item["loc"][:-1])
         guess = did_you_mean(str(item["loc"][-1]), known)
         return f"no such field.{guess} Fields here: {', '.join(known)}."
     if kind == "missing":
@@ -334,8 +346,8 @@ def _shorten(given: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_fields(loc: tuple[str | int, ...]) -> list[str]:
-    models: list[type[BaseModel]] = [Config]
+def _known_fields(schema: type[Config], loc: tuple[str | int, ...]) -> list[str]:
+    models: list[type[BaseModel]] = [schema]
     for part in loc:
         fields = {name: f for model in models for name, f in model.model_fields.items()}
         if part in fields:

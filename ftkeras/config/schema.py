@@ -481,8 +481,8 @@ class ExportConfig(Section):
 class Config(Section):
     """A whole experiment."""
 
-    task: Literal["classification"] = "classification"
-    """What kind of model is made."""
+    task: str = "classification"
+    """What is learned; a task may have a section of its own (see `ftkeras.config.schemas`)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random choice follows from it."""
     data: DataConfig

@@ -60,7 +60,7 @@ def examine(
 
     Example:
         ```python
-        print(examine(load_config("my.yaml"), classification.assemble).text())
+        print(examine(load_config("my.yaml"), tasks.assemble).text())
         ```
     """
     facts, findings = machine.machine_facts(), machine.check_machine()

@@ -10,7 +10,6 @@ import tensorflow as tf
 from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
 from ftkeras.report.comparison import comparison_page
-from ftkeras.report.page import run_page
 from ftkeras.report.pictures import make_pictures
 from ftkeras.report.read import read_run
 from ftkeras.training.run import Run
@@ -26,13 +25,6 @@ def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split]) -> N
     """
     pictures = make_pictures(read_run(run.folder), model, splits, run.config.data.resize)
     run.write_json("pictures.json", pictures)
-
-
-def write_page(run: Run, out: str | None = None) -> str:
-    """Writes the page of a run, `report.html` in its folder if left out; returns where it is."""
-    out = out or run.path("report.html")
-    write_file(out, run_page(read_run(run.folder)))
-    return out
 
 
 def write_comparison(runs: Sequence[Run], out: str | None = None) -> str:

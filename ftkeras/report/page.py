@@ -28,16 +28,18 @@ SECTIONS = (
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
 
-def run_page(facts: RunFacts) -> Html:
+def run_page(facts: RunFacts, more: Sequence[Section] = ()) -> Html:
     """Returns the report of one run.
 
     Args:
         facts: What `read_run` found in its folder.
+        more: The task's own sections, which come second.
     """
     state = facts.status.get("state", "")
     when = str(facts.status.get("time", ""))[:16].replace("T", " ")
     kicker = " ".join(["ftkeras run", *([f"- {state} {when} UTC"] if state else [])])
-    return page(facts.name, kicker, described(facts), [make(facts) for make in SECTIONS])
+    first, *rest = (make(facts) for make in SECTIONS)
+    return page(facts.name, kicker, described(facts), [first, *more, *rest])
 
 
 def page(title: str, kicker: str, subtitle: Child, sections: Sequence[Section]) -> Html:

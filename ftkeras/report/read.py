@@ -32,6 +32,7 @@ class RunFacts:
         records: The lines of `metrics.jsonl`.
         events: The lines of `events.jsonl`.
         bad_files: (path, reason) of each file that was left out.
+        task: `task.json`, what the run's task wrote down; empty where missing.
         evaluation, robustness, certificate: The files of these names; None where missing.
         predictions: By split.
         pictures: `pictures.json`: by example, data URIs of its image and of its overlay.
@@ -48,6 +49,7 @@ class RunFacts:
     records: Sequence[dict[str, Any]] = ()
     events: Sequence[dict[str, Any]] = ()
     bad_files: Sequence[tuple[str, str]] = ()
+    task: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
     robustness: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
@@ -101,6 +103,7 @@ def read_run(folder: str) -> RunFacts:
         records=_lines(run, "metrics.jsonl"),
         events=_lines(run, "events.jsonl"),
         bad_files=_bad_files(run),
+        task=_json(run, "task.json") or {},
         evaluation=_json(run, "evaluation.json"),
         robustness=_json(run, "robustness.json"),
         certificate=_json(run, "certificate.json"),

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from ftkeras import tasks
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.doctor import examine
-from ftkeras.tasks import classification
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def diagnose(folder: Path | None = None, **data: object):
     tree = {**TREE, "data": {**TREE["data"], **given}}
     if "source" in data:
         del tree["data"]["path"]
-    return examine(parse_config(tree), classification.assemble)
+    return examine(parse_config(tree), tasks.assemble)
 
 
 def plant(photos: Path, new_photo) -> None:
@@ -122,9 +122,7 @@ def test_a_config_that_cannot_work_is_an_error(make_photos, tmp_path):
     tree = {**TREE, "data": {**TREE["data"], "path": str(make_photos(tmp_path / "photos"))}}
     tree["phases"] = [{"name": "top", "train": ["blocks[40:]"], "epochs": 1, "learning_rate": 1.0}]
     (found,) = (
-        f
-        for f in examine(parse_config(tree), classification.assemble).findings
-        if f.severity == "error"
+        f for f in examine(parse_config(tree), tasks.assemble).findings if f.severity == "error"
     )
     assert "selects nothing" in found.message
 

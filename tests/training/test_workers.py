@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+from ftkeras import tasks
 from ftkeras.config.load import parse_config
-from ftkeras.tasks import classification
 from ftkeras.training.run import Run
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     assert two.read_json("status.json")["state"] == "finished"
     assert (out / "export" / "1" / "saved_model.pb").exists()
     config = parse_config(tree, ["export.saved_model=false"])
-    one = classification.train(config, str(tmp_path / "one"))
+    one = tasks.train(config, str(tmp_path / "one"))
     for alone, shared in zip(one.metrics(), two.metrics(), strict=True):
         for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
             assert shared[name] == pytest.approx(alone[name], rel=1e-4), name

@@ -10,7 +10,7 @@ from ftkeras.config.schema import Config
 
 def bind_config(config: Config) -> None:
     """Assembles everything that the config says, but for its images and its backbone."""
-    from ftkeras.tasks import classification
+    from ftkeras import tasks
     from ftkeras.training import build
 
     size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
@@ -21,7 +21,7 @@ def bind_config(config: Config) -> None:
             build, "load_backbone", lambda *_, image_size, **__: _backbone(image_size)
         ),
     ):
-        classification.assemble(config).plan.as_json()
+        tasks.assemble(config).plan.as_json()
 
 
 @cache
