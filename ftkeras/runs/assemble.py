@@ -1,0 +1,170 @@
+"""From a config to everything that it names, built and bound together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+
+from ftkeras.backbones import Backbone
+from ftkeras.config.schema import Config
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.errors import UserError
+from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
+from ftkeras.phases.strategies import relative_gradients
+from ftkeras.report.chart import Curve, line_chart
+from ftkeras.report.files import write_file
+from ftkeras.report.summary import start_lines
+from ftkeras.runs.task import Task
+from ftkeras.training import build, fitting
+from ftkeras.training.forecast import TrunkPlan, plan_trunk
+from ftkeras.training.loggers import check_installed
+from ftkeras.training.lr_find import RangeTest, find_learning_rate
+from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.replicas import make_exact
+from ftkeras.training.strategy import Devices, choose_devices, choose_jit, prepare
+from ftkeras.training.workers import worker_share
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """Everything that a config names, built and bound together; nothing is written yet."""
+
+    task: Task
+    config: Config
+    data: ImageData
+    feed: Feed
+    backbone: Backbone
+    model: keras.Model
+    penalty: WeightPenalty | None
+    unfreeze: StagedUnfreezing
+    phases: Sequence[Phase]
+    plan: Plan
+    trunk: TrunkPlan | None
+    devices: Devices
+    device: str
+    notes: Sequence[str]
+
+    def describe(self) -> str:
+        """Returns what a person wants to read before training starts."""
+        given = self.config.backbone
+        backbone = (
+            f"{given.name} ({given.weights}) at {self.feed.image_size} px, "
+            f"{len(self.backbone.blocks)} blocks"
+        )
+        return start_lines(self.data, backbone, self.device, self.notes)
+
+
+def assemble(config: Config, task: Task) -> Assembled:
+    """Loads the data, builds and compiles the model, and resolves the phases against both.
+
+    Raises:
+        UserError: Something the config names cannot work.
+    """
+    training = config.training
+    check_installed(training.loggers)
+    devices = choose_devices(training.strategy)
+    precision = prepare(config.seed, training.precision, training.deterministic, devices.kind)
+    jit = choose_jit(training.jit, devices, training.deterministic)
+    device = devices.describe(config.data.batch_size, precision, jit)
+    data = task.images(config)
+    task.check(config, data)
+    with devices.strategy.scope():
+        backbone = build.backbone(config)
+        model = task.model(config, data, backbone)
+        share = worker_share(devices.strategy)
+        full = devices.kind == "tpu"
+        feed = task.feed(config, data, int(model.input_shape[1]), share, full)
+        weights = weights_of(model, backbone.blocks)
+        loss = task.loss(config, data)
+        expansion = build.phases(
+            config,
+            weights,
+            len(data.splits["train"]),
+            lambda: relative_gradients(model, weights, feed.plain("train").take(8), loss),
+        )
+        phases, scaling = build.scaled(config, expansion.phases)
+        penalty = build.penalty(config, weights, backbone, phases)
+        optimizer = build.optimizer(config, weights, penalty)
+        metrics = task.metrics(config, data)
+        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
+        make_exact(model)
+    recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
+    unfreeze = StagedUnfreezing(
+        model,
+        phases,
+        blocks=backbone.blocks,
+        steps_per_epoch=feed.steps_per_epoch,
+        recalibrate_on=feed.plain("train") if recalibrates else None,
+        report=print,
+    )
+    plan = make_plan(
+        model,
+        weights,
+        phases,
+        steps_per_epoch=feed.steps_per_epoch,
+        batch_size=config.data.batch_size,
+    )
+    needed = max(phase.activation_bytes for phase in plan.phases)
+    tight = fitting.warn(model, config.data.batch_size, needed)
+    notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
+    options, trunk = build.trunk(config), None
+    if options is not None and (why_not := task.why_no_trunk(config)):
+        if options.always:
+            raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
+    elif options is not None:
+        trunk = plan_trunk(model, feed, unfreeze, options)
+    return Assembled(
+        task,
+        config,
+        data,
+        feed,
+        backbone,
+        model,
+        penalty,
+        unfreeze,
+        expansion.phases,
+        plan,
+        trunk,
+        devices,
+        device,
+        notes,
+    )
+
+
+def lr_find(
+    config: Config, task: Task, out: str, *, low: float, high: float, steps: int
+) -> RangeTest:
+    """Runs the learning-rate range test on the first phase and writes a plot of it.
+
+    Args:
+        config: The config whose first phase is tried.
+        task: What it is about.
+        out: The SVG file to write.
+        low: The first rate.
+        high: The last rate.
+        steps: How many steps at most.
+
+    Raises:
+        UserError: The config cannot work, or `out` cannot be written.
+    """
+    assembled = assemble(config, task)
+    assembled.unfreeze.set_model(assembled.model)
+    assembled.unfreeze.enter(0)
+    found = find_learning_rate(
+        assembled.model, assembled.feed.train(), low=low, high=high, steps=steps
+    )
+    title = f"Learning-rate range test, phase {assembled.phases[0].name}"
+    chart = line_chart(
+        [Curve("loss", found.rates, found.losses)],
+        title=title,
+        x_label="learning rate",
+        y_label="training loss, smoothed",
+        log_x=True,
+        mark=found.suggestion,
+        standalone=True,
+    )
+    write_file(out, chart)
+    return found

@@ -1,0 +1,174 @@
+"""The verbs on a run that is finished: they work on what it left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.backbones.weights_file import read_model
+from ftkeras.data.dataset import ImageData
+from ftkeras.errors import UserError
+from ftkeras.evaluation.predict import FilePrediction, predict_files
+from ftkeras.evaluation.robustness import measure_robustness, sample
+from ftkeras.export.formats import Sample
+from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
+from ftkeras.report.files import add_pictures, write_file
+from ftkeras.report.page import run_page
+from ftkeras.report.pictures import lacks_pictures
+from ftkeras.report.read import read_run
+from ftkeras.runs.task import Task
+from ftkeras.training.run import Run
+from ftkeras.training.strategy import prepare
+
+
+def evaluate(run: Run, task: Task, split: str = "test") -> dict[str, Any]:
+    """Measures a run's model on one of its splits and returns the metrics.
+
+    The model's answers are kept in `predictions/`. The split that training ended with is measured
+    anew in `evaluation.json`, too.
+
+    Raises:
+        UserError: The run has no such split, or its data are gone.
+    """
+    config = run.config
+    prepare(config.seed, config.training.precision, config.training.deterministic)
+    model, data = load_model(run), _with_split(task.images(config), split)
+    feed = task.feed(config, data, int(model.input_shape[1]))
+    evaluation = task.measure(model, feed, run, split)
+    if split == final_split(data):
+        run.write_json("evaluation.json", evaluation)
+    return evaluation
+
+
+def robustness(
+    run: Run, task: Task, examples: int | None, split: str = "test"
+) -> dict[str, Any]:
+    """Measures a run's model on corrupted and shifted images; writes `robustness.json`.
+
+    Args:
+        run: The run.
+        task: What it is about.
+        examples: How many images, drawn under the run's seed; None is all of the split.
+        split: Whose images.
+
+    Raises:
+        UserError: The run has no such split, its images are too small, or the extra is missing.
+    """
+    config = run.config
+    prepare(config.seed, config.training.precision, config.training.deterministic)
+    model, data = load_model(run), _with_split(task.images(config), split)
+    measured = measure_robustness(
+        model,
+        sample(data.splits[split], examples, config.seed),
+        resize=config.data.resize,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+    )
+    run.write_json("robustness.json", {"split": split, **measured})
+    return measured
+
+
+def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
+    """Yields each image file's most likely classes, or what is wrong with it."""
+    config, facts = run.config, run.read_json("data.json")
+    yield from predict_files(
+        load_model(run),
+        files,
+        image_size=facts["image_size"],
+        resize=config.data.resize,
+        class_names=facts["class_names"],
+        top_k=min(top_k, len(facts["class_names"])),
+        multi_label=facts["multi_label"],
+        temperature=temperature_of(run),
+        batch_size=config.data.batch_size,
+    )
+
+
+def export(
+    run: Run,
+    task: Task,
+    directory: str | None = None,
+    formats: Sequence[str] = ("saved_model",),
+) -> dict[str, str]:
+    """Writes a run's model, proves each format equal to it, and returns where each is.
+
+    Args:
+        run: The run.
+        task: What it is about.
+        directory: Where the SavedModel's versions go, and a folder for each other format; left
+            out, `export/` in the run.
+        formats: saved_model, litert, onnx, openvino.
+
+    Raises:
+        UserError: A format's packages are missing, or the directory cannot be written.
+        TrainingError: A format answers differently; it is not written.
+    """
+    facts, resize, seed = run.read_json("data.json"), run.config.data.resize, run.config.seed
+
+    def samples() -> tuple[Sample, Sample]:
+        data = task.images(run.config)
+        shape = {"image_size": facts["image_size"], "resize": resize}
+        return (
+            take(data.splits["train"], CALIBRATED_ON, seed=seed, **shape),
+            take(data.splits[final_split(data)], MEASURED_ON, seed=seed, **shape),
+        )
+
+    classifier = task.served(run, load_model(run))
+    return export_run(run, classifier, directory or run.path("export"), formats, samples)
+
+
+def write_report(run: Run, task: Task, out: str | None = None) -> str:
+    """Writes the page of a run and returns where it is.
+
+    The page shows images; they are made when they are first needed, which takes the run's model
+    and data.
+
+    Args:
+        run: The run.
+        task: What it is about.
+        out: The HTML file to write; left out, `report.html` in the run's folder.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    if lacks_pictures(read_run(run.folder)):
+        try:
+            add_pictures(run, load_model(run), task.images(run.config).splits)
+        except UserError as error:
+            print(f"note      the report has no pictures: {error}")
+    return write_page(run, task, out)
+
+
+def write_page(run: Run, task: Task, out: str | None = None) -> str:
+    """Writes the page of a run with what is there; returns where it is."""
+    out, facts = out or run.path("report.html"), read_run(run.folder)
+    write_file(out, run_page(facts, task.sections(facts)))
+    return out
+
+
+def load_model(run: Run) -> keras.Model:
+    """Returns a run's best model: raw float32 RGB images (n, size, size, 3) to logits."""
+    path = run.path("model.keras")
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
+    return read_model(path, run.folder)
+
+
+def temperature_of(run: Run) -> float:
+    """Returns what a run's logits are divided by where its model is used."""
+    return float(run.read_json("evaluation.json").get("temperature", 1.0))
+
+
+def final_split(data: ImageData) -> str:
+    """The split that says how good a run's model is."""
+    return next(split for split in ("test", "val", "train") if split in data.splits)
+
+
+def _with_split(data: ImageData, split: str) -> ImageData:
+    """Returns the data if they have the split; else says which ones there are."""
+    if split not in data.splits:
+        raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
+    return data

@@ -1,0 +1,151 @@
+"""What a task decides for itself; everything else about a run is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from ftkeras.backbones import Backbone
+from ftkeras.config.schema import Config, LossConfig
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.data.share import WHOLE, Share
+from ftkeras.errors import UserError, did_you_mean
+from ftkeras.evaluation.measure import measure
+from ftkeras.export.classifier import Classifier
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section
+from ftkeras.training import build
+from ftkeras.training.run import Run
+
+if TYPE_CHECKING:
+    from ftkeras.runs.assemble import Assembled
+
+
+class Task:
+    """The parts of a run that a task may replace; as they are, they classify images.
+
+    A task is a subclass in a module of `ftkeras.tasks`, which may replace any of these methods. It
+    has no state: one object serves any number of runs.
+
+    Example:
+        ```python
+        class Ranking(Task):
+            def loss(self, config, data):
+                return PairwiseLoss()
+        ```
+    """
+
+    def check(self, config: Config, data: ImageData) -> None:
+        """Raises UserError, before anything is built, for what cannot work together."""
+        if config.loss.name == "cross_entropy" and data.multi_label:
+            raise UserError(
+                "loss.name: cross_entropy is for one label an image, but these data have several. "
+                "Use binary_cross_entropy, focal or auto."
+            )
+        check_monitors(config, data, [metric.name for metric in self.metrics(config, data)])
+
+    def images(self, config: Config) -> ImageData:
+        """Finds, checks and splits the data."""
+        return build.images(config)
+
+    def feed(
+        self, config: Config, data: ImageData, size: int, share: Share = WHOLE, full: bool = False
+    ) -> Feed:
+        """Sets up the batches; see `Feed`."""
+        return build.feed(config, data, size, share, full)
+
+    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+        """Attaches the heads.
+
+        The model may be of a subclass with its own `train_step` or `compute_loss`, made from the
+        same inputs and outputs: only these are saved.
+        """
+        return build.model(config, data, backbone)
+
+    def loss(self, config: Config, data: ImageData) -> Any:
+        """Returns what `compile` takes as the loss; it is a mean over examples."""
+        return _loss(config.loss, data.multi_label)
+
+    def metrics(self, config: Config, data: ImageData) -> Sequence[keras.metrics.Metric]:
+        """Returns what `compile` takes as weighted metrics."""
+        if data.multi_label:
+            return [
+                # Of single labels; `evaluation.json` has it by the same name.
+                keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
+                keras.metrics.AUC(multi_label=True, from_logits=True, name="auc"),
+            ]
+        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
+
+    def monitor(self, config: Config, data: ImageData) -> str:
+        """Returns the metric that tells the best epoch where the config names none."""
+        name = "loss" if data.multi_label else "accuracy"
+        return ("val_" if "val" in data.splits else "") + name
+
+    def why_no_trunk(self, config: Config) -> str | None:
+        """Returns why what is frozen cannot run once, where it cannot."""
+        return None
+
+    def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
+        """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too."""
+        return ()
+
+    def finish(self, assembled: Assembled, run: Run) -> None:
+        """Does what is left when the phases are over and the best weights are in the model."""
+
+    def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
+        """Returns what `evaluation.json` holds; at least `split`."""
+        return measure(model, feed, run, split)
+
+    def served(self, run: Run, model: keras.Model) -> Classifier:
+        """Returns what is exported."""
+        facts, evaluation = run.read_json("data.json"), run.read_json("evaluation.json")
+        return Classifier(
+            model,
+            facts["class_names"],
+            resize=run.config.data.resize,
+            multi_label=facts["multi_label"],
+            temperature=float(evaluation.get("temperature", 1.0)),
+            thresholds=evaluation.get("thresholds"),
+        )
+
+    def sections(self, facts: RunFacts) -> Sequence[Section]:
+        """Returns the task's own sections of the report."""
+        return ()
+
+
+def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> None:
+    """Refuses a metric that nobody logs.
+
+    Raises:
+        UserError: It names the field and what is logged.
+    """
+    names = ["loss", *metrics]
+    if "val" in data.splits:
+        names += [f"val_{name}" for name in names]
+    asked = {"training.monitor": config.training.monitor}
+    if config.training.early_stopping is not None:
+        asked["training.early_stopping.metric"] = config.training.early_stopping.metric
+    for number, phase in enumerate(config.phases if isinstance(config.phases, list) else []):
+        if phase.until is not None:
+            asked[f"phases[{number}].until.metric"] = phase.until.metric
+    for field, name in asked.items():
+        if name is not None and name not in names:
+            raise UserError(
+                f"{field}: no metric {name!r} is logged.{did_you_mean(name, names)} "
+                f"Logged: {', '.join(names)}."
+            )
+
+
+def _loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
+    shared = {"from_logits": True, "label_smoothing": loss.label_smoothing}
+    if loss.name == "focal" and multi_label:
+        return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, **shared)
+    if loss.name == "focal":
+        # alpha=1: weighing the classes is the business of data.balance.
+        return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=loss.gamma, **shared)
+    if loss.name == "binary_cross_entropy" or (loss.name == "auto" and multi_label):
+        return keras.losses.BinaryCrossentropy(**shared)
+    return keras.losses.CategoricalCrossentropy(**shared)
