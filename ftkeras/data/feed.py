@@ -110,8 +110,11 @@ class Feed:
         return self._batches("val", share=self.share, drop_remainder=self.full)
 
     def plain(self, split: str) -> tf.data.Dataset:
-        """Returns a split's batches as they are: in order, whole, the same every time."""
-        return self._batches(split)
+        """Returns a split's batches as they are: in order, whole, the same every time.
+
+        Once is as often as anybody reads them, so decoded images are not kept.
+        """
+        return self._batches(split, cache="none")
 
     def find_broken(self, step: int) -> tuple[str, Exception] | None:
         """Looks for an example that cannot be read any more; returns its id and the error.
@@ -147,6 +150,7 @@ class Feed:
                 epoch=view,
                 strength=strength,
                 layers=self.layers,
+                cache="none",
             )
             for view in range(count)
         ]
@@ -167,6 +171,5 @@ class Feed:
             image_size=self.image_size,
             batch_size=self.batch_size,
             resize=self.resize,
-            cache=self.cache,
-            **options,
+            **{"cache": self.cache, **options},
         )

@@ -20,7 +20,7 @@ from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.training.workers import wait_for_all
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.graph import flatten
-from ftkeras.trunk.split import Split, split_model
+from ftkeras.trunk.split import Split, is_within, split_model
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
@@ -60,6 +60,8 @@ class TrunkForecast:
         phase: Its name.
         stored: Whether its trunk is stored.
         reason: Why, or why not.
+        made_in: The phase in which the images run through the trunk: this one, or an earlier one
+            whose trunk holds this phase's.
         exact: Whether the tail trains on the very numbers that it would see without a store.
         share: How much of the forward pass is in the trunk, from 0 to 1.
         bytes: The size of the stores.
@@ -70,6 +72,7 @@ class TrunkForecast:
     phase: str
     stored: bool
     reason: str
+    made_in: str = ""
     exact: bool = True
     share: float = 0.0
     bytes: int = 0
@@ -84,12 +87,20 @@ class TrunkPlan:
     Args:
         options: How.
         forecasts: One for each phase.
+        splits: The model, divided for each phase; None where it cannot be.
         seconds: How long it took to get the stores, by phase; filled in while training goes on.
     """
 
     options: TrunkOptions
     forecasts: tuple[TrunkForecast, ...]
+    splits: tuple[Split | None, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def ahead(self, index: int) -> list[Split]:
+        """Returns the later phases' splits whose trunks run together with that of a phase."""
+        name, later = self.forecasts[index].phase, slice(index + 1, None)
+        both = zip(self.forecasts[later], self.splits[later], strict=True)
+        return [split for f, split in both if f.stored and f.made_in == name and split is not None]
 
     def state(self) -> dict[str, Any]:
         """Returns which phases are stored: timed again, a run that goes on might decide anew."""
@@ -148,20 +159,61 @@ def plan_trunk(
     graph = flatten(model)
     per_image = 0.0 if graph is None else _forward_seconds(model)
     total = 1.0 if graph is None else work(graph)
-    forecasts = []
+    forecasts: list[TrunkForecast] = []
+    splits: list[Split | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
-        split = split_model(model, silence=options.silence)
-        forecasts.append(_forecast(phase, split, feed, options, per_image / total))
+        split = None if graph is None else split_model(model, silence=options.silence, graph=graph)
+        if split is None:
+            forecasts.append(
+                TrunkForecast(phase.name, False, "nothing that takes time stays the same")
+            )
+        else:
+            maker = _maker(unfreeze.phases, forecasts, splits, split, feed)
+            unit = per_image / total
+            forecasts.append(_forecast(phase, split, maker, feed, options, unit))
+        splits.append(split)
     unfreeze.set_flags(0)
-    return TrunkPlan(options, tuple(forecasts))
+    return TrunkPlan(options, tuple(forecasts), tuple(splits))
+
+
+def _maker(
+    phases: Sequence[ResolvedPhase],
+    forecasts: Sequence[TrunkForecast],
+    splits: Sequence[Split | None],
+    split: Split,
+    feed: Feed,
+) -> str:
+    """Returns the phase during which a trunk runs: the first before it that can see to that.
+
+    Until then nothing in the trunk may have trained, and its images must be the same.
+
+    Args:
+        phases: All phases.
+        forecasts: Of the phases before this one.
+        splits: The model, divided for them.
+        split: The model, divided for this one.
+        feed: The data.
+    """
+    phase = phases[len(splits)]
+    name = phase.name
+    for before, forecast, other in reversed(list(zip(phases, forecasts, splits, strict=False))):
+        if other is None or not is_within(split, other):
+            break
+        same_images = strength_of(before, feed) == strength_of(phase, feed)
+        if forecast.stored and forecast.made_in == before.name and same_images:
+            name = before.name
+    return name
 
 
 def _forecast(
-    phase: ResolvedPhase, split: Split | None, feed: Feed, options: TrunkOptions, unit: float
+    phase: ResolvedPhase,
+    split: Split,
+    maker: str,
+    feed: Feed,
+    options: TrunkOptions,
+    unit: float,
 ) -> TrunkForecast:
-    if split is None:
-        return TrunkForecast(phase.name, False, "nothing that takes time stays the same")
     changes = list(_what_changes(phase, feed))
     why_not = _why_not(changes, split, feed, options)
     train, val = (len(feed.data.splits.get(name, ())) for name in ("train", "val"))
@@ -170,12 +222,14 @@ def _forecast(
     trunk, tail = work(split.trunk.graph) * unit, work(split.tail.graph) * unit
     epochs = phase.length(None)  # at most
     tails = epochs * (train * (1 + _BACKWARD) + val) * tail
+    once = (train * views + val) * trunk if maker == phase.name else 0.0
     facts: dict[str, Any] = {
+        "made_in": maker,
         "exact": not changes and not options.silence,
         "share": trunk / (trunk + tail),
         "bytes": size,
         "seconds_without": tails + epochs * (train + val) * trunk,
-        "seconds_with": _OVERHEAD + tails + (train * views + val) * trunk,
+        "seconds_with": _OVERHEAD + tails + once,
     }
     if why_not:
         return TrunkForecast(phase.name, False, why_not, **facts)

@@ -15,9 +15,9 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.share import take_share
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
-from ftkeras.training.forecast import TrunkOptions, TrunkPlan, strength_of, views_of
-from ftkeras.trunk.extract import get_store
-from ftkeras.trunk.split import Split, fed_from_frontier, split_model
+from ftkeras.training.forecast import TrunkPlan, strength_of, views_of
+from ftkeras.trunk.extract import Part, get_stores
+from ftkeras.trunk.split import Split, fed_from_frontier
 from ftkeras.trunk.store import FrontierStore
 
 Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
@@ -56,47 +56,44 @@ def stretches(
         phase, fed = unfreeze.phases[index], None
         if trunk.forecasts[index].stored:
             start = time.monotonic()
-            unfreeze.set_flags(index)  # the split follows them
-            fed = _from_stores(model, feed, phase, trunk.options)
+            fed = _from_stores(model, feed, phase, trunk, index)
             trunk.seconds[phase.name] = time.monotonic() - start
         yield Stretch(unfreeze.position[0], unfreeze.epochs, fed or _plain(feed))
 
 
 def _from_stores(
-    model: keras.Model, feed: Feed, phase: ResolvedPhase, options: TrunkOptions
+    model: keras.Model, feed: Feed, phase: ResolvedPhase, trunk: TrunkPlan, index: int
 ) -> AbstractContextManager[Batches] | None:
     """Returns a phase's batches from its stores, or None where they could not be made."""
-    split = split_model(model, silence=options.silence)
+    split, options = trunk.splits[index], trunk.options
     if split is None:
         return None
-    stores: dict[str, FrontierStore] = {}
-    for name in ("train", "val"):
-        if name not in feed.data.splits:
-            continue
-        augmented = name == "train" and strength_of(phase, feed)
-        images, recipe = (
-            feed.views(views_of(phase, feed, options), phase.augmentation)
-            if augmented
-            else (feed.plain(name), feed.recipe)
-        )
-        store = get_store(
-            split,
-            feed.data.splits[name],
-            images,
-            recipe=recipe,
-            views=views_of(phase, feed, options) if augmented else 1,
-            batch_size=feed.batch_size,
-            dtype=options.dtype,
-            precision=options.precision,
-            # Several workers each run all of it: one may find it stored while another does not.
-            strategy=model.distribute_strategy if feed.share.count == 1 else None,
-            memory_budget=options.memory_budget,
-            disk_budget=options.disk_budget,
-        )
-        if store is None:
-            return None
-        stores[name] = store
-    return _stored(model, split, stores, feed)
+    parts = {
+        name: Part(feed.data.splits[name], feed.plain(name), feed.recipe)
+        for name in ("train", "val")
+        if name in feed.data.splits
+    }
+    if strength_of(phase, feed):
+        views = views_of(phase, feed, options)
+        images, recipe = feed.views(views, phase.augmentation)
+        parts["train"] = Part(feed.data.splits["train"], images, recipe, views)
+    stores = get_stores(
+        split,
+        list(parts.values()),
+        ahead=trunk.ahead(index),
+        batch_size=feed.batch_size,
+        dtype=options.dtype,
+        precision=options.precision,
+        # Several workers each run all of it: one may find it stored while another does not.
+        strategy=model.distribute_strategy if feed.share.count == 1 else None,
+        memory_budget=options.memory_budget,
+        disk_budget=options.disk_budget,
+    )
+    return (
+        None
+        if stores is None
+        else _stored(model, split, dict(zip(parts, stores, strict=True)), feed)
+    )
 
 
 @contextlib.contextmanager

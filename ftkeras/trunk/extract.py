@@ -1,28 +1,47 @@
-"""Runs the trunk over a split once and stores what comes out."""
+"""Runs the trunk over images once and stores what comes out."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.data import dataset
-from ftkeras.trunk.engines import best_precision, make_engine
+from ftkeras.trunk.engines import Engine, Frontier, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
-from ftkeras.trunk.split import Split
-from ftkeras.trunk.store import FrontierStore, Layout, open_store
+from ftkeras.trunk.split import Split, joined_trunk
+from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
 from ftkeras.trunk.writer import choose_placement, estimate_bytes, make_writer, plan_layout
 
+Report = Callable[[str], None]
 
-def get_store(
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the data.
+
+    Args:
+        examples: What the images are of.
+        images: Batches that begin with images float32 (b, s, s, 3): all of the examples in order,
+            once for each view.
+        recipe: A text that differs where the images' pixels could.
+        views: How many versions there are of each image.
+    """
+
+    examples: dataset.Split
+    images: tf.data.Dataset
+    recipe: str
+    views: int = 1
+
+
+def get_stores(
     split: Split,
-    examples: dataset.Split,
-    images: tf.data.Dataset,
+    parts: Sequence[Part],
     *,
-    recipe: str,
-    views: int = 1,
+    ahead: Sequence[Split] = (),
     batch_size: int = 32,
     dtype: str = "float32",
     engine: str = "auto",
@@ -30,17 +49,15 @@ def get_store(
     strategy: tf.distribute.Strategy | None = None,
     memory_budget: int | None = None,
     disk_budget: int | None = None,
-    report: Callable[[str], None] = print,
-) -> FrontierStore | None:
-    """Returns the stored frontier of a split: what is there already, or else made now.
+    report: Report = print,
+) -> list[FrontierStore] | None:
+    """Returns the stored frontier of each part: what is there already, or else made now.
 
     Args:
         split: The model, divided for the phase.
-        examples: What the images are of.
-        images: Batches that begin with images float32 (b, s, s, 3): all of the examples in order,
-            once for each view.
-        recipe: A text that differs where the images' pixels could.
-        views: How many versions there are of each image.
+        parts: The data.
+        ahead: The model, divided for later phases, each trunk a part of this one: while the images
+            run through it, what those phases need is stored too, where there is room on disk.
         batch_size: Images that run through the trunk at a time.
         dtype: How numbers are stored: float32, float16 or bfloat16.
         engine: "auto", "tensorflow" or "openvino".
@@ -52,84 +69,160 @@ def get_store(
         report: Gets a line on what was decided and done.
 
     Returns:
-        The store, or None where there is room for it neither on disk nor in memory.
+        The stores, or None where there is room for one neither on disk nor in memory.
     """
     precision = best_precision(precision)
-    stamp = stamp_examples(examples)
-    key = store_key(split, examples=stamp, recipe=recipe, dtype=dtype, precision=precision)
-    store = open_store(key, report)
-    if store is not None:
-        report(f"trunk     {examples.name}: stored already ({key[:8]})")
-        return store
-    layout = plan_layout(split.frontier, examples=len(examples), views=views, dtype=dtype)
-    placement = choose_placement(
-        estimate_bytes(split.frontier, layout.rows, dtype),
-        memory_budget=memory_budget,
-        disk_budget=disk_budget,
+    splits = (split, *ahead)
+    trunks = Trunks(
+        splits, batch_size=batch_size, engine=engine, precision=precision, strategy=strategy
     )
-    report(f"trunk     {examples.name}: {placement.reason}")
-    if placement.where == "none":
-        return None
-    try:
-        return extract(
-            split,
-            images.map(lambda images, *_: images),
-            layout,
-            key=key if placement.where == "disk" else None,
-            about=f"{len(examples)} {examples.name} images, {recipe}",
-            batch_size=batch_size,
-            engine=engine,
-            precision=precision,
-            strategy=strategy,
-            report=report,
+    stores = []
+    for part in parts:
+        name, stamp = part.examples.name, stamp_examples(part.examples)
+        keys = [
+            store_key(one, examples=stamp, recipe=part.recipe, dtype=dtype, precision=precision)
+            for one in splits
+        ]
+        store = open_store(keys[0], report)
+        if store is not None:
+            report(f"trunk     {name}: stored already ({keys[0][:8]})")
+            stores.append(store)
+            continue
+        outlets = _outlets(splits, keys, part, dtype, memory_budget, disk_budget, report)
+        if not outlets:
+            return None
+        about = f"{len(part.examples)} {name} images, {part.recipe}"
+        try:
+            stores.append(extract(trunks, part.images, outlets, about=about, report=report))
+        except OSError as error:  # somebody else filled the disk, or it failed
+            report(f"trunk     {name}: nothing is stored: {error}")
+            return None
+    return stores
+
+
+def _outlets(
+    splits: Sequence[Split],
+    keys: Sequence[str],
+    part: Part,
+    dtype: str,
+    memory_budget: int | None,
+    disk_budget: int | None,
+    report: Report,
+) -> list[Outlet | None]:
+    """Decides where each frontier goes; returns nothing where there is no room for the first."""
+    outlets: list[Outlet | None] = []
+    needed, count = 0, len(part.examples)
+    for key, split in zip(keys, splits, strict=True):
+        layout = plan_layout(split.frontier, examples=count, views=part.views, dtype=dtype)
+        size = estimate_bytes(split.frontier, layout.rows, dtype)
+        place = choose_placement(
+            needed + size, memory_budget=memory_budget, disk_budget=disk_budget
         )
-    except OSError as error:  # somebody else filled the disk, or it failed
-        report(f"trunk     {examples.name}: nothing is stored: {error}")
-        return None
+        if not outlets:
+            report(f"trunk     {part.examples.name}: {place.reason}")
+            if place.where == "none":
+                break
+        elif place.where != "disk" or is_there(key):  # in memory it would not be found again
+            outlets.append(None)
+            continue
+        outlets.append(Outlet(layout, key if place.where == "disk" else None))
+        needed += size
+    return outlets
 
 
-def extract(
-    split: Split,
-    images: tf.data.Dataset,
-    layout: Layout,
-    *,
-    key: str | None = None,
-    about: str = "",
-    batch_size: int = 32,
-    engine: str = "auto",
-    precision: str = "float32",
-    strategy: tf.distribute.Strategy | None = None,
-    report: Callable[[str], None] = print,
-) -> FrontierStore:
-    """Runs the trunk over images and stores the frontier.
+class Trunks:
+    """What runs the trunks of a model's divisions at once; it is made when it is first needed.
 
     Args:
-        split: The model, divided.
-        images: Batches float32 (b, s, s, 3) in the order of the store's rows; `tf.data` decodes the
-            next ones meanwhile.
-        layout: What will be stored, from `plan_layout`.
-        key: The store's name on disk; None for memory.
-        about: What it is of, for people.
-        batch_size: The largest batch of `images`.
+        splits: The model, divided; the first trunk holds the others.
+        batch_size: The largest batch that will come.
         engine: "auto", "tensorflow" or "openvino".
         precision: "exact", "float32" or "bfloat16".
         strategy: The run's.
-        report: Gets a line on what ran.
     """
-    images = images.prefetch(tf.data.AUTOTUNE)
-    sample = next(iter(images.take(1)))
-    run, name = make_engine(
-        split.trunk,
-        sample,
-        batch_size=batch_size,
-        engine=engine,
-        precision=precision,
-        strategy=strategy,
-    )
-    report(f"trunk     {layout.rows} images through {name}")
-    progress = contextlib.closing(Progress("run the trunk", layout.rows))
-    with contextlib.closing(make_writer(layout, key, about)) as writer, progress as shown:
-        for frontier in run(images):
-            writer.append(frontier)
-            shown.advance(len(frontier[0]))
-        return writer.finish()
+
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        *,
+        batch_size: int = 32,
+        engine: str = "auto",
+        precision: str = "float32",
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        self._trunk, self._places = joined_trunk(splits)
+        self._options = (batch_size, engine, precision, strategy)
+        self._made: tuple[Engine, str] | None = None
+
+    def run(self, images: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
+        """Returns, batch by batch, the frontier of each division; and a line on what runs."""
+        if self._made is None:
+            size, engine, precision, strategy = self._options
+            self._made = make_engine(
+                self._trunk,
+                next(iter(images.take(1))),
+                batch_size=size,
+                engine=engine,
+                precision=precision,
+                strategy=strategy,
+            )
+        run, name = self._made
+        return ([[found[i] for i in row] for row in self._places] for found in run(images)), name
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """Where a frontier goes.
+
+    Args:
+        layout: What will be stored, from `plan_layout`.
+        key: The store's name on disk; None for memory.
+    """
+
+    layout: Layout
+    key: str | None = None
+
+
+def extract(
+    trunks: Trunks,
+    images: tf.data.Dataset,
+    outlets: Sequence[Outlet | None],
+    *,
+    about: str = "",
+    report: Report = print,
+) -> FrontierStore:
+    """Runs the trunks over images and stores their frontiers.
+
+    Args:
+        trunks: What to run.
+        images: Batches that begin with images float32 (b, s, s, 3), in the order of the stores'
+            rows; `tf.data` decodes the next ones meanwhile.
+        outlets: For each trunk where its frontier goes; None leaves one out, but not the first.
+        about: What the stores are of, for people.
+        report: Gets a line on what ran.
+
+    Returns:
+        The store of the first.
+    """
+    images = images.map(_first).prefetch(tf.data.AUTOTUNE)
+    frontiers, name = trunks.run(images)
+    used = [place for place, outlet in enumerate(outlets) if outlet is not None]
+    layouts = [outlet.layout for outlet in outlets if outlet is not None]
+    more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
+    report(f"trunk     {layouts[0].rows} images through {name}{more}")
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(contextlib.closing(make_writer(outlet.layout, outlet.key, about)))
+            for outlet in outlets
+            if outlet is not None
+        ]
+        shown = stack.enter_context(contextlib.closing(Progress("run the trunk", layouts[0].rows)))
+        for frontier in frontiers:
+            for place, writer in zip(used, writers, strict=True):
+                writer.append(frontier[place])
+            shown.advance(len(frontier[0][0]))
+        return [writer.finish() for writer in writers][0]
+
+
+def _first(images: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+    return images

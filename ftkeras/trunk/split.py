@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,9 @@ class Split:
     frontier: tuple[Spec, ...]
 
 
-def split_model(model: keras.Model, *, silence: bool = False) -> Split | None:
+def split_model(
+    model: keras.Model, *, silence: bool = False, graph: Graph | None = None
+) -> Split | None:
     """Divides a model by its `trainable` flags into what stays the same and what doesn't.
 
     A call belongs to the trunk where none of its layer's weights train, where it gives the same
@@ -68,6 +70,7 @@ def split_model(model: keras.Model, *, silence: bool = False) -> Split | None:
         silence: Take layers that are random in training, but have no weights, into the trunk,
             where they do nothing. The tail then equals the model at inference; in training, the
             frozen part runs as at inference.
+        graph: What `flatten` gave for the model; several splits of one graph can be compared.
 
     Returns:
         None where there is nothing worth storing: the model isn't functional, nothing trains, all
@@ -82,7 +85,7 @@ def split_model(model: keras.Model, *, silence: bool = False) -> Split | None:
         >>> split_model(model).frontier
         (Spec(shape=(4,), dtype='float32'),)
     """
-    graph = flatten(model)
+    graph = graph or flatten(model)
     if graph is None or not any(v.trainable for v in model.variables):
         return None
     steady, movable = _find_steady(graph, silence)
@@ -100,6 +103,27 @@ def split_model(model: keras.Model, *, silence: bool = False) -> Split | None:
         tail=GraphModel(Graph(tail_steps, frontier, graph.outputs, graph.structure), "tail"),
         frontier=tuple(Spec(_sizes(x), x.dtype) for x in frontier),
     )
+
+
+def is_within(split: Split, other: Split) -> bool:
+    """Whether a split's trunk is a part of another's; both are of one graph."""
+    return set(split.trunk.graph.steps) <= set(other.trunk.graph.steps)
+
+
+def joined_trunk(splits: Sequence[Split]) -> tuple[GraphModel, list[list[int]]]:
+    """Returns a model that gives the frontiers of several splits at once.
+
+    Args:
+        splits: Of one graph; the first trunk holds the others.
+
+    Returns:
+        The model, and for each split which of its outputs are the frontier.
+    """
+    trunk = splits[0].trunk.graph
+    tensors = tuple(dict.fromkeys(x for split in splits for x in split.trunk.graph.outputs))
+    structure: Any = tensors if len(tensors) > 1 else tensors[0]
+    places = [[tensors.index(x) for x in split.trunk.graph.outputs] for split in splits]
+    return GraphModel(Graph(trunk.steps, trunk.inputs, tensors, structure), "trunk"), places
 
 
 @contextlib.contextmanager

@@ -200,6 +200,11 @@ def stores_folder() -> Path:
     return cache_folder("trunk")
 
 
+def is_there(key: str) -> bool:
+    """Whether there is a store of that name; whether it is whole, `open_store` finds out."""
+    return (stores_folder() / key).exists()
+
+
 def open_store(key: str, report: Callable[[str], None] | None = None) -> FrontierStore | None:
     """Opens a store by its key, having compared every byte with its checksums.
 

@@ -48,6 +48,9 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
     )
     said = capsys.readouterr().out
     assert said.count("trunk     train:") == 2  # once a phase
+    # The images ran through the trunk once for both.
+    assert said.count("images through TensorFlow, to the bit, for 1 more") == 2  # train and val
+    assert said.count("stored already") == 2
     stored = list(run.metrics())
     assert [record["phase"] for record in stored] == ["head", "head", "top", "top"]
     for one, two in zip(plain, stored, strict=True):
@@ -59,6 +62,7 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
 
     expected = run.read_json("plan.json")["trunk"]
     assert [row["stored"] and row["exact"] for row in expected] == [True, True]
+    assert [row["made_in"] for row in expected] == ["head", "head"]
     assert expected[0]["share"] > expected[1]["share"] > 0.5
     assert all(row["seconds"] > sum(r["seconds"] for r in stored[:2]) for row in expected[:1])
     assert "trunk of head: run once" in said
@@ -93,6 +97,34 @@ def test_auto_stores_only_what_saves_time(arrays):
     head, _ = tasks.assemble(config(arrays, many)).trunk.forecasts
     assert head.stored
     assert head.seconds_with < head.seconds_without / 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "made_in"),
+    [
+        ((), ["head", "head", "head"]),
+        (("phases[2].train=[head]",), ["head", "head", "rest"]),  # its trunk is no part of top's
+        (("phases[1].augmentation=light",), ["head", "top", "top"]),
+        (("phases[1].augmentation=light", "phases[2].augmentation=none"), ["head", "top", "head"]),
+    ],
+)
+def test_images_run_for_several_phases_at_once_where_they_and_the_trunk_stay(
+    arrays, overrides, made_in
+):
+    phases = [("head", "head"), ("top", "blocks[-1:]"), ("rest", "blocks[-2:]")]
+    rows = ", ".join(
+        f"{{name: {name}, train: [head, '{train}'], epochs: 1, learning_rate: 1.0e-3}}"
+        for name, train in phases
+    )
+    options = ("trunk={mode: on, views: 1}", f"phases=[{rows}]", *overrides)
+    trunk = classification.assemble(config(arrays, *options)).trunk
+    assert [forecast.made_in for forecast in trunk.forecasts] == made_in
+    ahead = [[trunk.splits.index(split) for split in trunk.ahead(i)] for i in range(3)]
+    names = ["head", "top", "rest"]
+    assert ahead == [
+        [i for i, name in enumerate(made_in) if name == names[first] and i != first]
+        for first in range(3)
+    ]
 
 
 def test_without_a_store_training_is_one_fit(arrays):

@@ -14,9 +14,10 @@ from ftkeras.phases.phase import Phase
 from ftkeras.trunk import engines
 from ftkeras.trunk import writer as writers
 from ftkeras.trunk.engines import best_precision, make_engine, relative_difference
-from ftkeras.trunk.extract import extract, get_store
+from ftkeras.trunk.extract import Outlet, Part, Trunks, extract, get_stores
+from ftkeras.trunk.graph import flatten
 from ftkeras.trunk.key import graph_signature, stamp_examples, store_key
-from ftkeras.trunk.split import fed_from_frontier, split_model
+from ftkeras.trunk.split import fed_from_frontier, is_within, split_model
 from ftkeras.trunk.store import list_stores, stores_folder
 from ftkeras.trunk.writer import plan_layout
 
@@ -155,15 +156,8 @@ def test_extraction_stores_each_example_once(key):
     split = split_model(two_way_model(("top_0", "top_1", "logits")))
     data, lines = examples(), []
     layout = plan_layout(split.frontier, examples=len(data))
-    store = extract(
-        split,
-        images_of(data),
-        layout,
-        key=key,
-        batch_size=8,
-        engine="tensorflow",
-        report=lines.append,
-    )
+    trunks = Trunks([split], batch_size=8, engine="tensorflow")
+    store = extract(trunks, images_of(data), [Outlet(layout, key)], report=lines.append)
     for frontier, labels in store.batches(data, batch_size=4, training=True, seed=3, epoch=2):
         assert [tuple(x.shape[1:]) for x in frontier] == [(12, 12, 4), (6, 6, 4)]
         assert labels.shape[1] == 3
@@ -180,9 +174,9 @@ def get(model, data, **options):
     lines = []
     split = split_model(model)
     images = batches(data, image_size=SIZE, batch_size=32, cache="none")
-    options = {"recipe": "plain", "engine": "tensorflow", **options}
-    store = get_store(split, data, images, report=lines.append, **options)
-    return store, lines
+    part = Part(data, images, options.pop("recipe", "plain"))
+    stores = get_stores(split, [part], engine="tensorflow", report=lines.append, **options)
+    return stores and stores[0], lines
 
 
 def test_another_run_finds_the_store_and_a_change_makes_a_new_one():
@@ -205,6 +199,61 @@ def test_another_run_finds_the_store_and_a_change_makes_a_new_one():
         before = len(list_stores())
         assert "stored already" not in get(model, split, **options)[1][0]
         assert len(list_stores()) == before + 1
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "openvino"])
+def test_one_pass_over_the_images_makes_what_later_phases_need(name):
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    model = two_way_model()
+    graph = flatten(model)
+    head = split_model(model, graph=graph)
+    model.get_layer("top_0").trainable = model.get_layer("top_1").trainable = True
+    top = split_model(model, graph=graph)
+    assert is_within(top, head)
+    assert not is_within(head, top)
+    data, seen = examples(), []
+    images = images_of(data).map(lambda x: (tf.py_function(count(seen), [x], tf.float32), 0))
+    parts = [
+        Part(data, images.map(lambda x, y: (tf.ensure_shape(x, (None, SIZE, SIZE, 3)), y)), "")
+    ]
+    options = {"batch_size": 8, "engine": name, "report": lambda line: None}
+    assert get_stores(head, parts, ahead=[top], **options)
+    passed = len(seen)
+    [store] = get_stores(top, parts, **options)  # is there already
+    assert len(seen) == passed
+    [again] = get_stores(head, parts, ahead=[top], **options)
+    assert len(seen) == passed
+    for (frontier, _), batch in zip(
+        store.batches(data, batch_size=8), images_of(data), strict=True
+    ):
+        for a, b in zip(frontier, top.trunk(batch), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for (found, _), batch in zip(again.batches(data, batch_size=8), images_of(data), strict=True):
+        np.testing.assert_allclose(found, head.trunk(batch), rtol=1e-4, atol=1e-5)
+
+
+def count(seen):
+    def note(images):
+        seen.append(len(images))
+        return images
+
+    return note
+
+
+def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk():
+    model = two_way_model()
+    graph = flatten(model)
+    head = split_model(model, graph=graph)
+    model.get_layer("top_0").trainable = model.get_layer("top_1").trainable = True
+    top = split_model(model, graph=graph)
+    data, lines = examples(), []
+    images = batches(data, image_size=SIZE, batch_size=8, cache="none")
+    size = 21 * 12 * 4  # the head's, in bytes
+    parts, options = [Part(data, images, "")], {"engine": "tensorflow", "report": lines.append}
+    get_stores(head, parts, ahead=[top], disk_budget=size + 1, **options)
+    assert len(list_stores()) == 1
+    assert lines[-1] == "trunk     21 images through TensorFlow"
 
 
 def test_no_room():
@@ -335,7 +384,7 @@ def train(stored, strategy=None):
     else:
         split = split_model(model)  # `unfreeze` has set the flags of the first phase
         options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
-        store = get_store(split, data, images[1], recipe="plain", **options)
+        [store] = get_stores(split, [Part(data, images[1], "plain")], **options)
         with fed_from_frontier(model, split):
             fit(store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
         fit(*images, 3, 5)

@@ -129,6 +129,7 @@ def ours(options: argparse.Namespace, folder: Path, scratch: Path, seed: int) ->
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "phases": phases,
         "export": {"saved_model": False},
+        "report": False,
     }
     scratch.mkdir()
     file, out = scratch / "config.yaml", scratch / "run"

@@ -137,7 +137,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     from ftkeras.data.feed import Feed
     from ftkeras.data.load import load_data
     from ftkeras.training.memory import peak_memory
-    from ftkeras.trunk.extract import get_store
+    from ftkeras.trunk.extract import Part, get_stores
     from ftkeras.trunk.split import split_model
 
     tf.constant(0)  # what TensorFlow itself takes is not the data's
@@ -160,7 +160,8 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(trunk(image))))
     split = split_model(model)
     assert split is not None
-    get_store(split, data.splits["train"], feed.plain("train"), recipe="scale", batch_size=BATCH)
+    train = Part(data.splits["train"], feed.plain("train"), "scale")
+    get_stores(split, [train], batch_size=BATCH)
     peak = peak_memory()
     store = _size(cache_folder()) - cache
     return {
