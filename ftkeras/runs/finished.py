@@ -43,9 +43,7 @@ def evaluate(run: Run, task: Task, split: str = "test") -> dict[str, Any]:
     return evaluation
 
 
-def robustness(
-    run: Run, task: Task, examples: int | None, split: str = "test"
-) -> dict[str, Any]:
+def robustness(run: Run, task: Task, examples: int | None, split: str = "test") -> dict[str, Any]:
     """Measures a run's model on corrupted and shifted images; writes `robustness.json`.
 
     Args:

@@ -175,9 +175,7 @@ def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
     bare.save(run.path("model-new.keras"))
     tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
-    evaluation = assembled.task.measure(
-        model, assembled.feed, run, final_split(assembled.data)
-    )
+    evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation
 

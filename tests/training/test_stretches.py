@@ -117,7 +117,7 @@ def test_images_run_for_several_phases_at_once_where_they_and_the_trunk_stay(
         for name, train in phases
     )
     options = ("trunk={mode: on, views: 1}", f"phases=[{rows}]", *overrides)
-    trunk = classification.assemble(config(arrays, *options)).trunk
+    trunk = tasks.assemble(config(arrays, *options)).trunk
     assert [forecast.made_in for forecast in trunk.forecasts] == made_in
     ahead = [[trunk.splits.index(split) for split in trunk.ahead(i)] for i in range(3)]
     names = ["head", "top", "rest"]
