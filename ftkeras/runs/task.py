@@ -95,6 +95,13 @@ class Task:
     def finish(self, assembled: Assembled, run: Run) -> None:
         """Does what is left when the phases are over and the best weights are in the model."""
 
+    def final(self, model: keras.Model) -> keras.Model:
+        """Returns what is kept of the trained model: it takes images and shares its weights.
+
+        Never compiled, for the optimizer's state belongs to the checkpoints.
+        """
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
         """Returns what `evaluation.json` holds; at least `split`."""
         return measure(model, feed, run, split)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ftkeras.config.schema import Config
@@ -170,10 +169,8 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
 
 
 def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
-    # A model that was never compiled: the optimizer's state belongs to the checkpoints.
-    model = assembled.model
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
-    bare.save(run.path("model-new.keras"))
+    model = assembled.task.final(assembled.model)
+    model.save(run.path("model-new.keras"))
     tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
@@ -241,7 +238,7 @@ def _export_anew(run: Run, task: Task, formats: Sequence[str]) -> dict[str, str]
 def _report_or_say_why(assembled: Assembled, run: Run) -> str | None:
     """Writes a run's page; a run that is whole is not lost where that fails."""
     try:
-        add_pictures(run, assembled.model, assembled.data.splits)
+        add_pictures(run, assembled.task.final(assembled.model), assembled.data.splits)
         return write_page(run, assembled.task)
     except Exception as error:
         again = f"`ftkeras report {run.folder}` tries again"
