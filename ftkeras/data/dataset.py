@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -83,6 +84,19 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, chosen: np.ndarray) -> Split:
+        """Returns some of the examples, in the order of their indices `chosen` (m,)."""
+        indices = tf.constant(chosen, tf.int64)
+        return dataclasses.replace(
+            self,
+            ids=[self.ids[i] for i in chosen],
+            labels=self.labels[chosen],
+            fetch=lambda index, least=0: self.fetch(tf.gather(indices, index), least),
+            weights=None if self.weights is None else self.weights[chosen],
+            columns={name: column[chosen] for name, column in self.columns.items()},
+            files=None if self.files is None else [self.files[i] for i in chosen],
+        )
 
     @property
     def counts(self) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,17 +36,7 @@ def sample(split: Split, examples: int | None, seed: int) -> Split:
     if examples is None or examples >= len(split):
         return split
     drawn = np.random.default_rng(seed).permutation(len(split))[:examples]
-    chosen = np.sort(drawn)
-    indices = tf.constant(chosen, tf.int64)
-    return dataclasses.replace(
-        split,
-        ids=[split.ids[i] for i in chosen],
-        labels=split.labels[chosen],
-        fetch=lambda index, least=0: split.fetch(tf.gather(indices, index), least),
-        weights=None if split.weights is None else split.weights[chosen],
-        columns={name: column[chosen] for name, column in split.columns.items()},
-        files=None if split.files is None else [split.files[i] for i in chosen],
-    )
+    return split.take(np.sort(drawn))
 
 
 def measure_robustness(

@@ -38,7 +38,7 @@ def end_lines(
     records: Sequence[dict[str, Any]],
     evaluation: dict[str, Any],
     verdicts: Mapping[str, Verdict],
-    best_epoch: int,
+    best_epoch: int | None,
     places: Mapping[str, str | None],
     seconds: float,
     trunk: Sequence[dict[str, Any]] = (),
@@ -50,7 +50,7 @@ def end_lines(
         records: The lines of `metrics.jsonl`.
         evaluation: What `evaluation.json` holds.
         verdicts: What the audit found, by phase.
-        best_epoch: Which epoch's weights were kept, from 0.
+        best_epoch: Which epoch's weights were kept, from 0; None where nothing was trained.
         places: Where more was written, by what it is; None where it was not.
         seconds: How long it all took.
         trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
@@ -58,7 +58,7 @@ def end_lines(
     phases: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         phases.setdefault(record["phase"], []).append(record)
-    shown = [name for name in _SHOWN if name in records[0]][:3]
+    shown = [name for name in _SHOWN if records and name in records[0]][:3]
     rows = [
         (
             name,
@@ -71,11 +71,11 @@ def end_lines(
     low, high = evaluation["intervals"]["accuracy"]
     lines = [
         "",
-        table(rows, ("phase", "epochs", *shown, "time")),
-        "",
+        *([table(rows, ("phase", "epochs", *shown, "time")), ""] if rows else []),
         f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} "
         f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}",
-        f"weights of epoch {best_epoch + 1}; {duration(seconds)} in all",
+        ("" if best_epoch is None else f"weights of epoch {best_epoch + 1}; ")
+        + f"{duration(seconds)} in all",
         *(_audit_line(name, verdict) for name, verdict in verdicts.items()),
         *(_trunk_line(row) for row in trunk if row["stored"] and "seconds" in row),
         "",

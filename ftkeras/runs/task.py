@@ -92,8 +92,17 @@ class Task:
         """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too."""
         return ()
 
-    def finish(self, assembled: Assembled, run: Run) -> None:
-        """Does what is left when the phases are over and the best weights are in the model."""
+    def trains(self, config: Config) -> bool:
+        """Returns whether the phases run; without them `finish` makes the model."""
+        return True
+
+    def finish(self, assembled: Assembled, run: Run) -> keras.Model:
+        """Does what is left when the phases are over and the best weights are in the model.
+
+        Returns:
+            The model that goes on from here: the trained one, or another in its place.
+        """
+        return assembled.model
 
     def final(self, model: keras.Model) -> keras.Model:
         """Returns what is kept of the trained model: it takes images and shares its weights.

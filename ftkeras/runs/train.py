@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from ftkeras.config.schema import Config
@@ -75,7 +76,7 @@ def train(
         _begin(assembled, run, overwrite)
         loggers = build.loggers(config, run, devices.is_chief)
         try:
-            best_epoch, evaluation, exported = _work(assembled, run, signals, loggers, formats)
+            model, evaluation, exported = _work(assembled, run, signals, loggers, formats)
         except KeyboardInterrupt as stop:
             run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
             raise
@@ -94,11 +95,12 @@ def train(
         States(run).remove()
     if not devices.is_chief:
         return run
-    reported = _report_or_say_why(assembled, run) if config.report else None
+    reported = _report_or_say_why(assembled, model, run) if config.report else None
     seconds = time.monotonic() - start
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
     places = {"SavedModel": exported.get("saved_model"), "report": reported}
-    trunk = run.read_json("plan.json")["trunk"]
+    done = run.read_json("plan.json")
+    trunk, best_epoch = done["trunk"], done.get("best_epoch")
     print(end_lines(out, records, evaluation, verdicts, best_epoch, places, seconds, trunk))
     require(bars, evaluation)
     return run
@@ -123,23 +125,27 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
 
 def _work(
     assembled: Assembled, run: Run, signals: Signals, loggers: Loggers, formats: Sequence[str]
-) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Does all of a run; returns the best epoch, the evaluation, and where the exports are."""
+) -> tuple[keras.Model, dict[str, Any], dict[str, str]]:
+    """Does all of a run; returns its model, the evaluation, and where the exports are."""
     with peers_watched(assembled.devices):
-        best_epoch = _fit(assembled, run, signals, loggers)
-        agree_on_weights(assembled.model)
+        if assembled.task.trains(assembled.config):
+            _fit(assembled, run, signals, loggers)
+        else:
+            run.write_text("metrics.jsonl", "")
+        model = assembled.task.finish(assembled, run)
+        agree_on_weights(model)
         evaluation: dict[str, Any] = {}
         exported: dict[str, str] = {}
         if assembled.devices.is_chief:
-            evaluation = _evaluate_best(assembled, run)
+            evaluation = _evaluate_best(assembled, model, run)
             _log_result(assembled, run, loggers, evaluation)
             exported = _export_anew(run, assembled.task, formats)
         wait_for_all(assembled.devices.strategy)
-    return best_epoch, evaluation, exported
+    return model, evaluation, exported
 
 
-def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> int:
-    """Trains through all phases; returns the best epoch, whose weights the model has then."""
+def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
+    """Trains through all phases; the model has the weights of the best epoch then."""
     config = assembled.config
     task = assembled.task
     callbacks = [loggers, build.early_stopping(config), assembled.penalty]
@@ -158,18 +164,15 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
         signals=signals,
         callbacks=[callback for callback in callbacks if callback is not None],
     )
-    best = checkpoints.best_epoch or 0
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
-    outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": best}
+    outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": checkpoints.best_epoch or 0}
     run.write_json("plan.json", {**assembled.plan.as_json(), **outcome})
     checkpoints.load_best(assembled.model)
-    task.finish(assembled, run)
-    return best
 
 
-def _evaluate_best(assembled: Assembled, run: Run) -> dict[str, Any]:
-    model = assembled.task.final(assembled.model)
+def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
+    model = assembled.task.final(trained)
     model.save(run.path("model-new.keras"))
     tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
@@ -204,8 +207,11 @@ def _write_facts(assembled: Assembled, run: Run) -> None:
         "digest": _digest(data),
     }
     run.write_json("data.json", facts)
+    plan = assembled.plan.as_json()
+    if not assembled.task.trains(assembled.config):
+        plan["phases"] = []
     trunk = assembled.trunk.as_json() if assembled.trunk else []
-    run.write_json("plan.json", {**assembled.plan.as_json(), "trunk": trunk})
+    run.write_json("plan.json", {**plan, "trunk": trunk})
     write_splits(data, run.path("splits.csv"))
     write_bad_files(data.bad_files, run.path("bad_files.csv"))
 
@@ -235,10 +241,10 @@ def _export_anew(run: Run, task: Task, formats: Sequence[str]) -> dict[str, str]
     return export(run, task, formats=formats) if formats else {}
 
 
-def _report_or_say_why(assembled: Assembled, run: Run) -> str | None:
+def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> str | None:
     """Writes a run's page; a run that is whole is not lost where that fails."""
     try:
-        add_pictures(run, assembled.task.final(assembled.model), assembled.data.splits)
+        add_pictures(run, assembled.task.final(trained), assembled.data.splits)
         return write_page(run, assembled.task)
     except Exception as error:
         again = f"`ftkeras report {run.folder}` tries again"
