@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.augment import STRENGTHS, Augment
@@ -159,6 +161,15 @@ class Feed:
             all_views = all_views.concatenate(view)
         how = self.layers_recipe or f"{strength} {STRENGTHS[strength]}"
         return all_views, f"{self.recipe}; {count} views of seed {self.seed}: {how}"
+
+    def own(self) -> Feed:
+        """Returns a feed of this worker's share of the examples themselves, every count-th one."""
+        splits = {
+            name: split.take(np.arange(self.share.index, len(split), self.share.count))
+            for name, split in self.data.splits.items()
+        }
+        data = dataclasses.replace(self.data, splits=splits)
+        return dataclasses.replace(self, data=data, share=WHOLE, full=False)
 
     @property
     def recipe(self) -> str:

@@ -171,7 +171,7 @@ def plan_trunk(
         else:
             maker = _maker(unfreeze.phases, forecasts, splits, split, feed)
             unit = per_image / total
-            forecasts.append(_forecast(phase, split, maker, feed, options, unit))
+            forecasts.append(_forecast(model, phase, split, maker, feed, options, unit))
         splits.append(split)
     unfreeze.set_flags(0)
     return TrunkPlan(options, tuple(forecasts), tuple(splits))
@@ -207,6 +207,7 @@ def _maker(
 
 
 def _forecast(
+    model: keras.Model,
     phase: ResolvedPhase,
     split: Split,
     maker: str,
@@ -218,11 +219,14 @@ def _forecast(
     why_not = _why_not(changes, split, feed, options)
     train, val = (len(feed.data.splits.get(name, ())) for name in ("train", "val"))
     views = views_of(phase, feed, options)
-    size = estimate_bytes(split.frontier, train * views + val, options.dtype)
+    parts = feed.share.count if stores_share(model, feed, phase) else 1
+    rows = -(-train // parts) * views + -(-val // parts)
+    size = estimate_bytes(split.frontier, rows, options.dtype)
     trunk, tail = work(split.trunk.graph) * unit, work(split.tail.graph) * unit
     epochs = phase.length(None)  # at most
     tails = epochs * (train * (1 + _BACKWARD) + val) * tail
-    once = (train * views + val) * trunk if maker == phase.name else 0.0
+    # The unit is of all workers together, each of which runs its own rows.
+    once = rows * feed.share.count * trunk if maker == phase.name else 0.0
     facts: dict[str, Any] = {
         "made_in": maker,
         "exact": not changes and not options.silence,
@@ -242,6 +246,19 @@ def _forecast(
         return TrunkForecast(phase.name, False, "it would save no time", **facts)
     approximate = f"approximates: {' and '.join(changes)}; " if changes else ""
     return TrunkForecast(phase.name, True, approximate + place.reason, **facts)
+
+
+def stores_share(model: keras.Model, feed: Feed, phase: ResolvedPhase) -> bool:
+    """Whether each of several workers stores its share of the examples alone.
+
+    A batch then divides among the workers by who has stored what: the same batch, but of parts that
+    vary in size, for which XLA would compile anew. What is mixed needs whole batches, and what an
+    augmented image looks like follows from its place among all.
+    """
+    workers = feed.share.count
+    random = bool(next(_what_changes(phase, feed), None))
+    few = any(len(split) < workers for split in feed.data.splits.values())
+    return workers > 1 and not (random or few or feed.full or model.jit_compile)
 
 
 def views_of(phase: ResolvedPhase, feed: Feed, options: TrunkOptions) -> int:

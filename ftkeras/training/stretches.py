@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
-from ftkeras.data.share import take_share
+from ftkeras.data.share import WHOLE, Share, take_share
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
-from ftkeras.training.forecast import TrunkPlan, strength_of, views_of
+from ftkeras.training.forecast import TrunkPlan, stores_share, strength_of, views_of
 from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.split import Split, fed_from_frontier
 from ftkeras.trunk.store import FrontierStore
@@ -68,10 +68,12 @@ def _from_stores(
     split, options = trunk.splits[index], trunk.options
     if split is None:
         return None
+    share = feed.share if stores_share(model, feed, phase) else WHOLE
+    ours = feed.own() if share.count > 1 else feed
     parts = {
-        name: Part(feed.data.splits[name], feed.plain(name), feed.recipe)
+        name: Part(ours.data.splits[name], ours.plain(name), ours.recipe)
         for name in ("train", "val")
-        if name in feed.data.splits
+        if name in ours.data.splits
     }
     if strength_of(phase, feed):
         views = views_of(phase, feed, options)
@@ -84,16 +86,14 @@ def _from_stores(
         batch_size=feed.batch_size,
         dtype=options.dtype,
         precision=options.precision,
-        # Several workers each run all of it: one may find it stored while another does not.
+        # Several workers each run it for themselves: one may find it stored, another not.
         strategy=model.distribute_strategy if feed.share.count == 1 else None,
         memory_budget=options.memory_budget,
         disk_budget=options.disk_budget,
     )
-    return (
-        None
-        if stores is None
-        else _stored(model, split, dict(zip(parts, stores, strict=True)), feed)
-    )
+    if stores is None:
+        return None
+    return _stored(model, split, dict(zip(parts, stores, strict=True)), feed, share)
 
 
 @contextlib.contextmanager
@@ -103,9 +103,10 @@ def _plain(feed: Feed) -> Iterator[Batches]:
 
 @contextlib.contextmanager
 def _stored(
-    model: keras.Model, split: Split, stores: dict[str, FrontierStore], feed: Feed
+    model: keras.Model, split: Split, stores: dict[str, FrontierStore], feed: Feed, share: Share
 ) -> Iterator[Batches]:
     splits = feed.data.splits
+    left = feed.share if share.count == 1 else WHOLE  # of what the stores yield
     with fed_from_frontier(model, split):
         train = stores["train"].batches(
             splits["train"],
@@ -116,11 +117,15 @@ def _stored(
             start=feed.start,
             **feed.options,
             drop_remainder=feed.full,
+            share=share,
         )
         val = None
         if "val" in stores:
             val = stores["val"].batches(
-                splits["val"], batch_size=feed.batch_size, drop_remainder=feed.full
+                splits["val"],
+                batch_size=feed.batch_size,
+                drop_remainder=feed.full,
+                share=share,
             )
-            val = take_share(val, feed.share)
-        yield take_share(train, feed.share), val
+            val = take_share(val, left)
+        yield take_share(train, left), val

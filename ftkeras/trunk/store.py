@@ -24,6 +24,7 @@ from ftkeras.data.cache import cache_folder
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import balanced, example_weights, shuffled
 from ftkeras.data.pipeline import Number, mixing_key, with_length
+from ftkeras.data.share import WHOLE, Share
 from ftkeras.trunk.split import Spec
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -116,13 +117,14 @@ class FrontierStore:
         cutmix: float = 0.0,
         balance: str = "none",
         drop_remainder: bool = False,
+        share: Share = WHOLE,
     ) -> tf.data.Dataset:
         """Yields the batches of `ftkeras.data.pipeline.batches`, the frontier in place of images.
 
         Arguments that both have mean the same, and give the same examples in the same order.
 
         Args:
-            split: The examples that the store was made of.
+            split: The examples that the store was made of, or with a `share` all of them.
             batch_size: Examples a batch, over all devices.
             training: Whether to shuffle and balance; else all examples come once, in order.
             seed: Decides the order, together with `epoch`.
@@ -132,14 +134,17 @@ class FrontierStore:
             cutmix: Alpha of CutMix, likewise: every tensor of the frontier must be a map.
             balance: "none", "class_weights" or "sampling".
             drop_remainder: Whether to leave out the last batch where it is not full.
+            share: Which examples the store is of: those from `index` on in steps of `count`. Each
+                batch then has what the store knows of it, which may be nothing; it cannot be mixed.
 
         Returns:
             Batches (frontier, labels float32 (b, classes)[, weights float32 (b,)]), where the
             frontier is a tensor (b, *shape), or a tuple of them.
         """
         layout, count = self.layout, len(split)
-        if count != layout.examples:
-            raise ValueError(f"the store is of {layout.examples} examples, the split has {count}")
+        stored = len(range(share.index, count, share.count))
+        if stored != layout.examples:
+            raise ValueError(f"the store is of {layout.examples} examples, the split has {stored}")
         sampled = training and balance == "sampling"
         order = balanced(split, seed) if sampled else shuffled(count, seed)
         weights = example_weights(split, balance if training else "none")
@@ -156,7 +161,9 @@ class FrontierStore:
         def read(starts: tf.Tensor, places: tf.Tensor, nows: tf.Tensor) -> tuple[Any, ...]:
             now = nows[0]
             indices = order(places, now) if training and not sampled else places  # (b,)
-            tensors = self.gather(indices + now % layout.views * count)
+            if share.count > 1:
+                indices = tf.boolean_mask(indices, indices % share.count == share.index)
+            tensors = self.gather(indices // share.count + now % layout.views * stored)
             weight = () if weights is None else (tf.gather(weights, indices),)
             batch = (*tensors, target(indices), *weight)
             if training and (mixup or cutmix):

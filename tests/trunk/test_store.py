@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import batches
+from ftkeras.data.share import Share
 from ftkeras.trunk import store as stores
 from ftkeras.trunk import writer as writers
 from ftkeras.trunk.split import Spec
@@ -292,3 +293,23 @@ def test_shards_are_of_a_size_that_is_easy_to_handle():
     layout = plan_layout([Spec((1 << 20,), "float32")], examples=200)
     assert layout.shard_rows == 64
     assert layout.shards == [64, 64, 64, 8]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shares_are_the_batches_together(training):
+    arrays, split = rows(11, SPECS[:1]), examples(11)
+    shared = {"batch_size": 4, "training": training, "seed": 3, "epoch": 1}
+    whole = write(Layout(SPECS[:1], 11, 1, "float32", 100), arrays)
+    parts = []
+    for index in range(3):
+        own = arrays[0][index::3]
+        store = write(Layout(SPECS[:1], len(own), 1, "float32", 100), [own])
+        part = store.batches(split, share=Share(index, 3), **shared)
+        assert int(part.cardinality()) == 3
+        parts.append(list(part.as_numpy_iterator()))
+    expected = list(whole.batches(split, **shared).as_numpy_iterator())
+    for batch, *found in zip(expected, *parts, strict=True):
+        frontier, labels = (np.concatenate(tensors) for tensors in zip(*found, strict=True))
+        by_example, ours = (np.argsort(numbers[:, 0, 0]) for numbers in (batch[0], frontier))
+        np.testing.assert_array_equal(frontier[ours], batch[0][by_example])
+        np.testing.assert_array_equal(labels[ours], batch[1][by_example])
