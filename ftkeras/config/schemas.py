@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftkeras.config.adversarial import AdversarialConfig
 from ftkeras.config.schema import Config
 
 SCHEMAS: dict[str, type[Config]] = {
     "classification": Config,
+    "adversarial": AdversarialConfig,
 }
 
 

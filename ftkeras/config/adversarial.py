@@ -1,0 +1,62 @@
+"""What a config of the task `adversarial` says besides the shared sections."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from ftkeras.config.schema import (
+    Config,
+    Images,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+class JudgeSection(Section):
+    """The attack that measures the finished model: projected gradient from a random start."""
+
+    steps: PositiveInt = 20
+    """Steps of the attack."""
+    budgets: list[PositiveFloat] = []
+    """Budgets to measure, in pixel values; left out, the one of the training."""
+    examples: Images | None = 500
+    """How many images of the split are attacked, drawn under the seed; null: all."""
+
+
+class AdversarialSection(Section):
+    """Whom to withstand, and how."""
+
+    method: Literal["fgsm", "fast", "pgd", "trades"] = "fast"
+    """fgsm (Goodfellow et al. 2015), fast (FGSM from a random start: Wong et al. 2020), pgd (Madry
+    et al. 2018) or trades (Zhang et al. 2019)."""
+    norm: Literal["linf", "l2"] = "linf"
+    """linf bounds how far each value of a pixel moves, l2 the length of the whole change."""
+    budget: PositiveFloat = 4.0
+    """The bound, in pixel values of 0..255: 4 is what papers call 4/255."""
+    steps: PositiveInt = 7
+    """Steps of pgd and trades, and of the attack on validation images."""
+    step: PositiveFloat | None = None
+    """Length of a step, in pixel values; left out, the budget for fgsm, 1.25 of it for fast, and
+    2.5 of it, divided by the steps, for pgd and trades."""
+    beta: NonNegativeFloat = 6.0
+    """Weight of trades' second loss: how far answers move under attack."""
+    judge: JudgeSection = JudgeSection()
+    """How the finished model is attacked."""
+
+    @model_validator(mode="after")
+    def _within_pixels(self) -> AdversarialSection:
+        if self.norm == "linf" and max(self.budget, *self.judge.budgets, 0.0) >= 255:
+            raise ValueError("a linf budget of 255 or more allows any picture at all")
+        return self
+
+
+class AdversarialConfig(Config):
+    """An experiment in withstanding attacks."""
+
+    task: Literal["adversarial"]
+    adversarial: AdversarialSection = AdversarialSection()
+    """Whom to withstand, and how."""

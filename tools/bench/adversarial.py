@@ -1,0 +1,198 @@
+"""What training against attacks keeps of the accuracy, and what it costs on clean images.
+
+Fine-tunes the starter with the same phases, data and epochs: as ever, and by each method of the
+task `adversarial`. Each model is attacked by PGD-20 at 4/255 and 8/255 (L-infinity) on the same
+test images; with `--judge`, its SavedModel is attacked by the Adversarial Robustness Toolbox, too.
+Prints mean accuracy and standard deviation over seeds.
+
+Usage: python tools/bench/adversarial.py [--seeds=3] [--quick] [--judge] [--out=FILE.jsonl]
+
+A result that `--out` already holds is not measured again, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import ftkeras
+from ftkeras import tasks
+from ftkeras.config.load import parse_config
+from ftkeras.console import table
+from ftkeras.data.pipeline import batches
+from ftkeras.evaluation.attacked import measure_attacked, projected_gradient
+from ftkeras.evaluation.robustness import sample
+from ftkeras.training.run import Run
+
+METHODS = ("standard", "fast 4", "fast 8", "pgd 8", "trades 8")
+BUDGETS = (4.0, 8.0)
+STEPS = 20
+
+flags.DEFINE_integer("seeds", 3, "how many seeds")
+flags.DEFINE_integer("image_size", 48, "side of the images, in pixels")
+flags.DEFINE_integer("epochs", 6, "epochs of the phase that trains all layers")
+flags.DEFINE_integer("examples", 200, "how many test images are attacked")
+flags.DEFINE_list("only", [], "names of methods; all by default")
+flags.DEFINE_bool("quick", False, "one seed, two epochs: to see that it works")
+flags.DEFINE_bool("judge", False, "attack the exports with the Adversarial Robustness Toolbox")
+flags.DEFINE_string("out", "adversarial.jsonl", "where results are kept")
+FLAGS = flags.FLAGS
+
+
+def config(name: str, epochs: int, seed: int) -> Any:
+    """Returns the config of one row of the table."""
+    method, _, budget = name.partition(" ")
+    tree: dict[str, Any] = {
+        "seed": seed,
+        "data": {"source": "starter", "image_size": FLAGS.image_size, "augmentation": "none"},
+        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "phases": [
+            {"name": "head", "train": ["head"], "epochs": 1, "learning_rate": 3e-3},
+            {
+                "name": "all",
+                "train": ["all"],
+                "epochs": epochs,
+                "learning_rate": 1e-3,
+                "warmup": 0.1,
+            },
+        ],
+        "trunk": {"mode": "off"},
+        "export": {"saved_model": FLAGS.judge},
+        "report": False,
+    }
+    if method != "standard":
+        judge = {"examples": 1, "steps": 1}  # this file attacks all models alike
+        tree["task"] = "adversarial"
+        tree["adversarial"] = {
+            "method": method,
+            "budget": float(budget),
+            "steps": 3,
+            "judge": judge,
+        }
+    return parse_config(tree)
+
+
+def train(name: str, epochs: int, seed: int) -> dict[str, Any]:
+    """Trains and attacks one model; returns its accuracies."""
+    keras.utils.clear_session()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            run = tasks.train(config(name, epochs, seed), f"{folder}/run")
+        seconds = time.process_time() - start
+        split = sample(tasks.assemble(run.config).data.splits["test"], FLAGS.examples, seed)
+        attacks = [projected_gradient("linf", budget, STEPS) for budget in BUDGETS]
+        found = measure_attacked(
+            ftkeras.load_model(run), split, attacks, resize="crop", batch_size=50, seed=seed
+        )
+        judged = [judge(run, split, budget) for budget in BUDGETS] if FLAGS.judge else []
+    return {
+        "method": name,
+        "seed": seed,
+        "clean": found["clean"]["accuracy"],
+        "robust": [attack["accuracy"] for attack in found["attacks"]],
+        "judge": judged,
+        "seconds": seconds,
+    }
+
+
+def judge(run: Run, split: Any, budget: float) -> float:
+    """Returns the accuracy of the exported model under the toolbox's PGD."""
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    exported = tf.saved_model.load(run.path("export", "1"))
+    served = exported.signatures["images"]
+
+    @tf.function(reduce_retracing=True)
+    def scores(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        answer = served(images=images)
+        order = tf.argsort(answer["class_indices"], axis=1)
+        return tf.math.log(tf.gather(answer["scores"], order, batch_dims=1) + 1e-30)
+
+    plain = batches(split, image_size=FLAGS.image_size, batch_size=50)
+    images, labels = (np.concatenate(parts) for parts in zip(*plain, strict=True))
+    judged = TensorFlowV2Classifier(
+        scores,
+        nb_classes=labels.shape[1],
+        input_shape=images.shape[1:],
+        loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
+        clip_values=(0.0, 255.0),
+    )
+    attack = ProjectedGradientDescent(
+        judged,
+        np.inf,
+        eps=budget,
+        eps_step=2.5 * budget / STEPS,
+        max_iter=STEPS,
+        num_random_init=1,
+        batch_size=50,
+        verbose=False,
+    )
+    answers = judged.predict(attack.generate(images, labels), batch_size=50)
+    return float(np.mean(answers.argmax(axis=1) == labels.argmax(axis=1)))
+
+
+def spread(values: list[float]) -> str:
+    """Returns a mean and its standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} +- {deviation:.3f}"
+
+
+def main(_: list[str]) -> None:
+    """Fills in what is missing, and prints the table."""
+    seeds, epochs = (1, 2) if FLAGS.quick else (FLAGS.seeds, FLAGS.epochs)
+    out = Path(FLAGS.out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    names = FLAGS.only or METHODS
+    for seed in range(seeds):
+        for name in names:
+            if not any((row["method"], row["seed"]) == (name, seed) for row in rows):
+                rows.append(train(name, epochs, seed))
+                print(rows[-1], file=sys.stderr)
+                with out.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+    shown = []
+    for name in names:
+        own = [row for row in rows if row["method"] == name]
+        shown.append(
+            (
+                name,
+                spread([row["clean"] for row in own]),
+                *(spread([row["robust"][i] for row in own]) for i in range(len(BUDGETS))),
+                *(
+                    spread([row["judge"][i] for row in own if row["judge"]])
+                    if any(row["judge"] for row in own)
+                    else "-"
+                    for i in range(len(BUDGETS))
+                ),
+                f"{statistics.mean(row['seconds'] for row in own):.0f} s",
+            )
+        )
+    print(
+        f"Test accuracy at {FLAGS.image_size} px on {FLAGS.examples} images, {seeds} seeds; "
+        f"1 + {epochs} epochs on 1,700\n"
+    )
+    attacked = [f"PGD-{STEPS} {budget:g}/255" for budget in BUDGETS]
+    print(
+        table(
+            shown,
+            ("training", "clean", *attacked, *(f"ART {name}" for name in attacked), "CPU time"),
+        )
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
