@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from ftkeras.config.adversarial import AdversarialConfig
+from ftkeras.config.few_shot import FewShotConfig
 from ftkeras.config.schema import Config
 
 SCHEMAS: dict[str, type[Config]] = {
     "classification": Config,
     "adversarial": AdversarialConfig,
+    "few_shot": FewShotConfig,
 }
 
 

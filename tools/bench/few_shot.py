@@ -1,0 +1,106 @@
+"""Few examples a class: what ftkeras makes of frozen features, beside scikit-learn.
+
+The shipped backbone and the 2,000 + 1,000 starter images. Of each class 1, 2, 5, 10 and 20 training
+images are drawn; all methods see the same draws, and the 1,000 test images are looked at once the
+methods are fitted. scikit-learn's logistic regression has its default settings and gets the pooled
+features of the last map, and, in a row of its own, the very features that ftkeras's heads get.
+
+Usage: python tools/bench/few_shot.py [--seeds=20] [--shots=1,2,5,10,20] [--quick]
+
+Prints mean test accuracy with its 95% interval over the draws, and the paired difference between
+what cross-validation on the drawn examples chose and scikit-learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from absl import app, flags
+from sklearn.linear_model import LogisticRegression
+
+from ftkeras.backbones import load_backbone
+from ftkeras.console import table, track
+from ftkeras.data.feed import Feed
+from ftkeras.data.load import load_data
+from ftkeras.evaluation.bootstrap import mean_interval
+from ftkeras.evaluation.metrics import log_losses
+from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.probes import METHODS, draw, fit_head, stratified_folds
+from ftkeras.model.features import unit_features
+
+flags.DEFINE_list("shots", ["1", "2", "5", "10", "20"], "examples a class")
+flags.DEFINE_integer("seeds", 20, "how many draws")
+flags.DEFINE_integer("first_seed", 0, "the first draw's seed")
+flags.DEFINE_integer("stages", 2, "resolutions that features are taken from")
+flags.DEFINE_boolean("quick", False, "small images, two draws")
+FLAGS = flags.FLAGS
+
+Features = dict[str, np.ndarray]
+
+
+def extract(image_size: int) -> tuple[Features, Features, np.ndarray, np.ndarray]:
+    """Returns pooled features and ftkeras's own, each by split, and the labels of both splits."""
+    data = load_data("starter", split={"val": None, "test": "test"})
+    backbone = load_backbone("MobileNetV2", weights="starter", image_size=image_size)
+    ours = unit_features(backbone, FLAGS.stages)
+    last = f"head_pool_{FLAGS.stages}"
+    both = keras.Model(
+        ours.input,
+        keras.layers.Concatenate()([ours.output, ours.get_layer(last).output]),
+    )
+    channels = int(ours.output.shape[1])
+    feed = Feed(data, image_size=image_size, batch_size=50)
+    found = {name: predict_logits(both, feed.plain(name), name)[0] for name in ("train", "test")}
+    return (
+        {name: values[:, channels:] for name, values in found.items()},
+        {name: values[:, :channels] for name, values in found.items()},
+        data.splits["train"].labels,
+        data.splits["test"].labels,
+    )
+
+
+def main(_: Sequence[str]) -> None:
+    """Measures and prints the table."""
+    seeds = 2 if FLAGS.quick else FLAGS.seeds
+    pooled, ours, labels, truth = extract(32 if FLAGS.quick else 96)
+    shots = [int(value) for value in FLAGS.shots]
+    names = (
+        "scikit-learn, last map",
+        "scikit-learn, same features",
+        *METHODS,
+        "chosen by cross-validation",
+    )
+    right: dict[tuple[str, int], list[float]] = {(n, s): [] for n in names for s in shots}
+    pairs = [(s, seed) for s in shots for seed in range(FLAGS.first_seed, FLAGS.first_seed + seeds)]
+    for count, seed in track(pairs, "draws"):
+        chosen = draw(labels, count, seed)
+        y = labels[chosen]
+        for name, given in zip(names, (pooled, ours), strict=False):
+            theirs = LogisticRegression(max_iter=5000).fit(given["train"][chosen], y)
+            right[name, count].append(theirs.score(given["test"], truth))
+        folds = list(stratified_folds(y, min(5, count), seed)) if count > 1 else []
+        losses, accuracies = {}, {}
+        for method in METHODS:
+            head, held_out = fit_head(method, ours["train"][chosen], y, 10, folds)
+            answers = head.logits(ours["test"]).argmax(axis=1)
+            accuracies[method] = float((answers == truth).mean())
+            losses[method] = 0.0 if held_out is None else float(log_losses(y, held_out).mean())
+            right[method, count].append(accuracies[method])
+        right[names[-1], count].append(accuracies[min(losses, key=lambda name: losses[name])])
+    print(f"\nTest accuracy, mean and 95% interval over {seeds} draws\n")
+    rows = [(name, *(_cell(right[name, s]) for s in shots)) for name in names]
+    for name in names[:2]:
+        pairs_of = [np.subtract(right[names[-1], s], right[name, s]) for s in shots]
+        rows.append((f"chosen - {name}", *(_cell(list(values), "+.3f") for values in pairs_of)))
+    print(table(rows, ("examples a class", *map(str, shots))))
+
+
+def _cell(values: Sequence[float], form: str = ".3f") -> str:
+    low, high = mean_interval(values) or (0.0, 0.0)
+    return f"{format(float(np.mean(values)), form)} +- {(high - low) / 2:.3f}"
+
+
+if __name__ == "__main__":
+    app.run(main)
