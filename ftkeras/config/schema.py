@@ -112,6 +112,9 @@ class DataSection(Section):
 class SplitSection(DataSection):
     split: SplitConfig | None = None
     """Left out: the source's own parts where it has them, else 15% val and 15% test."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Decides which images are in which fraction; left out, the config's seed. Runs of several
+    seeds that are to be averaged, or measured on the same images, share one."""
 
 
 class FolderData(SplitSection):

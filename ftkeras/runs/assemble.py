@@ -46,6 +46,8 @@ class Assembled:
     devices: Devices
     device: str
     notes: Sequence[str]
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    """The task's own callbacks: `Task.finish` may ask them what they saw."""
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
@@ -116,7 +118,7 @@ def assemble(config: Config, task: Task) -> Assembled:
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
     elif options is not None:
         trunk = plan_trunk(model, feed, unfreeze, options)
-    return Assembled(
+    assembled = Assembled(
         task,
         config,
         data,
@@ -132,6 +134,7 @@ def assemble(config: Config, task: Task) -> Assembled:
         device,
         notes,
     )
+    return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 
 
 def lr_find(

@@ -148,8 +148,7 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
     """Trains through all phases; the model has the weights of the best epoch then."""
     config = assembled.config
     task = assembled.task
-    callbacks = [loggers, build.early_stopping(config), assembled.penalty]
-    callbacks += task.callbacks(assembled)
+    callbacks = [loggers, build.early_stopping(config), assembled.penalty, *assembled.callbacks]
     loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
     checkpoints = fit(
         assembled.model,

@@ -208,7 +208,7 @@ def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
     """Returns a new model, trained through the phases as a run would do it."""
     fresh = assemble(config, _OnSupport(data))
     scratch = Run.create(run.path("scratch"), config, overwrite=True)
-    callbacks = [] if fresh.penalty is None else [fresh.penalty]
+    callbacks = [*([] if fresh.penalty is None else [fresh.penalty]), *fresh.callbacks]
     checkpoints = fit(
         fresh.model,
         fresh.feed,

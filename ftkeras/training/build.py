@@ -40,8 +40,12 @@ from ftkeras.training.saving import SavingOptions
 def images(config: Config, *, strict: bool = True) -> ImageData:
     """Finds, checks and splits the images that the config names; see `load_data`."""
     source = config.data.model_dump(exclude=set(DataSection.model_fields))
+    seed = source.pop("split_seed")
     return load_data(
-        **source, seed=config.seed, max_bad_files=config.data.max_bad_files, strict=strict
+        **source,
+        seed=config.seed if seed is None else seed,
+        max_bad_files=config.data.max_bad_files,
+        strict=strict,
     )
 
 
