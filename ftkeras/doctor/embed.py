@@ -17,7 +17,7 @@ from ftkeras.console import Progress
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.decode import resize_image
 from ftkeras.doctor.images import Looks
-from ftkeras.evaluation.predict import logits_function
+from ftkeras.model.inference import logits_function
 
 _SIZE = 96  # pixels: enough to tell images apart, and quick
 _BATCH = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -14,23 +14,7 @@ from ftkeras.data import decode, scan
 from ftkeras.data.walk import files_under, is_utf8, shown
 from ftkeras.errors import UserError
 from ftkeras.evaluation.metrics import scores_from_logits
-
-
-def logits_function(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the model in inference mode as one graph that serves batches of any length.
-
-    The uneven last batch would make `model.predict` or a plain `tf.function` trace again.
-
-    Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
-    """
-    batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-
-    @tf.function(input_signature=[batch])
-    def logits(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(images, training=False), tf.float32)
-
-    return logits
+from ftkeras.model.inference import logits_function
 
 
 def predict_logits(

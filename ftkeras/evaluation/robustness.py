@@ -23,7 +23,7 @@ from ftkeras.evaluation.corruptions import (
     corrupt,
 )
 from ftkeras.evaluation.metrics import correct_answers
-from ftkeras.evaluation.predict import logits_function
+from ftkeras.model.inference import logits_function
 
 _Condition = tuple[str, int]  # a name, and a severity where it has one
 _CLEAN: _Condition = ("clean", 0)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.resume import values_of
 from ftkeras.training.room import check_room
 from ftkeras.training.run import Run
 from ftkeras.training.state_file import DamagedState, Tree, read_state, write_state
@@ -70,8 +71,7 @@ class Checkpoints(keras.callbacks.Callback):
             self._bests.append(epoch)
             with contextlib.nullcontext() if self._average is None else self._average.swapped():
                 # Not as Keras writes them: that takes half a second where this takes a tenth.
-                weights = [keras.ops.convert_to_numpy(v.value) for v in self.model.weights]
-                write_state(self._path(epoch), {"weights": weights})
+                write_state(self._path(epoch), {"weights": values_of(self.model.weights)})
 
     def load_best(self, model: keras.Model) -> None:
         """Puts the best epoch's weights into the model; TrainingError if they are damaged."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 from ftkeras.console import table
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
+from ftkeras.model.inference import logits_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.training.workers import wait_for_all
@@ -304,7 +305,7 @@ def _forward_seconds(model: keras.Model) -> float:
     _, height, width, channels = model.input_shape
     count = max(1, min(16, _TIMED // (height * width)))
     images = tf.zeros((count, height, width, channels))
-    run = tf.function(lambda images: model(images, training=False), autograph=False)
+    run = logits_function(model)
     seconds = []
     for _ in range(4):
         start = time.perf_counter()

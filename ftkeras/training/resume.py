@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+from tensorflow.python.ops import resource_variable_ops
 
 from ftkeras.errors import UserError
 from ftkeras.training.state_file import Tree
@@ -41,9 +42,9 @@ def take(model: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
     """
     return {
         "version": VERSION,
-        "model": _values(model.variables),
-        "optimizer": _values(model.optimizer.variables),
-        "metrics": _values(model.metrics_variables),
+        "model": values_of(model.variables),
+        "optimizer": values_of(model.optimizer.variables),
+        "metrics": values_of(model.metrics_variables),
         "random": _random_state(),
         "parts": {name: part.state() for name, part in parts.items()},
     }
@@ -75,8 +76,17 @@ def build_metrics(model: keras.Model, batches: tf.data.Dataset) -> None:
         model._symbolic_build(data_batch=batches.element_spec)
 
 
-def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Returns copies of the variables' values; many times as fast as Keras's own way."""
+    return [_value(variable.value) for variable in variables]
+
+
+def _value(value: Any) -> np.ndarray:
+    if not isinstance(value, resource_variable_ops.ResourceVariable):  # one a replica, say
+        return keras.ops.convert_to_numpy(value)
+    read = tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
+    copy: np.ndarray = np.asarray(read.numpy())
+    return copy
 
 
 def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray], what: str) -> None:

@@ -20,6 +20,8 @@ from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.split import Split, fed_from_frontier
 from ftkeras.trunk.store import FrontierStore
 
+_FORWARD = 4  # batches at once in validation
+
 Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
 
 
@@ -121,9 +123,11 @@ def _stored(
         )
         val = None
         if "val" in stores:
+            # Larger batches go faster, and without a backward pass they fit; but on devices that
+            # want shapes to stay the same, an incomplete one is left out.
             val = stores["val"].batches(
                 splits["val"],
-                batch_size=feed.batch_size,
+                batch_size=feed.batch_size * (1 if feed.full else _FORWARD),
                 drop_remainder=feed.full,
                 share=share,
             )

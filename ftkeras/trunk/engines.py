@@ -6,14 +6,15 @@ An engine takes batches of images and yields the frontier of each, in order.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from ftkeras.trunk.graph import GraphModel
 
@@ -132,6 +133,9 @@ def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> En
 
     spec = _input_spec(trunk)
     model = openvino.convert_model(_frozen(trunk).graph)
+    for result in model.get_results():  # what nobody reads counts as an output, too
+        if _number(result.output(0)) is None:
+            model.remove_result(result)
     model.reshape([batch_size, *spec.shape[1:]])
     hints = {"float32": "f32", "bfloat16": "bf16"}
     config = {"INFERENCE_PRECISION_HINT": hints[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
@@ -169,27 +173,31 @@ def _divided(batches: Iterable[tf.Tensor], largest: int) -> Iterator[np.ndarray]
             yield array[start : start + largest]
 
 
-def _in_order(outputs: Any) -> list[Any]:
+def _in_order(outputs: Sequence[Any]) -> list[Any]:
     """Sorts OpenVINO's outputs by the number that `_frozen` gave them."""
-    numbered = {}
-    for output in outputs:
-        names = [n for n in output.get_names() if n.startswith("frontier_")]
-        numbered[int(names[0].split("_")[1].split(":")[0])] = output
-    return [numbered[number] for number in sorted(numbered)]
+    return sorted(outputs, key=lambda output: _number(output) or 0)
+
+
+def _number(output: Any) -> int | None:
+    names = [name for name in output.get_names() if name.startswith("frontier_")]
+    return int(names[0].split("_")[1].split(":")[0]) if names else None
 
 
 def _frozen(trunk: GraphModel, fold: bool = True) -> Any:
     """Returns the trunk as a function; with `fold` its weights are constants."""
+    size = sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in trunk.weights)
+    folded = trunk.weights if fold and size <= _LARGEST_FROZEN else []
+    values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in folded]
 
     @tf.function(autograph=False, input_signature=[_input_spec(trunk)])
     def run(images: tf.Tensor) -> list[tf.Tensor]:
-        tensors = _flat(trunk(images, training=False))
+        # Constants in their variables' place: freezing the traced graph would take twice as long.
+        constants = [(variable, tf.constant(value)) for variable, value in values]
+        with keras.StatelessScope(constants) if constants else contextlib.nullcontext():
+            tensors = _flat(trunk(images, training=False))
         return [tf.identity(x, name=f"frontier_{i}") for i, x in enumerate(tensors)]
 
-    traced = run.get_concrete_function()
-    size = sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in trunk.weights)
-    fold = fold and size <= _LARGEST_FROZEN
-    return convert_variables_to_constants_v2(traced) if fold else traced
+    return run.get_concrete_function()
 
 
 def _input_spec(trunk: GraphModel) -> tf.TensorSpec:

@@ -14,10 +14,10 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import (
     FilePrediction,
     expand_inputs,
-    logits_function,
     predict_files,
     predict_logits,
 )
+from ftkeras.model.inference import logits_function
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

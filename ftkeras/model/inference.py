@@ -1,0 +1,34 @@
+"""A model in inference mode, as one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+Answer = Callable[[tf.Tensor], tf.Tensor]
+
+_KEPT = "_ftkeras_logits"
+
+
+def logits_function(model: keras.Model) -> Answer:
+    """Returns the model in inference mode as one graph that serves batches of any length.
+
+    The uneven last batch would make `model.predict` or a plain `tf.function` trace again. The graph
+    is traced once for a model and kept with it: tracing takes a second.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+    """
+    own = vars(model)  # past Keras's tracking: it is no part of what is saved
+    if _KEPT not in own:
+        batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+
+        @tf.function(input_signature=[batch])
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            return tf.cast(model(images, training=False), tf.float32)
+
+        own[_KEPT] = logits
+    answer: Answer = own[_KEPT]
+    return answer
