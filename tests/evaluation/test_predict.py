@@ -1,4 +1,4 @@
-"""Answers about data sets, in order and without tracing again, and about real image files."""
+"""Answers about data sets, in order, and about real image files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ftkeras.evaluation.predict import (
     predict_files,
     predict_logits,
 )
-from ftkeras.model.inference import logits_function
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -48,13 +47,6 @@ def test_a_data_set_of_unknown_length_and_an_empty_one():
     assert logits.shape == (6, 3) and labels.tolist() == list(range(6))
     logits, labels = predict_logits(mean_colour_model(), data.take(0), "evaluate test")
     assert logits.shape == (0, 3) and len(labels) == 0
-
-
-def test_uneven_batches_do_not_trace_again():
-    answer = logits_function(mean_colour_model())
-    for length in (8, 3, 1):
-        assert answer(tf.zeros((length, 4, 4, 3))).shape == (length, 3)
-    assert answer.experimental_get_tracing_count() == 1
 
 
 # ------------------------------------------------------------------------------ files

@@ -1,0 +1,45 @@
+"""A model in inference mode: traced once, and following its weights."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.model.inference import logits_function
+
+
+def model() -> keras.Model:
+    image = keras.Input((4, 4, 3))
+    x = keras.layers.Dropout(0.9)(image)  # changes everything where inference is not meant
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(2, use_bias=False, name="logits")(x))
+
+
+def test_uneven_batches_do_not_trace_again():
+    answer = logits_function(model())
+    for length in (8, 3, 1):
+        assert answer(tf.zeros((length, 4, 4, 3))).shape == (length, 2)
+    assert answer.experimental_get_tracing_count() == 1
+
+
+def test_a_model_is_traced_once_and_its_weights_count_as_they_are():
+    asked = model()
+    images = tf.ones((1, 4, 4, 3))
+    for scale in (1.0, 2.0):
+        asked.get_layer("logits").kernel.assign(np.full((3, 2), scale))
+        np.testing.assert_allclose(logits_function(asked)(images), [[3 * scale] * 2])
+    assert logits_function(asked) is logits_function(asked)
+    assert logits_function(model()) is not logits_function(asked)
+
+
+def test_the_graph_is_no_part_of_what_is_saved(tmp_path):
+    asked = model()
+    logits_function(asked)
+    asked.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    images = tf.ones((2, 4, 4, 3))
+    np.testing.assert_allclose(logits_function(again)(images), logits_function(asked)(images))
+    asked.export(tmp_path / "export", verbose=False)
+    served = tf.saved_model.load(tmp_path / "export")
+    np.testing.assert_allclose(served.serve(images), logits_function(asked)(images), rtol=1e-6)
