@@ -35,7 +35,7 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
     Raises:
         UserError: There is no such file, it cannot be read, or it does not fit.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_file() and not (path.endswith(".keras") and tf.io.gfile.exists(path)):
         raise UserError(
             f"backbone.weights: no file {path!r}; allowed are imagenet, starter, none, or the path "
             "of a .weights.h5, .h5 or .keras file."

@@ -18,6 +18,7 @@ from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 
 VERBS = {
     "train": "fine-tune, evaluate and export",
+    "extend": "add classes or images to a finished run, without forgetting the old",
     "lr-find": "try rising learning rates on the first phase, and suggest one",
     "doctor": "look for what would spoil a run: machine, data, config",
     "plan": "show what each phase would train, before anything trains",

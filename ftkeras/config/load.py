@@ -78,6 +78,19 @@ def parse_text(text: str, overrides: Iterable[str] = (), where: str = "config") 
     return parse_config(tree, overrides, where)
 
 
+def load_data_section(path: str | Path) -> dict[str, Any]:
+    """Returns the `data` section of a YAML file as it is written; nothing else of it counts.
+
+    Raises:
+        UserError: The file is missing or not YAML, or has no such section.
+    """
+    tree = _parse_yaml(_read(path))
+    section = tree.get("data") if isinstance(tree, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: has no data section.")
+    return section
+
+
 def _read(path: str | Path) -> str:
     try:
         # A pipe without a writer would wait for ever, and a device would never end.

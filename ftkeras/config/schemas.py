@@ -10,12 +10,14 @@ from typing import Any
 
 from ftkeras.config.adversarial import AdversarialConfig
 from ftkeras.config.few_shot import FewShotConfig
+from ftkeras.config.incremental import IncrementalConfig
 from ftkeras.config.schema import Config
 
 SCHEMAS: dict[str, type[Config]] = {
     "classification": Config,
     "adversarial": AdversarialConfig,
     "few_shot": FewShotConfig,
+    "incremental": IncrementalConfig,
 }
 
 

@@ -23,6 +23,7 @@ def load_data(
     max_bad_files: float = 0.05,
     split: Mapping[str, float | str | None] | None = None,
     strict: bool = True,
+    classes: Sequence[str] = (),
     **source_args: Any,
 ) -> ImageData:
     """Finds the images of a source, checks them, and divides them into splits.
@@ -35,6 +36,7 @@ def load_data(
             `splits.divide`.
         strict: Whether too many bad files, or a label that training lacks, are errors; else they
             are for the caller to find.
+        classes: Classes that are known already: they come first, and need no image here.
         **source_args: What the source takes; see its `find`.
 
     Raises:
@@ -54,7 +56,7 @@ def load_data(
     found = SOURCES[source](parts=names, **source_args)
     _check_bad_share(found, max_bad_files if strict else 1.0)
     named = sorted({n for names in found.labels for n in names})
-    class_names = tuple(found.class_names or named)
+    class_names = tuple(dict.fromkeys((*classes, *(found.class_names or named))))
     if not strict:
         class_names += tuple(name for name in named if name not in class_names)
     if len(class_names) < 2 and not found.multi_label:
@@ -66,7 +68,7 @@ def load_data(
     labels = _numbers(found, number)
     parts = divide(found, split, labels, seed)
     if strict:
-        _check_labels(found, class_names, labels, parts)
+        _check_labels(found, class_names, labels, parts, known=len(classes))
     splits = {
         name: Split(
             name=name,
@@ -80,7 +82,9 @@ def load_data(
         )
         for name, indices in parts.items()
     }
-    notes = [*found.notes, *_imbalance_note(class_names, splits["train"])]
+    # With classes that are known already, more images of them may be about to come.
+    imbalance = [] if classes else _imbalance_note(class_names, splits["train"])
+    notes = [*found.notes, *imbalance]
     return ImageData(
         source=source,
         class_names=class_names,
@@ -133,9 +137,10 @@ def _check_labels(
     class_names: Sequence[str],
     labels: Sequence[Sequence[int]],
     parts: Mapping[str, np.ndarray],
+    known: int = 0,
 ) -> None:
-    """Every class is in training, and so every label of val and test is known."""
-    trained = {label for i in parts.get("train", ()) for label in labels[i]}
+    """Every class is in training or among the first, which are known; so are val's and test's."""
+    trained = {label for i in parts.get("train", ()) for label in labels[i]} | set(range(known))
     for part in ("val", "test"):
         for i in parts.get(part, ()):
             for label in set(labels[i]) - trained:

@@ -34,11 +34,12 @@ def attach_head(
     dropout: float = 0.2,
     initializer: str = "glorot_uniform",
     bias: np.ndarray | None = None,
+    cosine: bool = False,
     seed: int = 0,
 ) -> keras.KerasTensor:
     """Returns logits on top of a feature map.
 
-    Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `logits`.
+    Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `head_unit`, `logits`.
 
     Args:
         features: Feature map, (batch, height, width, channels), or features, (batch, channels).
@@ -48,6 +49,8 @@ def attach_head(
         dropout: Dropout rate before the logits, from 0 to below 1.
         initializer: Keras initialiser name for the logits' kernel.
         bias: The logits' bias to start from, float (classes,); zeros when left out.
+        cosine: Whether the logits see features of length 1, so that they are cosines where the
+            columns of their kernel have length 1, too.
         seed: Seed of initialisers and dropout.
 
     Returns:
@@ -62,6 +65,8 @@ def attach_head(
         x = _hidden(x, layer, number, seed)
     if dropout:
         x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+    if cosine:
+        x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
     return keras.layers.Dense(
         classes,
         kernel_initializer=_initializer(initializer, seed),

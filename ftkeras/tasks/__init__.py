@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
+from ftkeras.config.extend import extend_config
 from ftkeras.config.schema import Config
+from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.report.files import write_comparison
@@ -60,6 +62,34 @@ def train(
     return training.train(
         config, task_of(config), out, goes_on=goes_on, overwrite=overwrite, bars=bars
     )
+
+
+def extend(
+    run: Run, data: Mapping[str, Any], out: str, overrides: Sequence[str] = (), **options: Any
+) -> Run:
+    """Adds classes or images to a finished run and returns the new one; the old one stays.
+
+    Args:
+        run: The finished run.
+        data: A `data` section that says where the new images are, for instance
+            `{"source": "folder", "path": "more/"}`; the rest is as in the run.
+        out: The new run's folder.
+        overrides: Strings such as "incremental.memory=500"; see `ftkeras.load_config`.
+        **options: See `train`.
+
+    Raises:
+        UserError: See `train`; or the run cannot be extended.
+
+    Example:
+        ```python
+        more = {"source": "folder", "path": "more/"}
+        tasks.extend(Run.open("runs/a"), more, "runs/b", ["incremental.memory=500"])
+        ```
+    """
+    if out.rstrip("/") == run.folder.rstrip("/"):
+        raise UserError(f"--out {out}: is the run to extend, which stays. Choose another folder.")
+    size = run.read_json("data.json")["image_size"]
+    return train(extend_config(run.config, run.folder, size, data, overrides), out, **options)
 
 
 def assemble(config: Config) -> Assembled:

@@ -37,7 +37,7 @@ from ftkeras.training.run import Run
 from ftkeras.training.saving import SavingOptions
 
 
-def images(config: Config, *, strict: bool = True) -> ImageData:
+def images(config: Config, *, strict: bool = True, classes: Sequence[str] = ()) -> ImageData:
     """Finds, checks and splits the images that the config names; see `load_data`."""
     source = config.data.model_dump(exclude=set(DataSection.model_fields))
     seed = source.pop("split_seed")
@@ -46,6 +46,7 @@ def images(config: Config, *, strict: bool = True) -> ImageData:
         seed=config.seed if seed is None else seed,
         max_bad_files=config.data.max_bad_files,
         strict=strict,
+        classes=classes,
     )
 
 

@@ -12,7 +12,28 @@ from ftkeras.errors import UserError
 from ftkeras.phases.selectors import Weight, is_bias, is_norm
 
 
-class WeightPenalty(keras.callbacks.Callback):
+class TrainingPenalty(keras.callbacks.Callback):
+    """Holds the switch of penalties that are to be in the training loss and not in `val_loss`.
+
+    A validation loss would else measure the weights too, and not the same ones in every phase.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A variable: the train and test functions, once traced, see it change.
+        self._on = tf.Variable(1.0, trainable=False, name="penalty_on")
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._on.assign(1.0)  # also after a validation that broke off
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._on.assign(0.0)
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._on.assign(1.0)
+
+
+class WeightPenalty(TrainingPenalty):
     """Adds `l2 * sum(w^2)`, or `l2_sp * sum((w - w_pretrained)^2)`, to the training loss.
 
     L2-SP (Li, Grandvalet and Davoine 2018, "Explicit inductive bias for transfer learning with
@@ -22,8 +43,7 @@ class WeightPenalty(keras.callbacks.Callback):
     Making it sets `regularizer` of the variables themselves, which Keras adds to the loss: of the
     weights that train just now, once whatever the number of replicas, before loss scaling. No
     layer's config knows of it, so the saved model loads without ftkeras; a regulariser that a
-    weight already had is replaced. As a callback it keeps the penalty out of `val_loss`, which
-    would otherwise measure the weights too, and not the same ones in every phase.
+    weight already had is replaced. As a callback it keeps the penalty out of `val_loss`.
 
     Decoupled weight decay pulls the same weights to zero: leave `anchored` out of it.
 
@@ -58,8 +78,6 @@ class WeightPenalty(keras.callbacks.Callback):
         for name, strength in (("l2", l2), ("l2_sp", l2_sp)):
             if not strength >= 0:
                 raise UserError(f"{name}: the strength must be at least 0, got {strength}.")
-        # A variable: the train and test functions, once traced, see it change.
-        self._on = tf.Variable(1.0, trainable=False, name="penalty_on")
         self.anchored: tuple[Weight, ...] = ()
         for weight in weights:
             if is_bias(weight) or is_norm(weight.layer):
@@ -71,15 +89,6 @@ class WeightPenalty(keras.callbacks.Callback):
                 weight.variable.regularizer = self._pull(l2_sp, anchor)
             elif l2:
                 weight.variable.regularizer = self._pull(l2, 0.0)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._on.assign(1.0)  # also after a validation that broke off
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._on.assign(0.0)
-
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._on.assign(1.0)
 
     def _pull(self, strength: float, anchor: tf.Variable | float) -> Callable[[Any], tf.Tensor]:
         def penalty(value: Any) -> tf.Tensor:

@@ -1,0 +1,165 @@
+"""Images that a run keeps of its data, so that a later run can do without the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import batches
+from ftkeras.data.reading import from_array
+from ftkeras.errors import UserError
+
+KEPT = "kept/"  # how the ids of kept images begin
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Images with their labels, the most telling first; what `memory.npz` of a run holds.
+
+    Args:
+        images: uint8 (n, size, size, 3), as the run's model takes them.
+        labels: int32 (n,) class indices.
+        parts: "train", "val" or "test", str (n,).
+        ids: A key for each image, str (n,).
+        class_names: The classes.
+        asked: How many images of a class were asked for, for training and held out, int (2,).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    parts: np.ndarray
+    ids: np.ndarray
+    class_names: tuple[str, ...]
+    asked: np.ndarray
+
+    def holds(self, per_class: int, held_out: int) -> bool:
+        """Whether asking for so many images of a class would bring no others."""
+        return bool(self.asked[0] >= per_class and self.asked[1] >= held_out)
+
+    def rows(self, part: str, label: int, most: int | None = None) -> np.ndarray:
+        """Returns the places of a class's images in a part, the first `most` of them."""
+        return np.flatnonzero((self.parts == part) & (self.labels == label))[:most]
+
+    def split(self, part: str, classes: int, most: int | None = None) -> Split | None:
+        """Returns a part as a split for that many classes, or None where it has no image.
+
+        Args:
+            part: "train", "val" or "test".
+            classes: How many classes there are now; those of the memory are the first.
+            most: How many images of each class; None takes all.
+        """
+        each = [self.rows(part, label, most) for label in range(len(self.class_names))]
+        rows = np.concatenate(each) if each else np.zeros(0, np.int64)
+        if not len(rows):
+            return None
+        fetch = from_array(self.images)(rows)
+        return Split(part, self.ids[rows].tolist(), self.labels[rows], classes, fetch)
+
+    def save(self, path: str) -> None:
+        """Writes the memory whole: readers see the old file or the new one."""
+        arrays = {name: value for name, value in vars(self).items() if name != "class_names"}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, class_names=np.array(self.class_names, np.str_), **arrays)
+        with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+            file.write(buffer.getvalue())
+        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+    @classmethod
+    def load(cls, path: str) -> Memory:
+        """Reads what `save` wrote; nothing is unpickled.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+            given = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise UserError(f"{path}: is damaged; it holds no memory of a run.") from None
+        given["class_names"] = tuple(map(str, given["class_names"]))
+        return cls(**given)
+
+
+def herd(features: np.ndarray, count: int) -> np.ndarray:
+    """Returns which images stand best for a class, the most telling first.
+
+    Each is the one that brings the mean of those chosen closest to the mean of all (Rebuffi et al.
+    2017, "iCaRL"): any first few of them are a good choice, too.
+
+    Args:
+        features: Float (n, d); only their directions count.
+        count: How many to choose, at most n.
+
+    Example:
+        >>> herd(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 2)
+        array([1, 0])
+    """
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = np.asarray(features, np.float64) / np.maximum(length, 1e-12)
+    wanted, total = unit.mean(axis=0), np.zeros(unit.shape[1])
+    chosen: list[int] = []
+    left = np.ones(len(unit), bool)
+    for number in range(1, min(count, len(unit)) + 1):
+        distance = np.linalg.norm(wanted - (total + unit) / number, axis=1)
+        best = int(np.argmin(np.where(left, distance, np.inf)))
+        chosen.append(best)
+        left[best] = False
+        total += unit[best]
+    return np.array(chosen, np.int64)
+
+
+def joined(first: Split | None, second: Split | None) -> Split:
+    """Returns the examples of two splits of the same classes, those of the first before."""
+    if first is None or second is None:
+        only = second if first is None else first
+        assert only is not None
+        return only
+    count = len(first)
+
+    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
+        image = tf.cond(
+            index < count,
+            lambda: first.fetch(tf.minimum(index, count - 1), least),
+            lambda: second.fetch(tf.maximum(index - count, 0), least),
+        )
+        return tf.ensure_shape(image, (None, None, 3))
+
+    weights = None
+    if first.weights is not None or second.weights is not None:
+        weights = np.concatenate(
+            [
+                np.ones(len(s), np.float32) if s.weights is None else s.weights
+                for s in (first, second)
+            ]
+        )
+    names = dict.fromkeys((*first.columns, *second.columns))
+    return dataclasses.replace(
+        first,
+        ids=[*first.ids, *second.ids],
+        labels=np.concatenate([first.labels, second.labels]),
+        fetch=fetch,
+        weights=weights,
+        columns={
+            name: np.concatenate(
+                [s.columns.get(name, np.full(len(s), "")) for s in (first, second)]
+            )
+            for name in names
+        },
+        files=None,
+    )
+
+
+def pixels(split: Split, size: int, resize: str) -> np.ndarray:
+    """Returns a split's images as a model takes them: uint8 (n, size, size, 3)."""
+    if not len(split):
+        return np.zeros((0, size, size, 3), np.uint8)
+    found = batches(split, image_size=size, batch_size=32, resize=resize, cache="none")
+    # Resized images are whole numbers, so a byte holds them.
+    return np.concatenate([images.numpy().astype(np.uint8) for images, *_ in found])

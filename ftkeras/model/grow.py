@@ -1,0 +1,163 @@
+"""A classifier that gets more classes: what it knows stays, what is new starts from its images."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from ftkeras.backbones.blocks import leaf_layers
+from ftkeras.errors import UserError
+
+_STEPS = 50  # of Newton's method
+
+
+def copy_body(source: keras.Model, target: keras.Model) -> None:
+    """Gives a model all weights of another one but those of its logits.
+
+    Raises:
+        UserError: They differ in more than in how many classes they have.
+    """
+    old, new = ([layer for layer in leaf_layers(m) if layer.weights][:-1] for m in (source, target))
+    shapes = [
+        [[tuple(w.shape) for w in layer.weights] for layer in layers] for layers in (old, new)
+    ]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            "incremental.base: that run's model has other layers than this config's backbone, head "
+            "and data.image_size give. Leave them as they are in its config."
+        )
+    for one, other in zip(old, new, strict=True):
+        other.set_weights(one.get_weights())
+
+
+def grow_logits(
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    cosine: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logits' weights for more classes: the old ones as they are, then the new ones.
+
+    A new column points from the mean of all classes to the mean of its own images (for cosines:
+    to the mean itself; Qi et al. 2018, "Low-shot learning with imprinted weights") and has the old
+    columns' mean length. Its bias makes its logit, at the mean of all classes, what the old logits
+    are there on average.
+
+    Args:
+        kernel: The old one, float32 (d, k).
+        bias: The old one, float32 (k,).
+        features: What the logits see of some images of the new classes, and perhaps old ones,
+            float32 (n, d).
+        labels: Their classes, int (n,).
+        classes: How many classes there will be.
+        cosine: Whether features have length 1.
+
+    Returns:
+        float32 (d, classes) and (classes,).
+    """
+    old = kernel.shape[1]
+    means = {c: features[labels == c].mean(axis=0) for c in np.unique(labels)}
+    center = np.mean(list(means.values()), axis=0) if means else np.zeros(len(kernel))
+    away = np.zeros_like(center) if cosine or len(means) < 2 else center
+    length = float(np.linalg.norm(kernel, axis=0).mean())
+    columns = np.zeros((len(kernel), classes - old))
+    for c, mean in means.items():
+        if c >= old:
+            columns[:, c - old] = (mean - away) * length / max(np.linalg.norm(mean - away), 1e-12)
+    offset = np.full(classes - old, bias.mean())
+    if not cosine:
+        offset += (center @ kernel).mean() - center @ columns
+    grown = np.concatenate([kernel, columns], axis=1), np.concatenate([bias, offset])
+    return grown[0].astype(np.float32), grown[1].astype(np.float32)
+
+
+def to_cosine(
+    kernel: np.ndarray, bias: np.ndarray, features: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what comes closest to a linear head's weights where features have length 1.
+
+    The columns keep their directions, get one length, and lose their bias.
+
+    Args:
+        kernel: Float32 (d, k).
+        bias: Float32 (k,).
+        features: Some features as the linear head sees them, float32 (n, d).
+    """
+    lengths = np.linalg.norm(kernel, axis=0)
+    scale = lengths.mean() * np.linalg.norm(features, axis=1).mean()
+    return (kernel * scale / np.maximum(lengths, 1e-12)).astype(np.float32), np.zeros_like(bias)
+
+
+def alignment(kernel: np.ndarray, old: int) -> float:
+    """Returns by how much the new columns are longer than the old ones, inverted.
+
+    New logits times this factor are as large as old ones (Zhao et al. 2020, "Maintaining
+    discrimination and fairness in class incremental learning").
+
+    Args:
+        kernel: The logits' weights, (d, classes).
+        old: How many of the classes are old.
+
+    Example:
+        >>> alignment(np.array([[3.0, 0.0], [0.0, 4.0]]), old=1)
+        0.75
+    """
+    lengths = np.linalg.norm(kernel, axis=0)
+    return float(lengths[:old].mean() / max(lengths[old:].mean(), 1e-12))
+
+
+def fit_bias(logits: np.ndarray, labels: np.ndarray, old: int) -> tuple[float, float]:
+    """Returns the factor and the offset of the new logits under which the labels are likeliest.
+
+    Each class counts alike, however many images it has (Wu et al. 2019, "Large scale incremental
+    learning"). The likelihood is concave in both: Newton's method. A thousandth of a quadratic
+    penalty holds them finite where the classes are told apart without a mistake.
+
+    Args:
+        logits: Of images that were not trained on, float (n, classes).
+        labels: Their classes, int (n,).
+        old: How many of the classes are old.
+    """
+    z = np.asarray(logits, np.float64)
+    counts = np.bincount(labels, minlength=z.shape[1])
+    weight = 1.0 / counts[labels] / np.count_nonzero(counts)  # (n,)
+    is_new = np.arange(z.shape[1]) >= old
+    moves = np.stack([z * is_new, np.broadcast_to(is_new, z.shape)], axis=2)  # (n, classes, 2)
+    start = np.array([1.0, 0.0])
+    at = start.copy()
+
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
+        shifted = np.where(is_new, at[0] * z + at[1], z)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        own = np.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+        return float(-(weight * own).sum() + 5e-4 * ((at - start) ** 2).sum()), np.exp(log_p)
+
+    value, p = loss(at)
+    for _ in range(_STEPS):
+        mean = np.einsum("nc,ncj->nj", p, moves)
+        own = moves[np.arange(len(z)), labels]
+        gradient = weight @ (mean - own) + 1e-3 * (at - start)
+        spread = np.einsum("n,nc,nci,ncj->ij", weight, p, moves, moves)
+        curvature = spread - np.einsum("n,ni,nj->ij", weight, mean, mean) + 1e-3 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        while np.abs(step).max() > 1e-9:
+            lower, q = loss(at - step)
+            if lower <= value:
+                at, value, p = at - step, lower, q
+                break
+            step = step / 2
+        else:
+            break
+    return float(at[0]), float(at[1])
+
+
+def scale_new(logits: keras.layers.Dense, old: int, factor: float, offset: float = 0.0) -> None:
+    """Makes the new logits `factor * logit + offset`, by the layer's own weights."""
+    kernel, bias = logits.get_weights()
+    kernel[:, old:] *= factor
+    bias[old:] = factor * bias[old:] + offset
+    logits.set_weights([kernel, bias])

@@ -1,0 +1,102 @@
+"""Elastic weight consolidation: weights that old answers hang on are held where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import track
+from ftkeras.training.regularization import TrainingPenalty
+
+_LEAST = 0.01  # a class less likely than this is left out of the expectation
+
+
+def diagonal_fisher(
+    model: keras.Model,
+    images: np.ndarray,
+    variables: Sequence[keras.Variable],
+    classes: int,
+) -> list[np.ndarray]:
+    """Returns the diagonal of the Fisher information: how much the answers hang on each weight.
+
+    For each image the squared gradients of log p(class) are averaged over the classes as likely as
+    the model finds them, which needs no labels; then over the images.
+
+    Args:
+        model: From images to logits.
+        images: (n, size, size, 3), 0..255.
+        variables: The weights.
+        classes: How many of the first logits are meant.
+
+    Returns:
+        An array of each variable's shape, float32.
+    """
+    values = [variable.value for variable in variables]
+
+    def log_scores(image: tf.Tensor) -> tf.Tensor:
+        return tf.nn.log_softmax(tf.cast(model(image, training=False), tf.float32)[0, :classes])
+
+    spec = tf.TensorSpec((1, *images.shape[1:]), tf.float32)
+
+    @tf.function(input_signature=[spec])
+    def scores(image: tf.Tensor) -> tf.Tensor:
+        return tf.exp(log_scores(image))
+
+    @tf.function(input_signature=[spec, tf.TensorSpec((), tf.int32)])
+    def squares(image: tf.Tensor, label: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            value = log_scores(image)[label]
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(value, values, unconnected_gradients=zero)
+        return [tf.square(tf.cast(gradient, tf.float32)) for gradient in gradients]
+
+    sums = [np.zeros(variable.shape, np.float32) for variable in variables]
+    for image in track(images.astype(np.float32), "measure what old answers hang on", len(images)):
+        p = scores(image[None]).numpy()
+        likely = np.flatnonzero(p >= min(_LEAST, p.max()))
+        for label in likely:
+            share = p[label] / p[likely].sum()
+            for total, square in zip(sums, squares(image[None], label), strict=True):
+                total += share * square.numpy()
+    return [total / max(len(images), 1) for total in sums]
+
+
+class ElasticWeights(TrainingPenalty):
+    """Adds `strength / 2 * sum(fisher * (w - w_start)^2)` to the training loss.
+
+    Elastic weight consolidation (Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in
+    neural networks"). It is put on the variables as `WeightPenalty` is, and adds to what is there.
+
+    Args:
+        variables: The weights; their values now are where they are held: make this before a
+            checkpoint is loaded, in the strategy's scope.
+        fisher: What `diagonal_fisher` returned for them.
+        strength: At least 0.
+    """
+
+    def __init__(
+        self,
+        variables: Iterable[keras.Variable],
+        fisher: Iterable[np.ndarray],
+        strength: float,
+    ):
+        super().__init__()
+        for variable, importance in zip(variables, fisher, strict=True):
+            start = tf.Variable(keras.ops.convert_to_tensor(variable), trainable=False)
+            held = tf.Variable(strength / 2 * importance, trainable=False)
+            variable.regularizer = self._pull(start, held, variable.regularizer)
+
+    def _pull(
+        self, start: tf.Variable, held: tf.Variable, other: Callable[[Any], Any] | None
+    ) -> Callable[[Any], Any]:
+        def penalty(value: Any) -> Any:
+            distance = tf.convert_to_tensor(value) - start
+            pull = self._on * tf.reduce_sum(held * tf.square(distance))
+            return pull if other is None else pull + other(value)
+
+        return penalty
