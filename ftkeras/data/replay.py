@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import uuid
 import zipfile
 from dataclasses import dataclass
 
@@ -66,9 +67,10 @@ class Memory:
         arrays = {name: value for name, value in vars(self).items() if name != "class_names"}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, class_names=np.array(self.class_names, np.str_), **arrays)
-        with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"  # several workers may write at once
+        with tf.io.gfile.GFile(temporary, "wb") as file:
             file.write(buffer.getvalue())
-        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        tf.io.gfile.rename(temporary, path, overwrite=True)
 
     @classmethod
     def load(cls, path: str) -> Memory:
