@@ -98,7 +98,9 @@ def _audit_line(phase: str, verdict: Verdict) -> str:
 
 
 def _trunk_line(row: Mapping[str, Any]) -> str:
+    phase, maker = row["phase"], row.get("made_in") or row["phase"]
+    ran = "once" if maker == phase else f"with that of {maker}"
     return (
-        f"trunk of {row['phase']}: run once, {duration(row['seconds'])} with all epochs; expected "
+        f"trunk of {phase}: run {ran}, {duration(row['seconds'])} with all epochs; expected "
         f"{duration(row['seconds_with'])}, and {duration(row['seconds_without'])} without a store"
     )
