@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftkeras.config.adversarial import AdversarialConfig
+from ftkeras.config.domain_adaptation import DomainConfig
 from ftkeras.config.few_shot import FewShotConfig
 from ftkeras.config.incremental import IncrementalConfig
 from ftkeras.config.schema import Config
@@ -16,6 +17,7 @@ from ftkeras.config.schema import Config
 SCHEMAS: dict[str, type[Config]] = {
     "classification": Config,
     "adversarial": AdversarialConfig,
+    "domain_adaptation": DomainConfig,
     "few_shot": FewShotConfig,
     "incremental": IncrementalConfig,
 }

@@ -63,9 +63,9 @@ class Split:
     """One part of a data set: labels in memory, images fetched by index.
 
     Args:
-        name: "train", "val" or "test".
+        name: "train", "val" or "test", perhaps of something: "target_train".
         ids: A key for each example. (n,)
-        labels: int32 (n,) class indices, or float32 (n, classes) multi-hot.
+        labels: int32 (n,) class indices, -1 where unknown, or float32 (n, classes) multi-hot.
         classes: How many classes there are.
         fetch: Fetches an image by its index.
         weights: float32 (n,) weights in the loss, or None.
@@ -102,7 +102,7 @@ class Split:
     def counts(self) -> np.ndarray:
         """How many examples each class has, int64 (classes,)."""
         if self.labels.ndim == 1:
-            return np.bincount(self.labels, minlength=self.classes)
+            return np.bincount(self.labels[self.labels >= 0], minlength=self.classes)
         return np.count_nonzero(self.labels, axis=0)
 
     @property

@@ -24,6 +24,7 @@ def load_data(
     split: Mapping[str, float | str | None] | None = None,
     strict: bool = True,
     classes: Sequence[str] = (),
+    labelled: bool = True,
     **source_args: Any,
 ) -> ImageData:
     """Finds the images of a source, checks them, and divides them into splits.
@@ -37,6 +38,7 @@ def load_data(
         strict: Whether too many bad files, or a label that training lacks, are errors; else they
             are for the caller to find.
         classes: Classes that are known already: they come first, and need no image here.
+        labelled: Whether the labels matter; else there may be a single one, or some in no training.
         **source_args: What the source takes; see its `find`.
 
     Raises:
@@ -57,9 +59,9 @@ def load_data(
     _check_bad_share(found, max_bad_files if strict else 1.0)
     named = sorted({n for names in found.labels for n in names})
     class_names = tuple(dict.fromkeys((*classes, *(found.class_names or named))))
-    if not strict:
+    if not (strict and labelled):
         class_names += tuple(name for name in named if name not in class_names)
-    if len(class_names) < 2 and not found.multi_label:
+    if labelled and len(class_names) < 2 and not found.multi_label:
         raise UserError(
             f"data: all images have one label, {class_names[0]!r}. "
             "Give images of two classes or more."
@@ -67,7 +69,7 @@ def load_data(
     number = {name: i for i, name in enumerate(class_names)}
     labels = _numbers(found, number)
     parts = divide(found, split, labels, seed)
-    if strict:
+    if strict and labelled:
         _check_labels(found, class_names, labels, parts, known=len(classes))
     splits = {
         name: Split(

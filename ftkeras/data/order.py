@@ -51,6 +51,22 @@ def balanced(split: Split, seed: int) -> Order:
     return index
 
 
+def endless(order: Order, count: int, length: int) -> Order:
+    """Returns an order for epochs of another length: each begins where the one before ended.
+
+    Args:
+        order: Of `count` examples.
+        count: How many there are.
+        length: How many of them an epoch takes; it may be more than there are.
+    """
+
+    def index(position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        passed = epoch * length + position
+        return order(passed % count, passed // count)
+
+    return index
+
+
 def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of the examples by class, one class after the other, and their counts.
 

@@ -17,7 +17,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.decode import random_resized_crop, resize_image
 from ftkeras.data.memory import keep_in_memory
 from ftkeras.data.mix import mix_batch
-from ftkeras.data.order import example_weights, order_of
+from ftkeras.data.order import endless, example_weights, order_of
 from ftkeras.data.share import WHOLE, Share, as_long_as, take_share
 
 Number: TypeAlias = "int | tf.Variable"
@@ -44,6 +44,7 @@ def batches(
     cache: str = "auto",
     drop_remainder: bool = False,
     share: Share = WHOLE,
+    length: int | None = None,
 ) -> tf.data.Dataset:
     """Makes the data set that `fit`, `evaluate` and `predict` iterate over.
 
@@ -67,12 +68,13 @@ def batches(
             what is free or less, "none" does not.
         drop_remainder: Whether to leave out the last batch where it is not full.
         share: Which part of each batch is wanted; where it can be, nothing else is read.
+        length: How many examples an epoch takes, going on where the one before ended; None is all.
 
     Returns:
         Batches (images float32 (b, s, s, 3) 0..255, labels float32 (b, classes)), with weights
         float32 (b,) as a third element where the split has weights or `balance` makes them.
     """
-    count = len(split)
+    count = len(split) if length is None else length
     weights = example_weights(split, balance if training else "none")
     names = list(STRENGTHS) if isinstance(strength, tf.Variable) else [strength]
     # A random crop needs the whole image; without one the resized image is always the same.
@@ -82,6 +84,8 @@ def batches(
     fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize), least)
     shuffle = shuffle and training
     order = order_of(split, balance, seed)
+    if length is not None:
+        order = endless(order, len(split), length)
     target = split.make_target()
 
     def squared(image: tf.Tensor) -> tf.Tensor:

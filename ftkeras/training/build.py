@@ -37,16 +37,28 @@ from ftkeras.training.run import Run
 from ftkeras.training.saving import SavingOptions
 
 
-def images(config: Config, *, strict: bool = True, classes: Sequence[str] = ()) -> ImageData:
-    """Finds, checks and splits the images that the config names; see `load_data`."""
-    source = config.data.model_dump(exclude=set(DataSection.model_fields))
+def images(
+    config: Config,
+    *,
+    strict: bool = True,
+    classes: Sequence[str] = (),
+    of: DataSection | None = None,
+    labelled: bool = True,
+) -> ImageData:
+    """Finds, checks and splits the images that the config names, or another section of it does.
+
+    See `load_data`.
+    """
+    section = config.data if of is None else of
+    source = section.model_dump(exclude=set(DataSection.model_fields))
     seed = source.pop("split_seed")
     return load_data(
         **source,
         seed=config.seed if seed is None else seed,
-        max_bad_files=config.data.max_bad_files,
+        max_bad_files=section.max_bad_files,
         strict=strict,
         classes=classes,
+        labelled=labelled,
     )
 
 

@@ -188,6 +188,17 @@ class _ExactUpdates:
         optimizer.update_step(gradient, variable, rate)
 
 
+def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    """Returns the sums over all replicas, on each of them; gradients flow back to all.
+
+    For losses that compare the examples of a batch, which would else see a replica's own alone.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    return _all_sum(tensors)
+
+
 def _all_sum(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     """Returns the sums over all replicas, on each of them."""
     context = tf.distribute.get_replica_context()

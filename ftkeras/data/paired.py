@@ -1,0 +1,88 @@
+"""Batches in which each labelled image stands beside one of another domain, without its label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from ftkeras.data.feed import Feed
+from ftkeras.data.share import as_long_as
+
+TARGET = "target_"
+"""How the names of the other domain's splits begin: target_train, target_val, target_test."""
+
+
+@dataclass(frozen=True)
+class PairedFeed(Feed):
+    """A feed of two domains: `data` has the splits of both.
+
+    Training batches take turns: a labelled image, then one of the target. The target's come in an
+    order of their own, all of them before any comes again, whatever the epochs of the source.
+    Validation batches are the source's, and then the target's.
+
+    Rows of the target have labels of zeros and weigh nothing, so that losses and metrics that know
+    of no domains are the source's alone; the source's weigh more in return, so that a mean over all
+    rows is the mean over the source's.
+    """
+
+    def train(self) -> tf.data.Dataset:
+        """Returns batches of twice the size: images, labels and weights."""
+        source = super().train()
+        target = self._batches(
+            f"{TARGET}train",
+            training=True,
+            seed=self.seed + 1,
+            epoch=self.epoch,
+            start=self.start,
+            strength=self._strength_index if self.varies else self.strength,
+            layers=self.layers,
+            share=self.share,
+            drop_remainder=self.full,
+            length=len(self.data.splits["train"]),
+        )
+        paired = tf.data.Dataset.zip(source, target).map(_in_turns, tf.data.AUTOTUNE)
+        return as_long_as(paired, int(source.cardinality()))
+
+    def validation(self) -> tf.data.Dataset | None:
+        """Returns what `fit` measures on, or None where the source has no such split."""
+        source = super().validation()
+        if source is None:
+            return None
+        name = self.split_for("val")
+        target = self._batches(name, share=self.share, drop_remainder=self.full)
+        ours, theirs = len(self.data.splits["val"]), len(self.data.splits[name])
+        factor = (ours + theirs) / ours
+        both = source.map(lambda *batch: _weighed(batch, factor)).concatenate(
+            target.map(lambda *batch: _weighed(_without_labels(batch[:2]), 0.0))
+        )
+        return as_long_as(both, int(source.cardinality()) + int(target.cardinality()))
+
+    def split_for(self, purpose: str) -> str:
+        """Returns the target's split for "val" or "test", or what comes nearest."""
+        names = [f"{TARGET}{name}" for name in (purpose, "val", "train")]
+        return next(name for name in names if name in self.data.splits)
+
+
+Batch = tuple[tf.Tensor, ...]
+
+
+def _weighed(batch: Batch, factor: float) -> Batch:
+    images, labels, *weights = batch
+    own = weights[0] if weights else tf.ones(tf.shape(labels)[:1])
+    return images, labels, own * factor
+
+
+def _without_labels(batch: Batch) -> Batch:
+    return batch[0], tf.zeros_like(batch[1])
+
+
+def _in_turns(source: Batch, target: Batch) -> Batch:
+    rows = zip(
+        _weighed(source, 2.0), _weighed(_without_labels(target[:2]), 0.0), strict=True
+    )  # fmt: skip
+    # (b, ...) and (b, ...) -> (b, 2, ...) -> (2b, ...)
+    return tuple(
+        tf.reshape(tf.stack(pair, axis=1), tf.concat([[-1], tf.shape(pair[0])[1:]], axis=0))
+        for pair in rows
+    )

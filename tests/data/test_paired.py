@@ -1,0 +1,100 @@
+"""Batches of two domains: who stands beside whom, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.paired import PairedFeed
+from ftkeras.data.share import Share
+
+
+def split(name: str, count: int, first: int) -> Split:
+    """Images whose pixels are all of one value, which counts on from `first`."""
+    pixels = tf.constant(np.arange(first, first + count), tf.uint8)
+
+    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
+        return tf.fill((8, 8, 3), tf.gather(pixels, index))
+
+    return Split(name, [f"{name}{i}" for i in range(count)], np.arange(count) % 2, 2, fetch)
+
+
+def feed(target: int, **options: object) -> PairedFeed:
+    splits = {
+        "train": split("train", 7, 0),
+        "val": split("val", 5, 20),
+        "target_train": split("target_train", target, 100),
+        "target_val": split("target_val", 3, 200),
+    }
+    data = ImageData("arrays", ("a", "b"), False, splits)
+    settings = {"image_size": 8, "batch_size": 4, "seed": 1, "cache": "none", **options}
+    return PairedFeed(data, **settings)  # type: ignore[arg-type]
+
+
+def epoch(paired: PairedFeed, number: int = 0, start: int = 0) -> list[tuple[np.ndarray, ...]]:
+    paired.epoch.assign(number)
+    paired.start.assign(start)
+    return [tuple(part.numpy() for part in batch) for batch in paired.train()]
+
+
+def values(batches: list[tuple[np.ndarray, ...]]) -> list[int]:
+    return [int(value) for images, *_ in batches for value in images[:, 0, 0, 0]]
+
+
+def test_rows_take_turns_and_the_targets_say_nothing():
+    batches = epoch(feed(5))
+    assert [len(images) for images, *_ in batches] == [8, 6]
+    for images, labels, weights in batches:
+        source = images[:, 0, 0, 0] < 100
+        assert source.tolist() == [True, False] * (len(images) // 2)
+        np.testing.assert_array_equal(labels.sum(axis=1), source)
+        np.testing.assert_array_equal(weights, 2.0 * source)
+        np.testing.assert_array_equal(labels[source].argmax(1), images[source, 0, 0, 0] % 2)
+
+
+@pytest.mark.parametrize("target", [3, 5, 20])
+def test_all_of_the_target_comes_before_any_comes_again(target):
+    paired = feed(target)
+    seen = [v for number in range(9) for v in values(epoch(paired, number)) if v >= 100]
+    assert len(seen) == 9 * 7
+    rounds = [seen[i : i + target] for i in range(0, len(seen) - target + 1, target)]
+    for one in rounds:
+        assert sorted(one) == list(range(100, 100 + target))
+    assert any(one != rounds[0] for one in rounds)
+
+
+def test_an_epoch_that_goes_on_sees_what_it_would_have_seen():
+    paired = feed(5)
+    assert values(epoch(paired, 2, start=4)) == values(epoch(paired, 2))[8:]
+
+
+def test_workers_share_the_pairs():
+    whole = epoch(feed(5))
+    parts = [epoch(feed(5, share=Share(index, 2))) for index in range(2)]
+    for number, batch in enumerate(whole):
+        both = np.concatenate([part[number][0] for part in parts])
+        np.testing.assert_array_equal(both, batch[0])
+
+
+def test_validation_is_of_both_domains_and_weighs_the_source():
+    validation = feed(5).validation()
+    assert validation is not None
+    assert int(validation.cardinality()) == 3
+    images, labels, weights = (np.concatenate(p) for p in zip(*validation, strict=True))
+    assert images[:, 0, 0, 0].tolist() == [20, 21, 22, 23, 24, 200, 201, 202]
+    np.testing.assert_allclose(weights, [8 / 5] * 5 + [0] * 3)
+    np.testing.assert_array_equal(labels.sum(axis=1), [1] * 5 + [0] * 3)
+
+
+def test_what_is_measured_where_the_target_has_no_such_split():
+    assert feed(5).split_for("test") == "target_val"
+
+
+def test_pixels_are_kept_in_memory_by_their_place(tmp_path: Path):
+    kept = feed(5, cache="memory")
+    for number in range(2):
+        assert values(epoch(kept, number)) == values(epoch(feed(5), number))
