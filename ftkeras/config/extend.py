@@ -14,6 +14,8 @@ def extend_config(
 ) -> Config:
     """Returns the config that extends a finished run; what is not said is as it was there.
 
+    Only classes are balanced by sampling where they were not.
+
     Args:
         base: The run's config.
         folder: The run's folder.
@@ -26,6 +28,8 @@ def extend_config(
     """
     tree = base.model_dump(mode="json")
     shared = {name: tree["data"][name] for name in DataSection.model_fields}
+    if shared["balance"] == "none":
+        shared["balance"] = "sampling"  # else a few remembered images stand against all new ones
     weights = {"weights": f"{folder.rstrip('/')}/model.keras"}
     changes = {"reinitialize": 0, "shrink_and_perturb": None}
     tree |= {

@@ -30,7 +30,8 @@ class IncrementalSection(Section):
     """Training images that are remembered, over all classes, chosen by herding (Rebuffi et al.
     2017)."""
     replay: bool = True
-    """Whether the images that the base remembers are trained on; else they serve ewc alone."""
+    """Whether the images that the base remembers are trained on; else they serve ewc alone. With
+    data.balance: sampling they come as often as new ones, however few they are."""
     held_out: NonNegativeInt = 50
     """Validation and test images, of each, that are kept of every class; never trained on."""
     head: Literal["linear", "cosine"] = "linear"

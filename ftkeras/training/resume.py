@@ -83,7 +83,7 @@ def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
 
 def _value(value: Any) -> np.ndarray:
     if not isinstance(value, resource_variable_ops.ResourceVariable):  # one a replica, say
-        return keras.ops.convert_to_numpy(value)
+        return np.array(tf.convert_to_tensor(value))  # a metric's is the sum over the replicas
     read = tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
     copy: np.ndarray = np.asarray(read.numpy())
     return copy
