@@ -14,7 +14,7 @@ def extend_config(
 ) -> Config:
     """Returns the config that extends a finished run; what is not said is as it was there.
 
-    Only classes are balanced by sampling where they were not.
+    Only the classes of a first run, where they were not balanced, are from now on, by sampling.
 
     Args:
         base: The run's config.
@@ -28,7 +28,7 @@ def extend_config(
     """
     tree = base.model_dump(mode="json")
     shared = {name: tree["data"][name] for name in DataSection.model_fields}
-    if shared["balance"] == "none":
+    if shared["balance"] == "none" and base.task != "incremental":
         shared["balance"] = "sampling"  # else a few remembered images stand against all new ones
     weights = {"weights": f"{folder.rstrip('/')}/model.keras"}
     changes = {"reinitialize": 0, "shrink_and_perturb": None}
