@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,12 @@ def tree(tmp_path) -> dict:
     images = random.normal(110, 30, (45, 32, 32, 3)) + 50 * np.eye(3)[labels][:, None, None, :]
     np.savez(tmp_path / "d.npz", images=images.clip(0, 255).astype(np.uint8), labels=labels)
     return {
-        "data": {"source": "arrays", "path": str(tmp_path / "d.npz"), "image_size": 32},
+        "data": {
+            "source": "arrays",
+            "path": str(tmp_path / "d.npz"),
+            "image_size": 32,
+            "augmentation": "none",
+        },
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "head": {"dropout": 0.0},
         "phases": [
@@ -60,6 +66,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     assert "worker 0 of 2 workers, as TF_CONFIG says; batches of 8 over all, 4 on each" in said
     assert re.search(r"^\[0\] workers   2 have the same weights, digest \w+$", said, re.M)
     assert [line for line in said.splitlines() if line.startswith("[1] phase")] == []
+    assert ("trunk     17 images through" in said) == (trunk == "on")  # its share of 33
     two = Run.open(str(out))
     assert two.read_json("status.json")["state"] == "finished"
     assert (out / "export" / "1" / "saved_model.pb").exists()
@@ -116,6 +123,52 @@ def test_a_worker_that_dies_stops_the_others(tmp_path):
     assert "stopping worker" not in said  # they stopped by themselves
     for survivor in (0, 2):
         assert f"[{survivor}] another worker has stopped or cannot be reached" in said
+
+
+def test_three_workers_go_on_after_one_of_them_died(tree, tmp_path):
+    tree["data"]["batch_size"] = 8
+    tree["trunk"] = {"mode": "on"}
+    tree["phases"][0] |= {"epochs": 3, "learning_rate": 1e-4}
+    tree["phases"][1] |= {"epochs": 6, "learning_rate": 1e-5}
+    tree |= {"export": {"saved_model": False}, "report": False}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    out = tmp_path / "three"
+    command = ["ftkeras", "train", f"--out={out}"]
+    workers = launch(3, *command, f"--config={tmp_path / 'c.yaml'}")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and workers.poll() is None:
+        metrics = out / "metrics.jsonl"
+        if metrics.exists() and metrics.read_text().count("\n") >= 5:  # in the second phase
+            break
+        time.sleep(0.2)
+    os.kill(worker_pid(workers.pid, 2), signal.SIGKILL)
+    said = workers.communicate(timeout=60)[0]
+    assert workers.returncode == 1, said
+    assert "[0] ftkeras: failed: another worker has stopped or cannot be reached" in said
+    assert Run.open(str(out)).read_json("status.json")["state"] == "failed"
+    again = launch(3, *command)
+    said = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, said
+    assert "[0] workers   3 have the same weights" in said
+    three = list(Run.open(str(out)).metrics())
+    assert [record["epoch"] for record in three] == list(range(9))
+    config = parse_config(tree, ())
+    one = tasks.train(config, str(tmp_path / "one"))
+    for alone, shared in zip(one.metrics(), three, strict=True):
+        assert shared["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-3)
+
+
+def worker_pid(launcher: int, index: int) -> int:
+    """Finds a worker among the launcher's children by its environment."""
+    for process in Path("/proc").iterdir():
+        try:
+            status = (process / "status").read_text()
+            environ = (process / "environ").read_text()
+        except (OSError, UnicodeDecodeError):
+            continue  # no process, or gone meanwhile
+        if f"PPid:\t{launcher}\n" in status and f'"index": {index}' in environ:
+            return int(process.name)
+    raise AssertionError(f"no worker {index}")
 
 
 def test_the_launcher_stops_all_of_them_on_an_interrupt(tmp_path):
