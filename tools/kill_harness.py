@@ -187,7 +187,7 @@ class Workshop:
 
         split = load_data("starter").splits["train"]
         images = np.stack([split.fetch(i).numpy() for i in range(200)])
-        np.savez(self.folder / "images.npz", images=images, labels=split.targets[:200].argmax(1))
+        np.savez(self.folder / "images.npz", images=images, labels=split.labels[:200])
         keras.utils.set_random_seed(0)
         layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255)]
         for number, width in enumerate((8, 16, 32)):

@@ -26,14 +26,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     folder, bars = one_run(positional, "evaluate"), read_bars(values)
     import_tensorflow()
     from ftkeras import tasks
-    from ftkeras.evaluation.bars import check_metrics, require
-    from ftkeras.evaluation.results import format_results
+    from ftkeras.evaluation.bars import require
     from ftkeras.training.run import Run
 
     run = Run.open(folder)
-    facts = run.read_json("data.json")
-    check_metrics(bars, facts["class_names"], facts["multi_label"])
+    tasks.check_bars(run, bars)
     results = tasks.evaluate(run, values.split)
-    print(json.dumps(results) if values.json else format_results(results))
+    print(json.dumps(results) if values.json else tasks.format_results(run, results))
     require(bars, results)
     return 0

@@ -12,6 +12,7 @@ from ftkeras.config.adversarial import AdversarialConfig
 from ftkeras.config.domain_adaptation import DomainConfig
 from ftkeras.config.few_shot import FewShotConfig
 from ftkeras.config.incremental import IncrementalConfig
+from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
 
 SCHEMAS: dict[str, type[Config]] = {
@@ -20,6 +21,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "domain_adaptation": DomainConfig,
     "few_shot": FewShotConfig,
     "incremental": IncrementalConfig,
+    "multi_task": MultiTaskConfig,
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +27,68 @@ class BadFile:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What one of several heads is to say of each example, where that is known.
+
+    Args:
+        kind: One of several classes, any number of labels, or a number.
+        values: int32 (n,) class indices, float32 (n, classes) multi-hot, or float32 (n, 1) numbers;
+            anything where the answer isn't known.
+        known: Whether it is, bool (n,).
+        class_names: The classes or labels, in the order of the logits.
+    """
+
+    kind: Literal["classes", "labels", "number"]
+    values: np.ndarray
+    known: np.ndarray
+    class_names: tuple[str, ...] = ()
+
+    def of(self, indices: np.ndarray) -> Target:
+        """Returns the target of some of the examples."""
+        return replace(self, values=self.values[indices], known=self.known[indices])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Each example's weight in the loss, float32 (n,): none where nothing is known.
+
+        The others weigh more in return, so that the mean over all examples is the mean over those
+        that are known: a mean that is right on any number of replicas, and in every epoch.
+        """
+        return (self.known / max(self.known.mean(), 1e-12)).astype(np.float32)
+
+    def make_target(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns int64 index (...) -> float32 (..., units): one-hot, multi-hot, or a number."""
+        values = tf.constant(self.values)
+        if self.kind == "classes":  # what isn't known has no 1
+            return lambda index: tf.one_hot(tf.gather(values, index), len(self.class_names))
+        return lambda index: tf.gather(values, index)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one of several outputs of a model means.
+
+    Args:
+        name: Its name.
+        kind: One of several classes, any number of labels, or a number.
+        class_names: The classes or labels, in the order of the logits.
+        mean: What an output of 0 means, for a number.
+        scale: How much more an output of 1 means.
+    """
+
+    name: str
+    kind: Literal["classes", "labels", "number"]
+    class_names: tuple[str, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def units(self) -> int:
+        """How many numbers the output has."""
+        return len(self.class_names) or 1
+
+
+@dataclass(frozen=True)
 class Found:
     """What a source found, before it is divided into splits.
 
@@ -41,6 +103,7 @@ class Found:
         multi_label: Whether an example may have any number of labels.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
         files: The file that each example is read from, (n,), where it is read from one.
+        targets: What each of several heads is to say, by name; none where the labels say it.
         bad_files: What was left out.
         notes: Sentences for the user.
     """
@@ -54,6 +117,7 @@ class Found:
     multi_label: bool = False
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Sequence[str] | None = None
+    targets: Mapping[str, Target] = field(default_factory=dict)
     bad_files: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -71,6 +135,7 @@ class Split:
         weights: float32 (n,) weights in the loss, or None.
         columns: More that is known of the examples, str (n,) each.
         files: The file that each example is read from, (n,), where it is read from one.
+        targets: What each of several heads is to say, by name; none where the labels say it.
     """
 
     name: str
@@ -81,6 +146,7 @@ class Split:
     weights: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Sequence[str] | None = None
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,19 +171,17 @@ class Split:
             return np.bincount(self.labels[self.labels >= 0], minlength=self.classes)
         return np.count_nonzero(self.labels, axis=0)
 
-    @property
-    def targets(self) -> np.ndarray:
-        """The labels as float32 (n, classes), which is large: `counts` or `make_target` may do."""
-        if self.labels.ndim == 2:
-            return self.labels
-        return np.eye(self.classes, dtype=np.float32)[self.labels]
-
-    def make_target(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    def make_target(self) -> Callable[[tf.Tensor], Any]:
         """Returns int64 index (...) -> labels float32 (..., classes): one-hot, or multi-hot.
+
+        Where there are several heads, it returns a dict with what each is to say.
 
         The class indices are kept, 4 bytes an example, and one-hot vectors are made as they are
         needed: of a thousand classes they would take 4,000 bytes.
         """
+        if self.targets:
+            each = {name: target.make_target() for name, target in self.targets.items()}
+            return lambda index: {name: make(index) for name, make in each.items()}
         if self.labels.ndim == 1:
             numbers = tf.constant(self.labels, tf.int32)  # (n,)
             return lambda index: tf.one_hot(tf.gather(numbers, index), self.classes)
@@ -134,6 +198,7 @@ class ImageData:
         class_names: The classes, in the order of the logits.
         multi_label: Whether an image may have any number of labels.
         splits: Always "train"; "val" and "test" where they exist.
+        heads: What a model of several outputs is to answer; none where the labels say it.
         bad_files: What was left out.
         notes: Sentences for the user.
     """
@@ -142,5 +207,6 @@ class ImageData:
     class_names: tuple[str, ...]
     multi_label: bool
     splits: dict[str, Split]
+    heads: tuple[Head, ...] = ()
     bad_files: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()

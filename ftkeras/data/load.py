@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ def load_data(
     strict: bool = True,
     classes: Sequence[str] = (),
     labelled: bool = True,
+    prepare: Callable[[Found], Found] | None = None,
     **source_args: Any,
 ) -> ImageData:
     """Finds the images of a source, checks them, and divides them into splits.
@@ -57,6 +58,7 @@ def load_data(
     names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
     found = SOURCES[source](parts=names, **source_args)
     _check_bad_share(found, max_bad_files if strict else 1.0)
+    found = found if prepare is None else prepare(found)
     named = sorted({n for names in found.labels for n in names})
     class_names = tuple(dict.fromkeys((*classes, *(found.class_names or named))))
     if not (strict and labelled):
@@ -81,6 +83,7 @@ def load_data(
             weights=None if found.weights is None else found.weights[indices].astype(np.float32),
             columns={column: values[indices] for column, values in found.columns.items()},
             files=None if found.files is None else [found.files[i] for i in indices],
+            targets={head: target.of(indices) for head, target in found.targets.items()},
         )
         for name, indices in parts.items()
     }
@@ -160,6 +163,8 @@ def _check_labels(
 
 def _imbalance_note(class_names: Sequence[str], train: Split) -> list[str]:
     counts = train.counts  # (classes,)
+    if not len(counts):
+        return []
     most, least = int(np.argmax(counts)), int(np.argmin(counts))
     if counts[most] <= _IMBALANCE * counts[least]:
         return []

@@ -6,6 +6,7 @@ An order is a function of (position, epoch): nothing is shuffled in a buffer, no
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -85,6 +86,21 @@ def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
 def order_of(split: Split, balance: str, seed: int) -> Order:
     """Returns the order that training takes: `balanced` for "sampling", else `shuffled`."""
     return balanced(split, seed) if balance == "sampling" else shuffled(len(split), seed)
+
+
+def make_weight(split: Split, balance: str) -> Callable[[tf.Tensor], Any] | None:
+    """Returns int64 index (...) -> weights in the loss, float32 (...); None where all are alike.
+
+    Where there are several heads, it returns a dict with the weights for each.
+    """
+    weights = example_weights(split, balance)
+    if split.targets:
+        by_head = {
+            name: tf.constant(target.weights if weights is None else target.weights * weights)
+            for name, target in split.targets.items()
+        }
+        return lambda index: {name: tf.gather(each, index) for name, each in by_head.items()}
+    return None if weights is None else lambda index: tf.gather(weights, index)
 
 
 def example_weights(split: Split, balance: str) -> np.ndarray | None:

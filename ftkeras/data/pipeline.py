@@ -17,7 +17,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.decode import random_resized_crop, resize_image
 from ftkeras.data.memory import keep_in_memory
 from ftkeras.data.mix import mix_batch
-from ftkeras.data.order import endless, example_weights, order_of
+from ftkeras.data.order import endless, make_weight, order_of
 from ftkeras.data.share import WHOLE, Share, as_long_as, take_share
 
 Number: TypeAlias = "int | tf.Variable"
@@ -75,7 +75,7 @@ def batches(
         float32 (b,) as a third element where the split has weights or `balance` makes them.
     """
     count = len(split) if length is None else length
-    weights = example_weights(split, balance if training else "none")
+    weigh = make_weight(split, balance if training else "none")
     names = list(STRENGTHS) if isinstance(strength, tf.Variable) else [strength]
     # A random crop needs the whole image; without one the resized image is always the same.
     crops = training and layers is None and any(STRENGTHS[name].scale < 1 for name in names)
@@ -138,7 +138,7 @@ def batches(
         else:
             image = squared(image)
         image = tf.ensure_shape(image, (image_size, image_size, 3))
-        weight = () if weights is None else (tf.gather(weights, index),)
+        weight = () if weigh is None else (weigh(index),)
         return place, now, image, target(index), *weight
 
     @tf.autograph.experimental.do_not_convert

@@ -76,7 +76,7 @@ def measured(results: Mapping[str, Any]) -> dict[str, float | None]:
     """Returns what `evaluate_predictions` measured, flat: the names that a bar may use.
 
     Besides each metric: `accuracy.low` and `accuracy.high`, the ends of its interval, and
-    `per_class.NAME.recall` and the like.
+    `per_class.NAME.recall` and the like. Of several heads, each name begins with the head's.
     """
     flat: dict[str, float | None] = {}
     for name, value in results.items():
@@ -87,7 +87,20 @@ def measured(results: Mapping[str, Any]) -> dict[str, float | None]:
         flat |= {f"{name}.low": low, f"{name}.high": high}
     for row in results.get("per_class", []):
         flat |= {f"per_class.{row['name']}.{k}": v for k, v in row.items() if k != "name"}
+    for head, found in results.get("heads", {}).items():
+        flat |= {f"{head}.{name}": value for name, value in measured(found).items()}
     return flat
+
+
+def whole(results: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the metrics of the whole split that are defined, of several heads as HEAD.METRIC."""
+    parts = {"": results, **{f"{name}.": r for name, r in results.get("heads", {}).items()}}
+    return {
+        f"{head}{name}": value
+        for head, part in parts.items()
+        for name, value in part.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 def check_metrics(bars: Sequence[Bar], class_names: Sequence[str], multi_label: bool) -> None:
@@ -107,7 +120,7 @@ def check_metrics(bars: Sequence[Bar], class_names: Sequence[str], multi_label: 
     classes = len(class_names)
     labels = np.eye(classes) if multi_label else np.arange(classes)
     results = evaluate_predictions(labels, np.eye(classes), class_names, multi_label, resamples=1)
-    _refuse_unknown(bars, measured(results))
+    refuse_unknown(bars, measured(results))
 
 
 def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:
@@ -122,7 +135,7 @@ def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:
         TrainingError: The model is below a bar; the message names each.
     """
     values = measured(results)
-    _refuse_unknown(bars, values)
+    refuse_unknown(bars, values)
     below = [
         f"{bar} ({'undefined' if values[bar.metric] is None else f'{values[bar.metric]:.4f}'})"
         for bar in bars
@@ -132,12 +145,13 @@ def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:
         raise TrainingError(f"--assert does not hold: {', '.join(below)}")
 
 
-def _refuse_unknown(bars: Sequence[Bar], known: Mapping[str, float | None]) -> None:
+def refuse_unknown(bars: Sequence[Bar], known: Mapping[str, float | None]) -> None:
+    """Raises UserError where a bar's metric is not among those that `measured` returned."""
     for bar in bars:
         if bar.metric not in known:
-            whole = [name for name in known if not name.startswith("per_class.")]
+            plain = [name for name in known if "per_class." not in name]
             raise UserError(
                 f"--assert {bar}: no metric {bar.metric!r} is measured."
-                f"{did_you_mean(bar.metric, known)} There are {', '.join(whole)}, and "
+                f"{did_you_mean(bar.metric, known)} There are {', '.join(plain)}, and "
                 "per_class.CLASS.METRIC."
             )

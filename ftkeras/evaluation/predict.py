@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -17,18 +18,18 @@ from ftkeras.evaluation.metrics import scores_from_logits
 from ftkeras.model.inference import logits_function
 
 
-def predict_logits(
-    model: keras.Model, dataset: tf.data.Dataset, label: str
-) -> tuple[np.ndarray, np.ndarray]:
+def predict_logits(model: keras.Model, dataset: tf.data.Dataset, label: str) -> tuple[Any, Any]:
     """Returns the logits and labels of a data set, both in its order.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns logits (b, classes).
+        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns logits (b, classes), or a
+            dict of them.
         dataset: Finite; yields (images, labels) or (images, labels, weights) in batches.
         label: What to say while it runs, for example "evaluate test".
 
     Returns:
-        Logits float32 (n, classes), and labels as the data set gives them, (n, ...).
+        Logits float32 (n, classes), and labels as the data set gives them, (n, ...); dicts where
+        the model and the data set give dicts.
     """
     batches = int(dataset.cardinality())
     answer = logits_function(model)
@@ -36,14 +37,36 @@ def predict_logits(
     progress = Progress(label, batches if batches >= 0 else None)
     try:
         for images, targets, *_ in dataset:
-            logits.append(answer(images).numpy())  # (b, classes)
-            labels.append(targets.numpy())
+            logits.append(tf.nest.map_structure(_numpy, answer(images)))  # (b, classes)
+            labels.append(tf.nest.map_structure(_numpy, targets))
             progress.advance()
     finally:
         progress.close()
     if not logits:
         return np.zeros((0, model.output_shape[-1]), np.float32), np.zeros(0, np.int64)
-    return np.concatenate(logits), np.concatenate(labels)
+    return _joined(logits), _joined(labels)
+
+
+def _numpy(tensor: tf.Tensor) -> np.ndarray:
+    return np.asarray(tensor)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+class Row(Protocol):
+    """What a model says of one file, or why it could not be asked."""
+
+    @property
+    def error(self) -> str:
+        """Why the file could not be read, or an empty string."""
+
+    def cells(self) -> dict[str, str]:
+        """Returns a row of a table, by column; all that is answered have the same columns."""
+
+    def record(self) -> dict[str, Any]:
+        """Returns it ready for JSON."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,21 @@ class FilePrediction:
     file: str
     best: tuple[tuple[str, float], ...] = ()
     error: str = ""
+
+    def cells(self) -> dict[str, str]:
+        """Returns file, class, score, class_2, score_2, ..., error."""
+        best: dict[str, str] = {}
+        for number, (name, score) in enumerate(self.best, start=1):
+            end = f"_{number}" if number > 1 else ""
+            best |= {f"class{end}": name, f"score{end}": f"{score:.6f}"}
+        return {"file": self.file, **(best or {"class": "", "score": ""}), "error": self.error}
+
+    def record(self) -> dict[str, Any]:
+        """Returns {"file": ..., "predictions": [{"class": ..., "score": ...}, ...]}."""
+        if self.error:
+            return {"file": self.file, "error": self.error}
+        best = [{"class": name, "score": round(score, 6)} for name, score in self.best]
+        return {"file": self.file, "predictions": best}
 
 
 def expand_inputs(patterns: Sequence[str]) -> list[str]:
@@ -120,6 +158,23 @@ def predict_files(
         top_k: How many classes to give, at most.
         batch_size: Images a step.
     """
+    answers = each_output(model, paths, image_size=image_size, resize=resize, batch_size=batch_size)
+    for path, error, logits in answers:
+        if error:
+            yield FilePrediction(path, error=error)
+            continue
+        [row] = scores_from_logits(logits[None] / temperature, multi_label)  # (classes,)
+        best = np.argsort(-row, kind="stable")[:top_k]
+        yield FilePrediction(path, tuple((class_names[c], float(row[c])) for c in best))
+
+
+def each_output(
+    model: keras.Model, paths: Sequence[str], *, image_size: int, resize: str, batch_size: int
+) -> Iterator[tuple[str, str, Any]]:
+    """Yields each file's path, what is wrong with it, and the model's output (units,) for it.
+
+    Args: as those of `predict_files`; a model that gives a dict yields one.
+    """
     verdicts = scan.scan_files(paths, "predict")
     readable = [verdict.path for verdict in verdicts if not verdict.reason]
     images = (
@@ -131,25 +186,20 @@ def predict_files(
         .batch(batch_size)
         .prefetch(1)
     )
-    scores = _scores(model, images, multi_label, temperature, len(readable))
+    outputs = _outputs(model, images, len(readable))
     for path, verdict in zip(paths, verdicts, strict=True):
-        if verdict.reason:
-            yield FilePrediction(path, error=verdict.reason)
-            continue
-        row = next(scores)  # (classes,)
-        best = np.argsort(-row, kind="stable")[:top_k]
-        yield FilePrediction(path, tuple((class_names[c], float(row[c])) for c in best))
+        yield path, verdict.reason, None if verdict.reason else next(outputs)
 
 
-def _scores(
-    model: keras.Model, images: tf.data.Dataset, multi_label: bool, temperature: float, total: int
-) -> Iterator[np.ndarray]:
-    """Yields the scores (classes,) of each image."""
+def _outputs(model: keras.Model, images: tf.data.Dataset, total: int) -> Iterator[Any]:
+    """Yields what the model puts out for each image."""
     answer = logits_function(model)
     progress = Progress("predict", total)
     try:
         for batch in images:
-            yield from scores_from_logits(answer(batch).numpy() / temperature, multi_label)
+            found = tf.nest.map_structure(_numpy, answer(batch))
+            for i in range(len(batch)):
+                yield tf.nest.map_structure(lambda output, i=i: output[i], found)
             progress.advance(len(batch))
     finally:
         progress.close()

@@ -9,26 +9,22 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, TextIO
+from typing import TextIO
 
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.evaluation.predict import FilePrediction
+from ftkeras.evaluation.predict import Row
 
 
-def write_predictions(
-    path: str | os.PathLike[str] | None, rows: Iterable[FilePrediction]
-) -> tuple[int, int]:
+def write_predictions(path: str | os.PathLike[str] | None, rows: Iterable[Row]) -> tuple[int, int]:
     """Writes predictions as they come, so that an interruption keeps those that were made.
 
-    CSV has the columns file, class, score, class_2, score_2, ..., error. JSON Lines has an object
-    a line: {"file": ..., "predictions": [{"class": ..., "score": ...}, ...]}, or {"file": ...,
-    "error": ...}.
+    CSV has the columns of the rows' `cells`; JSON Lines has each row's `record`.
 
     Args:
         path: A .csv or .jsonl file, local or remote; None prints CSV.
-        rows: What `predict_files` yields; not asked before the file is open.
+        rows: What `predict_files` or `predict_heads` yields; not asked before the file is open.
 
     Returns:
         How many files were answered, and how many could not be read.
@@ -41,7 +37,7 @@ def write_predictions(
         raise UserError(f"predict: {os.fspath(path or '')!r} must end in .csv or .jsonl.")
     answered = failed = 0
 
-    def counted() -> Iterator[FilePrediction]:
+    def counted() -> Iterator[Row]:
         nonlocal answered, failed
         for row in rows:
             answered += not row.error
@@ -69,31 +65,22 @@ def _opened(path: str | os.PathLike[str] | None) -> Iterator[TextIO]:
         yield file
 
 
-def _write_csv(file: TextIO, rows: Iterator[FilePrediction]) -> None:
-    head, classes = [], 1
-    for row in rows:  # up to the first answer, which says how many columns there are
+def _write_csv(file: TextIO, rows: Iterator[Row]) -> None:
+    head = []
+    for row in rows:  # up to the first answer, which says which columns there are
         head.append(row)
-        if row.best:
-            classes = len(row.best)
+        if not row.error:
             break
-    more = [f"{name}_{i}" for i in range(2, classes + 1) for name in ("class", "score")]
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(["file", "class", "score", *more, "error"])
+    columns = list(head[-1].cells()) if head else ["file", "error"]
+    table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    table.writeheader()
     for row in chain(head, rows):
-        best = [cell for name, score in row.best for cell in (name, f"{score:.6f}")]
-        table.writerow([row.file, *(best or [""] * 2 * classes), row.error])
+        table.writerow(row.cells())
 
 
-def _write_json_lines(file: TextIO, rows: Iterator[FilePrediction]) -> None:
+def _write_json_lines(file: TextIO, rows: Iterator[Row]) -> None:
     for row in rows:
-        file.write(json.dumps(_record(row), ensure_ascii=False) + "\n")
-
-
-def _record(row: FilePrediction) -> dict[str, Any]:
-    if row.error:
-        return {"file": row.file, "error": row.error}
-    best = [{"class": name, "score": round(score, 6)} for name, score in row.best]
-    return {"file": row.file, "predictions": best}
+        file.write(json.dumps(row.record(), ensure_ascii=False) + "\n")
 
 
 _WRITERS = {".csv": _write_csv, ".jsonl": _write_json_lines}

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ftkeras.data import decode
 from ftkeras.errors import TrainingError
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.export.fresh_process import BATCHES
 from ftkeras.export.golden import broken_image
 from ftkeras.export.openvino_engine import openvino_answer
@@ -37,7 +37,7 @@ what the model computes in 16 bits."""
 
 
 def certify_saved_model(
-    path: str | os.PathLike[str], classifier: Classifier, golden: Mapping[str, bytes]
+    path: str | os.PathLike[str], servable: Servable, golden: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """Compares a SavedModel with its Keras model, in a fresh process that imports TensorFlow alone.
 
@@ -47,7 +47,7 @@ def certify_saved_model(
 
     Args:
         path: The SavedModel's folder, where another process can read it.
-        classifier: What was exported.
+        servable: What was exported.
         golden: Encoded images to ask about, by name, at least one.
 
     Returns:
@@ -58,8 +58,8 @@ def certify_saved_model(
     """
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
-        images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
-    scores, features = classifier.expected(images)
+        images = decode.decode_and_resize(encoded, servable.image_size, servable.resize)
+    expected, features = servable.expected(images)
     files = [*golden.values(), broken_image()]
     answers = _ask_in_fresh_process(os.fspath(path), files, images.numpy())
     signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
@@ -70,9 +70,9 @@ def certify_saved_model(
         if signature == "features":
             differences[signature] = _compare_features(said, features)
         else:
-            differences[signature] = _compare_scores(signature, said, scores, classifier)
+            differences[signature] = _compare_answers(signature, said, expected, servable)
     return {
-        **classifier.card(),
+        **servable.card(),
         "golden_images": [*golden, "broken"],
         "broken_image": "gets an error for itself; the other images of the batch are answered",
         "limits": LIMITS,
@@ -89,7 +89,7 @@ def certify_saved_model(
             },
             "size_bytes": size_of(path),
         },
-        "openvino": _second_opinion(classifier, images.numpy(), scores),
+        "openvino": _second_opinion(servable, images.numpy(), expected),
     }
 
 
@@ -109,21 +109,19 @@ def check_difference(what: str, difference: float, tolerance: float) -> None:
         )
 
 
-def _compare_scores(
-    signature: str, said: Mapping[str, np.ndarray], expected: np.ndarray, classifier: Classifier
+def _compare_answers(
+    signature: str, said: Mapping[str, np.ndarray], expected: Any, servable: Servable
 ) -> float:
-    """Returns the largest difference of the golden images' scores; raises where it is too large."""
-    rows = np.resize(np.arange(len(expected)), len(said["scores"]) - ("error" in said))
-    expected, said = expected[rows], {name: values[: len(rows)] for name, values in said.items()}
-    indices = said["class_indices"]  # (n, classes)
-    wanted = np.take_along_axis(expected, indices, axis=1)
-    difference = float(np.abs(said["scores"] - wanted).max())
+    """Returns the largest difference on the golden images; raises where it is too large."""
+    golden = len(tf.nest.flatten(expected)[0])
+    asked = len(next(iter(said.values()))) - ("error" in said)
+    rows = np.resize(np.arange(golden), asked)  # a fixed batch may ask again, or of fewer
+    wanted = tf.nest.map_structure(lambda values: values[rows], expected)
+    answered = {name: values[:asked] for name, values in said.items()}
+    difference, fault = servable.difference(wanted, answered)
     check_difference(f"the SavedModel's signature {signature!r}", difference, TOLERANCE)
-    names = np.array(classifier.class_names)[indices]
-    if not np.array_equal(said.get("class_names", names), names):
-        raise TrainingError(
-            f"export: the SavedModel's signature {signature!r} gives other class names"
-        )
+    if fault:
+        raise TrainingError(f"export: the SavedModel's signature {signature!r} {fault}")
     return difference
 
 
@@ -144,19 +142,19 @@ def _check_errors(signature: str, said: Mapping[str, np.ndarray], golden: int) -
         )
 
 
-def _second_opinion(
-    classifier: Classifier, images: np.ndarray, expected: np.ndarray
-) -> dict[str, Any]:
+def _second_opinion(servable: Servable, images: np.ndarray, expected: Any) -> dict[str, Any]:
+    if not isinstance(servable, Classifier):
+        return {"status": "asked about classifiers alone"}
     if importlib.util.find_spec("openvino") is None:
         return {"status": "not installed"}
     try:
-        scores = openvino_answer(classifier)(images)
+        scores = openvino_answer(servable)(images)
     except Exception as error:  # an operation that it lacks says nothing against the export
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return {"status": f"cannot run the model: {reason[0]}"}
     difference = float(np.abs(scores - expected).max())
-    check_difference("OpenVINO", difference, tolerance_of(classifier))
-    return {"tolerance": tolerance_of(classifier), "max_difference": difference}
+    check_difference("OpenVINO", difference, tolerance_of(servable))
+    return {"tolerance": tolerance_of(servable), "max_difference": difference}
 
 
 def _ask_in_fresh_process(

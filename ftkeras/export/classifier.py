@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -18,6 +18,51 @@ from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.metrics import scores_from_logits
 
 _MOST_BYTES = (1 << 31) - 1  # of a graph that holds its weights
+
+
+Outputs = dict[str, tf.Tensor]
+Arrays = Mapping[str, np.ndarray]
+
+
+class Servable(Protocol):
+    """A model with all that a SavedModel's signatures and its certificate ask of it."""
+
+    @property
+    def resize(self) -> str:
+        """How images become square: crop, pad or squash."""
+
+    @property
+    def model(self) -> keras.Model:
+        """Takes raw 0..255 RGB float32 (n, size, size, 3)."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's input, in pixels."""
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the model's pooled features are known."""
+
+    @property
+    def network(self) -> keras.Model:
+        """The model as one that puts out its answers and, where known, pooled features."""
+
+    def answers(self, said: Sequence[tf.Tensor]) -> Outputs:
+        """Returns what clients get, from the network's outputs without the features."""
+
+    def expected(self, images: tf.Tensor) -> tuple[Any, np.ndarray | None]:
+        """Returns what the Keras model says, layer by layer, and pooled features or None."""
+
+    def difference(self, expected: Any, said: Arrays) -> tuple[float, str]:
+        """Returns how far a signature's answers are from those expected, and what is wrong else.
+
+        Args:
+            expected: What `expected` said, for as many images.
+            said: The signature's outputs.
+        """
+
+    def card(self) -> dict[str, Any]:
+        """Returns what a person or a client may want to know, ready for JSON."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +120,25 @@ class Classifier:
     @functools.cached_property
     def network(self) -> keras.Model:
         """The model as one that returns its logits and, where it has a head, pooled features."""
-        outputs = [self.model.outputs[0]]
-        features = pooled_features(self.model)
-        return keras.Model(
-            self.model.inputs[0], outputs if features is None else [*outputs, features]
-        )
+        return with_features(self.model)
 
     @property
     def has_features(self) -> bool:
         """Whether the model's pooled features are known."""
-        return len(self.network.outputs) == 2
+        return len(self.network.outputs) > len(self.model.outputs)
 
     def scores(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns float32 scores (n, classes), in the order of the classes."""
         logits = tf.cast(logits, tf.float32) / self.temperature
         return tf.sigmoid(logits) if self.multi_label else tf.nn.softmax(logits)
+
+    def answers(self, said: Sequence[tf.Tensor]) -> Outputs:
+        """Returns what clients get, from the logits."""
+        return ranked(self, self.scores(said[0]))
+
+    def difference(self, expected: np.ndarray, said: Arrays) -> tuple[float, str]:
+        """Returns the largest difference of scores, and what else is wrong."""
+        return ranked_difference(self.class_names, expected, said)
 
     def expected(self, images: tf.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns what the Keras model says, layer by layer, on the CPU.
@@ -102,10 +151,8 @@ class Classifier:
         Returns:
             Scores (n, classes), in the order of the classes, and pooled features or None.
         """
-        with tf.device("CPU:0"):
-            logits, *features = keras.tree.flatten(self.network(images, training=False))
-        scores = scores_from_logits(logits.numpy() / self.temperature, self.multi_label)
-        return scores, features[0].numpy().astype(np.float32) if features else None
+        [logits], features = ask(self, images)
+        return scores_from_logits(logits / self.temperature, self.multi_label), features
 
     @functools.cached_property
     def frozen(self) -> Any:
@@ -138,12 +185,82 @@ class Classifier:
             "multi_label": self.multi_label,
             "temperature": self.temperature,
             "thresholds": None if self.thresholds is None else list(self.thresholds),
-            "versions": {
-                "ftkeras": __version__,
-                "keras": keras.__version__,
-                "tensorflow": tf.__version__,
-            },
+            "versions": versions(),
         }
+
+
+def versions() -> dict[str, str]:
+    """Returns what an export was made with."""
+    return {
+        "ftkeras": __version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }
+
+
+class Ranks(Protocol):
+    """What gives scores a meaning."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """One name a class."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each class is a question of its own."""
+
+    @property
+    def thresholds(self) -> Sequence[float] | None:
+        """Of a multi-label model: the score from which on a class counts as predicted."""
+
+
+def ranked(classes: Ranks, scores: tf.Tensor) -> Outputs:
+    """Returns scores (n, classes), in the order of the classes, as clients get them."""
+    best = tf.math.top_k(scores, k=len(classes.class_names))
+    outputs = {
+        "scores": best.values,
+        "class_indices": best.indices,
+        "class_names": tf.gather(tf.constant(list(classes.class_names)), best.indices),
+    }
+    if classes.multi_label:
+        thresholds = classes.thresholds or [0.5] * len(classes.class_names)
+        needed = tf.gather(tf.constant(list(thresholds), tf.float32), best.indices)
+        outputs["predicted"] = best.values >= needed
+    return outputs
+
+
+def ranked_difference(
+    class_names: Sequence[str], expected: np.ndarray, said: Arrays
+) -> tuple[float, str]:
+    """Returns the largest difference of what `ranked` gave from scores, and what else is wrong.
+
+    Args:
+        class_names: One name a class.
+        expected: Scores (n, classes), in the order of the classes.
+        said: The outputs of `ranked`, for the same images.
+    """
+    indices = said["class_indices"]  # (n, classes)
+    difference = float(np.abs(said["scores"] - np.take_along_axis(expected, indices, 1)).max())
+    names = np.array(class_names)[indices]
+    same = np.array_equal(said.get("class_names", names), names)
+    return difference, "" if same else "gives other class names"
+
+
+def with_features(model: keras.Model) -> keras.Model:
+    """Returns a model as one with a flat list of outputs, of which the last is pooled features.
+
+    Where the model has no head that tells them, they are not among the outputs.
+    """
+    features = pooled_features(model)
+    return keras.Model(model.inputs[0], [*model.outputs, *([] if features is None else [features])])
+
+
+def ask(servable: Servable, images: tf.Tensor) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Returns the network's outputs on the CPU, layer by layer, and pooled features or None."""
+    with tf.device("CPU:0"):
+        said = keras.tree.flatten(servable.network(images, training=False))
+    arrays = [x.numpy().astype(np.float32) for x in said]
+    return (arrays[:-1], arrays[-1]) if servable.has_features else (arrays, None)
 
 
 def pooled_features(model: keras.Model) -> keras.KerasTensor | None:

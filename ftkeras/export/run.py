@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import batches
+from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import sample
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
@@ -23,7 +24,7 @@ CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedMo
 
 def export_run(
     run: Run,
-    classifier: Classifier,
+    servable: Servable,
     directory: str,
     formats: Sequence[str],
     samples: Callable[[], tuple[Sample, Sample]],
@@ -32,7 +33,7 @@ def export_run(
 
     Args:
         run: The run, whose `certificate.json` gets the certificates.
-        classifier: The run's model, its labels, and how its answers are meant.
+        servable: The run's model, its labels, and how its answers are meant.
         directory: Where the SavedModel's versions go, and a folder for each other format.
         formats: saved_model, litert, onnx, openvino.
         samples: Reads images to calibrate on and to measure with; called where they are needed.
@@ -43,10 +44,15 @@ def export_run(
     """
     others = [name for name in formats if name != "saved_model"]
     check_formats(others)
+    if others and not isinstance(servable, Classifier):
+        raise UserError(
+            f"export: {others[0]} takes a model with one head; this one has several. "
+            "Export a SavedModel."
+        )
     paths = {}
     if "saved_model" in formats:
         paths["saved_model"] = export_saved_model(
-            classifier,
+            servable,
             directory,
             name=model_name(os.path.basename(run.folder.rstrip("/"))),
             static_batch=run.config.export.static_batch,
@@ -55,8 +61,9 @@ def export_run(
     if others:
         calibration, test = samples()
     for name in others:
+        assert isinstance(servable, Classifier)
         paths[name] = export_format(
-            classifier, os.path.join(directory, name), name, calibration=calibration, test=test
+            servable, os.path.join(directory, name), name, calibration=calibration, test=test
         )
         _keep_certificate(run, name, paths[name])
     return paths

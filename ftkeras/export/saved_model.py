@@ -13,7 +13,7 @@ from typing import Any
 
 from ftkeras.console import Progress
 from ftkeras.export.certificate import certify_saved_model
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Servable
 from ftkeras.export.golden import golden_images
 from ftkeras.export.publish import new_version
 from ftkeras.export.serving import write_serving_files, write_warmup
@@ -21,7 +21,7 @@ from ftkeras.export.signatures import archive_of
 
 
 def export_saved_model(
-    classifier: Classifier,
+    servable: Servable,
     directory: str | os.PathLike[str],
     *,
     name: str = "model",
@@ -36,7 +36,7 @@ def export_saved_model(
     requests; `serving/`, beside the versions, holds the server's own files and two clients.
 
     Args:
-        classifier: The model, its labels, and how its answers are meant.
+        servable: The model, its labels, and how its answers are meant.
         directory: Where versions 1, 2, ... are; local or remote (gs://).
         name: What the server calls the model.
         static_batch: Adds `images_static`, for this batch size.
@@ -58,16 +58,16 @@ def export_saved_model(
     progress = Progress("export SavedModel", 3)
     try:
         with new_version(directory) as (folder, target):
-            archive = archive_of(classifier, static_batch)
+            archive = archive_of(servable, static_batch)
             progress.advance()
             archive.write_out(folder, verbose=False)
             extra = Path(folder, "assets.extra")  # which servers leave alone
             extra.mkdir()
-            _write_json(extra / "ftkeras.json", classifier.card())
-            write_warmup(extra, classifier, name)
+            _write_json(extra / "ftkeras.json", servable.card())
+            write_warmup(extra, servable, name)
             progress.advance(note="checking in a fresh process")
             if golden:
-                certificate = certify_saved_model(folder, classifier, golden)
+                certificate = certify_saved_model(folder, servable, golden)
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
         write_serving_files(directory, name)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Servable
 from ftkeras.export.golden import golden_images
 from ftkeras.export.signatures import FEATURE
 
@@ -56,31 +56,31 @@ def model_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_") or "model"
 
 
-def warmup_requests(classifier: Classifier, name: str) -> list[prediction_log_pb2.PredictionLog]:
+def warmup_requests(servable: Servable, name: str) -> list[prediction_log_pb2.PredictionLog]:
     """Returns requests that make a server load and plan all that real ones will need.
 
     Each signature of encoded images and of floats is asked for one image and for several.
 
     Args:
-        classifier: What is served.
+        servable: What is served.
         name: What the server calls the model.
     """
     golden = golden_images()
     files = [golden[kind] for kind in ("colour", "grey", "alpha", "rotated")]
     signatures = {"serving_default": "image_bytes", "examples": "examples", "images": "images"}
-    if classifier.has_features:
+    if servable.has_features:
         signatures["features"] = "image_bytes"
     return [
-        _request(name, signature, argument, _question(argument, files, batch, classifier))
+        _request(name, signature, argument, _question(argument, files, batch, servable))
         for signature, argument in signatures.items()
         for batch in _WARMUP_BATCHES
     ]
 
 
-def write_warmup(extra: Path, classifier: Classifier, name: str) -> None:
+def write_warmup(extra: Path, servable: Servable, name: str) -> None:
     """Writes the warm-up requests to a version's `assets.extra`."""
     with tf.io.TFRecordWriter(os.fspath(extra / WARMUP_FILE)) as file:
-        for request in warmup_requests(classifier, name):
+        for request in warmup_requests(servable, name):
             file.write(request.SerializeToString())
 
 
@@ -107,10 +107,10 @@ def write_serving_files(directory: str | os.PathLike[str], name: str) -> None:
 
 
 def _question(
-    argument: str, files: list[bytes], batch: int, classifier: Classifier
+    argument: str, files: list[bytes], batch: int, servable: Servable
 ) -> tensor_pb2.TensorProto:
     if argument == "images":
-        shape = tf.TensorShape((batch, classifier.image_size, classifier.image_size, 3))
+        shape = tf.TensorShape((batch, servable.image_size, servable.image_size, 3))
         # One value stands for all: the file stays small, whatever the images' size.
         return tensor_pb2.TensorProto(
             dtype=tf.float32.as_datatype_enum, tensor_shape=shape.as_proto(), float_val=[127.5]

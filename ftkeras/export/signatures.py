@@ -1,12 +1,15 @@
 """The questions that an exported model answers: one function a signature.
 
-All of them return, for each of n images, all classes with the best first:
+All of a classifier's return, for each of n images, all classes with the best first:
 
     scores         float32 (n, classes)   softmax, or sigmoid for a multi-label model, descending
     class_indices  int32   (n, classes)   which class each score is of
     class_names    string  (n, classes)   the same by name, UTF-8
     predicted      bool    (n, classes)   multi-label only: the score reaches the class's threshold
     error          string  (n,)           of encoded images: empty, or why there is no answer
+
+Of a model with several heads, each of these names begins with its head's, as in `NAME_scores`, and
+a head for numbers gives `NAME_value`, float32 (n,).
 
 `serving_default` takes `image_bytes`, string (n,): image files as they are, of any sizes, decoded
 and resized inside by the code that training uses. `examples` takes `examples`, string (n,):
@@ -15,8 +18,8 @@ size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and return
 float32 (n, channels), what the head sees of the image, and `error`. `images_static` is `images` for
 one batch size and without names: nothing that an accelerator's compiler cannot take.
 
-A file that cannot be decoded costs nobody else an answer: its scores are 0, its indices -1, its
-names and features empty or 0, and `error` says why.
+A file that cannot be decoded costs nobody else an answer: its scores and values are 0, its indices
+-1, its names and features empty or 0, and `error` says why.
 """
 
 from __future__ import annotations
@@ -28,9 +31,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data import decode
-from ftkeras.export.classifier import Classifier
-
-Outputs = dict[str, tf.Tensor]
+from ftkeras.export.classifier import Outputs, Servable
 
 FEATURE = "image/encoded"
 """The feature of a tf.Example that holds the image file."""
@@ -38,28 +39,27 @@ UNREADABLE = "not an image that can be decoded (JPEG, PNG, GIF or BMP), or a dam
 """What `error` says of such a file."""
 
 
-def archive_of(
-    classifier: Classifier, static_batch: int | None = None
-) -> keras.export.ExportArchive:
+def archive_of(servable: Servable, static_batch: int | None = None) -> keras.export.ExportArchive:
     """Returns an archive of the model with its signatures.
 
     Args:
-        classifier: What is exported.
+        servable: What is exported.
         static_batch: The batch size of `images_static`; None leaves that signature out.
     """
-    size, model = classifier.image_size, classifier.network
+    size, model = servable.image_size, servable.network
     archive = keras.export.ExportArchive()
     archive.track(model)
     pixels = tf.TensorSpec((None, size, size, 3), tf.float32, "images")
     files = tf.TensorSpec((None,), tf.string, "image_bytes")
     examples = tf.TensorSpec((None,), tf.string, "examples")
 
-    def network(images: tf.Tensor) -> list[tf.Tensor]:
-        logits, *features = keras.tree.flatten(model(images, training=False))
-        return [classifier.scores(logits), *(tf.cast(x, tf.float32) for x in features)]
+    def network(images: tf.Tensor) -> tuple[Outputs, list[tf.Tensor]]:
+        said = keras.tree.flatten(model(images, training=False))
+        features = [tf.cast(said.pop(), tf.float32)] if servable.has_features else []
+        return servable.answers(said), features
 
     def reader(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decoded(image_bytes, size, classifier.resize)
+        return decoded(image_bytes, size, servable.resize)
 
     # Two graphs that the signatures call: decoder and model are traced and stored once.
     read = tf.function(reader, autograph=False).get_concrete_function(files)
@@ -67,47 +67,31 @@ def archive_of(
 
     def serving_default(image_bytes: tf.Tensor) -> Outputs:
         images, readable = read(image_bytes)
-        return _with_errors(ranked(classifier, answer(images)[0]), readable)
+        return _with_errors(answer(images)[0], readable)
 
     def of_examples(examples: tf.Tensor) -> Outputs:
         return serving_default(_files_in(examples))
 
     def of_images(images: tf.Tensor) -> Outputs:
-        return ranked(classifier, answer(images)[0])
+        return dict(answer(images)[0])
 
     def features(image_bytes: tf.Tensor) -> Outputs:
         images, readable = read(image_bytes)
-        return _with_errors({"features": answer(images)[1]}, readable)
+        return _with_errors({"features": answer(images)[1][0]}, readable)
 
     def images_static(images: tf.Tensor) -> Outputs:
-        outputs = ranked(classifier, network(images)[0])
-        del outputs["class_names"]
-        return outputs
+        outputs, _ = network(images)
+        return {name: x for name, x in outputs.items() if x.dtype != tf.string}
 
     archive.add_endpoint("serving_default", serving_default, [files])
     archive.add_endpoint("examples", of_examples, [examples])
     archive.add_endpoint("images", of_images, [pixels])
-    if classifier.has_features:
+    if servable.has_features:
         archive.add_endpoint("features", features, [files])
     if static_batch:
         fixed = tf.TensorSpec((static_batch, size, size, 3), tf.float32, "images")
         archive.add_endpoint("images_static", images_static, [fixed])
     return archive
-
-
-def ranked(classifier: Classifier, scores: tf.Tensor) -> Outputs:
-    """Returns scores (n, classes), in the order of the classes, as clients get them."""
-    best = tf.math.top_k(scores, k=len(classifier.class_names))
-    outputs = {
-        "scores": best.values,
-        "class_indices": best.indices,
-        "class_names": tf.gather(tf.constant(list(classifier.class_names)), best.indices),
-    }
-    if classifier.multi_label:
-        thresholds = classifier.thresholds or [0.5] * len(classifier.class_names)
-        needed = tf.gather(tf.constant(list(thresholds), tf.float32), best.indices)
-        outputs["predicted"] = best.values >= needed
-    return outputs
 
 
 def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
@@ -159,11 +143,13 @@ def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any, s
 
 def _with_errors(outputs: Outputs, readable: tf.Tensor) -> Outputs:
     """Empties the rows of what could not be read, and says so."""
-    rows = readable[:, tf.newaxis]  # (n, 1)
 
-    def kept(name: str, values: tf.Tensor) -> tf.Tensor:
-        nothing = tf.cast(-1, tf.int32) if name == "class_indices" else tf.zeros((), values.dtype)
+    def kept(values: tf.Tensor) -> tf.Tensor:
+        # Whole numbers are indices: 0 would be a class.
+        whole = values.dtype == tf.int32
+        nothing = tf.cast(-1, tf.int32) if whole else tf.zeros((), values.dtype)
+        rows = readable if len(values.shape) == 1 else readable[:, tf.newaxis]  # (n,) or (n, 1)
         return tf.where(rows, values, nothing)
 
-    answered = {name: kept(name, values) for name, values in outputs.items()}
+    answered = {name: kept(values) for name, values in outputs.items()}
     return {**answered, "error": tf.where(readable, "", UNREADABLE)}

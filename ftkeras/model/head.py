@@ -60,20 +60,63 @@ def attach_head(
     Raises:
         UserError: An activation or initialiser that Keras doesn't know.
     """
+    x = shared_layers(features, pooling=pooling, hidden=hidden, dropout=dropout, seed=seed)
+    if cosine:
+        x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
+    return attach_logits(x, classes, initializer=initializer, bias=bias, seed=seed)
+
+
+def shared_layers(
+    features: keras.KerasTensor,
+    *,
+    pooling: Pooling = "avg",
+    hidden: Sequence[Hidden] = (),
+    dropout: float = 0.2,
+    seed: int = 0,
+) -> keras.KerasTensor:
+    """Returns what the logits of a head, or of several, are made of: (batch, channels).
+
+    The arguments are those of `attach_head`.
+    """
     x = _pool(features, pooling) if len(features.shape) == 4 else features  # (batch, channels)
     for number, layer in enumerate(hidden, start=1):
         x = _hidden(x, layer, number, seed)
     if dropout:
         x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
-    if cosine:
-        x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
+    return x
+
+
+def attach_logits(
+    x: keras.KerasTensor,
+    units: int,
+    *,
+    initializer: str = "glorot_uniform",
+    bias: np.ndarray | None = None,
+    seed: int = 0,
+    name: str = "logits",
+) -> keras.KerasTensor:
+    """Returns the output of a last dense layer: float32 (batch, units).
+
+    Args:
+        x: (batch, channels).
+        units: How many logits, or numbers.
+        initializer: Keras initialiser name for the kernel.
+        bias: The bias to start from, float (units,); zeros when left out.
+        seed: Seed of the initialiser.
+        name: The layer's name.
+    """
     return keras.layers.Dense(
-        classes,
+        units,
         kernel_initializer=_initializer(initializer, seed),
         bias_initializer="zeros" if bias is None else keras.initializers.Constant(bias.tolist()),
         dtype="float32",
-        name="logits",
-    )(x)  # (batch, classes)
+        name=name,
+    )(x)  # (batch, units)
+
+
+def logits_name(head: str) -> str:
+    """Returns the name of the last layer of one of several heads."""
+    return f"logits_{head}"
 
 
 def frequency_bias(labels: np.ndarray, classes: int, multi_label: bool) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-Answer = Callable[[tf.Tensor], tf.Tensor]
+Answer = Callable[[tf.Tensor], Any]  # a tensor, or a dict of them where there are several heads
 
 _KEPT = "_ftkeras_logits"
 
@@ -19,15 +20,17 @@ def logits_function(model: keras.Model) -> Answer:
     is traced once for a model and kept with it: tracing takes a second.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes), or a
+            dict of them.
     """
     own = vars(model)  # past Keras's tracking: it is no part of what is saved
     if _KEPT not in own:
         batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
 
         @tf.function(input_signature=[batch])
-        def logits(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(model(images, training=False), tf.float32)
+        def logits(images: tf.Tensor) -> Any:
+            outputs = model(images, training=False)
+            return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
         own[_KEPT] = logits
     answer: Answer = own[_KEPT]

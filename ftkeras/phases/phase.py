@@ -34,7 +34,8 @@ def larger_is_better(metric: str) -> bool:
         >>> larger_is_better("val_accuracy"), larger_is_better("val_loss")
         (True, False)
     """
-    return any(part in metric for part in _LARGER_IS_BETTER)
+    # A head may have any name, which comes before the metric's own.
+    return not metric.endswith("loss") and any(part in metric for part in _LARGER_IS_BETTER)
 
 
 @dataclass(frozen=True)

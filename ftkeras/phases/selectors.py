@@ -170,6 +170,14 @@ def is_bias(weight: Weight) -> bool:
     return weight.path.rsplit("/", 1)[-1] in ("bias", "beta", "recurrent_bias")
 
 
+def is_kernel(weight: Weight) -> bool:
+    """Whether a weight multiplies activations, so that pulling it to zero makes a model simpler.
+
+    Biases and normalisation do not, nor do weights that a model holds in none of its layers.
+    """
+    return not (is_bias(weight) or is_norm(weight.layer) or isinstance(weight.layer, keras.Model))
+
+
 def _by_pattern(weights: Weights, selector: str) -> list[Weight]:
     try:
         pattern = re.compile(selector[3:])

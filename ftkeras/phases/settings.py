@@ -26,33 +26,37 @@ def set_dropout(model: keras.Model, rate: float, dry_run: bool = False) -> None:
 
 
 def set_label_smoothing(model: keras.Model, amount: float, dry_run: bool = False) -> None:
-    """Sets the label smoothing of the loss that `model` was compiled with.
+    """Sets the label smoothing of the loss, or of all losses, that `model` was compiled with.
 
     Raises:
-        UserError: The loss isn't an object that has label smoothing.
+        UserError: No loss is an object that has label smoothing.
     """
-    loss = model.loss
-    # Keras's losses hand these arguments to a function; their attribute is for their config alone.
-    arguments = getattr(loss, "_fn_kwargs", {})
-    if "label_smoothing" not in arguments:
+    losses = _smoothing_losses(model)
+    if not losses:
         raise UserError(
             "label_smoothing: compile the model with a loss object that has it, for example "
             "keras.losses.CategoricalCrossentropy(from_logits=True)."
         )
     if not dry_run:
-        arguments["label_smoothing"] = amount
-        loss.label_smoothing = amount
+        for loss in losses:
+            loss._fn_kwargs["label_smoothing"] = loss.label_smoothing = amount
 
 
 def remember_settings(model: keras.Model) -> Callable[[], None]:
     """Returns a function that sets dropout and label smoothing to what they are now."""
     rates = [(x, x.rate) for x in model.layers if isinstance(x, keras.layers.Dropout)]
-    smoothing = getattr(model.loss, "_fn_kwargs", {}).get("label_smoothing")
+    smoothing = [x._fn_kwargs["label_smoothing"] for x in _smoothing_losses(model)]
 
     def put_back() -> None:
         for layer, rate in rates:
             layer.rate = rate
-        if smoothing is not None:
-            set_label_smoothing(model, smoothing)
+        if smoothing:
+            set_label_smoothing(model, smoothing[0])
 
     return put_back
+
+
+def _smoothing_losses(model: keras.Model) -> list[keras.losses.Loss]:
+    # Keras's losses hand these arguments to a function; their attribute is for their config alone.
+    losses = model.loss.values() if isinstance(model.loss, dict) else [model.loss]
+    return [x for x in losses if "label_smoothing" in getattr(x, "_fn_kwargs", {})]

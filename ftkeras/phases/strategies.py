@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -183,7 +184,10 @@ STRATEGIES: dict[str, Callable[[Setting], Expansion]] = {
 
 
 def relative_gradients(
-    model: keras.Model, weights: Weights, batches: tf.data.Dataset, loss: keras.losses.Loss
+    model: keras.Model,
+    weights: Weights,
+    batches: tf.data.Dataset,
+    loss: Callable[[Any, Any], tf.Tensor],
 ) -> dict[str, float]:
     """Returns each block's gradient norm over its weights' norm, averaged over batches.
 

@@ -28,18 +28,20 @@ SECTIONS = (
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
 
-def run_page(facts: RunFacts, more: Sequence[Section] = ()) -> Html:
+def run_page(facts: RunFacts, more: Sequence[Section] = (), leave_out: Sequence[str] = ()) -> Html:
     """Returns the report of one run.
 
     Args:
         facts: What `read_run` found in its folder.
         more: The task's own sections, which come second.
+        leave_out: The anchors of sections that say nothing of the task.
     """
     state = facts.status.get("state", "")
     when = str(facts.status.get("time", ""))[:16].replace("T", " ")
     kicker = " ".join(["ftkeras run", *([f"- {state} {when} UTC"] if state else [])])
     first, *rest = (make(facts) for make in SECTIONS)
-    return page(facts.name, kicker, described(facts), [first, *more, *rest])
+    kept = [section for section in rest if section.anchor not in leave_out]
+    return page(facts.name, kicker, described(facts), [first, *more, *kept])
 
 
 def page(title: str, kicker: str, subtitle: Child, sections: Sequence[Section]) -> Html:

@@ -83,10 +83,13 @@ def make_pictures(
         splits: Its data.
         resize: How images become square.
     """
+    made: dict[str, dict[str, dict[str, Any]]] = {}
+    asked = wanted(facts)
+    if not asked:
+        return made
     explain = grad_cam(model)
     size = int(model.input_shape[1])
-    made: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, classes in wanted(facts).items():
+    for name, classes in asked.items():
         if name not in splits:
             continue
         split = splits[name]

@@ -36,7 +36,7 @@ def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str
 def end_lines(
     folder: str,
     records: Sequence[dict[str, Any]],
-    evaluation: dict[str, Any],
+    result: str,
     verdicts: Mapping[str, Verdict],
     best_epoch: int | None,
     places: Mapping[str, str | None],
@@ -48,7 +48,7 @@ def end_lines(
     Args:
         folder: The run's folder.
         records: The lines of `metrics.jsonl`.
-        evaluation: What `evaluation.json` holds.
+        result: How good the model is, in a line.
         verdicts: What the audit found, by phase.
         best_epoch: Which epoch's weights were kept, from 0; None where nothing was trained.
         places: Where more was written, by what it is; None where it was not.
@@ -68,12 +68,10 @@ def end_lines(
         )
         for name, inside in phases.items()
     ]
-    low, high = evaluation["intervals"]["accuracy"]
     lines = [
         "",
         *([table(rows, ("phase", "epochs", *shown, "time")), ""] if rows else []),
-        f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} "
-        f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}",
+        result,
         ("" if best_epoch is None else f"weights of epoch {best_epoch + 1}; ")
         + f"{duration(seconds)} in all",
         *(_audit_line(name, verdict) for name, verdict in verdicts.items()),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -85,13 +86,18 @@ def assemble(config: Config, task: Task) -> Assembled:
             config,
             weights,
             len(data.splits["train"]),
-            lambda: relative_gradients(model, weights, feed.plain("train").take(8), loss),
+            lambda: relative_gradients(model, weights, feed.plain("train").take(8), _in_one(loss)),
         )
         phases, scaling = build.scaled(config, expansion.phases)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
         metrics = task.metrics(config, data)
-        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
+        model.compile(
+            optimizer,
+            loss=loss,
+            weighted_metrics=metrics,
+            jit_compile=jit,
+        )
         make_exact(model)
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
     unfreeze = StagedUnfreezing(
@@ -135,6 +141,13 @@ def assemble(config: Config, task: Task) -> Assembled:
         notes,
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
+
+
+def _in_one(loss: Any) -> Callable[[Any, Any], Any]:
+    """Returns the sum of several heads' losses as one; a loss stays as it is."""
+    if not isinstance(loss, dict):
+        return loss
+    return lambda y, y_pred: sum(one(y[head], y_pred[head]) for head, one in loss.items())
 
 
 def lr_find(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ftkeras.backbones.weights_file import read_model
 from ftkeras.data.dataset import ImageData
 from ftkeras.errors import UserError
-from ftkeras.evaluation.predict import FilePrediction, predict_files
+from ftkeras.evaluation.predict import Row
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
@@ -58,6 +58,8 @@ def robustness(run: Run, task: Task, examples: int | None, split: str = "test") 
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task.images(config), split)
+    if data.heads:
+        raise UserError("robustness: it is measured of models with one head; this one has several.")
     measured = measure_robustness(
         model,
         sample(data.splits[split], examples, config.seed),
@@ -69,20 +71,9 @@ def robustness(run: Run, task: Task, examples: int | None, split: str = "test") 
     return measured
 
 
-def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
-    """Yields each image file's most likely classes, or what is wrong with it."""
-    config, facts = run.config, run.read_json("data.json")
-    yield from predict_files(
-        load_model(run),
-        files,
-        image_size=facts["image_size"],
-        resize=config.data.resize,
-        class_names=facts["class_names"],
-        top_k=min(top_k, len(facts["class_names"])),
-        multi_label=facts["multi_label"],
-        temperature=temperature_of(run),
-        batch_size=config.data.batch_size,
-    )
+def predict(run: Run, task: Task, files: Sequence[str], top_k: int = 5) -> Iterator[Row]:
+    """Yields what a run's model says of each image file, or what is wrong with it."""
+    yield from task.predict(run, load_model(run), files, top_k)
 
 
 def export(
@@ -143,7 +134,7 @@ def write_report(run: Run, task: Task, out: str | None = None) -> str:
 def write_page(run: Run, task: Task, out: str | None = None) -> str:
     """Writes the page of a run with what is there; returns where it is."""
     out, facts = out or run.path("report.html"), read_run(run.folder)
-    write_file(out, run_page(facts, task.sections(facts)))
+    write_file(out, run_page(facts, task.sections(facts), task.leaves_out))
     return out
 
 
@@ -153,11 +144,6 @@ def load_model(run: Run) -> keras.Model:
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
     return read_model(path, run.folder)
-
-
-def temperature_of(run: Run) -> float:
-    """Returns what a run's logits are divided by where its model is used."""
-    return float(run.read_json("evaluation.json").get("temperature", 1.0))
 
 
 def final_split(data: ImageData) -> str:

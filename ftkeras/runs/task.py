@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -13,8 +13,11 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
-from ftkeras.export.classifier import Classifier
+from ftkeras.evaluation.predict import Row, predict_files
+from ftkeras.evaluation.results import format_results
+from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.training import build
@@ -67,9 +70,9 @@ class Task:
 
     def loss(self, config: Config, data: ImageData) -> Any:
         """Returns what `compile` takes as the loss; it is a mean over examples."""
-        return _loss(config.loss, data.multi_label)
+        return class_loss(config.loss, data.multi_label)
 
-    def metrics(self, config: Config, data: ImageData) -> Sequence[keras.metrics.Metric]:
+    def metrics(self, config: Config, data: ImageData) -> Any:
         """Returns what `compile` takes as weighted metrics."""
         if data.multi_label:
             return [
@@ -109,13 +112,51 @@ class Task:
 
         Never compiled, for the optimizer's state belongs to the checkpoints.
         """
-        return keras.Model(model.inputs, model.outputs, name=model.name)
+        return keras.Model(model.input, model.output, name=model.name)
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
         """Returns what `evaluation.json` holds; at least `split`."""
         return measure(model, feed, run, split)
 
-    def served(self, run: Run, model: keras.Model) -> Classifier:
+    def check_bars(self, bars: Sequence[Bar], facts: Mapping[str, Any]) -> None:
+        """Refuses a bar on a metric that `measure` will not give; UserError.
+
+        Args:
+            bars: The conditions.
+            facts: What `data.json` holds.
+        """
+        check_metrics(bars, facts["class_names"], facts["multi_label"])
+
+    def headline(self, evaluation: dict[str, Any]) -> str:
+        """Returns the result in one line."""
+        low, high = evaluation["intervals"]["accuracy"]
+        return (
+            f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} "
+            f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}"
+        )
+
+    def format_results(self, evaluation: dict[str, Any]) -> str:
+        """Returns the result as tables."""
+        return format_results(evaluation)
+
+    def predict(
+        self, run: Run, model: keras.Model, files: Sequence[str], top_k: int
+    ) -> Iterator[Row]:
+        """Yields what the model says of each image file, or what is wrong with it."""
+        config, facts = run.config, run.read_json("data.json")
+        return predict_files(
+            model,
+            files,
+            image_size=facts["image_size"],
+            resize=config.data.resize,
+            class_names=facts["class_names"],
+            top_k=min(top_k, len(facts["class_names"])),
+            multi_label=facts["multi_label"],
+            temperature=temperature_of(run),
+            batch_size=config.data.batch_size,
+        )
+
+    def served(self, run: Run, model: keras.Model) -> Servable:
         """Returns what is exported."""
         facts, evaluation = run.read_json("data.json"), run.read_json("evaluation.json")
         return Classifier(
@@ -130,6 +171,14 @@ class Task:
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
         return ()
+
+    leaves_out: Sequence[str] = ()
+    """The anchors of sections that every report has and that say nothing of this task."""
+
+
+def temperature_of(run: Run) -> float:
+    """Returns what a run's logits are divided by where its model is used."""
+    return float(run.read_json("evaluation.json").get("temperature", 1.0))
 
 
 def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> None:
@@ -155,7 +204,8 @@ def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> N
             )
 
 
-def _loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
+def class_loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
+    """Returns the loss of logits that the config names; it is a mean over examples."""
     shared = {"from_logits": True, "label_smoothing": loss.label_smoothing}
     if loss.name == "focal" and multi_label:
         return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, **shared)

@@ -15,7 +15,7 @@ from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import Preempted, TrainingError, UserError
-from ftkeras.evaluation.bars import Bar, check_metrics, measured, require
+from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
@@ -66,7 +66,7 @@ def train(
     start = time.monotonic()
     run = Run(out)
     assembled = assemble(config, task)
-    check_metrics(bars, assembled.data.class_names, assembled.data.multi_label)
+    task.check_bars(bars, _facts(assembled))
     formats = export_formats(config)
     check_formats([name for name in formats if name != "saved_model"])
     devices = assembled.devices
@@ -99,9 +99,9 @@ def train(
     seconds = time.monotonic() - start
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
     places = {"SavedModel": exported.get("saved_model"), "report": reported}
-    done = run.read_json("plan.json")
+    done, result = run.read_json("plan.json"), task.headline(evaluation)
     trunk, best_epoch = done["trunk"], done.get("best_epoch")
-    print(end_lines(out, records, evaluation, verdicts, best_epoch, places, seconds, trunk))
+    print(end_lines(out, records, result, verdicts, best_epoch, places, seconds, trunk))
     require(bars, evaluation)
     return run
 
@@ -183,29 +183,35 @@ def _log_result(
     assembled: Assembled, run: Run, loggers: Loggers, evaluation: dict[str, Any]
 ) -> None:
     split, data = evaluation["split"], assembled.data
-    values = {name: v for name, v in measured(evaluation).items() if v is not None}
-    loggers.result({f"{split}/{name}": v for name, v in values.items() if "." not in name})
+    loggers.result({f"{split}/{name}": v for name, v in whole(evaluation).items()})
     if matrix := evaluation.get("confusion_matrix"):
         loggers.image(
             f"{split}/confusion_matrix", lambda: confusion_picture(matrix, data.class_names)
         )
-    loggers.image(
-        f"{split}/mistakes",
-        lambda: worst_mistakes(assembled.feed, split, load_predictions(run, split)),
-    )
+    if not data.heads:
+        loggers.image(
+            f"{split}/mistakes",
+            lambda: worst_mistakes(assembled.feed, split, load_predictions(run, split)),
+        )
 
 
-def _write_facts(assembled: Assembled, run: Run) -> None:
+def _facts(assembled: Assembled) -> dict[str, Any]:
+    """Returns what `data.json` holds."""
     data = assembled.data
-    facts = {
+    return {
         "class_names": list(data.class_names),
         "multi_label": data.multi_label,
         "image_size": assembled.feed.image_size,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
         "digest": _digest(data),
+        **({"heads": [dataclasses.asdict(head) for head in data.heads]} if data.heads else {}),
     }
-    run.write_json("data.json", facts)
+
+
+def _write_facts(assembled: Assembled, run: Run) -> None:
+    data = assembled.data
+    run.write_json("data.json", _facts(assembled))
     plan = assembled.plan.as_json()
     if not assembled.task.trains(assembled.config):
         plan["phases"] = []
@@ -228,8 +234,11 @@ def _check_same_data(data: ImageData, run: Run) -> None:
 
 
 def _digest(data: ImageData) -> str:
-    """Follows from the examples' ids and labels."""
+    """Follows from the examples' ids, labels and targets."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
+    for split in data.splits.values():
+        for name, target in split.targets.items():
+            parts.append((name, list(target.class_names), target.values.tobytes()))
     return digest(data.class_names, *(part for row in parts for part in row))
 
 

@@ -12,7 +12,7 @@ from ftkeras.config.extend import extend_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar
-from ftkeras.evaluation.predict import FilePrediction
+from ftkeras.evaluation.predict import Row
 from ftkeras.report.files import write_comparison
 from ftkeras.runs import assemble as assembling
 from ftkeras.runs import finished
@@ -112,9 +112,19 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     return finished.robustness(run, task_of(run.config), examples, split)
 
 
-def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
-    """Yields each image file's most likely classes, or what is wrong with it."""
-    return finished.predict(run, files, top_k)
+def format_results(run: Run, results: dict[str, Any]) -> str:
+    """Returns what `evaluate` measured as tables for people."""
+    return task_of(run.config).format_results(results)
+
+
+def check_bars(run: Run, bars: Sequence[Bar]) -> None:
+    """Refuses a bar on a metric that `evaluate` will not give; UserError."""
+    task_of(run.config).check_bars(bars, run.read_json("data.json"))
+
+
+def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[Row]:
+    """Yields what a run's model says of each image file, or what is wrong with it."""
+    return finished.predict(run, task_of(run.config), files, top_k)
 
 
 def export(

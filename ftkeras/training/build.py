@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -44,16 +45,17 @@ def images(
     classes: Sequence[str] = (),
     of: DataSection | None = None,
     labelled: bool = True,
+    **changes: Any,
 ) -> ImageData:
     """Finds, checks and splits the images that the config names, or another section of it does.
 
-    See `load_data`.
+    See `load_data`; `changes` are more arguments for it, also in place of what the section says.
     """
     section = config.data if of is None else of
     source = section.model_dump(exclude=set(DataSection.model_fields))
     seed = source.pop("split_seed")
     return load_data(
-        **source,
+        **{**source, **changes},
         seed=config.seed if seed is None else seed,
         max_bad_files=section.max_bad_files,
         strict=strict,

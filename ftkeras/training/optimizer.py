@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import keras
 
-from ftkeras.phases.selectors import Weight, Weights, is_bias, is_norm
+from ftkeras.phases.selectors import Weight, Weights, is_kernel
 
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
     "adam": keras.optimizers.Adam,
@@ -60,6 +60,6 @@ def make_optimizer(
     )
     if weight_decay:
         excluded = [weight.variable for weight in spared]
-        excluded += [w.variable for w in weights.all if is_bias(w) or is_norm(w.layer)]
+        excluded += [w.variable for w in weights.all if not is_kernel(w)]
         optimizer.exclude_from_weight_decay(var_list=excluded)
     return optimizer

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.phases.selectors import Weight, is_bias, is_norm
+from ftkeras.phases.selectors import Weight, is_kernel
 
 
 class TrainingPenalty(keras.callbacks.Callback):
@@ -80,7 +80,7 @@ class WeightPenalty(TrainingPenalty):
                 raise UserError(f"{name}: the strength must be at least 0, got {strength}.")
         self.anchored: tuple[Weight, ...] = ()
         for weight in weights:
-            if is_bias(weight) or is_norm(weight.layer):
+            if not is_kernel(weight):
                 continue
             if l2_sp and weight.block is not None and weight.block not in new_blocks:
                 self.anchored += (weight,)

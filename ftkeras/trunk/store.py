@@ -22,7 +22,7 @@ import tensorflow as tf
 from ftkeras.data import dataset
 from ftkeras.data.cache import cache_folder
 from ftkeras.data.mix import mix_batch
-from ftkeras.data.order import balanced, example_weights, shuffled
+from ftkeras.data.order import balanced, make_weight, shuffled
 from ftkeras.data.pipeline import Number, mixing_key, with_length
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.trunk.split import Spec
@@ -147,7 +147,7 @@ class FrontierStore:
             raise ValueError(f"the store is of {layout.examples} examples, the split has {stored}")
         sampled = training and balance == "sampling"
         order = balanced(split, seed) if sampled else shuffled(count, seed)
-        weights = example_weights(split, balance if training else "none")
+        weigh = make_weight(split, balance if training else "none")
         target = split.make_target()
 
         @tf.autograph.experimental.do_not_convert
@@ -164,7 +164,7 @@ class FrontierStore:
             if share.count > 1:
                 indices = tf.boolean_mask(indices, indices % share.count == share.index)
             tensors = self.gather(indices // share.count + now % layout.views * stored)
-            weight = () if weights is None else (tf.gather(weights, indices),)
+            weight = () if weigh is None else (weigh(indices),)
             batch = (*tensors, target(indices), *weight)
             if training and (mixup or cutmix):
                 key = mixing_key(seed, now, starts[0])

@@ -18,7 +18,7 @@ from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predictions import load_predictions
-from ftkeras.runs import finished, train
+from ftkeras.runs import finished, task, train
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +131,7 @@ def test_the_answers_are_kept_and_the_temperature_is_that_of_validation(run):
 
 
 def test_predictions_are_scaled_by_the_temperature(run, photos, monkeypatch):
-    monkeypatch.setattr(finished, "temperature_of", lambda _: 1000.0)
+    monkeypatch.setattr(task, "temperature_of", lambda _: 1000.0)
     flat = next(tasks.predict(run, [str(photos / "red" / "0.jpg")]))
     assert flat.best[0][1] == pytest.approx(1 / 3, abs=0.02)
 

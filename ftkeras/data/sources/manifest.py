@@ -39,7 +39,7 @@ def find(
     path: str,
     parts: Mapping[str, str],
     image_column: str = "path",
-    label_column: str = "label",
+    label_column: str | None = "label",
     split_column: str = "split",
     weight_column: str = "weight",
     multi_label: bool = False,
@@ -53,7 +53,7 @@ def find(
         parts: What the split column says for train, val or test, where it is something else.
         image_column: The column of the image's path.
         label_column: The column of the label; with `multi_label` of several: a list in JSON,
-            "a;b" in CSV.
+            "a;b" in CSV. None: the images have no label.
         split_column: The column of the part; where it is missing or empty, that is left open.
         weight_column: The column of the example's weight in the loss; it may be missing.
         multi_label: Whether an image may have any number of labels.
@@ -83,7 +83,7 @@ def find(
         # A class of which all images are bad must not vanish unnoticed.
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
-        multi_label=multi_label,
+        multi_label=multi_label or label_column is None,
         columns={
             name: np.array([row.more.get(name, "") for row, _ in kept], object)
             for name in sorted({name for row in rows for name in row.more})
@@ -136,13 +136,13 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 def _parse(
     where: str,
     record: Mapping[str, Any],
-    columns: tuple[str, str, str, str],
+    columns: tuple[str, str | None, str, str],
     spelled: Mapping[str, str],
     multi_label: bool,
 ) -> _Row:
     image_column, label_column, split_column, weight_column = columns
     for column, field in ((image_column, "image_column"), (label_column, "label_column")):
-        if column not in record:
+        if column is not None and column not in record:
             raise UserError(
                 f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
                 f"Its columns are {', '.join(record)}; data.{field} names another."
@@ -150,7 +150,9 @@ def _parse(
     image = record[image_column]
     if not isinstance(image, str) or not image:
         raise UserError(f"{where}: {image_column} must be the path of an image, not {image!r}.")
-    labels = _labels(record[label_column], label_column, where, multi_label)
+    labels: tuple[str, ...] = ()
+    if label_column is not None:
+        labels = _labels(record[label_column], label_column, where, multi_label)
     if not all(map(is_utf8, (image, *labels))):
         raise UserError(f"{where}: half a surrogate pair is not text.")
     part = record.get(split_column) or ""
@@ -166,9 +168,9 @@ def _parse(
         part=spelled[str(part)] if part else "",
         weight=_weight(record.get(weight_column), weight_column, where),
         more={
-            name: "" if value is None else str(value)
+            name: _text(value)
             for name, value in record.items()
-            if name not in columns and not isinstance(value, (list, dict))
+            if name not in columns and not isinstance(value, dict)
         },
     )
 
@@ -183,6 +185,13 @@ def _labels(value: Any, column: str, where: str, multi_label: bool) -> tuple[str
         return (str(value).strip(),)
     hint = " Set data.multi_label=true." if isinstance(value, list) else ""
     raise UserError(f"{where}: {column} must be one label, not {value!r}.{hint}")
+
+
+def _text(value: Any) -> str:
+    """A cell as CSV would have it; the semicolon alone tells that a list is known to be empty."""
+    if isinstance(value, list):
+        return ";".join(map(str, value)) or ";"
+    return "" if value is None else str(value)
 
 
 def _weight(value: Any, column: str, where: str) -> float:
