@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -45,7 +45,7 @@ class Target:
 
     def of(self, indices: np.ndarray) -> Target:
         """Returns the target of some of the examples."""
-        return replace(self, values=self.values[indices], known=self.known[indices])
+        return dataclasses.replace(self, values=self.values[indices], known=self.known[indices])
 
     @property
     def weights(self) -> np.ndarray:
@@ -162,6 +162,7 @@ class Split:
             weights=None if self.weights is None else self.weights[chosen],
             columns={name: column[chosen] for name, column in self.columns.items()},
             files=None if self.files is None else [self.files[i] for i in chosen],
+            targets={name: target.of(chosen) for name, target in self.targets.items()},
         )
 
     @property

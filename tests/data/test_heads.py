@@ -119,6 +119,8 @@ def test_batches_have_targets_and_weights_by_head(manifest):
     assert float(tf.reduce_mean(targets["price"])) == pytest.approx(0.0, abs=1e-6)
     assert weights["kind"].numpy()[3] == 0 and weights["kind"].numpy()[0] == pytest.approx(8 / 7)
     assert weights["tags"].numpy().tolist() == [1.0] * 8  # [] is an answer
+    part = data.splits["train"].take(np.array([3, 1]))
+    assert part.targets["kind"].values.tolist() == [-1, 1]
 
 
 def test_class_weights_count_for_every_head(manifest):

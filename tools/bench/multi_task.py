@@ -29,6 +29,7 @@ from absl import app, flags
 
 from ftkeras import tasks
 from ftkeras.config.load import load_config, parse_config
+from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
 from ftkeras.console import table
 from ftkeras.evaluation.predict import predict_logits
@@ -76,7 +77,7 @@ def trained(heads: Sequence[str], weighting: str, seed: int, folder: Path) -> tu
 def measure(way: str, seed: int) -> dict[str, Any]:
     """Trains what a way needs for both questions and measures it."""
     groups = [["garment"], ["kind"]] if way == "two models" else [["garment", "kind"]]
-    found = {"way": way, "seed": seed, "seconds": 0.0, "answer": 0.0, "bytes": 0}
+    found: dict[str, Any] = {"way": way, "seed": seed, "seconds": 0.0, "answer": 0.0, "bytes": 0}
     for heads in groups:
         with tempfile.TemporaryDirectory(prefix="ftkeras-bench-") as scratch:
             weighting = "fixed" if way == "two models" else way
@@ -107,7 +108,9 @@ def answering(run: Run) -> float:
 def kind_by_garment(run: Run) -> float:
     """Returns how often the kind of the garment that the model names is right."""
     heads = {head["name"]: head["class_names"] for head in run.read_json("data.json")["heads"]}
-    [mapping] = [h.map for h in run.config.multi_task.heads if h.name == "kind"]
+    asked = run.config
+    assert isinstance(asked, MultiTaskConfig)
+    [mapping] = [head.map for head in asked.multi_task.heads if head.name == "kind"]
     garments, kinds = (load_predictions(run, f"test-{name}") for name in ("garment", "kind"))
     place = {name: i for i, name in enumerate(heads["kind"])}
     of = np.array([place[mapping[name]] for name in heads["garment"]])
