@@ -12,11 +12,10 @@ import tensorflow as tf
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.multi_task import MultiTaskConfig, MultiTaskSection
-from ftkeras.config.schema import Config, DataSection, ManifestData
+from ftkeras.config.schema import Config, ManifestData
 from ftkeras.data.dataset import Head, ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.heads import Question, standardised, with_targets
-from ftkeras.data.load import load_data
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar, measured, refuse_unknown
 from ftkeras.evaluation.heads import (
@@ -36,6 +35,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.report.sections.heads import head_sections
 from ftkeras.runs.task import Task, check_monitors, class_loss
+from ftkeras.training import build
 from ftkeras.training.run import Run
 from ftkeras.training.weighting import GradNormWeighed, UncertaintyWeighed, WeighedHeads
 
@@ -45,27 +45,20 @@ class MultiTask(Task):
 
     leaves_out = ("classes", "confusion", "calibration", "mistakes", "labels", "robustness")
 
-    def images(self, config: Config, *, strict: bool = True) -> ImageData:
+    def images(self, config: Config) -> ImageData:
         """Finds the data with a target for each head; labels are all that is known of an image."""
-        source = config.data.model_dump(exclude=set(DataSection.model_fields))
+        changes: dict[str, Any] = {}
         if isinstance(config.data, ManifestData):
             if config.data.label_column != "label" or config.data.multi_label:
                 raise UserError(
                     "data: multi_task takes its labels from the columns that multi_task.heads "
                     "name; leave out label_column and multi_label."
                 )
-            source |= {"label_column": None, "multi_label": True}
+            changes = {"label_column": None}
         heads = _section(config).heads
         questions = [Question(h.name, h.column, h.kind, h.map) for h in heads]
-        return standardised(
-            load_data(
-                **source,
-                seed=config.seed,
-                max_bad_files=config.data.max_bad_files,
-                strict=strict,
-                prepare=functools.partial(with_targets, questions=questions),
-            )
-        )
+        prepare = functools.partial(with_targets, questions=questions)
+        return standardised(build.images(config, prepare=prepare, **changes))
 
     def check(self, config: Config, data: ImageData) -> None:
         given = _section(config)
