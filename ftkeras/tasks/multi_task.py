@@ -113,7 +113,7 @@ class MultiTask(Task):
         }
 
     def metrics(self, config: Config, data: ImageData) -> dict[str, list[keras.metrics.Metric]]:
-        return {head.name: [_metric(head)] for head in data.heads}
+        return {head.name: [_metric(head, len(data.heads))] for head in data.heads}
 
     def monitor(self, config: Config, data: ImageData) -> str:
         return "val_loss" if "val" in data.splits else "loss"
@@ -159,6 +159,8 @@ class MultiTask(Task):
 
 TASK = MultiTask()
 
+_METRICS = {"classes": "accuracy", "labels": "label_accuracy", "number": "mae"}
+
 
 def _section(config: Config) -> MultiTaskSection:
     assert isinstance(config, MultiTaskConfig)
@@ -175,17 +177,19 @@ def _temperatures(run: Run) -> dict[str, float]:
 
 
 def _logged(data: ImageData) -> list[str]:
-    metrics = [f"{head.name}_{_metric(head).name}" for head in data.heads]
+    metrics = [f"{head.name}_{_METRICS[head.kind]}" for head in data.heads]
     losses = [f"{head.name}_loss" for head in data.heads]
     return [*losses, *metrics]
 
 
-def _metric(head: Head) -> keras.metrics.Metric:
+def _metric(head: Head, heads: int) -> keras.metrics.Metric:
+    # Keras puts an output's name before its metrics', but not where it is the only one.
+    name = _METRICS[head.kind] if heads > 1 else f"{head.name}_{_METRICS[head.kind]}"
     if head.kind == "classes":
-        return keras.metrics.CategoricalAccuracy(name="accuracy")
+        return keras.metrics.CategoricalAccuracy(name=name)
     if head.kind == "labels":
-        return keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy")
-    return keras.metrics.MeanMetricWrapper(_absolute_error, name="mae", scale=head.scale)
+        return keras.metrics.BinaryAccuracy(threshold=0.0, name=name)
+    return keras.metrics.MeanMetricWrapper(_absolute_error, name=name, scale=head.scale)
 
 
 def _absolute_error(y: tf.Tensor, y_pred: tf.Tensor, scale: float) -> tf.Tensor:

@@ -238,6 +238,23 @@ def test_gradnorm_wants_heads_to_balance(manifest):
         TASK.check(given, TASK.images(given))
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_metrics_have_the_names_that_a_monitor_may_use(manifest, count):
+    given = config(
+        manifest, "training.monitor=colour_accuracy", multi_task={"heads": HEADS[:count]}
+    )
+    data = TASK.images(given)
+    TASK.check(given, data)
+    images = keras.Input((2,))
+    outputs = {h.name: keras.layers.Dense(h.units)(images) for h in data.heads}
+    model = keras.Model(images, outputs)
+    model.compile(loss=TASK.loss(given, data), weighted_metrics=TASK.metrics(given, data))
+    targets = {h.name: np.zeros((3, h.units)) for h in data.heads}
+    assert "colour_accuracy" in model.evaluate(
+        np.zeros((3, 2)), targets, verbose=0, return_dict=True
+    )
+
+
 def test_names_of_heads_differ(manifest):
     with pytest.raises(UserError, match="'colour' is given twice"):
         config(manifest, multi_task={"heads": [HEADS[0], HEADS[0]]})
