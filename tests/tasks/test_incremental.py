@@ -165,14 +165,17 @@ def test_a_chain_adds_one_class_then_only_images(extended, place):
 def test_a_stored_trunk_with_the_teachers_answers_trains_the_same(place, monkeypatch):
     monkeypatch.setenv("FTKERAS_CACHE", str(place / "cache"))
     new = write_images(place / "new.npz", [2, 3], seed=1)
-    phases = 'phases=[{name: head, train: [head, "blocks[-1:]"], epochs: 3, learning_rate: 1e-2}]'
+    phases = (
+        "phases=[{name: head, train: [head], epochs: 2, learning_rate: 1e-2}, "
+        '{name: top, train: [head, "blocks[-1:]"], epochs: 2, learning_rate: 1e-2}]'
+    )
     found = {}
     for mode in ("off", "on"):
         config = config_of(place, new, phases, f"trunk.mode={mode}", "head.dropout=0.0")
         run = tasks.train(config, str(place / f"trunk-{mode}"))
         found[mode] = [record["loss"] for record in run.metrics()]
         assert run.read_json("plan.json")["trunk"] == [] or mode == "on"
-    assert run.read_json("plan.json")["trunk"][0]["stored"]
+    assert [row["stored"] for row in run.read_json("plan.json")["trunk"]] == [True, True]
     np.testing.assert_allclose(found["on"], found["off"], rtol=1e-4)
 
 

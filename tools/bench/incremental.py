@@ -180,8 +180,10 @@ def report(results: list[dict[str, Any]], names: list[str]) -> str:
         mine = [row for row in results if row["method"] == name]
         if mine:
             seconds = statistics.median(row["seconds"] for row in mine)
-            rows.append((name, *(cell(mine, c) for c in columns), f"{seconds:.0f} s"))
-    header = ("method", "average accuracy", "backward transfer", "forgetting", "over steps", "CPU")
+            cells = (cell(mine, c) for c in columns)
+            rows.append((name, *cells, f"{seconds:.0f} s", len(mine)))
+    told = ("average accuracy", "backward transfer", "forgetting", "over steps")
+    header = ("method", *told, "CPU", "seeds")
     return table(rows, header)
 
 
@@ -196,7 +198,9 @@ def main(_: list[str]) -> None:
     seeds = 1 if FLAGS.quick else FLAGS.seeds
     for seed in range(seeds):
         measure(seed, {(row["method"], row["seed"]) for row in known()}, names, path)
-    print(f"\n{CLASSES} classes in {STEPS} steps, {FLAGS.image_size} px, {seeds} seeds\n")
+    print(
+        f"\n{CLASSES} classes in {STEPS} steps, {FLAGS.image_size} px; mean, deviation over seeds\n"
+    )
     print(report(known(), [*names, "joint"]))
 
 
