@@ -44,7 +44,7 @@ METHODS: dict[str, list[str]] = {
     "replay": ["incremental.distillation=0.0"],
     "lwf + replay": [],
     "lwf + replay, not balanced": ["data.balance=none"],
-    "the same, aligned": ["data.balance=none", "incremental.correction=weight_align"],
+    "not balanced, aligned": ["data.balance=none", "incremental.correction=weight_align"],
     "cosine + lwf + replay": ["incremental.head=cosine"],
 }
 STEPS, CLASSES = 5, 10
