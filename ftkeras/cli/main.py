@@ -24,6 +24,7 @@ VERBS = {
     "plan": "show what each phase would train, before anything trains",
     "evaluate": "measure a run's model on its test set",
     "compare": "say whether one run's model is better than another's, or the difference noise",
+    "soup": "average the weights of finished runs into one model",
     "robustness": "measure a run's model on images with noise, blur, bad weather, other framing",
     "predict": "classify image files with a run's model",
     "export": "write a run's model as a SavedModel for TF Serving",

@@ -13,6 +13,7 @@ from ftkeras.config.domain_adaptation import DomainConfig
 from ftkeras.config.few_shot import FewShotConfig
 from ftkeras.config.incremental import IncrementalConfig
 from ftkeras.config.multi_task import MultiTaskConfig
+from ftkeras.config.robust_weights import RobustWeightsConfig
 from ftkeras.config.schema import Config
 
 SCHEMAS: dict[str, type[Config]] = {
@@ -22,6 +23,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "few_shot": FewShotConfig,
     "incremental": IncrementalConfig,
     "multi_task": MultiTaskConfig,
+    "robust_weights": RobustWeightsConfig,
 }
 
 

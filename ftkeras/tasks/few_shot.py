@@ -45,6 +45,7 @@ NAMES = {
     "phases": "the phases",
     "selected": "chosen in each draw",
 }
+_ANSWERS = "answers_of_"  # how the files begin that a run which goes on reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +114,13 @@ class FewShot(Task):
             if self.trains(config) and turn < section.phase_draws:
                 on = _on_draw(data, pool, config, turn)
                 trained = assembled.model if turn == 0 else None
-                found[-1]["phases"] = _train_phases(config, on, run, trained)
+                found[-1]["phases"] = _train_phases(config, on, run, turn, trained)
         targets = [pool.labels[chosen] for chosen in draws]
         choices = [_choose(section.methods, *pair) for pair in zip(found, targets, strict=True)]
         results = _summary(section, found, choices, targets[0], test.labels)
         run.write_json("task.json", {**results, "channels": int(inputs["train"].shape[1])})
+        for path in tf.io.gfile.glob(run.path(f"{_ANSWERS}*.json")):
+            tf.io.gfile.remove(path)
         print(_format(results))
         with assembled.devices.strategy.scope():
             return _model(choices[0], found[0][choices[0]], targets[0], assembled.model, features)
@@ -181,27 +184,44 @@ def _fit_head(
 
 
 def _train_phases(
-    config: Config, data: ImageData, run: Run, trained: keras.Model | None
+    config: Config, data: ImageData, run: Run, turn: int, trained: keras.Model | None
 ) -> _Candidate:
     """Trains through the phases on each fold, and on the whole support if that is yet to be done.
 
     Args:
         config: The run's config.
         data: The support as training split, and the test split.
-        run: Scratch runs go into its folder.
+        run: Scratch runs go into its folder, and what is done already.
+        turn: Which draw it is.
         trained: A model that was trained on the whole support.
     """
-    support, test = data.splits["train"], data.splits["test"]
+    support = data.splits["train"]
     folds = _folds(config, support.labels)
     held_out = np.empty((len(support), len(data.class_names))) if folds else None
     for place, (kept, left_out) in enumerate(folds, start=1):
-        print(f"few-shot  phases on fold {place} of {len(folds)}")
+        assert held_out is not None
         part = {"train": support.take(kept), "test": support.take(left_out)}
         fold = dataclasses.replace(data, splits=part)
-        assert held_out is not None
-        held_out[left_out] = _answers(config, fold, part["test"], _trained(config, fold, run))
-    model = _trained(config, data, run) if trained is None else trained
-    return _Candidate(_answers(config, data, test, model), held_out)
+        what = f"draw {turn + 1}, fold {place} of {len(folds)}"
+        held_out[left_out] = _answers(config, fold, run, what, None)
+    return _Candidate(_answers(config, data, run, f"draw {turn + 1}", trained), held_out)
+
+
+def _answers(
+    config: Config, data: ImageData, run: Run, what: str, model: keras.Model | None
+) -> np.ndarray:
+    """Returns logits (n, classes) on the test split of a model that is trained if there is none.
+
+    They are kept, so that a run that goes on does not train for them again.
+    """
+    name = f"{_ANSWERS}{what.replace(', ', '-').replace(' ', '_')}.json"
+    if not tf.io.gfile.exists(run.path(name)):
+        if model is None:
+            print(f"few-shot  phases on {what}")
+            model = _trained(config, data, run)
+        feed = build.feed(config, data, int(model.input_shape[1]))
+        run.write_json(name, predict_logits(model, feed.plain("test"), "answers")[0].tolist())
+    return np.array(run.read_json(name))
 
 
 def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
@@ -224,16 +244,6 @@ def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
     checkpoints.load_best(fresh.model)
     tf.io.gfile.rmtree(scratch.folder)
     return fresh.model
-
-
-def _answers(config: Config, data: ImageData, split: Split, model: keras.Model) -> np.ndarray:
-    """Returns a model's logits on a split (n, classes)."""
-    feed = build.feed(config, dataclasses.replace(data, splits={"train": split}), _size(model))
-    return predict_logits(model, feed.plain("train"), "answers")[0]
-
-
-def _size(model: keras.Model) -> int:
-    return int(model.input_shape[1])
 
 
 def _choose(methods: Sequence[str], found: dict[str, _Candidate], labels: np.ndarray) -> str:

@@ -124,6 +124,7 @@ def test_phases_are_validated_on_each_fold_and_kept_when_chosen(photos, tmp_path
     assert len(found["nearest_mean"]["accuracies"]) == 2
     assert 0 < found["phases"]["held_out_log_loss"] < 10
     assert not (tmp_path / "run" / "scratch").exists()
+    assert not list((tmp_path / "run").glob("answers_of_*"))
     assert {record["phase"] for record in run.metrics()} == {"head"}
     choice = run.read_json("task.json")["choice"]
     assert run.read_json("evaluation.json")["accuracy"] == found[choice]["accuracies"][0]

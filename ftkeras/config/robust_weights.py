@@ -1,0 +1,71 @@
+"""What a robust-weights config says beyond the shared sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ftkeras.config.schema import Config, PhasesConfig, PositiveInt, Section, StrategyConfig
+
+
+class RobustWeightsSection(Section):
+    """Weights between those of several models, chosen on validation images clean and corrupted."""
+
+    method: Literal["wise_ft", "uniform_soup", "greedy_soup"] = "wise_ft"
+    """wise_ft: between the linear probe, which the first phase leaves, and the fine-tuned model.
+    uniform_soup, greedy_soup: the mean of finished runs; nothing is trained."""
+    alphas: Annotated[list[Annotated[float, Field(ge=0.0, le=1.0)]], Field(min_length=1)] = [
+        0.0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        1.0,
+    ]
+    """For wise_ft: the shares of the fine-tuned weights to choose from; 0 is the probe."""
+    runs: list[str] = []
+    """For soups: the folders of two finished runs or more."""
+    select: Literal["mean", "clean"] = "mean"
+    """Validation accuracy that decides: the mean of clean and corrupted, or the clean alone."""
+    corruptions: Annotated[list[str], Field(min_length=1)] = [
+        "gaussian_noise",
+        "defocus_blur",
+        "fog",
+        "contrast",
+        "jpeg_compression",
+    ]
+    """Names of `ftkeras robustness`, which measures all fifteen at five severities."""
+    severity: Annotated[int, Field(ge=1, le=5)] = 3
+    """How strong the corruptions are."""
+    examples: PositiveInt = 100
+    """How many images of a split are corrupted."""
+
+    @field_validator("alphas")
+    @classmethod
+    def _rising(cls, alphas: list[float]) -> list[float]:
+        if sorted(set(alphas)) != alphas:
+            raise ValueError("alphas must rise")
+        return alphas
+
+    @model_validator(mode="after")
+    def _soups_have_runs(self) -> RobustWeightsSection:
+        soup = self.method != "wise_ft"
+        if soup and len(set(self.runs)) < max(len(self.runs), 2):
+            raise ValueError(f"{self.method} takes two runs or more, each once")
+        if self.runs and not soup:
+            raise ValueError("runs are for uniform_soup and greedy_soup")
+        return self
+
+
+class RobustWeightsConfig(Config):
+    """An experiment that ends with weights between those of several models."""
+
+    task: Literal["robust_weights"]
+    phases: PhasesConfig = StrategyConfig(strategy="lp_ft")
+    robust_weights: RobustWeightsSection = RobustWeightsSection()

@@ -1,0 +1,100 @@
+"""A few images in several bad states, held in memory, to measure many models on."""
+
+from __future__ import annotations
+
+import importlib.util
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import track
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import batches
+from ftkeras.errors import UserError, did_you_mean
+from ftkeras.evaluation.corruptions import CORRUPTIONS, SMALLEST, corrupt
+from ftkeras.evaluation.robustness import sample
+from ftkeras.model.inference import Answer
+
+_BATCH = 50  # images a step
+
+
+@dataclass(frozen=True)
+class CorruptedSample:
+    """Images of a split under each of some corruptions.
+
+    Args:
+        images: By corruption, uint8 (n, size, size, 3).
+        labels: int (n,).
+    """
+
+    images: dict[str, np.ndarray]
+    labels: np.ndarray
+
+    def accuracies(self, answer: Answer) -> dict[str, float]:
+        """Returns the accuracy under each corruption.
+
+        Args:
+            answer: From float32 images (b, size, size, 3) to logits, as `logits_function` returns.
+        """
+        return {
+            name: float(np.mean(_answers(answer, images) == self.labels))
+            for name, images in self.images.items()
+        }
+
+
+def check_corruptions(names: Sequence[str], image_size: int, field: str) -> None:
+    """Raises UserError for an unknown name, images that are too small, or a missing package."""
+    for name in names:
+        if name not in CORRUPTIONS:
+            guess = did_you_mean(name, CORRUPTIONS)
+            raise UserError(f"{field}: no corruption {name!r}.{guess}")
+    if image_size < SMALLEST:
+        raise UserError(f"{field}: corruptions need images of {SMALLEST} px or more.")
+    if importlib.util.find_spec("imagecorruptions") is None:
+        raise UserError(f'{field}: install the corruptions: pip install "ftkeras[robustness]".')
+
+
+def corrupted_sample(
+    split: Split,
+    names: Sequence[str],
+    severity: int,
+    *,
+    examples: int,
+    image_size: int,
+    resize: str,
+    seed: int,
+) -> CorruptedSample:
+    """Draws images of a split under the seed and corrupts them.
+
+    Args:
+        split: The examples.
+        names: Some of `CORRUPTIONS`.
+        severity: 1 to 5.
+        examples: How many images, at most.
+        image_size: Side of the images, in pixels.
+        resize: How images become square: crop, pad or squash.
+        seed: Decides the images, noise and flakes.
+    """
+    drawn = sample(split, examples, seed)
+    plain = batches(drawn, image_size=image_size, batch_size=_BATCH, resize=resize, cache="none")
+    clean = np.concatenate([tf.cast(images, tf.uint8).numpy() for images, *_ in plain])
+    images = {
+        name: np.stack(
+            [
+                corrupt(image, name, severity, zlib.crc32(f"{seed} {name} {place}".encode()))
+                for place, image in enumerate(clean)
+            ]
+        )
+        for name in track(list(names), f"corrupt {split.name}")
+    }
+    return CorruptedSample(images, drawn.labels)
+
+
+def _answers(answer: Answer, images: np.ndarray) -> np.ndarray:
+    parts = np.split(images, range(_BATCH, len(images), _BATCH))
+    return np.concatenate(
+        [answer(part.astype(np.float32)).numpy().argmax(axis=1) for part in parts]
+    )

@@ -1,0 +1,131 @@
+"""Weights between those of several models of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.phases import StagedUnfreezing
+from ftkeras.phases.recalibrate import recalibrate_batch_norm
+from ftkeras.training.state_file import Tree
+
+Weights = list[np.ndarray]
+
+
+def weights_of_model(model: keras.Model) -> Weights:
+    """Returns a copy of all weights of a model, statistics of batch normalisation among them."""
+    return [np.array(keras.ops.convert_to_numpy(v.value)) for v in model.weights]
+
+
+def blend(ingredients: Sequence[Weights], shares: Sequence[float]) -> Weights:
+    """Returns a weighted sum of models' weights; what is not float comes from the last model.
+
+    Args:
+        ingredients: The weights of each model, all of the same shapes.
+        shares: One a model; they add up to 1.
+
+    Example:
+        >>> blend([[np.array([0.0])], [np.array([4.0])]], [0.75, 0.25])
+        [array([1.])]
+    """
+    blended = []
+    for values in zip(*ingredients, strict=True):
+        if not np.issubdtype(values[-1].dtype, np.floating):
+            blended.append(values[-1])
+            continue
+        total = np.zeros(values[-1].shape, np.float64)
+        for value, share in zip(values, shares, strict=True):
+            if share:  # 0 times what is not finite would not be 0
+                total += share * value.astype(np.float64)
+        blended.append(total.astype(values[-1].dtype))
+    return blended
+
+
+class Blender:
+    """Puts blends of some models' weights into a model.
+
+    Where the models' batch normalisation has other statistics, no blend of these is right for the
+    blended weights (Wortsman et al. 2022; Izmailov et al. 2018): they are estimated anew. Those of
+    a frozen normalisation are the same in all models, and stay.
+
+    Args:
+        model: What takes the weights.
+        ingredients: The weights of each model, as `weights_of_model` returns them.
+        images: Batches to estimate statistics on.
+    """
+
+    def __init__(self, model: keras.Model, ingredients: Sequence[Weights], images: tf.data.Dataset):
+        self._model = model
+        self._ingredients = ingredients
+        self._images = images
+        statistics = {
+            id(statistic)
+            for layer in model._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+            for statistic in (layer.moving_mean, layer.moving_variance)
+        }
+        places = [place for place, v in enumerate(model.weights) if id(v) in statistics]
+        first, *others = ingredients
+        self.recalibrates = any(
+            not np.array_equal(first[place], other[place]) for other in others for place in places
+        )
+        """Whether the statistics of batch normalisation differ between the models."""
+
+    def put(self, shares: Sequence[float]) -> None:
+        """Sets the model's weights to a blend, one share a model; a share of 1 is a model as is."""
+        for variable, value in zip(
+            self._model.weights, blend(self._ingredients, shares), strict=True
+        ):
+            variable.assign(value)
+        if self.recalibrates and max(shares) < 1:
+            recalibrate_batch_norm(self._model, self._images)
+
+
+def greedy(scores: Sequence[float], score_of: Callable[[Sequence[int]], float]) -> list[int]:
+    """Returns which models a greedy soup takes (Wortsman et al. 2022, "Model soups").
+
+    From the best on, each model is kept if the mean with it is no worse than without.
+
+    Args:
+        scores: How good each model is alone; more is better.
+        score_of: How good the mean of some models is, given their indices.
+    """
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])  # the first among equals
+    kept, best = [order[0]], scores[order[0]]
+    for candidate in order[1:]:
+        score = score_of([*kept, candidate])
+        if score >= best:
+            kept, best = [*kept, candidate], score
+    return kept
+
+
+class KeepProbe(keras.callbacks.Callback):
+    """Keeps a copy of the weights as they are when the second phase begins to train.
+
+    Args:
+        model: Whose weights.
+        unfreeze: Knows the phase; it comes before this among the callbacks of `fit`.
+    """
+
+    def __init__(self, model: keras.Model, unfreeze: StagedUnfreezing):
+        super().__init__()
+        self.weights: Weights | None = None
+        """The copy; None as long as the first phase runs."""
+        self._subject = model
+        self._unfreeze = unfreeze
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.weights is None and self._unfreeze.phase is not self._unfreeze.phases[0]:
+            self.weights = weights_of_model(self._subject)
+
+    def state(self) -> Tree:
+        """Returns the copy."""
+        return {"weights": self.weights}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self.weights = state["weights"]
