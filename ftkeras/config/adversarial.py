@@ -20,7 +20,7 @@ class JudgeSection(Section):
     """The attack that measures the finished model: projected gradient from a random start."""
 
     steps: PositiveInt = 20
-    """Steps of the attack."""
+    """Steps of the attack; each epoch's validation images are attacked with half as many."""
     budgets: list[PositiveFloat] = []
     """Budgets to measure, in pixel values; left out, the one of the training."""
     examples: Images | None = 500
@@ -30,7 +30,7 @@ class JudgeSection(Section):
 class AdversarialSection(Section):
     """Whom to withstand, and how."""
 
-    method: Literal["fgsm", "fast", "pgd", "trades"] = "fast"
+    method: Literal["fgsm", "fast", "pgd", "trades"] = "pgd"
     """fgsm (Goodfellow et al. 2015), fast (FGSM from a random start: Wong et al. 2020), pgd (Madry
     et al. 2018) or trades (Zhang et al. 2019)."""
     norm: Literal["linf", "l2"] = "linf"
@@ -38,7 +38,7 @@ class AdversarialSection(Section):
     budget: PositiveFloat = 4.0
     """The bound, in pixel values of 0..255: 4 is what papers call 4/255."""
     steps: PositiveInt = 7
-    """Steps of pgd and trades, and of the attack on validation images."""
+    """Steps of pgd and trades."""
     step: PositiveFloat | None = None
     """Length of a step, in pixel values; left out, the budget for fgsm, 1.25 of it for fast, and
     2.5 of it, divided by the steps, for pgd and trades."""

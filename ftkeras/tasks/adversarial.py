@@ -149,7 +149,8 @@ class Adversarial(Task):
             plain.inputs,
             plain.outputs,
             attack=attack_of(given),
-            judge=projected_gradient(given.norm, given.budget, given.steps),
+            # Not with the few large steps of training: who withstands these may fall to small ones.
+            judge=projected_gradient(given.norm, given.budget, max(given.judge.steps // 2, 1)),
             beta=given.beta if given.method == "trades" else None,
             seed=config.seed,
             name=plain.name,

@@ -74,12 +74,12 @@ def config(name: str, epochs: int, seed: int) -> Any:
         "report": False,
     }
     if method != "standard":
-        judge = {"examples": 1, "steps": 1}  # this file attacks all models alike
+        judge = {"examples": 1}  # this file attacks all models alike
         tree["task"] = "adversarial"
         tree["adversarial"] = {
             "method": method,
             "budget": float(budget),
-            "steps": 3,
+            "steps": 7,
             "judge": judge,
         }
     return parse_config(tree)

@@ -37,7 +37,7 @@ METHODS = ("none", "adabn", "coral", "dann", "pseudo_labels", "ceiling")
 WAYS = (("digits", "mnist"), ("mnist", "digits"))
 
 flags.DEFINE_integer("seeds", 5, "how many seeds")
-flags.DEFINE_integer("epochs", 8, "epochs")
+flags.DEFINE_integer("epochs", 12, "epochs")
 flags.DEFINE_integer("images", 1000, "training images of each domain")
 flags.DEFINE_string("cut", "block_5_add", "the layer that the backbone ends with")
 flags.DEFINE_list("only", [], "names of methods; all by default")
@@ -81,7 +81,7 @@ def config(folder: str, source: str, target: str, method: str, epochs: int, seed
     given = data(target if method == "ceiling" else source)
     tree: dict[str, Any] = {
         "seed": seed,
-        "data": {**given, "batch_size": 32, "augmentation": "none"},
+        "data": {**given, "batch_size": 32, "augmentation": "medium"},
         "backbone": {"name": f"{folder}/cut.keras", "weights": "none"},
         "phases": [
             {
