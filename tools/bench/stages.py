@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Clock:
     """Gives each moment's processor time to the innermost stage."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._running = ["the rest"]
         self._last = time.process_time()
 
