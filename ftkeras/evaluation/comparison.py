@@ -55,6 +55,8 @@ def compare_runs(
     """
     runs = (first, second)
     facts = [run.read_json("data.json") for run in runs]
+    if any(known.get("heads") for known in facts):
+        raise UserError("compare: it takes runs with one head; these have several.")
     for name in ("class_names", "multi_label"):
         if facts[0][name] != facts[1][name]:
             raise UserError(

@@ -2,13 +2,14 @@
 
     python grpc_client.py localhost:8500 NAME IMAGE ...
 
-Prints a line for each image: file, class, score; or file, "error", what is wrong with it.
+Prints a line for each image: file, class, score (of a model with several heads, these and values by
+head); or file, "error", what is wrong with it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -49,8 +50,18 @@ def main(address: str, name: str, *paths: str) -> None:
         if answer["error"][i]:
             print(path, "error", answer["error"][i].decode(), sep="\t")
         else:
-            name, score = answer["class_names"][i][0].decode(), answer["scores"][i][0]
-            print(path, name, f"{score:.4f}", sep="\t")
+            print(path, *told({name: values[i] for name, values in answer.items()}), sep="\t")
+
+
+def told(answer: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yields the best class and its score; of several heads, each one's name before its own."""
+    for name in sorted(answer):
+        if name.endswith("_value"):
+            yield from (name.removesuffix("_value"), f"{answer[name]:.6g}")
+        elif name.endswith("class_names"):
+            start = name.removesuffix("class_names")
+            yield from [start[:-1]] if start else []
+            yield from (answer[name][0].decode(), f"{answer[start + 'scores'][0]:.4f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python rest_client.py http://localhost:8501/v1/models/NAME IMAGE ...
 
-Prints a line for each image: file, class, score; or file, "error", what is wrong with it.
+Prints a line for each image: file, class, score (of a model with several heads, these and values by
+head); or file, "error", what is wrong with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 import json
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,18 @@ def main(url: str, *paths: str) -> None:
         if answer["error"]:
             print(path, "error", answer["error"], sep="\t")
         else:
-            print(path, answer["class_names"][0], f"{answer['scores'][0]:.4f}", sep="\t")
+            print(path, *told(answer), sep="\t")
+
+
+def told(answer: dict[str, Any]) -> Iterator[str]:
+    """Yields the best class and its score; of several heads, each one's name before its own."""
+    for name in sorted(answer):
+        if name.endswith("_value"):
+            yield from (name.removesuffix("_value"), f"{answer[name]:.6g}")
+        elif name.endswith("class_names"):
+            start = name.removesuffix("class_names")
+            yield from [start[:-1]] if start else []
+            yield from (answer[name][0], f"{answer[start + 'scores'][0]:.4f}")
 
 
 if __name__ == "__main__":

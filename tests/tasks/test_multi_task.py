@@ -19,9 +19,11 @@ from ftkeras.config.load import load_config, parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import parse_bars
+from ftkeras.evaluation.comparison import compare_runs
 from ftkeras.evaluation.heads import evaluate_numbers
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.evaluation.writer import write_predictions
+from ftkeras.export import grpc_client
 from ftkeras.tasks.multi_task import TASK
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
@@ -143,6 +145,9 @@ def test_the_export_answers_for_each_head(run, manifest):
     assert said["error"].numpy()[0] == b"" and said["error"].numpy()[1] != b""
     assert float(said["light_value"][1]) == 0 and said["warm_class_indices"].numpy()[1, 0] == -1
     assert set(said) >= {"tags_predicted"}
+    told = list(grpc_client.told({name: values.numpy()[0] for name, values in said.items()}))
+    assert told[:2] == ["colour", row.answers["colour"][0][0]]
+    assert told[told.index("light") + 1] == f"{float(said['light_value'][0]):.6g}"
 
 
 @pytest.mark.slow
@@ -174,6 +179,8 @@ def test_evaluate_bars_and_the_report_speak_of_heads(run):
     assert 'id="heads"' in page and 'id="confusion-colour"' in page and 'id="confusion"' not in page
     with pytest.raises(UserError, match="several"):
         tasks.robustness(run, 4)
+    with pytest.raises(UserError, match="these have several"):
+        compare_runs(run, run, "test")
     with pytest.raises(UserError, match="onnx takes a model with one head"):
         tasks.export(run, formats=["onnx"])
 

@@ -173,7 +173,7 @@ def trained(kind: str, strategy: tf.distribute.Strategy) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["uncertainty", "gradnorm"])
 def test_two_replicas_are_one_device(two_replicas, kind):
     one = trained(kind, tf.distribute.get_strategy())
     for found, expected in zip(trained(kind, two_replicas), one, strict=True):
