@@ -45,9 +45,15 @@ def _is_pointwise(layer: keras.layers.Layer) -> bool:
     )
 
 
-@tf.custom_gradient
-def pointwise(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+def pointwise(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolves images (b, h, w, c) with a kernel (1, 1, c, d), which gives (b, h, w, d)."""
+    # Keras passes its variables, which eager gradients do not take.
+    convolved: tf.Tensor = _pointwise(tf.convert_to_tensor(images), tf.convert_to_tensor(kernel))
+    return convolved
+
+
+@tf.custom_gradient
+def _pointwise(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         channels, filters = kernel.shape[2:]

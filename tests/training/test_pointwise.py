@@ -19,24 +19,27 @@ def small_model() -> keras.Model:
     return keras.Model(images, keras.layers.Conv2D(2, 1, strides=2)(x))
 
 
-def outputs_and_gradients(model: keras.Model) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def outputs_and_gradients(
+    model: keras.Model, eager: bool = False
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     images = tf.constant(np.random.default_rng(0).normal(size=(3, 4, 5, 3)), tf.float32)
 
-    @tf.function
     def run() -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
+            tape.watch(images)
             outputs = model(images)
             loss = tf.reduce_sum(outputs**2)
-        return outputs, tape.gradient(loss, [v.value for v in model.trainable_variables])
+        return outputs, tape.gradient(loss, [images, *(v.value for v in model.trainable_variables)])
 
-    return run()
+    return run() if eager else tf.function(run)()
 
 
-def test_outputs_are_the_same_to_the_bit_and_gradients_to_rounding():
+@pytest.mark.parametrize("eager", [False, True])
+def test_outputs_are_the_same_to_the_bit_and_gradients_to_rounding(eager):
     model = small_model()
-    outputs, gradients = outputs_and_gradients(model)
+    outputs, gradients = outputs_and_gradients(model, eager)
     with quick_pointwise_gradients(model):
-        quick_outputs, quick_gradients = outputs_and_gradients(model)
+        quick_outputs, quick_gradients = outputs_and_gradients(model, eager)
     np.testing.assert_array_equal(quick_outputs, outputs)
     for quick, plain in zip(quick_gradients, gradients, strict=True):
         np.testing.assert_allclose(quick, plain, rtol=1e-4, atol=1e-5)
