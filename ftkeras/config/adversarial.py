@@ -42,6 +42,9 @@ class AdversarialSection(Section):
     step: PositiveFloat | None = None
     """Length of a step, in pixel values; left out, the budget for fgsm, 1.25 of it for fast, and
     2.5 of it, divided by the steps, for pgd and trades."""
+    rise: NonNegativeFloat = 5.0
+    """Epochs in which the training's budget rises from nothing to all of it: a network that was
+    never attacked may answer one class for all from then on, where all of it comes at once."""
     beta: NonNegativeFloat = 6.0
     """Weight of trades' second loss: how far answers move under attack."""
     judge: JudgeSection = JudgeSection()

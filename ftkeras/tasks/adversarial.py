@@ -43,6 +43,8 @@ class AdversarialModel(keras.Model):
         judge: Attacks the validation images.
         beta: Weight of TRADES' second loss; None trains on attacked images alone (Madry et al.
             2018).
+        rise: Steps in which the training's budget rises to all of it (Cai et al. 2018, "Curriculum
+            adversarial training", make the attack stronger likewise).
         seed: Decides the attacks' random starts, together with the optimizer's step.
     """
 
@@ -54,18 +56,23 @@ class AdversarialModel(keras.Model):
         attack: Attack,
         judge: Attack,
         beta: float | None = None,
+        rise: int = 0,
         seed: int = 0,
         **kwargs: Any,
     ):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._attack, self._judge, self._beta, self._seed = attack, judge, beta, seed
+        self._rise = rise
         self._divergence = keras.losses.KLDivergence()
         self._robust_accuracy = keras.metrics.CategoricalAccuracy(name="robust_accuracy")
 
     def train_step(self, data: Any) -> Logs:
         """Attacks, then trains on the attacked images; TRADES on the clean ones beside them."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        attacked = self._attack(self._what_to_raise(images, labels), images, self._now())
+        now = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
+        share = tf.minimum(1.0, tf.cast(now + 1, tf.float32) / max(self._rise, 1))
+        losses, seed = self._what_to_raise(images, labels), now + (self._seed << 32)
+        attacked = self._attack(losses, images, seed, share)
         if self._beta is not None:
             attacked = tf.concat([images, attacked], axis=0)  # (2b, size, size, 3)
         return super().train_step((attacked, labels, weights))
@@ -109,10 +116,6 @@ class AdversarialModel(keras.Model):
             labels = tf.stop_gradient(tf.nn.softmax(logits))
         return lambda changed: cross_entropies(labels, self(changed, training=False))
 
-    def _now(self) -> tf.Tensor:
-        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
-        return step + (self._seed << 32)
-
 
 def _halves(labels: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the rows of the images that came first and of those that came last."""
@@ -152,6 +155,7 @@ class Adversarial(Task):
             # Not with the few large steps of training: who withstands these may fall to small ones.
             judge=projected_gradient(given.norm, given.budget, max(given.judge.steps // 2, 1)),
             beta=given.beta if given.method == "trades" else None,
+            rise=round(given.rise * len(data.splits["train"]) / config.data.batch_size),
             seed=config.seed,
             name=plain.name,
         )

@@ -40,13 +40,20 @@ class Attack:
     step: float
     random_start: bool = True
 
-    def __call__(self, losses: Losses, images: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self,
+        losses: Losses,
+        images: tf.Tensor,
+        seed: int | tf.Tensor,
+        share: float | tf.Tensor = 1.0,
+    ) -> tf.Tensor:
         """Returns the images changed within the budget, pixel values still in 0..255.
 
         Args:
             losses: From images to what is to become large, (b,); an image's own alone.
             images: float32 (b, height, width, channels), values 0..255.
             seed: Decides the start, together with each image.
+            share: Of the budget and of the step that is used, 0 to 1.
         """
 
         def climb(done: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -57,9 +64,11 @@ class Attack:
             gradient = tape.gradient(total, attacked)
             # What overflowed says nothing.
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
-            return done + 1, self._within(change + self.step * self._direction(gradient), images)
+            return done + 1, self._within(
+                change + share * self.step * self._direction(gradient), images, share
+            )
 
-        change = self._start(images, seed) if self.random_start else tf.zeros_like(images)
+        change = self._start(images, seed, share) if self.random_start else tf.zeros_like(images)
         # A loop in the graph: ten steps unrolled would be ten networks to compile.
         _, change = tf.while_loop(
             lambda done, _: done < self.steps,
@@ -69,7 +78,9 @@ class Attack:
         )
         return tf.stop_gradient(images + change)
 
-    def _start(self, images: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
+    def _start(
+        self, images: tf.Tensor, seed: int | tf.Tensor, share: float | tf.Tensor
+    ) -> tf.Tensor:
         shape = tf.shape(images)[1:]
 
         def draw(key: tf.Tensor) -> tf.Tensor:
@@ -80,7 +91,7 @@ class Attack:
         if self.norm == "l2":
             # In so many dimensions nearly all of the ball is near its surface.
             noise = self._direction(noise)
-        return self._within(self.budget * noise, images)
+        return self._within(share * self.budget * noise, images, share)
 
     def _direction(self, gradient: tf.Tensor) -> tf.Tensor:
         """Returns where the loss rises most in the norm, at length 1."""
@@ -88,12 +99,13 @@ class Attack:
             return tf.sign(gradient)
         return gradient / tf.maximum(_length(gradient), 1e-12)
 
-    def _within(self, change: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    def _within(self, change: tf.Tensor, images: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
         """Returns the change shortened to the budget, and to what pixels can be."""
+        budget = share * self.budget
         if self.norm == "linf":
-            change = tf.clip_by_value(change, -self.budget, self.budget)
+            change = tf.clip_by_value(change, -budget, budget)
         else:
-            change = change * tf.minimum(1.0, self.budget / tf.maximum(_length(change), 1e-12))
+            change = change * tf.minimum(1.0, budget / tf.maximum(_length(change), 1e-12))
         return tf.clip_by_value(images + change, 0.0, 255.0) - images
 
 

@@ -77,3 +77,10 @@ def test_half_precision_loses_no_direction():
 
     found = Attack("linf", 4.0, 4, 2.0)(tiny, images, 0)
     np.testing.assert_allclose(found, images + 4.0 * np.sign(WEIGHTS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_of_a_share_nothing_goes_further(norm):
+    images = pictures(4)
+    whole, half = Attack(norm, 4.0, 5, 3.0), Attack(norm, 2.0, 5, 1.5)
+    np.testing.assert_array_equal(whole(linear, images, 1, 0.5), half(linear, images, 1))

@@ -36,13 +36,13 @@ from ftkeras.evaluation.attacked import measure_attacked, projected_gradient
 from ftkeras.evaluation.robustness import sample
 from ftkeras.training.run import Run
 
-METHODS = ("standard", "fast 4", "fast 8", "pgd 8", "trades 8")
+METHODS = ("standard", "fast 4", "pgd 4", "pgd 8", "trades 8")
 BUDGETS = (4.0, 8.0)
 STEPS = 20
 
 flags.DEFINE_integer("seeds", 3, "how many seeds")
 flags.DEFINE_integer("image_size", 48, "side of the images, in pixels")
-flags.DEFINE_integer("epochs", 6, "epochs of the phase that trains all layers")
+flags.DEFINE_integer("epochs", 10, "epochs of the phase that trains all layers")
 flags.DEFINE_integer("examples", 200, "how many test images are attacked")
 flags.DEFINE_list("only", [], "names of methods; all by default")
 flags.DEFINE_bool("quick", False, "one seed, two epochs: to see that it works")
@@ -79,7 +79,7 @@ def config(name: str, epochs: int, seed: int) -> Any:
         tree["adversarial"] = {
             "method": method,
             "budget": float(budget),
-            "steps": 7,
+            "steps": 3,
             "judge": judge,
         }
     return parse_config(tree)
