@@ -199,15 +199,15 @@ class ImageData:
         class_names: The classes, in the order of the logits.
         multi_label: Whether an image may have any number of labels.
         splits: Always "train"; "val" and "test" where they exist.
-        heads: What a model of several outputs is to answer; none where the labels say it.
         bad_files: What was left out.
         notes: Sentences for the user.
+        heads: What a model of several outputs is to answer; none where the labels say it.
     """
 
     source: str
     class_names: tuple[str, ...]
     multi_label: bool
     splits: dict[str, Split]
-    heads: tuple[Head, ...] = ()
     bad_files: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()

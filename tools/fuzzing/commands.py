@@ -114,7 +114,7 @@ def run(case: Case, seconds: int, bind: bool) -> str:
                     return "bound"
     except BaseException:
         return f"BAD: {traceback.format_exc()}"
-    return _judge(status, errors.getvalue())
+    return _judge(case.arguments, status, errors.getvalue())
 
 
 def ftkeras_status(call: Any) -> int:
@@ -152,12 +152,14 @@ def _run(arguments: list[str], accepted: list[Any]) -> int | None:
     return None if status == -1 else status
 
 
-def _judge(status: int, errors: str) -> str:
+def _judge(arguments: list[str], status: int, errors: str) -> str:
     if "Traceback (" in errors or "mistake in ftkeras" in errors:
         kept = re.search(r"The traceback is in (\S+)\.", errors)
         return f"BAD: {errors}{Path(kept[1]).read_text() if kept else ''}"
     if status == 0:
         return "done"
+    if status == 1 and arguments[0] == "doctor" and "ftkeras:" not in errors:
+        return "advised against"  # what it found is on the standard output
     lines = errors.strip().splitlines()
     if status in (1, 2) and len(lines) == 1 and lines[0].startswith("ftkeras: "):
         return f"refused: {lines[0]}" if len(lines[0]) < 2000 else f"BAD: long: {lines[0]}"
