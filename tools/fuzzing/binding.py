@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from functools import cache
+from typing import Any
 from unittest import mock
 
+from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
 
 
 def bind_config(config: Config) -> None:
     """Assembles everything that the config says, but for its images and its backbone."""
     from ftkeras import tasks
+    from ftkeras.data.sources import SOURCES
     from ftkeras.training import build
 
     size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
     config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
+    heads = config.multi_task.heads if isinstance(config, MultiTaskConfig) else ()
+    found = _found([head.column for head in heads])
     with (
-        mock.patch.object(build, "images", lambda config: _images()),
+        mock.patch.dict(SOURCES, {name: lambda **_: found for name in SOURCES}),
         mock.patch.object(
             build, "load_backbone", lambda *_, image_size, **__: _backbone(image_size)
         ),
@@ -24,19 +28,23 @@ def bind_config(config: Config) -> None:
         tasks.assemble(config).plan.as_json()
 
 
-@cache
-def _images():  # type: ignore[no-untyped-def]
+def _found(columns: list[str]) -> Any:
+    """Makes black images of two classes, which the columns say in numbers."""
     import numpy as np
     import tensorflow as tf
 
-    from ftkeras.data.dataset import ImageData, Split
+    from ftkeras.data.dataset import Found
 
-    def split(name: str) -> Split:
-        labels = np.arange(8, dtype=np.int32) % 2
-        black = tf.zeros((16, 16, 3), tf.uint8)
-        return Split(name, list("abcdefgh"), labels, 2, lambda index, least=0: black)
-
-    return ImageData("starter", ("a", "b"), False, {n: split(n) for n in ("train", "val")})
+    count = 16
+    classes = np.arange(count) % 2
+    black = tf.zeros((16, 16, 3), tf.uint8)
+    return Found(
+        ids=[f"{i}.png" for i in range(count)],
+        labels=[[("bag", "dress")[label]] for label in classes],  # as configs/multi_task.yaml knows
+        parts=[("train", "train", "val", "test")[i // 2 % 4] for i in range(count)],
+        make_fetch=lambda indices: lambda index, least=0: black,
+        columns={name: classes.astype(str) for name in columns},
+    )
 
 
 def _backbone(size: int):  # type: ignore[no-untyped-def]

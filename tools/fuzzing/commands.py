@@ -23,6 +23,7 @@ from ftkeras.cli.main import VERBS
 from ftkeras.cli.main import main as ftkeras
 from ftkeras.config.load import dump_config, parse_text
 from ftkeras.config.schema import Config
+from ftkeras.config.schemas import SCHEMAS, json_schema
 from fuzzing.mutate import mutate
 
 _TEXTS: tuple[str, ...] = (
@@ -71,8 +72,9 @@ class _Slow(BaseException):
 
 def make(rng: random.Random, place: Path) -> Case:
     """Makes a case and writes its config."""
-    drawn = _draw(rng, Config.model_json_schema())
     shipped = yaml.safe_load(rng.choice(_SHIPPED).read_text())
+    schema = SCHEMAS[shipped.get("task", "classification")]
+    drawn = _draw(rng, schema.model_json_schema())
     some = {name: drawn[name] for name in drawn if rng.random() < 0.3}
     tree = drawn if rng.random() < 0.3 else {**shipped, **some}
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
@@ -299,7 +301,7 @@ def _fields() -> tuple[str, ...]:
                 if isinstance(value, (dict, list)):
                     visit(value, name)
 
-        visit(_draw(rng, Config.model_json_schema()), "")
+        visit(_draw(rng, json_schema()), "")
     return tuple(dict.fromkeys(found))
 
 
