@@ -41,3 +41,9 @@ def test_example(number, photos):
 
 def test_there_are_examples():
     assert len(EXAMPLES) == 2
+
+
+def test_every_section_is_in_the_contents():
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    links = [f"[{name}](#{name.lower().replace(' ', '-')})" for name in headings]
+    assert [link for link in links if link not in README] == []

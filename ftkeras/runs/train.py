@@ -43,10 +43,7 @@ def train(
     overwrite: bool = False,
     bars: Sequence[Bar] = (),
 ) -> Run:
-    """Fine-tunes, evaluates and exports; returns the run.
-
-    A run that is there and was interrupted, failed or killed goes on where it was; one that is
-    finished is refused.
+    """Fine-tunes, evaluates and exports; returns the run. See `ftkeras.tasks.train`.
 
     Args:
         config: What to do.
@@ -54,14 +51,7 @@ def train(
         out: The run's folder.
         goes_on: Whether a run is there that goes on; see `Run.goes_on`.
         overwrite: Replace a run that is there.
-        bars: What the finished model must reach; a run that does not is kept all the same.
-
-    Raises:
-        UserError: The config, the data or the weights cannot work; nothing has been written.
-        TrainingError: A frozen weight moved, the loss isn't a number, the export disagrees with the
-            model, or the model is below a bar.
-        KeyboardInterrupt: (after saving what was earned) Someone pressed Ctrl-C.
-        Preempted: (after saving what was earned) SIGTERM came.
+        bars: What the finished model must reach.
     """
     start = time.monotonic()
     run = Run(out)
@@ -72,7 +62,8 @@ def train(
     devices = assembled.devices
     with taking_part(devices, run, goes_on) as run, run.locked(), Signals() as signals:
         if assembled.trunk is not None:
-            assembled.trunk.agree(devices.strategy)
+            with peers_watched(devices):
+                assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
         loggers = build.loggers(config, run, devices.is_chief)
         try:

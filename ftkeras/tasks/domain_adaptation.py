@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,7 +133,10 @@ class DomainAdaptation(Task):
     def images(self, config: Config) -> ImageData:
         """Finds both domains; the target's splits are `target_train` and so on."""
         source = build.images(config)
-        target = build.images(config, of=_section(config).target, labelled=False)
+        try:
+            target = build.images(config, of=_section(config).target, labelled=False)
+        except UserError as error:  # which speaks of the section that data mostly are in
+            raise UserError(re.sub("^data", "domain_adaptation.target", str(error))) from None
         if source.multi_label or target.multi_label:
             raise UserError(
                 "task domain_adaptation: the data have several labels an image; it takes one."

@@ -156,10 +156,10 @@ class Incremental(Task):
     def images(self, config: Config) -> ImageData:
         """Returns the new images, and with them what the base remembers."""
         given, base = _section(config), Base.of(config)
-        memory = base.memory(given.memory, given.held_out)
         new = build.images(config, classes=base.class_names)
         if new.multi_label:
             return new  # `check` says so
+        memory = base.memory(given.memory, given.held_out)  # may write it: what is new can be read
         classes = len(new.class_names)
         each = given.memory // len(base.class_names) if given.replay else 0
         old = {

@@ -267,6 +267,8 @@ def test_what_cannot_be_is_said_before_training(domains, tmp_path):
         tasks.assemble(config(domains, "adabn", 'phases[1].batch_norm="frozen"'))
     with pytest.raises(UserError, match="no metric 'val_target_doubt' is logged"):
         tasks.assemble(config(domains, "none", "training.monitor=val_target_doubt"))
+    with pytest.raises(UserError, match="^domain_adaptation.target.path: .*nowhere.npz"):
+        tasks.assemble(config(domains, "none", target="nowhere"))
     surgical = config(domains, "dann").model_dump(mode="json")
     surgical["phases"] = {"strategy": "surgical"}
     with pytest.raises(UserError, match="surgical measures gradients"):

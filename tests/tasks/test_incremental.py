@@ -283,3 +283,12 @@ def test_the_command_line(place, tmp_path, capsys):
     assert json.loads(Path(out, "task.json").read_text())["steps"][0] == ["colour 0", "colour 1"]
     assert main(["extend", base, f"--out={out}"]) == 2
     assert "--data is missing" in capsys.readouterr().err
+
+
+def test_nothing_is_remembered_where_there_is_nothing_new(place, tmp_path, capsys):
+    shutil.copytree(place / "base", tmp_path / "base", ignore=shutil.ignore_patterns("memory.npz"))
+    before = sorted(tmp_path.rglob("*"))
+    command = ["extend", f"{tmp_path}/base", "--data=nowhere", f"--out={tmp_path}/out"]
+    assert main(command) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
