@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -52,6 +53,10 @@ Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM, 130 interru
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: the console script's entry point."""
+    if hasattr(
+        signal, "SIGUSR1"
+    ):  # which asks a training to save; before it begins it would end us
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sys.exit(main(sys.argv[1:] if argv is None else argv))
 
 

@@ -135,7 +135,7 @@ def _labels(arrays: Mapping[str, np.ndarray], name: str, count: int, path: str) 
     labels = arrays[name]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if len(labels.shape) not in (1, 2) or len(labels) != count:
+    if labels.ndim not in (1, 2) or len(labels) != count or 0 in labels.shape:
         raise UserError(
             f"{path}: {name} has the shape {labels.shape}; it must be ({count},) or "
             f"({count}, classes), one row an image."
