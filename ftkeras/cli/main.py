@@ -5,6 +5,7 @@ TensorFlow is imported only by a verb that needs it, once its flags are known to
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -34,6 +35,7 @@ VERBS = {
     "backbones": "list the backbones there are",
     "init": "write a commented config to start from",
 }
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
 HELP = """ftkeras {version}: fine-tune pretrained Keras backbones
@@ -53,11 +55,14 @@ Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM, 130 interru
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: the console script's entry point."""
-    if hasattr(
-        signal, "SIGUSR1"
-    ):  # which asks a training to save; before it begins it would end us
+    if hasattr(signal, "SIGUSR1"):  # asks a training to save; before one begins it would end us
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    sys.exit(main(sys.argv[1:] if argv is None else argv))
+    # TensorFlow and Keras make millions of objects that stay: looking through them for garbage at
+    # Python's usual pace takes a second of a short run, and once more at the end another.
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    status = main(sys.argv[1:] if argv is None else argv)
+    gc.freeze()
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.model.inference import logits_function
+from ftkeras.model.inference import logits_function, with_kept_logits
 
 
 def model() -> keras.Model:
@@ -43,3 +43,11 @@ def test_the_graph_is_no_part_of_what_is_saved(tmp_path):
     asked.export(tmp_path / "export", verbose=False)
     served = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(served.serve(images), logits_function(asked)(images), rtol=1e-6)
+
+
+def test_another_model_of_the_same_layers_answers_by_the_graph_that_there_is():
+    asked = model()
+    answer = logits_function(asked)
+    plain = with_kept_logits(keras.Model(asked.input, asked.output), asked)
+    assert logits_function(plain) is answer
+    assert logits_function(with_kept_logits(model(), model())) is not answer
