@@ -11,7 +11,7 @@ import tensorflow as tf
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.callbacks import DataPosition, FitProgress, GroupHealth, Record
+from ftkeras.training.callbacks import DataPosition, EpochBoard, FitProgress, GroupHealth, Record
 from ftkeras.training.checkpoint import Checkpoints, save_last
 from ftkeras.training.divergence import Trouble, TroubleOptions, TroubleWatch
 from ftkeras.training.forecast import TrunkPlan
@@ -76,7 +76,7 @@ def fit(
         Record(run, unfreeze),
         progress,
         checkpoints,
-        keras.callbacks.TensorBoard(run.path("logs"), write_graph=False),
+        EpochBoard(run.path("logs"), write_graph=False),
         GroupHealth(run, unfreeze, report=print),
         *callbacks,
     ]

@@ -10,10 +10,9 @@ export and report, which the baseline has not, are off. With `--top 0` it is a l
 
 Baseline and ours alternate, each pair with its own seed, so that whatever else the machine does
 falls on both. "to its accuracy" is when ours first reached the validation accuracy that the stock
-script ended with; "by a short plan" is the same of a third process, of ours, whose rates fall to
-nothing within fewer epochs (`SHORT`), as somebody would plan who is after an accuracy and not after
-a number of epochs. CPU time, of all cores, is steadier on a busy machine. A result that `--out`
-already holds is not measured again.
+script ended with; "by a short plan" is the same of a third process, of ours, planned as somebody
+would who is after an accuracy and not after a number of epochs (`SHORT`). CPU time, of all cores,
+is steadier on a busy machine. A result that `--out` already holds is not measured again.
 """
 
 from __future__ import annotations
@@ -37,11 +36,14 @@ from ftkeras.console import table
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_LAYER = "block_13_expand"  # of the last four blocks
-# epochs and rates of the head and of the last blocks, where the time to an accuracy is all
+HEAD = {"name": "head", "train": ["head"]}
+TOP = {"name": "top", "train": ["head", "blocks[-4:]"]}
+# Where the time to an accuracy is all: rates that fall to nothing within few epochs.
 SHORT = (
-    {"epochs": 3, "learning_rate": 3e-3, "decay": "cosine"},
-    {"epochs": 4, "learning_rate": 6e-4, "decay": "one_cycle"},
+    {**HEAD, "epochs": 3, "learning_rate": 3e-3, "decay": "cosine"},
+    {**TOP, "epochs": 3, "learning_rate": 6e-4, "decay": "one_cycle"},
 )
+SHORT_PROBE = ({**HEAD, "epochs": 6, "learning_rate": 3e-3, "decay": "cosine"},)
 HEADER = ("", "stock Keras", "ftkeras", "ratio", "lowest", "highest")
 
 Epoch = tuple[float, float]  # validation accuracy, seconds since the process began
@@ -57,10 +59,10 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=10, help="epochs of the last four blocks")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    same = [{"epochs": options.head, "learning_rate": 3e-3}]
+    same = [{**HEAD, "epochs": options.head, "learning_rate": 3e-3}]
     if options.top:
-        same.append({"epochs": options.top, "learning_rate": 3e-4})
-    short = SHORT[: len(same)]
+        same.append({**TOP, "epochs": options.top, "learning_rate": 3e-4})
+    short = SHORT if options.top else SHORT_PROBE
     pairs = known(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder, weights = prepare(Path(scratch))
@@ -125,11 +127,9 @@ def stock(options: argparse.Namespace, folder: Path, weights: Path, seed: int) -
 
 
 def ours(
-    options: argparse.Namespace, folder: Path, scratch: Path, seed: int, plan: Sequence[Result]
+    options: argparse.Namespace, folder: Path, scratch: Path, seed: int, phases: Sequence[Any]
 ) -> Result:
     """Runs ftkeras on the same images, with an empty cache."""
-    what = ({"name": "head", "train": ["head"]}, {"name": "top", "train": ["head", "blocks[-4:]"]})
-    phases = [{**names, **how} for names, how in zip(what, plan, strict=False)]
     config = {
         "seed": seed,
         "data": {
