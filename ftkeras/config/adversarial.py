@@ -6,14 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ftkeras.config.schema import (
-    Config,
-    Images,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-)
+from ftkeras.config.fields import Images, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from ftkeras.config.schema import Config
 
 
 class JudgeSection(Section):

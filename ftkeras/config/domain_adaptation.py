@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftkeras.config.schema import Config, DataConfig, NonNegativeFloat, Section, Units
+from ftkeras.config.data import DataConfig
+from ftkeras.config.fields import NonNegativeFloat, Section, Units
+from ftkeras.config.schema import Config
 
 
 class DomainSection(Section):

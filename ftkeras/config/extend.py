@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ftkeras.config.data import DataSection
 from ftkeras.config.load import parse_config
-from ftkeras.config.schema import Config, DataSection
+from ftkeras.config.schema import Config
 
 
 def extend_config(

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ftkeras.config.schema import (
-    Config,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    Section,
-)
+from ftkeras.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, Section
+from ftkeras.config.schema import Config
 
 
 class IncrementalSection(Section):

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ftkeras.config.schema import Config, NonNegativeFloat, PositiveFloat, Section
+from ftkeras.config.fields import NonNegativeFloat, PositiveFloat, Section
+from ftkeras.config.schema import Config
 
 
 class HeadOfMany(Section):

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ftkeras.config.schema import Config, PhasesConfig, PositiveInt, Section, StrategyConfig
+from ftkeras.config.fields import PositiveInt, Section
+from ftkeras.config.schema import Config, PhasesConfig, StrategyConfig
 
 
 class RobustWeightsSection(Section):

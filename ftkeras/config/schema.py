@@ -6,197 +6,22 @@ Each field's description is what editors show (through `configs/schema.json`) an
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ftkeras.config.data import DataConfig
+from ftkeras.config.fields import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Selectors,
+    Strength,
+    Units,
 )
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-# Upper bounds are far above what makes sense, and keep what follows from a slip finite.
-PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, le=1e6)]
-PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=10**9)]
-Pixels = Annotated[int, Field(ge=1, le=8192)]
-Images = Annotated[int, Field(ge=1, le=10**6)]
-Units = Annotated[int, Field(ge=1, le=10**6)]
-Strength = Literal["none", "light", "medium", "strong"]
-# One selector may be written without a list around it.
-Selectors = Annotated[
-    list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
-]
-
-
-class Section(BaseModel):
-    """The base of every section: unknown fields are refused, values do not change type."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _no_null_characters(cls, given: Any) -> Any:
-        # TensorFlow would read a path up to the first, and Python refuses it with a traceback.
-        for text in given if isinstance(given, (list, dict)) else [given]:
-            if isinstance(text, str) and "\0" in text:
-                raise ValueError("the text holds a null character")
-        return given
-
-
-# ---------------------------------------------------------------------------------- data
-
-
-class SplitConfig(Section):
-    """Which examples go where: fractions, or the source's own names for its parts."""
-
-    train: Fraction | str | None = None
-    """A part of the source (TFDS split string or file pattern); fractions leave it out."""
-    val: Fraction | str | None = 0.15
-    """Validation: a fraction, stratified by class under the seed, or a part of the source."""
-    test: Fraction | str | None = 0.15
-    """Test: a fraction, stratified by class under the seed, or a part of the source."""
-
-
-class AugmentationLayer(Section):
-    """One image augmentation layer of `keras.layers`, or `keras_cv/NAME`."""
-
-    name: str
-    """For example RandAugment, RandomErasing, AugMix, or keras_cv/GridMask."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """Arguments for the layer's constructor."""
-
-
-class MixConfig(Section):
-    """Batch-level mixing of images and labels."""
-
-    mixup: NonNegativeFloat = 0.0
-    """Alpha of MixUp's beta distribution (Zhang et al. 2018); 0 is off."""
-    cutmix: NonNegativeFloat = 0.0
-    """Alpha of CutMix's beta distribution (Yun et al. 2019); 0 is off."""
-
-
-class DataSection(Section):
-    """What every source shares."""
-
-    image_size: Pixels | None = None
-    """Side of the square model input, in pixels; left out, the backbone's natural size."""
-    batch_size: Images = 32
-    """Images a step, over all devices together."""
-    resize: Literal["crop", "pad", "squash"] = "crop"
-    """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
-    augmentation: Strength | list[AugmentationLayer] = "light"
-    """A strength, or a list of layers that replaces it."""
-    mix: MixConfig = MixConfig()
-    """MixUp and CutMix; each batch takes one of those that are on."""
-    balance: Literal["none", "class_weights", "sampling"] = "none"
-    """Against class imbalance: weigh the loss, or draw each class equally often."""
-    cache: Literal["auto", "memory", "none"] = "auto"
-    """Keep decoded, resized images in memory; auto does where they are few enough."""
-    max_bad_files: Fraction = 0.05
-    """The share of unreadable files above which the run stops before it starts."""
-
-
-class SplitSection(DataSection):
-    split: SplitConfig | None = None
-    """Left out: the source's own parts where it has them, else 15% val and 15% test."""
-    split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Decides which images are in which fraction; left out, the config's seed. Runs of several
-    seeds that are to be averaged, or measured on the same images, share one."""
-
-
-class FolderData(SplitSection):
-    """A folder with one folder a class, optionally under train/, val/ and test/."""
-
-    source: Literal["folder"]
-    path: str
-    """The folder."""
-
-
-class ManifestData(SplitSection):
-    """A CSV or JSON Lines file that lists images and labels."""
-
-    source: Literal["manifest"]
-    path: str
-    """A .csv or .jsonl file; image paths in it are relative to its own folder."""
-    image_column: str = "path"
-    """The column that holds the image's path."""
-    label_column: str = "label"
-    """The column that holds the label, or the labels (a list in JSON, 'a;b' in CSV)."""
-    split_column: str = "split"
-    """The column that holds train, val or test; it may be missing."""
-    weight_column: str = "weight"
-    """The column that holds the example's weight in the loss; it may be missing."""
-    multi_label: bool = False
-    """Whether an image may have any number of the labels."""
-
-
-class TfdsData(SplitSection):
-    """A data set of TensorFlow Datasets."""
-
-    source: Literal["tfds"]
-    name: str
-    """The TFDS name, for example tf_flowers or my_dataset:1.0.0."""
-    data_dir: str | None = None
-    """Where TFDS keeps its data; left out, its own default."""
-    download: bool = True
-    """Whether TFDS may download what is missing."""
-    image_feature: str = "image"
-    """The feature that holds the image."""
-    label_feature: str = "label"
-    """The feature that holds the label."""
-
-
-class TfrecordData(SplitSection):
-    """Sharded TFRecord files of tf.Example with encoded images."""
-
-    source: Literal["tfrecord"]
-    path: str
-    """A folder, or a file pattern such as data/train-*.tfrecord."""
-    image_feature: str = "image/encoded"
-    """The bytes feature that holds the encoded image."""
-    label_feature: str = "image/class/label"
-    """The int64 feature (a class index) or bytes feature (a class name, or several)."""
-    class_names: list[str] | None = None
-    """Names for integer labels; left out, the numbers."""
-    multi_label: bool = False
-    """Whether the label feature may hold any number of labels."""
-
-
-class ArraysData(SplitSection):
-    """A NumPy .npz file with images and labels (never unpickled)."""
-
-    source: Literal["arrays"]
-    path: str
-    """An .npz file with `images` (n, h, w[, c]) uint8 and `labels` (n,) or (n, classes),
-    or with `x_train`, `y_train`, `x_test`, `y_test`."""
-    class_names: list[str] | None = None
-    """Names of the classes; left out, the numbers."""
-
-
-class StarterData(SplitSection):
-    """The 2,000 + 1,000 Fashion-MNIST images that ftkeras ships."""
-
-    source: Literal["starter"]
-
-
-DataConfig = Annotated[
-    FolderData | ManifestData | TfdsData | TfrecordData | ArraysData | StarterData,
-    Field(discriminator="source"),
-]
-
 
 # --------------------------------------------------------------------- backbone and head
 

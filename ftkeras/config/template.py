@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from ftkeras.config.data import FolderData, StarterData
 from ftkeras.config.load import parse_config
-from ftkeras.config.schema import Config, FolderData, PhaseConfig, StarterData
+from ftkeras.config.schema import Config, PhaseConfig
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE

@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
+from ftkeras.config.data import ManifestData
 from ftkeras.config.multi_task import MultiTaskConfig, MultiTaskSection
-from ftkeras.config.schema import Config, ManifestData
+from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Head, ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.heads import Question, standardised, with_targets

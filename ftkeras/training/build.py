@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.schema import Config, DataSection, PhaseConfig, StrategyConfig
+from ftkeras.config.data import DataSection
+from ftkeras.config.schema import Config, PhaseConfig, StrategyConfig
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed

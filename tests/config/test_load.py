@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ftkeras.config.data import StarterData
 from ftkeras.config.load import dump_config, load_config, parse_config
-from ftkeras.config.schema import Config, StarterData
+from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
