@@ -50,7 +50,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 MAX_BYTES = 256 << 20
 MAX_SCANS = 100
 _ORIENTATION = 0x0112
-VERSION = 2  # of what `examine` decides; a new one forgets the cached scans
+VERSION = 3  # of what `examine` decides; a new one forgets the cached scans
 _CHUNK = 256  # files in flight
 
 
@@ -194,6 +194,7 @@ def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:
         assert isinstance(image, ImageFile.ImageFile)
         whole = image.tile[0][1] == (0, 0, *image.size)
         still = not getattr(image, "is_animated", False)
+        image.load()  # raises where TensorFlow would make up what is missing
         return whole and still and _decodes(decode.decode_image, encoded)
     if kind == "BMP":  # 24 bits without compression; other kinds are read as other things
         return encoded[28:34] == b"\x18\0\0\0\0\0" and _decodes(tf.io.decode_bmp, encoded)

@@ -121,6 +121,9 @@ def test_rendering_is_right_where_pillow_alone_is_not(photo, encode):
 def test_bad_files_are_named_with_the_reason(tmp_path, photo, encode):
     whole = encode(photo(), "JPEG")
     png = encode(photo(), "PNG")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    made_up = bytearray(encode(noise, "GIF"))  # TensorFlow fills in what it cannot read
+    made_up[len(made_up) // 2 : len(made_up) // 2 + 8] = b"\xaa" * 8
     broken = bytearray(png)
     broken[len(png) // 2] ^= 0xFF
     cases = {
@@ -128,6 +131,7 @@ def test_bad_files_are_named_with_the_reason(tmp_path, photo, encode):
         "truncated.jpg": (whole[: len(whole) // 2], "broken or truncated"),
         "truncated.png": (png[: len(png) // 2], "broken or truncated"),
         "broken.png": (bytes(broken), "broken or truncated"),
+        "broken.gif": (bytes(made_up), "broken or truncated"),
         "text.jpg": (b"<html>404 not found</html>", "not an image"),
         "really_png.jpg": (png, "content is PNG, but the name says .jpg"),
         "really_jpeg.png": (whole, "content is JPEG, but the name says .png"),
