@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Callable, Sequence
 
@@ -40,21 +39,9 @@ def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
 
     def make(indices: np.ndarray) -> Fetch:
         chosen = tf.constant([paths[i] for i in indices], tf.string)
-        return lambda index, least=0: _decoder(least)(tf.io.read_file(chosen[index]))
+        return lambda index, least=0: decode_image(tf.io.read_file(chosen[index]), least)
 
     return make
-
-
-@functools.cache
-def _decoder(least: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns `decode_image` as one graph.
-
-    A run has half a dozen pipelines; tracing its many branches anew for each takes 0.3 seconds.
-    """
-    encoded = tf.TensorSpec((), tf.string)
-    return tf.function(
-        lambda encoded: decode_image(encoded, least), input_signature=[encoded], autograph=False
-    )
 
 
 def from_records(
@@ -82,7 +69,7 @@ def from_records(
                 lambda: tf.io.read_file(path),
                 lambda: _image_of(_read_record(path, at), feature),
             )
-            return _decoder(least)(encoded)
+            return decode_image(encoded, least)
 
         return fetch
 
