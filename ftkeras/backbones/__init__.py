@@ -22,8 +22,8 @@ def load_backbone(
         weights: `imagenet` (Keras downloads them; a `.keras` file keeps its own), `starter`
             (MobileNetV2's, shipped with ftkeras), `none`, or the path of a file.
         image_size: Side of the input in pixels; the natural size by default.
-        cut: For a `.keras` file: the name of the layer whose output is the backbone's; by default
-            the last one with a feature map.
+        cut: The name of the layer whose output is the backbone's; by default the last one with a
+            feature map.
 
     Raises:
         UserError: The name, the size, the cut or the weights cannot work; the message says why.

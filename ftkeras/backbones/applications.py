@@ -10,7 +10,7 @@ import keras
 
 from ftkeras.backbones import blocks, catalog, weights_file
 from ftkeras.backbones.backbone import Backbone
-from ftkeras.errors import UserError
+from ftkeras.errors import UserError, did_you_mean
 
 # What Keras's EfficientNet weights need behind their Normalization (see `_complete`).
 _EFFICIENTNET_SCALE = [1.0 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225)]
@@ -25,10 +25,11 @@ def load(
         entry: Which backbone.
         weights: imagenet, starter, none, or the path of a file.
         image_size: Side of the input in pixels; None for the natural size.
-        cut: Must be None; only a `.keras` file can be cut.
+        cut: The name of the layer whose output becomes the backbone's; None for the last one.
 
     Raises:
-        UserError: The size is too small, the weights cannot be had, or they do not fit.
+        UserError: The size is too small, there is no such layer, the weights cannot be had, or they
+            do not fit.
     """
     size = entry.natural_size if image_size is None else image_size
     smallest = entry.family.smallest_size
@@ -36,8 +37,6 @@ def load(
         raise UserError(
             f"data.image_size: {size} is too small for {entry.name}; its smallest is {smallest}."
         )
-    if cut is not None:
-        raise UserError(f"backbone.cut: only a .keras file can be cut, not {entry.name}.")
     if weights == "imagenet":
         model = _download(entry, size)
     else:
@@ -48,14 +47,27 @@ def load(
             starter.load_weights_into(model)
         elif weights != "none":
             weights_file.load_into(model, weights, entry.name)
+    groups = blocks.find_blocks(model, entry.family)
+    if cut is not None:
+        model = _cut(model, cut, entry.name)
+        groups = blocks.within(model, groups)
     return Backbone(
         name=entry.name,
         model=model,
         preprocessing=entry.family.preprocessing,
         natural_size=entry.natural_size,
         smallest_size=smallest,
-        blocks=blocks.find_blocks(model, entry.family),
+        blocks=groups,
     )
+
+
+def _cut(model: keras.Model, name: str, backbone: str) -> keras.Model:
+    """Returns the model up to the layer of that name."""
+    outputs = {layer.name: layer.output for layer in model.layers}
+    if name not in outputs:
+        near = did_you_mean(name, outputs)
+        raise UserError(f"backbone.cut: {backbone} has no layer {name!r}.{near}")
+    return keras.Model(model.input, outputs[name], name=model.name)
 
 
 def _build(entry: catalog.Entry, size: int, weights: str | None) -> keras.Model:

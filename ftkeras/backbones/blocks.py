@@ -49,6 +49,13 @@ def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:
     return tuple(Block(name, tuple(group)) for name, group in members.items())
 
 
+def within(model: keras.Model, groups: Sequence[Block]) -> tuple[Block, ...]:
+    """Returns what of the blocks a model has that shares their layers."""
+    kept = set(leaf_layers(model))
+    left = (Block(b.name, tuple(layer for layer in b.layers if layer in kept)) for b in groups)
+    return tuple(block for block in left if block.layers)
+
+
 def layer_blocks(model: keras.Model) -> tuple[Block, ...]:
     """Groups the weighted layers of any model: one block a layer, with the normalisations after it.
 

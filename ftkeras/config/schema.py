@@ -34,7 +34,7 @@ class BackboneConfig(Section):
     weights: str = "imagenet"
     """imagenet (Keras downloads them), starter (shipped, MobileNetV2), none, or a file."""
     cut: str | None = None
-    """For a .keras file: the name of the layer whose output is the backbone's output."""
+    """The name of the layer whose output is the backbone's output; left out, the last one."""
     activation: dict[str, str] = {}
     """Activations to swap across the backbone, its weights kept: {relu6: swish}."""
     stochastic_depth: Fraction | None = None

@@ -27,6 +27,10 @@ from ftkeras.training.run import Run
 
 Logs = dict[str, Any]
 
+# An attack sees batch norm's moving statistics, training the batch's own. The momentum of many
+# backbones, .999, leaves the former hundreds of steps behind: attacks on another network.
+_MOMENTUM = 0.9
+
 
 class AdversarialModel(keras.Model):
     """A classifier that trains on attacked images, and validates on clean and attacked ones.
@@ -148,6 +152,9 @@ class Adversarial(Task):
         """Attaches the head, and attacks before each step."""
         given = _section(config)
         plain = build.model(config, data, backbone)
+        for layer in plain._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = min(layer.momentum, _MOMENTUM)
         return AdversarialModel(
             plain.inputs,
             plain.outputs,

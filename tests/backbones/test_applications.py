@@ -154,6 +154,17 @@ def _starter_file():
     return os.path.join(folder, "mobilenet_v2_160_notop_float16.npz")
 
 
+def test_cut_after_a_block():
+    whole = load_backbone("MobileNetV2", weights="starter", image_size=32)
+    cut = load_backbone("MobileNetV2", weights="starter", image_size=32, cut="block_5_add")
+    assert cut.model.output_shape == (None, 4, 4, 32)
+    assert [b.name for b in cut.blocks] == [b.name for b in whole.blocks[: len(cut.blocks)]]
+    assert cut.blocks[-1].name == "block_5"
+    expected = keras.Model(whole.model.input, whole.model.get_layer("block_5_add").output)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(cut.model(images), expected(images), rtol=1e-5, atol=1e-6)
+
+
 def test_size_defaults_to_the_natural_one():
     assert load_backbone("MobileNetV2", weights="none").model.input_shape == (None, 224, 224, 3)
 
@@ -165,7 +176,7 @@ def test_size_defaults_to_the_natural_one():
             {"name": "Xception", "image_size": 70},
             "data.image_size: 70 is too small.*smallest is 71",
         ),
-        ({"name": "VGG16", "cut": "block4_pool"}, "backbone.cut: only a .keras file"),
+        ({"name": "VGG16", "cut": "block4_poo"}, "backbone.cut: .* Did you mean 'block4_pool'"),
         ({"name": "ResNet51"}, "no backbone 'ResNet51'. Did you mean 'ResNet50'"),
         ({"name": "VGG16", "weights": "imagenett"}, "backbone.weights: no file 'imagenett'"),
     ],

@@ -16,6 +16,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.attacked import projected_gradient
+from ftkeras.phases.settings import set_dropout
 from ftkeras.runs import finished
 from ftkeras.runs import train as training
 from ftkeras.tasks.adversarial import Adversarial, AdversarialModel, attack_of
@@ -305,6 +306,24 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(run, images, tmp_path)
     ):
         np.testing.assert_array_equal(two, one)
     assert "resumed" in resumed.read_text("events.jsonl")
+
+
+def test_attacks_see_statistics_of_the_present(images, tmp_path):
+    """With a momentum of .999 they would attack the network of hundreds of steps ago."""
+    path = str(tmp_path / "images.npz")
+    Path(path).write_bytes(Path(images).read_bytes())
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2)(keras.layers.Rescaling(1 / 127.5, -1.0)(inputs))
+    x = keras.layers.BatchNormalization(momentum=0.999, name="norm")(x)
+    keras.Model(inputs, keras.layers.ReLU()(x)).save(f"{path}.keras")
+    made = tasks.assemble(config(path)).model
+    [norm] = [x for x in made._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    norm.trainable = True
+    set_dropout(made, 0.0)
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
+    for _ in range(50):
+        trained = made([pixels], training=True)
+    np.testing.assert_allclose(made([pixels], training=False), trained, rtol=0.02, atol=0.02)
 
 
 def test_what_cannot_be_is_said_before_training(images, tmp_path):
