@@ -83,18 +83,7 @@ class Feed:
 
     def train(self) -> tf.data.Dataset:
         """Returns the training batches: shuffled, augmented, mixed."""
-        return self._batches(
-            "train",
-            training=True,
-            seed=self.seed,
-            epoch=self.epoch,
-            start=self.start,
-            strength=self._strength_index if self.varies else self.strength,
-            layers=self.layers,
-            share=self.share,
-            drop_remainder=self.full,
-            **self.options,
-        )
+        return self._training("train", self.seed, drop_remainder=self.full, **self.options)
 
     def name_examples(self, epoch: int, batch: int) -> str:
         """Returns the ids of the first few examples of an epoch's batch, counted from 0."""
@@ -175,6 +164,20 @@ class Feed:
     def recipe(self) -> str:
         """A text that differs where the pixels of `plain` could."""
         return f"{self.image_size} px, {self.resize}"
+
+    def _training(self, split: str, seed: int, **options: Any) -> tf.data.Dataset:
+        """Returns the batches of the epoch at hand that are left."""
+        return self._batches(
+            split,
+            training=True,
+            seed=seed,
+            epoch=self.epoch,
+            start=self.start,
+            strength=self._strength_index if self.varies else self.strength,
+            layers=self.layers,
+            share=self.share,
+            **options,
+        )
 
     def _batches(self, split: str, **options: Any) -> tf.data.Dataset:
         return batches(

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import as_long_as
+from ftkeras.errors import UserError
 
 TARGET = "target_"
 """How the names of the other domain's splits begin: target_train, target_val, target_test."""
@@ -19,28 +20,32 @@ class PairedFeed(Feed):
 
     Training batches take turns: a labelled image, then one of the target. The target's come in an
     order of their own, all of them before any comes again, whatever the epochs of the source.
-    Validation batches are the source's, and then the target's.
+    They are always full: of a few images, the statistics of a domain say little. What is left over
+    of the source comes in other epochs. Validation batches are the source's, then the target's.
 
     Rows of the target have labels of zeros and weigh nothing, so that losses and metrics that know
     of no domains are the source's alone; the source's weigh more in return, so that a mean over all
     rows is the mean over the source's.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"data.batch_size: {self.batch_size} is more than the images of train "
+                f"({len(self.data.splits['train'])}), and batches of two domains are always full."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many full batches the source has."""
+        return len(self.data.splits["train"]) // self.batch_size
+
     def train(self) -> tf.data.Dataset:
         """Returns batches of twice the size: images, labels and weights."""
-        source = super().train()
-        target = self._batches(
-            f"{TARGET}train",
-            training=True,
-            seed=self.seed + 1,
-            epoch=self.epoch,
-            start=self.start,
-            strength=self._strength_index if self.varies else self.strength,
-            layers=self.layers,
-            share=self.share,
-            drop_remainder=self.full,
-            length=len(self.data.splits["train"]),
-        )
+        source = self._training("train", self.seed, drop_remainder=True, **self.options)
+        length = self.steps_per_epoch * self.batch_size
+        target = self._training(f"{TARGET}train", self.seed + 1, drop_remainder=True, length=length)
         paired = tf.data.Dataset.zip(source, target).map(_in_turns, tf.data.AUTOTUNE)
         return as_long_as(paired, int(source.cardinality()))
 

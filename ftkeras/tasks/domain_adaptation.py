@@ -84,6 +84,33 @@ class DomainModel(keras.Model):
         self._second = RowLoss(rows[method])
         self._doubt = TargetDoubt(classes)
 
+    def train_step(self, data: Any) -> Any:
+        """Trains on pairs, of a row of the source and one of the target, where that matters."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if self._normalizes():
+            images = tf.reshape(images, (-1, 2, *images.shape[1:]))
+        return super().train_step((images, labels, weights))
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answers images (n, ...), or pairs (n / 2, 2, ...), of which each domain is by itself.
+
+        Batch normalisation that trains then sees one domain at a time, and keeps the statistics of
+        the target: there the model will be used.
+        """
+        if len(inputs.shape) == len(self.inputs[0].shape):
+            return super().__call__(inputs, *args, **kwargs)
+        with keras.StatelessScope():  # what the source's statistics would do to the moving ones
+            source = super().__call__(inputs[:, 0], *args, **kwargs)
+        target = super().__call__(inputs[:, 1], *args, **kwargs)
+        pairs = tf.stack([source, target], axis=1)
+        return tf.reshape(pairs, (-1, *source.shape[1:]))
+
+    def _normalizes(self) -> bool:
+        return any(
+            isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for layer in self._flatten_layers()
+        )
+
     def compute_loss(
         self,
         x: Any = None,
@@ -198,7 +225,15 @@ class DomainAdaptation(Task):
             for field in dataclasses.fields(plain)
             if field.init
         }
-        return PairedFeed(**kept) if _section(config).method in PAIRED else plain
+        if _section(config).method not in PAIRED:
+            return plain
+        devices = tf.distribute.get_strategy().num_replicas_in_sync
+        if plain.batch_size % devices:
+            raise UserError(
+                f"data.batch_size: {plain.batch_size} images of each domain cannot be shared out "
+                f"in pairs to {devices} devices. Take a multiple of {devices}."
+            )
+        return PairedFeed(**kept)
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the head, and for dann a domain classifier."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.paired import PairedFeed
 from ftkeras.data.share import Share
+from ftkeras.errors import UserError
 
 
 def split(name: str, count: int, first: int) -> Split:
@@ -31,7 +32,7 @@ def feed(target: int, **options: object) -> PairedFeed:
         "target_val": split("target_val", 3, 200),
     }
     data = ImageData("arrays", ("a", "b"), False, splits)
-    settings = {"image_size": 8, "batch_size": 4, "seed": 1, "cache": "none", **options}
+    settings = {"image_size": 8, "batch_size": 3, "seed": 1, "cache": "none", **options}
     return PairedFeed(data, **settings)  # type: ignore[arg-type]
 
 
@@ -47,7 +48,7 @@ def values(batches: list[tuple[np.ndarray, ...]]) -> list[int]:
 
 def test_rows_take_turns_and_the_targets_say_nothing():
     batches = epoch(feed(5))
-    assert [len(images) for images, *_ in batches] == [8, 6]
+    assert [len(images) for images, *_ in batches] == [6, 6]  # 7 of the source: one is left over
     for images, labels, weights in batches:
         source = images[:, 0, 0, 0] < 100
         assert source.tolist() == [True, False] * (len(images) // 2)
@@ -60,7 +61,7 @@ def test_rows_take_turns_and_the_targets_say_nothing():
 def test_all_of_the_target_comes_before_any_comes_again(target):
     paired = feed(target)
     seen = [v for number in range(9) for v in values(epoch(paired, number)) if v >= 100]
-    assert len(seen) == 9 * 7
+    assert len(seen) == 9 * 6
     rounds = [seen[i : i + target] for i in range(0, len(seen) - target + 1, target)]
     for one in rounds:
         assert sorted(one) == list(range(100, 100 + target))
@@ -69,7 +70,7 @@ def test_all_of_the_target_comes_before_any_comes_again(target):
 
 def test_an_epoch_that_goes_on_sees_what_it_would_have_seen():
     paired = feed(5)
-    assert values(epoch(paired, 2, start=4)) == values(epoch(paired, 2))[8:]
+    assert values(epoch(paired, 2, start=3)) == values(epoch(paired, 2))[6:]
 
 
 def test_workers_share_the_pairs():
@@ -88,6 +89,11 @@ def test_validation_is_of_both_domains_and_weighs_the_source():
     assert images[:, 0, 0, 0].tolist() == [20, 21, 22, 23, 24, 200, 201, 202]
     np.testing.assert_allclose(weights, [8 / 5] * 5 + [0] * 3)
     np.testing.assert_array_equal(labels.sum(axis=1), [1] * 5 + [0] * 3)
+
+
+def test_batches_larger_than_the_source_are_refused():
+    with pytest.raises(UserError, match="8 is more than the images of train"):
+        feed(5, batch_size=8)
 
 
 def test_what_is_measured_where_the_target_has_no_such_split():

@@ -34,13 +34,12 @@ def rows(count: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def model(method: str, *, jit: bool = False, weight: float = 1.0) -> DomainModel:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 1))
-    features = keras.layers.Dense(5, activation="tanh", name="features")(
-        keras.layers.Flatten()(inputs)
-    )
-    logits = keras.layers.Dense(3, name="logits")(features)
+    x = keras.layers.Dense(5, activation="tanh", name="features")(keras.layers.Flatten()(inputs))
+    x = keras.layers.BatchNormalization(momentum=0.5, name="norm")(x)
+    logits = keras.layers.Dense(3, name="logits")(x)
     strength = tf.Variable(0.7, trainable=False)
     if method == "dann":
-        domain = keras.layers.Dense(1, name="domain")(GradientReversal(strength)(features))
+        domain = keras.layers.Dense(1, name="domain")(GradientReversal(strength)(x))
         logits = keras.layers.Concatenate()([logits, domain])
     made = DomainModel(
         inputs,
@@ -65,15 +64,27 @@ def test_without_the_second_loss_it_is_training_on_the_source(method):
     images, labels, weights = rows()
     source = weights > 0
     made = model(method, weight=0.0)
-    expected = keras.losses.categorical_crossentropy(
-        labels[source], made(images[source])[:, :3], from_logits=True
-    )
-    right = labels[source].argmax(1) == np.argmax(made(images[source])[:, :3], 1)
+    # Normalised by itself, as if there were no other domain.
+    answers = keras.Model(made.inputs[0], made.outputs[0])(images[source], training=True)[:, :3]
+    expected = keras.losses.categorical_crossentropy(labels[source], answers, from_logits=True)
+    right = labels[source].argmax(1) == np.argmax(answers, 1)
     logs = made.train_on_batch(images, labels, weights, return_dict=True)
     assert logs["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
     assert logs["accuracy"] == pytest.approx(np.mean(right))
     whole = model(method)
     assert whole.train_on_batch(images, labels, weights, return_dict=True)["loss"] > logs["loss"]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_batch_norm_keeps_the_statistics_of_the_target(trains):
+    images, labels, weights = rows()
+    made = model("coral")
+    made.get_layer("norm").trainable = trains
+    flat = tf.reshape(images[weights == 0], (-1, 16))
+    features = made.get_layer("features")(flat).numpy()
+    made.train_on_batch(images, labels, weights)
+    expected = 0.5 * features.mean(axis=0) if trains else np.zeros(5)
+    np.testing.assert_allclose(made.get_layer("norm").moving_mean, expected, atol=1e-6)
 
 
 def test_dann_pulls_features_the_other_way_than_its_classifier():
@@ -89,9 +100,10 @@ def test_dann_pulls_features_the_other_way_than_its_classifier():
         return now - without
 
     with tf.GradientTape() as tape:
-        domain = before.get_layer("domain")(
-            before.get_layer("features")(tf.reshape(images, (len(images), -1)))
-        )
+        features = before.get_layer("features")(tf.reshape(images, (len(images), -1)))
+        norm = before.get_layer("norm")
+        halves = [norm(features[first::2], training=True) for first in (0, 1)]
+        domain = before.get_layer("domain")(tf.reshape(tf.stack(halves, axis=1), features.shape))
         loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(source, domain[:, 0]))
     kernels = [before.get_layer(name).kernel.value for name in ("domain", "features")]
     own, features = tape.gradient(loss, kernels)
@@ -104,8 +116,7 @@ def trained(made: keras.Model) -> list[np.ndarray]:
     note = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda _, logs: steps.append([float(v) for v in logs.values()])
     )
-    # The last batch has two rows: with two replicas one of each domain is on its own.
-    batches = tf.data.Dataset.from_tensor_slices(rows(18)).batch(8)
+    batches = tf.data.Dataset.from_tensor_slices(rows(24)).batch(8)
     history = made.fit(
         batches, validation_data=batches, shuffle=False, callbacks=[note], verbose=0
     ).history
@@ -236,7 +247,8 @@ class Killed(DomainAdaptation):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_weights(domains, tmp_path):
-    given = config(domains, "dann", "training.checkpoint.every_steps=3")
+    more = ["training.checkpoint.every_steps=3", 'phases[1].batch_norm="train"']
+    given = config(domains, "dann", *more)
     whole = tasks.train(given, str(tmp_path / "whole"))
     with pytest.raises(TrainingError, match="killed"):
         training.train(given, Killed(), str(tmp_path / "parts"))
