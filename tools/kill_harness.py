@@ -220,6 +220,11 @@ class Workshop:
         epochs = len(records.read_text().splitlines()) if records.exists() else 0
         return f"{text or 'before the first function'}, {epochs} epochs recorded"
 
+    def is_finished(self, run: str) -> bool:
+        """Returns whether a run says that it is done."""
+        path = self.folder / run / "status.json"
+        return path.exists() and json.loads(path.read_text())["state"] == "finished"
+
     def remove(self, run: str) -> None:
         """Removes a run and what belongs to it."""
         for path in self.folder.glob(f"{run}*"):
@@ -291,8 +296,8 @@ def attempt(
             status = _wait(process)
         if status == -signal.SIGKILL:
             done.append(Kill(asked, workshop.place(run)))
-        elif status == 0:
-            return done, ""
+        elif status == 0 or (done and status == 2 and workshop.is_finished(run)):
+            return done, ""  # what was killed after it had finished has nothing to go on with
         else:
             return done, f"exit status {status}; see {workshop.folder / run}.log"
     return done, f"exit status {status} at the end"
