@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import PIL
 import tensorflow as tf
@@ -76,14 +77,15 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
             Record(shard, number, offset, ()), content, image_feature, label_feature, key
         )
 
-    scanned: dict[str, list[list]] = {shard: [] for shard in fresh}
-    for record in in_parallel(look, _contents(fresh), "scan records", None):
-        row = [record.offset, list(record.labels), record.copy, record.reason]
-        scanned[record.shard].append(row)
-    for shard, rows in scanned.items():
-        known.put(shard, stamps[shard], rows)
-        facts[shard] = rows
-    known.save()
+    facts.update((shard, []) for shard in fresh)  # one may be empty
+    examined = in_parallel(look, _contents(fresh), "scan records", None)
+    try:
+        for shard, records in groupby(examined, lambda record: record.shard):
+            rows = [[one.offset, list(one.labels), one.copy, one.reason] for one in records]
+            facts[shard] = rows
+            known.put(shard, stamps[shard], rows)
+    finally:
+        known.save()  # also when interrupted: the next scan goes on with the shards that are left
     return [
         Record(shard, number, offset, tuple(labels), copy, reason)
         for shard in shards

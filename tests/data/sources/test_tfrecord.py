@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.data import records
 from ftkeras.data.load import load_data
 from ftkeras.data.pipeline import batches
+from ftkeras.data.scan import Verdict
 from ftkeras.data.sources import tfrecord
 from ftkeras.errors import UserError
 
@@ -78,6 +80,25 @@ def test_unchanged_shards_are_scanned_once(shards, tmp_path, monkeypatch):
     )
     again = tfrecord.find(path=str(tmp_path), parts={}, **NAMES)
     assert (first.ids, first.labels) == (again.ids, again.labels)
+
+
+def test_an_interrupted_scan_goes_on_with_the_shards_that_are_left(shards, tmp_path, monkeypatch):
+    examine, seen = records.examine, []
+
+    def watched(name: str, *args: object, **options: bool) -> Verdict:
+        if len(seen) == 8:
+            raise KeyboardInterrupt  # in the midst of the second shard
+        seen.append(name)
+        return examine(name, *args, **options)
+
+    monkeypatch.setattr(records, "examine", watched)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        load_data("tfrecord", path=str(tmp_path), **NAMES)
+    seen[:] = [""] * 10
+    data = load_data("tfrecord", path=str(tmp_path), **NAMES)
+    assert len(seen) == 10 + 12  # of the other two shards
+    assert sum(len(split) for split in data.splits.values()) == 18
 
 
 def test_names_as_labels(write, encode, photo):
