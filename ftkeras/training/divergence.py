@@ -17,6 +17,7 @@ from ftkeras.training.state_file import Tree
 Logs = dict[str, Any]
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
+_LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and nothing is wrong
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TroubleWatch(keras.callbacks.Callback):
     mean since the epoch began, from which the step's own loss follows. A loss explodes where the
     median of the latest steps is `explosion` times both the median of the last hundred and that of
     the run's first ones: so a new phase with stronger augmentation, or a single odd batch, does not
-    count.
+    count. Where both are below 0.01, that much is compared with.
     """
 
     def __init__(self, unfreeze: StagedUnfreezing, explosion: float | None):
@@ -75,7 +76,8 @@ class TroubleWatch(keras.callbacks.Callback):
     def _compare(self, explosion: float) -> None:
         recent = list(self._recent)
         latest = statistics.median(recent[-_LATEST:])
-        usual = max(statistics.median(recent[:-_LATEST]), statistics.median(self._first))
+        before = statistics.median(recent[:-_LATEST])
+        usual = max(before, statistics.median(self._first), _LEAST)
         if latest > explosion * usual:
             raise Trouble(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
 

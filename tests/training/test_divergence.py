@@ -51,6 +51,11 @@ def test_a_loss_below_ten_times_the_first_is_no_explosion_however_low_it_was():
     assert watched([2.0] * 10 + [0.001] * 40 + [1.5] * 40) is None
 
 
+def test_what_was_learned_to_the_last_digit_may_rise_a_little():
+    assert watched([0.0] * 20 + [1.5e-5] * 20) is None
+    assert watched([0.0] * 20 + [0.5] * 20) == 22
+
+
 class Spoil(keras.callbacks.Callback):
     """Writes NaN to a weight after some step of the run, so many times."""
 
