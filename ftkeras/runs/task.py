@@ -177,6 +177,9 @@ class Task:
     leaves_out: Sequence[str] = ()
     """The anchors of sections that every report has and that say nothing of this task."""
 
+    by_nature: Sequence[str] = ()
+    """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
+
 
 def temperature_of(run: Run) -> float:
     """Returns what a run's logits are divided by where its model is used."""

@@ -142,6 +142,8 @@ class Base:
 class Incremental(Task):
     """New classes come after the old ones; the old logits begin as the base's."""
 
+    by_nature = ("class missing from train", "label shift")  # of old ones it has what is kept
+
     def check(self, config: Config, data: ImageData) -> None:
         """Refuses what has no old classes to compare with, or no images to correct by."""
         super().check(config, data)
@@ -152,6 +154,7 @@ class Incremental(Task):
                 "incremental.correction: bias is fitted on validation images, and there are none. "
                 "Set data.split.val, or correction to weight_align."
             )
+        _check_backbone(config, Base.of(config).run.config)
 
     def images(self, config: Config) -> ImageData:
         """Returns the new images, and with them what the base remembers."""
@@ -194,6 +197,12 @@ class Incremental(Task):
         model = build_model(
             backbone, classes, hidden=hidden, cosine=cosine, seed=config.seed, **head
         )
+        if model.input_shape != old.input_shape:
+            size = old.input_shape[1]
+            raise UserError(
+                f"data.image_size: {model.input_shape[1]}, but {base.run.folder} and what it "
+                f"remembers have images of {size} px. Set it to {size}."
+            )
         copy_body(old, model)
         train = data.splits["train"]
         seen = train.take(_first_of_each(train.labels, _SEEN))
@@ -254,7 +263,9 @@ class Incremental(Task):
             resize=config.data.resize,
             step=len(base.steps),
         ).save(run.path(MEMORY))
-        run.write_json("task.json", {"correction": correction})
+        unmeasured: list[float | None] = [None] * len(_steps(base, data.class_names))
+        told = _told(base, data.class_names, memory, unmeasured)  # stays without test images
+        run.write_json("task.json", {"correction": correction, **told})
         return assembled.model
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
@@ -270,16 +281,15 @@ class Incremental(Task):
             _step_of(feed.data.class_names, steps),
             len(steps),
         )
-        matrix = [*base.rows(base.memory(given.memory, given.held_out)), row]
-        told = run.read_json("task.json")
-        told |= {"steps": steps, "matrix": matrix, "summary": summarize(matrix)}
-        run.write_json("task.json", told)
+        memory = base.memory(given.memory, given.held_out)
+        told = _told(base, feed.data.class_names, memory, row)
+        run.write_json("task.json", {**run.read_json("task.json"), **told})
         return measured
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns what is left of what was learned before."""
         matrix, steps = facts.task.get("matrix"), facts.task.get("steps")
-        if not matrix or not steps:
+        if not (matrix and steps) or all(value is None for row in matrix for value in row):
             return ()
         rows = [
             [f"after step {j}", *(number(v, ".1%") for v in row), *[None] * (len(steps) - len(row))]
@@ -320,6 +330,27 @@ def _correct(model: keras.Model, given: IncrementalSection, feed: Feed, old: int
 def _section(config: Config) -> IncrementalSection:
     assert isinstance(config, IncrementalConfig)
     return config.incremental
+
+
+def _check_backbone(config: Config, base: Config) -> None:
+    """Refuses what would change the network that is to go on as it was."""
+    now, before = config.backbone, base.backbone
+    if now.reinitialize or now.shrink_and_perturb is not None:
+        field = "reinitialize" if now.reinitialize else "shrink_and_perturb"
+        raise UserError(f"backbone.{field}: an extension begins with its base's weights. Drop it.")
+    if now.activation != before.activation:
+        raise UserError(
+            f"backbone.activation: {now.activation}, but incremental.base has {before.activation}; "
+            "its answers would change. Leave it as it was."
+        )
+
+
+def _told(
+    base: Base, class_names: Sequence[str], memory: Memory, row: Sequence[float | None]
+) -> dict[str, Any]:
+    """Returns what `task.json` holds of the steps, the last of which gave a row of the matrix."""
+    matrix = [*base.rows(memory), row]
+    return {"steps": _steps(base, class_names), "matrix": matrix, "summary": summarize(matrix)}
 
 
 def _steps(base: Base, class_names: Sequence[str]) -> list[list[str]]:

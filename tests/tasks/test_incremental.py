@@ -16,6 +16,7 @@ from ftkeras import tasks
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.data.replay import Memory
+from ftkeras.doctor import examine
 from ftkeras.errors import UserError
 from ftkeras.training.run import Run
 
@@ -162,6 +163,18 @@ def test_a_chain_adds_one_class_then_only_images(extended, place):
     assert {key.split("/")[1] for key in chosen} <= {"0", "3"}
 
 
+def test_a_chain_goes_on_without_test_images(place):
+    run, none = Run.open(str(place / "base")), ["data.split={test: null}", "incremental.held_out=0"]
+    for number, colour in enumerate([2, 3], start=1):
+        new = write_images(place / f"untested{number}.npz", [colour], seed=5)
+        overrides = ["phases[1].epochs=1", "report=true", *none]
+        run = tasks.extend(run, new, str(place / f"untested{number}"), [*QUIET, *overrides])
+    told = run.read_json("task.json")
+    assert told["steps"] == [["colour 0", "colour 1"], ["colour 2"], ["colour 3"]]
+    assert told["matrix"][2] == [None, None, None]
+    assert run.read_text("report.html")
+
+
 def test_a_stored_trunk_with_the_teachers_answers_trains_the_same(place, monkeypatch):
     monkeypatch.setenv("FTKERAS_CACHE", str(place / "cache"))
     new = write_images(place / "new.npz", [2, 3], seed=1)
@@ -260,12 +273,22 @@ def _losses(assembled: Any, run: Run) -> list[float]:
             "val",
         ),
         (["head.hidden=[{units: 4}]"], "has other layers"),
+        (["data.image_size=32"], "data.image_size: 32, but .* have images of 16 px"),
+        (["backbone.reinitialize=1"], "backbone.reinitialize: an extension begins"),
+        (["backbone.activation={relu: gelu}"], "its answers would change"),
         (["incremental.distilation=1"], "Did you mean 'distillation'"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(place, overrides, message):
     with pytest.raises(UserError, match=message):
         tasks.assemble(config_of(place, write_images(place / "new.npz", [2, 3]), *overrides))
+
+
+def test_the_doctor_minds_no_class_whose_images_are_gone(place):
+    """Without replay the old classes have none; that is what distillation is for."""
+    alone = ["incremental.replay=false", "incremental.held_out=0"]
+    config = config_of(place, write_images(place / "new.npz", [2, 3]), *alone)
+    assert examine(config, tasks.assemble).exit_status == 0
 
 
 def test_the_command_line(place, tmp_path, capsys):
