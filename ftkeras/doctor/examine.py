@@ -27,9 +27,19 @@ _MOST_TIMED = 3  # phases
 _USUAL_SIZE = 224  # pixels, where the config leaves it to the backbone
 
 
+class Examined(Protocol):
+    """What a task says of itself."""
+
+    @property
+    def by_nature(self) -> Sequence[str]: ...
+    def trains(self, config: Config) -> bool: ...
+
+
 class Assembled(Protocol):
     """What a task builds from a config."""
 
+    @property
+    def task(self) -> Examined: ...
     @property
     def data(self) -> ImageData: ...
     @property
@@ -71,15 +81,21 @@ def examine(
         assembled = assemble(config)  # first of all: it chooses devices, before any is touched
     except UserError as error:
         facts["model"] = f"not tried: {error}"
-        data = build.images(config, strict=False)
+        try:
+            data = build.images(config, strict=False)
+        except UserError:  # perhaps only because it is no classification: the task's word counts
+            raise error from None
         found = list(_data_findings(config, data, facts))
         if not any(finding.severity == "error" for finding in found):
             found.append(Finding("error", "config", str(error), "Change what it names."))
         return Diagnosis(facts, [*findings, *found])
     findings += _data_findings(config, assembled.data, facts)
     findings += _model_findings(config, assembled, facts)
-    facts["a step"] = _step_times(assembled)
-    return Diagnosis(facts, findings)
+    if assembled.task.trains(config):
+        findings += _phase_findings(config, assembled)
+        facts["a step"] = _step_times(assembled)
+    by_nature = assembled.task.by_nature
+    return Diagnosis(facts, [finding for finding in findings if finding.check not in by_nature])
 
 
 def _data_findings(config: Config, data: ImageData, facts: dict[str, str]) -> Iterator[Finding]:
@@ -103,7 +119,12 @@ def _model_findings(
         assembled.model, assembled.backbone, _some_images(assembled.feed)
     )
     yield from findings
-    yield from settings.check_config(
+    for note in assembled.notes:
+        yield Finding("note", "data", note, "The README says more of it; or go on.")
+
+
+def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
+    return settings.check_config(
         optimizer=config.optimizer.name,
         weights=config.backbone.weights,
         precision=keras.config.dtype_policy().name,
@@ -115,13 +136,17 @@ def _model_findings(
         plan=assembled.plan,
         phases=assembled.unfreeze.phases,
     )
-    for note in assembled.notes:
-        yield Finding("note", "data", note, "The README says more of it; or go on.")
 
 
 def _describe(data: ImageData) -> str:
     parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    return f"{data.source}: {parts}; {len(data.class_names)} classes"
+    if not data.heads:
+        return f"{data.source}: {parts}; {len(data.class_names)} classes"
+    heads = (
+        f"{head.name} ({f'{head.units} {head.kind}' if head.class_names else 'a number'})"
+        for head in data.heads
+    )
+    return f"{data.source}: {parts}; heads {', '.join(heads)}"
 
 
 def _some_images(feed: Feed) -> np.ndarray:

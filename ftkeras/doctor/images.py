@@ -31,12 +31,13 @@ class Looks:
         ids: The image's key in its split. (n,)
         splits: The name of its split. (n,) of str
         places: Its index in its split. (n,)
-        labels: Class indices, or multi-hot (n, classes).
+        labels: Class indices, -1 where unknown, or multi-hot (n, classes).
         sizes: Height and width in pixels. (n, 2)
         contents: A 62-bit fingerprint of size and pixels. (n,)
         deviation: Standard deviation of its grey values, 0..255. (n,)
         coloured: Whether its channels differ. (n,)
         thumbnails: uint8 (n, 32, 32): the whole image, squashed, in grey.
+        unknown: Of which labels nobody knows whether they fit, (n, classes); None: of none.
     """
 
     ids: list[str]
@@ -48,6 +49,7 @@ class Looks:
     deviation: np.ndarray
     coloured: np.ndarray
     thumbnails: np.ndarray
+    unknown: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,9 +60,13 @@ class Looks:
         return self.deviation < BLANK
 
     def same_labels(self, one: np.ndarray | int, other: np.ndarray | int) -> np.ndarray:
-        """Whether images have the same label, or the same labels."""
+        """Whether images have the same label, or the same labels, as far as they are known."""
         same = self.labels[one] == self.labels[other]
-        return same.all(axis=-1) if self.labels.ndim == 2 else same
+        if self.labels.ndim == 1:
+            return same | (self.labels[one] < 0) | (self.labels[other] < 0)
+        if self.unknown is not None:
+            same = same | self.unknown[one] | self.unknown[other]
+        return same.all(axis=-1)
 
     def evidence(self, row: int, detail: str = "") -> Evidence:
         """Names an image."""
@@ -90,7 +96,20 @@ def look_at(data: ImageData) -> Looks:
         deviation=np.array(deviation),
         coloured=np.array(chroma) > _CHROMA,
         thumbnails=np.stack(thumbnails),
+        unknown=_unknown(data),
     )
+
+
+def _unknown(data: ImageData) -> np.ndarray | None:
+    """Returns which labels, `head=value`, are of heads that have no answer for an image."""
+    if not data.heads:
+        return None
+    heads = [name.partition("=")[0] for name in data.class_names]
+    unknown = np.zeros((sum(map(len, data.splits.values())), len(heads)), bool)
+    for column, head in enumerate(heads):
+        known = [split.targets[head].known for split in data.splits.values()]
+        unknown[:, column] = ~np.concatenate(known)
+    return unknown
 
 
 @tf.autograph.experimental.do_not_convert
@@ -215,7 +234,8 @@ def _apart(looks: Looks, class_names: Sequence[str], grey: np.ndarray, shown: np
     """Returns which class or split has a far larger or smaller share of grey images, in words."""
     groups = [(f"split {name}", looks.splits == name) for name in np.unique(looks.splits)]
     if looks.labels.ndim == 1:
-        groups += [(f"class {class_names[c]}", looks.labels == c) for c in np.unique(looks.labels)]
+        known = np.unique(looks.labels[looks.labels >= 0])
+        groups += [(f"class {class_names[c]}", looks.labels == c) for c in known]
     for name, inside in groups:
         here, there = grey[shown & inside], grey[shown & ~inside]
         if min(len(here), len(there)) >= 10 and abs(here.mean() - there.mean()) > _TELLING:

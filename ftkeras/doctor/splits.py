@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.paired import TARGET
 from ftkeras.doctor.findings import Evidence, Finding, percent
 from ftkeras.doctor.images import Looks
 from ftkeras.evaluation.metrics import auc_shares
@@ -41,8 +42,8 @@ def read_errors(data: ImageData, max_bad_files: float) -> list[Finding]:
 
 
 def others(data: ImageData) -> list[str]:
-    """Returns the names of the splits beside train."""
-    return [name for name in data.splits if name != "train"]
+    """Returns the names of the splits that are to be like train; another domain's are not."""
+    return [name for name in data.splits if name != "train" and not name.startswith(TARGET)]
 
 
 def check_classes(data: ImageData) -> list[Finding]:

@@ -66,6 +66,8 @@ class _Candidate:
 class FewShot(Task):
     """Trains on the first draw's support set; what is kept is the method that it chose."""
 
+    by_nature = ("tiny classes", "no validation")
+
     def check(self, config: Config, data: ImageData) -> None:
         super().check(config, data)
         if data.multi_label:
@@ -227,6 +229,8 @@ def _answers(
 def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
     """Returns a new model, trained through the phases as a run would do it."""
     fresh = assemble(config, _OnSupport(data))
+    if fresh.trunk is not None:
+        fresh.trunk.agree(fresh.devices.strategy)
     scratch = Run.create(run.path("scratch"), config, overwrite=True)
     callbacks = [*([] if fresh.penalty is None else [fresh.penalty]), *fresh.callbacks]
     checkpoints = fit(
@@ -296,8 +300,9 @@ def _summary(
         correct = [found[d][n].test.argmax(axis=1) == test_labels
                    for d, n in zip(draws, names, strict=True)]  # fmt: skip
         values = [float(right.mean()) for right in correct]
+        ends = mean_interval(values)  # which knows nothing of where accuracies end
         return {"accuracies": values, "mean": float(np.mean(values)),
-                "interval": mean_interval(values)}  # fmt: skip
+                "interval": ends and [max(ends[0], 0.0), min(ends[1], 1.0)]}  # fmt: skip
 
     methods = {}
     for name in section.methods:

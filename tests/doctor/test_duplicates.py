@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -155,3 +156,14 @@ def test_pixels_count_and_not_the_file(tmp_path, new_photo):
         new_photo(seed).save(tmp_path / name)
     looks = look_at(load_data("folder", path=str(tmp_path), split={"val": None, "test": None}))
     assert duplicates.exact_pairs(looks).tolist() == [[0, 1]]
+
+
+def test_what_nobody_knows_contradicts_nothing(new_photo):
+    single = dataclasses.replace(looks_of([new_photo(1)] * 3), labels=np.array([0, -1, 1]))
+    assert single.same_labels(np.array([0, 0]), np.array([1, 2])).tolist() == [True, False]
+    labels = np.array(
+        [[1, 0, 0], [1, 0, 1], [0, 1, 1]], np.float32
+    )  # two of a head, one of another
+    unknown = np.array([[False, False, True], [False] * 3, [False] * 3])
+    heads = dataclasses.replace(single, labels=labels, unknown=unknown)
+    assert heads.same_labels(np.array([0, 1]), np.array([1, 2])).tolist() == [True, False]

@@ -15,6 +15,7 @@ from ftkeras import tasks
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.doctor import examine
+from ftkeras.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +126,41 @@ def test_a_config_that_cannot_work_is_an_error(make_photos, tmp_path):
         f for f in examine(parse_config(tree), tasks.assemble).findings if f.severity == "error"
     )
     assert "selects nothing" in found.message
+
+
+def test_few_examples_a_class_are_no_finding_where_they_are_the_task(make_photos, tmp_path):
+    data = {**TREE["data"], "path": str(make_photos(tmp_path / "photos"))}
+    few = {"shots": 4, "methods": ["logistic"]}
+    diagnosis = examine(
+        parse_config({**TREE, "data": data, "task": "few_shot", "few_shot": few}), tasks.assemble
+    )
+    assert [f for f in diagnosis.findings if f.severity != "note"] == []
+    assert "a step" not in diagnosis.facts  # nothing is trained
+
+
+def test_several_heads_are_named_and_judged_by_their_task(make_photos, tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    rows = ["path,split,animal,size"]
+    for path in sorted(photos.rglob("*.png")):
+        split, animal, name = path.parts[-3:]
+        rows.append(f"{split}/{animal}/{name},{split},{animal},{len(name)}")
+    (photos / "list.csv").write_text("\n".join(rows))
+    heads = [
+        {"name": "animal", "column": "animal"},
+        {"name": "size", "column": "size", "kind": "number"},
+    ]
+    tree = {
+        **TREE,
+        "task": "multi_task",
+        "multi_task": {"heads": heads},
+        "data": {**TREE["data"], "source": "manifest", "path": str(photos / "list.csv")},
+    }
+    diagnosis = examine(parse_config(tree), tasks.assemble)
+    assert diagnosis.facts["data"].endswith("; heads animal (3 classes), size (a number)")
+    assert diagnosis.exit_status == 0
+    alone = {"heads": heads[:1], "weighting": "gradnorm"}
+    with pytest.raises(UserError, match="gradnorm balances"):  # not: there is no column 'label'
+        examine(parse_config({**tree, "multi_task": alone}), tasks.assemble)
 
 
 def test_the_machine_alone(capsys):

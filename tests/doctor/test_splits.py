@@ -53,6 +53,12 @@ def test_a_split_too_small_to_measure_with_is_a_note():
     assert "12.5%" in found[0].message
 
 
+def test_another_domain_is_not_expected_to_be_like_train():
+    found = splits.check_classes(data(train=[0, 1, 2] * 20, target_train=[-1] * 60))
+    assert found == []
+    assert splits.others(data(train=[0], val=[0], target_val=[-1])) == ["val"]
+
+
 def test_unreadable_files_are_an_error_where_they_are_many():
     bad = (BadFile("a.jpg", "empty file"),)
     some = ImageData("folder", ("a", "b"), False, data(train=[0] * 19).splits, bad)

@@ -88,7 +88,7 @@ def test_results_are_kept_and_reported(run):
     assert len(results["choices"]) == 3
     for found in [*results["methods"].values(), results["selected"]]:
         low, high = found["interval"]
-        assert low <= found["mean"] <= high
+        assert 0.0 <= low <= found["mean"] <= high <= 1.0
         assert found["mean"] == pytest.approx(np.mean(found["accuracies"]))
     losses = {name: found["held_out_log_loss"] for name, found in results["methods"].items()}
     assert results["choice"] == min(losses, key=losses.get)
