@@ -75,6 +75,8 @@ class MultiTask(Task):
                 "loss.name: cross_entropy is for one label an image, but a head has several. "
                 "Use auto."
             )
+        if config.data.balance != "none" and not data.class_names:
+            raise UserError("data.balance: all heads are numbers, which are of no class. Drop it.")
         if config.export.formats:
             raise UserError(
                 f"export.formats: {config.export.formats[0]} takes a model with one head; a "

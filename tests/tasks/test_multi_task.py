@@ -239,6 +239,13 @@ def test_what_cannot_work_is_refused_before_training(manifest, override, message
         TASK.check(given, TASK.images(given))
 
 
+def test_numbers_alone_cannot_be_balanced(manifest):
+    """There is no class whose frequency a weight could be made from."""
+    given = config(manifest, "data.balance=class_weights", multi_task={"heads": HEADS[2:3]})
+    with pytest.raises(UserError, match="data.balance: all heads are numbers"):
+        TASK.check(given, TASK.images(given))
+
+
 def test_gradnorm_wants_heads_to_balance(manifest):
     given = config(manifest, multi_task={"heads": HEADS[:1], "weighting": "gradnorm"})
     with pytest.raises(UserError, match="two heads or more"):
