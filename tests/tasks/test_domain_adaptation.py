@@ -21,6 +21,8 @@ from ftkeras.tasks.domain_adaptation import PAIRED, DomainAdaptation, DomainMode
 from ftkeras.training.domains import GradientReversal, is_source
 from ftkeras.training.replicas import make_exact
 
+METHODS = ("none", "adabn", *PAIRED)
+
 
 def rows(count: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of source and target in turns, as `PairedFeed` gives them."""
@@ -209,7 +211,7 @@ def assert_statistics_of_the_target(run: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["none", "adabn", *PAIRED])
+@pytest.mark.parametrize("method", METHODS)
 def test_each_method_runs_and_measures_both_domains(domains, tmp_path, method):
     # So small a network loses its way where the domain classifier pulls as hard as the labels.
     more = ["domain_adaptation.weight=0.1"]
@@ -270,6 +272,19 @@ def test_a_target_without_labels(domains):
     assert (
         is_source(data.splits["target_train"].make_target()(tf.constant([0, 1]))).numpy().max() == 0
     )
+
+
+def test_no_pair_is_torn_apart_by_devices(domains, two_replicas):
+    """Half of a batch of five pairs would begin or end with a row that stands alone."""
+    task, uneven = DomainAdaptation(), [config(domains, m, "data.batch_size=5") for m in METHODS]
+    data = task.images(uneven[0])
+    with two_replicas.scope():
+        for method, given in zip(METHODS, uneven, strict=True):
+            if method in PAIRED:
+                with pytest.raises(UserError, match="5 images of each .* a multiple of 2"):
+                    task.feed(given, data, 16)
+            else:
+                task.feed(given, data, 16)
 
 
 def test_what_cannot_be_is_said_before_training(domains, tmp_path):
