@@ -6,7 +6,8 @@ model is attacked by PGD-20 at 4/255 and 8/255 (L-infinity) on the same test ima
 `--judge`, its SavedModel is attacked by the Adversarial Robustness Toolbox, too.
 Prints mean accuracy and standard deviation over seeds.
 
-Usage: python tools/bench/adversarial.py [--seeds=3] [--quick] [--judge] [--out=FILE.jsonl]
+Usage: python tools/bench/adversarial.py [--seeds=3] [--first_seed=0] [--quick] [--judge]
+       [--only='pgd 4',...] [--out=FILE.jsonl]
 
 A result that `--out` already holds is not measured again, so an interrupted run goes on.
 """
@@ -42,6 +43,7 @@ BUDGETS = (4.0, 8.0)
 STEPS = 20
 
 flags.DEFINE_integer("seeds", 3, "how many seeds")
+flags.DEFINE_integer("first_seed", 0, "the first seed")
 flags.DEFINE_integer("image_size", 32, "side of the images, in pixels")
 flags.DEFINE_string("cut", "block_5_add", "the last layer of MobileNetV2; empty: all of it")
 flags.DEFINE_integer("epochs", 10, "epochs")
@@ -161,7 +163,7 @@ def main(_: list[str]) -> None:
     out = Path(FLAGS.out)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     names = FLAGS.only or METHODS
-    for seed in range(seeds):
+    for seed in range(FLAGS.first_seed, FLAGS.first_seed + seeds):
         for name in names:
             if not any((row["method"], row["seed"]) == (name, seed) for row in rows):
                 rows.append(train(name, epochs, seed))
@@ -183,17 +185,25 @@ def main(_: list[str]) -> None:
                     for i in range(len(BUDGETS))
                 ),
                 f"{statistics.mean(row['seconds'] for row in own):.0f} s",
+                len(own),
             )
         )
     print(
-        f"Test accuracy at {FLAGS.image_size} px on {FLAGS.examples} images, {seeds} seeds; "
+        f"Test accuracy at {FLAGS.image_size} px on {FLAGS.examples} images; "
         f"{epochs} epochs on 1,700\n"
     )
     attacked = [f"PGD-{STEPS} {budget:g}/255" for budget in BUDGETS]
     print(
         table(
             shown,
-            ("training", "clean", *attacked, *(f"ART {name}" for name in attacked), "CPU time"),
+            (
+                "training",
+                "clean",
+                *attacked,
+                *(f"ART {name}" for name in attacked),
+                "CPU time",
+                "seeds",
+            ),
         )
     )
 

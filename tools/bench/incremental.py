@@ -6,7 +6,8 @@ classes, then `ftkeras extend` four times. Against plain fine-tuning on each ste
 epochs, rates and batch size. What a method does not say is the default; with a memory that is 200
 images in all. There are no validation images: the epoch of the best training accuracy counts.
 
-Usage: python tools/bench/incremental.py [--seeds=3] [--quick] [--only=naive,...] [--out=FILE.jsonl]
+Usage: python tools/bench/incremental.py [--seeds=3] [--first_seed=0] [--quick]
+       [--only=naive,...] [--out=FILE.jsonl]
 
 A result that `--out` already holds is not measured again, so an interrupted run goes on.
 """
@@ -50,6 +51,7 @@ METHODS: dict[str, list[str]] = {
 STEPS, CLASSES = 5, 10
 
 flags.DEFINE_integer("seeds", 3, "how many seeds")
+flags.DEFINE_integer("first_seed", 0, "the first seed")
 flags.DEFINE_integer("image_size", 64, "side of the images, in pixels")
 flags.DEFINE_string("cut", "block_6_expand_relu", "the layer of MobileNetV2 to end at; '' for none")
 flags.DEFINE_integer("epochs", 6, "epochs of each run")
@@ -196,7 +198,7 @@ def main(_: list[str]) -> None:
         return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
     seeds = 1 if FLAGS.quick else FLAGS.seeds
-    for seed in range(seeds):
+    for seed in range(FLAGS.first_seed, FLAGS.first_seed + seeds):
         measure(seed, {(row["method"], row["seed"]) for row in known()}, names, path)
     print(
         f"\n{CLASSES} classes in {STEPS} steps, {FLAGS.image_size} px; mean, deviation over seeds\n"

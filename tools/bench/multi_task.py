@@ -7,7 +7,8 @@ over seeds, the processor's time for training and measuring, the same for 1,000 
 questions, and the size of the model files. A last row takes the kind from the answer to the first
 question, which costs nothing where one follows from the other.
 
-Usage: python tools/bench/multi_task.py [--seeds=3] [--quick] [--out=FILE.jsonl]
+Usage: python tools/bench/multi_task.py [--seeds=3] [--first_seed=0] [--quick]
+       [--only=gradnorm,...] [--out=FILE.jsonl]
 
 A result that `--out` already holds is not measured again, so an interrupted run goes on.
 """
@@ -36,16 +37,18 @@ from ftkeras.evaluation.predict import predict_logits
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.training.run import Run
 
+CONFIG = Path(__file__).parents[2] / "configs" / "multi_task.yaml"
+WAYS = ("two models", "fixed", "uncertainty", "gradnorm")
+DERIVED = "kind by garment"
+
 flags.DEFINE_integer("seeds", 3, "how many seeds")
+flags.DEFINE_integer("first_seed", 0, "the first seed")
+flags.DEFINE_list("only", list(WAYS), "which rows to measure")
 flags.DEFINE_integer("image_size", 64, "side of the images, in pixels")
 flags.DEFINE_integer("epochs", 4, "epochs of each of the two phases")
 flags.DEFINE_boolean("quick", False, "one seed, one epoch, 32 px: to see that it runs")
 flags.DEFINE_string("out", "multi_task.jsonl", "where results are kept")
 FLAGS = flags.FLAGS
-
-CONFIG = Path(__file__).parents[2] / "configs" / "multi_task.yaml"
-WAYS = ("two models", "fixed", "uncertainty", "gradnorm")
-DERIVED = "kind by garment"
 
 
 def config(heads: Sequence[str], weighting: str, seed: int) -> Config:
@@ -152,8 +155,9 @@ def main(_: Sequence[str]) -> None:
     path = Path(FLAGS.out)
     lines = path.read_text().splitlines() if path.exists() else []
     results = [json.loads(line) for line in lines]
-    for seed in range(1 if FLAGS.quick else FLAGS.seeds):
-        for way in WAYS:
+    seeds = 1 if FLAGS.quick else FLAGS.seeds
+    for seed in range(FLAGS.first_seed, FLAGS.first_seed + seeds):
+        for way in FLAGS.only:
             if any((found["way"], found["seed"]) == (way, seed) for found in results):
                 continue
             results.append(measure(way, seed))
