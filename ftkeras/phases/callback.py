@@ -175,18 +175,19 @@ class StagedUnfreezing(keras.callbacks.Callback):
             index, self._epochs_before = locate(self.phases, epoch, self._steps_per_epoch)
             self.enter(index)
         self._move_on(self._first_batch)
+        self._lay_out_rates(self._first_batch)
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         batch += self._first_batch
         self._move_on(batch)
+        # Of several steps a call, the last one's; Keras names the first.
+        last = self._within_epoch(batch + self.model.steps_per_execution) - 1
         # Where nobody knows how many steps an epoch has, the rate moves once an epoch.
-        total = self._in_steps(self.phase.length(self._steps_per_epoch))
-        step = min(self._in_steps(self._epochs_before) + self._passed(batch), total - 1)
-        rate = self.rate_scale * learning_rate(self.phase, step, total)
-        self.model.optimizer.learning_rate = rate
+        step = self._in_steps(self._epochs_before) + self._passed(last)
+        self.model.optimizer.learning_rate = self._rate(step)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self._batches = self._first_batch + batch + 1
+        self._batches = self._within_epoch(self._first_batch + batch + 1)
         if self._last() and self._steps_per_epoch and self._ended(self._batches):
             self.model.stop_training = True
         elif self._first_batch and self._batches == self._steps_per_epoch:
@@ -261,6 +262,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
             self._leave()
             self._epochs_before = -overshoot
             self.enter((self._index or 0) + 1)
+            self._lay_out_rates(batch)
 
     def _ended(self, batch: int) -> bool:
         length = self.phase.length(self._steps_per_epoch)
@@ -275,6 +277,22 @@ class StagedUnfreezing(keras.callbacks.Callback):
 
     def _passed(self, batch: int) -> int:
         return batch if self._steps_per_epoch else 0
+
+    def _within_epoch(self, batches: int) -> int:
+        # Several steps a call: Keras counts as if the last call of an epoch were always full.
+        return min(batches, self._steps_per_epoch or batches)
+
+    def _rate(self, step: int) -> float:
+        total = self._in_steps(self.phase.length(self._steps_per_epoch))
+        return self.rate_scale * learning_rate(self.phase, min(step, total - 1), total)
+
+    def _lay_out_rates(self, batch: int) -> None:
+        """Gives the optimizer all rates of the phase where one call of `fit` does several steps."""
+        if self.model.steps_per_execution == 1 or not self._steps_per_epoch:
+            return
+        total = self._in_steps(self.phase.length(self._steps_per_epoch))
+        done = self._in_steps(self._epochs_before) + batch
+        self._rates.lay_out([self._rate(step) for step in range(total)], done)
 
     def _in_steps(self, epochs: float) -> int:
         return round(epochs * (self._steps_per_epoch or 1))

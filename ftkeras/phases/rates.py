@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
@@ -89,6 +90,7 @@ class WeightRates:
         self._offsets: dict[int, int] = {}
         self._steps: dict[int, int] = {}  # how many steps each weight has trained for
         self._training: tuple[set[int], int] = (set(), 0)
+        self._laid_out: tuple[np.ndarray, int] | None = None
         own = vars(self._optimizer)
         if isinstance(getattr(own.get("update_step"), "__self__", None), WeightRates):
             del own["update_step"], own["_apply_weight_decay"]  # an earlier callback's
@@ -110,6 +112,19 @@ class WeightRates:
         self._shares = {index_of[key]: share for key, share in shares.items()}
         self._offsets = {i: now - self._steps.get(i, 0) for i in self._shares}
         self._training = (set(self._shares), now)
+        self._laid_out = None
+
+    def lay_out(self, rates: Sequence[float], done: int) -> None:
+        """Has the train function itself take the rate of each step, as several a call must.
+
+        Else it is what the optimizer's `learning_rate` says. Call it before that function is
+        traced; it counts until other weights train.
+
+        Args:
+            rates: Of each step of a phase.
+            done: How many of those steps were done before.
+        """
+        self._laid_out = np.asarray(rates, np.float32), self._iterations() - done
 
     def stop(self) -> None:
         """Counts the steps of the weights that were training."""
@@ -169,6 +184,9 @@ class WeightRates:
             squared = 2.0 * tf.nn.l2_loss(tf.cast(values, tf.float32))  # one pass, no copy
             self._optimizer.assign_add(self._squares[self._group_of[index]], squared)
         steps = self._optimizer._iterations
+        if self._laid_out is not None:
+            rates, first = self._laid_out
+            learning_rate = tf.constant(rates)[tf.minimum(steps - first, len(rates) - 1)]
         rate = learning_rate * share
         with self._instead(_iterations=steps - offset if offset else steps, _learning_rate=rate):
             self._decay(index, variable, rate)

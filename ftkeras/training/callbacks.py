@@ -164,15 +164,18 @@ class FitProgress(keras.callbacks.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._progress = Progress("training", steps_per_epoch * unfreeze.epochs)
         self._place = ""
+        self._done = 0  # steps of this epoch
         self._epoch_start = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._progress.skip_to(epoch * self._steps_per_epoch + self._unfreeze.position[1])
+        self._done = self._unfreeze.position[1]
+        self._progress.skip_to(epoch * self._steps_per_epoch + self._done)
         self._place = f"{self._unfreeze.phase.name}, epoch {epoch + 1}/{self._unfreeze.epochs}"
         self._epoch_start = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self._progress.advance(1, self._place)
+        before, self._done = self._done, self._unfreeze.position[1]
+        self._progress.advance(self._done - before, self._place)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         shown = sorted((logs or {}).items(), key=lambda item: "loss" not in item[0])

@@ -65,8 +65,10 @@ class TroubleWatch(keras.callbacks.Callback):
         mean = float((logs or {})["loss"])
         if not math.isfinite(mean):
             raise Trouble(f"the loss is {mean}")
-        loss = mean * (self._steps + 1) - self._mean * self._steps
-        self._steps, self._mean = self._steps + 1, mean
+        # One step a call, or several: then it is their mean.
+        steps = max(self._unfreeze.position[1], self._steps + 1)
+        loss = (mean * steps - self._mean * self._steps) / (steps - self._steps)
+        self._steps, self._mean = steps, mean
         self._recent.append(loss)
         if len(self._first) < _FIRST:
             self._first.append(loss)

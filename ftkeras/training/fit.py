@@ -14,6 +14,7 @@ from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import DataPosition, EpochBoard, FitProgress, GroupHealth, Record
 from ftkeras.training.checkpoint import Checkpoints, save_last
 from ftkeras.training.divergence import Trouble, TroubleOptions, TroubleWatch
+from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume import Stateful
@@ -66,6 +67,7 @@ def fit(
         Preempted: (after saving) SIGTERM came.
     """
     signals, trouble = signals or Signals(), trouble or TroubleOptions()
+    saving = saving or SavingOptions()
     checkpoints = Checkpoints(run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     ours: list[keras.callbacks.Callback] = [
@@ -93,14 +95,14 @@ def fit(
         # Reading metrics is a meeting of all workers; a signal or a clock calls each at another
         # step. So they save where all are at the same, and stop at once.
         signals = Signals()
-        saving = SavingOptions(saving.every_steps if saving else None, every_minutes=None)
-    ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving or SavingOptions()))
+        saving = SavingOptions(saving.every_steps, every_minutes=None)
+    ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving))
     try:
         with signals.at_steps():
             saved.begin()
             while not saved.over:
                 try:
-                    _train(model, feed, unfreeze, trunk, saved, ours)
+                    _train(model, feed, unfreeze, trunk, saved, ours, saving.every_steps)
                     saved.over = True
                 except Trouble as found:
                     saved.go_back(found, feed.name_examples)
@@ -123,10 +125,16 @@ def _train(
     trunk: TrunkPlan | None,
     saved: SavedTraining,
     callbacks: Sequence[keras.callbacks.Callback],
+    every_steps: int | None,
 ) -> None:
     """Trains from where `saved` stands to the end."""
     for stretch in stretches(model, feed, unfreeze, trunk):
-        with stretch.fed as (train, val), quick_pointwise_gradients(model):
+        together = steps_together(model, stretch.work, callbacks, every_steps)
+        with (
+            stretch.fed as (train, val),
+            quick_pointwise_gradients(model),
+            doing_together(model, together),
+        ):
             saved.before_fit(train)
             train = spread(train, model.distribute_strategy)
             val = None if val is None else spread(val, model.distribute_strategy)

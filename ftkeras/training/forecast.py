@@ -249,6 +249,11 @@ def _forecast(
     return TrunkForecast(phase.name, True, approximate + place.reason, **facts)
 
 
+def training_work(split: Split) -> float:
+    """Returns the work of training a split's tail on one example, as `trunk.cost` counts it."""
+    return (1 + _BACKWARD) * work(split.tail.graph)
+
+
 def stores_share(model: keras.Model, feed: Feed, phase: ResolvedPhase) -> bool:
     """Whether each of several workers stores its share of the examples alone.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share, take_share
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
-from ftkeras.training.forecast import TrunkPlan, stores_share, strength_of, views_of
+from ftkeras.training.forecast import TrunkPlan, stores_share, strength_of, training_work, views_of
 from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.split import Split, fed_from_frontier
 from ftkeras.trunk.store import FrontierStore
@@ -27,11 +28,19 @@ Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some epochs, or fewer, and the batches to train them on while `fed` is entered."""
+    """Some epochs, or fewer, and the batches to train them on while `fed` is entered.
+
+    Args:
+        first_epoch: Where it begins.
+        end_epoch: Where it ends at the latest.
+        fed: Gives the batches.
+        work: That of a training step, as `trunk.cost` counts it, where it trains from a store.
+    """
 
     first_epoch: int
     end_epoch: int
     fed: AbstractContextManager[Batches]
+    work: float = math.inf
 
 
 def stretches(
@@ -55,21 +64,29 @@ def stretches(
     index = None
     while index != len(unfreeze.phases) - 1:
         index = unfreeze.upcoming()
-        phase, fed = unfreeze.phases[index], None
-        if trunk.forecasts[index].stored:
+        phase, split = unfreeze.phases[index], trunk.splits[index]
+        fed = None
+        if trunk.forecasts[index].stored and split is not None:
             start = time.monotonic()
-            fed = _from_stores(model, feed, phase, trunk, index)
+            fed = _from_stores(model, feed, phase, trunk, split, index)
             trunk.seconds[phase.name] = time.monotonic() - start
-        yield Stretch(unfreeze.position[0], unfreeze.epochs, fed or _plain(feed))
+        epochs = unfreeze.position[0], unfreeze.epochs
+        if fed is None or split is None:
+            yield Stretch(*epochs, _plain(feed))
+        else:
+            yield Stretch(*epochs, fed, feed.batch_size * training_work(split))
 
 
 def _from_stores(
-    model: keras.Model, feed: Feed, phase: ResolvedPhase, trunk: TrunkPlan, index: int
+    model: keras.Model,
+    feed: Feed,
+    phase: ResolvedPhase,
+    trunk: TrunkPlan,
+    split: Split,
+    index: int,
 ) -> AbstractContextManager[Batches] | None:
     """Returns a phase's batches from its stores, or None where they could not be made."""
-    split, options = trunk.splits[index], trunk.options
-    if split is None:
-        return None
+    options = trunk.options
     share = feed.share if stores_share(model, feed, phase) else WHOLE
     ours = feed.own() if share.count > 1 else feed
     parts = {
