@@ -10,12 +10,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.data.decode import Part
+
 
 class Fetch(Protocol):
     """Fetches an image by its index: int64 scalar -> uint8 (h, w, 3); TensorFlow alone."""
 
-    def __call__(self, index: tf.Tensor, least: int = 0) -> tf.Tensor:
-        """Returns the image; `least` pixels of its shorter side are enough, if any are named."""
+    def __call__(self, index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+        """Returns the image, or a part of it; see `ftkeras.data.decode.decode_image`.
+
+        `least` pixels of the whole image's shorter side are enough, if any are named.
+        """
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,9 @@ class Split:
             self,
             ids=[self.ids[i] for i in chosen],
             labels=self.labels[chosen],
-            fetch=lambda index, least=0: self.fetch(tf.gather(indices, index), least),
+            fetch=lambda index, least=0, part=None: self.fetch(
+                tf.gather(indices, index), least, part
+            ),
             weights=None if self.weights is None else self.weights[chosen],
             columns={name: column[chosen] for name, column in self.columns.items()},
             files=None if self.files is None else [self.files[i] for i in chosen],

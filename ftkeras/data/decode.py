@@ -7,17 +7,25 @@ so that a cache can hold them in a byte each and lose nothing.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
+
+# From the height and width of an image, int32 (2,), to where a part of it begins and how far it
+# extends, int32 (2,) each.
+Part = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 MODES = ("crop", "pad", "squash")
 
 _RATIOS = (1, 2, 4, 8)  # the parts of its size that a JPEG can be decoded at
+_MARGIN = 8  # pixels around a part: smoothed colours reach over its edges
 _ORIENTATION_TAG = 0x0112
 _MOST_ENTRIES = 128  # of the Exif directory
 _HEAD_BYTES = 1 << 14  # the part of a file in which Exif is looked for
 
 
-def decode_image(encoded: tf.Tensor, least: int = 0) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
     """Decodes an image as people see it.
 
     JPEG, PNG, GIF (first frame) and BMP; grey becomes RGB, 16 bits are scaled to 8, transparency
@@ -29,6 +37,8 @@ def decode_image(encoded: tf.Tensor, least: int = 0) -> tf.Tensor:
             at a half, a quarter or an eighth of its size, which takes a fraction of the time, but
             at no less than twice `least`: what the decoder leaves out, the resize would average
             away. 0 is full size.
+        part: Which part of the image to return. Of a JPEG little else is decoded then; the pixels
+            are those of the whole image.
 
     Returns:
         uint8 (h, w, 3), RGB.
@@ -44,25 +54,59 @@ def decode_image(encoded: tf.Tensor, least: int = 0) -> tf.Tensor:
     magic = tf.strings.substr(encoded, 0, 4)
     image = tf.cond(
         tf.strings.substr(magic, 0, 3) == b"\xff\xd8\xff",
-        lambda: _decode_jpeg(encoded, least),
-        lambda: tf.cond(
-            magic == b"\x89PNG", lambda: _decode_png(encoded), lambda: _decode_other(encoded)
+        lambda: _decode_jpeg(encoded, least, part),
+        lambda: cut(
+            tf.cond(
+                magic == b"\x89PNG", lambda: _decode_png(encoded), lambda: _decode_other(encoded)
+            ),
+            part,
         ),
     )
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _decode_jpeg(encoded: tf.Tensor, least: int) -> tf.Tensor:
-    def decode(ratio: int) -> tf.Tensor:
-        # The accurate IDCT is what Pillow and browsers use; the default differs by a few levels.
-        return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+def _decode_jpeg(encoded: tf.Tensor, least: int, part: Part | None) -> tf.Tensor:
+    orientation = jpeg_orientation(encoded)
+    shape = tf.io.extract_jpeg_shape(encoded)[:2]
+    ratios = _RATIOS if least else _RATIOS[:1]
+    steps = [2 * least * ratio for ratio in ratios[1:]]
+    fits = tf.reduce_sum(tf.cast(tf.reduce_min(shape) >= steps, tf.int32))  # index of the ratio
 
-    if not least:
-        return orient(decode(1), jpeg_orientation(encoded))
-    shorter = tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2])
-    fits = tf.reduce_sum(tf.cast(shorter >= [2 * least * ratio for ratio in _RATIOS[1:]], tf.int32))
-    image = tf.switch_case(fits, [lambda ratio=ratio: decode(ratio) for ratio in _RATIOS])
-    return orient(image, jpeg_orientation(encoded))
+    def decoded(operation: Callable[..., tf.Tensor], **more: tf.Tensor) -> tf.Tensor:
+        # The accurate IDCT is what Pillow and browsers use; the default differs by a few levels.
+        decode = functools.partial(
+            operation, contents=encoded, channels=3, dct_method="INTEGER_ACCURATE", **more
+        )
+        if len(ratios) == 1:
+            return decode()
+        return tf.switch_case(fits, [functools.partial(decode, ratio=ratio) for ratio in ratios])
+
+    def all_of_it() -> tf.Tensor:
+        return cut(orient(decoded(tf.io.decode_jpeg), orientation), part)
+
+    if part is None:
+        return all_of_it()
+
+    def part_of_it() -> tf.Tensor:
+        size = -(-shape // tf.gather(ratios, fits))
+        begin, extent = part(size)
+        first = tf.maximum(begin - _MARGIN, 0)
+        window = tf.concat([first, tf.minimum(begin + extent + _MARGIN, size) - first], 0)
+        image = decoded(tf.raw_ops.DecodeAndCropJpeg, crop_window=window)
+        return _slice(image, begin - first, extent)
+
+    return tf.cond(orientation == 1, part_of_it, all_of_it)
+
+
+def cut(image: tf.Tensor, part: Part | None) -> tf.Tensor:
+    """Returns a part of an image (h, w, 3); None is all of it."""
+    if part is None:
+        return image
+    return _slice(image, *part(tf.shape(image)[:2]))
+
+
+def _slice(image: tf.Tensor, begin: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    return tf.slice(image, tf.pad(begin, [[0, 1]]), tf.pad(extent, [[0, 1]], constant_values=3))
 
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
@@ -179,37 +223,39 @@ def resize_image(image: tf.Tensor, size: int, mode: str) -> tf.Tensor:
     return tf.ensure_shape(padded, (size, size, 3))
 
 
-def random_resized_crop(
-    image: tf.Tensor,
-    size: int,
+def random_part(
     seed: tf.Tensor,
-    scale: tuple[float, float] | tf.Tensor,
-    ratio: tuple[float, float] | tf.Tensor = (3 / 4, 4 / 3),
-) -> tf.Tensor:
-    """Resizes a random part of an image; the same seed takes the same part.
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Part:
+    """Returns a random part of any image; the same seed takes the same part.
 
     Szegedy et al. 2015, Going Deeper with Convolutions, section 6.
 
     Args:
-        image: uint8 (h, w, 3).
-        size: Side of the result, in pixels.
         seed: int32 (2,).
         scale: The least and greatest share of the image's area.
         ratio: The least and greatest width / height of the part.
-
-    Returns:
-        float32 (size, size, 3), whole numbers 0..255.
     """
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.zeros((0, 0, 4)),
-        seed,
-        min_object_covered=0.0,
-        area_range=scale,
-        aspect_ratio_range=ratio,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return _resize(tf.slice(image, begin, extent), size, size)
+
+    def part(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.pad(shape, [[0, 1]], constant_values=3),
+            tf.zeros((0, 0, 4)),
+            seed,
+            min_object_covered=0.0,
+            area_range=scale,
+            aspect_ratio_range=ratio,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return begin[:2], extent[:2]
+
+    return part
+
+
+def all_of(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The part that is all of an image."""
+    return tf.zeros_like(shape), shape
 
 
 def _resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:

@@ -8,13 +8,14 @@ iteration begins, so that one data set serves all epochs of one `fit`.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from ftkeras.data.augment import STRENGTHS, Augment, Strength, augment_image
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import random_resized_crop, resize_image
+from ftkeras.data.decode import Part, all_of, random_part, resize_image
 from ftkeras.data.memory import keep_in_memory
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import endless, make_weight, order_of
@@ -79,8 +80,9 @@ def batches(
     names = list(STRENGTHS) if isinstance(strength, tf.Variable) else [strength]
     # A random crop needs the whole image; without one the resized image is always the same.
     crops = training and layers is None and any(STRENGTHS[name].scale < 1 for name in names)
+    rows = [STRENGTHS[name] for name in names]
     # What a crop leaves must still be as large as the model's input.
-    least = max(_least(STRENGTHS[name], image_size) for name in names) if crops else image_size
+    least = max(_least(row, image_size) for row in rows) if crops else image_size
     fetch, is_square = keep_in_memory(split, cache, None if crops else (image_size, resize), least)
     shuffle = shuffle and training
     order = order_of(split, balance, seed)
@@ -91,23 +93,22 @@ def batches(
     def squared(image: tf.Tensor) -> tf.Tensor:
         return tf.cast(image, tf.float32) if is_square else resize_image(image, image_size, resize)
 
-    def augmented(image: tf.Tensor, key: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
+    def augmented(index: tf.Tensor, key: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
         if layers is not None:
-            return layers(squared(image), key)
+            return layers(squared(fetch(index, least)), key)
+        crop_key, other_key = tf.unstack(tf.random.split(key), num=2)
 
-        def by(row: Strength) -> tf.Tensor:
-            crop_key, other_key = tf.unstack(tf.random.split(key), num=2)
-            if row.scale < 1:
-                ratio = (1 / row.ratio, row.ratio)
-                view = random_resized_crop(image, image_size, crop_key, (row.scale, 1.0), ratio)
-            else:
-                view = squared(image)
+        def part(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return _for_row(rows, which, lambda row: _part_of(row, crop_key)(shape))
+
+        image = fetch(index, least, part) if crops else fetch(index, least)
+
+        def change(row: Strength) -> tf.Tensor:
+            is_part = row.scale < 1
+            view = resize_image(image, image_size, "squash") if is_part else squared(image)
             return augment_image(view, other_key, row)
 
-        rows = [STRENGTHS[name] for name in names]
-        if len(rows) == 1:
-            return by(rows[0])
-        return tf.switch_case(which, [lambda row=row: by(row) for row in rows])
+        return _for_row(rows, which, change)
 
     # MixUp and CutMix need whole batches, and only equal parts fit together batch by batch.
     several = share.count > 1
@@ -132,11 +133,10 @@ def batches(
     @tf.autograph.experimental.do_not_convert
     def example(place: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
         index = order(place, now) if shuffle else place
-        image = fetch(index, least)  # read and decode: (h, w, 3) uint8
         if training:
-            image = augmented(image, _key(seed, _PIXELS, now, place), which)
+            image = augmented(index, _key(seed, _PIXELS, now, place), which)
         else:
-            image = squared(image)
+            image = squared(fetch(index, least))  # read and decode: (h, w, 3) uint8
         image = tf.ensure_shape(image, (image_size, image_size, 3))
         weight = () if weigh is None else (weigh(index),)
         return place, now, image, target(index), *weight
@@ -158,6 +158,20 @@ def batches(
         left = count if isinstance(start, tf.Variable) else count - start
         return as_long_as(data, -(-left // batch_size))
     return take_share(with_length(data, count, start, batch_size, drop_remainder), share)
+
+
+def _for_row(rows: Sequence[Strength], which: tf.Tensor, do: Callable[[Strength], Any]) -> Any:
+    """Does something by the row that a tensor names."""
+    if len(rows) == 1:
+        return do(rows[0])
+    return tf.switch_case(which, [lambda row=row: do(row) for row in rows])
+
+
+def _part_of(row: Strength, key: tf.Tensor) -> Part:
+    """Returns which part of an image a strength takes."""
+    return (
+        random_part(key, (row.scale, 1.0), (1 / row.ratio, row.ratio)) if row.scale < 1 else all_of
+    )
 
 
 def _least(strength: Strength, image_size: int) -> int:

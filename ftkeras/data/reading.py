@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Fetch
-from ftkeras.data.decode import decode_image
+from ftkeras.data.decode import Part, cut, decode_image
 from ftkeras.data.walk import shown, why_not_readable
 from ftkeras.errors import UserError
 
@@ -39,7 +39,9 @@ def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
 
     def make(indices: np.ndarray) -> Fetch:
         chosen = tf.constant([paths[i] for i in indices], tf.string)
-        return lambda index, least=0: decode_image(tf.io.read_file(chosen[index]), least)
+        return lambda index, least=0, part=None: decode_image(
+            tf.io.read_file(chosen[index]), least, part
+        )
 
     return make
 
@@ -62,14 +64,14 @@ def from_records(
         offset = tf.constant(np.fromiter((offsets[i] for i in indices), np.int64, len(indices)))
         names = tf.constant(list(numbers), tf.string)
 
-        def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
+        def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
             path, at = names[shard[index]], offset[index]
             encoded = tf.cond(
                 at < 0,
                 lambda: tf.io.read_file(path),
                 lambda: _image_of(_read_record(path, at), feature),
             )
-            return decode_image(encoded, least)
+            return decode_image(encoded, least, part)
 
         return fetch
 
@@ -100,6 +102,6 @@ def from_array(images: np.ndarray) -> Callable[[np.ndarray], Fetch]:
     def make(indices: np.ndarray) -> Fetch:
         with tf.device("CPU:0"):
             chosen = tf.constant(images[indices])
-        return lambda index, least=0: tf.gather(chosen, index)
+        return lambda index, least=0, part=None: cut(tf.gather(chosen, index), part)
 
     return make

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
+from ftkeras.data.decode import Part
 from ftkeras.data.pipeline import batches
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
@@ -125,11 +126,11 @@ def joined(first: Split | None, second: Split | None) -> Split:
         return only
     count = len(first)
 
-    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
         image = tf.cond(
             index < count,
-            lambda: first.fetch(tf.minimum(index, count - 1), least),
-            lambda: second.fetch(tf.maximum(index - count, 0), least),
+            lambda: first.fetch(tf.minimum(index, count - 1), least, part),
+            lambda: second.fetch(tf.maximum(index - count, 0), least, part),
         )
         return tf.ensure_shape(image, (None, None, 3))
 

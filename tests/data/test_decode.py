@@ -168,10 +168,10 @@ def test_pixels_are_whole_numbers_in_range(photo, mode):
 def test_a_random_crop_follows_from_its_seed(photo):
     image = tf.constant(photo(80, 80))
     one, again, other = (
-        decode.random_resized_crop(image, 32, (3, seed), (0.2, 0.9)).numpy() for seed in (1, 1, 2)
+        decode.cut(image, decode.random_part((3, seed), (0.2, 0.9))).numpy() for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
-    assert (one != other).any()
+    assert one.shape != other.shape or (one != other).any()
 
 
 def test_a_random_crop_takes_its_share_of_the_area():
@@ -179,8 +179,8 @@ def test_a_random_crop_takes_its_share_of_the_area():
     rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
     image = tf.constant(np.stack([rows, columns, columns], axis=-1).astype(np.uint8))
     for seed in range(20):
-        crop = decode.random_resized_crop(image, 50, (0, seed), (0.25, 0.5), (0.75, 4 / 3)).numpy()
-        high, wide = np.ptp(crop[..., 0]) / 200, np.ptp(crop[..., 1]) / 200
+        crop = decode.cut(image, decode.random_part((0, seed), (0.25, 0.5), (0.75, 4 / 3)))
+        high, wide = crop.shape[0] / 200, crop.shape[1] / 200
         assert 0.22 < high * wide < 0.53
         assert 0.7 < wide / high < 1.45
 
@@ -235,3 +235,41 @@ def test_what_is_decoded_smaller_looks_the_same_once_resized():
     assert np.abs(whole - small).mean() < 1.5
     served = decode.decode_and_resize(encoded[None], 64, "crop")[0]
     np.testing.assert_array_equal(served, small)  # serving decodes as training does
+
+
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("least", [0, 20, 40])
+def test_a_part_of_a_jpeg_has_the_pixels_of_the_whole(photo, encode, sampling, progressive, least):
+    options = {"subsampling": sampling, "progressive": progressive, "quality": 85}
+    for height, width in ((173, 231), (241, 190)):
+        noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+        pixels = (photo(height, width) // 2 + noise).astype(np.uint8)
+        encoded = tf.constant(encode(pixels, "JPEG", **options))
+        whole = decode.decode_image(encoded, least)
+        for seed in range(12):
+            part = decode.random_part((1, seed), (0.02, 1.0))
+            found = decode.decode_image(encoded, least, part)
+            np.testing.assert_array_equal(found, decode.cut(whole, part))
+
+
+@pytest.mark.parametrize(("kind", "orientation"), [("JPEG", 6), ("JPEG", 3), ("PNG", 1)])
+def test_a_part_is_one_of_the_upright_image(photo, encode, kind, orientation):
+    options = {"exif": with_exif(orientation)} if kind == "JPEG" else {}
+    encoded = tf.constant(encode(photo(90, 140), kind, **options))
+    part = decode.random_part((0, 4), (0.1, 0.5))
+    found = decode.decode_image(encoded, 0, part)
+    assert found.shape[0] < 90 and found.shape[1] < 90
+    np.testing.assert_array_equal(found, decode.cut(decode.decode_image(encoded), part))
+
+
+def test_parts_of_grey_and_cmyk_jpegs_and_of_tiny_ones(photo, encode):
+    grey = encode(photo(60, 70)[..., 0], "JPEG")
+    cmyk = io.BytesIO()
+    Image.fromarray(photo(60, 70)).convert("CMYK").save(cmyk, "JPEG")
+    for file in (grey, cmyk.getvalue(), encode(photo(1, 1), "JPEG"), encode(photo(9, 2), "JPEG")):
+        whole = decode.decode_image(tf.constant(file))
+        for seed in range(6):
+            part = decode.random_part((2, seed), (0.1, 1.0))
+            found = decode.decode_image(tf.constant(file), 0, part)
+            np.testing.assert_array_equal(found, decode.cut(whole, part))

@@ -12,7 +12,7 @@ from ftkeras.data.dataset import Split
 
 def split_of(labels: np.ndarray, classes: int, weights: np.ndarray | None = None) -> Split:
     ids = [str(i) for i in range(len(labels))]
-    return Split("train", ids, labels, classes, lambda index, least=0: index, weights)
+    return Split("train", ids, labels, classes, lambda index, least=0, part=None: index, weights)
 
 
 def epoch_of(index: order.Order, epoch: int, count: int) -> list[int]:

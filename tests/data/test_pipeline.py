@@ -11,7 +11,7 @@ from ftkeras.data import memory
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import resize_image
+from ftkeras.data.decode import Part, cut, resize_image
 from ftkeras.data.pipeline import batches
 
 COUNT = 22
@@ -26,8 +26,9 @@ def split(photo) -> Split:
     )
     shapes = tf.constant([(h, w, 3) for h, w in sizes])
 
-    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
-        return tf.ensure_shape(tf.reshape(pictures[index], shapes[index]), (None, None, 3))
+    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+        picture = tf.ensure_shape(tf.reshape(pictures[index], shapes[index]), (None, None, 3))
+        return cut(picture, part)
 
     labels = np.arange(COUNT, dtype=np.int32) % 3
     return Split("train", [str(i) for i in range(COUNT)], labels, 3, fetch)
@@ -37,8 +38,8 @@ def split(photo) -> Split:
 def numbered() -> Split:
     """22 one-pixel pictures whose value is their number."""
 
-    def fetch(index: tf.Tensor, least: int = 0) -> tf.Tensor:
-        return tf.ones((1, 1, 3), tf.uint8) * tf.cast(index, tf.uint8)
+    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+        return cut(tf.ones((1, 1, 3), tf.uint8) * tf.cast(index, tf.uint8), part)
 
     labels = np.arange(COUNT, dtype=np.int32) % 3
     return Split("train", [str(i) for i in range(COUNT)], labels, 3, fetch)
@@ -114,7 +115,7 @@ def test_auto_keeps_in_memory_what_fits(split, monkeypatch):
         split.ids,
         split.labels,
         3,
-        lambda i, least=0: (calls.append(i), split.fetch(i))[1],
+        lambda i, least=0, part=None: (calls.append(i), split.fetch(i))[1],
     )
     square = (16, "crop")
     monkeypatch.setattr(memory, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3)
@@ -146,7 +147,11 @@ def test_weights_come_third(numbered):
 def test_balanced_sampling(photo):
     labels = np.array([0] * 18 + [1] * 4, np.int32)
     split = Split(
-        "train", list("x" * 22), labels, 2, lambda i, least=0: tf.zeros((1, 1, 3), tf.uint8)
+        "train",
+        list("x" * 22),
+        labels,
+        2,
+        lambda i, least=0, part=None: tf.zeros((1, 1, 3), tf.uint8),
     )
     settings = {"image_size": 1, "batch_size": 22, "balance": "sampling"}
     (batch,) = batches(split, training=True, **settings)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
+from ftkeras.data.decode import Part, cut
 from ftkeras.data.pipeline import batches
 from ftkeras.data.share import Share
 
@@ -21,9 +22,9 @@ class Numbered:
         labels = np.arange(COUNT, dtype=np.int32) % 3
         self.split = Split("train", [str(i) for i in range(COUNT)], labels, 3, self.fetch)
 
-    def fetch(self, index: tf.Tensor, least: int = 0) -> tf.Tensor:
+    def fetch(self, index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
         self.reads.assign_add(1)
-        return tf.ones((2, 2, 3), tf.uint8) * tf.cast(index, tf.uint8)
+        return cut(tf.ones((2, 2, 3), tf.uint8) * tf.cast(index, tf.uint8), part)
 
 
 OPTIONS = {"image_size": 2, "training": True, "seed": 3, "epoch": 1, "cache": "none"}

@@ -31,7 +31,7 @@ def one_colour_images(count: int = 6) -> Split:
         ids=[f"{i}.png" for i in range(count)],
         labels=np.arange(count, dtype=np.int32) % 3,
         classes=3,
-        fetch=lambda index, least=0: tf.gather(tf.constant(images), index),
+        fetch=lambda index, least=0, part=None: tf.gather(tf.constant(images), index),
         columns={"number": np.arange(count).astype(str)},
         files=[f"/photos/{i}.png" for i in range(count)],
     )
@@ -72,7 +72,7 @@ def test_the_result_does_not_depend_on_the_batches():
         ids=list("abcde"),
         labels=np.arange(5, dtype=np.int32) % 3,
         classes=3,
-        fetch=lambda index, least=0: tf.gather(tf.constant(images), index),
+        fetch=lambda index, least=0, part=None: tf.gather(tf.constant(images), index),
     )
     first, second = (
         measure_robustness(mean_colour_model(), split, resize="crop", batch_size=size, seed=3)

@@ -11,7 +11,7 @@ from ftkeras.report.board import confusion_picture, image_grid, training_batch, 
 
 def feed(count: int = 6) -> Feed:
     """Image i is all of the grey 10 * i."""
-    fetch = lambda i, least=0: tf.cast(tf.fill((4, 4, 3), 10 * i), tf.uint8)  # noqa: E731
+    fetch = lambda i, least=0, part=None: tf.cast(tf.fill((4, 4, 3), 10 * i), tf.uint8)  # noqa: E731
     split = Split("train", [str(i) for i in range(count)], np.arange(count) % 2, 2, fetch)
     data = ImageData("arrays", ("cat", "dog"), False, {"train": split})
     return Feed(data, image_size=4, batch_size=count)

@@ -56,7 +56,11 @@ def examples(count=21, classes=3, seed=0):
     images = tf.constant(rng.integers(0, 255, (count, SIZE, SIZE, 3), dtype=np.uint8))
     labels = rng.integers(0, classes, count).astype(np.int32)
     return Split(
-        "train", [f"{i}.png" for i in range(count)], labels, classes, lambda i, least=0: images[i]
+        "train",
+        [f"{i}.png" for i in range(count)],
+        labels,
+        classes,
+        lambda i, least=0, part=None: images[i],
     )
 
 

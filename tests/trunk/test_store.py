@@ -47,7 +47,12 @@ def examples(count, weights=None):
     )
     labels = (np.arange(count) % 3).astype(np.int32)
     return Split(
-        "train", [str(i) for i in range(count)], labels, 3, lambda i, least=0: images[i], weights
+        "train",
+        [str(i) for i in range(count)],
+        labels,
+        3,
+        lambda i, least=0, part=None: images[i],
+        weights,
     )
 
 
