@@ -74,8 +74,14 @@ def write_photos(folder: Path, width: int, height: int, count: int) -> None:
 def ours_over(folder: str, size: int, crops: bool) -> tf.data.Dataset:
     """Returns ftkeras's batches of all the images."""
     data = load_data("folder", path=folder, split={"val": None, "test": None})
-    options = {"training": True, "strength": "crop"} if crops else {}
-    return batches(data.splits["train"], image_size=size, batch_size=BATCH, cache="none", **options)
+    return batches(
+        data.splits["train"],
+        image_size=size,
+        batch_size=BATCH,
+        training=crops,
+        strength="crop",
+        cache="none",
+    )
 
 
 def baselines(folder: str, size: int) -> dict[str, tf.data.Dataset]:
