@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -90,14 +91,14 @@ def _from_stores(
     share = feed.share if stores_share(model, feed, phase) else WHOLE
     ours = feed.own() if share.count > 1 else feed
     parts = {
-        name: Part(ours.data.splits[name], ours.plain(name), ours.recipe)
+        name: Part(ours.data.splits[name], functools.partial(ours.plain, name), ours.recipe)
         for name in ("train", "val")
         if name in ours.data.splits
     }
     if strength_of(phase, feed):
         views = views_of(phase, feed, options)
         images, recipe = feed.views(views, phase.augmentation)
-        parts["train"] = Part(feed.data.splits["train"], images, recipe, views)
+        parts["train"] = Part(feed.data.splits["train"], lambda: images, recipe, views)
     stores = get_stores(
         split,
         list(parts.values()),

@@ -25,14 +25,14 @@ class Part:
 
     Args:
         examples: What the images are of.
-        images: Batches that begin with images float32 (b, s, s, 3): all of the examples in order,
-            once for each view.
+        images: Returns batches that begin with images float32 (b, s, s, 3): all of the examples in
+            order, once for each view. It is called where they are not stored already.
         recipe: A text that differs where the images' pixels could.
         views: How many versions there are of each image.
     """
 
     examples: dataset.Split
-    images: tf.data.Dataset
+    images: Callable[[], tf.data.Dataset]
     recipe: str
     views: int = 1
 
@@ -93,7 +93,7 @@ def get_stores(
             return None
         about = f"{len(part.examples)} {name} images, {part.recipe}"
         try:
-            stores.append(extract(trunks, part.images, outlets, about=about, report=report))
+            stores.append(extract(trunks, part.images(), outlets, about=about, report=report))
         except OSError as error:  # somebody else filled the disk, or it failed
             report(f"trunk     {name}: nothing is stored: {error}")
             return None

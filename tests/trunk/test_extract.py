@@ -178,7 +178,7 @@ def get(model, data, **options):
     lines = []
     split = split_model(model)
     images = batches(data, image_size=SIZE, batch_size=32, cache="none")
-    part = Part(data, images, options.pop("recipe", "plain"))
+    part = Part(data, lambda: images, options.pop("recipe", "plain"))
     stores = get_stores(split, [part], engine="tensorflow", report=lines.append, **options)
     return stores and stores[0], lines
 
@@ -218,9 +218,8 @@ def test_one_pass_over_the_images_makes_what_later_phases_need(name):
     assert not is_within(head, top)
     data, seen = examples(), []
     images = images_of(data).map(lambda x: (tf.py_function(count(seen), [x], tf.float32), 0))
-    parts = [
-        Part(data, images.map(lambda x, y: (tf.ensure_shape(x, (None, SIZE, SIZE, 3)), y)), "")
-    ]
+    images = images.map(lambda x, y: (tf.ensure_shape(x, (None, SIZE, SIZE, 3)), y))
+    parts = [Part(data, lambda: images, "")]
     options = {"batch_size": 8, "engine": name, "report": lambda line: None}
     assert get_stores(head, parts, ahead=[top], **options)
     passed = len(seen)
@@ -254,7 +253,10 @@ def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk():
     data, lines = examples(), []
     images = batches(data, image_size=SIZE, batch_size=8, cache="none")
     size = 21 * 12 * 4  # the head's, in bytes
-    parts, options = [Part(data, images, "")], {"engine": "tensorflow", "report": lines.append}
+    parts, options = (
+        [Part(data, lambda: images, "")],
+        {"engine": "tensorflow", "report": lines.append},
+    )
     get_stores(head, parts, ahead=[top], disk_budget=size + 1, **options)
     assert len(list_stores()) == 1
     assert lines[-1] == "trunk     21 images through TensorFlow"
@@ -388,7 +390,7 @@ def train(stored, strategy=None):
     else:
         split = split_model(model)  # `unfreeze` has set the flags of the first phase
         options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
-        [store] = get_stores(split, [Part(data, images[1], "plain")], **options)
+        [store] = get_stores(split, [Part(data, lambda: images[1], "plain")], **options)
         with fed_from_frontier(model, split):
             fit(store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
         fit(*images, 3, 5)

@@ -160,7 +160,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(trunk(image))))
     split = split_model(model)
     assert split is not None
-    train = Part(data.splits["train"], feed.plain("train"), "scale")
+    train = Part(data.splits["train"], lambda: feed.plain("train"), "scale")
     get_stores(split, [train], batch_size=BATCH)
     peak = peak_memory()
     store = _size(cache_folder()) - cache
