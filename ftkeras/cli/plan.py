@@ -29,6 +29,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
     assembled = tasks.assemble(config)
     print(assembled.describe())
+    if not assembled.task.trains(config):
+        print(f"\nno phase runs: task {config.task} makes this model without")
+        return 0
     print()
     print(format_plan(assembled.plan), end="")
     if assembled.trunk is not None:

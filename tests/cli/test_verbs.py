@@ -72,6 +72,14 @@ def test_plan_shows_a_strategys_phases(place, capsys):
     assert "- {name: full, epochs: 2, learning_rate: 0.0001, train: [all]" in text
 
 
+def test_plan_shows_no_phases_where_none_runs(place, capsys):
+    heads = ["--set", "task=few_shot", "--set", "few_shot={shots: 2, methods: [logistic]}"]
+    assert main(["plan", *QUICK, *heads]) == 0
+    text = capsys.readouterr().out
+    assert "no phase runs: task few_shot makes this model without" in text
+    assert "block_16" not in text
+
+
 @pytest.mark.parametrize("condition", ["accuracy=0.9", "acuracy>=0.9"])
 def test_a_bar_that_cannot_be_checked_is_refused_before_training(place, capsys, condition):
     assert main(["train", *QUICK, "--out=run", "--assert", condition]) == 2
