@@ -65,10 +65,10 @@ def summarize_seeds(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[str, A
         deviation is the sample's (n - 1), None of a single seed; metrics that are undefined in some
         run are left out.
     """
-    runs = list(evaluations.values())
+    runs = [_metrics(evaluation) for evaluation in evaluations.values()]
     metrics = {}
-    for name in runs[0]["intervals"]:
-        values = [run[name] for run in runs]
+    for name in runs[0]:
+        values = [run.get(name) for run in runs]
         if None not in values:
             metrics[name] = {
                 "values": values,
@@ -76,6 +76,17 @@ def summarize_seeds(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[str, A
                 "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             }
     return {"seeds": list(evaluations), "metrics": metrics}
+
+
+def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the metrics that have an interval, of several heads as HEAD.METRIC."""
+    heads = evaluation.get("heads", {})
+    parts = {"": evaluation, **{f"{name}.": part for name, part in heads.items()}}
+    return {
+        f"{head}{name}": part[name]
+        for head, part in parts.items()
+        for name in part.get("intervals", {})
+    }
 
 
 def format_seeds(summary: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,17 @@ def test_each_seed_is_a_run_of_its_own_and_the_spread_is_kept(config, tmp_path):
         "to",
         "0.9000",
     ]
+
+
+def test_several_heads_are_summarized_by_their_names():
+    def evaluation(accuracy: float, r2: float | None) -> dict[str, Any]:
+        garment = {"accuracy": accuracy, "intervals": {"accuracy": None}}
+        price = {"mae": 2.0, "r2": r2, "intervals": {"mae": None, "r2": None}}
+        return {"split": "test", "heads": {"garment": garment, "price": price}}
+
+    metrics = summarize_seeds({0: evaluation(0.8, 0.5), 1: evaluation(0.9, None)})["metrics"]
+    assert list(metrics) == ["garment.accuracy", "price.mae"]
+    assert metrics["garment.accuracy"]["mean"] == pytest.approx(0.85)
 
 
 def test_what_was_earned_before_a_failure_is_kept(config, tmp_path):
