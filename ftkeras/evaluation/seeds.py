@@ -68,8 +68,8 @@ def summarize_seeds(evaluations: Mapping[int, Mapping[str, Any]]) -> dict[str, A
     runs = [_metrics(evaluation) for evaluation in evaluations.values()]
     metrics = {}
     for name in runs[0]:
-        values = [run.get(name) for run in runs]
-        if None not in values:
+        values = [run[name] for run in runs if run.get(name) is not None]
+        if len(values) == len(runs):
             metrics[name] = {
                 "values": values,
                 "mean": float(np.mean(values)),

@@ -81,7 +81,10 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self.verdicts: dict[str, Verdict] = {}
         """What the audit of each phase that has ended found."""
         self.rate_scale = 1.0
-        """A factor on all learning rates; a change counts from the next step."""
+        """A factor on all learning rates; a change counts from the next step.
+
+        Where one call does several steps, it counts from the next phase or `fit`.
+        """
         self.one_fit_a_phase = False
         """Whether another `fit` trains the next phase: then `fit` should end where a phase does."""
         self._subject = model

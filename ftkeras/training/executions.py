@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.rates import innermost
 from ftkeras.training.callbacks import EpochBoard, FitProgress
 from ftkeras.training.divergence import TroubleWatch
 from ftkeras.training.saving import Saver
@@ -31,8 +32,9 @@ def steps_together(
     """Returns how many steps to do at a call, the same for the same training on any machine.
 
     More than one only where steps are short, on one device (with several replicas on a CPU,
-    TensorFlow 2.21 fails: a placeholder isn't fed), where no callback listens to each step and no
-    state has to be saved at a certain one.
+    TensorFlow was seen to fail: a placeholder wasn't fed), where no callback listens to each step and no
+    state has to be saved at a certain one. Nor with loss scaling, which may skip a step: the rates
+    would count on without it.
 
     Args:
         model: The compiled model. Where it does several steps at a call already, that stays.
@@ -42,11 +44,11 @@ def steps_together(
     """
     if model.steps_per_execution > 1:
         return model.steps_per_execution
-    if model.distribute_strategy.num_replicas_in_sync > 1 or work > _SHORT or every_steps:
+    scaled = innermost(model.optimizer) is not model.optimizer
+    several = model.distribute_strategy.num_replicas_in_sync > 1
+    if work > _SHORT or scaled or several or model.run_eagerly or every_steps:
         return 1
-    if any(map(_hears_each_step, callbacks)):
-        return 1
-    return _TOGETHER
+    return 1 if any(map(_hears_each_step, callbacks)) else _TOGETHER
 
 
 def _hears_each_step(callback: keras.callbacks.Callback) -> bool:

@@ -20,21 +20,24 @@ from ftkeras.training.run import Run
 from ftkeras.training.saving import SavedTraining
 
 
-def small_model(steps: int = 1) -> keras.Model:
+def small_model(steps: int = 1, accumulate: int | None = None, **options: Any) -> keras.Model:
     keras.utils.set_random_seed(0)
     layers = [keras.Input((6,)), keras.layers.Dense(5, name="hidden"), keras.layers.Dropout(0.2)]
     model = keras.Sequential([*layers, keras.layers.Dense(2, name="logits")])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.AdamW(), loss, steps_per_execution=steps, jit_compile=False)
+    adamw = keras.optimizers.AdamW(gradient_accumulation_steps=accumulate)
+    model.compile(adamw, loss, steps_per_execution=steps, jit_compile=False, **options)
     return model
 
 
-def trained(steps: int) -> tuple[list[np.ndarray], list[float], tuple[int, int]]:
+def trained(
+    steps: int, accumulate: int | None
+) -> tuple[list[np.ndarray], list[float], tuple[int, int]]:
     """Trains two phases of 10 steps an epoch, the last of which do not fill a call."""
     random = np.random.default_rng(0)
     inputs = random.normal(size=(40, 6)).astype("float32")
     labels = keras.utils.to_categorical(np.arange(40) % 2)
-    model = small_model(steps)
+    model = small_model(steps, accumulate)
     phases = [
         Phase("head", epochs=2, learning_rate=0.1, warmup=0.3),
         Phase("all", train=["all"], epochs=1, learning_rate=0.05, decay="one_cycle"),
@@ -46,10 +49,10 @@ def trained(steps: int) -> tuple[list[np.ndarray], list[float], tuple[int, int]]
     return values, history.history["learning_rate"], unfreeze.position
 
 
-@pytest.mark.parametrize("steps", [4, 16])
-def test_each_step_has_its_own_rate_however_many_a_call_does(steps):
-    one, rates, position = trained(1)
-    several, same_rates, same_position = trained(steps)
+@pytest.mark.parametrize(("steps", "accumulate"), [(4, None), (16, None), (4, 3)])
+def test_each_step_has_its_own_rate_however_many_a_call_does(steps, accumulate):
+    one, rates, position = trained(1, accumulate)
+    several, same_rates, same_position = trained(steps, accumulate)
     for first, second in zip(one, several, strict=True):
         np.testing.assert_array_equal(first, second)
     assert rates == same_rates
@@ -63,7 +66,7 @@ class Listener(keras.callbacks.Callback):
         """Nothing."""
 
 
-def test_several_steps_only_where_nobody_looks_in_between():
+def test_several_steps_only_where_nobody_looks_in_between(two_replicas):
     model = small_model()
     epochs, stops = keras.callbacks.Callback(), keras.callbacks.EarlyStopping("loss")
     assert steps_together(model, 1e6, [epochs, stops]) == 16
@@ -72,8 +75,12 @@ def test_several_steps_only_where_nobody_looks_in_between():
     silent = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: None)
     assert steps_together(model, 1e6, [silent]) == 1
     assert steps_together(model, 1e6, [epochs], every_steps=5) == 1
+    assert steps_together(small_model(run_eagerly=True), 1e6, [epochs]) == 1
+    scaled = small_model()
+    scaled.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "mse")
+    assert steps_together(scaled, 1e6, [epochs]) == 1
     assert steps_together(small_model(3), 1e12, [Listener()]) == 3  # as it was compiled
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas.scope():
         assert steps_together(small_model(), 1e6, [epochs]) == 1
 
 
