@@ -32,9 +32,9 @@ def steps_together(
     """Returns how many steps to do at a call, the same for the same training on any machine.
 
     More than one only where steps are short, on one device (with several replicas on a CPU,
-    TensorFlow was seen to fail: a placeholder wasn't fed), where no callback listens to each step and no
-    state has to be saved at a certain one. Nor with loss scaling, which may skip a step: the rates
-    would count on without it.
+    TensorFlow was seen to fail: a placeholder wasn't fed), where no callback listens to each step
+    and no state has to be saved at a certain one. Nor with loss scaling, which may skip a step: the
+    rates would count on without it.
 
     Args:
         model: The compiled model. Where it does several steps at a call already, that stays.
