@@ -41,10 +41,10 @@ def grow_logits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the logits' weights for more classes: the old ones as they are, then the new ones.
 
-    A new column points from the mean of all classes to the mean of its own images (for cosines:
-    to the mean itself; Qi et al. 2018, "Low-shot learning with imprinted weights") and has the old
-    columns' mean length. Its bias makes its logit, at the mean of all classes, what the old logits
-    are there on average.
+    A new column points from the mean of all classes to the mean of its own images (compare Qi et
+    al. 2018, "Low-shot learning with imprinted weights") and has the old columns' mean length. Its
+    logit, at the mean of all classes, is what the old logits are there on average: its bias makes
+    it so, or for cosines, which have none, its angle to that mean.
 
     Args:
         kernel: The old one, float32 (d, k).
@@ -53,7 +53,7 @@ def grow_logits(
             float32 (n, d).
         labels: Their classes, int (n,).
         classes: How many classes there will be.
-        cosine: Whether features have length 1.
+        cosine: Whether features have one length.
 
     Returns:
         float32 (d, classes) and (classes,).
@@ -61,12 +61,16 @@ def grow_logits(
     old = kernel.shape[1]
     means = {c: features[labels == c].mean(axis=0) for c in np.unique(labels)}
     center = np.mean(list(means.values()), axis=0) if means else np.zeros(len(kernel))
-    away = np.zeros_like(center) if cosine or len(means) < 2 else center
+    away = center if len(means) > 1 else np.zeros_like(center)
     length = float(np.linalg.norm(kernel, axis=0).mean())
     columns = np.zeros((len(kernel), classes - old))
     for c, mean in means.items():
         if c >= old:
-            columns[:, c - old] = (mean - away) * length / max(np.linalg.norm(mean - away), 1e-12)
+            columns[:, c - old] = length * (
+                _at_angle(mean, center, _unit(kernel).mean(axis=1))
+                if cosine
+                else _unit(mean - away)
+            )
     offset = np.full(classes - old, bias.mean())
     if not cosine:
         offset += (center @ kernel).mean() - center @ columns
@@ -74,21 +78,36 @@ def grow_logits(
     return grown[0].astype(np.float32), grown[1].astype(np.float32)
 
 
-def to_cosine(
-    kernel: np.ndarray, bias: np.ndarray, features: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what comes closest to a linear head's weights where features have length 1.
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Returns columns (d, ...) of length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)
 
-    The columns keep their directions, get one length, and lose their bias.
+
+def _at_angle(mean: np.ndarray, center: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Returns the direction toward a mean that has the usual cosine with the center.
+
+    Features are positive, so all means lie close together: the mean's own direction would have a
+    larger cosine with the images of any class than old columns, which learned to tell them apart.
+    """
+    middle = _unit(center)
+    level = float(np.clip(usual @ middle, -0.99, 0.99))
+    away = mean - (mean @ middle) * middle
+    if np.linalg.norm(away) < 1e-6 * np.linalg.norm(mean):
+        return middle  # a class alone
+    return level * middle + np.sqrt(1 - level**2) * _unit(away)
+
+
+def to_cosine(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what comes closest to a linear head's weights where features have one length.
+
+    The columns keep their directions, get their mean length, and lose their bias.
 
     Args:
         kernel: Float32 (d, k).
         bias: Float32 (k,).
-        features: Some features as the linear head sees them, float32 (n, d).
     """
-    lengths = np.linalg.norm(kernel, axis=0)
-    scale = lengths.mean() * np.linalg.norm(features, axis=1).mean()
-    return (kernel * scale / np.maximum(lengths, 1e-12)).astype(np.float32), np.zeros_like(bias)
+    length = np.linalg.norm(kernel, axis=0).mean()
+    return (_unit(kernel) * length).astype(np.float32), np.zeros_like(bias)
 
 
 def alignment(kernel: np.ndarray, old: int) -> float:

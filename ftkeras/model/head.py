@@ -34,12 +34,13 @@ def attach_head(
     dropout: float = 0.2,
     initializer: str = "glorot_uniform",
     bias: np.ndarray | None = None,
-    cosine: bool = False,
+    length: float | None = None,
     seed: int = 0,
 ) -> keras.KerasTensor:
     """Returns logits on top of a feature map.
 
-    Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `head_unit`, `logits`.
+    Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `head_unit`,
+    `head_length`, `logits`.
 
     Args:
         features: Feature map, (batch, height, width, channels), or features, (batch, channels).
@@ -49,8 +50,9 @@ def attach_head(
         dropout: Dropout rate before the logits, from 0 to below 1.
         initializer: Keras initialiser name for the logits' kernel.
         bias: The logits' bias to start from, float (classes,); zeros when left out.
-        cosine: Whether the logits see features of length 1, so that they are cosines where the
-            columns of their kernel have length 1, too.
+        length: What all features are brought to before the logits see them, which are cosines times
+            one number then where the columns of their kernel have one length, too. One near their
+            own lets the kernel learn as fast as that of a linear head. None leaves them alone.
         seed: Seed of initialisers and dropout.
 
     Returns:
@@ -61,8 +63,9 @@ def attach_head(
         UserError: An activation or initialiser that Keras doesn't know.
     """
     x = shared_layers(features, pooling=pooling, hidden=hidden, dropout=dropout, seed=seed)
-    if cosine:
+    if length is not None:
         x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
+        x = keras.layers.Rescaling(length, dtype="float32", name="head_length")(x)
     return attach_logits(x, classes, initializer=initializer, bias=bias, seed=seed)
 
 

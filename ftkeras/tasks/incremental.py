@@ -32,7 +32,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.finished import load_model
-from ftkeras.runs.remember import features_of, plain, remember
+from ftkeras.runs.remember import features_of, remember
 from ftkeras.runs.task import Task
 from ftkeras.training import build
 from ftkeras.training.elastic import ElasticWeights, diagonal_fisher
@@ -188,14 +188,26 @@ class Incremental(Task):
         """Grows the base's model and, where it is to be distilled, sets it beside as a teacher."""
         given, base = _section(config), Base.of(config)
         old, cosine = load_model(base.run), given.head == "cosine"
-        was_cosine = any(layer.name == "head_unit" for layer in old.layers)
-        if was_cosine and not cosine:
+        lengths = [layer.scale for layer in old.layers if layer.name == "head_length"]
+        if lengths and not cosine:
             raise UserError("incremental.head: the base has a cosine head; set cosine again.")
+        train = data.splits["train"]
+        seen = train.take(_first_of_each(train.labels, _SEEN))
+        kernel, bias = old.get_layer("logits").get_weights()
+        if cosine and not lengths:
+            asked = features_of(old, seen, config.data.resize, "old features")
+            lengths = [float(np.linalg.norm(asked, axis=1).mean())]
+            kernel, bias = to_cosine(kernel, bias)
         head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
         hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
         classes = len(data.class_names)
         model = build_model(
-            backbone, classes, hidden=hidden, cosine=cosine, seed=config.seed, **head
+            backbone,
+            classes,
+            hidden=hidden,
+            length=lengths[0] if lengths else None,
+            seed=config.seed,
+            **head,
         )
         if model.input_shape != old.input_shape:
             size = old.input_shape[1]
@@ -204,14 +216,7 @@ class Incremental(Task):
                 f"remembers have images of {size} px. Set it to {size}."
             )
         copy_body(old, model)
-        train = data.splits["train"]
-        seen = train.take(_first_of_each(train.labels, _SEEN))
         features = features_of(model, seen, config.data.resize, "start new classes")
-        kernel, bias = old.get_layer("logits").get_weights()
-        if cosine and not was_cosine:
-            before = keras.Model(old.inputs, old.get_layer("logits").input)
-            asked = predict_logits(before, plain(seen, before, config.data.resize), "old features")
-            kernel, bias = to_cosine(kernel, bias, asked[0])
         grown = grow_logits(kernel, bias, features, seen.labels, classes, cosine=cosine)
         model.get_layer("logits").set_weights(grown)
         if not given.distillation:

@@ -11,10 +11,10 @@ import numpy as np
 class EqualLengths(keras.callbacks.Callback):
     """Keeps the lengths of a layer's columns in proportion, and its bias as it is.
 
-    On features of length 1, logits are then cosines times one learned scale, so that a class gains
-    nothing by a longer column: what makes classes with more images win (Hou et al. 2019, "Learning
-    a unified classifier incrementally via rebalancing"). After each step the columns go back to the
-    lengths that they had when this was made, times the mean of what each grew by.
+    On features of one length, logits are then cosines times one learned scale, so that a class
+    gains nothing by a longer column: what makes classes with more images win (Hou et al. 2019,
+    "Learning a unified classifier incrementally via rebalancing"). After each step the columns go
+    back to the lengths that they had when this was made, times the mean of what each grew by.
 
     Args:
         layer: The dense layer that gives the logits; make this before a checkpoint is loaded.

@@ -26,16 +26,33 @@ def test_old_columns_stay_and_new_ones_point_to_their_class():
     np.testing.assert_allclose(center @ grown[:, 2:] + offset[2:], 3.75, rtol=1e-6)
 
 
-def test_cosine_columns_are_imprinted():
+def test_a_new_cosine_column_is_at_the_usual_angle_to_what_all_images_have_in_common():
+    kernel = np.array([[3.0, -1.0, 0.0], [-1.0, 3.0, 0.5]], np.float32).T  # (3, 2)
+    features = np.array([[2.0, 2.0, 5.0], [2.5, 1.5, 5.0], [4.0, 1.0, 2.0], [1.0, 4.0, 2.0]])
+    labels = np.array([2, 2, 0, 1])
+    grown, bias = grow_logits(kernel, np.zeros(2), features, labels, 3, cosine=True)
+    assert bias.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(grown[:, :2], kernel)
+    lengths = np.linalg.norm(grown, axis=0)
+    assert lengths[2] == pytest.approx(lengths[:2].mean())
+    center = np.mean([features[:2].mean(axis=0), features[2], features[3]], axis=0)
+    cosines = center @ grown / lengths / np.linalg.norm(center)
+    assert cosines[2] == pytest.approx(cosines[:2].mean())
+    # So it wins on its own images, and not on those of the others.
+    assert (features @ grown).argmax(axis=1).tolist() == labels.tolist()
+
+
+def test_a_class_that_comes_alone_is_imprinted():
     kernel = np.array([[3.0, 0.0], [0.0, 5.0]], np.float32)
     features = np.array([[0.6, 0.8], [1.0, 0.0]])
-    grown, bias = grow_logits(kernel, np.zeros(2), features, np.array([2, 2]), 3, cosine=True)
-    np.testing.assert_allclose(
-        grown[:, 2], 4 * np.array([0.8, 0.4]) / np.hypot(0.8, 0.4), rtol=1e-6
-    )
-    assert bias.tolist() == [0, 0, 0]
-    equal, none = to_cosine(kernel, np.ones(2), np.array([[0.0, 2.0], [4.0, 0.0]]))
-    assert equal.tolist() == [[12, 0], [0, 12]] and none.tolist() == [0, 0]
+    grown, _ = grow_logits(kernel, np.zeros(2), features, np.array([2, 2]), 3, cosine=True)
+    expected = 4 * np.array([0.8, 0.4]) / np.hypot(0.8, 0.4)
+    np.testing.assert_allclose(grown[:, 2], expected, rtol=1e-6)
+
+
+def test_a_linear_head_becomes_one_of_cosines():
+    equal, none = to_cosine(np.array([[3.0, 0.0], [0.0, 5.0]], np.float32), np.ones(2))
+    assert equal.tolist() == [[4, 0], [0, 4]] and none.tolist() == [0, 0]
 
 
 def test_alignment_and_scaling():
