@@ -10,13 +10,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.decode import Part
+from ftkeras.data.decode import Crop
 
 
 class Fetch(Protocol):
     """Fetches an image by its index: int64 scalar -> uint8 (h, w, 3); TensorFlow alone."""
 
-    def __call__(self, index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def __call__(self, index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         """Returns the image, or a part of it; see `ftkeras.data.decode.decode_image`.
 
         `least` pixels of the whole image's shorter side are enough, if any are named.

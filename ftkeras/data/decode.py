@@ -14,7 +14,7 @@ import tensorflow as tf
 
 # From the height and width of an image, int32 (2,), to where a part of it begins and how far it
 # extends, int32 (2,) each.
-Part = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Crop = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 MODES = ("crop", "pad", "squash")
 
@@ -25,7 +25,7 @@ _MOST_ENTRIES = 128  # of the Exif directory
 _HEAD_BYTES = 1 << 14  # the part of a file in which Exif is looked for
 
 
-def decode_image(encoded: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
     """Decodes an image as people see it.
 
     JPEG, PNG, GIF (first frame) and BMP; grey becomes RGB, 16 bits are scaled to 8, transparency
@@ -65,7 +65,7 @@ def decode_image(encoded: tf.Tensor, least: int = 0, part: Part | None = None) -
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _decode_jpeg(encoded: tf.Tensor, least: int, part: Part | None) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor:
     orientation = jpeg_orientation(encoded)
     shape = tf.io.extract_jpeg_shape(encoded)[:2]
     ratios = _RATIOS if least else _RATIOS[:1]
@@ -98,7 +98,7 @@ def _decode_jpeg(encoded: tf.Tensor, least: int, part: Part | None) -> tf.Tensor
     return tf.cond(orientation == 1, part_of_it, all_of_it)
 
 
-def cut(image: tf.Tensor, part: Part | None) -> tf.Tensor:
+def cut(image: tf.Tensor, part: Crop | None) -> tf.Tensor:
     """Returns a part of an image (h, w, 3); None is all of it."""
     if part is None:
         return image
@@ -227,7 +227,7 @@ def random_part(
     seed: tf.Tensor,
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Part:
+) -> Crop:
     """Returns a random part of any image; the same seed takes the same part.
 
     Szegedy et al. 2015, Going Deeper with Convolutions, section 6.

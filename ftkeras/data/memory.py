@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import Fetch, Split
-from ftkeras.data.decode import Part, cut, resize_image
+from ftkeras.data.decode import Crop, cut, resize_image
 
 _SAMPLES = 16  # images decoded to estimate how large all are
 _UNKNOWN = 4 << 30  # bytes taken to be free where the system does not say
@@ -71,7 +71,7 @@ def _from_buffer(decoded: list[np.ndarray]) -> Fetch:
         lengths = tf.constant(sizes)  # (n,)
         buffer = tf.constant(np.concatenate([image.ravel() for image in decoded]))
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         flat = tf.slice(buffer, starts[index, tf.newaxis], lengths[index, tf.newaxis])
         image = tf.ensure_shape(tf.reshape(flat, shapes[index]), (None, None, 3))
         return cut(image, part)

@@ -7,6 +7,7 @@ iteration begins, so that one data set serves all epochs of one `fit`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from ftkeras.data.augment import STRENGTHS, Augment, Strength, augment_image
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Part, all_of, random_part, resize_image
+from ftkeras.data.decode import Crop, all_of, random_part, resize_image
 from ftkeras.data.memory import keep_in_memory
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import endless, make_weight, order_of
@@ -93,15 +94,14 @@ def batches(
     def squared(image: tf.Tensor) -> tf.Tensor:
         return tf.cast(image, tf.float32) if is_square else resize_image(image, image_size, resize)
 
+    def read(index: tf.Tensor) -> tf.Tensor:
+        return fetch(index, least)  # decoded: (h, w, 3) uint8
+
     def augmented(index: tf.Tensor, key: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
         if layers is not None:
-            return layers(squared(fetch(index, least)), key)
+            return layers(squared(read(index)), key)
         crop_key, other_key = tf.unstack(tf.random.split(key), num=2)
-
-        def part(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return _for_row(rows, which, lambda row: _part_of(row, crop_key)(shape))
-
-        image = fetch(index, least, part) if crops else fetch(index, least)
+        image = fetch(index, least, _crop_for(rows, which, crop_key)) if crops else read(index)
 
         def change(row: Strength) -> tf.Tensor:
             is_part = row.scale < 1
@@ -114,29 +114,13 @@ def batches(
     several = share.count > 1
     early = several and not (mixup or cutmix or drop_remainder or batch_size % share.count)
 
-    def is_ours(place: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-        number, within = (place - first) // batch_size, (place - first) % batch_size
-        size = tf.minimum(tf.constant(batch_size, tf.int64), count - first - number * batch_size)
-        begin, end = share.bounds(size)
-        return (begin <= within) & (within < end)
-
-    @tf.autograph.experimental.do_not_convert
-    def positions(_: tf.Tensor) -> tf.data.Dataset:
-        # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
-        now, which = _read(epoch, tf.int64), _read(strength, tf.int32)
-        first = _read(start, tf.int64)
-        places = tf.data.Dataset.range(first, count)
-        if early:
-            places = places.filter(lambda place: is_ours(place, first))
-        return places.map(lambda place: (place, now, which))
-
     @tf.autograph.experimental.do_not_convert
     def example(place: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
         index = order(place, now) if shuffle else place
         if training:
             image = augmented(index, _key(seed, _PIXELS, now, place), which)
         else:
-            image = squared(fetch(index, least))  # read and decode: (h, w, 3) uint8
+            image = squared(read(index))
         image = tf.ensure_shape(image, (image_size, image_size, 3))
         weight = () if weigh is None else (weigh(index),)
         return place, now, image, target(index), *weight
@@ -147,7 +131,8 @@ def batches(
             return batch
         return mix_batch(batch, mixing_key(seed, nows[0], places[0]), mixup, cutmix)
 
-    data = tf.data.Dataset.from_tensors(0).flat_map(positions)
+    ours = None if not early else functools.partial(_is_ours, share, batch_size, count)
+    data = _positions(count, epoch, start, strength, ours)
     # Many images at a time, handed on in order: parallelism must not change what comes out.
     data = data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     size = batch_size // share.count if early else batch_size
@@ -160,6 +145,46 @@ def batches(
     return take_share(with_length(data, count, start, batch_size, drop_remainder), share)
 
 
+def _positions(
+    count: int,
+    epoch: Number,
+    start: Number,
+    strength: str | tf.Variable,
+    wanted: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None,
+) -> tf.data.Dataset:
+    """Yields (place, epoch, strength) for each example of an epoch, in the order of places.
+
+    Args:
+        count: How many examples an epoch has.
+        epoch: Which one this is.
+        start: The first place.
+        strength: How strongly to augment; a name is 0.
+        wanted: Of a place and the first, whether it is yielded; None: all are.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def positions(_: tf.Tensor) -> tf.data.Dataset:
+        # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
+        now, which = _read(epoch, tf.int64), _read(strength, tf.int32)
+        first = _read(start, tf.int64)
+        places = tf.data.Dataset.range(first, count)
+        if wanted is not None:
+            places = places.filter(lambda place: wanted(place, first))
+        return places.map(lambda place: (place, now, which))
+
+    return tf.data.Dataset.from_tensors(0).flat_map(positions)
+
+
+def _is_ours(
+    share: Share, batch_size: int, count: int, place: tf.Tensor, first: tf.Tensor
+) -> tf.Tensor:
+    """Whether a place is in this worker's part of its batch."""
+    number, within = (place - first) // batch_size, (place - first) % batch_size
+    size = tf.minimum(tf.constant(batch_size, tf.int64), count - first - number * batch_size)
+    begin, end = share.bounds(size)
+    return (begin <= within) & (within < end)
+
+
 def _for_row(rows: Sequence[Strength], which: tf.Tensor, do: Callable[[Strength], Any]) -> Any:
     """Does something by the row that a tensor names."""
     if len(rows) == 1:
@@ -167,11 +192,15 @@ def _for_row(rows: Sequence[Strength], which: tf.Tensor, do: Callable[[Strength]
     return tf.switch_case(which, [lambda row=row: do(row) for row in rows])
 
 
-def _part_of(row: Strength, key: tf.Tensor) -> Part:
-    """Returns which part of an image a strength takes."""
-    return (
-        random_part(key, (row.scale, 1.0), (1 / row.ratio, row.ratio)) if row.scale < 1 else all_of
-    )
+def _crop_for(rows: Sequence[Strength], which: tf.Tensor, key: tf.Tensor) -> Crop:
+    """Returns which part of an image the strength takes that a tensor names."""
+
+    def of_row(row: Strength) -> Crop:
+        if row.scale < 1:
+            return random_part(key, (row.scale, 1.0), (1 / row.ratio, row.ratio))
+        return all_of
+
+    return lambda shape: _for_row(rows, which, lambda row: of_row(row)(shape))
 
 
 def _least(strength: Strength, image_size: int) -> int:

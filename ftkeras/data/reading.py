@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Fetch
-from ftkeras.data.decode import Part, cut, decode_image
+from ftkeras.data.decode import Crop, cut, decode_image
 from ftkeras.data.walk import shown, why_not_readable
 from ftkeras.errors import UserError
 
@@ -64,7 +64,7 @@ def from_records(
         offset = tf.constant(np.fromiter((offsets[i] for i in indices), np.int64, len(indices)))
         names = tf.constant(list(numbers), tf.string)
 
-        def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+        def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
             path, at = names[shard[index]], offset[index]
             encoded = tf.cond(
                 at < 0,

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Part
+from ftkeras.data.decode import Crop
 from ftkeras.data.pipeline import batches
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
@@ -126,7 +126,7 @@ def joined(first: Split | None, second: Split | None) -> Split:
         return only
     count = len(first)
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         image = tf.cond(
             index < count,
             lambda: first.fetch(tf.minimum(index, count - 1), least, part),

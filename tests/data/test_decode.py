@@ -273,3 +273,16 @@ def test_parts_of_grey_and_cmyk_jpegs_and_of_tiny_ones(photo, encode):
             part = decode.random_part((2, seed), (0.1, 1.0))
             found = decode.decode_image(tf.constant(file), 0, part)
             np.testing.assert_array_equal(found, decode.cut(whole, part))
+
+
+def test_what_lies_below_a_part_of_a_jpeg_is_not_decoded(photo, encode):
+    encoded = encode(photo(200, 150), "JPEG", quality=95)
+    half = tf.constant(encoded[: len(encoded) // 2])  # the lower half of it cannot be decoded
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode.decode_image(half)
+
+    def top(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.constant([0, 0]), tf.stack([40, shape[1]])
+
+    whole = decode.decode_image(tf.constant(encoded))
+    np.testing.assert_array_equal(decode.decode_image(half, 0, top), whole[:40])

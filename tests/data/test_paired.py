@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.dataset import ImageData, Split
-from ftkeras.data.decode import Part, cut
+from ftkeras.data.decode import Crop, cut
 from ftkeras.data.paired import PairedFeed
 from ftkeras.data.share import Share
 from ftkeras.errors import UserError
@@ -19,7 +19,7 @@ def split(name: str, count: int, first: int) -> Split:
     """Images whose pixels are all of one value, which counts on from `first`."""
     pixels = tf.constant(np.arange(first, first + count), tf.uint8)
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         return cut(tf.fill((8, 8, 3), tf.gather(pixels, index)), part)
 
     return Split(name, [f"{name}{i}" for i in range(count)], np.arange(count) % 2, 2, fetch)

@@ -11,7 +11,7 @@ from ftkeras.data import memory
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Part, cut, resize_image
+from ftkeras.data.decode import Crop, cut, resize_image
 from ftkeras.data.pipeline import batches
 
 COUNT = 22
@@ -26,7 +26,7 @@ def split(photo) -> Split:
     )
     shapes = tf.constant([(h, w, 3) for h, w in sizes])
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         picture = tf.ensure_shape(tf.reshape(pictures[index], shapes[index]), (None, None, 3))
         return cut(picture, part)
 
@@ -38,7 +38,7 @@ def split(photo) -> Split:
 def numbered() -> Split:
     """22 one-pixel pictures whose value is their number."""
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         return cut(tf.ones((1, 1, 3), tf.uint8) * tf.cast(index, tf.uint8), part)
 
     labels = np.arange(COUNT, dtype=np.int32) % 3

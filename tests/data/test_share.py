@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Part, cut
+from ftkeras.data.decode import Crop, cut
 from ftkeras.data.pipeline import batches
 from ftkeras.data.share import Share
 
@@ -22,7 +22,7 @@ class Numbered:
         labels = np.arange(COUNT, dtype=np.int32) % 3
         self.split = Split("train", [str(i) for i in range(COUNT)], labels, 3, self.fetch)
 
-    def fetch(self, index: tf.Tensor, least: int = 0, part: Part | None = None) -> tf.Tensor:
+    def fetch(self, index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
         self.reads.assign_add(1)
         return cut(tf.ones((2, 2, 3), tf.uint8) * tf.cast(index, tf.uint8), part)
 
