@@ -153,30 +153,31 @@ class FrontierStore:
         @tf.autograph.experimental.do_not_convert
         def positions(_: tf.Tensor) -> tf.data.Dataset:
             # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
-            now = tf.cast(epoch, tf.int64)
+            now = tf.identity(tf.cast(epoch, tf.int64))
             places = tf.data.Dataset.range(tf.cast(start, tf.int64), count)
-            return places.map(lambda place: (place, now))
+            if sampled:  # the order of sampling takes one place at a time, the other a whole batch
+                places = places.map(lambda place: (place, order(place, now)))
+            else:
+                places = tf.data.Dataset.zip((places, places))
+            # By the batch from here on: a step that runs once an example costs more than the rest.
+            taken = places.batch(batch_size, drop_remainder=drop_remainder)
+            return taken.map(lambda places, chosen: (places[0], chosen, now))
 
         @tf.autograph.experimental.do_not_convert
-        def read(starts: tf.Tensor, places: tf.Tensor, nows: tf.Tensor) -> tuple[Any, ...]:
-            now = nows[0]
-            indices = order(places, now) if training and not sampled else places  # (b,)
+        def read(first: tf.Tensor, chosen: tf.Tensor, now: tf.Tensor) -> tuple[Any, ...]:
+            indices = order(chosen, now) if training and not sampled else chosen  # (b,)
             if share.count > 1:
                 indices = tf.boolean_mask(indices, indices % share.count == share.index)
             tensors = self.gather(indices // share.count + now % layout.views * stored)
             weight = () if weigh is None else (weigh(indices),)
             batch = (*tensors, target(indices), *weight)
             if training and (mixup or cutmix):
-                key = mixing_key(seed, now, starts[0])
+                key = mixing_key(seed, now, first)
                 batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))
             tensors, others = batch[: len(tensors)], batch[len(tensors) :]
             return tensors if len(tensors) > 1 else tensors[0], *others
 
         data = tf.data.Dataset.from_tensors(0).flat_map(positions)
-        # The order of sampling takes one place at a time, the other a whole batch.
-        data = data.map(lambda place, now: (place, order(place, now) if sampled else place, now))
-        data = data.batch(batch_size, drop_remainder=drop_remainder)
-        # Reading by the batch: no step of the pipeline runs once an example and costs anything.
         data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         data = data.prefetch(tf.data.AUTOTUNE)
         return with_length(data, count, start, batch_size, drop_remainder)
