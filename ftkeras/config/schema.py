@@ -228,7 +228,7 @@ class EarlyStopping(Section):
 
 
 class CheckpointConfig(Section):
-    """When to save all that a run goes on from, besides at the end of each epoch."""
+    """When to save all that a run goes on from, besides where epochs end."""
 
     every_steps: PositiveInt | None = None
     """After every so many steps; left out, steps do not count."""

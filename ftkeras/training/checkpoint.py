@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -46,16 +46,13 @@ class Checkpoints(keras.callbacks.Callback):
     def __init__(self, run: Run, monitor: str, average: AveragedWeights | None = None):
         super().__init__()
         self.best: float | None = None
-        self._bests: list[int] = []  # the best epoch, and before it the one that was
+        self.best_epoch: int | None = None
+        """The best epoch, from 0."""
+        self._known: list[int | None] = []  # what the last two states hold for the best
         self._best_loss = math.inf
         self._run = run
         self._monitor = monitor
         self._average = average
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The best epoch, from 0."""
-        return self._bests[-1] if self._bests else None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
@@ -68,10 +65,11 @@ class Checkpoints(keras.callbacks.Callback):
         loss = float(logs.get("val_loss", logs["loss"]))
         if self._improves(value, loss):
             self.best, self._best_loss = value, loss
-            self._bests.append(epoch)
+            self.best_epoch = epoch
             with contextlib.nullcontext() if self._average is None else self._average.swapped():
                 # Not as Keras writes them: that takes half a second where this takes a tenth.
                 write_state(self._path(epoch), {"weights": values_of(self.model.weights)})
+            self._keep([*self._known, epoch])
 
     def load_best(self, model: keras.Model) -> None:
         """Puts the best epoch's weights into the model; TrainingError if they are damaged."""
@@ -84,25 +82,27 @@ class Checkpoints(keras.callbacks.Callback):
             for variable, value in zip(model.weights, weights, strict=True):
                 variable.assign(value)
 
-    def remove_old(self) -> None:
-        """Removes best weights that neither of the last two states knows of.
+    def note_state(self) -> None:
+        """Removes best weights that neither the state just written nor the one before knows of."""
+        self._known = [*self._known[-1:], self.best_epoch]
+        self._keep(self._known)
 
-        A state is written at the end of each epoch, so the last two know two best epochs at most.
-        """
-        del self._bests[:-2]
-        kept = {os.path.basename(self._path(epoch)) for epoch in self._bests}
+    def _keep(self, epochs: Sequence[int | None]) -> None:
+        kept = {os.path.basename(self._path(epoch)) for epoch in epochs if epoch is not None}
         for name in gfile.listdir(self._run.path("checkpoints")):
             if re.fullmatch(r"\.?best-\d+\.ckpt(\.tmp)?", name) and name not in kept:
                 gfile.remove(self._run.path("checkpoints", name))
 
     def state(self) -> Tree:
         """Returns which epoch is the best, and how good it is."""
-        return {"best": self.best, "bests": self._bests, "best_loss": self._best_loss}
+        bests = [*self._known[-1:], self.best_epoch]
+        return {"best": self.best, "bests": bests, "best_loss": self._best_loss}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state` returned."""
         self.best, self._best_loss = state["best"], state["best_loss"]
-        self._bests = list(state["bests"])
+        self._known = list(state["bests"])
+        self.best_epoch = self._known[-1] if self._known else None
 
     def _path(self, epoch: int) -> str:
         return self._run.path("checkpoints", f"best-{epoch + 1:04d}.ckpt")

@@ -52,7 +52,7 @@ def fit(
         average: Keeps a moving average of the weights; validation and the best checkpoint use it.
         trunk: Says in which phases what is frozen runs once, and training goes on from what it
             gave; None runs it anew every epoch.
-        saving: When to save besides at the end of each epoch.
+        saving: When to save besides where epochs end.
         trouble: What to do where the loss is no number any more, or explodes.
         signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
         callbacks: More callbacks; they see the logs with the phase's learning rate in them. One
@@ -95,7 +95,7 @@ def fit(
         # Reading metrics is a meeting of all workers; a signal or a clock calls each at another
         # step. So they save where all are at the same, and stop at once.
         signals = Signals()
-        saving = SavingOptions(saving.every_steps, every_minutes=None)
+        saving = SavingOptions(saving.every_steps, every_minutes=None, every_epoch=True)
     ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving))
     try:
         with signals.at_steps():

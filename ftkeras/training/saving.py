@@ -23,18 +23,23 @@ from ftkeras.training.signals import Signals
 
 Logs = dict[str, Any]
 
+_SHARE = 0.05  # of the time that saving may take where epochs are short
+
 
 @dataclass(frozen=True)
 class SavingOptions:
-    """When to save besides at the end of each epoch.
+    """When to save besides where epochs end.
 
     Args:
         every_steps: After every so many steps of the run.
         every_minutes: After the first step that ends so long after the last time.
+        every_epoch: At each epoch's end, even where epochs are so short that this would take more
+            than a twentieth of the time.
     """
 
     every_steps: int | None = None
     every_minutes: float | None = 10.0
+    every_epoch: bool = False
 
 
 class SavedTraining:
@@ -67,6 +72,8 @@ class SavedTraining:
         """Whether training has come to its end."""
         self.logs: Logs | None = None
         """The training metrics of an epoch of which only the validation is to be done."""
+        self.seconds = 0.0
+        """How long it took to save the last time."""
         self._model = model
         self._run = run
         self._unfreeze = unfreeze
@@ -103,6 +110,7 @@ class SavedTraining:
         Raises:
             Trouble: A weight or its momentum isn't finite: nothing to come back to.
         """
+        start = time.monotonic()
         if self._average is not None:
             self._average.unswap()  # where a validation broke off
         tree = resume.take(self._model, self._parts)
@@ -110,7 +118,8 @@ class SavedTraining:
         self.over = over
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
         self._states.save(*self._unfreeze.position, tree)
-        self._checkpoints.remove_old()
+        self._checkpoints.note_state()
+        self.seconds = time.monotonic() - start
 
     def before_fit(self, batches: tf.data.Dataset) -> None:
         """Makes sure that the metrics are there for `put_metrics`."""
@@ -249,10 +258,22 @@ class Saver(keras.callbacks.Callback):
             self._signals.stop()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self._save(over=self.model.stop_training or epoch + 1 >= self._unfreeze.epochs)
+        over = self.model.stop_training or epoch + 1 >= self._unfreeze.epochs
+        pays = self._options.every_epoch or self._pays
+        saved = over or pays or self._unfreeze.paused or self._signals.save_asked
+        if saved:
+            self._save(over=over)
         if self._unfreeze.paused:
             self.model.stop_training = True  # not before: `over` is whether others ask for it
-        self._signals.stop()
+        if self._signals.stop_asked:
+            if not saved:
+                self._saved.save()
+            self._signals.stop()
+
+    @property
+    def _pays(self) -> bool:
+        """Whether what a kill would lose has taken so much longer than saving it does."""
+        return time.monotonic() - self._at >= self._saved.seconds / _SHARE
 
     def _save(self, over: bool = False) -> None:
         self._saved.save(over=over)

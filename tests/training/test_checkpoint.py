@@ -49,3 +49,20 @@ def test_of_equal_epochs_the_one_with_the_lower_loss_is_the_best(tmp_path):
 def test_a_metric_that_is_not_logged_is_named(tmp_path):
     with pytest.raises(TrainingError, match="Did you mean 'val_accuracy'"):
         keep(tmp_path, "val_acuracy", [{"loss": 1.0, "val_accuracy": 0.5}])
+
+
+def test_the_best_weights_that_the_last_two_states_know_of_are_kept(tmp_path):
+    def files() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+
+    callback, _ = keep(tmp_path, "val_loss", [{"loss": 1.0, "val_loss": 3.0}])
+    callback.note_state()
+    older = callback.state()
+    callback.on_epoch_end(1, {"loss": 1.0, "val_loss": 2.0})
+    callback.on_epoch_end(2, {"loss": 1.0, "val_loss": 1.0})
+    assert files() == ["best-0001.ckpt", "best-0003.ckpt"]  # no state knows of the second
+    callback.note_state()
+    callback.on_epoch_end(3, {"loss": 1.0, "val_loss": 0.5})
+    assert files() == ["best-0001.ckpt", "best-0003.ckpt", "best-0004.ckpt"]
+    callback.load_state(older)  # of a process that was killed, and whose newest state is damaged
+    assert callback.best_epoch == 0 and best_weight(callback) == 0

@@ -98,7 +98,8 @@ def test_a_run_goes_back_with_a_smaller_rate_and_ends_well(small_training, tmp_p
 def test_a_checkpoint_that_leads_to_trouble_again_is_left_for_the_one_before(
     small_training, tmp_path
 ):
-    _, run = small_training(tmp_path, PHASES, callbacks=[Spoil(step=8, times=2)])
+    saving = SavingOptions(every_epoch=True)
+    _, run = small_training(tmp_path, PHASES, callbacks=[Spoil(step=8, times=2)], saving=saving)
     first, second = rollbacks(run)
     assert (first["to_epoch"], second["to_epoch"]) == (1, 0)
     assert second["rate_scale"] == 0.25

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from ftkeras.phases import Phase, Until
+from ftkeras.training import saving
 from ftkeras.training.callbacks import EarlyStopping
+from ftkeras.training.checkpoint import States
 from ftkeras.training.saving import SavingOptions
 
 pytestmark = pytest.mark.slow
@@ -97,3 +99,39 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training,
     events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
     assert [event["event"] for event in events] == ["resumed"] * 4
     assert len(list((tmp_path / "parts/checkpoints").glob("state-*.ckpt"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "options", "saved"),
+    [
+        (1e9, SavingOptions(), [0, 1, 2, 3]),
+        (1e-9, SavingOptions(), [0, 3]),
+        (1e-9, SavingOptions(every_epoch=True), [0, 1, 2, 3]),
+    ],
+)
+def test_short_epochs_are_saved_now_and_then(
+    small_training, tmp_path, monkeypatch, share, options, saved
+):
+    positions = []
+    save = States.save
+
+    def noted(states: States, epoch: int, batches: int, tree: Any) -> None:
+        positions.append(epoch)
+        save(states, epoch, batches, tree)
+
+    monkeypatch.setattr(States, "save", noted)
+    monkeypatch.setattr(saving, "_SHARE", share)
+    small_training(tmp_path, [Phase("all", 3, 1e-2, train=["all"])], saving=options)
+    assert positions == saved
+
+
+def test_what_was_not_saved_is_repeated_exactly(small_training, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "_SHARE", 1e-9)
+    phases = [Phase("all", 4, 1e-2, train=["all"])]
+    whole, _ = small_training(tmp_path / "whole", phases)
+    with pytest.raises(Killed):  # in the third of four epochs
+        small_training(tmp_path / "parts", phases, callbacks=[Kill(steps=12)])
+    resumed, run = small_training(tmp_path / "parts", phases)
+    assert_same(whole, resumed)
+    (event,) = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
+    assert (event["event"], event["epoch"]) == ("resumed", 0)
