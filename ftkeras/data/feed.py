@@ -60,6 +60,7 @@ class Feed:
     share: Share = WHOLE
     full: bool = False
     _strength_index: tf.Variable = field(default_factory=_counter)
+    _plain: dict[str, tf.data.Dataset] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         small = [name for name in ("train", "val") if len(self.data.splits.get(name, ())) > 0]
@@ -103,9 +104,11 @@ class Feed:
     def plain(self, split: str) -> tf.data.Dataset:
         """Returns a split's batches as they are: in order, whole, the same every time.
 
-        Once is as often as anybody reads them, so decoded images are not kept.
+        Few read them more than once, so decoded images are not kept.
         """
-        return self._batches(split, cache="none")
+        if split not in self._plain:  # made once: tracing takes half a second
+            self._plain[split] = self._batches(split, cache="none")
+        return self._plain[split]
 
     def find_broken(self, step: int) -> tuple[str, Exception] | None:
         """Looks for an example that cannot be read any more; returns its id and the error.

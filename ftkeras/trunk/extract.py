@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -17,6 +18,8 @@ from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
 from ftkeras.trunk.writer import choose_placement, estimate_bytes, make_writer, plan_layout
 
 Report = Callable[[str], None]
+
+_AHEAD = 64 << 20  # bytes of images that may be ready before they are asked for
 
 
 @dataclass(frozen=True)
@@ -156,18 +159,25 @@ class Trunks:
 
     def run(self, images: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
         """Returns, batch by batch, the frontier of each division; and a line on what runs."""
+        size, engine, precision, strategy = self._options
+        numbers = images.element_spec.shape[1:].num_elements() or _AHEAD  # of an image
+        images = images.prefetch(max(2, _AHEAD // (4 * size * numbers)))
+        batches: Iterable[tf.Tensor] = images
         if self._made is None:
-            size, engine, precision, strategy = self._options
+            decoding = iter(images)  # goes on while the engine is being made
+            first = next(decoding)
+            if strategy is None or strategy.num_replicas_in_sync == 1:
+                batches = itertools.chain([first], decoding)
             self._made = make_engine(
                 self._trunk,
-                next(iter(images.take(1))),
+                first,
                 batch_size=size,
                 engine=engine,
                 precision=precision,
                 strategy=strategy,
             )
         run, name = self._made
-        return ([[found[i] for i in row] for row in self._places] for found in run(images)), name
+        return ([[found[i] for i in row] for row in self._places] for found in run(batches)), name
 
 
 @dataclass(frozen=True)
@@ -204,8 +214,7 @@ def extract(
     Returns:
         The store of the first.
     """
-    images = images.map(_first).prefetch(tf.data.AUTOTUNE)
-    frontiers, name = trunks.run(images)
+    frontiers, name = trunks.run(images.map(_first))
     used = [place for place, outlet in enumerate(outlets) if outlet is not None]
     layouts = [outlet.layout for outlet in outlets if outlet is not None]
     more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
