@@ -130,9 +130,11 @@ def _read(found: Found, question: Question) -> _Answers:
         known = [bool(names) or found.multi_label for names in cells]
     else:
         there = [*(["label"] if any(found.labels) else []), *found.columns]
+        taken = column in ("split", "weight")
+        reads = f"A manifest's {column!r} is its own, unless data.{column}_column names another. "
         raise UserError(
             f"{where}: the data have no column {column!r}.{did_you_mean(column, there)} "
-            f"There are {', '.join(there) or 'none'}."
+            f"{reads if taken else ''}There are {', '.join(there) or 'none'}."
         )
     if question.kind == "classes" and any(len(names) > 1 for names in cells):
         raise UserError(f"{where}: images have several labels: set its kind to labels.")

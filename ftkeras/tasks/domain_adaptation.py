@@ -311,7 +311,8 @@ class DomainAdaptation(Task):
         if not split.startswith(TARGET):
             shown = {key: found.get(key) for key in ("split", "accuracy")}
             run.write_json("task.json", {"source": shown, "target": target})
-        return {**found, "target_accuracy": target["accuracy"]}
+        intervals = {**found["intervals"], "target_accuracy": target["interval"]}
+        return {**found, "target_accuracy": target["accuracy"], "intervals": intervals}
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns both domains side by side."""

@@ -70,6 +70,7 @@ def test_weights_make_the_mean_over_all_that_over_what_is_known():
     ("question", "message"),
     [
         (Question("kind", "kinds"), "kind: the data have no column 'kinds'. Did you mean"),
+        (Question("grams", "weight", "number"), "unless data.weight_column names another"),
         (Question("size", "kind", "number"), "size: 'shoe' of a is not a number"),
         (Question("g", map={"x": "first"}), "g: the map has no entry for 'y'"),
         (Question("g", map={"x": "one", "y": "one"}), "g: there is one answer, 'one'"),

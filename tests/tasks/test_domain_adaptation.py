@@ -15,6 +15,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
+from ftkeras.evaluation.seeds import summarize_seeds
 from ftkeras.runs import finished
 from ftkeras.runs import train as training
 from ftkeras.tasks.domain_adaptation import PAIRED, DomainAdaptation, DomainModel
@@ -221,7 +222,11 @@ def test_each_method_runs_and_measures_both_domains(domains, tmp_path, method):
     target, source = (run.read_json("task.json")[name] for name in ("target", "source"))
     assert (target["split"], target["examples"]) == ("target_test", 14)
     assert source["accuracy"] == run.read_json("evaluation.json")["accuracy"] >= 0.8
-    assert target["accuracy"] == run.read_json("evaluation.json")["target_accuracy"]
+    evaluation = run.read_json("evaluation.json")
+    assert target["accuracy"] == evaluation["target_accuracy"]
+    assert target["interval"] == evaluation["intervals"]["target_accuracy"]
+    seeds = summarize_seeds({0: evaluation})["metrics"]
+    assert seeds["target_accuracy"]["mean"] == target["accuracy"]
     assert -np.log(2) <= target["doubt"] <= 0
     again = tasks.evaluate(run, "target_test")
     assert again["accuracy"] == pytest.approx(target["accuracy"])
