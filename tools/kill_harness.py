@@ -56,7 +56,7 @@ MOMENTS = {
     "step": ("ftkeras.training.divergence:TroubleWatch.on_train_batch_end", 6),
     "state half written": ("ftkeras.training.state_file:_bytes", 200),
     "state not yet renamed": ("ftkeras.training.state_file:_flush_to_disk", 4),
-    "old states removed": ("ftkeras.training.checkpoint:Checkpoints.remove_old", 5),
+    "old states removed": ("ftkeras.training.checkpoint:Checkpoints.note_state", 5),
     "epoch recorded": ("ftkeras.training.run:Run.log", 2),
     "best weights written": ("ftkeras.training.checkpoint:Checkpoints._path", 3),
     "phase left": ("ftkeras.phases.callback:StagedUnfreezing._leave", 1),

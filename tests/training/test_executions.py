@@ -14,7 +14,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.phases import Phase, StagedUnfreezing
-from ftkeras.training import executions
+from ftkeras.training import executions, saving
 from ftkeras.training.executions import steps_together
 from ftkeras.training.run import Run
 from ftkeras.training.saving import SavedTraining
@@ -141,6 +141,7 @@ def test_a_stored_head_trains_the_same_in_fewer_calls_and_after_a_kill(
     often = config.training.model_copy(
         update={"checkpoint": config.training.checkpoint.model_copy(update={"every_minutes": 1e-9})}
     )
+    monkeypatch.setattr(saving, "_SHARE", 1e9)  # at the end of each epoch, too
     monkeypatch.setattr(SavedTraining, "save", save)
     with pytest.raises(KeyboardInterrupt):
         train("killed", 4, training=often)
