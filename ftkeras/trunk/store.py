@@ -153,7 +153,7 @@ class FrontierStore:
         @tf.autograph.experimental.do_not_convert
         def positions(_: tf.Tensor) -> tf.data.Dataset:
             # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
-            now = tf.identity(tf.cast(epoch, tf.int64))
+            now = tf.identity(tf.cast(epoch, tf.int64))  # a cast may hand a variable on as it is
             places = tf.data.Dataset.range(tf.cast(start, tf.int64), count)
             if sampled:  # the order of sampling takes one place at a time, the other a whole batch
                 places = places.map(lambda place: (place, order(place, now)))
