@@ -28,7 +28,7 @@ ROAD = (
     ("cli",),
 )
 RANK = {station: rank for rank, stations in enumerate(ROAD) for station in stations}
-FOR_ALL = {"errors", "console"}
+FOR_ALL = {"errors", "console", "imports"}
 STARTER_USERS = {"data", "backbones"}
 # `ftkeras/__init__.py` names the public API and `__main__.py` starts the command line.
 FRONT_DOORS = {"__init__", "__main__"}
@@ -114,5 +114,17 @@ def test_relative_and_local_imports_are_seen(tmp_path, monkeypatch):
 @pytest.mark.parametrize("module", ["ftkeras", "ftkeras.cli.main", "ftkeras.config.load"])
 def test_importing_costs_no_tensorflow(module):
     code = f"import {module}, sys; print([m for m in ('tensorflow', 'keras') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_the_command_line_imports_no_package_that_it_has_no_use_for():
+    code = (
+        "import sys\n"
+        "from ftkeras.cli.quiet import import_tensorflow\n"
+        "import_tensorflow()\n"
+        "print([m for m in ('matplotlib', 'pandas', 'scipy', 'sklearn') if m in sys.modules])\n"
+        "from sklearn.linear_model import LogisticRegression\n"  # which others may still have
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -7,6 +7,12 @@ import os
 import sys
 import tempfile
 
+from ftkeras.imports import hidden
+
+# Keras and TensorFlow import these where they are installed, for wrappers, plots and data frames
+# that no verb has to do with. They take nearly as long as Keras and TensorFlow themselves.
+_UNUSED = ("matplotlib", "pandas", "scipy", "sklearn")
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow; what it writes to standard error is shown only if that fails.
@@ -26,7 +32,8 @@ def import_tensorflow() -> None:
         sys.stderr.flush()
         os.dup2(kept.fileno(), 2)
         try:
-            importlib.import_module("keras")  # imports TensorFlow, and says more of the same
+            with hidden(*_UNUSED):
+                importlib.import_module("keras")  # imports TensorFlow, and says more of the same
         except BaseException:
             kept.seek(0)
             os.write(terminal, kept.read())

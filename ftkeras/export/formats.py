@@ -30,6 +30,7 @@ from ftkeras.export.fresh_process import BATCHES, median_seconds
 from ftkeras.export.golden import golden_images
 from ftkeras.export.openvino_engine import openvino_model, run_openvino
 from ftkeras.export.publish import new_version, size_of
+from ftkeras.trunk.engines import import_openvino
 
 Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -228,10 +229,8 @@ def write_onnx(classifier: Classifier, folder: Path, calibration: Sample) -> dic
 
 def write_openvino(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
     """Writes OpenVINO's IR in float32, with a free batch size."""
-    import openvino
-
     file = folder / "model.xml"
-    openvino.save_model(openvino_model(classifier), file, compress_to_fp16=False)
+    import_openvino().save_model(openvino_model(classifier), file, compress_to_fp16=False)
     answer, tolerance = run_openvino(file), tolerance_of(classifier)
     return {"openvino": Written(answer, tolerance, (file.name, "model.bin"))}
 

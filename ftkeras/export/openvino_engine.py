@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ftkeras.export.classifier import Classifier
+from ftkeras.trunk.engines import import_openvino
 
 
 def openvino_model(classifier: Classifier) -> Any:
     """Returns the classifier as an `openvino.Model` from images to scores."""
-    import openvino
-
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as scratch:
         # From a file it is read by OpenVINO itself, ten times as fast as from Python's objects.
         file = Path(scratch, "frozen.pb")
@@ -32,9 +32,8 @@ def run_openvino(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     Args:
         model: An `openvino.Model`, or the path of an .xml file.
     """
-    import openvino
-
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core = import_openvino().Core()
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: np.array(compiled(images)[0])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,14 +17,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.imports import hidden
 from ftkeras.trunk.graph import GraphModel
 
 Frontier: TypeAlias = list[np.ndarray]
 Engine: TypeAlias = Callable[[Iterable[tf.Tensor]], Iterator[Frontier]]
 
 _CHECKED = 8  # examples on which OpenVINO is compared with TensorFlow
-# Largest difference, relative to the largest number, that rounding explains in a deep network.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+# Differences that rounding explains in a deep network, and the norm that they are taken in. In
+# bfloat16 they are those of the precision, not of the engine: Keras's own `mixed_bfloat16` puts
+# MobileNetV2's features off by 0.14, too, and single numbers by much more.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
+_NORM = {"float32": math.inf, "bfloat16": 2}
 _LARGEST_FROZEN = 1 << 30  # bytes; a graph with constants of two gigabytes cannot be stored
 
 
@@ -73,19 +78,26 @@ def make_engine(
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO: {reason[0]})"
     expected = [tensor.numpy() for tensor in _flat(trunk(few, training=False))]
-    off = max(map(relative_difference, found, expected))
+    norm = _NORM[precision]
+    off = max(relative_difference(a, b, norm) for a, b in zip(found, expected, strict=True))
     if not off <= _TOLERANCE[precision]:
         return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO is off by {off:.1e})"
     return run, f"OpenVINO in {precision} (differs from TensorFlow by {off:.0e})"
 
 
-def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference, relative to the largest expected number."""
+def relative_difference(found: np.ndarray, expected: np.ndarray, norm: float = math.inf) -> float:
+    """Returns the size of the differences, relative to that of the expected numbers.
+
+    Args:
+        found: Numbers of any shape.
+        expected: What they should be.
+        norm: Infinity: the largest counts, of each. 2: the root mean square.
+    """
     if found.shape != expected.shape:
         return float("inf")
-    expected = expected.astype(np.float32)
-    scale = np.max(np.abs(expected), initial=1e-6)
-    return float(np.max(np.abs(found.astype(np.float32) - expected), initial=0.0) / scale)
+    wanted = expected.astype(np.float32).ravel()
+    off = float(np.linalg.norm(found.astype(np.float32).ravel() - wanted, norm))
+    return off / max(float(np.linalg.norm(wanted, norm)), 1e-6)
 
 
 def tensorflow_engine(
@@ -107,9 +119,15 @@ def tensorflow_engine(
 
 
 def _replicated_engine(trunk: GraphModel, strategy: tf.distribute.Strategy) -> Engine:
+    def run_part(part: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # A replica's part may be empty, of which a convolution may make the wrong shape on a CPU.
+        count = tf.shape(part)[0]
+        filled = tf.pad(part, [(0, tf.cast(count == 0, tf.int32)), (0, 0), (0, 0), (0, 0)])
+        return tuple(tensor[:count] for tensor in _flat(trunk(filled, training=False)))
+
     @tf.function(autograph=False)
     def run(images: Any) -> Any:
-        return strategy.run(lambda part: tuple(_flat(trunk(part, training=False))), (images,))
+        return strategy.run(run_part, (images,))
 
     def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
         if not isinstance(batches, tf.data.Dataset):
@@ -129,8 +147,7 @@ def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> En
     Batches have one size, which OpenVINO plans memory for; a smaller one is filled up. Several are
     under way at once.
     """
-    import openvino
-
+    openvino = import_openvino()
     spec = _input_spec(trunk)
     model = openvino.convert_model(_frozen(trunk).graph)
     for result in model.get_results():  # what nobody reads counts as an output, too
@@ -209,10 +226,18 @@ def _flat(tensors: Any) -> list[tf.Tensor]:
     return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
 
 
+def import_openvino() -> Any:
+    """Returns the module `openvino`, which sends nothing to anybody.
+
+    As it is, its converter tells Google Analytics of each import and conversion, from processes of
+    its own, which takes longer than the conversion. It does without where that part is missing.
+    """
+    with hidden("openvino_telemetry"):
+        return importlib.import_module("openvino")
+
+
 def _capabilities() -> list[str]:
     if importlib.util.find_spec("openvino") is None:
         return []
-    import openvino
-
-    found: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    found: list[str] = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return found
