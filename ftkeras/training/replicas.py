@@ -10,7 +10,8 @@ In stock Keras 3 (seen in 3.15) the same global batches train differently on sev
   NaN;
 - what a step logs is the mean of the replicas' results, which is not the result over all images;
 - a replica without any image brings, for a depthwise convolution, whatever was in memory: on a CPU
-  TensorFlow (seen in 2.21) leaves the gradient of an empty batch as it was allocated;
+  TensorFlow (seen in 2.21) leaves the gradient of an empty batch as it was allocated; and with
+  oneDNN, which TensorFlow uses where a CPU has AVX-512, a convolution of it has its input's shape;
 - `fit` fails at once if the first batch is uneven, and, with several workers, always.
 
 `make_exact` mends these on one model. A test beside each shows that Keras still needs it.
@@ -18,6 +19,7 @@ In stock Keras 3 (seen in 3.15) the same global batches train differently on sev
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,12 @@ import keras
 import tensorflow as tf
 
 from ftkeras.phases.rates import innermost
+
+_CONVOLUTIONS = (
+    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+    *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
+)
 
 
 def make_exact(model: keras.Model) -> None:
@@ -52,6 +60,8 @@ def make_exact(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
+        if isinstance(layer, _CONVOLUTIONS) and _misshapes_nothing():
+            _pass_by_nothing(layer)
     steps = _ExactSteps(model)
     model.train_step = steps.train_step
     model.compute_metrics = steps.compute_metrics
@@ -61,6 +71,30 @@ def make_exact(model: keras.Model) -> None:
     updates = _ExactUpdates(model.optimizer, steps)
     model.optimizer.apply = updates.apply
     innermost(model.optimizer)._backend_apply_gradients = updates.write
+
+
+@functools.cache
+def _misshapes_nothing() -> bool:
+    """Whether a convolution of an empty batch has another shape than it should."""
+    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
+        return False  # what is trained on is not what this would ask
+    found = tf.nn.conv2d(tf.zeros((0, 1, 1, 1)), tf.ones((1, 1, 1, 2)), strides=1, padding="VALID")
+    return bool(found.shape[-1] != 2)
+
+
+def _pass_by_nothing(layer: keras.layers.Layer) -> None:
+    """Lets a convolution run only where the batch has an example."""
+    convolve = layer.call
+
+    def call(images: tf.Tensor) -> tf.Tensor:
+        sizes = [size or 1 for size in layer.compute_output_shape(images.shape)[1:]]
+        return tf.cond(
+            tf.shape(images)[0] > 0,
+            lambda: convolve(images),
+            lambda: tf.zeros((0, *sizes), layer.compute_dtype),
+        )
+
+    vars(layer)["call"] = call  # past Keras's tracking
 
 
 class _ExactSteps:

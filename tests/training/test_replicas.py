@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.replicas import make_exact
 
 COUNT = 9  # in batches of 4: the last has one example, and the second replica none
@@ -159,6 +160,34 @@ def test_a_replica_without_an_image_adds_nothing(two_replicas):
 
     one = depthwise(tf.distribute.get_strategy())
     np.testing.assert_allclose(depthwise(two_replicas), one, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_replica_without_an_image_convolves_nothing(two_replicas):
+    """With oneDNN, TensorFlow gives convolutions of empty batches the shape of their input."""
+
+    def convolved(strategy: tf.distribute.Strategy) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            images = keras.Input((9, 9, 3))
+            x = keras.layers.Conv2D(8, 3, strides=2)(images)
+            x = keras.layers.BatchNormalization()(keras.layers.Conv2D(6, 1)(x))
+            x = keras.layers.SeparableConv2D(5, 3, padding="same")(x)
+            x = keras.layers.DepthwiseConv2D(2, depth_multiplier=2)(x)
+            made = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+            made.compile(SGD(0.1), "mse", jit_compile=False)
+        make_exact(made)
+        random = np.random.default_rng(0)
+        inputs = random.normal(size=(5, 9, 9, 3)).astype("float32")
+        targets = random.normal(size=(5, 10)).astype("float32")
+        batches = tf.data.Dataset.from_tensor_slices((inputs, targets)).batch(4)
+        with quick_pointwise_gradients(made):
+            made.fit(batches, validation_data=batches, shuffle=False, verbose=0)
+        return made.get_weights()
+
+    one = convolved(tf.distribute.get_strategy())
+    for two, expected in zip(convolved(two_replicas), one, strict=True):
+        np.testing.assert_allclose(two, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_one_replica_is_left_alone():
