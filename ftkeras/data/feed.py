@@ -88,12 +88,24 @@ class Feed:
 
     def name_examples(self, epoch: int, batch: int) -> str:
         """Returns the ids of the first few examples of an epoch's batch, counted from 0."""
+        indices = self.indices(epoch, batch)
+        ids = [self.data.splits["train"].ids[index] for index in indices[:3]]
+        return ", ".join(map(str, ids)) + (f" and {len(indices) - 3} more" if indices[3:] else "")
+
+    def indices(self, epoch: int, batch: int) -> list[int]:
+        """Returns which training examples are in an epoch's batch, counted from 0."""
         split = self.data.splits["train"]
         order = order_of(split, self.options.get("balance", "none"), self.seed)
         places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(split)))
         now = tf.constant(epoch, tf.int64)
-        ids = [split.ids[int(order(tf.constant(place, tf.int64), now))] for place in places[:3]]
-        return ", ".join(map(str, ids)) + (f" and {len(places) - 3} more" if places[3:] else "")
+        return [int(order(tf.constant(place, tf.int64), now)) for place in places]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether training sees the images as they are, neither augmented nor mixed."""
+        mixes = self.options.get("mixup") or self.options.get("cutmix")
+        augments = self.varies or STRENGTHS[self.strength] != STRENGTHS["none"]
+        return not (mixes or augments or self.layers is not None)
 
     def validation(self) -> tf.data.Dataset | None:
         """Returns what `fit` measures on, or None where there is no such split."""

@@ -25,6 +25,8 @@ _INK = (33, 37, 41)
 
 def training_batch(feed: Feed) -> np.ndarray:
     """Returns the first training batch as the model sees it: cut, augmented, mixed."""
+    if feed.is_plain:  # without the second that tracing a pipeline takes
+        return image_grid(_pixels(feed, "train", feed.indices(0, 0)[:_MOST]))
     images = next(iter(dataclasses.replace(feed, cache="none").train()))[0]
     return image_grid(images.numpy())
 
@@ -44,12 +46,14 @@ def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray |
         wrong = logits.argmax(axis=1) != labels
         sure = np.where(wrong, scores_from_logits(logits, False).max(axis=1), -np.inf)
     worst = [i for i in np.argsort(-sure, kind="stable").tolist() if np.isfinite(sure[i])]
+    return image_grid(_pixels(feed, split, worst[:_MISTAKES])) if worst else None
+
+
+def _pixels(feed: Feed, split: str, indices: Sequence[int]) -> np.ndarray:
+    """Returns images of a split as the model sees them, float32 (n, s, s, 3)."""
     fetch = feed.data.splits[split].fetch
-    images = [
-        resize_image(fetch(tf.constant(i, tf.int64)), feed.image_size, feed.resize).numpy()
-        for i in worst[:_MISTAKES]
-    ]
-    return image_grid(np.stack(images)) if images else None
+    images = (fetch(tf.constant(index, tf.int64)) for index in indices)
+    return np.stack([resize_image(image, feed.image_size, feed.resize) for image in images])
 
 
 def image_grid(images: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from ftkeras.data import dataset
 from ftkeras.data.cache import cache_folder
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import balanced, make_weight, shuffled
-from ftkeras.data.pipeline import Number, mixing_key, with_length
+from ftkeras.data.pipeline import Number, mixing_key, repeated, with_length
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.trunk.split import Spec
 
@@ -161,10 +161,11 @@ class FrontierStore:
                 places = tf.data.Dataset.zip((places, places))
             # By the batch from here on: a step that runs once an example costs more than the rest.
             taken = places.batch(batch_size, drop_remainder=drop_remainder)
-            return taken.map(lambda places, chosen: (places[0], chosen, now))
+            return tf.data.Dataset.zip((taken, repeated(now)))
 
         @tf.autograph.experimental.do_not_convert
-        def read(first: tf.Tensor, chosen: tf.Tensor, now: tf.Tensor) -> tuple[Any, ...]:
+        def read(taken: tuple[tf.Tensor, tf.Tensor], now: tf.Tensor) -> tuple[Any, ...]:
+            places, chosen = taken
             indices = order(chosen, now) if training and not sampled else chosen  # (b,)
             if share.count > 1:
                 indices = tf.boolean_mask(indices, indices % share.count == share.index)
@@ -172,7 +173,7 @@ class FrontierStore:
             weight = () if weigh is None else (weigh(indices),)
             batch = (*tensors, target(indices), *weight)
             if training and (mixup or cutmix):
-                key = mixing_key(seed, now, first)
+                key = mixing_key(seed, now, places[0])
                 batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))
             tensors, others = batch[: len(tensors)], batch[len(tensors) :]
             return tensors if len(tensors) > 1 else tensors[0], *others

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -40,6 +42,10 @@ def test_the_first_training_batch_is_shuffled():
     shown = shades(training_batch(feed()))
     assert sorted(shown) == [0, 10, 20, 30, 40, 50]
     assert shown != sorted(shown)
+    first = next(iter(feed().train()))[0]  # what is shown without a pipeline is what it gives
+    assert shown == shades(image_grid(first.numpy()))
+    augmented = dataclasses.replace(feed(), strength="strong")
+    assert not np.array_equal(training_batch(augmented), training_batch(feed()))
 
 
 def test_the_surest_mistakes_come_first():
