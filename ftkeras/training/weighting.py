@@ -22,7 +22,7 @@ class WeighedHeads(keras.Model):
     """A functional model of several outputs whose losses have weights; here they stay as given.
 
     Compile it with a dict of loss objects. It logs `HEAD_loss`, which is a mean over examples where
-    Keras's own is one over batches, whatever their sizes, and `HEAD_weight`.
+    Keras's own is one over batches, whatever their sizes, and `HEAD_weight` where weights move.
 
     Args:
         inputs: The images.
@@ -30,6 +30,9 @@ class WeighedHeads(keras.Model):
         weights: By head, what its loss is multiplied with.
         name: The model's name.
     """
+
+    moving = False
+    """Whether the weights change while the model trains."""
 
     def __init__(
         self,
@@ -42,7 +45,8 @@ class WeighedHeads(keras.Model):
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.heads = tuple(weights)
         self._given = dict(weights)
-        names = [f"{head}_{what}" for what in ("loss", "weight") for head in weights]
+        shown = ("loss", "weight") if self.moving else ("loss",)
+        names = [f"{head}_{what}" for what in shown for head in weights]
         self._shown = {name: keras.metrics.Mean(name=name) for name in names}
 
     def compute_loss(
@@ -60,7 +64,8 @@ class WeighedHeads(keras.Model):
         examples = tf.shape(y_pred[self.heads[0]])[0]
         for head, loss, weight in zip(self.heads, losses, tf.unstack(self.now()), strict=True):
             self._shown[f"{head}_loss"].update_state(loss * replicas, sample_weight=examples)
-            self._shown[f"{head}_weight"].update_state(weight)
+            if self.moving:
+                self._shown[f"{head}_weight"].update_state(weight)
         if training:
             total = self.weighed(tf.stack(losses), y, y_pred, sample_weight)
         else:
@@ -98,6 +103,8 @@ class UncertaintyWeighed(WeighedHeads):
         squared: The heads whose loss is a squared error.
         name: The model's name.
     """
+
+    moving = True
 
     def __init__(
         self,
@@ -144,6 +151,8 @@ class GradNormWeighed(WeighedHeads):
         rate: The step size of the weights.
         name: The model's name.
     """
+
+    moving = True
 
     def __init__(
         self,
