@@ -50,7 +50,7 @@ def end_lines(
         records: The lines of `metrics.jsonl`.
         result: How good the model is, in a line.
         verdicts: What the audit found, by phase.
-        best_epoch: Which epoch's weights were kept, from 0; None where nothing was trained.
+        best_epoch: Which epoch was the best, from 0; None where nothing was trained.
         places: Where more was written, by what it is; None where it was not.
         seconds: How long it all took.
         trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
@@ -72,7 +72,7 @@ def end_lines(
         "",
         *([table(rows, ("phase", "epochs", *shown, "time")), ""] if rows else []),
         result,
-        ("" if best_epoch is None else f"weights of epoch {best_epoch + 1}; ")
+        ("" if best_epoch is None else f"best epoch {best_epoch + 1}; ")
         + f"{duration(seconds)} in all",
         *(_audit_line(name, verdict) for name, verdict in verdicts.items()),
         *(_trunk_line(row) for row in trunk if row["stored"] and "seconds" in row),
@@ -97,8 +97,8 @@ def _audit_line(phase: str, verdict: Verdict) -> str:
 
 def _trunk_line(row: Mapping[str, Any]) -> str:
     phase, maker = row["phase"], row.get("made_in") or row["phase"]
-    ran = "once" if maker == phase else f"with that of {maker}"
+    shared = "" if maker == phase else f" with that of {maker}"
     return (
-        f"trunk of {phase}: run {ran}, {duration(row['seconds'])} with all epochs; expected "
+        f"trunk of {phase}: stored{shared}, {duration(row['seconds'])} with all epochs; expected "
         f"{duration(row['seconds_with'])}, and {duration(row['seconds_without'])} without a store"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -70,6 +71,8 @@ def train(
             model, evaluation, exported = _work(assembled, run, signals, loggers, formats)
         except KeyboardInterrupt as stop:
             run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
+            if devices.is_chief:
+                print(f"\nstopped   ftkeras train --out={shlex.quote(out)} goes on from here")
             raise
         except (UserError, TrainingError) as error:
             run.fail(str(error))

@@ -104,6 +104,7 @@ def test_a_preempted_run_goes_on_and_no_other_config_does(tmp_path):
     output, errors = first.communicate(timeout=300)
     assert first.returncode == 75, errors
     assert "stopped by SIGTERM; the same command goes on" in errors
+    assert "stopped   ftkeras train --out=run goes on from here" in output
     assert "Traceback" not in errors
     assert json.loads((run / "status.json").read_text())["state"] == "preempted"
 
@@ -127,6 +128,6 @@ def test_a_request_to_save_that_comes_too_early_ends_nothing(capsys):
     try:
         with pytest.raises(SystemExit):
             run_command(["--version"])
-        os.kill(os.getpid(), signal.SIGUSR1)  # its default would end this process
+        signal.raise_signal(signal.SIGUSR1)  # its default would end this process
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -46,8 +46,8 @@ def test_the_end_of_a_run_names_phases_results_proof_and_places():
     assert text.isascii()
     assert "head        2  0.7000    0.6000        0.8000  5.0 s" in text
     assert "top         1  0.6000    0.7000        0.5000  1 min 10 s" in text
-    assert "test accuracy 0.7500\nweights" in text
-    assert "weights of epoch 3; 1 min 40 s in all" in text
+    assert "test accuracy 0.7500\nbest epoch" in text
+    assert "best epoch 3; 1 min 40 s in all" in text
     assert (
         "audit of head: 260 frozen variables unchanged to the bit, 2 trained ones moved\n" in text
     )

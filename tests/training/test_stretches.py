@@ -65,8 +65,8 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
     assert [row["made_in"] for row in expected] == ["head", "head"]
     assert expected[0]["share"] > expected[1]["share"] > 0.5
     assert all(row["seconds"] > sum(r["seconds"] for r in stored[:2]) for row in expected[:1])
-    assert "trunk of head: run once" in said
-    assert "trunk of top: run with that of head" in said
+    assert "trunk of head: stored" in said
+    assert "trunk of top: stored with that of head" in said
 
 
 @pytest.mark.parametrize(
