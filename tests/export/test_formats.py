@@ -68,7 +68,9 @@ def ask(file: Path, images: np.ndarray) -> np.ndarray:
     if file.suffix == ".xml":
         import openvino
 
-        return openvino.compile_model(file, "CPU")({"images": images})["scores"]
+        # By itself it would compute in bfloat16 where the CPU can.
+        model = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return model({"images": images})["scores"]
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file))

@@ -192,7 +192,7 @@ def test_a_tensor_that_the_memory_cannot_hold(place):
 
 
 def test_the_batch_size_that_fits_is_told_beforehand_and_does(place):
-    large = ["--set=data.image_size=1024", "--set=phases[0].epochs=1"]
+    large = ["--set=data.image_size=1280", "--set=phases[0].epochs=1"]
     done = train(place, LIMIT, *large, "--set=data.batch_size=16")
     assert done.returncode != 0
     advice = re.search(r"data.batch_size is 16; about .* --set (data.batch_size=\d+)", done.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.predictions import load_predictions
+from ftkeras.evaluation.predictions import load_predictions, save_predictions
 from ftkeras.runs import finished, task, train
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,7 @@ def photos(tmp_path_factory) -> Path:
 
 def config(data: dict, *overrides: str) -> Config:
     tree = {
+        "seed": 1,  # on the edge of nothing: of five seeds, 0 alone gets one test image wrong
         "data": {"image_size": 32, "batch_size": 8, "augmentation": "light", **data},
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "phases": [
@@ -168,6 +170,8 @@ def test_several_labels_an_image(photos, tmp_path):
             )
     (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")
     data = {"source": "manifest", "path": str(tmp_path / "photos.csv"), "multi_label": True}
+    # Of nine test images each is worth a tenth of F1: without augmentation all seeds get all right.
+    data["augmentation"] = "none"
     run = tasks.train(config(data, "phases[0].epochs=8"), str(tmp_path / "run"))
     assert run.read_json("data.json")["class_names"] == ["blue", "cold", "green", "red", "warm"]
     evaluation = run.read_json("evaluation.json")
@@ -178,10 +182,15 @@ def test_several_labels_an_image(photos, tmp_path):
 
 
 def test_a_report_is_made_again_with_what_it_needs(run):
-    shown = run.read_json("pictures.json")["test"]
+    answers = load_predictions(run, "test")
+    # As if it had been wrong about each image, of which the page then shows pictures.
+    save_predictions(run, "test", dataclasses.replace(answers, logits=-answers.logits))
     tf.io.gfile.remove(run.path("pictures.json"))
-    assert tasks.write_report([run]) == run.path("report.html")
-    assert run.read_json("pictures.json")["test"].keys() == shown.keys()
+    try:
+        assert tasks.write_report([run]) == run.path("report.html")
+    finally:
+        save_predictions(run, "test", answers)
+    assert run.read_json("pictures.json")["test"].keys() == set(answers.ids)
     with pytest.raises(UserError, match=r"--out no/such/folder/x.html: cannot be written"):
         tasks.write_report([run], "no/such/folder/x.html")
 

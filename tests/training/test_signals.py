@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
@@ -12,7 +11,7 @@ from ftkeras.training.signals import Signals
 
 
 def send(number: int) -> None:
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # to this thread: one to the process may come a moment late
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,21 @@ LAUNCH = [sys.executable, str(ROOT / "tools" / "launch_workers")]
 
 def launch(count: int, *command: str) -> subprocess.Popen[str]:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    environ["PYTHONFAULTHANDLER"] = "1"  # for `all_said_by`
     pipe = subprocess.PIPE
     started = [*LAUNCH, str(count), "--", *command]
     return subprocess.Popen(started, env=environ, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def all_said_by(workers: subprocess.Popen[str], seconds: float) -> str:
+    """Returns what they print until they end; where they do not, says where each of them stands."""
+    try:
+        return workers.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        for pid in worker_pids(workers.pid).values():
+            os.kill(pid, signal.SIGABRT)
+        said = workers.communicate(timeout=120)[0]
+        raise AssertionError(f"they hung for {seconds} s:\n{said}") from None
 
 
 @pytest.fixture
@@ -61,7 +73,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
     out = tmp_path / "two"
     workers = launch(2, "ftkeras", "train", f"--config={tmp_path / 'c.yaml'}", f"--out={out}")
-    said = workers.communicate()[0]
+    said = all_said_by(workers, 600)
     assert workers.returncode == 0, said
     assert "worker 0 of 2 workers, as TF_CONFIG says; batches of 8 over all, 4 on each" in said
     assert re.search(r"^\[0\] workers   2 have the same weights, digest \w+$", said, re.M)
@@ -78,7 +90,6 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
 
 
 LONG = """
-import os
 import keras, numpy as np, tensorflow as tf
 from ftkeras.errors import TrainingError
 from ftkeras.training.replicas import make_exact
@@ -86,7 +97,6 @@ from ftkeras.training.strategy import choose_devices
 from ftkeras.training.workers import agree_on_weights, peers_watched, spread, share_of
 
 devices = choose_devices()
-print("pid", os.getpid(), flush=True)
 with devices.strategy.scope():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
@@ -109,14 +119,13 @@ def test_a_worker_that_dies_stops_the_others(tmp_path):
     (tmp_path / "long.py").write_text(LONG)
     workers = launch(3, sys.executable, str(tmp_path / "long.py"))
     assert workers.stdout is not None
-    said, pids = "", {}
-    with workers:
-        for line in workers.stdout:
-            said += line
-            if match := re.match(r"\[(\d)\] pid (\d+)", line):
-                pids[int(match[1])] = int(match[2])
-            if "] training" in line:
-                os.kill(pids[1], signal.SIGKILL)
+    said = ""
+    for line in workers.stdout:
+        said += line
+        if "] training" in line:
+            os.kill(worker_pids(workers.pid)[1], signal.SIGKILL)
+            break
+    said += all_said_by(workers, 180)
     assert workers.returncode == 1, said
     assert "[0] workers   3 have the same weights" in said
     assert "launch_workers: worker 1 was ended by signal 9; the others have to stop" in said
@@ -141,13 +150,13 @@ def test_three_workers_go_on_after_one_of_them_died(tree, tmp_path):
         if metrics.exists() and metrics.read_text().count("\n") >= 5:  # in the second phase
             break
         time.sleep(0.2)
-    os.kill(worker_pid(workers.pid, 2), signal.SIGKILL)
-    said = workers.communicate(timeout=180)[0]
+    os.kill(worker_pids(workers.pid)[2], signal.SIGKILL)
+    said = all_said_by(workers, 180)
     assert workers.returncode == 1, said
     assert "[0] ftkeras: failed: another worker has stopped or cannot be reached" in said
     assert Run.open(str(out)).read_json("status.json")["state"] == "failed"
     again = launch(3, *command)
-    said = again.communicate(timeout=900)[0]
+    said = all_said_by(again, 600)
     assert again.returncode == 0, said
     assert "[0] workers   3 have the same weights" in said
     three = list(Run.open(str(out)).metrics())
@@ -158,17 +167,19 @@ def test_three_workers_go_on_after_one_of_them_died(tree, tmp_path):
         assert shared["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-3)
 
 
-def worker_pid(launcher: int, index: int) -> int:
-    """Finds a worker among the launcher's children by its environment."""
+def worker_pids(launcher: int) -> dict[int, int]:
+    """Finds the workers among the launcher's children, by their environment."""
+    found = {}
     for process in Path("/proc").iterdir():
         try:
             status = (process / "status").read_text()
             environ = (process / "environ").read_text()
         except (OSError, UnicodeDecodeError):
             continue  # no process, or gone meanwhile
-        if f"PPid:\t{launcher}\n" in status and f'"index": {index}' in environ:
-            return int(process.name)
-    raise AssertionError(f"no worker {index}")
+        index = re.search(r'"index": (\d+)', environ)
+        if f"PPid:\t{launcher}\n" in status and index:
+            found[int(index[1])] = int(process.name)
+    return found
 
 
 def test_the_launcher_stops_all_of_them_on_an_interrupt(tmp_path):
@@ -178,7 +189,7 @@ def test_the_launcher_stops_all_of_them_on_an_interrupt(tmp_path):
         lines = [workers.stdout.readline(), workers.stdout.readline()]
         assert sorted(lines) == ["[0] up\n", "[1] up\n"]
         workers.send_signal(signal.SIGINT)
-        said = workers.communicate()[0]
+        said = workers.communicate(timeout=60)[0]
     assert workers.returncode == 1
     assert "KeyboardInterrupt" in said
 
