@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from ftkeras.export.classifier import Classifier
-from ftkeras.trunk.engines import import_openvino
+from ftkeras.trunk.engines import openvino_core
 
 
 def openvino_model(classifier: Classifier) -> Any:
     """Returns the classifier as an `openvino.Model` from images to scores."""
-    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as scratch:
         # From a file it is read by OpenVINO itself, ten times as fast as from Python's objects.
         file = Path(scratch, "frozen.pb")
         file.write_bytes(classifier.frozen.graph.as_graph_def().SerializeToString())
-        model = openvino.Core().read_model(file)
+        model = openvino_core().read_model(file)
     model.inputs[0].get_tensor().set_names({"images"})
     model.outputs[0].get_tensor().set_names({"scores"})
     return model
@@ -32,8 +31,8 @@ def run_openvino(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     Args:
         model: An `openvino.Model`, or the path of an .xml file.
     """
-    core = import_openvino().Core()
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino_core().compile_model(model, "CPU", exact)
     return lambda images: np.array(compiled(images)[0])
 
 

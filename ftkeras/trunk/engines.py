@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import importlib
 import importlib.util
 import math
@@ -156,7 +157,7 @@ def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> En
     model.reshape([batch_size, *spec.shape[1:]])
     hints = {"float32": "f32", "bfloat16": "bf16"}
     config = {"INFERENCE_PRECISION_HINT": hints[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
-    compiled = openvino.Core().compile_model(model, "CPU", config)
+    compiled = openvino_core().compile_model(model, "CPU", config)
     outputs = _in_order(compiled.outputs)
 
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -236,8 +237,20 @@ def import_openvino() -> Any:
         return importlib.import_module("openvino")
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Returns the process's one `openvino.Core`, which is kept to the end.
+
+    On CPUs with large registers (AVX-512, AMX) a core gives its thread a stack for signals, and at
+    its own end the one from before. Two that end in the order they began leave a stack that is gone
+    (seen in OpenVINO 2026.4), as does one that ends in another thread; then the next signal that
+    Python listens to, Ctrl-C say, is a segmentation fault.
+    """
+    return import_openvino().Core()
+
+
 def _capabilities() -> list[str]:
     if importlib.util.find_spec("openvino") is None:
         return []
-    found: list[str] = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    found: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return found

@@ -16,6 +16,7 @@ from ftkeras.errors import TrainingError, UserError
 from ftkeras.export import formats
 from ftkeras.export.classifier import Classifier
 from ftkeras.export.formats import Sample, Written, check_formats, export_format
+from ftkeras.trunk.engines import openvino_core
 
 NAMES = ["red", "green", "blue"]
 SIZE = 16
@@ -66,10 +67,9 @@ def ask(file: Path, images: np.ndarray) -> np.ndarray:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         return session.run(None, {"images": images})[0]
     if file.suffix == ".xml":
-        import openvino
-
         # By itself it would compute in bfloat16 where the CPU can.
-        model = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        model = openvino_core().compile_model(file, "CPU", exact)
         return model({"images": images})["scores"]
     from ai_edge_litert.interpreter import Interpreter
 

@@ -192,6 +192,34 @@ def test_openvino_tells_nobody(tmp_path):
     assert not (tmp_path / "intel").exists()  # where it would keep an id of this machine
 
 
+LISTENS_AFTERWARDS = """
+import gc, signal
+import keras
+from ftkeras.trunk.engines import openvino_engine
+from ftkeras.trunk.split import split_model
+
+inputs = keras.Input((8, 8, 3))
+x = keras.layers.Conv2D(4, 3, trainable=False)(inputs)
+trunk = split_model(keras.Model(inputs, keras.layers.Dense(2)(x))).trunk
+first = openvino_engine(trunk, batch_size=2, precision="float32")
+second = openvino_engine(trunk, batch_size=2, precision="float32")
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_signals_are_heard_after_openvino():
+    """Two cores, one after the other's end, end the process at its next signal, on some CPUs."""
+    pytest.importorskip("openvino")
+    script = [sys.executable, "-c", LISTENS_AFTERWARDS]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 def test_bfloat16_only_where_the_cpu_has_it(monkeypatch):
     monkeypatch.setattr(engines, "_capabilities", lambda: ["FP32", "BF16"])
     assert [best_precision(p) for p in ("bfloat16", "float32")] == ["bfloat16", "float32"]
