@@ -241,7 +241,7 @@ def import_openvino() -> Any:
 def openvino_core() -> Any:
     """Returns the process's one `openvino.Core`, which is kept to the end.
 
-    On CPUs with large registers (AVX-512, AMX) a core gives its thread a stack for signals, and at
+    On CPUs with large registers (seen with AMX) a core gives its thread a stack for signals, and at
     its own end the one from before. Two that end in the order they began leave a stack that is gone
     (seen in OpenVINO 2026.4), as does one that ends in another thread; then the next signal that
     Python listens to, Ctrl-C say, is a segmentation fault.
