@@ -21,9 +21,9 @@ os.environ["KERAS_HOME"] = os.path.join(_SCRATCH.name, "keras")
 os.environ["TFDS_DATA_DIR"] = os.path.join(_SCRATCH.name, "tensorflow_datasets")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-# TensorFlow's default where a CPU has no AVX-512, so that sums round the same on every machine.
-# Besides, with oneDNN it gives no memory back: of a test of the largest backbones its process would
-# keep five gigabytes. What differs with it runs so in `test_onednn.py`.
+# TensorFlow's default where a CPU has no AVX-512, so that machines differ less. Besides, with
+# oneDNN it gives no memory back: of a test of the largest backbones its process would keep five
+# gigabytes. What differs with it runs so in `test_onednn.py`.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
