@@ -1,0 +1,107 @@
+"""Case 25: the first minutes with a folder of one's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftkeras import UserError, load_config, load_data
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 25: init takes a folder that is not there"
+)
+def test_init_refuses_a_folder_that_is_not_there(folder, ftkeras):
+    """Source: seen on version 0.1."""
+    done = ftkeras("init", "my.yaml", "--data=phtos/")
+    assert done.status == 2, done.out
+    assert "phtos" in done.err
+    assert not Path("my.yaml").exists()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 25: init takes a table for a folder"
+)
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_init_does_not_take_a_table_for_a_folder(folder, ftkeras, name):
+    """Source: seen on version 0.1. It may refuse the file, or write what reads it."""
+    Path(name).write_text("path,label\na.png,cat\nb.png,dog\n")
+    done = ftkeras("init", "my.yaml", f"--data={name}")
+    assert done.status == 2 or load_config("my.yaml").data.source == "manifest"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 25: init takes a misspelt backbone"
+)
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("MobilNetV2", "MobileNetV2"), ("EfficientNetV2B", "EfficientNetV2B"), ("resnet5O", "ResNet")],
+)
+def test_init_refuses_a_misspelt_backbone(folder, ftkeras, draw, wrong, meant):
+    """Source: seen on version 0.1."""
+    draw(folder / "photos", {"cat": 1, "dog": 1})
+    done = ftkeras("init", "my.yaml", "--data=photos/", f"--backbone={wrong}")
+    assert done.status == 2, done.out
+    assert f"Did you mean '{meant}" in done.err
+    assert not Path("my.yaml").exists()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 25: a hint with a space cannot be pasted"
+)
+def test_the_hint_of_init_can_be_pasted(folder, ftkeras):
+    """Source: seen on version 0.1."""
+    done = ftkeras("init", "my config.yaml")
+    _, found, hint = done.out.strip().rpartition("next: ")
+    if done.status != 0 or not found:
+        raise RuntimeError(f"there is no hint: {done}")
+    assert shlex.split(hint) == ["ftkeras", "train", "--config=my config.yaml"]
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 25: a hint with a space cannot be pasted"
+)
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_the_hints_of_train_can_be_pasted(trained, verb):
+    """Source: seen on version 0.1: the run's folder has a space."""
+    hints = re.findall(rf"ftkeras {verb} .*", trained.printed)
+    if len(hints) != 1:
+        raise RuntimeError(f"there is no hint: {trained.printed}")
+    assert shlex.split(hints[0])[2] == trained.run
+
+
+@pytest.mark.xfail(strict=True, raises=UserError, reason="case 25: ~ is not expanded")
+@pytest.mark.parametrize("source", ["folder", "manifest", "arrays"])
+def test_the_home_folder_may_be_a_tilde(folder, draw, monkeypatch, source):
+    """Source: seen on version 0.1."""
+    monkeypatch.setenv("HOME", str(folder))
+    draw(folder / "photos", {"cat": 8, "dog": 8})
+    rows = [f"photos/{name}/{i}.png,{name}" for name in ("cat", "dog") for i in range(8)]
+    Path("list.csv").write_text("\n".join(["path,label", *rows]))
+    np.savez("data.npz", images=np.zeros((16, 8, 8, 3), np.uint8), labels=np.arange(16) % 2)
+    path = {"folder": "photos", "manifest": "list.csv", "arrays": "data.npz"}[source]
+    data = load_data(source, path=f"~/{path}")
+    assert sum(map(len, data.splits.values())) == 16
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 25: classes are not shown before training"
+)
+def test_plan_names_the_classes(place, ftkeras, draw):
+    """Source: seen on version 0.1: folders `Cat` and `cat` become two classes unseen."""
+    draw(Path("mixed"), {"Cat": 8, "Dog": 8, "cat": 8})
+    done = ftkeras("plan", "--config=c.yaml", "--set=data.path=mixed")
+    assert done.status == 0, done.err
+    words = re.findall(r"\w+", done.out)
+    assert {"Cat", "Dog", "cat"} <= set(words)

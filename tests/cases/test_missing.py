@@ -1,0 +1,97 @@
+"""Case 26: what people look for and do not find."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import ftkeras as library
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 26: no evaluation on new labelled images"
+)
+def test_a_run_is_evaluated_on_new_labelled_images(place, ftkeras, draw):
+    """Source: seen on version 0.1: `evaluate RUN --data=NEW/`."""
+    draw(Path("new"), {"cat": 3, "dog": 4})
+    before = Path("first run", "evaluation.json").read_text()
+    done = ftkeras("evaluate", "first run", "--data=new/", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["examples"] == 7
+    assert Path("first run", "evaluation.json").read_text() == before
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 26: macro-F1 cannot be monitored"
+)
+def test_macro_f1_can_tell_the_best_epoch(place, ftkeras):
+    """Source: seen on version 0.1: `training.monitor: val_macro_f1`."""
+    monitor = "--set=training.monitor=val_macro_f1"
+    done = ftkeras("train", "--config=c.yaml", "--out=second", monitor)
+    assert done.status == 0, done.err
+    [record] = map(json.loads, Path("second", "metrics.jsonl").read_text().splitlines())
+    assert 0 <= record["val_macro_f1"] <= 1
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 26: no table of every test answer"
+)
+def test_every_test_answer_is_in_a_table_with_the_wrong_ones_first(place, ftkeras):
+    """Source: seen on version 0.1: `answers.csv`. The case leaves the columns' names open."""
+    assert ftkeras("evaluate", "first run").status == 0
+    path, evaluation = Path("first run", "answers.csv"), Path("first run", "evaluation.json")
+    assert path.exists(), sorted(file.name for file in path.parent.iterdir())
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    examples = json.loads(evaluation.read_text())["examples"]
+    with Path("first run", "splits.csv").open() as file:
+        tested = {row["id"]: row["label"] for row in csv.DictReader(file) if row["split"] == "test"}
+    assert {row["id"]: row["label"] for row in rows} == tested
+    wrong = [row["predicted"] != row["label"] for row in rows]
+    assert len(wrong) == examples
+    assert wrong == sorted(wrong, reverse=True)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AttributeError, reason="case 26: no way to use a run in one's own code"
+)
+def test_a_run_is_used_from_python(place):
+    """Source: seen on version 0.1: `model.keras` returns logits, which nothing says."""
+    files = ["photos/cat/0.png", "photos/dog/0.png"]
+    expected = [row.best for row in library.predict(library.Run.open("first run"), files)]
+    found = [row.best for row in library.load_run("first run").predict(files)]
+    assert found == expected
+    assert all(sum(score for _, score in best) == pytest.approx(1) for best in found)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="case 26: no names of files from standard input"
+)
+def test_predict_takes_names_from_standard_input(place, ftkeras, monkeypatch):
+    """Source: seen on version 0.1: `predict -`."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("photos/cat/0.png\nphotos/dog/1.png\n"))
+    done = ftkeras("predict", "first run", "-")
+    assert done.status == 0, done.err
+    rows = list(csv.DictReader(done.out.splitlines()))
+    assert [row["file"] for row in rows] == ["photos/cat/0.png", "photos/dog/1.png"]
+    assert not any(row["error"] for row in rows)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case 26: no --quiet")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--config=c.yaml", "--out=second"],
+        ["predict", "first run", "photos", "--out=answers.csv"],
+    ],
+    ids=["train", "predict"],
+)
+def test_quiet_prints_nothing(place, ftkeras, arguments):
+    """Source: seen on version 0.1: `--quiet`."""
+    done = ftkeras(*arguments, "--quiet")
+    assert done.status == 0, done.err
+    assert not done.out + done.err
