@@ -1,4 +1,4 @@
-"""Takes the picture of a report that the README shows: wide and light, beside narrow and dark.
+"""Takes the picture in docs/report.md of a report: wide and light, beside narrow and dark.
 
 Usage: python tools/make_report_picture.py runs/quickstart/report.html   (needs a Chromium on PATH)
 """

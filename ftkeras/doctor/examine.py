@@ -120,7 +120,7 @@ def _model_findings(
     )
     yield from findings
     for note in assembled.notes:
-        yield Finding("note", "data", note, "The README says more of it; or go on.")
+        yield Finding("note", "data", note, "docs/data.md says more of it; or go on.")
 
 
 def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:

@@ -162,7 +162,7 @@ def choose(examples: int) -> tuple[str, str]:
     """Returns the strategy that `auto` takes for so many examples, and why.
 
     It is the one that did best in `tools/bench/strategies.py`, on 100, 500 and 2,000 images; the
-    boundary lies half-way between two of these sizes, by ratio. The README has the table.
+    boundary lies half-way between two of these sizes, by ratio. docs/measured.md has the table.
     """
     few = 220
     if examples < few:
