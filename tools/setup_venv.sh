@@ -44,6 +44,16 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
 PYTHON
 }
 
+# A release candidate of TensorFlow asks for keras-nightly, whose files go into keras's own folder:
+# what is there then is a mix of both. The release of Keras stays.
+keep_one_keras() {
+  local release
+  "$VENV_PYTHON" -m pip show --quiet keras-nightly >/dev/null 2>&1 || return 0
+  release="$("$VENV_PYTHON" -c 'from importlib.metadata import version; print(version("keras"))')"
+  "$VENV_PYTHON" -m pip uninstall --quiet --yes keras-nightly &&
+    "$VENV_PYTHON" -m pip install --quiet --force-reinstall --no-deps "keras==$release"
+}
+
 setup_venv() {
   local extras="$1" python stamp stamp_file="$VENV/ftkeras-stamp$1"
   if ! "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
@@ -63,5 +73,6 @@ setup_venv() {
   "$VENV_PYTHON" -m pip install --editable "$ROOT$extras" \
     ${TENSORFLOW:+"tensorflow==$TENSORFLOW"} ||
     fail "the installation failed; pip says why above. Run the same command again to retry."
+  keep_one_keras || fail "keras could not be installed again. Run the same command again to retry."
   printf '%s\n' "$stamp" >"$stamp_file"
 }
