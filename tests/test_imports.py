@@ -28,7 +28,7 @@ ROAD = (
     ("cli",),
 )
 RANK = {station: rank for rank, stations in enumerate(ROAD) for station in stations}
-FOR_ALL = {"errors", "console", "imports"}
+FOR_ALL = {"errors", "console", "imports", "keras_internals"}
 STARTER_USERS = {"data", "backbones"}
 # `ftkeras/__init__.py` names the public API and `__main__.py` starts the command line.
 FRONT_DOORS = {"__init__", "__main__"}

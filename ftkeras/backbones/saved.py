@@ -10,6 +10,7 @@ import keras
 from ftkeras.backbones import blocks, catalog, weights_file
 from ftkeras.backbones.backbone import Backbone
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.keras_internals import run_through_graph
 
 
 def load(path: str, *, weights: str, image_size: int | None, cut: str | None) -> Backbone:
@@ -126,8 +127,7 @@ class _Flattened:
             for layer in model.layers:
                 images = self._call(self._renew(layer), images)
             return images
-        # What `keras.models.clone_model` does, but without a model around the result.
-        return model._run_through_graph(images, operation_fn=self._renew, call_fn=self._call)
+        return run_through_graph(model, images, self._renew, self._call)
 
     def _renew(self, layer: Any) -> Any:
         if isinstance(layer, keras.Model):

@@ -9,9 +9,8 @@ other road is found in its graph, and refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import keras
 import tensorflow as tf
@@ -19,8 +18,8 @@ import tensorflow as tf
 from ftkeras.data.augment import Augment
 from ftkeras.data.mix import sample_beta
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.keras_internals import choices_of_augmentation, drawing_from, image_preprocessing_base
 
-_KERAS_BASE = keras.layers.RandomFlip.__mro__[1]  # of all Keras image preprocessing layers
 _UNFIT = {  # names that belong elsewhere, and where
     **dict.fromkeys(("MixUp", "CutMix", "FourierMix", "Mosaic"), "it mixes images: see data.mix"),
     **dict.fromkeys(
@@ -67,7 +66,7 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
         raise UserError(
             f"data.augmentation: {name!r} is not a name of keras.layers or keras_cv/NAME."
         )
-    layers, base = _keras_cv() if home else (keras.layers, _KERAS_BASE)
+    layers, base = _keras_cv() if home else (keras.layers, image_preprocessing_base())
     known = sorted(
         key
         for key, value in vars(layers).items()
@@ -99,8 +98,9 @@ def _keras_cv() -> tuple[Any, Any]:
         raise UserError(
             'data.augmentation: keras_cv/NAME needs keras-cv. Run: pip install "ftkeras[cv]"'
         ) from error
-    bases = [keras_cv.layers.GridMask.__mro__[1], keras_cv.layers.RandomCutout.__mro__[1]]
-    return keras_cv.layers, tuple(bases)
+    layers = keras_cv.layers
+    bases = (layers.BaseImageAugmentationLayer, layers.VectorizedBaseImageAugmentationLayer)
+    return layers, bases
 
 
 def _traced(name: str, layer: keras.layers.Layer, size: int) -> Callable[..., tf.Tensor]:
@@ -152,7 +152,7 @@ def _call(layer: Any, image: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
     # Keras runs every operation of these two on every image and picks one result; and AugMix picks
     # its operations once, in Python, for all images to come.
     if isinstance(layer, keras.layers.RandAugment):
-        one_of = _one_of([getattr(layer, name) for name in layer._AUGMENT_LAYERS])
+        one_of = _one_of(choices_of_augmentation(layer))
         for _ in range(layer.num_ops):
             image = one_of(image, seeds.next())
         return image
@@ -182,7 +182,7 @@ def _one_of(choices: Sequence[Any]) -> Callable[..., tf.Tensor]:
 
 def _aug_mix(layer: Any, image: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
     """Hendrycks et al. 2020, AugMix: chains of operations, blended with the image itself."""
-    one_of = _one_of([*(getattr(layer, name) for name in layer._augment_layers), None])
+    one_of = _one_of([*choices_of_augmentation(layer), None])
     gammas = tf.random.stateless_gamma((layer.num_chains,), seeds.next(), layer.alpha)
     shares = tf.unstack(gammas / tf.reduce_sum(gammas), num=layer.num_chains)  # Dirichlet
     mixed = tf.zeros_like(image)
@@ -195,8 +195,9 @@ def _aug_mix(layer: Any, image: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
     return own * image + (1.0 - own) * mixed
 
 
-@contextlib.contextmanager
-def _drawing_from(layer: keras.layers.Layer, seeds: KeyedSeeds) -> Iterator[None]:
+def _drawing_from(
+    layer: keras.layers.Layer, seeds: KeyedSeeds
+) -> contextlib.AbstractContextManager[None]:
     """Makes a layer, and the layers within, draw from `seeds` while the block is traced."""
 
     def uniform(
@@ -215,18 +216,7 @@ def _drawing_from(layer: keras.layers.Layer, seeds: KeyedSeeds) -> Iterator[None
     ) -> tf.Tensor:
         return tf.random.stateless_gamma(shape, seeds.next(), alpha, beta, dtype)
 
-    with contextlib.ExitStack() as stack:
-        for part in layer._flatten_layers():
-            if hasattr(part, "generator"):  # Keras
-                stack.enter_context(mock.patch.dict(vars(part), generator=seeds))
-            if hasattr(part, "_random_generator"):  # keras-cv
-                keyed = mock.Mock(spec=["uniform", "normal"], uniform=uniform, normal=normal)
-                stack.enter_context(mock.patch.dict(vars(part), _random_generator=keyed))
-        # keras-cv's factor samplers call these as functions of the module.
-        stack.enter_context(
-            mock.patch.multiple(tf.random, uniform=uniform, normal=normal, gamma=gamma)
-        )
-        yield
+    return drawing_from(layer, seeds, {"uniform": uniform, "normal": normal, "gamma": gamma})
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.preprocessing import preprocess
 from ftkeras.doctor.findings import Evidence, Finding
+from ftkeras.keras_internals import inbound_nodes
 
 KINDS = {  # what each does, and the values that can come out
     "none": ("0..255", 0.0, 255.0),
@@ -37,7 +38,7 @@ def check_preprocessing(
     Returns:
         A sentence about what was seen, and findings.
     """
-    into = model.get_layer(backbone.model.name)._inbound_nodes[-1].input_tensors[0]
+    into = inbound_nodes(model.get_layer(backbone.model.name))[-1].input_tensors[0]
     reached = keras.Model(model.inputs[0], into)(images).numpy()
     low, high = float(reached.min()), float(reached.max())
     name, least, most = KINDS[backbone.preprocessing]
@@ -97,7 +98,7 @@ def statistics_misfit(backbone: keras.Model, images: np.ndarray) -> dict[str, fl
     mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
     if not mean.any() and (variance == 1).all():
         return {}  # never trained
-    into = keras.Model(backbone.inputs[0], norm._inbound_nodes[-1].input_tensors[0])
+    into = keras.Model(backbone.inputs[0], inbound_nodes(norm)[-1].input_tensors[0])
     axes = tuple(range(len(into.output_shape) - 1))
     misfits = {}
     for kind in KINDS:

@@ -21,6 +21,7 @@ from ftkeras.export.fresh_process import BATCHES
 from ftkeras.export.golden import broken_image
 from ftkeras.export.openvino_engine import openvino_answer
 from ftkeras.export.publish import size_of
+from ftkeras.keras_internals import flat_layers
 
 TOLERANCE = 1e-4
 """The largest difference of two scores (0..1), or of features relative to the largest one, that
@@ -95,7 +96,7 @@ def certify_saved_model(
 
 def tolerance_of(classifier: Classifier) -> float:
     """Returns how far another engine's scores may be from the Keras model's."""
-    layers = classifier.model._flatten_layers(include_self=False, recursive=True)
+    layers = flat_layers(classifier.model, include_self=False)
     half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
     return OTHER_TOLERANCE["mixed" if half else "float32"]
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from ftkeras import __version__
 from ftkeras.data.decode import MODES
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.keras_internals import maker, with_constants
 
 _MOST_BYTES = (1 << 31) - 1  # of a graph that holds its weights
 
@@ -174,7 +174,7 @@ class Classifier:
             return tf.identity(self.scores(self.model(images, training=False)), "scores")
 
         with tf.device("CPU:0"):
-            return convert_variables_to_constants_v2(answer.get_concrete_function())
+            return with_constants(answer.get_concrete_function())
 
     def card(self) -> dict[str, Any]:
         """Returns what a person or a client may want to know, ready for JSON."""
@@ -278,5 +278,5 @@ def pooled_features(model: keras.Model) -> keras.KerasTensor | None:
     features, layer = None, layers.get("logits")
     while layer is not None and (layer.name == "logits" or layer.name.startswith("head_")):
         features = layer.input
-        layer = features._keras_history.operation
+        layer = maker(features)
     return features if features is not None and len(features.shape) == 2 else None

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import attach, attached
+
 Answer = Callable[[tf.Tensor], Any]  # a tensor, or a dict of them where there are several heads
 
 _KEPT = "_ftkeras_logits"
@@ -23,8 +25,7 @@ def logits_function(model: keras.Model) -> Answer:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes), or a
             dict of them.
     """
-    own = vars(model)  # past Keras's tracking: it is no part of what is saved
-    if _KEPT not in own:
+    if attached(model, _KEPT) is None:
         batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
 
         @tf.function(input_signature=[batch])
@@ -32,13 +33,13 @@ def logits_function(model: keras.Model) -> Answer:
             outputs = model(images, training=False)
             return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
-        own[_KEPT] = logits
-    answer: Answer = own[_KEPT]
+        attach(model, _KEPT, logits)
+    answer: Answer = attached(model, _KEPT)
     return answer
 
 
 def with_kept_logits(model: keras.Model, other: keras.Model) -> keras.Model:
     """Returns the model; where another with its layers has a graph already, it answers by that."""
-    if _KEPT in vars(other):
-        vars(model)[_KEPT] = vars(other)[_KEPT]
+    if (answer := attached(other, _KEPT)) is not None:
+        attach(model, _KEPT, answer)
     return model

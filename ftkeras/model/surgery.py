@@ -18,6 +18,7 @@ import numpy as np
 
 from ftkeras.backbones import Backbone, Block
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.keras_internals import followers, maker, variables_inside
 
 Change = Callable[[Any], Any]  # an operation of a graph to what stands in for it, or None
 
@@ -74,7 +75,7 @@ def shrink_and_perturb(
         raise UserError(f"shrink_and_perturb: perturb must be at least 0, got {perturb}.")
     for layer, fresh in _fresh_weights(blocks, seed):
         # Not `trainable_weights`: a frozen layer is shrunk too.
-        fixed = {id(variable) for variable in _statistics(layer)}
+        fixed = {id(variable) for _, variable, _, trains in variables_inside(layer) if not trains}
         for variable, noise in zip(layer.weights, fresh, strict=True):
             if id(variable) not in fixed:
                 variable.assign(shrink * variable.numpy() + perturb * noise)
@@ -113,13 +114,6 @@ def _without_seeds(config: Any) -> Any:
     if isinstance(config, dict):
         return {k: None if k == "seed" else _without_seeds(v) for k, v in config.items()}
     return [_without_seeds(part) for part in config] if isinstance(config, list) else config
-
-
-def _statistics(layer: keras.layers.Layer) -> Iterator[keras.Variable]:
-    """Yields the variables that no optimizer trains, whatever is frozen just now."""
-    yield from layer._non_trainable_variables
-    for child in layer._layers:
-        yield from _statistics(child)
 
 
 # --------------------------------------------------------------------------- activations
@@ -293,7 +287,7 @@ def _drops_branch(operation: Any) -> bool:
         return shape is not None and len(shape) > 1 and all(size == 1 for size in shape[1:])
     if isinstance(operation, keras.layers.Activation):
         # ConvNeXt at rate 0 has a linear activation there, which does nothing.
-        after = [node.operation for node in operation._outbound_nodes]
+        after = followers(operation)
         adds = bool(after) and all(type(follower).__name__ == "Add" for follower in after)
         return adds and _canonical(operation.activation) == "linear"
     return type(operation).__name__ in ("StochasticDepth", "DropPath")
@@ -343,7 +337,7 @@ def _remake(model: keras.Model, change: Change) -> tuple[keras.Model, dict[int, 
 
 
 def _input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    layer = tensor._keras_history.operation
+    layer = maker(tensor)
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
 
 

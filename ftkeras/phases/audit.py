@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import variables_inside
 from ftkeras.phases.selectors import Weight
 
 
@@ -56,10 +57,10 @@ class Audit:
     def __init__(self, model: keras.Model, trained: Iterable[Weight]):
         self._trained = {id(weight.variable) for weight in trained}
         self._fixed, self._moving = [], []
-        for path, variable, free in _variables(model, ""):
+        for path, variable, layer, trains in variables_inside(model):
             if id(variable) in self._trained:
                 self._moving.append((path, variable, fingerprint(variable)))
-            elif not free:
+            elif trains or not layer.trainable:  # a layer that trains may move its statistics
                 self._fixed.append((path, variable, fingerprint(variable)))
 
     def state(self) -> dict[str, list[str]]:
@@ -93,16 +94,3 @@ def fingerprint(variable: keras.Variable) -> bytes:
     """Returns 64 bits that differ when any bit of the variable does (FarmHash)."""
     flat = tf.reshape(tf.convert_to_tensor(variable.value), [1, -1])
     return bytes(tf.raw_ops.Fingerprint(data=flat, method="farmhash64").numpy().tobytes())
-
-
-def _variables(
-    layer: keras.layers.Layer, prefix: str
-) -> Iterable[tuple[str, keras.Variable, bool]]:
-    """Yields (path, variable, whether it may move though no optimizer trains it)."""
-    for variable in layer._trainable_variables:
-        yield f"{prefix}{variable.name}", variable, False
-    for variable in layer._non_trainable_variables:
-        # The statistics of a layer that trains are meant to move.
-        yield f"{prefix}{variable.name}", variable, layer.trainable
-    for child in layer._layers:
-        yield from _variables(child, f"{prefix}{child.name}/")

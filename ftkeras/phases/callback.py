@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ftkeras.backbones import Block
 from ftkeras.errors import TrainingError, UserError
+from ftkeras.keras_internals import weights_of_optimizer
 from ftkeras.phases.audit import Audit, Verdict
 from ftkeras.phases.best import BestEpoch
 from ftkeras.phases.freezing import set_trainable, trained_weights
@@ -367,7 +368,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
             with (model.distribute_strategy or tf.distribute.get_strategy()).scope():
                 optimizer.build(union)
             return
-        known = {id(variable) for variable in innermost(optimizer)._trainable_variables}
+        known = {id(variable) for variable in weights_of_optimizer(innermost(optimizer))}
         unknown = [
             weight.path for weight in self._weights.all if id(weight.variable) in ever - known
         ]

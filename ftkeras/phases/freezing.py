@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 
+from ftkeras.keras_internals import layers_inside, variables_inside
 from ftkeras.phases.phase import BatchNorm
 from ftkeras.phases.selectors import Weight, Weights, names_explicitly, select
 
@@ -44,18 +45,12 @@ def set_trainable(model: keras.Model, trained: Sequence[Weight], batch_norm: Bat
     # Parents first: setting a parent's flag overwrites the flags of everything inside it. Every
     # layer is set by itself nevertheless: on TensorFlow, assigning the value that a flag already
     # has is skipped whole, so `model.trainable = True` need not reach what is inside.
-    for layer in _inside(model):
+    for layer in layers_inside(model):
         statistics_fixed = batch_norm != "train" and isinstance(
             layer, keras.layers.BatchNormalization
         )
         holds = any(id(variable) in chosen for variable in layer.variables)
         layer.trainable = holds and not statistics_fixed
-    for layer in (model, *_inside(model)):
-        for variable in layer._trainable_variables:
+    for _, variable, _, trains in variables_inside(model):
+        if trains:
             variable.trainable = id(variable) in chosen
-
-
-def _inside(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    for child in layer._layers:
-        yield child
-        yield from _inside(child)

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import adam_slots
+
 Update = Callable[[Any, Any, Any], None]
 
 
@@ -34,14 +36,14 @@ def fused_update(optimizer: keras.optimizers.Optimizer) -> Update:
         if isinstance(gradient, tf.IndexedSlices):
             plain(gradient, variable, learning_rate)
             return
-        index = optimizer._get_variable_index(variable)
+        m, v = adam_slots(optimizer, variable)
         dtype = variable.dtype
         step = tf.cast(optimizer.iterations + 1, dtype)
         beta_1, beta_2 = (tf.cast(b, dtype) for b in (optimizer.beta_1, optimizer.beta_2))
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
-            m=_handle(optimizer._momentums[index]),
-            v=_handle(optimizer._velocities[index]),
+            m=_handle(m),
+            v=_handle(v),
             beta1_power=tf.pow(beta_1, step),
             beta2_power=tf.pow(beta_2, step),
             lr=tf.cast(learning_rate, dtype),

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.console import table
+from ftkeras.keras_internals import flat_layers, inbound_nodes
 from ftkeras.phases.freezing import trained_weights
 from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
 from ftkeras.phases.rates import rate_shares
@@ -260,13 +261,15 @@ def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
     """Returns how many numbers an example's backward pass keeps."""
     layers = list(_leaves(model))
     training = {id(weight.layer) for weight in trained}
-    holders = [i for i, layer in enumerate(layers) if _holds(layer, training)]
+    holders = [
+        i for i, x in enumerate(layers) if any(id(part) in training for part in flat_layers(x))
+    ]
     if not holders:
         return 0
     shapes = (
         output.shape[1:]
         for layer in layers[holders[0] :]
-        for node in layer._inbound_nodes[:1]  # its first use; others belong to other graphs
+        for node in inbound_nodes(layer)[:1]  # its first use; others belong to other graphs
         for output in node.outputs
     )
     return sum(math.prod(d or 1 for d in shape) for shape in shapes)
@@ -278,10 +281,6 @@ def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield from _leaves(layer)
         else:
             yield layer
-
-
-def _holds(layer: keras.layers.Layer, ids: set[int]) -> bool:
-    return id(layer) in ids or any(_holds(child, ids) for child in layer._layers)
 
 
 def _bytes(variable: keras.Variable) -> int:

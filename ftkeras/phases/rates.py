@@ -9,8 +9,7 @@ with zero momenta and a large step count, Adam's first step would be about 3.2 t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,11 +17,22 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import (
+    attached,
+    has_own_weight_decay,
+    micro_steps,
+    replace_updates,
+    restore_updates,
+    showing,
+    strategy_of_optimizer,
+    uses_weight_decay,
+    variable_index,
+    weight_decay_method,
+    weights_of_optimizer,
+)
 from ftkeras.phases.fused_adam import fused_update
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.phases.selectors import Weight, Weights, select
-
-_BASE = keras.optimizers.Optimizer
 
 
 def rate_shares(
@@ -78,9 +88,9 @@ class WeightRates:
         self, optimizer: keras.optimizers.Optimizer, groups: Mapping[int, str] | None = None
     ):
         self._optimizer = innermost(optimizer)
-        known = enumerate(self._optimizer._trainable_variables)
+        known = enumerate(weights_of_optimizer(self._optimizer))
         self._group_of = {i: groups[id(v)] for i, v in known if groups and id(v) in groups}
-        with self._optimizer._distribution_strategy.scope():
+        with strategy_of_optimizer(self._optimizer).scope():
             self._squares = {
                 name: keras.Variable(0.0, trainable=False, name="squared_gradients")
                 for name in dict.fromkeys(self._group_of.values())
@@ -91,13 +101,12 @@ class WeightRates:
         self._steps: dict[int, int] = {}  # how many steps each weight has trained for
         self._training: tuple[set[int], int] = (set(), 0)
         self._laid_out: tuple[np.ndarray, int] | None = None
-        own = vars(self._optimizer)
-        if isinstance(getattr(own.get("update_step"), "__self__", None), WeightRates):
-            del own["update_step"], own["_apply_weight_decay"]  # an earlier callback's
+        replaced = attached(self._optimizer, "update_step")
+        if isinstance(getattr(replaced, "__self__", None), WeightRates):
+            restore_updates(self._optimizer)  # an earlier callback's
         self._plain_update = fused_update(self._optimizer)
-        self._plain_decay = self._optimizer._apply_weight_decay
-        self._optimizer.update_step = self._update_step
-        self._optimizer._apply_weight_decay = self._decay_later
+        self._plain_decay = weight_decay_method(self._optimizer)
+        replace_updates(self._optimizer, self._update_step, self._decay_later)
 
     def set(self, shares: Mapping[int, float]) -> None:
         """Sets which weights train from now on, and their shares, by id of the variable.
@@ -108,7 +117,7 @@ class WeightRates:
         self._start(shares, self._iterations())
 
     def _start(self, shares: Mapping[int, float], now: int) -> None:
-        index_of = {id(v): i for i, v in enumerate(self._optimizer._trainable_variables)}
+        index_of = {id(v): i for i, v in enumerate(weights_of_optimizer(self._optimizer))}
         self._shares = {index_of[key]: share for key, share in shares.items()}
         self._offsets = {i: now - self._steps.get(i, 0) for i in self._shares}
         self._training = (set(self._shares), now)
@@ -174,21 +183,21 @@ class WeightRates:
         return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def _iterations(self) -> int:
-        return int(keras.ops.convert_to_numpy(self._optimizer._iterations))
+        return int(keras.ops.convert_to_numpy(micro_steps(self._optimizer)))
 
     def _update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._optimizer._get_variable_index(variable)
+        index = variable_index(self._optimizer, variable)
         share, offset = self._shares.get(index, 1.0), self._offsets.get(index, 0)
         if index in self._group_of:
             values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
             squared = 2.0 * tf.nn.l2_loss(tf.cast(values, tf.float32))  # one pass, no copy
             self._optimizer.assign_add(self._squares[self._group_of[index]], squared)
-        steps = self._optimizer._iterations
+        steps = micro_steps(self._optimizer)
         if self._laid_out is not None:
             rates, first = self._laid_out
             learning_rate = tf.constant(rates)[tf.minimum(steps - first, len(rates) - 1)]
         rate = learning_rate * share
-        with self._instead(_iterations=steps - offset if offset else steps, _learning_rate=rate):
+        with showing(self._optimizer, steps - offset if offset else steps, rate):
             self._decay(index, variable, rate)
             self._plain_update(gradient, variable, rate)
 
@@ -201,23 +210,12 @@ class WeightRates:
 
     def _decay(self, index: int, variable: Any, rate: Any) -> None:
         optimizer = self._optimizer
-        if type(optimizer)._apply_weight_decay is not _BASE._apply_weight_decay:
+        if has_own_weight_decay(optimizer):
             # Muon has two decays, and asks the Keras variable for its path.
-            self._plain_decay([optimizer._trainable_variables[index]])
-        elif optimizer.weight_decay is not None and optimizer._use_weight_decay(variable):
+            self._plain_decay([weights_of_optimizer(optimizer)[index]])
+        elif optimizer.weight_decay is not None and uses_weight_decay(optimizer, variable):
             factor = tf.cast(rate * optimizer.weight_decay, variable.dtype)
             variable.assign_sub(variable * factor)
-
-    @contextmanager
-    def _instead(self, **attributes: Any) -> Iterator[None]:
-        """Shows the optimizer other values of its own attributes for a moment."""
-        own = vars(self._optimizer)  # past Keras's tracking: these are tensors, not its state
-        before = {name: own[name] for name in attributes}
-        own.update(attributes)
-        try:
-            yield
-        finally:
-            own.update(before)
 
 
 def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

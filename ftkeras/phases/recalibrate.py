@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import flat_layers
+
 
 def recalibrate_batch_norm(
     model: keras.Model, images: tf.data.Dataset, max_batches: int = 200
@@ -29,9 +31,7 @@ def recalibrate_batch_norm(
         ```
     """
     layers = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
+        layer for layer in flat_layers(model) if isinstance(layer, keras.layers.BatchNormalization)
     ]
     if not layers:
         return 0

@@ -21,6 +21,7 @@ import keras
 
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.keras_internals import variables_inside
 
 _INDEX = re.compile(r"blocks\[(-?\d+)\]")
 _SLICE = re.compile(r"blocks\[(-?\d*):(-?\d*)(?::(-?\d*))?\]")
@@ -87,11 +88,11 @@ def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Wei
         raise UserError("the model has no weights yet: call it once, or give it an Input, first.")
     if blocks is None:
         blocks = [Block(layer.name, (layer,)) for layer in _weighted_layers(model)[:-1]]
-    found = [*_walk(model, "")]
+    found = _walk(model)
     block_of = {}
     for block in blocks:
         for layer in block.layers:
-            inside = list(_walk(layer, ""))
+            inside = _walk(layer)
             if inside and not any(inside[0].variable is weight.variable for weight in found):
                 raise UserError(f"block {block.name!r}: layer {layer.name!r} is not in the model.")
             block_of.update({id(weight.variable): block.name for weight in inside})
@@ -217,27 +218,15 @@ def _weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             found += _weighted_layers(layer)
-        elif any(True for _ in _walk(layer, "")):
+        elif _walk(layer):
             found.append(layer)
     return found
 
 
-def _walk(layer: keras.layers.Layer, prefix: str) -> list[Weight]:
-    """Returns the weights of a layer and of all that is inside it, in the order of its graph.
-
-    `_trainable_variables` and `_layers` are Keras's own record of what a layer made, which no
-    setting of `trainable` changes; the public properties leave out what is frozen just now.
-    """
-    found = [
-        Weight(variable, f"{prefix}{variable.name}", layer, None)
-        for variable in layer._trainable_variables
-    ]
-    # A Functional model's `layers` is in graph order; `_layers` is in order of attribute tracking.
-    children = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    seen = {id(weight.variable) for weight in found}
-    for child in children:
-        for weight in _walk(child, f"{prefix}{child.name}/"):
-            if id(weight.variable) not in seen:  # a layer used twice counts once
-                seen.add(id(weight.variable))
-                found.append(weight)
-    return found
+def _walk(layer: keras.layers.Layer) -> list[Weight]:
+    """Returns the weights of a layer and of all that is inside it, in the order of its graph."""
+    found: dict[int, Weight] = {}
+    for path, variable, owner, trains in variables_inside(layer, graph_order=True):
+        if trains:  # a layer that is used twice counts once
+            found.setdefault(id(variable), Weight(variable, path, owner, None))
+    return list(found.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import keras
 
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import loss_arguments
 
 
 def set_dropout(model: keras.Model, rate: float, dry_run: bool = False) -> None:
@@ -39,13 +40,13 @@ def set_label_smoothing(model: keras.Model, amount: float, dry_run: bool = False
         )
     if not dry_run:
         for loss in losses:
-            loss._fn_kwargs["label_smoothing"] = loss.label_smoothing = amount
+            loss_arguments(loss)["label_smoothing"] = loss.label_smoothing = amount
 
 
 def remember_settings(model: keras.Model) -> Callable[[], None]:
     """Returns a function that sets dropout and label smoothing to what they are now."""
     rates = [(x, x.rate) for x in model.layers if isinstance(x, keras.layers.Dropout)]
-    smoothing = [x._fn_kwargs["label_smoothing"] for x in _smoothing_losses(model)]
+    smoothing = [loss_arguments(x)["label_smoothing"] for x in _smoothing_losses(model)]
 
     def put_back() -> None:
         for layer, rate in rates:
@@ -57,6 +58,5 @@ def remember_settings(model: keras.Model) -> Callable[[], None]:
 
 
 def _smoothing_losses(model: keras.Model) -> list[keras.losses.Loss]:
-    # Keras's losses hand these arguments to a function; their attribute is for their config alone.
     losses = model.loss.values() if isinstance(model.loss, dict) else [model.loss]
-    return [x for x in losses if "label_smoothing" in getattr(x, "_fn_kwargs", {})]
+    return [x for x in losses if "label_smoothing" in loss_arguments(x)]

@@ -16,6 +16,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.errors import UserError
 from ftkeras.evaluation.attacked import cross_entropies, measure_attacked, projected_gradient
 from ftkeras.evaluation.robustness import sample
+from ftkeras.keras_internals import flat_layers
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import interval, missing, number, table, tag
 from ftkeras.report.read import RunFacts
@@ -152,7 +153,7 @@ class Adversarial(Task):
         """Attaches the head, and attacks before each step."""
         given = _section(config)
         plain = build.model(config, data, backbone)
-        for layer in plain._flatten_layers():
+        for layer in flat_layers(plain):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = min(layer.momentum, _MOMENTUM)
         return AdversarialModel(

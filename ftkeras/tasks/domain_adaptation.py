@@ -23,6 +23,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import share_interval
 from ftkeras.evaluation.predict import predict_logits
 from ftkeras.export.classifier import pooled_features
+from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.report.html import interval, missing, number, table
@@ -108,7 +109,7 @@ class DomainModel(keras.Model):
     def _normalizes(self) -> bool:
         return any(
             isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-            for layer in self._flatten_layers()
+            for layer in flat_layers(self)
         )
 
     def compute_loss(

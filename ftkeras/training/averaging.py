@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import micro_steps, variables_inside
 from ftkeras.phases.rates import innermost
 
 Logs = dict[str, Any]
@@ -89,7 +90,7 @@ class AveragedWeights(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         optimizer = innermost(self.model.optimizer)
         self._every = optimizer.gradient_accumulation_steps or 1
-        self._micro_steps = int(keras.ops.convert_to_numpy(optimizer._iterations))
+        self._micro_steps = int(keras.ops.convert_to_numpy(micro_steps(optimizer)))
         self._seen = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -250,16 +251,9 @@ def _copy(average: tf.Variable, variable: tf.Variable) -> None:
 
 def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable, bool]]:
     """Yields (path, variable, whether it moves in training now) of all that holds real numbers."""
-    yield from _walk(model, "", {id(variable) for variable in model.trainable_variables})
-
-
-def _walk(
-    layer: keras.layers.Layer, prefix: str, trained: set[int]
-) -> Iterator[tuple[str, keras.Variable, bool]]:
-    for variable in layer._trainable_variables:
-        yield f"{prefix}{variable.name}", variable, id(variable) in trained
-    for variable in layer._non_trainable_variables:
-        if keras.backend.is_float_dtype(variable.dtype):
-            yield f"{prefix}{variable.name}", variable, layer.trainable
-    for child in layer._layers:
-        yield from _walk(child, f"{prefix}{child.name}/", trained)
+    trained = {id(variable) for variable in model.trainable_variables}
+    for path, variable, layer, trains in variables_inside(model):
+        if trains:
+            yield path, variable, id(variable) in trained
+        elif keras.backend.is_float_dtype(variable.dtype):
+            yield path, variable, layer.trainable

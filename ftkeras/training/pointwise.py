@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import attach, detach, flat_layers
+
 Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -26,14 +28,14 @@ def quick_pointwise_gradients(model: keras.Model) -> Iterator[None]:
     if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
         yield
         return
-    layers = [layer for layer in model._flatten_layers() if _is_pointwise(layer)]
+    layers = [layer for layer in flat_layers(model) if _is_pointwise(layer)]
     for layer in layers:
-        vars(layer)["convolution_op"] = pointwise  # past Keras's tracking
+        attach(layer, "convolution_op", pointwise)
     try:
         yield
     finally:
         for layer in layers:
-            vars(layer).pop("convolution_op", None)
+            detach(layer, "convolution_op")
 
 
 def _is_pointwise(layer: keras.layers.Layer) -> bool:

@@ -27,6 +27,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import (
+    accumulated_gradients,
+    attach,
+    attached,
+    averages_over_axis_0,
+    clip_gradients,
+    decays_weights_itself,
+    flat_layers,
+    micro_steps,
+    replace_symbolic_build,
+    replace_writing,
+    symbolic_build,
+    uses_weight_decay,
+)
 from ftkeras.phases.rates import innermost
 
 _CONVOLUTIONS = (
@@ -55,9 +69,10 @@ def make_exact(model: keras.Model) -> None:
         make_exact(model)
         ```
     """
-    if model.distribute_strategy.num_replicas_in_sync == 1 or "train_step" in vars(model):
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas == 1 or attached(model, "train_step") is not None:
         return
-    for layer in model._flatten_layers():
+    for layer in flat_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
         if isinstance(layer, _CONVOLUTIONS) and _misshapes_nothing():
@@ -66,11 +81,10 @@ def make_exact(model: keras.Model) -> None:
     model.train_step = steps.train_step
     model.compute_metrics = steps.compute_metrics
     model.optimizer.scale_loss = steps.scale_loss
-    if hasattr(model, "_maybe_symbolic_build"):  # private: gone is as good as mended
-        model._maybe_symbolic_build = steps.build
+    replace_symbolic_build(model, steps.build)
     updates = _ExactUpdates(model.optimizer, steps)
     model.optimizer.apply = updates.apply
-    innermost(model.optimizer)._backend_apply_gradients = updates.write
+    replace_writing(innermost(model.optimizer), updates.write)
 
 
 @functools.cache
@@ -94,7 +108,7 @@ def _pass_by_nothing(layer: keras.layers.Layer) -> None:
             lambda: tf.zeros((0, *sizes), layer.compute_dtype),
         )
 
-    vars(layer)["call"] = call  # past Keras's tracking
+    attach(layer, "call", call)
 
 
 class _ExactSteps:
@@ -107,7 +121,7 @@ class _ExactSteps:
         self._compute_metrics = model.compute_metrics
         self._scale_loss = model.optimizer.scale_loss
         self._traced = threading.local()  # each replica is traced in a thread of its own
-        self._wants_vectors = _wants_vectors(model.distribute_strategy)
+        self._wants_vectors = averages_over_axis_0(model.distribute_strategy)
 
     def train_step(self, data: Any) -> Any:
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
@@ -159,7 +173,7 @@ class _ExactSteps:
             )
             break
         with strategy.scope():
-            self._model._symbolic_build(data_batch=data_batch)
+            symbolic_build(self._model, data_batch)
 
 
 class _ExactUpdates:
@@ -179,15 +193,14 @@ class _ExactUpdates:
         self._apply([None if g is None else next(sums) for g in grads], trainable_variables)
 
     def write(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]) -> None:
-        """Takes the place of `_backend_apply_gradients`; all replicas bring the same gradients."""
+        """Takes the place of Keras's updates; all replicas bring the same gradients."""
         optimizer = self._optimizer
         every = optimizer.gradient_accumulation_steps or 1
         kept: list[Any] = []
         if every > 1:
-            indexes = [optimizer._get_variable_index(v) for v in trainable_variables]
-            kept = [optimizer._accumulated_gradients[index] for index in indexes]
+            kept = accumulated_gradients(optimizer, trainable_variables)
             grads = [gradient + k for gradient, k in zip(grads, kept, strict=True)]
-        ready = optimizer._clip_gradients([gradient / every for gradient in grads])
+        ready = clip_gradients(optimizer, [gradient / every for gradient in grads])
 
         def write_all(strategy: Any, sums: Sequence[Any], ready: Sequence[Any]) -> None:
             # Here, between the replicas, a condition may hold updates.
@@ -205,7 +218,7 @@ class _ExactUpdates:
             if every == 1:
                 update()
             else:
-                keras.ops.cond((optimizer._iterations + 1) % every == 0, update, keep)
+                keras.ops.cond((micro_steps(optimizer) + 1) % every == 0, update, keep)
 
         tf.distribute.get_replica_context().merge_call(write_all, args=(list(grads), list(ready)))
 
@@ -216,8 +229,8 @@ class _ExactUpdates:
 
     def _update(self, variable: Any, gradient: Any, rate: Any) -> None:
         optimizer = self._optimizer
-        decays = "_apply_weight_decay" not in vars(optimizer)  # else `WeightRates` does it
-        if decays and optimizer.weight_decay and optimizer._use_weight_decay(variable):
+        decays = decays_weights_itself(optimizer)  # else `WeightRates` does it
+        if decays and optimizer.weight_decay and uses_weight_decay(optimizer, variable):
             variable.assign_sub(variable * tf.cast(rate * optimizer.weight_decay, variable.dtype))
         optimizer.update_step(gradient, variable, rate)
 
@@ -249,16 +262,3 @@ def _assign(variable: Any, value: Any) -> None:
 
 def _clear(variable: Any) -> None:
     variable.assign(tf.zeros_like(variable))
-
-
-def _wants_vectors(strategy: tf.distribute.Strategy) -> bool:
-    """Whether Keras, with several workers, still averages a step's logs over an axis 0."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return False
-    try:
-        from keras.src.backend.tensorflow.trainer import reduce_per_replica
-
-        reduce_per_replica(tf.constant(0.0), strategy, "auto")
-    except (ValueError, ImportError):
-        return True
-    return False

@@ -9,11 +9,14 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
-from tensorflow.python.ops import resource_variable_ops
 
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import (
+    drawn_global_seeds,
+    global_seeds,
+    is_plain_variable,
+    symbolic_build,
+)
 from ftkeras.training.state_file import Tree
 
 VERSION = 1
@@ -73,7 +76,7 @@ def put_metrics(model: keras.Model, tree: Tree) -> None:
 def build_metrics(model: keras.Model, batches: tf.data.Dataset) -> None:
     """Makes the variables of the model's metrics, which Keras else makes in the first step."""
     with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=batches.element_spec)
+        symbolic_build(model, batches.element_spec)
 
 
 def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
@@ -82,7 +85,7 @@ def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
 
 
 def _value(value: Any) -> np.ndarray:
-    if not isinstance(value, resource_variable_ops.ResourceVariable):  # one a replica, say
+    if not is_plain_variable(value):  # one a replica, say
         return np.array(tf.convert_to_tensor(value))  # a metric's is the sum over the replicas
     read = tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
     copy: np.ndarray = np.asarray(read.numpy())
@@ -103,7 +106,7 @@ def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray], w
 def _random_state() -> Tree:
     # Ours draw from seeds of their own; this is for a user's callbacks and layers.
     version, internal, gauss = random.getstate()
-    drawn = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    drawn = drawn_global_seeds()
     return {
         "python": [version, list(internal), gauss],
         "numpy": list(np.random.get_state()),
@@ -116,4 +119,4 @@ def _set_random_state(state: Tree) -> None:
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
     if state["keras"] is not None:
-        global_seed_generator().state.assign(state["keras"])
+        global_seeds().state.assign(state["keras"])

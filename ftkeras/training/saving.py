@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
+from ftkeras.keras_internals import weights_of_optimizer
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.rates import innermost
 from ftkeras.training import resume
@@ -181,7 +182,7 @@ class SavedTraining:
         self._metrics = tree if self._unfreeze.position[1] and self.logs is None else None
 
     def _check_finite(self, tree: resume.Tree) -> None:
-        trained = {id(v) for v in innermost(self._model.optimizer)._trainable_variables}
+        trained = {id(v) for v in weights_of_optimizer(innermost(self._model.optimizer))}
         values = [
             *zip(self._model.variables, tree["model"], strict=True),
             *zip(self._model.optimizer.variables, tree["optimizer"], strict=True),

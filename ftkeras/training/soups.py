@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.keras_internals import flat_layers
 from ftkeras.phases import StagedUnfreezing
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.training.state_file import Tree
@@ -64,7 +65,7 @@ class Blender:
         self._images = images
         statistics = {
             id(statistic)
-            for layer in model._flatten_layers()
+            for layer in flat_layers(model)
             if isinstance(layer, keras.layers.BatchNormalization)
             for statistic in (layer.moving_mean, layer.moving_variance)
         }

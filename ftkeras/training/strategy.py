@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import check_workers_every
 from ftkeras.training.cluster import Cluster, find_cluster
 
 _TPU_VARIABLES = ("TPU_NAME", "COLAB_TPU_ADDR", "TPU_ACCELERATOR_TYPE")
@@ -194,11 +195,7 @@ def _mirrored(gpus: int) -> tf.distribute.Strategy:
 
 def _join(cluster: Cluster) -> tf.distribute.Strategy:
     """Waits for the other workers and returns the strategy over all of them."""
-    from tensorflow.python.distribute import collective_all_reduce_strategy
-
-    # TensorFlow asks every 30 s, three times 10 s: too long to notice within a minute.
-    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
-    extended._check_health_interval, extended._check_health_timeout = 5, 5
+    check_workers_every(5)  # TensorFlow's default is too long to notice within a minute
     os.environ["TF_CONFIG"] = cluster.as_tf_config()
     others = len(cluster.workers) - 1
     print(f"worker {cluster.index} waits for {others} more at {cluster.workers[0]}", flush=True)

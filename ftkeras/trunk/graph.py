@@ -12,6 +12,13 @@ from typing import Any
 
 import keras
 
+from ftkeras.keras_internals import (
+    functional_of,
+    nodes_in_order,
+    take_inputs_as_they_are,
+    takes_training,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
@@ -55,7 +62,7 @@ class Step:
 
         args, kwargs = keras.tree.map_structure(fill, (self.args, self.kwargs))
         # As in a functional model: `training` from outside wins over what the call was given.
-        if training is not None and "training" in getattr(self.operation, "_call_context_args", ()):
+        if training is not None and takes_training(self.operation):
             kwargs["training"] = training
         outputs: list[Any] = keras.tree.flatten(self.operation(*args, **kwargs))
         return outputs
@@ -97,8 +104,7 @@ class GraphModel(keras.Model):
         self.graph = graph
         self._own_layers = graph.layers  # as an attribute, so that Keras finds their weights
         # As in a functional model, each input has its own dtype, whatever the model's policy.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
+        take_inputs_as_they_are(self)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -131,18 +137,17 @@ def flatten(model: keras.Model) -> Graph | None:
 def _walk(model: keras.Model, inputs: Sequence[Tensor], steps: list[Step]) -> list[Tensor]:
     """Appends the model's calls on `inputs` to `steps` and returns its outputs."""
     place = dict(zip(map(id, model.inputs), inputs, strict=True))
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if node.is_input or any(id(x) not in place for x in node.input_tensors):
-                continue
-            args, kwargs = node.arguments.fill_in(place)
-            if _can_open(node.operation, args, kwargs):
-                inner = _opened(node.operation)
-                outputs = _walk(inner, keras.tree.flatten(args[0]), steps)
-            else:
-                outputs = [_tensor(x) for x in node.outputs]
-                steps.append(Step(node.operation, args, kwargs, tuple(outputs)))
-            place.update(zip(map(id, node.outputs), outputs, strict=True))
+    for node in nodes_in_order(model):
+        if node.is_input or any(id(x) not in place for x in node.input_tensors):
+            continue
+        args, kwargs = node.arguments.fill_in(place)
+        if _can_open(node.operation, args, kwargs):
+            inner = _opened(node.operation)
+            outputs = _walk(inner, keras.tree.flatten(args[0]), steps)
+        else:
+            outputs = [_tensor(x) for x in node.outputs]
+            steps.append(Step(node.operation, args, kwargs, tuple(outputs)))
+        place.update(zip(map(id, node.outputs), outputs, strict=True))
     return [place[id(x)] for x in model.outputs]
 
 
@@ -150,7 +155,7 @@ def _opened(operation: Any) -> Any:
     """Returns the graph-holding model that an operation is, or None."""
     call = getattr(getattr(type(operation), "call", None), "__qualname__", "")
     if call == "Sequential.call":
-        return operation._functional
+        return functional_of(operation)
     return operation if call == "Functional.call" else None
 
 

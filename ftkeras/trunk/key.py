@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ftkeras.data import dataset
 from ftkeras.data.cache import digest
+from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.audit import fingerprint
 from ftkeras.trunk.graph import Graph, Tensor
 from ftkeras.trunk.split import Split
@@ -74,7 +75,7 @@ def _signature(operation: keras.Operation) -> Any:
     if not isinstance(operation, keras.layers.Layer):
         own = {k: v for k, v in vars(operation).items() if not k.startswith("_") and k != "name"}
         return [kind, own]
-    dtypes = [layer.dtype_policy.name for layer in operation._flatten_layers()]
+    dtypes = [layer.dtype_policy.name for layer in flat_layers(operation)]
     return [kind, dtypes, _relevant(operation.get_config())]
 
 

@@ -11,12 +11,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.keras_internals import (
+    calling,
+    clear_losses,
+    flat_layers,
+    is_built_in,
+    own_variables,
+    seed_generators,
+)
 from ftkeras.phases.selectors import is_norm
 from ftkeras.trunk.graph import Graph, GraphModel, Step, Tensor, flatten
 
 # What a step may do to the world and still be the same every time.
 _READS = {"Placeholder", "ReadVariableOp", "VarHandleOp"}
-_KERAS_LAYERS = "keras.src.layers."  # where Keras's own layers live
 
 
 @dataclass(frozen=True)
@@ -137,17 +144,11 @@ def fed_from_frontier(model: keras.Model, split: Split) -> Iterator[None]:
         model: The functional model that `split` was made from.
         split: Made for the `trainable` flags of the moment.
     """
-    had_spec, spec = "_manual_input_spec" in vars(model), vars(model).get("_manual_input_spec")
-    model.call = split.tail.call
-    model.input_spec = None  # else Keras would insist on images
-    _forget_traces(model)
     try:
-        yield
+        with calling(model, split.tail.call):
+            _forget_traces(model)
+            yield
     finally:
-        del model.call
-        del model._manual_input_spec
-        if had_spec:
-            model.input_spec = spec
         _forget_traces(model)
 
 
@@ -189,7 +190,7 @@ def _is_steady(step: Step, training: bool) -> bool:
         # `keras.Function` has layers inside, which it doesn't show.
         given = [*vars(step.operation).values(), *keras.tree.flatten((step.args, step.kwargs))]
         return not (isinstance(step.operation, keras.Function) or any(map(callable, given)))
-    parts = list(step.operation._flatten_layers())
+    parts = flat_layers(step.operation)
     if any(part.activity_regularizer is not None for part in parts):
         return False  # the loss would miss it
     if all(map(_is_known_steady, parts)):
@@ -197,24 +198,23 @@ def _is_steady(step: Step, training: bool) -> bool:
     try:
         return not _changes_something(step, training)
     finally:
-        step.operation._clear_losses()
+        clear_losses(step.operation)
 
 
 def _is_quiet(step: Step) -> bool:
     """Whether a step without weights is steady at inference, as Keras's own all are."""
-    parts = step.operation._flatten_layers()
-    ours = all(type(part).__module__.startswith(_KERAS_LAYERS) for part in parts)
-    return ours or _is_steady(step, training=False)
+    parts = flat_layers(step.operation)
+    return all(map(is_built_in, parts)) or _is_steady(step, training=False)
 
 
 def _is_known_steady(layer: keras.layers.Layer) -> bool:
-    if not type(layer).__module__.startswith(_KERAS_LAYERS) or layer._seed_generators:
+    if not is_built_in(layer) or seed_generators(layer):
         return False
     if isinstance(layer, keras.layers.Lambda):
         return False
     if isinstance(layer, keras.layers.BatchNormalization):
         return not layer.trainable
-    return isinstance(layer, keras.layers.Normalization) or not layer._non_trainable_variables
+    return isinstance(layer, keras.layers.Normalization) or not own_variables(layer)[1]
 
 
 def _changes_something(step: Step, training: bool) -> bool:

@@ -1,0 +1,457 @@
+"""Every private name of Keras and TensorFlow that ftkeras needs, each behind a public function.
+
+No other module names one (`tests/test_house.py`). Each function says why no public name would do,
+and has a canary in `tests/test_keras_internals.py`, which says what broke when a name changes.
+Private modules are imported within functions, so that a name that moves breaks only its own use.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+# ------------------------------------------------------------------------- what a layer holds
+
+
+class OwnVariable(NamedTuple):
+    """A variable, and the layer that made it.
+
+    Attributes:
+        path: The names of the layers from the outermost to `layer`, and the variable's own name.
+        variable: The Keras variable.
+        layer: The layer that made it.
+        trains: Whether it was made as one that trains, whatever is frozen now.
+    """
+
+    path: str
+    variable: keras.Variable
+    layer: keras.layers.Layer
+    trains: bool
+
+
+def variables_inside(
+    layer: keras.layers.Layer, *, graph_order: bool = False, prefix: str = ""
+) -> Iterator[OwnVariable]:
+    """Yields every variable of a layer and of all layers inside it.
+
+    `layer.trainable_variables` leaves out what is frozen now, and no public name says which layer
+    made a variable. A layer that is used twice is visited twice.
+
+    Args:
+        layer: A layer or model.
+        graph_order: Visit the layers of a model from input to output, as `model.layers` has them,
+            instead of in the order in which they became attributes.
+        prefix: What each path starts with.
+    """
+    trained, fixed = own_variables(layer)
+    for variable in trained:
+        yield OwnVariable(f"{prefix}{variable.name}", variable, layer, True)
+    for variable in fixed:
+        yield OwnVariable(f"{prefix}{variable.name}", variable, layer, False)
+    in_graph = graph_order and isinstance(layer, keras.Model)
+    for child in layer.layers if in_graph else layer._layers:
+        yield from variables_inside(child, graph_order=graph_order, prefix=f"{prefix}{child.name}/")
+
+
+def own_variables(
+    layer: keras.layers.Layer,
+) -> tuple[Sequence[keras.Variable], Sequence[keras.Variable]]:
+    """Returns the variables that a layer itself made: those that train, and the others.
+
+    The public lists depend on the flags of the moment, and hold what is inside the layer, too.
+    """
+    return layer._trainable_variables, layer._non_trainable_variables
+
+
+def layers_inside(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields the layers inside a layer, each before those inside it, and as often as it is used.
+
+    Only models have `layers` in public, and those of the top level alone.
+    """
+    for child in layer._layers:
+        yield child
+        yield from layers_inside(child)
+
+
+def flat_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[keras.layers.Layer]:
+    """Returns a layer and all layers inside it, each once; public `layers` stops at the top."""
+    return list(layer._flatten_layers(include_self=include_self))
+
+
+def seed_generators(layer: keras.layers.Layer) -> Sequence[keras.random.SeedGenerator]:
+    """Returns a layer's own seed generators; in `variables` nothing marks their states."""
+    return layer._seed_generators
+
+
+def clear_losses(layer: keras.layers.Layer) -> None:
+    """Forgets the losses that a layer added when it was last called; `losses` only reads them."""
+    layer._clear_losses()
+
+
+def is_built_in(layer: keras.layers.Layer) -> bool:
+    """Whether Keras itself wrote a layer's class; the public names leave out some of its bases."""
+    return type(layer).__module__.startswith("keras.src.layers.")
+
+
+def takes_training(operation: keras.Operation) -> bool:
+    """Whether Keras passes `training` on to an operation that is called.
+
+    It does more than look at the signature of `call`: a layer takes part without the argument.
+    """
+    return "training" in getattr(operation, "_call_context_args", ())
+
+
+def take_inputs_as_they_are(layer: keras.layers.Layer) -> None:
+    """Has a layer pass its inputs to `call` without a cast to its own dtype, as Functional does.
+
+    `autocast=False` would do that, but for the layer's variables as well.
+    """
+    layer._convert_input_args = False
+    layer._allow_non_tensor_positional_args = True
+
+
+@contextmanager
+def calling(model: keras.Model, call: Callable[..., Any]) -> Iterator[None]:
+    """Within this block a model computes something else, of inputs of any shape.
+
+    Setting `input_spec` is public. Taking that back is not: a Functional model derives it, unless
+    one was set.
+    """
+    had_spec, spec = "_manual_input_spec" in vars(model), vars(model).get("_manual_input_spec")
+    model.call = call
+    model.input_spec = None
+    try:
+        yield
+    finally:
+        del model.call
+        del model._manual_input_spec
+        if had_spec:
+            model.input_spec = spec
+
+
+def attach(thing: Any, name: str, value: Any) -> None:
+    """Sets an attribute of one object past Keras's tracking, which would save it or refuse it."""
+    vars(thing)[name] = value
+
+
+def attached(thing: Any, name: str) -> Any:
+    """Returns an attribute of this object alone, not of its class; None if there is none."""
+    return vars(thing).get(name)
+
+
+def detach(thing: Any, name: str) -> None:
+    """Takes away what `attach` set."""
+    vars(thing).pop(name, None)
+
+
+# ------------------------------------------------------------------------------- the graph
+
+
+def nodes_in_order(model: keras.Model) -> Iterator[Any]:
+    """Yields the calls that a Functional model consists of, in an order in which they can run.
+
+    `operations` has each layer once, however often it is called, and not with which arguments.
+    """
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]
+
+
+def inbound_nodes(operation: keras.Operation) -> Sequence[Any]:
+    """Returns all symbolic calls of an operation; its `input` raises if there are several."""
+    return operation._inbound_nodes
+
+
+def followers(operation: keras.Operation) -> list[keras.Operation]:
+    """Returns the operations that take an operation's output; no public name does."""
+    return [node.operation for node in operation._outbound_nodes]
+
+
+def maker(tensor: keras.KerasTensor) -> keras.Operation:
+    """Returns the operation that a symbolic tensor comes from; no public name does."""
+    return tensor._keras_history.operation
+
+
+def functional_of(model: keras.Sequential) -> Any:
+    """Returns the Functional model that a built Sequential one runs, or None.
+
+    Another one over the same layers would call them once more, and so add to their records.
+    """
+    return model._functional
+
+
+def run_through_graph(
+    model: keras.Model, inputs: Any, renew: Callable[..., Any], call: Callable[..., Any]
+) -> Any:
+    """Runs each call of a Functional model on other layers, in any way.
+
+    It is what `keras.models.clone_model` does, but without a model around the result.
+
+    Args:
+        model: A Functional model.
+        inputs: What to run it on.
+        renew: An operation to what stands in for it.
+        call: Takes that and the arguments of the call.
+    """
+    return model._run_through_graph(inputs, operation_fn=renew, call_fn=call)
+
+
+# ------------------------------------------------------------------------- losses, training
+
+
+def loss_arguments(loss: Any) -> dict[str, Any]:
+    """Returns the arguments that a loss object passes to its function, to be read and changed.
+
+    A loss's public attributes are for its config alone: a change of those has no effect.
+    """
+    arguments: dict[str, Any] = getattr(loss, "_fn_kwargs", {})
+    return arguments
+
+
+def symbolic_build(model: keras.Model, data_batch: Any) -> None:
+    """Makes the variables of metrics and optimizer, which `fit` else makes in its first step."""
+    model._symbolic_build(data_batch=data_batch)
+
+
+def replace_symbolic_build(model: keras.Model, build: Callable[..., None]) -> None:
+    """Has `fit` build a model in another way before it starts; Keras's own fails on a batch that
+    differs between replicas. A Keras without that step needs no other.
+    """
+    if hasattr(model, "_maybe_symbolic_build"):
+        model._maybe_symbolic_build = build
+
+
+def averages_over_axis_0(strategy: tf.distribute.Strategy) -> bool:
+    """Whether Keras, with several workers, averages a step's logs over an axis that they lack."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    try:
+        from keras.src.backend.tensorflow.trainer import reduce_per_replica
+
+        reduce_per_replica(tf.constant(0.0), strategy, "auto")
+    except (ValueError, ImportError):
+        return True
+    return False
+
+
+# ------------------------------------------------------------------------------ optimizers
+
+
+def weights_of_optimizer(optimizer: keras.optimizers.Optimizer) -> Sequence[keras.Variable]:
+    """Returns the weights that an optimizer was built on; `variables` has only its own."""
+    return optimizer._trainable_variables
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """Returns a weight's place among those that an optimizer was built on.
+
+    Under a strategy, updates see the TensorFlow variable of one device, not the Keras variable.
+    """
+    index: int = optimizer._get_variable_index(variable)
+    return index
+
+
+def micro_steps(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns the count of batches; `iterations` counts whole updates of accumulated gradients."""
+    return optimizer._iterations
+
+
+def strategy_of_optimizer(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
+    """Returns the strategy in whose scope an optimizer was made; no public name does."""
+    return optimizer._distribution_strategy
+
+
+def adam_slots(optimizer: keras.optimizers.Optimizer, variable: Any) -> tuple[Any, Any]:
+    """Returns Adam's two averages of a weight: of gradients, and of their squares.
+
+    In `variables` only their names and order tell which they are.
+    """
+    index = variable_index(optimizer, variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def accumulated_gradients(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]
+) -> list[keras.Variable]:
+    """Returns where an optimizer sums the gradients of these weights between its updates."""
+    indexes = [variable_index(optimizer, variable) for variable in variables]
+    return [optimizer._accumulated_gradients[index] for index in indexes]
+
+
+def clip_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]) -> Any:
+    """Clips gradients as an optimizer was told to; in public it comes with the update."""
+    return optimizer._clip_gradients(gradients)
+
+
+def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether a weight is none of those that `exclude_from_weight_decay` names."""
+    uses: bool = optimizer._use_weight_decay(variable)
+    return uses
+
+
+def weight_decay_method(
+    optimizer: keras.optimizers.Optimizer,
+) -> Callable[[Sequence[Any]], None]:
+    """Returns an optimizer's method that decays weights; in public it comes with the update."""
+    method: Callable[[Sequence[Any]], None] = optimizer._apply_weight_decay
+    return method
+
+
+def has_own_weight_decay(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer's class decays in another way than all others, as Muon does."""
+    base = keras.optimizers.Optimizer
+    return type(optimizer)._apply_weight_decay is not base._apply_weight_decay
+
+
+def replace_updates(
+    optimizer: keras.optimizers.Optimizer,
+    update_step: Callable[..., None],
+    weight_decay: Callable[..., None],
+) -> None:
+    """Replaces how one optimizer updates a weight, and how it decays all of them.
+
+    Decay needs each weight's own rate, and in public it can only be turned off.
+    """
+    optimizer.update_step = update_step
+    optimizer._apply_weight_decay = weight_decay
+
+
+def restore_updates(optimizer: keras.optimizers.Optimizer) -> None:
+    """Takes back what `replace_updates` did."""
+    for name in ("update_step", "_apply_weight_decay"):
+        detach(optimizer, name)
+
+
+def decays_weights_itself(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `replace_updates` has left an optimizer's weight decay alone."""
+    return "_apply_weight_decay" not in vars(optimizer)
+
+
+def replace_writing(optimizer: keras.optimizers.Optimizer, write: Callable[..., None]) -> None:
+    """Replaces all that an optimizer does with (gradients, variables) after loss scaling.
+
+    `apply`, the public method, does more: it builds, unscales and counts.
+    """
+    optimizer._backend_apply_gradients = write
+
+
+@contextmanager
+def showing(
+    optimizer: keras.optimizers.Optimizer, micro_steps: Any, learning_rate: Any
+) -> Iterator[None]:
+    """Within this block an optimizer reads another step count and learning rate from itself.
+
+    They are tensors of the graph that is traced just now, so the public setters refuse them.
+    """
+    own = vars(optimizer)  # past Keras's tracking: these are not the optimizer's state
+    before = {name: own[name] for name in ("_iterations", "_learning_rate")}
+    own.update(_iterations=micro_steps, _learning_rate=learning_rate)
+    try:
+        yield
+    finally:
+        own.update(before)
+
+
+# ---------------------------------------------------------------------- random augmentation
+
+
+def image_preprocessing_base() -> type:
+    """Returns the base of Keras's image preprocessing layers, which has no public name."""
+    base: type = keras.layers.RandomFlip.__mro__[1]
+    return base
+
+
+def choices_of_augmentation(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers that `RandAugment` or `AugMix` choose from; no public name does."""
+    names = layer._augment_layers if hasattr(layer, "_augment_layers") else layer._AUGMENT_LAYERS
+    return [getattr(layer, name) for name in names]
+
+
+@contextmanager
+def drawing_from(
+    layer: keras.layers.Layer,
+    seeds: keras.random.SeedGenerator,
+    functions: Mapping[str, Callable[..., tf.Tensor]],
+) -> Iterator[None]:
+    """Within this block a layer, and the layers inside it, draw all random numbers from here.
+
+    Some of Keras's layers and all of keras-cv's ignore a seed from outside. What a layer keeps of
+    the call goes, too: it would belong to the graph that is traced.
+
+    Args:
+        layer: Of Keras or keras-cv.
+        seeds: For Keras's layers.
+        functions: `uniform`, `normal` and `gamma` with the arguments of `tf.random`'s, which
+            keras-cv's layers call.
+    """
+    drawn = types.SimpleNamespace(uniform=functions["uniform"], normal=functions["normal"])
+    sources = {"generator": seeds, "_random_generator": drawn}  # of Keras; of keras-cv
+    with ExitStack() as stack:
+        for part in flat_layers(layer):
+            for name, source in sources.items():
+                if hasattr(part, name):
+                    stack.callback(_restore, vars(part), dict(vars(part)))
+                    attach(part, name, source)
+        # keras-cv's factor samplers call these as functions of the module.
+        for name, function in functions.items():
+            stack.callback(setattr, tf.random, name, getattr(tf.random, name))
+            setattr(tf.random, name, function)
+        yield
+
+
+def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
+    attributes.clear()
+    attributes.update(before)
+
+
+# ----------------------------------------------------------------------- the whole process
+
+
+def global_seeds() -> keras.random.SeedGenerator:
+    """Returns what Keras draws from if a call has no seed; makes it if nothing has drawn yet.
+
+    No public name reads or sets where its sequence stands.
+    """
+    from keras.src.random.seed_generator import global_seed_generator
+
+    return global_seed_generator()
+
+
+def drawn_global_seeds() -> keras.random.SeedGenerator | None:
+    """Returns what `global_seeds` does, but None if nothing has drawn yet: it makes nothing."""
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+
+
+def is_plain_variable(value: Any) -> bool:
+    """Whether a TensorFlow variable is one on one device: `tf.Variable` is any, of replicas too."""
+    from tensorflow.python.ops import resource_variable_ops
+
+    return isinstance(value, resource_variable_ops.ResourceVariable)
+
+
+def check_workers_every(seconds: int) -> None:
+    """Sets how often TensorFlow asks whether the other workers live, and how long it waits.
+
+    By default every 30 s, three times 10 s, which no public option changes.
+    """
+    from tensorflow.python.distribute import collective_all_reduce_strategy
+
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    extended._check_health_interval, extended._check_health_timeout = seconds, seconds
+
+
+def with_constants(function: Any) -> Any:
+    """Returns a concrete function with its variables' values as constants, in one graph.
+
+    TensorFlow's converters, ONNX's among them, use this; it has no public name.
+    """
+    from tensorflow.python.framework import convert_to_constants
+
+    return convert_to_constants.convert_variables_to_constants_v2(function)

@@ -1,0 +1,350 @@
+"""Rules of the house, read from the source of every module; each test is one rule.
+
+A rule is a function of one module (`Module`) that yields its faults, and is itself tried on small
+sources that break it. `modules()` parses the package once for all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ftkeras"
+INTERNALS = "ftkeras.keras_internals"
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module's dotted name and its parsed source."""
+
+    name: str
+    tree: ast.Module
+
+    @classmethod
+    def of(cls, path: Path) -> Module:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        return cls(name, ast.parse(path.read_text(encoding="utf-8")))
+
+    def fault(self, node: ast.AST, what: str) -> str:
+        return f"{self.name}:{getattr(node, 'lineno', 0)}: {what}"
+
+
+Rule = Callable[[Module], Iterator[str]]
+
+
+@functools.cache
+def modules() -> tuple[Module, ...]:
+    return tuple(Module.of(path) for path in sorted(PACKAGE.rglob("*.py")))
+
+
+def faults(rule: Rule, source: str | None = None) -> list[str]:
+    """Returns what a rule finds in the package, or in a source, which no module of it is."""
+    tried = modules() if source is None else [Module("tried", ast.parse(source))]
+    return [fault for module in tried for fault in rule(module)]
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Returns the dotted names that an import statement brings in; of other nodes, none."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields the nodes that run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield child
+            yield from outside_functions(child)
+
+
+# ------------------------------------------------- private names of Keras and TensorFlow
+
+_PRIVATE_MODULES = re.compile(
+    r"(keras|tensorflow|keras_cv|keras_hub)\.(.+\.)?(src|python|_(?!_)\w+)\b"
+)
+_PRIVATE = re.compile(r"_(?!_)\w*[^_\W]\w*$")  # _name; neither __name__ nor _
+_OF_NAMED_TUPLES = {"_asdict", "_replace", "_fields", "_make", "_field_defaults"}
+_BY_NAME = {"getattr", "setattr", "hasattr", "delattr", "attach", "attached", "detach"}
+_BY_NAME |= {"get", "pop", "setdefault"}  # of a dict, which `vars` may have given
+
+
+def is_private_module(name: str) -> bool:
+    """Whether a dotted name leads into a private part of Keras, TensorFlow or keras-cv."""
+    return bool(_PRIVATE_MODULES.match(name))
+
+
+@functools.cache
+def private_names_in_file(path: str) -> frozenset[str]:
+    """Returns the private attributes and methods that the classes of a file have."""
+    text = Path(path).read_text(encoding="utf-8")
+    return frozenset(re.findall(r"(?:\bself\.|\bdef )(_(?!_)\w+)\b(?=\s*[=:(,])", text))
+
+
+@functools.cache
+def names_of_keras() -> frozenset[str]:
+    """Returns the private attributes of all classes of Keras, without importing it."""
+    spec = importlib.util.find_spec("keras")
+    assert spec is not None and spec.origin is not None
+    files = (Path(spec.origin).parent / "src").rglob("*.py")
+    return frozenset().union(
+        *(private_names_in_file(str(path)) for path in files if not path.stem.endswith("_test"))
+    )
+
+
+def imports_private_modules_at_its_top(module: Module) -> Iterator[str]:
+    for node in outside_functions(module.tree):
+        for name in imported(node):
+            if is_private_module(name):
+                yield module.fault(node, f"imports {name} at its top")
+
+
+def names_private_attributes(module: Module) -> Iterator[str]:
+    """Yields where a module names a private attribute of an object that is not its own.
+
+    A private attribute is a module's own if it is accessed on `self` or `cls`, or if the module
+    defines that name and Keras doesn't. What a subclass of Keras's names on `self` is looked at by
+    `names_attributes_of_its_base`.
+    """
+    if module.name == INTERNALS:
+        return
+    own = (defined_names(module.tree) - names_of_keras()) | _OF_NAMED_TUPLES
+    for node in ast.walk(module.tree):
+        for name in imported(node):
+            if is_private_module(name) or name.startswith("unittest.mock"):
+                yield module.fault(node, f"imports {name}")
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node)
+            inside = is_private_module(re.sub(r"^tf\.", "tensorflow.", dotted))
+            private = _PRIVATE.match(node.attr) and not (on_itself(node) or node.attr in own)
+            if inside or private:
+                yield module.fault(node, f"names {dotted}")
+        for name in named_by_string(node):
+            if _PRIVATE.match(name) and name not in own:
+                yield module.fault(node, f"names {name!r} by a string")
+
+
+def defined_names(tree: ast.AST) -> set[str]:
+    """Returns the names of functions, classes, variables and attributes that a module defines."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.update([node.attr] if on_itself(node) else [])
+    return found
+
+
+def on_itself(node: ast.Attribute) -> bool:
+    """Whether an attribute is one of the object whose method this is."""
+    return ast.unparse(node.value) in ("self", "cls", "type(self)", "super()")
+
+
+def named_by_string(node: ast.AST) -> list[str]:
+    """Returns the names that a node holds where attributes are looked up by name.
+
+    That is `getattr` and its like, `vars(x)[...]`, `"_x" in vars(x)` and keywords, `f(_x=...)`.
+    """
+    held: list[ast.expr] = []
+    keywords: list[str] = []
+    if isinstance(node, ast.Call):
+        function = ast.unparse(node.func).rpartition(".")[2]
+        held = node.args if function in _BY_NAME else []
+        keywords = [keyword.arg for keyword in node.keywords if keyword.arg]
+    elif isinstance(node, ast.Subscript):
+        held = [node.slice]
+    elif isinstance(node, ast.Compare):
+        held = [node.left]
+    constants = [part.value for part in held if isinstance(part, ast.Constant)]
+    return [*keywords, *(value for value in constants if isinstance(value, str))]
+
+
+def looks_into_other_objects(module: Module) -> Iterator[str]:
+    """Yields where a module takes single attributes out of another object's `vars`."""
+    if module.name == INTERNALS:
+        return
+    whole = {
+        id(node.value)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("items", "values")
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "vars":
+            of = ast.unparse(node.args[0]) if node.args else "locals"
+        elif isinstance(node, ast.Attribute) and node.attr == "__dict__":
+            of = ast.unparse(node.value)
+        else:
+            continue
+        if of != "self" and id(node) not in whole:
+            yield module.fault(node, f"looks into {ast.unparse(node)}")
+
+
+def names_attributes_of_its_base(subclass: type) -> list[str]:
+    """Returns the private attributes of Keras's or TensorFlow's that a subclass names on itself."""
+    bases = [b for b in subclass.__mro__ if b.__module__.startswith(("keras", "tensorflow"))]
+    if not bases:
+        return []
+    theirs = {name for name in dir(bases[0]) if _PRIVATE.match(name)}
+    theirs = theirs.union(*(private_names_in_file(inspect.getfile(base)) for base in bases))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(subclass)))
+    named = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and on_itself(node)
+    }
+    named |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return sorted(named & theirs)
+
+
+def subclasses() -> Iterator[type]:
+    """Yields the classes of each module that has one with a base; this imports the module."""
+    for module in modules():
+        classes = [node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
+        if not any(node.bases for node in classes):
+            continue
+        for found in vars(importlib.import_module(module.name)).values():
+            if inspect.isclass(found) and found.__module__ == module.name:
+                yield found
+
+
+def test_no_module_imports_private_modules_at_its_top():
+    assert not (found := faults(imports_private_modules_at_its_top)), "\n".join(found)
+
+
+def test_only_keras_internals_names_private_attributes():
+    found = [*faults(names_private_attributes), *faults(looks_into_other_objects)]
+    assert not found, "\n".join(found)
+
+
+def test_no_subclass_names_private_attributes_of_its_base():
+    checked = list(subclasses())
+    assert sum(any(base.__module__.startswith("keras") for base in c.__mro__) for c in checked) > 20
+    found = [f"{c.__module__}.{c.__name__}: {names_attributes_of_its_base(c)}" for c in checked]
+    assert not [fault for fault in found if not fault.endswith("[]")]
+
+
+def test_each_function_of_keras_internals_has_a_canary():
+    [internals] = [module for module in modules() if module.name == INTERNALS]
+    tests = ast.parse((ROOT / "tests" / "test_keras_internals.py").read_text(encoding="utf-8"))
+    canaries = {
+        node.name
+        for node in tests.body
+        if isinstance(node, ast.FunctionDef)
+        and any(ast.unparse(decorator).startswith("canary(") for decorator in node.decorator_list)
+    }
+    functions = [node for node in internals.tree.body if isinstance(node, ast.FunctionDef)]
+    public = {f"test_{node.name}" for node in functions if not node.name.startswith("_")}
+    assert public - canaries == set()
+    assert all(ast.get_docstring(node) for node in functions if f"test_{node.name}" in public)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("from keras.src.backend import x", True),
+        ("import keras.src", True),
+        ("from tensorflow.python.ops import variables", True),
+        ("from tensorflow.python import ops", True),
+        ("if True:\n    from keras import src", True),
+        ("class A:\n    import tensorflow.python as private", True),
+        ("def f():\n    from keras.src import backend", False),
+        ("import keras, tensorflow as tf\nfrom keras import layers", False),
+        ("from ftkeras.data import sources\nfrom python import src", False),
+    ],
+)
+def test_the_rule_of_imports_itself(source, wrong):
+    assert bool(faults(imports_private_modules_at_its_top, source)) == wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("model._layers", True),
+        ("self.model._layers", True),
+        ("model._anything_that_we_do_not_define", True),
+        (
+            "class A:\n    def _layers(self): ...\n    def f(self, other): return other._layers",
+            True,
+        ),
+        ("class A:\n    def _ours(self): ...\n    def f(self, other): return other._ours", False),
+        ("class A:\n    def f(self): self._layers = 1", False),  # if its base is not Keras's
+        ("def _ours(): ...\n_ours()", False),
+        ("row._asdict(), x.__name__, x.__class__", False),
+        ("def f():\n    from keras.src import backend", True),
+        ("keras.src.backend", True),
+        ("tf.python.ops", True),
+        ("tf._api.v2", True),
+        ("from unittest import mock", True),
+        ("from unittest.mock import patch", True),
+        ("getattr(loss, '_fn_kwargs', {})", True),
+        ("hasattr(model, '_maybe_symbolic_build')", True),
+        ("attach(layer, '_layers', [])", True),
+        ("own['_iterations']", True),
+        ("own.update(_iterations=3)", True),
+        ("showing(optimizer, _iterations=3)", True),
+        ("own.pop('_iterations', None)", True),
+        ("'_apply_weight_decay' in own", True),
+        ("name.endswith('_value'), name.replace('_', ' '), 'a_b' in name", False),
+        ("getattr(keras.layers, 'Dense')", False),
+    ],
+)
+def test_the_rule_of_private_names_itself(source, wrong):
+    assert bool(faults(names_private_attributes, source)) == wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("vars(layer)['call'] = call", True),
+        ("own = vars(model)", True),
+        ("'train_step' in vars(model)", True),
+        ("model.__dict__['call']", True),
+        ("vars(layer).get('call')", True),
+        ("dict(vars(operation).items()), list(vars(keras.layers).values())", False),
+        ("vars(self)['x']", False),
+    ],
+)
+def test_the_rule_of_other_objects_itself(source, wrong):
+    assert bool(faults(looks_into_other_objects, source)) == wrong
+
+
+def test_the_rule_of_subclasses_itself():
+    import keras
+
+    class Flat(keras.Model):
+        def _flatten_layers(self):
+            self._ours = [super()._layers]
+            return self._ours
+
+    class Cast(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self._convert_input_args = False
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self._model = self.model  # which Keras's own setter sets
+
+    class Fine(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self._own_layers = []
+
+    assert names_attributes_of_its_base(Flat) == ["_flatten_layers", "_layers"]
+    assert names_attributes_of_its_base(Cast) == ["_convert_input_args"]
+    assert names_attributes_of_its_base(Watch) == ["_model"]
+    assert names_attributes_of_its_base(Fine) == []

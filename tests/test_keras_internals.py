@@ -1,0 +1,569 @@
+"""One canary for each function of `keras_internals`: it says what a new Keras or TensorFlow broke.
+
+Where one fails, look for a public name first; else repair the function. What stands in `canary` is
+what goes wrong in ftkeras until then, mostly without a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ftkeras import keras_internals as internals
+from ftkeras.data.augment_layers import KeyedSeeds
+
+Test = Callable[..., None]
+
+
+def canary(what_breaks: str) -> Callable[[Test], Test]:
+    """Has a test that fails say what in ftkeras depends on it."""
+
+    def wrap(test: Test) -> Test:
+        @functools.wraps(test)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                test(*args, **kwargs)
+            except Exception as error:
+                pytest.fail(
+                    f"keras {keras.__version__} or tensorflow {tf.__version__} changed what "
+                    f"ftkeras.keras_internals relies on ({error!r}). Until it is repaired: "
+                    f"{what_breaks}"
+                )
+
+        return run
+
+    return wrap
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    """Dense, batch norm, a nested Sequential, and one dense layer called twice."""
+    inputs = keras.Input((4,), name="rows")
+    x = keras.layers.Dense(3, name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, name="hidden"), keras.layers.Dropout(0.5)],
+        name="inner",
+    )(x)
+    twice = keras.layers.Dense(2, name="twice")
+    return keras.Model(inputs, twice(twice(x)))
+
+
+@pytest.fixture
+def shared() -> keras.layers.Layer:
+    """A layer that holds one dense layer by two ways."""
+    dense = keras.layers.Dense(1, name="dense")
+    layer = keras.layers.Layer(name="outer")
+    layer.one, layer.other = (keras.Sequential([dense], name=name) for name in ("one", "other"))
+    return layer
+
+
+@pytest.fixture
+def weights() -> list[keras.Variable]:
+    return [keras.Variable([1.0, 2.0], name=name) for name in ("a", "b")]
+
+
+GRADIENTS = [np.float32([3.0, 4.0]), np.float32([0.0, 1.0])]
+
+
+def applied(optimizer: keras.optimizers.Optimizer, weights: list[keras.Variable]) -> np.ndarray:
+    """Applies the gradients once and returns what the first weight is then."""
+    optimizer.apply(list(map(tf.constant, GRADIENTS)), weights)
+    return weights[0].numpy()
+
+
+# ------------------------------------------------------------------------- what a layer holds
+
+
+@canary("audits, averages, freezing and selectors miss variables, or call them otherwise.")
+def test_variables_inside(model):
+    model.trainable = False
+    found = list(internals.variables_inside(model))
+    assert [(v.path, v.trains) for v in found] == [
+        *(("first/kernel", True), ("first/bias", True)),
+        *(("norm/gamma", True), ("norm/beta", True)),
+        *(("norm/moving_mean", False), ("norm/moving_variance", False)),
+        *(("inner/hidden/kernel", True), ("inner/hidden/bias", True)),
+        *(("twice/kernel", True), ("twice/bias", True)),
+    ]
+    assert found[0].variable is model.get_layer("first").kernel
+    assert found[0].layer is model.get_layer("first")
+    assert list(internals.variables_inside(model, graph_order=True)) == found
+    model.later = keras.layers.Dense(1)
+    model.later.build((None, 1))
+    assert len(list(internals.variables_inside(model))) == len(found) + 2
+    assert len(list(internals.variables_inside(model, graph_order=True))) == len(found)
+
+
+@canary("the trunk takes layers whose state changes; the audit and LoRA mistake what trains.")
+def test_own_variables():
+    norm = keras.layers.BatchNormalization()
+    norm.build((None, 2))
+    norm.trainable = False
+    trains, others = internals.own_variables(norm)
+    assert [v.name for v in trains] == ["gamma", "beta"]
+    assert [v.name for v in others] == ["moving_mean", "moving_variance"]
+    assert [*map(list, internals.own_variables(keras.layers.Dropout(0.5)))] == [[], []]
+
+
+@canary("layers inside of others keep the `trainable` flag of the phase before.")
+def test_layers_inside(shared):
+    names = [layer.name for layer in internals.layers_inside(shared)]
+    assert names == ["one", "dense", "other", "dense"]
+
+
+@canary("batch norm, convolutions and half precision inside of nested models are not found.")
+def test_flat_layers(shared, model):
+    assert sorted(x.name for x in internals.flat_layers(shared)) == [
+        *("dense", "one", "other", "outer")
+    ]
+    inside = internals.flat_layers(model, include_self=False)
+    assert model.get_layer("inner").layers[0] in inside and model not in inside
+
+
+@canary("the trunk stores what random layers gave once, instead of cutting before them.")
+def test_seed_generators():
+    assert len(internals.seed_generators(keras.layers.Dropout(0.5))) == 1
+    assert len(internals.seed_generators(keras.layers.GaussianNoise(0.5))) == 1
+    assert len(internals.seed_generators(keras.layers.Dense(1))) == 0
+
+
+@canary("looking for the trunk leaves a symbolic loss in a layer, and `fit` fails on it.")
+def test_clear_losses():
+    layer = keras.layers.Dense(1, activity_regularizer="l2")
+    outer = keras.Sequential([layer])
+    outer(tf.ones((1, 1)))
+    assert len(outer.losses) == 1
+    internals.clear_losses(outer)
+    assert outer.losses == []
+
+
+@canary("the trunk traces each of Keras's own layers, or trusts a layer that is not Keras's.")
+def test_is_built_in():
+    class Own(keras.layers.Dense):
+        pass
+
+    for name in ("Dense", "Conv2D", "BatchNormalization", "Rescaling", "RandomFlip", "ReLU"):
+        assert internals.is_built_in(getattr(keras.layers, name)(**_ARGUMENTS.get(name, {}))), name
+    assert not internals.is_built_in(Own(1))
+
+
+_ARGUMENTS = {
+    "Dense": {"units": 1},
+    "Conv2D": {"filters": 1, "kernel_size": 1},
+    "Rescaling": {"scale": 1.0},
+}
+
+
+@canary("dropout in a stored tail is off in training, or an operation is refused `training`.")
+def test_takes_training(model):
+    assert internals.takes_training(keras.layers.Dropout(0.5))
+    assert internals.takes_training(keras.Sequential([keras.layers.Dropout(0.5)]))
+    assert not internals.takes_training(internals.maker(keras.Input((2,)) + 1))
+
+
+@canary("a tail in half precision casts a stored frontier before it should.")
+def test_take_inputs_as_they_are():
+    class Same(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    plain, changed = Same(dtype="float16"), Same(dtype="float16")
+    internals.take_inputs_as_they_are(changed)
+    assert plain(tf.ones((1, 1))).dtype == tf.float16
+    assert changed(tf.ones((1, 1))).dtype == tf.float32
+    with pytest.raises(ValueError, match="Only input tensors may be passed"):
+        plain("not a tensor")
+    assert changed("not a tensor") == "not a tensor"
+
+
+@canary("a model that trains its tail on a stored trunk refuses it, or images afterwards.")
+@pytest.mark.parametrize("spec", [None, keras.layers.InputSpec(shape=(None, 4))])
+def test_calling(model, spec):
+    if spec is not None:
+        model.input_spec = spec
+    with internals.calling(model, lambda inputs, training=None, mask=None: 2 * inputs):
+        np.testing.assert_array_equal(model(tf.ones((1, 7))), 2 * np.ones((1, 7)))
+    assert model(tf.ones((1, 4))).shape == (1, 2)
+    assert spec is None or model.input_spec is spec
+    with pytest.raises(ValueError, match="expected (shape|axis)|incompatible"):
+        model(tf.ones((1, 7)))
+
+
+@canary("kept graphs are saved with a model; fast gradients of convolutions do not take effect.")
+def test_attach(tmp_path):
+    conv, double = keras.layers.Conv2D(1, 1), lambda inputs, kernel: 2 * inputs
+    internals.attach(conv, "convolution_op", double)
+    internals.attach(conv, "twin", keras.layers.Dense(1))
+    conv.build((None, 1, 1, 1))
+    np.testing.assert_array_equal(conv(tf.ones((1, 1, 1, 1))), [[[[2.0]]]])
+    internals.attach(conv, "call", lambda inputs: 3 * inputs)
+    np.testing.assert_array_equal(conv(tf.ones((1, 1, 1, 1))), [[[[3.0]]]])
+    assert conv.twin and list(internals.layers_inside(conv)) == []
+
+
+@canary("an attached method counts as Keras's own, so that it is attached twice.")
+def test_attached():
+    layer = keras.layers.Dense(1)
+    assert internals.attached(layer, "call") is None
+    internals.attach(layer, "call", abs)
+    assert internals.attached(layer, "call") is abs
+
+
+@canary("a layer keeps what was attached to it for a while.")
+def test_detach():
+    layer = keras.layers.Dense(1)
+    internals.attach(layer, "call", abs)
+    internals.detach(layer, "call")
+    internals.detach(layer, "call")  # not there is as good
+    assert layer.call.__func__ is keras.layers.Dense.call
+
+
+# ------------------------------------------------------------------------------- the graph
+
+
+@canary("a model cannot be divided into trunk and tail, or its parts compute something else.")
+def test_nodes_in_order(model):
+    nodes = list(internals.nodes_in_order(model))
+    names = [node.operation.name for node in nodes]
+    assert names == ["rows", "first", "norm", "inner", "twice", "twice"]
+    assert [node.is_input for node in nodes] == [True, *[False] * 5]
+    rows = tf.random.stateless_normal((5, 4), (1, 2))
+    values = {id(model.inputs[0]): rows}
+    for node in nodes[1:]:
+        assert all(id(x) in values for x in node.input_tensors)
+        args, kwargs = node.arguments.fill_in(values)
+        values.update(zip(map(id, node.outputs), [node.operation(*args, **kwargs)], strict=True))
+    np.testing.assert_array_equal(values[id(model.outputs[0])], model(rows))
+
+
+@canary("the doctor looks at the wrong tensor before the backbone; `plan` counts memory wrongly.")
+def test_inbound_nodes(model):
+    nodes = internals.inbound_nodes(model.get_layer("twice"))
+    assert len(nodes) == 2
+    assert nodes[1].input_tensors[0] is nodes[0].outputs[0]
+    assert nodes[1].outputs[0] is model.outputs[0]
+
+
+@canary("stochastic depth does not find the branches of a ConvNeXt that was built without.")
+def test_followers(model):
+    assert internals.followers(model.get_layer("first")) == [model.get_layer("norm")]
+    x = keras.Input((2,))
+    sums = [keras.ops.add(x, 1.0), keras.ops.add(x, 2.0)]
+    assert internals.followers(internals.maker(x)) == [internals.maker(y) for y in sums]
+
+
+@canary("pooled features are not found for export; swapping an activation loses inputs' names.")
+def test_maker(model):
+    assert internals.maker(model.outputs[0]) is model.get_layer("twice")
+    assert internals.maker(model.inputs[0]).name == "rows"
+
+
+@canary("nested Sequential models are not opened, so the trunk ends before them.")
+def test_functional_of(model):
+    inner = internals.functional_of(model.get_layer("inner"))
+    assert [node.operation.name for node in internals.nodes_in_order(inner)][1] == "hidden"
+    assert internals.functional_of(keras.Sequential([keras.layers.Dense(1)])) is None
+
+
+@canary("a person's own .keras file cannot become a backbone.")
+def test_run_through_graph(model):
+    called = []
+
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        called.append(name)
+        return args[0] + 1
+
+    assert internals.run_through_graph(model, 0, lambda operation: operation.name, call) == 5
+    assert called == ["first", "norm", "inner", "twice", "twice"]
+
+
+# ------------------------------------------------------------------------- losses, training
+
+
+@canary("a phase's label smoothing has no effect.")
+def test_loss_arguments():
+    truth, scores = tf.constant([[1.0, 0.0]]), tf.constant([[2.0, 0.0]])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.5)
+    internals.loss_arguments(loss)["label_smoothing"] = 0.0
+    plain = keras.losses.CategoricalCrossentropy(from_logits=True)
+    assert float(loss(truth, scores)) == float(plain(truth, scores))
+    assert internals.loss_arguments(keras.losses.binary_crossentropy) == {}
+
+
+@canary("a run that stops in its first epoch cannot resume: its metrics have no variables.")
+def test_symbolic_build(model):
+    model.compile("adam", loss="mse", metrics=["mae"])
+    before = len(model.metrics_variables)
+    batch = (tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None, 2), tf.float32))
+    internals.symbolic_build(model, batch)
+    assert len(model.metrics_variables) == before + 2 and model.optimizer.built
+
+
+@canary("with several replicas `fit` fails on a first batch that they cannot share evenly.")
+def test_replace_symbolic_build(model):
+    model.compile("sgd", loss="mse")
+    built = []
+    internals.replace_symbolic_build(model, lambda iterator=None, data_batch=None: built.append(1))
+    model.fit(np.ones((2, 4)), np.ones((2, 2)), verbose=0)
+    assert built
+
+
+@canary(
+    "with several workers a step's logs cannot be averaged. If Keras averages scalars now, "
+    "take `averages_over_axis_0` out of `training/replicas.py`."
+)
+def test_averages_over_axis_0():
+    class TwoWorkers(tf.distribute.MultiWorkerMirroredStrategy):
+        """Refuses what TensorFlow refuses; `tests/training/test_workers.py` has real ones."""
+
+        extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
+
+        def __init__(self) -> None:
+            self.reduced: list[int] = []
+
+        def reduce(self, reduce_op: Any, value: tf.Tensor, axis: Any) -> Any:
+            self.reduced.append(axis)
+            raise ValueError("Invalid reduction dimension 0")
+
+    workers = TwoWorkers()
+    assert internals.averages_over_axis_0(workers) and workers.reduced == [0]
+    assert not internals.averages_over_axis_0(tf.distribute.get_strategy())
+
+
+# ------------------------------------------------------------------------------ optimizers
+
+
+@canary("weights that later phases train are not known, and their rates go to other weights.")
+def test_weights_of_optimizer(weights):
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(weights)
+    assert list(map(id, internals.weights_of_optimizer(optimizer))) == list(map(id, weights))
+
+
+@canary("a weight's own rate and step count go to another weight.")
+def test_variable_index(weights):
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(weights)
+    assert [internals.variable_index(optimizer, v) for v in weights] == [0, 1]
+    assert [internals.variable_index(optimizer, v.value) for v in weights] == [0, 1]
+
+
+@canary("with accumulated gradients, rates and averages count steps wrongly.")
+def test_micro_steps(weights):
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    for _ in range(3):
+        applied(optimizer, weights)
+    assert int(internals.micro_steps(optimizer)) == 3 and int(optimizer.iterations) == 1
+
+
+@canary("with several replicas, sums of gradients are made outside of the strategy.")
+def test_strategy_of_optimizer(two_replicas):
+    with two_replicas.scope():
+        optimizer = keras.optimizers.SGD()
+    assert internals.strategy_of_optimizer(optimizer) is two_replicas
+
+
+@canary("Adam and AdamW update other averages than their own.")
+def test_adam_slots(weights):
+    optimizer = keras.optimizers.Adam(beta_1=0.5, beta_2=0.75)
+    applied(optimizer, weights)
+    for variable, gradient in zip(weights, GRADIENTS, strict=True):
+        means, squares = internals.adam_slots(optimizer, variable)
+        np.testing.assert_allclose(means, 0.5 * gradient, rtol=1e-6)
+        np.testing.assert_allclose(squares, 0.25 * gradient**2, rtol=1e-6)
+
+
+@canary("several replicas lose accumulated gradients.")
+def test_accumulated_gradients(weights):
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    applied(optimizer, weights)
+    sums = internals.accumulated_gradients(optimizer, weights[::-1])
+    np.testing.assert_array_equal([v.numpy() for v in sums], GRADIENTS[::-1])
+
+
+@canary("several replicas do not clip gradients.")
+@pytest.mark.parametrize(
+    ("how", "first"),
+    [({"clipnorm": 1.0}, [0.6, 0.8]), ({"clipvalue": 2.0}, [2, 2]), ({}, [3, 4])]
+    + [({"global_clipnorm": 1.0}, np.float32([3, 4]) / 26**0.5)],
+)
+def test_clip_gradients(how, first):
+    clipped = internals.clip_gradients(keras.optimizers.SGD(**how), GRADIENTS)
+    np.testing.assert_allclose(clipped[0], first, rtol=1e-6)
+
+
+@canary("weights that are excluded from decay decay.")
+def test_uses_weight_decay(weights):
+    optimizer = keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay(var_names=["b"])
+    optimizer.build(weights)
+    assert [internals.uses_weight_decay(optimizer, v) for v in weights] == [True, False]
+
+
+@canary("Muon's weights do not decay.")
+def test_weight_decay_method(weights):
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.build(weights)
+    internals.weight_decay_method(optimizer)(weights[:1])
+    np.testing.assert_allclose(weights[0], [0.95, 1.9], rtol=1e-6)
+
+
+@canary("Muon decays weights in the way of all other optimizers.")
+def test_has_own_weight_decay():
+    own = {
+        name: internals.has_own_weight_decay(getattr(keras.optimizers, name)(0.1))
+        for name in ("SGD", "Adam", "AdamW", "Lion", "Muon")
+    }
+    assert own == {"SGD": False, "Adam": False, "AdamW": False, "Lion": False, "Muon": True}
+
+
+@canary("all weights train at one rate, whatever a phase says, or decay at it.")
+def test_replace_updates(weights):
+    optimizer = keras.optimizers.AdamW(0.1)
+    optimizer.build(weights)
+    decayed = []
+    internals.replace_updates(
+        optimizer, lambda gradient, variable, rate: variable.assign_sub(gradient), decayed.append
+    )
+    np.testing.assert_array_equal(applied(optimizer, weights), [-2.0, -2.0])
+    assert len(decayed) == 1
+
+
+@canary("a second callback works on what the first one left.")
+def test_restore_updates(weights):
+    optimizer = keras.optimizers.SGD(1.0)
+    internals.replace_updates(optimizer, print, print)
+    internals.restore_updates(optimizer)
+    np.testing.assert_array_equal(applied(optimizer, weights), [-2.0, -2.0])
+
+
+@canary("with several replicas weights decay twice, or never.")
+def test_decays_weights_itself():
+    optimizer = keras.optimizers.AdamW()
+    assert internals.decays_weights_itself(optimizer)
+    internals.replace_updates(optimizer, print, print)
+    assert not internals.decays_weights_itself(optimizer)
+
+
+@canary("several replicas clip before they sum, and cannot accumulate gradients.")
+def test_replace_writing(weights):
+    optimizer = keras.optimizers.SGD(1.0, loss_scale_factor=2.0)
+    written = []
+    internals.replace_writing(optimizer, lambda grads, variables: written.append(grads))
+    np.testing.assert_array_equal(applied(optimizer, weights), [1.0, 2.0])
+    np.testing.assert_array_equal(written, [[gradient / 2 for gradient in GRADIENTS]])
+    assert int(optimizer.iterations) == 1
+
+
+@canary("a weight that begins to train late takes steps that are about three times too large.")
+def test_showing(weights):
+    plain, shown = (keras.optimizers.Adam(0.1) for _ in range(2))
+    shown.build(weights)
+    with internals.showing(shown, tf.constant(6), tf.constant(0.25)):
+        assert int(shown.iterations) == 6 and float(shown.learning_rate) == 0.25
+        shown.update_step(GRADIENTS[0], weights[0], 0.25)
+    assert int(shown.iterations) == 0 and float(shown.learning_rate) == np.float32(0.1)
+    other = keras.Variable([1.0, 2.0])
+    plain.build([other])
+    plain.iterations.assign(6)
+    plain.update_step(GRADIENTS[0], other, 0.25)
+    np.testing.assert_array_equal(weights[0], other)
+
+
+# ---------------------------------------------------------------------- random augmentation
+
+
+@canary("no layer of Keras can be named in data.augmentation, or layers that are no augmentation.")
+def test_image_preprocessing_base():
+    base = internals.image_preprocessing_base()
+    assert base.__name__ == "BaseImagePreprocessingLayer"
+    for name in ("RandomFlip", "RandomRotation", "RandomErasing", "RandAugment", "AugMix"):
+        assert issubclass(getattr(keras.layers, name), base), name
+    assert not issubclass(keras.layers.Dense, base)
+
+
+@canary("RandAugment and AugMix cannot be used in data.augmentation.")
+def test_choices_of_augmentation():
+    for layer in (keras.layers.RandAugment((0, 255)), keras.layers.AugMix((0, 255))):
+        choices = internals.choices_of_augmentation(layer)
+        assert len(choices) > 5
+        assert all(isinstance(x, internals.image_preprocessing_base()) for x in choices)
+
+
+@canary("augmentation does not follow its key, so that a run cannot be repeated.")
+@pytest.mark.parametrize("home", ["keras", "keras_cv"])
+def test_drawing_from(home):
+    layer = pytest.importorskip(home).layers.RandomFlip("horizontal")
+    image, uniform = tf.reshape(tf.range(12.0), (2, 2, 3)), tf.random.uniform
+    layer(image, training=True)
+    before = dict(vars(layer))
+
+    def drawn(key: int) -> bytes:
+        seeds = KeyedSeeds(tf.constant([3, key]))
+
+        def uniform(shape: Any, *_: Any, **__: Any) -> tf.Tensor:
+            return tf.random.stateless_uniform(shape, seeds.next())
+
+        functions = dict.fromkeys(("uniform", "normal", "gamma"), uniform)
+        with internals.drawing_from(layer, seeds, functions):
+            return np.array(layer(image, training=True)).tobytes()
+
+    flipped = [drawn(key) for key in range(8)]
+    assert len(set(flipped)) == 2 and [drawn(key) for key in range(8)] == flipped
+    assert vars(layer) == before and tf.random.uniform is uniform
+
+
+# ----------------------------------------------------------------------- the whole process
+
+
+@canary("a resumed run draws other numbers in layers and callbacks without a seed.")
+def test_global_seeds():
+    state = internals.global_seeds().state
+    before = state.numpy()
+    first = keras.random.uniform((4,)).numpy()
+    state.assign(before)
+    np.testing.assert_array_equal(keras.random.uniform((4,)), first)
+
+
+@canary("a saved run says nothing of the numbers that were drawn without a seed.")
+def test_drawn_global_seeds():
+    seeds = internals.global_seeds()
+    assert internals.drawn_global_seeds() is seeds
+
+
+@canary("saving reads each variable slowly, or one replica's part of a metric.")
+def test_is_plain_variable(two_replicas):
+    assert internals.is_plain_variable(tf.Variable(1.0))
+    assert internals.is_plain_variable(keras.Variable(1.0).value)
+    with two_replicas.scope():
+        assert not internals.is_plain_variable(tf.Variable(1.0))
+
+
+@canary("a worker that dies is noticed after a minute instead of some seconds.")
+def test_check_workers_every(monkeypatch):
+    from tensorflow.python.distribute import collective_all_reduce_strategy
+
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    for name, default in (("_check_health_interval", 30), ("_check_health_timeout", 10)):
+        assert getattr(extended, name) == default
+        monkeypatch.setattr(extended, name, default)
+    internals.check_workers_every(5)
+    assert (extended._check_health_interval, extended._check_health_timeout) == (5, 5)
+
+
+@canary("no export to ONNX and OpenVINO.")
+def test_with_constants():
+    variable = tf.Variable([2.0])
+    double = tf.function(lambda x: variable * x, input_signature=[tf.TensorSpec((1,))])
+    frozen = internals.with_constants(double.get_concrete_function())
+    variable.assign([7.0])
+    np.testing.assert_array_equal(frozen(tf.constant([3.0])), [[6.0]])
+    assert not any("Variable" in op.type for op in frozen.graph.get_operations())
