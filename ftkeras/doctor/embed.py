@@ -17,7 +17,7 @@ from ftkeras.console import Progress
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.decode import resize_image
 from ftkeras.doctor.images import Looks
-from ftkeras.model.inference import logits_function
+from ftkeras.model.inference import outputs_function
 
 _SIZE = 96  # pixels: enough to tell images apart, and quick
 _BATCH = 64
@@ -28,7 +28,7 @@ def make_embedding(data: ImageData, looks: Looks) -> Callable[[np.ndarray], np.n
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=_SIZE)
     images = keras.Input((_SIZE, _SIZE, 3))
     maps = backbone.model(preprocess(images, backbone.preprocessing))
-    answer = logits_function(keras.Model(images, keras.layers.GlobalAveragePooling2D()(maps)))
+    answer = outputs_function(keras.Model(images, keras.layers.GlobalAveragePooling2D()(maps)))
 
     def features(rows: np.ndarray) -> np.ndarray:
         found = np.empty((len(rows), 1280), np.float32)

@@ -13,6 +13,7 @@ from ftkeras.console import Progress
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import batches
 from ftkeras.evaluation.bootstrap import share_interval
+from ftkeras.model.output import output_of
 from ftkeras.training.attack import Attack
 
 
@@ -47,7 +48,8 @@ def measure_attacked(
     wrong.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
+            (n, units).
         split: Examples with one label each.
         attacks: What to measure.
         resize: How images become square: crop, pad or squash.
@@ -84,19 +86,22 @@ def measure_attacked(
 
 def _answers(model: keras.Model, attack: Attack | None, seed: int) -> Any:
     """Returns a graph from images and labels to whether each answer is right, bool (b,)."""
+    output = output_of(model, multi_label=False)
     batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    targets = tf.TensorSpec((None, model.output_shape[-1]), tf.float32)
+    targets = tf.TensorSpec((None, output.classes), tf.float32)
+
+    def logits_of(images: tf.Tensor) -> tf.Tensor:
+        return output.logits(model(images, training=False))
 
     @tf.function(input_signature=[batch, targets], autograph=False)
     def answers(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         if attack is not None:
             images = attack(
-                lambda changed: cross_entropies(labels, model(changed, training=False)),
+                lambda changed: cross_entropies(labels, logits_of(changed)),
                 images,
                 seed,
             )
-        logits = model(images, training=False)
-        return tf.argmax(logits, axis=-1) == tf.argmax(labels, axis=-1)
+        return tf.argmax(logits_of(images), axis=-1) == tf.argmax(labels, axis=-1)
 
     return answers
 

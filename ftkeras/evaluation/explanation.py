@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.model.output import output_of
 from ftkeras.trunk.graph import Graph, GraphModel, Step, Tensor, flatten
 
 # From dark to light: told apart in grey, and by people who see red and green alike.
@@ -20,15 +21,18 @@ _COLOURS = np.array(
 )
 
 
-def grad_cam(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+def grad_cam(
+    model: keras.Model, multi_label: bool = False
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """Returns a function that says where a model sees a class.
 
     Gradients flow only from a logit back to the last feature map, through pooling and head; what
     lies before it may be anything.
 
     Args:
-        model: From images (n, size, size, 3) to logits (n, classes); functional, and the backbone
-            may be nested in it.
+        model: From images (n, size, size, 3) to logits or scores (n, units); functional, and the
+            backbone may be nested in it.
+        multi_label: Whether an image may have any number of labels.
 
     Returns:
         From images (n, size, size, 3) and class indices (n,) to float32 maps (n, h, w), whose
@@ -45,16 +49,17 @@ def grad_cam(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], np.ndarra
     cut = None if graph is None else _last_map(graph)
     if graph is None or cut is None:
         return None
+    output = output_of(model, multi_label)
     place, after = cut
     before = Graph(graph.steps[:after], graph.inputs, (place,), place)
     behind = Graph(graph.steps[after:], (place,), graph.outputs, graph.structure)
-    to_map, to_logits = GraphModel(before, "to_map"), GraphModel(behind, "to_logits")
+    to_map, to_outputs = GraphModel(before, "to_map"), GraphModel(behind, "to_outputs")
 
     def explain(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
         features = tf.cast(to_map(tf.convert_to_tensor(images), training=False), tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(features)  # (n, h, w, channels)
-            logits = to_logits(features, training=False)  # (n, classes)
+            logits = output.logits(to_outputs(features, training=False))  # (n, classes)
             chosen = tf.gather(logits, tf.constant(classes, tf.int32), axis=1, batch_dims=1)
         slopes = tape.gradient(chosen, features)
         importance = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)  # (n, 1, 1, channels)

@@ -15,10 +15,10 @@ from ftkeras.data.feed import Feed
 from ftkeras.errors import TrainingError
 from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
 from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.metrics import scores_from_logits
-from ftkeras.evaluation.predict import each_output, predict_logits
+from ftkeras.evaluation.predict import each_output, predict_outputs
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.results import evaluate_predictions, format_results
+from ftkeras.model.output import Output, output_of
 from ftkeras.training.run import Run
 
 _PREDICTED = 0.5  # the score from which on a label counts as predicted
@@ -28,6 +28,19 @@ _TITLES = {"mae": "mean absolute error", "rmse": "root mean squared error", "r2"
 def heads_of(facts: Mapping[str, Any]) -> list[Head]:
     """Returns the heads that a run's `data.json` tells of."""
     return [Head(**{**row, "class_names": tuple(row["class_names"])}) for row in facts["heads"]]
+
+
+def outputs_of(model: keras.Model, heads: Sequence[Head]) -> dict[str, Output]:
+    """Returns what the output of each head is, by name, except those for numbers.
+
+    Raises:
+        UserError: An output is neither logits nor scores.
+    """
+    return {
+        head.name: output_of(model, head.kind == "labels", head.name)
+        for head in heads
+        if head.kind != "number"
+    }
 
 
 def measure_heads(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
@@ -43,10 +56,13 @@ def measure_heads(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[
         split: What to measure the model on.
     """
     data, said = feed.data, {}
+    what = outputs_of(model, data.heads)
     for name in dict.fromkeys(name for name in ("val", split) if name in data.splits):
-        outputs, _ = predict_logits(model, feed.plain(name), f"evaluate {name}")
+        outputs, _ = predict_outputs(model, feed.plain(name), f"evaluate {name}")
         for head in data.heads:
-            said[name, head.name] = _of_known(data.splits[name], head, outputs[head.name])
+            answer = outputs[head.name]
+            answer = what[head.name].logits(answer).numpy() if head.name in what else answer
+            said[name, head.name] = _of_known(data.splits[name], head, answer)
             save_predictions(run, f"{name}-{head.name}", said[name, head.name])
     measured: dict[str, Any] = {}
     for head in data.heads:
@@ -247,22 +263,21 @@ def predict_heads(
         top_k: How many classes to give, at most; of labels all are given.
         batch_size: Images a step.
     """
+    what = outputs_of(model, heads)
     outputs = each_output(model, paths, image_size=image_size, resize=resize, batch_size=batch_size)
     for path, error, said in outputs:
         answers = {}
         for head in () if error else heads:
-            answers[head.name] = _answer(
-                head, said[head.name], temperatures.get(head.name, 1.0), top_k
-            )
+            output, temperature = said[head.name], temperatures.get(head.name, 1.0)
+            answers[head.name] = _answer(head, what.get(head.name), output, temperature, top_k)
         yield HeadsPrediction(path, heads, answers, error)
 
 
 def _answer(
-    head: Head, output: np.ndarray, temperature: float, top_k: int
+    head: Head, what: Output | None, output: np.ndarray, temperature: float, top_k: int
 ) -> tuple[tuple[str, float], ...] | float:
-    if head.kind == "number":
+    if what is None:
         return float(in_units(head, output)[0])
-    several = head.kind == "labels"
-    [scores] = scores_from_logits(output[None] / temperature, several)  # (classes,)
-    best = np.argsort(-scores, kind="stable")[: None if several else top_k]
+    [scores] = what.scores(output[None], temperature).numpy()  # (classes,)
+    best = np.argsort(-scores, kind="stable")[: None if what.multi_label else top_k]
     return tuple((head.class_names[c], float(scores[c])) for c in best)

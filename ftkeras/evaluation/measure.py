@@ -21,7 +21,8 @@ def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, A
     The temperature is fitted on the validation split, where there is one.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
+            (n, units).
         feed: The run's data.
         run: Where the answers are kept.
         split: What to measure the model on.
@@ -29,7 +30,7 @@ def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, A
     data = feed.data
     answers = {}
     for name in dict.fromkeys(name for name in ("val", split) if name in data.splits):
-        logits, _ = predict_logits(model, feed.plain(name), f"evaluate {name}")
+        logits, _ = predict_logits(model, feed.plain(name), f"evaluate {name}", data.multi_label)
         part = data.splits[name]
         answers[name] = Predictions(logits, part.labels, np.array(part.ids))
         save_predictions(run, name, answers[name])

@@ -14,37 +14,59 @@ from ftkeras.console import Progress
 from ftkeras.data import decode, scan
 from ftkeras.data.walk import files_under, is_utf8, shown
 from ftkeras.errors import UserError
-from ftkeras.evaluation.metrics import scores_from_logits
-from ftkeras.model.inference import logits_function
+from ftkeras.model.inference import outputs_function
+from ftkeras.model.output import output_of
 
 
-def predict_logits(model: keras.Model, dataset: tf.data.Dataset, label: str) -> tuple[Any, Any]:
+def predict_logits(
+    model: keras.Model, dataset: tf.data.Dataset, label: str, multi_label: bool = False
+) -> tuple[np.ndarray, Any]:
     """Returns the logits and labels of a data set, both in its order.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns logits (b, classes), or a
-            dict of them.
+        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns logits or scores (b, units).
+        dataset: As `predict_outputs` takes it.
+        label: What to say while it runs, for example "evaluate test".
+        multi_label: Whether an image may have any number of labels.
+
+    Returns:
+        Logits float32 (n, classes), and labels as the data set gives them, (n, ...).
+
+    Raises:
+        UserError: The model's outputs are neither logits nor scores.
+    """
+    output = output_of(model, multi_label)
+    outputs, labels = predict_outputs(model, dataset, label)
+    return output.logits(outputs).numpy(), labels
+
+
+def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) -> tuple[Any, Any]:
+    """Returns what a model puts out for a data set, and the labels, both in its order.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns (b, units), or a dict of
+            them.
         dataset: Finite; yields (images, labels) or (images, labels, weights) in batches.
         label: What to say while it runs, for example "evaluate test".
 
     Returns:
-        Logits float32 (n, classes), and labels as the data set gives them, (n, ...); dicts where
-        the model and the data set give dicts.
+        Outputs float32 (n, units), and labels as the data set gives them, (n, ...); dicts if the
+        model and the data set give dicts.
     """
     batches = int(dataset.cardinality())
-    answer = logits_function(model)
-    logits, labels = [], []
+    answer = outputs_function(model)
+    outputs, labels = [], []
     progress = Progress(label, batches if batches >= 0 else None)
     try:
         for images, targets, *_ in dataset:
-            logits.append(tf.nest.map_structure(_numpy, answer(images)))  # (b, classes)
+            outputs.append(tf.nest.map_structure(_numpy, answer(images)))  # (b, units)
             labels.append(tf.nest.map_structure(_numpy, targets))
             progress.advance()
     finally:
         progress.close()
-    if not logits:
+    if not outputs:
         return np.zeros((0, model.output_shape[-1]), np.float32), np.zeros(0, np.int64)
-    return _joined(logits), _joined(labels)
+    return _joined(outputs), _joined(labels)
 
 
 def _numpy(tensor: tf.Tensor) -> np.ndarray:
@@ -147,23 +169,27 @@ def predict_files(
     Files are scanned, normalised, decoded and resized as those that training reads.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, image_size, image_size, 3), returns logits
-            (n, classes).
+        model: Takes raw 0..255 RGB float32 (n, image_size, image_size, 3), returns logits or
+            scores (n, units).
         paths: The files.
         image_size: Side of the model's input, in pixels.
         resize: How images become square: crop, pad or squash.
         class_names: One name a class.
-        multi_label: Scores are sigmoids instead of a softmax.
+        multi_label: The scores of logits are sigmoids instead of a softmax.
         temperature: What the logits are divided by.
         top_k: How many classes to give, at most.
         batch_size: Images a step.
+
+    Raises:
+        UserError: The model's outputs are neither logits nor scores.
     """
+    output = output_of(model, multi_label)
     answers = each_output(model, paths, image_size=image_size, resize=resize, batch_size=batch_size)
-    for path, error, logits in answers:
+    for path, error, said in answers:
         if error:
             yield FilePrediction(path, error=error)
             continue
-        [row] = scores_from_logits(logits[None] / temperature, multi_label)  # (classes,)
+        [row] = output.scores(said[None], temperature).numpy()  # (classes,)
         best = np.argsort(-row, kind="stable")[:top_k]
         yield FilePrediction(path, tuple((class_names[c], float(row[c])) for c in best))
 
@@ -193,7 +219,7 @@ def each_output(
 
 def _outputs(model: keras.Model, images: tf.data.Dataset, total: int) -> Iterator[Any]:
     """Yields what the model puts out for each image."""
-    answer = logits_function(model)
+    answer = outputs_function(model)
     progress = Progress("predict", total)
     try:
         for batch in images:

@@ -49,7 +49,8 @@ def measure_robustness(
     which says nothing on other classes; `relative` is what is left of the clean accuracy.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
+            (n, units).
         split: The examples.
         resize: How images become square: crop, pad or squash.
         batch_size: Images a step.
@@ -65,9 +66,9 @@ def measure_robustness(
             f"{size}. Train it with data.image_size={SMALLEST} or more."
         )
     conditions = _conditions(seed)
-    answer = logits_function(model)
-    right: dict[_Condition, list[np.ndarray]] = {condition: [] for condition in conditions}
     multi_label, done = split.labels.ndim == 2, 0
+    answer = logits_function(model, multi_label)
+    right: dict[_Condition, list[np.ndarray]] = {condition: [] for condition in conditions}
     progress = Progress("robustness", len(split) * len(conditions))
     plain = batches(split, image_size=size, batch_size=batch_size, resize=resize, cache="none")
     try:

@@ -14,10 +14,15 @@ import tensorflow as tf
 from ftkeras import __version__
 from ftkeras.data.decode import MODES
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.export.reference import expected_scores, outputs_on_cpu
 from ftkeras.keras_internals import maker, with_constants
+from ftkeras.model.output import Output, output_of
 
 _MOST_BYTES = (1 << 31) - 1  # of a graph that holds its weights
+_ONE_UNIT = (
+    " One unit tells two classes apart, and takes both names; with multi_label=True it is one "
+    "label, and takes one."
+)
 
 
 Outputs = dict[str, tf.Tensor]
@@ -50,8 +55,8 @@ class Servable(Protocol):
     def answers(self, said: Sequence[tf.Tensor]) -> Outputs:
         """Returns what clients get, from the network's outputs without the features."""
 
-    def expected(self, images: tf.Tensor) -> tuple[Any, np.ndarray | None]:
-        """Returns what the Keras model says, layer by layer, and pooled features or None."""
+    def expected(self, images: tf.Tensor) -> Any:
+        """Returns what clients should get, from the Keras model's own outputs, in NumPy."""
 
     def difference(self, expected: Any, said: Arrays) -> tuple[float, str]:
         """Returns how far a signature's answers are from those expected, and what is wrong else.
@@ -70,16 +75,19 @@ class Classifier:
     """A trained model with its labels, temperature and thresholds.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes).
-        class_names: One name a class.
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units): logits, or
+            scores of a softmax or sigmoid, which are served as they are. See `output_of`.
+        class_names: One name per class. If the model has one unit, two names: what a score near 0
+            means, then what a score near 1 means.
         resize: How images become square: crop, pad or squash.
-        multi_label: Scores are sigmoids, one question a class, instead of a softmax.
-        temperature: What the logits are divided by (Guo et al. 2017).
+        multi_label: An image may have any number of labels: logits become sigmoids, not a softmax.
+        temperature: What the logits are divided by (Guo et al. 2017). Those of a softmax p are
+            log(p), those of a sigmoid log(p / (1 - p)).
         thresholds: For `multi_label`: the score from which on a class counts as predicted, one a
             class; 0.5 each when left out.
 
     Raises:
-        UserError: Something does not fit the model.
+        UserError: Something does not fit the model, or its outputs are neither logits nor scores.
 
     Example:
         ```python
@@ -96,11 +104,11 @@ class Classifier:
     thresholds: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        classes = self.model.output_shape[-1]
+        classes = self.output.classes
         if len(self.class_names) != classes:
             raise UserError(
                 f"export: the model has {classes} classes, and there are {len(self.class_names)} "
-                "class names."
+                f"class names.{_ONE_UNIT if self.output.units == 1 else ''}"
             )
         if self.resize not in MODES:
             guess = did_you_mean(self.resize, MODES)
@@ -118,8 +126,13 @@ class Classifier:
         return int(self.model.input_shape[1])
 
     @functools.cached_property
+    def output(self) -> Output:
+        """What the model's outputs are."""
+        return output_of(self.model, self.multi_label)
+
+    @functools.cached_property
     def network(self) -> keras.Model:
-        """The model as one that returns its logits and, where it has a head, pooled features."""
+        """The model as one that returns its outputs and, if it has a head, pooled features."""
         return with_features(self.model)
 
     @property
@@ -127,32 +140,25 @@ class Classifier:
         """Whether the model's pooled features are known."""
         return len(self.network.outputs) > len(self.model.outputs)
 
-    def scores(self, logits: tf.Tensor) -> tf.Tensor:
+    def scores(self, outputs: tf.Tensor) -> tf.Tensor:
         """Returns float32 scores (n, classes), in the order of the classes."""
-        logits = tf.cast(logits, tf.float32) / self.temperature
-        return tf.sigmoid(logits) if self.multi_label else tf.nn.softmax(logits)
+        return self.output.scores(outputs, self.temperature)
 
     def answers(self, said: Sequence[tf.Tensor]) -> Outputs:
-        """Returns what clients get, from the logits."""
+        """Returns what clients get, from the model's outputs."""
         return ranked(self, self.scores(said[0]))
 
     def difference(self, expected: np.ndarray, said: Arrays) -> tuple[float, str]:
         """Returns the largest difference of scores, and what else is wrong."""
         return ranked_difference(self.class_names, expected, said)
 
-    def expected(self, images: tf.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns what the Keras model says, layer by layer, on the CPU.
-
-        So that an accelerator's rounding or a full memory does not decide.
+    def expected(self, images: tf.Tensor) -> np.ndarray:
+        """Returns the scores (n, classes), in the order of the classes, by the Keras model itself.
 
         Args:
             images: Float32 (n, size, size, 3), 0..255.
-
-        Returns:
-            Scores (n, classes), in the order of the classes, and pooled features or None.
         """
-        [logits], features = ask(self, images)
-        return scores_from_logits(logits / self.temperature, self.multi_label), features
+        return expected_scores(outputs_on_cpu(self.model, images), self.output, self.temperature)
 
     @functools.cached_property
     def frozen(self) -> Any:
@@ -253,14 +259,6 @@ def with_features(model: keras.Model) -> keras.Model:
     """
     features = pooled_features(model)
     return keras.Model(model.inputs[0], [*model.outputs, *([] if features is None else [features])])
-
-
-def ask(servable: Servable, images: tf.Tensor) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Returns the network's outputs on the CPU, layer by layer, and pooled features or None."""
-    with tf.device("CPU:0"):
-        said = keras.tree.flatten(servable.network(images, training=False))
-    arrays = [x.numpy().astype(np.float32) for x in said]
-    return (arrays[:-1], arrays[-1]) if servable.has_features else (arrays, None)
 
 
 def pooled_features(model: keras.Model) -> keras.KerasTensor | None:

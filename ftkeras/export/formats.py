@@ -260,8 +260,8 @@ def _certify(
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
         images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
-    expected, _ = classifier.expected(images)
-    accuracy = _accuracy(lambda x: classifier.expected(tf.constant(x))[0], test, classifier)
+    expected = classifier.expected(images)
+    accuracy = _accuracy(lambda x: classifier.expected(tf.constant(x)), test, classifier)
     found = {
         "compared_with": "the Keras model, on golden images and on images of the test split",
         "golden_images": list(golden),

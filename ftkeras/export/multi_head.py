@@ -12,17 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Head
-from ftkeras.evaluation.heads import in_units
-from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.errors import UserError
+from ftkeras.evaluation.heads import in_units, outputs_of
 from ftkeras.export.classifier import (
     Arrays,
     Outputs,
-    ask,
     ranked,
     ranked_difference,
     versions,
     with_features,
 )
+from ftkeras.export.reference import expected_scores, outputs_on_cpu
+from ftkeras.model.output import Output
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,14 @@ class MultiHead:
     """A trained model of several heads with what their outputs mean.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns a dict of (n, units).
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns a dict of (n, units):
+            logits, scores, or numbers.
         heads: What each output means.
         resize: How images become square: crop, pad or squash.
         temperatures: By head, what the logits are divided by; 1 where left out.
+
+    Raises:
+        UserError: An output for classes is neither logits nor scores.
 
     Example:
         ```python
@@ -55,6 +60,20 @@ class MultiHead:
     heads: Sequence[Head]
     resize: str = "crop"
     temperatures: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, output in self.outputs.items():
+            [head] = [head for head in self.heads if head.name == name]
+            if output.classes != len(head.class_names):
+                raise UserError(
+                    f"export: the output {name!r} has {output.classes} classes, and there are "
+                    f"{len(head.class_names)} class names."
+                )
+
+    @functools.cached_property
+    def outputs(self) -> dict[str, Output]:
+        """What the outputs are, by head, except those for numbers."""
+        return outputs_of(self.model, self.heads)
 
     @property
     def image_size(self) -> int:
@@ -75,28 +94,28 @@ class MultiHead:
         """Returns what clients get: of each head what a classifier says, or a value (n,)."""
         outputs: Outputs = {}
         for head, output in zip(self._in_order(), said, strict=True):
-            output = tf.cast(output, tf.float32)
             if head.kind == "number":
-                outputs[f"{head.name}_value"] = output[:, 0] * head.scale + head.mean
+                value = tf.cast(output, tf.float32)[:, 0]
+                outputs[f"{head.name}_value"] = value * head.scale + head.mean
                 continue
-            logits = output / self.temperatures.get(head.name, 1.0)
-            several = head.kind == "labels"
-            scores = tf.sigmoid(logits) if several else tf.nn.softmax(logits)
-            answer = ranked(_Classes(head.class_names, several), scores)
+            scores = self.outputs[head.name].scores(output, self.temperatures.get(head.name, 1.0))
+            answer = ranked(_Classes(head.class_names, head.kind == "labels"), scores)
             outputs |= {f"{head.name}_{name}": values for name, values in answer.items()}
         return outputs
 
-    def expected(self, images: tf.Tensor) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        """Returns by head the scores (n, classes) or values (n,), and pooled features or None."""
-        said, features = ask(self, images)
-        answers = {}
-        for head, output in zip(self._in_order(), said, strict=True):
-            if head.kind == "number":
-                answers[head.name] = in_units(head, output)[:, 0]
-            else:
-                logits = output / self.temperatures.get(head.name, 1.0)
-                answers[head.name] = scores_from_logits(logits, head.kind == "labels")
-        return answers, features
+    def expected(self, images: tf.Tensor) -> dict[str, np.ndarray]:
+        """Returns by head the scores (n, classes) or values (n,), by the Keras model itself."""
+        said = outputs_on_cpu(self.model, images)
+        return {
+            head.name: in_units(head, said[head.name])[:, 0]
+            if head.kind == "number"
+            else expected_scores(
+                said[head.name],
+                self.outputs[head.name],
+                self.temperatures.get(head.name, 1.0),
+            )
+            for head in self.heads
+        }
 
     def difference(self, expected: Mapping[str, np.ndarray], said: Arrays) -> tuple[float, str]:
         """Returns the largest difference over all heads, and what else is wrong.

@@ -2,7 +2,7 @@
 
 All of a classifier's return, for each of n images, all classes with the best first:
 
-    scores         float32 (n, classes)   softmax, or sigmoid for a multi-label model, descending
+    scores         float32 (n, classes)   the model's own softmax or sigmoid, descending
     class_indices  int32   (n, classes)   which class each score is of
     class_names    string  (n, classes)   the same by name, UTF-8
     predicted      bool    (n, classes)   multi-label only: the score reaches the class's threshold

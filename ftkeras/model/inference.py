@@ -9,36 +9,54 @@ import keras
 import tensorflow as tf
 
 from ftkeras.keras_internals import attach, attached
+from ftkeras.model.output import output_of
 
 Answer = Callable[[tf.Tensor], Any]  # a tensor, or a dict of them where there are several heads
 
-_KEPT = "_ftkeras_logits"
+_KEPT = "_ftkeras_outputs"
 
 
-def logits_function(model: keras.Model) -> Answer:
+def logits_function(model: keras.Model, multi_label: bool = False) -> Answer:
+    """Returns a function from images to a classifier's logits, whatever its last activation.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores (n, units).
+        multi_label: Whether an image may have any number of labels.
+
+    Returns:
+        From float32 images (n, size, size, 3) to float32 logits (n, classes).
+
+    Raises:
+        UserError: The model's outputs are neither logits nor scores.
+    """
+    output, answer = output_of(model, multi_label), outputs_function(model)
+    return lambda images: output.logits(answer(images))
+
+
+def outputs_function(model: keras.Model) -> Answer:
     """Returns the model in inference mode as one graph that serves batches of any length.
 
     The uneven last batch would make `model.predict` or a plain `tf.function` trace again. The graph
     is traced once for a model and kept with it: tracing takes a second.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits (n, classes), or a
-            dict of them.
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units), or a dict of
+            them.
     """
     if attached(model, _KEPT) is None:
         batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
 
         @tf.function(input_signature=[batch])
-        def logits(images: tf.Tensor) -> Any:
+        def answered(images: tf.Tensor) -> Any:
             outputs = model(images, training=False)
             return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
-        attach(model, _KEPT, logits)
+        attach(model, _KEPT, answered)
     answer: Answer = attached(model, _KEPT)
     return answer
 
 
-def with_kept_logits(model: keras.Model, other: keras.Model) -> keras.Model:
+def with_kept_outputs(model: keras.Model, other: keras.Model) -> keras.Model:
     """Returns the model; where another with its layers has a graph already, it answers by that."""
     if (answer := attached(other, _KEPT)) is not None:
         attach(model, _KEPT, answer)

@@ -20,7 +20,8 @@ def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split]) -> N
 
     Args:
         run: A run with predictions.
-        model: Its model, from images (n, size, size, 3) to logits (n, classes).
+        model: Its model, from images (n, size, size, 3) to logits or scores
+            (n, units).
         splits: Its data.
     """
     pictures = make_pictures(read_run(run.folder), model, splits, run.config.data.resize)

@@ -79,7 +79,7 @@ def make_pictures(
 
     Args:
         facts: The run.
-        model: Its model: images (n, size, size, 3) to logits.
+        model: Its model: images (n, size, size, 3) to logits or scores.
         splits: Its data.
         resize: How images become square.
     """
@@ -87,7 +87,7 @@ def make_pictures(
     asked = wanted(facts)
     if not asked:
         return made
-    explain = grad_cam(model)
+    explain = grad_cam(model, facts.multi_label)
     size = int(model.input_shape[1])
     for name, classes in asked.items():
         if name not in splits:

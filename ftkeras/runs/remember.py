@@ -10,7 +10,7 @@ from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.pipeline import batches
 from ftkeras.data.replay import KEPT, Memory, herd, joined, pixels
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import predict_outputs
 
 
 def remember(
@@ -94,7 +94,7 @@ def _choose(
 def features_of(model: keras.Model, split: Split, resize: str, label: str) -> np.ndarray:
     """Returns what a model's logits see of a split's images, float32 (n, d)."""
     below = keras.Model(model.inputs, model.get_layer("logits").input)
-    return predict_logits(below, plain(split, below, resize), label)[0]
+    return predict_outputs(below, plain(split, below, resize), label)[0]
 
 
 def plain(split: Split, model: keras.Model, resize: str) -> tf.data.Dataset:

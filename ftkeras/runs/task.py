@@ -18,7 +18,7 @@ from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Row, predict_files
 from ftkeras.evaluation.results import format_results
 from ftkeras.export.classifier import Classifier, Servable
-from ftkeras.model.inference import with_kept_logits
+from ftkeras.model.inference import with_kept_outputs
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.training import build
@@ -114,7 +114,7 @@ class Task:
         Never compiled, for the optimizer's state belongs to the checkpoints.
         """
         plain = keras.Model(model.input, model.output, name=model.name)
-        return with_kept_logits(plain, model)
+        return with_kept_outputs(plain, model)
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
         """Returns what `evaluation.json` holds; at least `split`."""

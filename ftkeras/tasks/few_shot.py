@@ -23,7 +23,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import mean_interval
 from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.metrics import log_losses
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import predict_logits, predict_outputs
 from ftkeras.evaluation.probes import LinearHead, draw, fit_head, stratified_folds
 from ftkeras.model.features import check_stages, unit_features
 from ftkeras.report.chart import interval_chart
@@ -102,7 +102,7 @@ class FewShot(Task):
         shown = dataclasses.replace(data, splits={"train": pool.take(used), "test": test})
         feed = self.feed(config, shown, assembled.feed.image_size)
         inputs = {
-            name: predict_logits(features, feed.plain(name), f"features of {name}")[0]
+            name: predict_outputs(features, feed.plain(name), f"features of {name}")[0]
             for name in shown.splits
         }
         found: list[dict[str, _Candidate]] = []

@@ -15,7 +15,7 @@ import tensorflow as tf
 from ftkeras.console import table
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
-from ftkeras.model.inference import logits_function
+from ftkeras.model.inference import outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.training.workers import wait_for_all
@@ -310,7 +310,7 @@ def _forward_seconds(model: keras.Model) -> float:
     _, height, width, channels = model.input_shape
     count = max(1, min(16, _TIMED // (height * width)))
     images = tf.zeros((count, height, width, channels))
-    run = logits_function(model)
+    run = outputs_function(model)
     seconds = []
     for _ in range(4):
         start = time.perf_counter()

@@ -48,13 +48,10 @@ LAST = {
         ["a", "b", "c"],
         {"multi_label": True},
     ),
-    "one sigmoid": (lambda: [keras.layers.Dense(1, "sigmoid")], ["a"], {}),
+    "one label": (lambda: [keras.layers.Dense(1, "sigmoid")], ["a"], {"multi_label": True}),
 }
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 1: scores get a second activation", raises=AssertionError
-)
 @pytest.mark.parametrize("last", LAST)
 def test_served_scores_equal_those_of_a_model_that_ends_in_an_activation(last, tmp_path):
     """tensorflow/serving 1570, 1869."""
@@ -64,9 +61,14 @@ def test_served_scores_equal_those_of_a_model_that_ends_in_an_activation(last, t
     np.testing.assert_allclose(served, model(IMAGES), atol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 1: scores get a second activation", raises=AssertionError
-)
+def test_one_unit_tells_two_classes_apart(tmp_path):
+    """tensorflow/serving 1869: a softmax over one unit would say 1.0 of everything."""
+    model = model_ending_in(keras.layers.Dense(1, "sigmoid"))
+    served = served_scores(tmp_path, ftkeras.Classifier(model, ["a", "b"]))
+    likely = np.asarray(model(IMAGES))
+    np.testing.assert_allclose(served, np.concatenate([1 - likely, likely], axis=1), atol=1e-5)
+
+
 def test_a_temperature_divides_the_logits_behind_a_softmax(tmp_path):
     """tensorflow/serving 1570: softmax(log(p) / T), since p is not a logit."""
     model = model_ending_in(keras.layers.Dense(3, "softmax"))

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.model.inference import logits_function, with_kept_logits
+from ftkeras.model.inference import outputs_function, with_kept_outputs
 
 
 def model() -> keras.Model:
@@ -17,7 +17,7 @@ def model() -> keras.Model:
 
 
 def test_uneven_batches_do_not_trace_again():
-    answer = logits_function(model())
+    answer = outputs_function(model())
     for length in (8, 3, 1):
         assert answer(tf.zeros((length, 4, 4, 3))).shape == (length, 2)
     assert answer.experimental_get_tracing_count() == 1
@@ -28,26 +28,26 @@ def test_a_model_is_traced_once_and_its_weights_count_as_they_are():
     images = tf.ones((1, 4, 4, 3))
     for scale in (1.0, 2.0):
         asked.get_layer("logits").kernel.assign(np.full((3, 2), scale))
-        np.testing.assert_allclose(logits_function(asked)(images), [[3 * scale] * 2])
-    assert logits_function(asked) is logits_function(asked)
-    assert logits_function(model()) is not logits_function(asked)
+        np.testing.assert_allclose(outputs_function(asked)(images), [[3 * scale] * 2])
+    assert outputs_function(asked) is outputs_function(asked)
+    assert outputs_function(model()) is not outputs_function(asked)
 
 
 def test_the_graph_is_no_part_of_what_is_saved(tmp_path):
     asked = model()
-    logits_function(asked)
+    outputs_function(asked)
     asked.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     images = tf.ones((2, 4, 4, 3))
-    np.testing.assert_allclose(logits_function(again)(images), logits_function(asked)(images))
+    np.testing.assert_allclose(outputs_function(again)(images), outputs_function(asked)(images))
     asked.export(tmp_path / "export", verbose=False)
     served = tf.saved_model.load(tmp_path / "export")
-    np.testing.assert_allclose(served.serve(images), logits_function(asked)(images), rtol=1e-6)
+    np.testing.assert_allclose(served.serve(images), outputs_function(asked)(images), rtol=1e-6)
 
 
 def test_another_model_of_the_same_layers_answers_by_the_graph_that_there_is():
     asked = model()
-    answer = logits_function(asked)
-    plain = with_kept_logits(keras.Model(asked.input, asked.output), asked)
-    assert logits_function(plain) is answer
-    assert logits_function(with_kept_logits(model(), model())) is not answer
+    answer = outputs_function(asked)
+    plain = with_kept_outputs(keras.Model(asked.input, asked.output), asked)
+    assert outputs_function(plain) is answer
+    assert outputs_function(with_kept_outputs(model(), model())) is not answer

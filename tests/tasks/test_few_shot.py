@@ -13,7 +13,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.probes import draw, fit_head, stratified_folds
 from ftkeras.model.features import unit_features
 from ftkeras.tasks import few_shot
@@ -66,14 +66,14 @@ def test_the_kept_model_is_the_method_that_was_chosen(run):
     chosen = draw(pool.labels, 4, seed=0, turn=0)
     features = unit_features(build.backbone(run.config), 2)
     feed = build.feed(run.config, data, 32)
-    support = predict_logits(features, feed.plain("train"), "")[0][chosen]
+    support = predict_outputs(features, feed.plain("train"), "")[0][chosen]
     labels = pool.labels[chosen]
     folds = list(stratified_folds(labels, 4, seed=0))
     results = run.read_json("task.json")
     head, _ = fit_head(results["choice"], support, labels, 3, folds)
-    expected = head.logits(predict_logits(features, feed.plain("test"), "")[0])
+    expected = head.logits(predict_outputs(features, feed.plain("test"), "")[0])
     model = keras.models.load_model(run.path("model.keras"), compile=False, safe_mode=True)
-    found = predict_logits(model, feed.plain("test"), "")[0]
+    found = predict_outputs(model, feed.plain("test"), "")[0]
     ratio = expected.std() / found.std()  # the temperature
     assert found * ratio == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
     first = results["methods"][results["choice"]]["accuracies"][0]

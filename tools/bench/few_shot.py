@@ -26,7 +26,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.evaluation.bootstrap import mean_interval
 from ftkeras.evaluation.metrics import log_losses
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.probes import METHODS, draw, fit_head, stratified_folds
 from ftkeras.model.features import unit_features
 
@@ -52,7 +52,7 @@ def extract(image_size: int) -> tuple[Features, Features, np.ndarray, np.ndarray
     )
     channels = int(ours.output.shape[1])
     feed = Feed(data, image_size=image_size, batch_size=50)
-    found = {name: predict_logits(both, feed.plain(name), name)[0] for name in ("train", "test")}
+    found = {name: predict_outputs(both, feed.plain(name), name)[0] for name in ("train", "test")}
     return (
         {name: values[:, channels:] for name, values in found.items()},
         {name: values[:, :channels] for name, values in found.items()},

@@ -33,7 +33,7 @@ from ftkeras.config.load import load_config, parse_config
 from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
 from ftkeras.console import table
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.training.run import Run
 
@@ -102,9 +102,9 @@ def answering(run: Run) -> float:
         run.config, data, run.read_json("data.json")["image_size"]
     )
     model, batches = tasks.load_model(run), feed.plain("test").cache()
-    predict_logits(model, batches, "warm up")
+    predict_outputs(model, batches, "warm up")
     start = time.process_time()
-    predict_logits(model, batches, "answer")
+    predict_outputs(model, batches, "answer")
     return time.process_time() - start
 
 
