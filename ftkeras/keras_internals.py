@@ -94,14 +94,14 @@ def clear_losses(layer: keras.layers.Layer) -> None:
 
 
 def is_built_in(layer: keras.layers.Layer) -> bool:
-    """Whether Keras itself wrote a layer's class; the public names leave out some of its bases."""
+    """Whether a layer's class is one of Keras's own, of which not all have a public name."""
     return type(layer).__module__.startswith("keras.src.layers.")
 
 
 def takes_training(operation: keras.Operation) -> bool:
     """Whether Keras passes `training` on to an operation that is called.
 
-    It does more than look at the signature of `call`: a layer takes part without the argument.
+    A layer passes it on to the layers inside even if its own `call` has no such argument.
     """
     return "training" in getattr(operation, "_call_context_args", ())
 
@@ -109,7 +109,7 @@ def takes_training(operation: keras.Operation) -> bool:
 def take_inputs_as_they_are(layer: keras.layers.Layer) -> None:
     """Has a layer pass its inputs to `call` without a cast to its own dtype, as Functional does.
 
-    `autocast=False` would do that, but for the layer's variables as well.
+    `autocast=False` is public, but it also stops the cast of the layer's variables.
     """
     layer._convert_input_args = False
     layer._allow_non_tensor_positional_args = True
