@@ -53,7 +53,7 @@ CONFIGS = {
 MOMENTS = {
     "run folder made": ("ftkeras.training.run:Run.write_text", 2),
     "first state written": ("ftkeras.training.state_file:_flush_to_disk", 1),
-    "step": ("ftkeras.training.divergence:TroubleWatch.on_train_batch_end", 6),
+    "step": ("ftkeras.training.divergence:DivergenceWatch.on_train_batch_end", 6),
     "state half written": ("ftkeras.training.state_file:_bytes", 200),
     "state not yet renamed": ("ftkeras.training.state_file:_flush_to_disk", 4),
     "old states removed": ("ftkeras.training.checkpoint:Checkpoints.note_state", 5),

@@ -94,7 +94,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Found:
+class Listing:
     """What a source found, before it is divided into splits.
 
     Args:

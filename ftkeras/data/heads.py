@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from ftkeras.data.dataset import Found, Head, ImageData, Split, Target
+from ftkeras.data.dataset import Head, ImageData, Listing, Split, Target
 from ftkeras.errors import UserError, did_you_mean
 
 Kind = Literal["classes", "labels", "number"]
@@ -41,7 +41,7 @@ class _Answers:
     numbers: np.ndarray
 
 
-def with_targets(found: Found, questions: Sequence[Question]) -> Found:
+def with_targets(found: Listing, questions: Sequence[Question]) -> Listing:
     """Returns what a source found with a target for each question.
 
     An empty cell is a label that nobody knows: the example says nothing to that head. What the
@@ -114,7 +114,7 @@ def _in_units(split: Split, heads: Sequence[Head]) -> dict[str, Target]:
     return targets
 
 
-def _read(found: Found, question: Question) -> _Answers:
+def _read(found: Listing, question: Question) -> _Answers:
     column, where = question.column, f"multi_task.heads: {question.name}"
     cells: list[tuple[str, ...]]
     if column in found.columns:

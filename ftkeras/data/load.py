@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.data.dataset import Found, ImageData, Split
+from ftkeras.data.dataset import ImageData, Listing, Split
 from ftkeras.data.sources import SOURCES
 from ftkeras.data.splits import divide
 from ftkeras.errors import UserError, did_you_mean
@@ -25,7 +25,7 @@ def load_data(
     strict: bool = True,
     classes: Sequence[str] = (),
     labelled: bool = True,
-    prepare: Callable[[Found], Found] | None = None,
+    prepare: Callable[[Listing], Listing] | None = None,
     **source_args: Any,
 ) -> ImageData:
     """Finds the images of a source, checks them, and divides them into splits.
@@ -100,7 +100,7 @@ def load_data(
     )
 
 
-def _numbers(found: Found, number: Mapping[str, int]) -> list[list[int]]:
+def _numbers(found: Listing, number: Mapping[str, int]) -> list[list[int]]:
     """The class indices of each example; an example's label must be a class."""
     numbers = []
     for key, names in zip(found.ids, found.labels, strict=True):
@@ -123,7 +123,7 @@ def _label_array(labels: Sequence[Sequence[int]], classes: int, multi_label: boo
     return hot  # (n, classes)
 
 
-def _check_bad_share(found: Found, max_bad_files: float) -> None:
+def _check_bad_share(found: Listing, max_bad_files: float) -> None:
     bad, total = len(found.bad_files), len(found.bad_files) + len(found.ids)
     if total == 0:
         raise UserError("data: there are no images. Check the source's path and parts.")
@@ -138,7 +138,7 @@ def _check_bad_share(found: Found, max_bad_files: float) -> None:
 
 
 def _check_labels(
-    found: Found,
+    found: Listing,
     class_names: Sequence[str],
     labels: Sequence[Sequence[int]],
     parts: Mapping[str, np.ndarray],

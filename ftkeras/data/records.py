@@ -13,7 +13,7 @@ import PIL
 import tensorflow as tf
 
 from ftkeras.data.cache import Remembered, digest
-from ftkeras.data.dataset import BadFile, Found
+from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_records
 from ftkeras.data.scan import VERSION, examine, in_parallel
 from ftkeras.data.walk import shown, why_not_readable
@@ -23,7 +23,7 @@ _FRAME = 16  # bytes that TFRecord puts around a record: length, two checksums
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Example:
     """One record of a shard.
 
     Args:
@@ -48,7 +48,7 @@ class Record:
         return f"{self.shard.rpartition('/')[2]}:{self.number}"
 
 
-def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) -> list[Record]:
+def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) -> list[Example]:
     """Examines all records of some shards; unchanged shards are not examined again.
 
     Args:
@@ -68,13 +68,13 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
     facts = {shard: known.get(shard, stamps[shard]) for shard in shards}
     fresh = [shard for shard in shards if facts[shard] is None]
 
-    def look(item: tuple[str, int, int, bytes | None]) -> Record:
+    def look(item: tuple[str, int, int, bytes | None]) -> Example:
         shard, number, offset, content = item
         if content is None:
-            return Record(shard, number, offset, (), reason="the rest of the shard is corrupt")
+            return Example(shard, number, offset, (), reason="the rest of the shard is corrupt")
         key = digest(shard, stamps[shard], offset, image_feature)
         return _examine(
-            Record(shard, number, offset, ()), content, image_feature, label_feature, key
+            Example(shard, number, offset, ()), content, image_feature, label_feature, key
         )
 
     facts.update((shard, []) for shard in fresh)  # one may be empty
@@ -87,19 +87,19 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
     finally:
         known.save()  # also when interrupted: the next scan goes on with the shards that are left
     return [
-        Record(shard, number, offset, tuple(labels), copy, reason)
+        Example(shard, number, offset, tuple(labels), copy, reason)
         for shard in shards
         for number, (offset, labels, copy, reason) in enumerate(facts[shard])
     ]
 
 
 def found_in(
-    records: Sequence[Record],
+    records: Sequence[Example],
     parts: Sequence[str],
     image_feature: str,
     class_names: Sequence[str] | None,
     multi_label: bool,
-) -> Found:
+) -> Listing:
     """Makes a `Found` of records.
 
     Args:
@@ -124,7 +124,7 @@ def found_in(
                     f"data: {records[i].key} has the label {label}, and there are "
                     f"{len(by_number)} class names (0 to {len(by_number) - 1}). Mend class_names."
                 )
-    return Found(
+    return Listing(
         ids=[records[i].key for i in good],
         labels=[
             tuple(by_number[v] if isinstance(v, int) else v for v in records[i].labels)
@@ -147,7 +147,7 @@ def found_in(
     )
 
 
-def _why_not(record: Record, multi_label: bool) -> str:
+def _why_not(record: Example, multi_label: bool) -> str:
     if record.reason or multi_label or len(record.labels) == 1:
         return record.reason
     return f"has {len(record.labels)} labels"
@@ -192,10 +192,10 @@ def _count(shard: str) -> tuple[int, bool]:
 
 
 def _examine(
-    record: Record, content: bytes, image_feature: str, label_feature: str, key: str
-) -> Record:
-    def bad(reason: str) -> Record:
-        return Record(record.shard, record.number, record.offset, (), reason=reason)
+    record: Example, content: bytes, image_feature: str, label_feature: str, key: str
+) -> Example:
+    def bad(reason: str) -> Example:
+        return Example(record.shard, record.number, record.offset, (), reason=reason)
 
     try:
         features = tf.train.Example.FromString(content).features.feature
@@ -213,7 +213,7 @@ def _examine(
     verdict = examine(record.shard, images[0], key, check_name=False)
     copy = "" if verdict.path == record.shard else verdict.path
     found = (*labels.int64_list.value, *names)
-    return Record(record.shard, record.number, record.offset, found, copy, verdict.reason)
+    return Example(record.shard, record.number, record.offset, found, copy, verdict.reason)
 
 
 def _stamp(path: str) -> str:

@@ -21,7 +21,7 @@ KEPT = "kept/"  # how the ids of kept images begin
 
 
 @dataclass(frozen=True)
-class Memory:
+class Exemplars:
     """Images with their labels, the most telling first; what `memory.npz` of a run holds.
 
     Args:
@@ -74,7 +74,7 @@ class Memory:
         tf.io.gfile.rename(temporary, path, overwrite=True)
 
     @classmethod
-    def load(cls, path: str) -> Memory:
+    def load(cls, path: str) -> Exemplars:
         """Reads what `save` wrote; nothing is unpickled.
 
         Raises:

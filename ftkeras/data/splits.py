@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.cache import digest
-from ftkeras.data.dataset import BadFile, Found, ImageData
+from ftkeras.data.dataset import BadFile, ImageData, Listing
 from ftkeras.errors import UserError
 
 PARTS = ("train", "val", "test")
@@ -84,7 +84,7 @@ def assign(
 
 
 def divide(
-    found: Found,
+    found: Listing,
     wanted: Mapping[str, float | str | None] | None,
     labels: Sequence[Sequence[int]],
     seed: int,

@@ -14,7 +14,7 @@ from ftkeras.phases.selectors import Weight
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditResult:
     """What an audit of one phase found; names are variable paths.
 
     Attributes:
@@ -31,7 +31,7 @@ class Verdict:
     unmoved: tuple[str, ...]
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Verdict:
+    def of(cls, found: Mapping[str, Any]) -> AuditResult:
         """Returns the verdict that `dataclasses.asdict` took apart."""
         names = {key: tuple(found[key]) for key in ("drifted", "unmoved")}
         return cls(found["frozen"], found["trained"], **names)
@@ -78,11 +78,11 @@ class Audit:
                 for (path, variable, _), before in zip(found, state[name], strict=True)
             ]
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AuditResult:
         """Compares every variable with what it was."""
         drifted = tuple(path for path, v, before in self._fixed if fingerprint(v) != before)
         unmoved = tuple(path for path, v, before in self._moving if fingerprint(v) == before)
-        return Verdict(
+        return AuditResult(
             frozen=len(self._fixed) - len(drifted),
             trained=len(self._moving) - len(unmoved),
             drifted=drifted,

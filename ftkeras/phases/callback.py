@@ -12,7 +12,7 @@ import tensorflow as tf
 from ftkeras.backbones import Block
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.keras_internals import weights_of_optimizer
-from ftkeras.phases.audit import Audit, Verdict
+from ftkeras.phases.audit import Audit, AuditResult
 from ftkeras.phases.best import BestEpoch
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
@@ -79,7 +79,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self.phases = resolve_phases(phases)
         self.epochs = _epochs(self.phases, steps_per_epoch)
         """The epochs of all phases together, at most: what to give to `fit`."""
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[str, AuditResult] = {}
         """What the audit of each phase that has ended found."""
         self.rate_scale = 1.0
         """A factor on all learning rates; a change counts from the next step.
@@ -247,7 +247,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._index, self._epochs_before = state["phase"], state["epochs_before"]
         self._over, self.rate_scale = state["over"], state["rate_scale"]
         self._best.load_state(state["best"])
-        self.verdicts = {name: Verdict.of(found) for name, found in state["verdicts"].items()}
+        self.verdicts = {name: AuditResult.of(found) for name, found in state["verdicts"].items()}
         self._loaded, self._audit = True, None
         index = self._index or 0
         self._settings_at_start()

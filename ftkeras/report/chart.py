@@ -38,7 +38,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Span:
     """A named part of the horizontal axis."""
 
     name: str
@@ -57,7 +57,7 @@ def line_chart(
     whole_x: bool = False,
     mark: float | None = None,
     mark_name: str = "",
-    stretches: Sequence[Stretch] = (),
+    stretches: Sequence[Span] = (),
     standalone: bool = False,
 ) -> Html:
     """Returns a picture of curves over one axis.

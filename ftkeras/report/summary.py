@@ -7,7 +7,7 @@ from typing import Any
 
 from ftkeras.console import duration, table
 from ftkeras.data.dataset import ImageData
-from ftkeras.phases.audit import Verdict
+from ftkeras.phases.audit import AuditResult
 
 _SHOWN = ("val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "loss", "accuracy")
 
@@ -37,7 +37,7 @@ def end_lines(
     folder: str,
     records: Sequence[dict[str, Any]],
     result: str,
-    verdicts: Mapping[str, Verdict],
+    verdicts: Mapping[str, AuditResult],
     best_epoch: int | None,
     places: Mapping[str, str | None],
     seconds: float,
@@ -87,7 +87,7 @@ def end_lines(
     return "\n".join(lines)
 
 
-def _audit_line(phase: str, verdict: Verdict) -> str:
+def _audit_line(phase: str, verdict: AuditResult) -> str:
     still = f", {len(verdict.unmoved)} to train did not move" if verdict.unmoved else ""
     return (
         f"audit of {phase}: {verdict.frozen} frozen variables unchanged to the bit, "

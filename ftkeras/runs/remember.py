@@ -9,20 +9,20 @@ import tensorflow as tf
 from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.pipeline import batches
-from ftkeras.data.replay import KEPT, Memory, herd, joined, pixels
+from ftkeras.data.replay import KEPT, Exemplars, herd, joined, pixels
 from ftkeras.evaluation.predict import predict_outputs
 
 
 def remember(
     model: keras.Model,
     data: ImageData,
-    before: Memory | None,
+    before: Exemplars | None,
     *,
     per_class: int,
     held_out: int,
     resize: str,
     step: int = 0,
-) -> Memory:
+) -> Exemplars:
     """Chooses the images that stand for a run's data.
 
     For training they are chosen by herding on what the logits see; of a class without new images
@@ -68,7 +68,7 @@ def remember(
         ids.append(
             np.array([k if k in known else f"{KEPT}{step}/{k}" for k in keys], np.str_).reshape(-1)
         )
-    return Memory(
+    return Exemplars(
         np.concatenate(images),
         np.concatenate(labels).astype(np.int32),
         np.concatenate(parts).astype(np.str_),

@@ -16,7 +16,7 @@ from ftkeras.config.schema import Config
 from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.data.replay import Memory, joined, pixels
+from ftkeras.data.replay import Exemplars, joined, pixels
 from ftkeras.errors import UserError
 from ftkeras.evaluation.forgetting import accuracy_by_step, summarize
 from ftkeras.evaluation.predict import predict_logits
@@ -92,7 +92,7 @@ class Base:
         """Whether it is no extension itself."""
         return self.run.config.task == "classification"
 
-    def memory(self, wanted: int, held_out: int) -> Memory:
+    def memory(self, wanted: int, held_out: int) -> Exemplars:
         """Returns the images that it keeps; makes them, for a first run, while its data are there.
 
         Args:
@@ -103,7 +103,7 @@ class Base:
             UserError: It keeps none, and its data are gone.
         """
         path, each = self.run.path(MEMORY), wanted // len(self.class_names)
-        found = Memory.load(path) if tf.io.gfile.exists(path) else None
+        found = Exemplars.load(path) if tf.io.gfile.exists(path) else None
         if found is not None and (not self.is_first or found.holds(each, held_out)):
             return found
         if not self.is_first:
@@ -125,7 +125,7 @@ class Base:
         print(f"memory    {path}: {len(memory.ids)} images of {len(self.class_names)} classes")
         return memory
 
-    def rows(self, memory: Memory) -> list[Sequence[float | None]]:
+    def rows(self, memory: Exemplars) -> list[Sequence[float | None]]:
         """Returns the matrix up to this run: a first run's row is measured on what is kept."""
         if self.matrix:
             return list(self.matrix)
@@ -351,7 +351,7 @@ def _check_backbone(config: Config, base: Config) -> None:
 
 
 def _told(
-    base: Base, class_names: Sequence[str], memory: Memory, row: Sequence[float | None]
+    base: Base, class_names: Sequence[str], memory: Exemplars, row: Sequence[float | None]
 ) -> dict[str, Any]:
     """Returns what `task.json` holds of the steps, the last of which gave a row of the matrix."""
     matrix = [*base.rows(memory), row]

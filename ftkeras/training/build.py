@@ -30,7 +30,7 @@ from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import EarlyStopping
-from ftkeras.training.divergence import TroubleOptions
+from ftkeras.training.divergence import DivergencePolicy
 from ftkeras.training.forecast import TrunkOptions
 from ftkeras.training.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
@@ -212,9 +212,9 @@ def saving(config: Config) -> SavingOptions:
     return SavingOptions(**config.training.checkpoint.model_dump())
 
 
-def trouble(config: Config) -> TroubleOptions:
+def trouble(config: Config) -> DivergencePolicy:
     """Returns what to do about trouble in the numbers."""
-    return TroubleOptions(**config.training.trouble.model_dump())
+    return DivergencePolicy(**config.training.trouble.model_dump())
 
 
 def trunk(config: Config) -> TrunkOptions | None:

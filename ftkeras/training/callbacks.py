@@ -14,7 +14,7 @@ from ftkeras.console import Progress, duration
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import larger_is_better
-from ftkeras.training.memory import memory
+from ftkeras.training.memory import peak_memory_record
 from ftkeras.training.run import Run
 from ftkeras.training.state_file import Tree
 
@@ -118,7 +118,7 @@ class EpochBoard(keras.callbacks.TensorBoard):
         """Nothing is written by the batch."""
 
 
-class Record(keras.callbacks.Callback):
+class EpochRecord(keras.callbacks.Callback):
     """Writes a line to `metrics.jsonl` after each epoch: phase, metrics, rate, seconds."""
 
     def __init__(self, run: Run, unfreeze: StagedUnfreezing):
@@ -138,7 +138,9 @@ class Record(keras.callbacks.Callback):
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         phase = self._unfreeze.phase.name
         seconds = round(self._seconds(), 3)
-        self._run.log({"epoch": epoch, "phase": phase, **numbers, "seconds": seconds, **memory()})
+        self._run.log(
+            {"epoch": epoch, "phase": phase, **numbers, "seconds": seconds, **peak_memory_record()}
+        )
         self._lines += 1
 
     def state(self) -> Tree:

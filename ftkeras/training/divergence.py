@@ -21,7 +21,7 @@ _LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and
 
 
 @dataclass(frozen=True)
-class TroubleOptions:
+class DivergencePolicy:
     """What to do about trouble.
 
     Args:
@@ -35,11 +35,11 @@ class TroubleOptions:
     explosion: float | None = 10.0
 
 
-class Trouble(Exception):
+class Divergence(Exception):
     """Training cannot go on from here; the message says what is wrong."""
 
 
-class TroubleWatch(keras.callbacks.Callback):
+class DivergenceWatch(keras.callbacks.Callback):
     """Raises Trouble out of `fit` where the loss is not finite, or explodes.
 
     Keras hands each step's loss on as a number, so looking at it costs nothing. It hands on the
@@ -64,7 +64,7 @@ class TroubleWatch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         mean = float((logs or {})["loss"])
         if not math.isfinite(mean):
-            raise Trouble(f"the loss is {mean}")
+            raise Divergence(f"the loss is {mean}")
         # One step a call, or several: then it is their mean.
         steps = max(self._unfreeze.position[1], self._steps + 1)
         loss = (mean * steps - self._mean * self._steps) / (steps - self._steps)
@@ -81,7 +81,7 @@ class TroubleWatch(keras.callbacks.Callback):
         before = statistics.median(recent[:-_LATEST])
         usual = max(before, statistics.median(self._first), _LEAST)
         if latest > explosion * usual:
-            raise Trouble(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
+            raise Divergence(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
 
     def state(self) -> Tree:
         """Returns the losses that it compares with."""

@@ -13,13 +13,13 @@ import keras
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.rates import innermost
 from ftkeras.training.callbacks import EpochBoard, FitProgress
-from ftkeras.training.divergence import TroubleWatch
+from ftkeras.training.divergence import DivergenceWatch
 from ftkeras.training.saving import Saver
 
 _TOGETHER = 16  # steps: by then Python's part is small, and Ctrl-C still answers at once
 _SHORT = 2e8  # the work of a step, as `trunk.cost` counts it: some milliseconds of two cores
 
-_COUNT_RIGHT = (StagedUnfreezing, TroubleWatch, FitProgress, EpochBoard, Saver)
+_COUNT_RIGHT = (StagedUnfreezing, DivergenceWatch, FitProgress, EpochBoard, Saver)
 _HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 

@@ -11,9 +11,15 @@ import tensorflow as tf
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.callbacks import DataPosition, EpochBoard, FitProgress, GroupHealth, Record
+from ftkeras.training.callbacks import (
+    DataPosition,
+    EpochBoard,
+    EpochRecord,
+    FitProgress,
+    GroupHealth,
+)
 from ftkeras.training.checkpoint import Checkpoints, save_last
-from ftkeras.training.divergence import Trouble, TroubleOptions, TroubleWatch
+from ftkeras.training.divergence import Divergence, DivergencePolicy, DivergenceWatch
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
@@ -21,7 +27,7 @@ from ftkeras.training.resume import Stateful
 from ftkeras.training.run import Run
 from ftkeras.training.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.signals import Signals
-from ftkeras.training.stretches import stretches
+from ftkeras.training.stretches import segments
 from ftkeras.training.workers import in_step_with_others, spread
 
 
@@ -35,7 +41,7 @@ def fit(
     average: AveragedWeights | None = None,
     trunk: TrunkPlan | None = None,
     saving: SavingOptions | None = None,
-    trouble: TroubleOptions | None = None,
+    trouble: DivergencePolicy | None = None,
     signals: Signals | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Checkpoints:
@@ -66,16 +72,16 @@ def fit(
         KeyboardInterrupt: (after saving) Someone pressed Ctrl-C.
         Preempted: (after saving) SIGTERM came.
     """
-    signals, trouble = signals or Signals(), trouble or TroubleOptions()
+    signals, trouble = signals or Signals(), trouble or DivergencePolicy()
     saving = saving or SavingOptions()
     checkpoints = Checkpoints(run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     ours: list[keras.callbacks.Callback] = [
         unfreeze,  # before those that read its phase, its learning rate and its position
-        TroubleWatch(unfreeze, trouble.explosion),
+        DivergenceWatch(unfreeze, trouble.explosion),
         *([] if average is None else [average]),
         DataPosition(feed, unfreeze),
-        Record(run, unfreeze),
+        EpochRecord(run, unfreeze),
         progress,
         checkpoints,
         EpochBoard(run.path("logs"), write_graph=False),
@@ -104,7 +110,7 @@ def fit(
                 try:
                     _train(model, feed, unfreeze, trunk, saved, ours, saving.every_steps)
                     saved.over = True
-                except Trouble as found:
+                except Divergence as found:
                     saved.go_back(found, feed.name_examples)
     except BaseException:
         if average is not None:
@@ -128,7 +134,7 @@ def _train(
     every_steps: int | None,
 ) -> None:
     """Trains from where `saved` stands to the end."""
-    for stretch in stretches(model, feed, unfreeze, trunk):
+    for stretch in segments(model, feed, unfreeze, trunk):
         together = steps_together(model, stretch.work, callbacks, every_steps)
         with (
             stretch.fed as (train, val),

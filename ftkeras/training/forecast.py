@@ -21,7 +21,7 @@ from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.training.workers import wait_for_all
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.graph import flatten
-from ftkeras.trunk.split import Split, is_within, split_model
+from ftkeras.trunk.split import TrunkSplit, is_within, split_model
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
@@ -94,10 +94,10 @@ class TrunkPlan:
 
     options: TrunkOptions
     forecasts: tuple[TrunkForecast, ...]
-    splits: tuple[Split | None, ...] = ()
+    splits: tuple[TrunkSplit | None, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def ahead(self, index: int) -> list[Split]:
+    def ahead(self, index: int) -> list[TrunkSplit]:
         """Returns the later phases' splits whose trunks run together with that of a phase."""
         name, later = self.forecasts[index].phase, slice(index + 1, None)
         both = zip(self.forecasts[later], self.splits[later], strict=True)
@@ -161,7 +161,7 @@ def plan_trunk(
     per_image = 0.0 if graph is None else _forward_seconds(model)
     total = 1.0 if graph is None else work(graph)
     forecasts: list[TrunkForecast] = []
-    splits: list[Split | None] = []
+    splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
         split = None if graph is None else split_model(model, silence=options.silence, graph=graph)
@@ -181,8 +181,8 @@ def plan_trunk(
 def _maker(
     phases: Sequence[ResolvedPhase],
     forecasts: Sequence[TrunkForecast],
-    splits: Sequence[Split | None],
-    split: Split,
+    splits: Sequence[TrunkSplit | None],
+    split: TrunkSplit,
     feed: Feed,
 ) -> str:
     """Returns the phase during which a trunk runs: the first before it that can see to that.
@@ -210,7 +210,7 @@ def _maker(
 def _forecast(
     model: keras.Model,
     phase: ResolvedPhase,
-    split: Split,
+    split: TrunkSplit,
     maker: str,
     feed: Feed,
     options: TrunkOptions,
@@ -249,7 +249,7 @@ def _forecast(
     return TrunkForecast(phase.name, True, approximate + place.reason, **facts)
 
 
-def training_work(split: Split) -> float:
+def training_work(split: TrunkSplit) -> float:
     """Returns the work of training a split's tail on one example, as `trunk.cost` counts it."""
     return (1 + _BACKWARD) * work(split.tail.graph)
 
@@ -287,7 +287,7 @@ def _what_changes(phase: ResolvedPhase, feed: Feed) -> Iterator[str]:
         yield "mixing makes each epoch's images new"
 
 
-def _why_not(changes: Sequence[str], split: Split, feed: Feed, options: TrunkOptions) -> str:
+def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: TrunkOptions) -> str:
     """Returns why a phase cannot be trained from a store, or nothing."""
     if changes and not options.views:
         return f"{' and '.join(changes)} (trunk.views stores a few versions)"

@@ -21,7 +21,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak << 10
 
 
-def memory() -> dict[str, float]:
+def peak_memory_record() -> dict[str, float]:
     """Returns `peak_memory_mb`, for the record; nothing where unknown."""
     peak = peak_memory()
     return {"peak_memory_mb": round(peak / 1e6, 1)} if peak else {}

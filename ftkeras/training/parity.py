@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """The largest differences from one device in 20 steps, relative to the largest number.
 
     Args:
@@ -70,7 +70,7 @@ def compare_replicas(
     counts: Sequence[int] = (1, 2, 4),
     workers: Sequence[int] = (2,),
     cases: Sequence[str] = tuple(CASES),
-) -> tuple[Row, ...]:
+) -> tuple[Comparison, ...]:
     """Trains the same global batches on one device, on replicas and on workers.
 
     Args:
@@ -97,7 +97,7 @@ def compare_replicas(
     )
 
 
-def format_rows(rows: Sequence[Row]) -> str:
+def format_rows(rows: Sequence[Comparison]) -> str:
     """Returns the differences as a table, and a line that says whether rounding explains them."""
     header = ("case", "on", "loss", "gradient", "metrics", "weights")
     lines = [
@@ -117,12 +117,14 @@ def format_rows(rows: Sequence[Row]) -> str:
     return f"{table(lines, header)}\n\n{verdict}"
 
 
-def _compare(case: str, where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Row:
+def _compare(case: str, where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison:
     def distance(name: str) -> float:
         expected, found = np.asarray(one[name]), np.asarray(other[name])
         return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
-    return Row(case, where, *(distance(n) for n in ("loss", "gradient", "metrics", "weights")))
+    return Comparison(
+        case, where, *(distance(n) for n in ("loss", "gradient", "metrics", "weights"))
+    )
 
 
 def _measure(kind: str, count: int, cases: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ftkeras.phases.rates import innermost
 from ftkeras.training import resume
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.checkpoint import Checkpoints, States
-from ftkeras.training.divergence import Trouble, TroubleOptions
+from ftkeras.training.divergence import Divergence, DivergencePolicy
 from ftkeras.training.run import Run
 from ftkeras.training.signals import Signals
 
@@ -66,7 +66,7 @@ class SavedTraining:
         average: AveragedWeights | None,
         checkpoints: Checkpoints,
         parts: Mapping[str, resume.Stateful],
-        trouble: TroubleOptions,
+        trouble: DivergencePolicy,
         report: Callable[[str], None] = print,
     ):
         self.over = False
@@ -133,7 +133,7 @@ class SavedTraining:
             resume.put_metrics(self._model, self._metrics)
         self._metrics = None
 
-    def go_back(self, trouble: Trouble, examples: Callable[[int, int], str]) -> None:
+    def go_back(self, trouble: Divergence, examples: Callable[[int, int], str]) -> None:
         """Goes on from the last good state with smaller rates.
 
         Args:
@@ -191,9 +191,9 @@ class SavedTraining:
             checked = number >= len(tree["model"]) or id(variable) in trained
             # What is no floating-point number is finite; bfloat16 is not known to NumPy as one.
             if checked and not np.isfinite(value.astype(np.float32)).all():
-                raise Trouble(f"{variable.path} has values that are not finite")
+                raise Divergence(f"{variable.path} has values that are not finite")
 
-    def _advice(self, trouble: Trouble, where: str, examples: Callable[[int, int], str]) -> str:
+    def _advice(self, trouble: Divergence, where: str, examples: Callable[[int, int], str]) -> str:
         went = len(self._rollbacks) - 1
         tried = f", also after going back {went} times to smaller rates" if went else ""
         epoch, batch = self._rollbacks[-1]  # how many batches were done, the bad one included

@@ -19,7 +19,7 @@ from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.training.forecast import TrunkPlan, stores_share, strength_of, training_work, views_of
 from ftkeras.trunk.extract import Part, get_stores
-from ftkeras.trunk.split import Split, fed_from_frontier
+from ftkeras.trunk.split import TrunkSplit, fed_from_frontier
 from ftkeras.trunk.store import FrontierStore
 
 _FORWARD = 4  # batches at once in validation
@@ -28,7 +28,7 @@ Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """Some epochs, or fewer, and the batches to train them on while `fed` is entered.
 
     Args:
@@ -44,12 +44,12 @@ class Stretch:
     work: float = math.inf
 
 
-def stretches(
+def segments(
     model: keras.Model,
     feed: Feed,
     unfreeze: StagedUnfreezing,
     trunk: TrunkPlan | None,
-) -> Iterator[Stretch]:
+) -> Iterator[Segment]:
     """Yields what to give to `fit`, one after the other, from where `unfreeze` stands.
 
     Args:
@@ -59,7 +59,7 @@ def stretches(
         trunk: Which phases train from a store; None for a single stretch over all phases.
     """
     if trunk is None or not any(forecast.stored for forecast in trunk.forecasts):
-        yield Stretch(unfreeze.position[0], unfreeze.epochs, _plain(feed))
+        yield Segment(unfreeze.position[0], unfreeze.epochs, _plain(feed))
         return
     unfreeze.one_fit_a_phase = True
     index = None
@@ -73,9 +73,9 @@ def stretches(
             trunk.seconds[phase.name] = time.monotonic() - start
         epochs = unfreeze.position[0], unfreeze.epochs
         if fed is None or split is None:
-            yield Stretch(*epochs, _plain(feed))
+            yield Segment(*epochs, _plain(feed))
         else:
-            yield Stretch(*epochs, fed, feed.batch_size * training_work(split))
+            yield Segment(*epochs, fed, feed.batch_size * training_work(split))
 
 
 def _from_stores(
@@ -83,7 +83,7 @@ def _from_stores(
     feed: Feed,
     phase: ResolvedPhase,
     trunk: TrunkPlan,
-    split: Split,
+    split: TrunkSplit,
     index: int,
 ) -> AbstractContextManager[Batches] | None:
     """Returns a phase's batches from its stores, or None where they could not be made."""
@@ -123,7 +123,11 @@ def _plain(feed: Feed) -> Iterator[Batches]:
 
 @contextlib.contextmanager
 def _stored(
-    model: keras.Model, split: Split, stores: dict[str, FrontierStore], feed: Feed, share: Share
+    model: keras.Model,
+    split: TrunkSplit,
+    stores: dict[str, FrontierStore],
+    feed: Feed,
+    share: Share,
 ) -> Iterator[Batches]:
     splits = feed.data.splits
     left = feed.share if share.count == 1 else WHOLE  # of what the stores yield

@@ -13,7 +13,7 @@ from ftkeras.console import Progress
 from ftkeras.data import dataset
 from ftkeras.trunk.engines import Engine, Frontier, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
-from ftkeras.trunk.split import Split, joined_trunk
+from ftkeras.trunk.split import TrunkSplit, joined_trunk
 from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
 from ftkeras.trunk.writer import choose_placement, estimate_bytes, make_writer, plan_layout
 
@@ -41,10 +41,10 @@ class Part:
 
 
 def get_stores(
-    split: Split,
+    split: TrunkSplit,
     parts: Sequence[Part],
     *,
-    ahead: Sequence[Split] = (),
+    ahead: Sequence[TrunkSplit] = (),
     batch_size: int = 32,
     dtype: str = "float32",
     engine: str = "auto",
@@ -104,7 +104,7 @@ def get_stores(
 
 
 def _outlets(
-    splits: Sequence[Split],
+    splits: Sequence[TrunkSplit],
     keys: Sequence[str],
     part: Part,
     dtype: str,
@@ -146,7 +146,7 @@ class Trunks:
 
     def __init__(
         self,
-        splits: Sequence[Split],
+        splits: Sequence[TrunkSplit],
         *,
         batch_size: int = 32,
         engine: str = "auto",

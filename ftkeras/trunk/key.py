@@ -14,7 +14,7 @@ from ftkeras.data.cache import digest
 from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.audit import fingerprint
 from ftkeras.trunk.graph import Graph, Tensor
-from ftkeras.trunk.split import Split
+from ftkeras.trunk.split import TrunkSplit
 
 # Parts of a layer's config that its output at given weights doesn't follow from. Automatic names
 # count through the process, so the same model has other ones when it is built again.
@@ -23,7 +23,7 @@ _IRRELEVANT_ENDS = ("_initializer", "_regularizer", "_constraint")
 
 
 def store_key(
-    split: Split,
+    split: TrunkSplit,
     *,
     examples: str,
     recipe: str,

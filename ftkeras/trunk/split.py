@@ -45,7 +45,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Split:
+class TrunkSplit:
     """A model in two parts that share its layers: `tail(trunk(x))` is `model(x)`.
 
     Args:
@@ -61,7 +61,7 @@ class Split:
 
 def split_model(
     model: keras.Model, *, silence: bool = False, graph: Graph | None = None
-) -> Split | None:
+) -> TrunkSplit | None:
     """Divides a model by its `trainable` flags into what stays the same and what doesn't.
 
     A call belongs to the trunk where none of its layer's weights train, where it gives the same
@@ -105,19 +105,19 @@ def split_model(
         return None
     tail_steps = tuple(step for step in graph.steps if step in tail)
     structure: Any = frontier if len(frontier) > 1 else frontier[0]
-    return Split(
+    return TrunkSplit(
         trunk=GraphModel(Graph(trunk_steps, graph.inputs, frontier, structure), "trunk"),
         tail=GraphModel(Graph(tail_steps, frontier, graph.outputs, graph.structure), "tail"),
         frontier=tuple(Spec(_sizes(x), x.dtype) for x in frontier),
     )
 
 
-def is_within(split: Split, other: Split) -> bool:
+def is_within(split: TrunkSplit, other: TrunkSplit) -> bool:
     """Whether a split's trunk is a part of another's; both are of one graph."""
     return set(split.trunk.graph.steps) <= set(other.trunk.graph.steps)
 
 
-def joined_trunk(splits: Sequence[Split]) -> tuple[GraphModel, list[list[int]]]:
+def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[int]]]:
     """Returns a model that gives the frontiers of several splits at once.
 
     Args:
@@ -134,7 +134,7 @@ def joined_trunk(splits: Sequence[Split]) -> tuple[GraphModel, list[list[int]]]:
 
 
 @contextlib.contextmanager
-def fed_from_frontier(model: keras.Model, split: Split) -> Iterator[None]:
+def fed_from_frontier(model: keras.Model, split: TrunkSplit) -> Iterator[None]:
     """Within this block the model takes tensors of the frontier in place of images.
 
     It remains the same object with the same weights, optimizer, loss and metrics, so `fit`,

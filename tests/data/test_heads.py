@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras.data.dataset import Found
+from ftkeras.data.dataset import Listing
 from ftkeras.data.heads import Question, standardised, with_targets
 from ftkeras.data.load import load_data
 from ftkeras.data.order import make_weight
@@ -17,7 +17,7 @@ from ftkeras.data.pipeline import batches
 from ftkeras.errors import UserError
 
 
-def found(**changes) -> Found:
+def found(**changes) -> Listing:
     columns = {
         "kind": np.array(["shoe", "bag", "", "shoe"], object),
         "tags": np.array(["red; old", "", ";", "red"], object),
@@ -30,7 +30,7 @@ def found(**changes) -> Found:
         "make_fetch": lambda indices: None,
         "columns": columns,
     }
-    return Found(**{**given, **changes})
+    return Listing(**{**given, **changes})
 
 
 ALL = [
@@ -139,7 +139,7 @@ def test_class_weights_count_for_every_head(manifest):
 def test_a_number_that_is_always_the_same_teaches_nothing(manifest):
     question = Question("one", "split_of", "number")
 
-    def same(found: Found) -> Found:
+    def same(found: Listing) -> Listing:
         found.columns["split_of"] = np.array(["1"] * 12, object)
         return with_targets(found, [question])
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.reading import from_array
-from ftkeras.data.replay import Memory, herd, joined, pixels
+from ftkeras.data.replay import Exemplars, herd, joined, pixels
 from ftkeras.errors import UserError
 
 
@@ -21,9 +21,9 @@ def split_of(images: np.ndarray, labels: list[int], **more: object) -> Split:
 
 
 @pytest.fixture
-def memory() -> Memory:
+def memory() -> Exemplars:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 4, 4, 3), np.uint8)
-    return Memory(
+    return Exemplars(
         images,
         np.array([1, 0, 1, 0, 0], np.int32),
         np.array(["train", "train", "train", "test", "train"]),
@@ -61,16 +61,16 @@ def test_the_chosen_stand_for_the_mean_better_than_chance():
 def test_a_memory_is_read_as_it_was_written_and_nothing_else_is(memory, tmp_path):
     path = str(tmp_path / "memory.npz")
     memory.save(path)
-    again = Memory.load(path)
+    again = Exemplars.load(path)
     for name, value in vars(memory).items():
         np.testing.assert_array_equal(getattr(again, name), value)
     assert again.holds(2, 1) and not again.holds(3, 1) and not again.holds(2, 2)
     (tmp_path / "memory.npz").write_bytes(b"PK not an archive")
     with pytest.raises(UserError, match="is damaged"):
-        Memory.load(path)
+        Exemplars.load(path)
     np.savez(path, images=np.array([{}], object))
     with pytest.raises(UserError, match="is damaged"):
-        Memory.load(path)
+        Exemplars.load(path)
 
 
 def test_the_first_of_each_class_come_back(memory):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftkeras.data import splits
-from ftkeras.data.dataset import BadFile, Found, ImageData, Split
+from ftkeras.data.dataset import BadFile, ImageData, Listing, Split
 from ftkeras.errors import UserError
 
 DEFAULT = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -21,8 +21,8 @@ def single(*counts: int) -> tuple[list[str], list[list[int]]]:
     return [f"{label}/{i}.png" for i, (label,) in enumerate(labels)], labels
 
 
-def found(parts: list[str], labels: list[list[int]]) -> Found:
-    return Found(
+def found(parts: list[str], labels: list[list[int]]) -> Listing:
+    return Listing(
         ids=[str(i) for i in range(len(parts))],
         labels=[tuple(map(str, row)) for row in labels],
         parts=parts,

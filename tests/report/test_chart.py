@@ -8,13 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from ftkeras.report.axes import short
-from ftkeras.report.chart import (
-    Curve,
-    Stretch,
-    interval_chart,
-    line_chart,
-    reliability_chart,
-)
+from ftkeras.report.chart import Curve, Span, interval_chart, line_chart, reliability_chart
 
 LABELS = {"title": "t", "x_label": "x", "y_label": "y"}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -64,7 +58,7 @@ def test_few_flat_and_broken_values_still_give_a_chart(ys):
 
 
 def test_phases_are_named_and_told_apart():
-    stretches = [Stretch("head", 0.5, 2.5), Stretch("a phase of a very long name", 2.5, 4.5)]
+    stretches = [Span("head", 0.5, 2.5), Span("a phase of a very long name", 2.5, 4.5)]
     svg = line_chart([Curve("c", [1, 2, 3, 4], [1, 2, 3, 4])], **LABELS, stretches=stretches)
     named = words(svg)
     assert "head" in named

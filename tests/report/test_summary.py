@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftkeras.phases.audit import Verdict
+from ftkeras.phases.audit import AuditResult
 from ftkeras.report.summary import end_lines
 
 
@@ -33,7 +33,7 @@ def test_the_end_of_a_run_names_phases_results_proof_and_places():
             "seconds": 70,
         },
     ]
-    verdicts = {"head": Verdict(260, 2, (), ()), "top": Verdict(240, 20, (), ("a/bias",))}
+    verdicts = {"head": AuditResult(260, 2, (), ()), "top": AuditResult(240, 20, (), ("a/bias",))}
     text = end_lines(
         "runs/x",
         records,

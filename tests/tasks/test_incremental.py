@@ -15,7 +15,7 @@ import tensorflow as tf
 from ftkeras import tasks
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
-from ftkeras.data.replay import Memory
+from ftkeras.data.replay import Exemplars
 from ftkeras.doctor import examine
 from ftkeras.errors import UserError
 from ftkeras.training.run import Run
@@ -124,13 +124,13 @@ def test_the_saved_model_has_no_teacher_and_every_verb_works(extended, tmp_path)
 
 
 def test_the_memory_is_shared_out_and_outlives_the_data(place, extended, tmp_path):
-    memory = Memory.load(extended.path("memory.npz"))
+    memory = Exemplars.load(extended.path("memory.npz"))
     counts = {
         part: np.bincount(memory.labels[memory.parts == part], minlength=4).tolist()
         for part in ("train", "val", "test")
     }
     assert counts["train"] == [6, 6, 6, 6]  # 24 images, 4 classes
-    base = Memory.load(str(place / "base" / "memory.npz"))
+    base = Exemplars.load(str(place / "base" / "memory.npz"))
     for label in (0, 1):  # of the old classes, the first that were chosen stay
         stay = memory.images[memory.rows("train", label)]
         np.testing.assert_array_equal(stay, base.images[base.rows("train", label, 6)])
@@ -157,7 +157,7 @@ def test_a_chain_adds_one_class_then_only_images(extended, place):
     assert [len(row) for row in told["matrix"]] == [1, 2, 3, 4]
     assert told["matrix"][:3] == third.read_json("task.json")["matrix"]
     assert told["matrix"][3][3] is None  # no class came in step 3
-    memory = Memory.load(fourth.path("memory.npz"))
+    memory = Exemplars.load(fourth.path("memory.npz"))
     chosen = memory.ids[memory.rows("train", 0)]
     assert len(chosen) == 24 // 5 and len(set(memory.ids)) == len(memory.ids)
     assert {key.split("/")[1] for key in chosen} <= {"0", "3"}
@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_and_goes_on_ends_the_same(place):
     for one, two in zip(*(tasks.load_model(r).get_weights() for r in (whole, parts)), strict=True):
         np.testing.assert_array_equal(one, two)
     assert whole.read_json("task.json") == parts.read_json("task.json")
-    one, two = (Memory.load(r.path("memory.npz")) for r in (whole, parts))
+    one, two = (Exemplars.load(r.path("memory.npz")) for r in (whole, parts))
     np.testing.assert_array_equal(one.ids, two.ids)
 
 

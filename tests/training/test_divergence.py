@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError
 from ftkeras.phases import Phase, StagedUnfreezing
-from ftkeras.training.divergence import Trouble, TroubleOptions, TroubleWatch
+from ftkeras.training.divergence import Divergence, DivergencePolicy, DivergenceWatch
 from ftkeras.training.run import Run
 from ftkeras.training.saving import SavingOptions
 
@@ -24,13 +24,13 @@ def watched(losses: list[float], explosion: float | None = 10.0) -> int | None:
     """Shows a watch an epoch of step losses, as Keras does; returns the step that it stops at."""
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    watch = TroubleWatch(StagedUnfreezing(model, [Phase("a", 1, 0.1)]), explosion)
+    watch = DivergenceWatch(StagedUnfreezing(model, [Phase("a", 1, 0.1)]), explosion)
     watch.on_epoch_begin(0)
     means = np.cumsum(losses) / np.arange(1, len(losses) + 1)
     for step, mean in enumerate(means):
         try:
             watch.on_train_batch_end(step, {"loss": float(mean)})
-        except Trouble:
+        except Divergence:
             return step
     return None
 
@@ -124,7 +124,7 @@ def test_a_batch_of_nan_pixels_stops_the_run_and_is_named(small_training, small_
 def test_an_enormous_rate_stops_the_run(small_training, tmp_path):
     phases = [Phase("all", 3, 1e30, train=["all"], batch_norm="train")]
     optimizer = keras.optimizers.SGD()
-    trouble = TroubleOptions(retries=1)
+    trouble = DivergencePolicy(retries=1)
     with pytest.raises(TrainingError, match="Look at|look at"):
         small_training(tmp_path, phases, optimizer=optimizer, trouble=trouble)
     assert len(rollbacks(Run(str(tmp_path)))) == 1

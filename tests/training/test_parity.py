@@ -7,7 +7,7 @@ import pytest
 
 from ftkeras.errors import TrainingError
 from ftkeras.training import parity
-from ftkeras.training.parity import CASES, TOLERANCE, Row, compare_replicas, format_rows
+from ftkeras.training.parity import CASES, TOLERANCE, Comparison, compare_replicas, format_rows
 
 
 @pytest.mark.slow
@@ -21,8 +21,8 @@ def test_replicas_and_workers_train_as_one_device():
 
 def test_the_table_names_what_differs():
     good, bad = (
-        Row("a", "2 replicas", 0.0, 1e-7, 0.0, 0.0),
-        Row("b", "2 workers", 1.0, 0, 0, np.nan),
+        Comparison("a", "2 replicas", 0.0, 1e-7, 0.0, 0.0),
+        Comparison("b", "2 workers", 1.0, 0, 0, np.nan),
     )
     assert "All train as one device does" in format_rows([good])
     assert "more than 1e-05: b on 2 workers." in format_rows([good, bad])
@@ -37,7 +37,7 @@ def test_the_worst_of_a_row_shows_what_is_not_a_number():
     one = {"loss": [1.0, 2.0], "gradient": [1.0], "metrics": [[4.0]], "weights": [1.0, -8.0]}
     other = {"loss": [1.0, 2.5], "gradient": [1.0], "metrics": [[4.0]], "weights": [1.5, -8.0]}
     row = parity._compare("case", "2 replicas", one, other)
-    assert row == Row("case", "2 replicas", 0.25, 0.0, 0.0, 0.0625)
+    assert row == Comparison("case", "2 replicas", 0.25, 0.0, 0.0, 0.0625)
     assert row.worst == 0.25
     broken = parity._compare("case", "2 replicas", one, {**other, "weights": [np.nan, 0.0]})
     assert np.isnan(broken.worst)

@@ -9,7 +9,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.training.forecast import TrunkForecast, format_trunk
-from ftkeras.training.stretches import stretches
+from ftkeras.training.stretches import segments
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +130,7 @@ def test_images_run_for_several_phases_at_once_where_they_and_the_trunk_stay(
 
 def test_without_a_store_training_is_one_fit(arrays):
     made = tasks.assemble(config(arrays))
-    one, *more = stretches(made.model, made.feed, made.unfreeze, made.trunk)
+    one, *more = segments(made.model, made.feed, made.unfreeze, made.trunk)
     assert (one.first_epoch, one.end_epoch, more) == (0, made.unfreeze.epochs, [])
 
 

@@ -33,12 +33,12 @@ def _found(columns: list[str]) -> Any:
     import numpy as np
     import tensorflow as tf
 
-    from ftkeras.data.dataset import Found
+    from ftkeras.data.dataset import Listing
 
     count = 16
     classes = np.arange(count) % 2
     black = tf.zeros((16, 16, 3), tf.uint8)
-    return Found(
+    return Listing(
         ids=[f"{i}.png" for i in range(count)],
         labels=[[("bag", "dress")[label]] for label in classes],  # as configs/multi_task.yaml knows
         parts=[("train", "train", "val", "test")[i // 2 % 4] for i in range(count)],

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ftkeras.data.dataset import Found
+from ftkeras.data.dataset import Listing
 from ftkeras.data.sources import arrays, folder, manifest, starter, tfds, tfrecord
 
-SOURCES: dict[str, Callable[..., Found]] = {
+SOURCES: dict[str, Callable[..., Listing]] = {
     "folder": folder.find,
     "manifest": manifest.find,
     "tfds": tfds.find,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ftkeras.data.dataset import Found
+from ftkeras.data.dataset import Listing
 from ftkeras.data.memory import available_memory
 from ftkeras.data.reading import from_array, read_whole
 from ftkeras.errors import UserError, did_you_mean
@@ -15,7 +15,9 @@ from ftkeras.errors import UserError, did_you_mean
 _PARTS = ("train", "val", "test")
 
 
-def find(*, path: str, parts: Mapping[str, str], class_names: Sequence[str] | None = None) -> Found:
+def find(
+    *, path: str, parts: Mapping[str, str], class_names: Sequence[str] | None = None
+) -> Listing:
     """Finds the images of an .npz file; nothing in it is unpickled.
 
     Args:
@@ -64,7 +66,7 @@ def _found(
     ids: list[str],
     class_names: Sequence[str] | None,
     path: str,
-) -> Found:
+) -> Listing:
     multi_label = labels.ndim == 2
     classes = labels.shape[1] if multi_label else int(labels.max()) + 1
     if classes > max(len(labels), 2) and not multi_label:
@@ -78,7 +80,7 @@ def _found(
         )
     names = list(class_names or map(str, range(classes)))
     rows = [np.flatnonzero(row) for row in labels] if multi_label else labels[:, np.newaxis]
-    return Found(
+    return Listing(
         ids=ids,
         labels=[tuple(names[i] for i in row) for row in rows],
         parts=parts,

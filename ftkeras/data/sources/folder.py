@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from ftkeras.data.dataset import BadFile, Found
+from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files
 from ftkeras.data.scan import is_image_name, scan_files
 from ftkeras.data.walk import files_under, is_utf8, shown, subfolders
@@ -19,7 +19,7 @@ _SPELLINGS = {
 }
 
 
-def find(*, path: str, parts: Mapping[str, str]) -> Found:
+def find(*, path: str, parts: Mapping[str, str]) -> Listing:
     """Finds the images of a folder; a class is the name of the folder an image lies in.
 
     Args:
@@ -61,7 +61,7 @@ def find(*, path: str, parts: Mapping[str, str]) -> Found:
     kept = [
         (row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if not verdict.reason
     ]
-    return Found(
+    return Listing(
         ids=[image[len(path) :].lstrip("/") for (_, _, image), _ in kept],
         labels=[(name,) for (_, name, _), _ in kept],
         parts=[part for (part, _, _), _ in kept],

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.data.dataset import BadFile, Found
+from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files, read_whole
 from ftkeras.data.scan import scan_files
 from ftkeras.data.walk import is_utf8
@@ -43,7 +43,7 @@ def find(
     split_column: str = "split",
     weight_column: str = "weight",
     multi_label: bool = False,
-) -> Found:
+) -> Listing:
     """Finds the images that a manifest lists.
 
     Columns that have no meaning here are kept: evaluation measures the model by their values.
@@ -75,7 +75,7 @@ def find(
     verdicts = scan_files([_absolute(row.image, folder) for row in rows], about=path)
     kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.reason]
     weights = np.array([row.weight for row, _ in kept], np.float32)
-    return Found(
+    return Listing(
         ids=[row.image for row, _ in kept],
         labels=[row.labels for row, _ in kept],
         parts=[row.part for row, _ in kept],

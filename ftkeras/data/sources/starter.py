@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from ftkeras.data.cache import cache_folder
-from ftkeras.data.dataset import Found
+from ftkeras.data.dataset import Listing
 from ftkeras.data.sources import folder
 from ftkeras.errors import UserError
 from ftkeras.starter import archive_path
 
 
-def find(*, parts: Mapping[str, str]) -> Found:
+def find(*, parts: Mapping[str, str]) -> Listing:
     """Finds the starter's images, unpacking them on first use."""
     return folder.find(path=str(unpack(archive_path())), parts=parts)
 

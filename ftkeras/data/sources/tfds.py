@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ftkeras.data.dataset import Found
-from ftkeras.data.records import Record, found_in, scan_records
+from ftkeras.data.dataset import Listing
+from ftkeras.data.records import Example, found_in, scan_records
 from ftkeras.errors import UserError, did_you_mean
 
 _OWN_NAMES = {
@@ -24,7 +24,7 @@ def find(
     download: bool = True,
     image_feature: str = "image",
     label_feature: str = "label",
-) -> Found:
+) -> Listing:
     """Finds the examples of a TFDS data set, read from the TFRecord files that TFDS prepared.
 
     Args:
@@ -44,11 +44,11 @@ def find(
     wanted = _split_strings(builder, parts)
     instructions = {part: _instructions(builder, part, text) for part, text in wanted.items()}
     shards = sorted({str(piece.filename) for pieces in instructions.values() for piece in pieces})
-    by_shard: dict[str, list[Record]] = {shard: [] for shard in shards}
+    by_shard: dict[str, list[Example]] = {shard: [] for shard in shards}
     for record in scan_records(shards, image_feature, label_feature):
         by_shard[record.shard].append(record)
     part_of: dict[tuple[str, int], str] = {}
-    chosen: list[Record] = []
+    chosen: list[Example] = []
     # Val and test first: they may be cut from a train that is not cut itself.
     for part in ("val", "test", "train"):
         for piece in instructions.get(part, ()):

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 
 import tensorflow as tf
 
-from ftkeras.data.dataset import Found
+from ftkeras.data.dataset import Listing
 from ftkeras.data.records import found_in, scan_records
 from ftkeras.errors import UserError
 
@@ -24,7 +24,7 @@ def find(
     label_feature: str = "image/class/label",
     class_names: Sequence[str] | None = None,
     multi_label: bool = False,
-) -> Found:
+) -> Listing:
     """Finds the records of TFRecord files.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftkeras.console import duration
-from ftkeras.report.chart import Curve, Stretch, line_chart
+from ftkeras.report.chart import Curve, Span, line_chart
 from ftkeras.report.html import Child, Html, Number, details, missing, number, table, tag
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
@@ -69,15 +69,15 @@ def metrics_of(records: Sequence[dict[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: (name != "loss", name))
 
 
-def phase_stretches(records: Sequence[dict[str, Any]]) -> list[Stretch]:
+def phase_stretches(records: Sequence[dict[str, Any]]) -> list[Span]:
     """Returns which epochs each phase took; edges lie between two epochs."""
-    found: list[Stretch] = []
+    found: list[Span] = []
     for record in records:
         place, name = record["epoch"] + 1, str(record.get("phase", ""))
         if found and found[-1].name == name:
-            found[-1] = Stretch(name, found[-1].start, place + 0.5)
+            found[-1] = Span(name, found[-1].start, place + 0.5)
         else:
-            found.append(Stretch(name, place - 0.5, place + 0.5))
+            found.append(Span(name, place - 0.5, place + 0.5))
     return found
 
 
