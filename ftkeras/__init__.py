@@ -15,7 +15,7 @@ _HOMES = {
     "Backbone": "ftkeras.backbones",
     "Classifier": "ftkeras.export.classifier",
     "Phase": "ftkeras.phases",
-    "Run": "ftkeras.training.run",
+    "Run": "ftkeras.run",
     "StagedUnfreezing": "ftkeras.phases",
     "TrainingError": "ftkeras.errors",
     "Until": "ftkeras.phases",
@@ -99,6 +99,7 @@ if TYPE_CHECKING:
         make_plan,
         weights_of,
     )
+    from ftkeras.run import Run
     from ftkeras.tasks import (
         evaluate,
         load_model,
@@ -107,4 +108,3 @@ if TYPE_CHECKING:
         train,
         write_report,
     )
-    from ftkeras.training.run import Run

@@ -30,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from fuzzing import commands, files  # noqa: E402
 
-from ftkeras.training.memory import peak_memory  # noqa: E402
+from ftkeras.memory import peak_memory  # noqa: E402
 
 SECONDS = 60  # of processor time for one case; by the clock, ten times that
 BATCH = 250  # files a child process

@@ -51,13 +51,13 @@ CONFIGS = {
 
 # Where a run certainly dies once: the function at whose call, and at which call.
 MOMENTS = {
-    "run folder made": ("ftkeras.training.run:Run.write_text", 2),
+    "run folder made": ("ftkeras.run:Run.write_text", 2),
     "first state written": ("ftkeras.training.state_file:_flush_to_disk", 1),
     "step": ("ftkeras.training.divergence:DivergenceWatch.on_train_batch_end", 6),
     "state half written": ("ftkeras.training.state_file:_bytes", 200),
     "state not yet renamed": ("ftkeras.training.state_file:_flush_to_disk", 4),
     "old states removed": ("ftkeras.training.checkpoint:Checkpoints.note_state", 5),
-    "epoch recorded": ("ftkeras.training.run:Run.log", 2),
+    "epoch recorded": ("ftkeras.run:Run.log", 2),
     "best weights written": ("ftkeras.training.checkpoint:Checkpoints._path", 3),
     "phase left": ("ftkeras.phases.callback:StagedUnfreezing._leave", 1),
     "phase entered": ("ftkeras.phases.callback:StagedUnfreezing._set_up", 2),

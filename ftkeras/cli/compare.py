@@ -26,7 +26,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UserError(f"compare: expected two run folders, got {len(positional)} arguments.")
     import_tensorflow()
     from ftkeras.evaluation.comparison import compare_runs, format_comparison
-    from ftkeras.training.run import Run
+    from ftkeras.run import Run
 
     first, second = (Run.open(folder) for folder in positional)
     results = compare_runs(first, second, values.split)

@@ -27,7 +27,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     import_tensorflow()
     from ftkeras import tasks
     from ftkeras.evaluation.bars import require
-    from ftkeras.training.run import Run
+    from ftkeras.run import Run
 
     run = Run.open(folder)
     tasks.check_bars(run, bars)

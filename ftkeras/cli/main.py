@@ -85,9 +85,9 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
-        from ftkeras.training import trouble
+        from ftkeras import system_errors
 
-        _say("failed", trouble.describe(error))
+        _say("failed", system_errors.describe(error))
         return EXIT_FAILED
 
 

@@ -30,7 +30,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras import tasks
     from ftkeras.evaluation.predict import expand_inputs
     from ftkeras.evaluation.writer import write_predictions
-    from ftkeras.training.run import Run
+    from ftkeras.run import Run
 
     run = Run.open(positional[0])
     files = expand_inputs(positional[1:])

@@ -29,7 +29,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UserError("report: expected one run folder or more, got none.")
     import_tensorflow()
     from ftkeras import tasks
-    from ftkeras.training.run import Run
+    from ftkeras.run import Run
 
     print(tasks.write_report([Run.open(folder) for folder in positional], values.out))
     return 0

@@ -30,7 +30,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     import_tensorflow()
     from ftkeras import tasks
     from ftkeras.evaluation.robustness import PRESETS, format_robustness
-    from ftkeras.training.run import Run
+    from ftkeras.run import Run
 
     examples = values.examples or PRESETS[values.preset]
     results = tasks.robustness(Run.open(folder), examples, values.split)

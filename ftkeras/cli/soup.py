@@ -44,8 +44,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UserError("soup: --out is missing: the folder of the new run.")
     import_tensorflow()
     from ftkeras import tasks
+    from ftkeras.run import Run
     from ftkeras.tasks.robust_weights import soup_config
-    from ftkeras.training.run import Run
 
     first = Run.open(positional[0]).config
     config = soup_config(first, positional, f"{values.method}_soup", values.select)

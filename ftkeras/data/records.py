@@ -12,7 +12,7 @@ from itertools import groupby
 import PIL
 import tensorflow as tf
 
-from ftkeras.data.cache import Remembered, digest
+from ftkeras.cache import Remembered, digest
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_records
 from ftkeras.data.scan import VERSION, examine, in_parallel

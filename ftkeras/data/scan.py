@@ -22,9 +22,9 @@ import PIL
 import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
+from ftkeras.cache import Remembered, atomic_file, cache_folder, digest
 from ftkeras.console import Progress
 from ftkeras.data import decode
-from ftkeras.data.cache import Remembered, atomic_file, cache_folder, digest
 from ftkeras.data.walk import shown, why_not_readable
 
 T = TypeVar("T")

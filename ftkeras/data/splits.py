@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.cache import digest
+from ftkeras.cache import digest
 from ftkeras.data.dataset import BadFile, ImageData, Listing
 from ftkeras.errors import UserError
 

@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.cache import cache_folder
-from ftkeras.data.memory import available_memory
+from ftkeras.cache import cache_folder
 from ftkeras.doctor.findings import Finding
+from ftkeras.memory import available_memory
 
 _GIB = 1 << 30
 _LITTLE = _GIB  # bytes, of memory or of disk

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ftkeras.data.memory import available_memory
 from ftkeras.doctor.findings import Evidence, Finding
+from ftkeras.memory import available_memory
 from ftkeras.phases import Plan
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.phases.plan import PlannedPhase

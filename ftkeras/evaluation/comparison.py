@@ -13,7 +13,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
 from ftkeras.evaluation.metrics import correct_answers
 from ftkeras.evaluation.predictions import Predictions, load_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 _LEVEL = 0.05  # a difference that chance explains more often than this is called noise
 _LEAST_SHARED = 0.5  # of each test set

@@ -19,7 +19,7 @@ from ftkeras.evaluation.predict import each_output, predict_outputs
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.results import evaluate_predictions, format_results
 from ftkeras.model.output import Output, output_of
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 _PREDICTED = 0.5  # the score from which on a label counts as predicted
 _TITLES = {"mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R squared"}

@@ -12,7 +12,7 @@ from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predict import predict_logits
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.results import evaluate_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 
 def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:

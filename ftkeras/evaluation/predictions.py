@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 
 @dataclass(frozen=True)

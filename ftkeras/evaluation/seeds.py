@@ -11,7 +11,7 @@ import tensorflow as tf
 from ftkeras.config.schema import Config
 from ftkeras.console import table
 from ftkeras.errors import UserError
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 
 def repeat(

@@ -17,7 +17,7 @@ from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedModel
 

@@ -12,7 +12,7 @@ from ftkeras.errors import UserError
 from ftkeras.report.comparison import comparison_page
 from ftkeras.report.pictures import make_pictures
 from ftkeras.report.read import read_run
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 
 def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split]) -> None:

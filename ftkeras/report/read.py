@@ -15,7 +15,7 @@ import yaml
 
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predictions import Predictions, load_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 SPLITS = ("test", "val", "train")  # the ones first that are worth most
 

@@ -19,8 +19,8 @@ from ftkeras.report.files import add_pictures, write_file
 from ftkeras.report.page import run_page
 from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
+from ftkeras.run import Run
 from ftkeras.runs.task import Task
-from ftkeras.training.run import Run
 from ftkeras.training.strategy import prepare
 
 

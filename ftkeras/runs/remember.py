@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.cache import digest
+from ftkeras.cache import digest
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.pipeline import batches
 from ftkeras.data.replay import KEPT, Exemplars, herd, joined, pixels

@@ -21,8 +21,8 @@ from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
+from ftkeras.run import Run
 from ftkeras.training import build
-from ftkeras.training.run import Run
 
 if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.cache import digest
 from ftkeras.config.schema import Config
-from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.errors import Preempted, TrainingError, UserError
@@ -22,6 +22,7 @@ from ftkeras.export.formats import check_formats
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 from ftkeras.report.files import add_pictures
 from ftkeras.report.summary import end_lines
+from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.finished import export, final_split, write_page
 from ftkeras.runs.task import Task
@@ -30,7 +31,6 @@ from ftkeras.training.checkpoint import States
 from ftkeras.training.failure import describe_failure
 from ftkeras.training.fit import fit
 from ftkeras.training.loggers import Loggers
-from ftkeras.training.run import Run
 from ftkeras.training.signals import Signals
 from ftkeras.training.workers import agree_on_weights, peers_watched, taking_part, wait_for_all
 

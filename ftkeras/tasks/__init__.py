@@ -14,13 +14,13 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar
 from ftkeras.evaluation.predict import Row
 from ftkeras.report.files import write_comparison
+from ftkeras.run import Run
 from ftkeras.runs import assemble as assembling
 from ftkeras.runs import finished
 from ftkeras.runs import train as training
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.task import Task
 from ftkeras.training.lr_find import RangeTest
-from ftkeras.training.run import Run
 
 
 def task_of(config: Config) -> Task:

@@ -21,10 +21,10 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import interval, missing, number, table, tag
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
+from ftkeras.run import Run
 from ftkeras.runs.task import Task, check_monitors
 from ftkeras.training import build
 from ftkeras.training.attack import Attack
-from ftkeras.training.run import Run
 
 Logs = dict[str, Any]
 

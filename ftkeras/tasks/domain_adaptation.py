@@ -29,6 +29,7 @@ from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.report.html import interval, missing, number, table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
+from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.task import Task, check_monitors
 from ftkeras.training import build
@@ -41,7 +42,6 @@ from ftkeras.training.domains import (
     pseudo_labels,
     tell_apart,
 )
-from ftkeras.training.run import Run
 
 PAIRED = ("coral", "dann", "pseudo_labels")
 """The methods that train on both domains at once."""

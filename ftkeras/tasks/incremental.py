@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
+from ftkeras.cache import digest
 from ftkeras.config.incremental import IncrementalConfig, IncrementalSection
 from ftkeras.config.schema import Config
-from ftkeras.data.cache import digest
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.replay import Exemplars, joined, pixels
@@ -30,6 +30,7 @@ from ftkeras.phases.selectors import select, weights_of
 from ftkeras.report.html import number, table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
+from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.finished import load_model
 from ftkeras.runs.remember import features_of, remember
@@ -37,7 +38,6 @@ from ftkeras.runs.task import Task
 from ftkeras.training import build
 from ftkeras.training.elastic import ElasticWeights, diagonal_fisher
 from ftkeras.training.lengths import EqualLengths
-from ftkeras.training.run import Run
 
 MEMORY = "memory.npz"
 _SEEN = 64  # images of a class from whose features its logit starts

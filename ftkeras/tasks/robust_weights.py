@@ -29,9 +29,9 @@ from ftkeras.report.html import number, tag
 from ftkeras.report.html import table as html_table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
+from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.task import Task
-from ftkeras.training.run import Run
 from ftkeras.training.soups import Blender, KeepProbe, Weights, greedy, weights_of_model
 
 Score = dict[str, Any]

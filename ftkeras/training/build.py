@@ -28,6 +28,7 @@ from ftkeras.model.surgery import (
 from ftkeras.phases.phase import Phase, Until, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
+from ftkeras.run import Run
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import EarlyStopping
 from ftkeras.training.divergence import DivergencePolicy
@@ -35,7 +36,6 @@ from ftkeras.training.forecast import TrunkOptions
 from ftkeras.training.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.run import Run
 from ftkeras.training.saving import SavingOptions
 
 

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from ftkeras.console import Progress, duration
 from ftkeras.data.feed import Feed
+from ftkeras.memory import peak_memory_record
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import larger_is_better
-from ftkeras.training.memory import peak_memory_record
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 from ftkeras.training.state_file import Tree
 
 Logs = dict[str, Any]

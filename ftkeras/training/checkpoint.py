@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.phases.phase import larger_is_better
+from ftkeras.run import Run
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.resume import values_of
 from ftkeras.training.room import check_room
-from ftkeras.training.run import Run
 from ftkeras.training.state_file import DamagedState, Tree, read_state, write_state
 
 gfile = tf.io.gfile

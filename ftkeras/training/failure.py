@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import keras
 
+from ftkeras import system_errors
 from ftkeras.data.feed import Feed
-from ftkeras.training import fitting, trouble
-from ftkeras.training.run import Run
+from ftkeras.run import Run
+from ftkeras.training import fitting
 
 
 def describe_failure(
@@ -33,11 +34,11 @@ def describe_failure(
         if found is None:
             return ""
         return (
-            f"data: {found[0]} cannot be read any more ({trouble.reason(found[1])}). What was "
+            f"data: {found[0]} cannot be read any more ({system_errors.reason(found[1])}). What was "
             "trained is kept. Mend or remove it, and train again."
         )
 
-    return trouble.describe(
+    return system_errors.describe(
         error,
         write=write,
         find_broken=find_broken,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.run import Run
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.callbacks import (
     DataPosition,
@@ -24,7 +25,6 @@ from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume import Stateful
-from ftkeras.training.run import Run
 from ftkeras.training.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.signals import Signals
 from ftkeras.training.stretches import segments

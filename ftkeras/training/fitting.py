@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from ftkeras.data.memory import available_memory
+from ftkeras.memory import available_memory
 
 _SHARE = 0.8  # of the free memory: the estimate is rough
 _COPIES = 2  # of what the backward pass keeps: the outputs, and the gradients of them

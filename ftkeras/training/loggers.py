@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 Value: TypeAlias = "bool | int | float | str"
 

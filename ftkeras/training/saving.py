@@ -15,11 +15,11 @@ from ftkeras.errors import TrainingError
 from ftkeras.keras_internals import weights_of_optimizer
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.rates import innermost
+from ftkeras.run import Run
 from ftkeras.training import resume
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.checkpoint import Checkpoints, States
 from ftkeras.training.divergence import Divergence, DivergencePolicy
-from ftkeras.training.run import Run
 from ftkeras.training.signals import Signals
 
 Logs = dict[str, Any]

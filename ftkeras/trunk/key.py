@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.cache import digest
 from ftkeras.data import dataset
-from ftkeras.data.cache import digest
 from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.audit import fingerprint
 from ftkeras.trunk.graph import Graph, Tensor

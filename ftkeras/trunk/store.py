@@ -19,8 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from ftkeras.cache import cache_folder
 from ftkeras.data import dataset
-from ftkeras.data.cache import cache_folder
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import balanced, make_weight, shuffled
 from ftkeras.data.pipeline import Number, mixing_key, repeated, with_length

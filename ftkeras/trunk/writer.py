@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.memory import available_memory
+from ftkeras.memory import available_memory
 from ftkeras.trunk.split import Spec
 from ftkeras.trunk.store import (
     MANIFEST,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data import memory
+from ftkeras.data import preload
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import Split
@@ -118,16 +118,16 @@ def test_auto_keeps_in_memory_what_fits(split, monkeypatch):
         lambda i, least=0, part=None: (calls.append(i), split.fetch(i))[1],
     )
     square = (16, "crop")
-    monkeypatch.setattr(memory, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3)
-    fetch, is_square = memory.keep_in_memory(counted, "auto", square)
+    monkeypatch.setattr(preload, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3)
+    fetch, is_square = preload.keep_in_memory(counted, "auto", square)
     assert is_square and fetch is not counted.fetch
-    monkeypatch.setattr(memory, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3 - 4)
-    assert memory.keep_in_memory(counted, "auto", square) == (counted.fetch, False)
+    monkeypatch.setattr(preload, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3 - 4)
+    assert preload.keep_in_memory(counted, "auto", square) == (counted.fetch, False)
     needed = sum(h * w * 3 for h, w in ((20 + i, 40 - i) for i in range(COUNT)))
-    monkeypatch.setattr(memory, "available_memory", lambda: 3 * needed)
-    assert memory.keep_in_memory(counted, "auto", None) == (counted.fetch, False)
-    monkeypatch.setattr(memory, "available_memory", lambda: 5 * needed)
-    fetch, is_square = memory.keep_in_memory(counted, "auto", None)
+    monkeypatch.setattr(preload, "available_memory", lambda: 3 * needed)
+    assert preload.keep_in_memory(counted, "auto", None) == (counted.fetch, False)
+    monkeypatch.setattr(preload, "available_memory", lambda: 5 * needed)
+    fetch, is_square = preload.keep_in_memory(counted, "auto", None)
     assert not is_square and fetch is not counted.fetch
     np.testing.assert_array_equal(fetch(tf.constant(7)), split.fetch(tf.constant(7)))
 

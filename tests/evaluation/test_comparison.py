@@ -20,7 +20,7 @@ from ftkeras.evaluation.comparison import (
     verdict,
 )
 from ftkeras.evaluation.predictions import Predictions, save_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 NAMES = ["cat", "dog"]
 

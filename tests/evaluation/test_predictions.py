@@ -7,7 +7,7 @@ import pytest
 
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predictions import Predictions, load_predictions, save_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 
 @pytest.mark.parametrize("place", ["local", "ram"])

@@ -11,7 +11,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.seeds import format_seeds, repeat, summarize_seeds
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 ACCURACIES = {7: 0.8, 8: 0.9, 9: 0.85}
 

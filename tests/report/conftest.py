@@ -13,7 +13,7 @@ import yaml
 
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.results import evaluate_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="  # one dark pixel
 CORRUPTIONS = ("gaussian_noise", "motion_blur", "fog")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 pytestmark = pytest.mark.slow
 

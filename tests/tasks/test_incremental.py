@@ -18,7 +18,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.data.replay import Exemplars
 from ftkeras.doctor import examine
 from ftkeras.errors import UserError
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 pytestmark = pytest.mark.slow
 

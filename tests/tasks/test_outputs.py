@@ -15,7 +15,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
 from ftkeras.evaluation.attacked import measure_attacked
 from ftkeras.evaluation.explanation import grad_cam
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 from ftkeras.training.state_file import read_state
 
 COLOURS = {"blue": (60, 90, 200), "red": (190, 80, 70)}

@@ -14,9 +14,9 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.run import Run
 from ftkeras.training.averaging import AveragedWeights
 from ftkeras.training.fit import fit
-from ftkeras.training.run import Run
 
 Training = Callable[..., tuple[dict[str, Any], Run]]
 

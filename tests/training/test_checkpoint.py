@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ftkeras.errors import TrainingError
+from ftkeras.run import Run
 from ftkeras.training.checkpoint import Checkpoints
-from ftkeras.training.run import Run
 
 
 def keep(tmp_path, monitor: str, epochs: list[dict[str, float]]) -> tuple[Checkpoints, Run]:

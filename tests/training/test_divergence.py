@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError
 from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.run import Run
 from ftkeras.training.divergence import Divergence, DivergencePolicy, DivergenceWatch
-from ftkeras.training.run import Run
 from ftkeras.training.saving import SavingOptions
 
 PHASES = [Phase("head", 2, 1e-2, decay="constant"), Phase("all", 1, train=["all"])]

@@ -14,9 +14,9 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.run import Run
 from ftkeras.training import executions, saving
 from ftkeras.training.executions import steps_together
-from ftkeras.training.run import Run
 from ftkeras.training.saving import SavedTraining
 
 

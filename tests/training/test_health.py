@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.run import Run
 from ftkeras.training.callbacks import GroupHealth
-from ftkeras.training.run import Run
 
 INPUTS = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 TARGETS = INPUTS.sum(axis=1, keepdims=True)

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.config.load import parse_config
+from ftkeras.run import Run
 from ftkeras.training.checkpoint import States
-from ftkeras.training.run import Run
 from ftkeras.training.state_file import DamagedState, read_state, write_state
 
 TREE = {

@@ -16,7 +16,7 @@ import yaml
 
 from ftkeras import tasks
 from ftkeras.config.load import parse_config
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -36,7 +36,7 @@ from ftkeras.console import table
 from ftkeras.data.pipeline import batches
 from ftkeras.evaluation.attacked import measure_attacked, projected_gradient
 from ftkeras.evaluation.robustness import sample
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 METHODS = ("whole", "standard", "fast 4", "pgd 4", "pgd 8", "trades 4")
 BUDGETS = (4.0, 8.0)

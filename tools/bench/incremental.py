@@ -35,7 +35,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.console import table
 from ftkeras.data.load import load_data
 from ftkeras.data.replay import pixels
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 ALONE = ["incremental.replay=false", "data.balance=none"]
 METHODS: dict[str, list[str]] = {

@@ -35,7 +35,7 @@ from ftkeras.config.schema import Config
 from ftkeras.console import table
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import load_predictions
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 CONFIG = Path(__file__).parents[2] / "configs" / "multi_task.yaml"
 WAYS = ("two models", "fixed", "uncertainty", "gradnorm")

@@ -133,10 +133,10 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     import keras
     import tensorflow as tf
 
-    from ftkeras.data.cache import cache_folder
+    from ftkeras.cache import cache_folder
     from ftkeras.data.feed import Feed
     from ftkeras.data.load import load_data
-    from ftkeras.training.memory import peak_memory
+    from ftkeras.memory import peak_memory
     from ftkeras.trunk.extract import Part, get_stores
     from ftkeras.trunk.split import split_model
 

@@ -30,10 +30,10 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.model.assemble import build_model
 from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.run import Run
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
 from ftkeras.training.forecast import TrunkOptions, plan_trunk
-from ftkeras.training.run import Run
 
 EPOCHS = 4
 PHASES = {"phases": [{"name": "top", "epochs": EPOCHS, "learning_rate": 1e-4}]}  # of the record

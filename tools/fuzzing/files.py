@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ftkeras.training.memory import peak_memory
+from ftkeras.memory import peak_memory
 from fuzzing.mutate import mutate
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")

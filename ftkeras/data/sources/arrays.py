@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ftkeras.data.dataset import Listing
-from ftkeras.data.memory import available_memory
 from ftkeras.data.reading import from_array, read_whole
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.memory import available_memory
 
 _PARTS = ("train", "val", "test")
 

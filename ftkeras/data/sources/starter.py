@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from ftkeras.data.cache import cache_folder
+from ftkeras.cache import cache_folder
 from ftkeras.data.dataset import Listing
 from ftkeras.data.sources import folder
 from ftkeras.errors import UserError

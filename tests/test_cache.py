@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ftkeras.data import cache as subject
-from ftkeras.data.cache import Remembered
+from ftkeras import cache as subject
+from ftkeras.cache import Remembered
 
 
 def test_facts_last_while_their_stamp_does(cache):

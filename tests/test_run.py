@@ -11,7 +11,7 @@ import tensorflow as tf
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
-from ftkeras.training.run import Run
+from ftkeras.run import Run
 
 CONFIG = parse_config(
     {

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import resource
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +10,9 @@ import tensorflow as tf
 from ftkeras.console import track
 from ftkeras.data.dataset import Fetch, Split
 from ftkeras.data.decode import Crop, cut, resize_image
+from ftkeras.memory import available_memory
 
 _SAMPLES = 16  # images decoded to estimate how large all are
-_UNKNOWN = 4 << 30  # bytes taken to be free where the system does not say
 
 
 def keep_in_memory(
@@ -86,26 +82,3 @@ def _needed(split: Split, square: tuple[int, str] | None, least: int) -> int:
     sample = np.unique(np.linspace(0, len(split) - 1, _SAMPLES).astype(np.int64))
     sizes = [int(tf.size(split.fetch(tf.constant(i), least))) for i in sample]
     return int(np.mean(sizes) * len(split))
-
-
-def available_memory() -> int:
-    """Bytes of memory that this process may still take, as far as the system says."""
-    free = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    with contextlib.suppress(OSError, ValueError):  # what `ulimit -v` leaves
-        limit_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit_bytes != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            free.append(max(limit_bytes - pages * resource.getpagesize(), 0))
-    if not free and "SC_PHYS_PAGES" in os.sysconf_names:
-        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return min(free, default=_UNKNOWN)
