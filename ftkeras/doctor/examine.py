@@ -20,7 +20,7 @@ from ftkeras.doctor.findings import Diagnosis, Finding
 from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
 from ftkeras.phases import Plan, StagedUnfreezing
-from ftkeras.training import build
+from ftkeras.runs import build
 
 _SAMPLE = 64  # images that are sent through the backbone
 _MOST_TIMED = 3  # phases

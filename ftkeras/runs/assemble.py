@@ -18,8 +18,8 @@ from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
+from ftkeras.runs import batch_size, build
 from ftkeras.runs.task import Task
-from ftkeras.training import build, fitting
 from ftkeras.training.forecast import TrunkPlan, plan_trunk
 from ftkeras.training.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
@@ -116,7 +116,7 @@ def assemble(config: Config, task: Task) -> Assembled:
         batch_size=config.data.batch_size,
     )
     needed = max(phase.activation_bytes for phase in plan.phases)
-    tight = fitting.warn(model, config.data.batch_size, needed)
+    tight = batch_size.warn(model, config.data.batch_size, needed)
     notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
     options, trunk = build.trunk(config), None
     if options is not None and (why_not := task.why_no_trunk(config)):

@@ -22,7 +22,7 @@ from ftkeras.model.inference import with_kept_outputs
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
-from ftkeras.training import build
+from ftkeras.runs import build
 
 if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled

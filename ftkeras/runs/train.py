@@ -23,12 +23,12 @@ from ftkeras.report.board import confusion_picture, training_batch, worst_mistak
 from ftkeras.report.files import add_pictures
 from ftkeras.report.summary import end_lines
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
+from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
 from ftkeras.runs.task import Task
-from ftkeras.training import build
 from ftkeras.training.checkpoint import States
-from ftkeras.training.failure import describe_failure
 from ftkeras.training.fit import fit
 from ftkeras.training.loggers import Loggers
 from ftkeras.training.signals import Signals

@@ -30,9 +30,9 @@ from ftkeras.report.html import interval, missing, number, table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.task import Task, check_monitors
-from ftkeras.training import build
 from ftkeras.training.domains import (
     GradientReversal,
     RowLoss,

@@ -32,9 +32,9 @@ from ftkeras.report.html import table as html_table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task
-from ftkeras.training import build
 from ftkeras.training.fit import fit
 from ftkeras.training.saving import SavingOptions
 

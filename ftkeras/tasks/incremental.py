@@ -31,11 +31,11 @@ from ftkeras.report.html import number, table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.finished import load_model
 from ftkeras.runs.remember import features_of, remember
 from ftkeras.runs.task import Task
-from ftkeras.training import build
 from ftkeras.training.elastic import ElasticWeights, diagonal_fisher
 from ftkeras.training.lengths import EqualLengths
 

@@ -36,8 +36,8 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.report.sections.heads import head_sections
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.task import Task, check_monitors, class_loss
-from ftkeras.training import build
 from ftkeras.training.weighting import GradNormWeighed, UncertaintyWeighed, WeighedHeads
 
 

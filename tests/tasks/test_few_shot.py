@@ -16,8 +16,8 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.probes import draw, fit_head, stratified_folds
 from ftkeras.model.features import unit_features
+from ftkeras.runs import build
 from ftkeras.tasks import few_shot
-from ftkeras.training import build
 
 COLOURS = {"blue": (60, 90, 200), "green": (70, 160, 90), "red": (190, 80, 70)}
 

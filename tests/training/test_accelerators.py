@@ -13,7 +13,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase, StagedUnfreezing
-from ftkeras.training import build
+from ftkeras.runs import build
 
 
 @pytest.fixture(autouse=True)

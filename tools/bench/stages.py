@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 STAGES = {
-    "find and check the images": ["ftkeras.training.build:images"],
-    "build the model": ["ftkeras.training.build:backbone", "ftkeras.training.build:model"],
+    "find and check the images": ["ftkeras.runs.build:images"],
+    "build the model": ["ftkeras.runs.build:backbone", "ftkeras.runs.build:model"],
     "forecast": ["ftkeras.runs.assemble:plan_trunk"],
     "run the trunk": ["ftkeras.training.stretches:get_stores"],
     "train": ["keras:Model.fit"],

@@ -13,7 +13,7 @@ def bind_config(config: Config) -> None:
     """Assembles everything that the config says, but for its images and its backbone."""
     from ftkeras import tasks
     from ftkeras.data.sources import SOURCES
-    from ftkeras.training import build
+    from ftkeras.runs import build
 
     size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
     config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})

@@ -10,7 +10,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
-from ftkeras.training import build
+from ftkeras.runs import build
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import keras
 from ftkeras import system_errors
 from ftkeras.data.feed import Feed
 from ftkeras.run import Run
-from ftkeras.training import fitting
+from ftkeras.runs import batch_size
 
 
 def describe_failure(
@@ -42,5 +42,5 @@ def describe_failure(
         error,
         write=write,
         find_broken=find_broken,
-        find_batch_size=lambda: fitting.advise(model, feed.batch_size, activation_bytes),
+        find_batch_size=lambda: batch_size.advise(model, feed.batch_size, activation_bytes),
     )
