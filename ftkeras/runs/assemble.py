@@ -12,6 +12,9 @@ from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
+from ftkeras.devices.replicas import make_exact
+from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
+from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
@@ -24,9 +27,6 @@ from ftkeras.training.forecast import TrunkPlan, plan_trunk
 from ftkeras.training.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.replicas import make_exact
-from ftkeras.training.strategy import Devices, choose_devices, choose_jit, prepare
-from ftkeras.training.workers import worker_share
 
 
 @dataclasses.dataclass(frozen=True)

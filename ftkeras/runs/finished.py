@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ftkeras.backbones.weights_file import read_model
 from ftkeras.data.dataset import ImageData
+from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import Row
 from ftkeras.evaluation.robustness import measure_robustness, sample
@@ -21,7 +22,6 @@ from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
 from ftkeras.runs.task import Task
-from ftkeras.training.strategy import prepare
 
 
 def evaluate(run: Run, task: Task, split: str = "test") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ftkeras.cache import digest
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.splits import write_bad_files, write_splits
+from ftkeras.devices.workers import agree_on_weights, peers_watched, taking_part, wait_for_all
 from ftkeras.errors import Preempted, TrainingError, UserError
 from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
@@ -32,7 +33,6 @@ from ftkeras.training.checkpoint import States
 from ftkeras.training.fit import fit
 from ftkeras.training.loggers import Loggers
 from ftkeras.training.signals import Signals
-from ftkeras.training.workers import agree_on_weights, peers_watched, taking_part, wait_for_all
 
 
 def train(

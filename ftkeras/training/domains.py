@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.training.replicas import sum_over_replicas
+from ftkeras.devices.replicas import sum_over_replicas
 
 
 class RowLoss(keras.losses.Loss):

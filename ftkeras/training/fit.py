@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
+from ftkeras.devices.workers import in_step_with_others, spread
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.averaging import AveragedWeights
@@ -28,7 +29,6 @@ from ftkeras.training.resume import Stateful
 from ftkeras.training.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.signals import Signals
 from ftkeras.training.stretches import segments
-from ftkeras.training.workers import in_step_with_others, spread
 
 
 def fit(

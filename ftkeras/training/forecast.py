@@ -15,10 +15,10 @@ import tensorflow as tf
 from ftkeras.console import table
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
+from ftkeras.devices.workers import wait_for_all
 from ftkeras.model.inference import outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
-from ftkeras.training.workers import wait_for_all
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.graph import flatten
 from ftkeras.trunk.split import TrunkSplit, is_within, split_model

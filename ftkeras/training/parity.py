@@ -129,7 +129,7 @@ def _compare(case: str, where: str, one: Mapping[str, Any], other: Mapping[str, 
 
 def _measure(kind: str, count: int, cases: Sequence[str]) -> dict[str, Any]:
     """Returns each case's numbers from new processes."""
-    from ftkeras.training.cluster import local_clusters
+    from ftkeras.devices.cluster import local_clusters
 
     environ = {name: v for name, v in os.environ.items() if name != "TF_CONFIG"}
     environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -160,7 +160,7 @@ def _measure(kind: str, count: int, cases: Sequence[str]) -> dict[str, Any]:
 def _main(kind: str, count: int, cases: Sequence[str]) -> None:
     import tensorflow as tf
 
-    from ftkeras.training.strategy import choose_devices
+    from ftkeras.devices.strategy import choose_devices
 
     if kind == "replicas" and count > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -184,11 +184,11 @@ def _trace(
     """Trains a small convolutional network in two phases; returns its numbers."""
     import keras
 
+    from ftkeras.devices.replicas import make_exact
+    from ftkeras.devices.workers import share_of, spread
     from ftkeras.phases import Phase, StagedUnfreezing, weights_of
     from ftkeras.training.optimizer import make_optimizer
     from ftkeras.training.regularization import WeightPenalty
-    from ftkeras.training.replicas import make_exact
-    from ftkeras.training.workers import share_of, spread
 
     keras.utils.set_random_seed(0)
     with strategy.scope():

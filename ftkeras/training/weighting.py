@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.devices.replicas import sum_over_replicas
 from ftkeras.model.head import logits_name
-from ftkeras.training.replicas import sum_over_replicas
 
 _LEAST = 1e-3  # of a weight, so that no head is lost for good
 

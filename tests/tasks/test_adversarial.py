@@ -14,6 +14,7 @@ import tensorflow as tf
 from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
+from ftkeras.devices.replicas import make_exact
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.attacked import projected_gradient
 from ftkeras.phases.settings import set_dropout
@@ -21,7 +22,6 @@ from ftkeras.runs import finished
 from ftkeras.runs import train as training
 from ftkeras.tasks.adversarial import Adversarial, AdversarialModel, attack_of
 from ftkeras.training.attack import Attack
-from ftkeras.training.replicas import make_exact
 
 FGSM = Attack("linf", 10.0, 1, 10.0, random_start=False)
 FAST = Attack("linf", 10.0, 1, 12.5)

@@ -14,13 +14,13 @@ import tensorflow as tf
 from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
+from ftkeras.devices.replicas import make_exact
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.seeds import summarize_seeds
 from ftkeras.runs import finished
 from ftkeras.runs import train as training
 from ftkeras.tasks.domain_adaptation import PAIRED, DomainAdaptation, DomainModel
 from ftkeras.training.domains import GradientReversal, is_source
-from ftkeras.training.replicas import make_exact
 
 METHODS = ("none", "adabn", *PAIRED)
 

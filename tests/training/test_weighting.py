@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.devices.replicas import make_exact
 from ftkeras.phases import weights_of
 from ftkeras.training.optimizer import make_optimizer
-from ftkeras.training.replicas import make_exact
 from ftkeras.training.weighting import (
     GradNormWeighed,
     UncertaintyWeighed,

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from ftkeras.devices.cluster import Cluster, find_cluster
 from ftkeras.errors import UserError
-from ftkeras.training.cluster import Cluster, find_cluster
 
 
 def tf_config(cluster: object, task: object) -> dict[str, str]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from ftkeras.devices.cluster import Cluster, find_cluster
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import check_workers_every
-from ftkeras.training.cluster import Cluster, find_cluster
 
 _TPU_VARIABLES = ("TPU_NAME", "COLAB_TPU_ADDR", "TPU_ACCELERATOR_TYPE")
 _FLOAT16_CAPABILITY = (7, 0)  # the first GPUs with tensor cores

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.devices.replicas import make_exact
 from ftkeras.training.pointwise import quick_pointwise_gradients
-from ftkeras.training.replicas import make_exact
 
 COUNT = 9  # in batches of 4: the last has one example, and the second replica none
 SGD = keras.optimizers.SGD

@@ -14,10 +14,10 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data.share import Share, as_long_as, take_share
+from ftkeras.devices.strategy import Devices
 from ftkeras.errors import TrainingError
 from ftkeras.phases.audit import fingerprint
 from ftkeras.run import Run
-from ftkeras.training.strategy import Devices
 
 # How a worker that is gone shows: its connections break, or it no longer answers.
 _PEER_ERRORS = (

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.config.load import parse_config
+from ftkeras.devices import strategy
+from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase
 from ftkeras.runs import build
-from ftkeras.training import strategy
-from ftkeras.training.strategy import Devices, choose_devices, choose_jit, prepare
 
 TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
 
