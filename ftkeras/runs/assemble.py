@@ -23,8 +23,8 @@ from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
 from ftkeras.runs import batch_size, build
 from ftkeras.runs.task import Task
+from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.forecast import TrunkPlan, plan_trunk
-from ftkeras.training.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 

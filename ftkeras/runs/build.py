@@ -29,14 +29,14 @@ from ftkeras.phases.phase import Phase, Until, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
-from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.callbacks import EarlyStopping
-from ftkeras.training.divergence import DivergencePolicy
+from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.callbacks.divergence import DivergencePolicy
+from ftkeras.training.callbacks.early_stopping import EarlyStopping
+from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.forecast import TrunkOptions
-from ftkeras.training.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.saving import SavingOptions
+from ftkeras.training.resume.saving import SavingOptions
 
 
 def images(

@@ -29,10 +29,10 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
 from ftkeras.runs.task import Task
-from ftkeras.training.checkpoint import States
+from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.fit import fit
-from ftkeras.training.loggers import Loggers
-from ftkeras.training.signals import Signals
+from ftkeras.training.resume.checkpoint import States
+from ftkeras.training.resume.signals import Signals
 
 
 def train(

@@ -36,7 +36,7 @@ from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task
 from ftkeras.training.fit import fit
-from ftkeras.training.saving import SavingOptions
+from ftkeras.training.resume.saving import SavingOptions
 
 NAMES = {
     "logistic": "logistic regression",

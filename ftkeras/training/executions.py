@@ -12,9 +12,10 @@ import keras
 
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.rates import innermost
-from ftkeras.training.callbacks import EpochBoard, FitProgress
-from ftkeras.training.divergence import DivergenceWatch
-from ftkeras.training.saving import Saver
+from ftkeras.training.callbacks.divergence import DivergenceWatch
+from ftkeras.training.callbacks.progress import FitProgress
+from ftkeras.training.callbacks.record import EpochBoard
+from ftkeras.training.resume.saving import Saver
 
 _TOGETHER = 16  # steps: by then Python's part is small, and Ctrl-C still answers at once
 _SHORT = 2e8  # the work of a step, as `trunk.cost` counts it: some milliseconds of two cores

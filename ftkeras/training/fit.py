@@ -12,23 +12,20 @@ from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.callbacks import (
-    DataPosition,
-    EpochBoard,
-    EpochRecord,
-    FitProgress,
-    GroupHealth,
-)
-from ftkeras.training.checkpoint import Checkpoints, save_last
-from ftkeras.training.divergence import Divergence, DivergencePolicy, DivergenceWatch
+from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
+from ftkeras.training.callbacks.health import GroupHealth
+from ftkeras.training.callbacks.position import DataPosition
+from ftkeras.training.callbacks.progress import FitProgress
+from ftkeras.training.callbacks.record import EpochBoard, EpochRecord
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
-from ftkeras.training.resume import Stateful
-from ftkeras.training.saving import SavedTraining, Saver, SavingOptions
-from ftkeras.training.signals import Signals
-from ftkeras.training.stretches import segments
+from ftkeras.training.resume.checkpoint import Checkpoints, save_last
+from ftkeras.training.resume.saving import SavedTraining, Saver, SavingOptions
+from ftkeras.training.resume.signals import Signals
+from ftkeras.training.resume.state import Stateful
+from ftkeras.training.segments import segments
 
 
 def fit(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ftkeras.keras_internals import flat_layers
 from ftkeras.phases import StagedUnfreezing
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
-from ftkeras.training.state_file import Tree
+from ftkeras.training.resume.state_file import Tree
 
 Weights = list[np.ndarray]
 

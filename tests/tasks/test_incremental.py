@@ -203,7 +203,7 @@ def test_a_run_that_is_killed_and_goes_on_ends_the_same(place):
         if not stop.left:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
-    from ftkeras.training.callbacks import GroupHealth
+    from ftkeras.training.callbacks.health import GroupHealth
 
     stop.left = 11  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.run import Run
-from ftkeras.training.state_file import read_state
+from ftkeras.training.resume.state_file import read_state
 
 COLOURS = {"blue": (60, 90, 200), "red": (190, 80, 70)}
 SMALL = {"examples": 4, "corruptions": ["contrast"]}

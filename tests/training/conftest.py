@@ -15,7 +15,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.fit import fit
 
 Training = Callable[..., tuple[dict[str, Any], Run]]

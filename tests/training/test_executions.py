@@ -15,9 +15,10 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training import executions, saving
+from ftkeras.training import executions
 from ftkeras.training.executions import steps_together
-from ftkeras.training.saving import SavedTraining
+from ftkeras.training.resume import saving
+from ftkeras.training.resume.saving import SavedTraining
 
 
 def small_model(steps: int = 1, accumulate: int | None = None, **options: Any) -> keras.Model:

@@ -15,7 +15,7 @@ from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.run import Run
 from ftkeras.training.fit import fit
-from ftkeras.training.saving import SavingOptions
+from ftkeras.training.resume.saving import SavingOptions
 from ftkeras.training.soups import Blender, KeepProbe, blend, greedy, weights_of_model
 
 

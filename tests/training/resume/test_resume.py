@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ftkeras.phases import Phase, Until
-from ftkeras.training import saving
-from ftkeras.training.callbacks import EarlyStopping
-from ftkeras.training.checkpoint import States
-from ftkeras.training.saving import SavingOptions
+from ftkeras.training.callbacks.early_stopping import EarlyStopping
+from ftkeras.training.resume import saving
+from ftkeras.training.resume.checkpoint import States
+from ftkeras.training.resume.saving import SavingOptions
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from ftkeras.keras_internals import (
     is_plain_variable,
     symbolic_build,
 )
-from ftkeras.training.state_file import Tree
+from ftkeras.training.resume.state_file import Tree
 
 VERSION = 1
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from ftkeras.errors import Preempted
-from ftkeras.training.signals import Signals
+from ftkeras.training.resume.signals import Signals
 
 
 def send(number: int) -> None:

@@ -15,10 +15,10 @@ import tensorflow as tf
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.run import Run
-from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.resume import values_of
-from ftkeras.training.room import check_room
-from ftkeras.training.state_file import DamagedState, Tree, read_state, write_state
+from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.resume.disk_space import check_room
+from ftkeras.training.resume.state import values_of
+from ftkeras.training.resume.state_file import DamagedState, Tree, read_state, write_state
 
 gfile = tf.io.gfile
 
@@ -116,7 +116,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class States:
-    """The last two states of a run's training, in `checkpoints/`; see `ftkeras.training.resume`.
+    """The last two states of a run's training, in `checkpoints/`; see `ftkeras.training.resume.state`.
 
     Args:
         run: The run.

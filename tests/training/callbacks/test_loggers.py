@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.run import Run
-from ftkeras.training import loggers
-from ftkeras.training.loggers import Loggers, check_installed, flatten
+from ftkeras.training.callbacks import loggers
+from ftkeras.training.callbacks.loggers import Loggers, check_installed, flatten
 
 SETTINGS = {"seed": 3, "data.resize": "crop", "phases.0.learning_rate": 1e-3}
 PICTURE = np.zeros((4, 6, 3), np.uint8)

@@ -9,7 +9,7 @@ from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.training.forecast import TrunkForecast, format_trunk
-from ftkeras.training.stretches import segments
+from ftkeras.training.segments import segments
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from ftkeras.errors import TrainingError
 from ftkeras.run import Run
-from ftkeras.training.checkpoint import Checkpoints
+from ftkeras.training.resume.checkpoint import Checkpoints
 
 
 def keep(tmp_path, monitor: str, epochs: list[dict[str, float]]) -> tuple[Checkpoints, Run]:

@@ -9,7 +9,7 @@ import pytest
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase, StagedUnfreezing
-from ftkeras.training.averaging import AveragedWeights
+from ftkeras.training.callbacks.averaging import AveragedWeights
 
 IMAGES = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 LABELS = np.random.default_rng(1).normal(size=(16, 2)).astype("float32")

@@ -16,11 +16,11 @@ from ftkeras.keras_internals import weights_of_optimizer
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.rates import innermost
 from ftkeras.run import Run
-from ftkeras.training import resume
-from ftkeras.training.averaging import AveragedWeights
-from ftkeras.training.checkpoint import Checkpoints, States
-from ftkeras.training.divergence import Divergence, DivergencePolicy
-from ftkeras.training.signals import Signals
+from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy
+from ftkeras.training.resume import state
+from ftkeras.training.resume.checkpoint import Checkpoints, States
+from ftkeras.training.resume.signals import Signals
 
 Logs = dict[str, Any]
 
@@ -65,7 +65,7 @@ class SavedTraining:
         unfreeze: StagedUnfreezing,
         average: AveragedWeights | None,
         checkpoints: Checkpoints,
-        parts: Mapping[str, resume.Stateful],
+        parts: Mapping[str, state.Stateful],
         trouble: DivergencePolicy,
         report: Callable[[str], None] = print,
     ):
@@ -84,7 +84,7 @@ class SavedTraining:
         self._trouble = trouble
         self._report = report
         self._states = States(run, report)
-        self._metrics: resume.Tree | None = None  # to be put back where the next epoch begins
+        self._metrics: state.Tree | None = None  # to be put back where the next epoch begins
         self._rollbacks: list[list[int]] = []  # [epoch, batch] of each trouble
         self._went_back_to = ""
 
@@ -114,7 +114,7 @@ class SavedTraining:
         start = time.monotonic()
         if self._average is not None:
             self._average.unswap()  # where a validation broke off
-        tree = resume.take(self._model, self._parts)
+        tree = state.take(self._model, self._parts)
         self._check_finite(tree)
         self.over = over
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
@@ -125,12 +125,12 @@ class SavedTraining:
     def before_fit(self, batches: tf.data.Dataset) -> None:
         """Makes sure that the metrics are there for `put_metrics`."""
         if self._metrics is not None:
-            resume.build_metrics(self._model, batches)
+            state.build_metrics(self._model, batches)
 
     def put_metrics(self) -> None:
         """Gives the metrics their values in the midst of an epoch; Keras has just reset them."""
         if self._metrics is not None:
-            resume.put_metrics(self._model, self._metrics)
+            state.put_metrics(self._model, self._metrics)
         self._metrics = None
 
     def go_back(self, trouble: Divergence, examples: Callable[[int, int], str]) -> None:
@@ -173,15 +173,15 @@ class SavedTraining:
             f"{to_batch + 1}, with rates times {self._unfreeze.rate_scale:g}"
         )
 
-    def _restore(self, tree: resume.Tree) -> None:
+    def _restore(self, tree: state.Tree) -> None:
         if self._average is not None:
             self._average.unswap()
-        resume.put_back(self._model, self._parts, tree)
+        state.put_back(self._model, self._parts, tree)
         self.over, self.logs = tree["over"], tree["logs"]
         self._rollbacks = tree["rollbacks"]
         self._metrics = tree if self._unfreeze.position[1] and self.logs is None else None
 
-    def _check_finite(self, tree: resume.Tree) -> None:
+    def _check_finite(self, tree: state.Tree) -> None:
         trained = {id(v) for v in weights_of_optimizer(innermost(self._model.optimizer))}
         values = [
             *zip(self._model.variables, tree["model"], strict=True),

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training.callbacks import GroupHealth
+from ftkeras.training.callbacks.health import GroupHealth
 
 INPUTS = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 TARGETS = INPUTS.sum(axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.training.state_file import Tree
+from ftkeras.training.resume.state_file import Tree
 
 Logs = dict[str, Any]
 

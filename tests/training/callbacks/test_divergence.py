@@ -14,8 +14,8 @@ import tensorflow as tf
 from ftkeras.errors import TrainingError
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training.divergence import Divergence, DivergencePolicy, DivergenceWatch
-from ftkeras.training.saving import SavingOptions
+from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
+from ftkeras.training.resume.saving import SavingOptions
 
 PHASES = [Phase("head", 2, 1e-2, decay="constant"), Phase("all", 1, train=["all"])]
 
