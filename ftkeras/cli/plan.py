@@ -25,7 +25,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras import tasks
     from ftkeras.phases import format_plan
     from ftkeras.phases.strategies import phases_as_yaml
-    from ftkeras.training.forecast import format_trunk
+    from ftkeras.trunk.plan import format_trunk
 
     assembled = tasks.assemble(config)
     print(assembled.describe())

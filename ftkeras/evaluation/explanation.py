@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, flatten
 from ftkeras.model.output import output_of
-from ftkeras.trunk.graph import Graph, GraphModel, Step, Tensor, flatten
 
 # From dark to light: told apart in grey, and by people who see red and green alike.
 _COLOURS = np.array(

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.trunk.graph import Graph, Step, Tensor, flatten
+from ftkeras.model.graph import Graph, Step, Tensor, flatten
 
 _KINDS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 _SMALLEST, _LARGEST = 2.0**-126, 1 - 2.0**-24  # of normal float32 numbers between 0 and 1

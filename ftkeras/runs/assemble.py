@@ -24,9 +24,9 @@ from ftkeras.report.summary import start_lines
 from ftkeras.runs import batch_size, build
 from ftkeras.runs.task import Task
 from ftkeras.training.callbacks.loggers import check_installed
-from ftkeras.training.forecast import TrunkPlan, plan_trunk
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,10 +33,10 @@ from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.divergence import DivergencePolicy
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers, flatten
-from ftkeras.training.forecast import TrunkOptions
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.trunk.plan import TrunkOptions
 
 
 def images(

@@ -19,13 +19,13 @@ from ftkeras.training.callbacks.position import DataPosition
 from ftkeras.training.callbacks.progress import FitProgress
 from ftkeras.training.callbacks.record import EpochBoard, EpochRecord
 from ftkeras.training.executions import doing_together, steps_together
-from ftkeras.training.forecast import TrunkPlan
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last
 from ftkeras.training.resume.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.resume.state import Stateful
 from ftkeras.training.segments import segments
+from ftkeras.trunk.plan import TrunkPlan
 
 
 def fit(

@@ -17,8 +17,8 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share, take_share
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
-from ftkeras.training.forecast import TrunkPlan, stores_share, strength_of, training_work, views_of
 from ftkeras.trunk.extract import Part, get_stores
+from ftkeras.trunk.plan import TrunkPlan, stores_share, strength_of, training_work, views_of
 from ftkeras.trunk.split import TrunkSplit, fed_from_frontier
 from ftkeras.trunk.store import FrontierStore
 

@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from ftkeras.trunk.graph import Graph, Step
+from ftkeras.model.graph import Graph, Step
 
 # What is computed number by number waits for memory: it costs about as much as ten multiplications
 # in a matrix product, on CPUs as on GPUs.

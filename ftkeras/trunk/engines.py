@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.imports import hidden
-from ftkeras.trunk.graph import GraphModel
+from ftkeras.model.graph import GraphModel
 
 Frontier: TypeAlias = list[np.ndarray]
 Engine: TypeAlias = Callable[[Iterable[tf.Tensor]], Iterator[Frontier]]

@@ -12,8 +12,8 @@ import tensorflow as tf
 from ftkeras.cache import digest
 from ftkeras.data import dataset
 from ftkeras.keras_internals import flat_layers
+from ftkeras.model.graph import Graph, Tensor
 from ftkeras.phases.audit import fingerprint
-from ftkeras.trunk.graph import Graph, Tensor
 from ftkeras.trunk.split import TrunkSplit
 
 # Parts of a layer's config that its output at given weights doesn't follow from. Automatic names

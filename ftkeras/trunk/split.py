@@ -19,8 +19,8 @@ from ftkeras.keras_internals import (
     own_variables,
     seed_generators,
 )
+from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, flatten
 from ftkeras.phases.selectors import is_norm
-from ftkeras.trunk.graph import Graph, GraphModel, Step, Tensor, flatten
 
 # What a step may do to the world and still be the same every time.
 _READS = {"Placeholder", "ReadVariableOp", "VarHandleOp"}

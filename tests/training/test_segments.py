@@ -8,8 +8,8 @@ import pytest
 from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
-from ftkeras.training.forecast import TrunkForecast, format_trunk
 from ftkeras.training.segments import segments
+from ftkeras.trunk.plan import TrunkForecast, format_trunk
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,13 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.load import load_data
 from ftkeras.data.pipeline import batches
 from ftkeras.model.assemble import build_model
+from ftkeras.model.graph import flatten
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
 from ftkeras.trunk import engines
 from ftkeras.trunk import writer as writers
 from ftkeras.trunk.engines import best_precision, make_engine, relative_difference
 from ftkeras.trunk.extract import Outlet, Part, Trunks, extract, get_stores
-from ftkeras.trunk.graph import flatten
 from ftkeras.trunk.key import graph_signature, stamp_examples, store_key
 from ftkeras.trunk.split import fed_from_frontier, is_within, split_model
 from ftkeras.trunk.store import list_stores, stores_folder

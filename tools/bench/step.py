@@ -33,7 +33,7 @@ from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
-from ftkeras.training.forecast import TrunkOptions, plan_trunk
+from ftkeras.trunk.plan import TrunkOptions, plan_trunk
 
 EPOCHS = 4
 PHASES = {"phases": [{"name": "top", "epochs": EPOCHS, "learning_rate": 1e-4}]}  # of the record

@@ -16,11 +16,11 @@ from ftkeras.console import table
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
+from ftkeras.model.graph import flatten
 from ftkeras.model.inference import outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.trunk.cost import work
-from ftkeras.trunk.graph import flatten
 from ftkeras.trunk.split import TrunkSplit, is_within, split_model
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
