@@ -52,7 +52,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
 def _compare_replicas() -> int:
     import_tensorflow()
-    from ftkeras.training.parity import TOLERANCE, compare_replicas, format_rows
+    from ftkeras.doctor.parity import TOLERANCE, compare_replicas, format_rows
 
     rows = compare_replicas()
     print(format_rows(rows))

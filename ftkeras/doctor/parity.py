@@ -137,7 +137,7 @@ def _measure(kind: str, count: int, cases: Sequence[str]) -> dict[str, Any]:
     if kind == "workers":
         clusters = local_clusters(count)
         environs = [{**environ, "TF_CONFIG": cluster.as_tf_config()} for cluster in clusters]
-    command = [sys.executable, "-m", "ftkeras.training.parity", kind, str(count), *cases]
+    command = [sys.executable, "-m", "ftkeras.doctor.parity", kind, str(count), *cases]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, env=env, **pipes) for env in environs]
     try:

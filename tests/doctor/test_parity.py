@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ftkeras.doctor import parity
+from ftkeras.doctor.parity import CASES, TOLERANCE, Comparison, compare_replicas, format_rows
 from ftkeras.errors import TrainingError
-from ftkeras.training import parity
-from ftkeras.training.parity import CASES, TOLERANCE, Comparison, compare_replicas, format_rows
 
 
 @pytest.mark.slow
