@@ -23,20 +23,20 @@ _HOMES = {
     "batches": "ftkeras.data.pipeline",
     "build_model": "ftkeras.model.assemble",
     "compare_runs": "ftkeras.evaluation.comparison",
-    "evaluate": "ftkeras.tasks",
-    "extend": "ftkeras.tasks",
+    "evaluate": "ftkeras.runs.finished",
+    "extend": "ftkeras.runs.extend",
     "export_saved_model": "ftkeras.export.saved_model",
     "format_plan": "ftkeras.phases",
     "load_backbone": "ftkeras.backbones",
     "load_config": "ftkeras.config.load",
     "load_data": "ftkeras.data.load",
-    "load_model": "ftkeras.tasks",
+    "load_model": "ftkeras.runs.finished",
     "make_plan": "ftkeras.phases",
-    "predict": "ftkeras.tasks",
-    "robustness": "ftkeras.tasks",
-    "train": "ftkeras.tasks",
+    "predict": "ftkeras.runs.finished",
+    "robustness": "ftkeras.runs.finished",
+    "train": "ftkeras.runs.train",
     "weights_of": "ftkeras.phases",
-    "write_report": "ftkeras.tasks",
+    "write_report": "ftkeras.runs.finished",
 }
 __all__ = [
     "__version__",
@@ -100,11 +100,6 @@ if TYPE_CHECKING:
         weights_of,
     )
     from ftkeras.run import Run
-    from ftkeras.tasks import (
-        evaluate,
-        load_model,
-        predict,
-        robustness,
-        train,
-        write_report,
-    )
+    from ftkeras.runs.extend import extend
+    from ftkeras.runs.finished import evaluate, load_model, predict, robustness, write_report
+    from ftkeras.runs.train import train

@@ -87,7 +87,7 @@ class Run:
                 raise UserError(f"--out {self.folder}: is not empty and not a run. Choose another.")
         self._probe()
 
-    def goes_on(self, config: Config | None, overwrite: bool = False) -> bool:
+    def resumes(self, config: Config | None, overwrite: bool = False) -> bool:
         """Returns whether training here goes on with a run that is there, or starts one.
 
         Args:

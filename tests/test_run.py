@@ -90,23 +90,23 @@ def changed(**fields) -> Config:
 
 
 def test_a_run_that_is_not_finished_goes_on_and_a_finished_one_does_not(folder):
-    assert not Run(folder).goes_on(CONFIG)
+    assert not Run(folder).resumes(CONFIG)
     run = Run.create(folder, CONFIG)
     for state in ("running", "failed", "interrupted", "preempted"):
         run.set_state(state)
-        assert run.goes_on(CONFIG) and run.goes_on(None)
-        assert not run.goes_on(changed(seed=1), overwrite=True)
+        assert run.resumes(CONFIG) and run.resumes(None)
+        assert not run.resumes(changed(seed=1), overwrite=True)
     run.set_state("finished")
     with pytest.raises(UserError, match="already holds a run, which is finished.*--overwrite"):
-        run.goes_on(None)
-    assert not run.goes_on(CONFIG, overwrite=True)
+        run.resumes(None)
+    assert not run.resumes(CONFIG, overwrite=True)
 
 
 def test_a_run_does_not_go_on_with_another_config(folder):
     run = Run.create(folder, CONFIG)
     phases = [CONFIG.phases[0].model_copy(update={"epochs": 2, "train": ["all"]})]
     with pytest.raises(UserError) as error:
-        run.goes_on(changed(seed=1, phases=phases))
+        run.resumes(changed(seed=1, phases=phases))
     assert "seed: 0 -> 1; phases[0].train: None -> ['all']; phases[0].epochs: 1 -> 2." in str(
         error.value
     )
@@ -114,14 +114,14 @@ def test_a_run_does_not_go_on_with_another_config(folder):
 
 def test_without_a_config_there_must_be_a_run(folder):
     with pytest.raises(UserError, match="--config is missing, and --out"):
-        Run(folder).goes_on(None)
+        Run(folder).resumes(None)
 
 
 @pytest.mark.parametrize("left", [[".lock"], [".lock", ".config.yaml.tmp"]])
 def test_a_process_that_was_killed_at_its_start_is_in_nobodys_way(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("")
-    assert not Run(str(tmp_path)).goes_on(CONFIG)
+    assert not Run(str(tmp_path)).resumes(CONFIG)
     assert Run.create(str(tmp_path), CONFIG).config == CONFIG
 
 

@@ -68,7 +68,7 @@ MOMENTS = {
     "training over": ("ftkeras.training.resume.checkpoint:save_last", 1),
     "before evaluation": ("ftkeras.runs.train:_evaluate_best", 1),
     "evaluation": ("ftkeras.evaluation.predictions:save_predictions", 2),
-    "result written": ("ftkeras.runs.train:_export_anew", 1),
+    "result written": ("ftkeras.runs.train:_export_again", 1),
     "export half written": ("ftkeras.export.saved_model:_write_json", 1),
     "export being checked": ("ftkeras.export.certificate:certify_saved_model", 1),
     "finished": ("ftkeras.training.resume.checkpoint:States.remove", 1),

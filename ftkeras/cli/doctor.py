@@ -37,13 +37,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         return _compare_replicas()
     config = read_config(values, "doctor") if values.config or values.set else None
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.doctor import examine
     from ftkeras.doctor.findings import check_out
 
     if values.out is not None:
         check_out(values.out)
-    diagnosis = examine(config, tasks.assemble)
+    diagnosis = examine(config)
     print(json.dumps(diagnosis.as_json(), indent=1) if values.json else diagnosis.text())
     if values.out is not None:
         diagnosis.write(values.out)

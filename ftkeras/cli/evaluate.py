@@ -25,13 +25,15 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder, bars = one_run(positional, "evaluate"), read_bars(values)
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.evaluation.bars import require
     from ftkeras.run import Run
+    from ftkeras.runs.finished import evaluate
+    from ftkeras.runs.task import task_of
 
     run = Run.open(folder)
-    tasks.check_bars(run, bars)
-    results = tasks.evaluate(run, values.split)
-    print(json.dumps(results) if values.json else tasks.format_results(run, results))
+    task = task_of(run.config)
+    task.check_bars(bars, run.read_json("data.json"))
+    results = evaluate(run, values.split)
+    print(json.dumps(results) if values.json else task.format_results(results))
     require(bars, results)
     return 0

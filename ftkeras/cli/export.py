@@ -33,13 +33,13 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder, bars = one_run(positional, "export"), read_bars(values)
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.evaluation.bars import require
     from ftkeras.run import Run
+    from ftkeras.runs.finished import export
 
     run = Run.open(folder)
     require(bars, run.read_json("evaluation.json"))  # what is below a bar is not exported
     formats = values.format or ["saved_model", *run.config.export.formats]
-    for path in tasks.export(run, values.out, formats).values():
+    for path in export(run, values.out, formats).values():
         print(path)
     return 0

@@ -43,8 +43,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     data = {"source": "folder", "path": values.data}
     data = load_data_section(values.data) if is_config else data
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.run import Run
+    from ftkeras.runs.extend import extend
 
-    tasks.extend(Run.open(folder), data, values.out, values.set, overwrite=values.overwrite)
+    extend(Run.open(folder), data, values.out, values.set, overwrite=values.overwrite)
     return 0

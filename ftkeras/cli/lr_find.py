@@ -26,9 +26,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     no_arguments(positional, "lr-find")
     config = read_config(values, "lr-find")
     import_tensorflow()
-    from ftkeras import tasks
+    from ftkeras.runs.assemble import lr_find
 
-    found = tasks.lr_find(config, values.out, low=values.low, high=values.high, steps=values.steps)
+    found = lr_find(config, values.out, low=values.low, high=values.high, steps=values.steps)
     print(f"plot        {values.out}")
     print(
         f"suggestion  learning_rate: {found.suggestion:.1e}  (a tenth of where the loss was lowest)"

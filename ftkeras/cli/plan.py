@@ -22,12 +22,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     no_arguments(positional, "plan")
     config = read_config(values, "plan")
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.phases import format_plan
     from ftkeras.phases.strategies import phases_as_yaml
+    from ftkeras.runs.assemble import assemble
     from ftkeras.trunk.plan import format_trunk
 
-    assembled = tasks.assemble(config)
+    assembled = assemble(config)
     print(assembled.describe())
     if not assembled.task.trains(config):
         print(f"\nno phase runs: task {config.task} makes this model without")

@@ -27,14 +27,14 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if len(positional) < 2:
         raise UserError("predict: expected a run folder and at least one file, folder or pattern.")
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.evaluation.predict import expand_inputs
     from ftkeras.evaluation.writer import write_predictions
     from ftkeras.run import Run
+    from ftkeras.runs.finished import predict
 
     run = Run.open(positional[0])
     files = expand_inputs(positional[1:])
-    rows = tasks.predict(run, files, values.top_k)
+    rows = predict(run, files, values.top_k)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""
     print(f"{answered} images classified{unreadable}", file=sys.stderr)

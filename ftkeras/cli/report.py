@@ -28,8 +28,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if not positional:
         raise UserError("report: expected one run folder or more, got none.")
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.run import Run
+    from ftkeras.runs.finished import write_report
 
-    print(tasks.write_report([Run.open(folder) for folder in positional], values.out))
+    print(write_report([Run.open(folder) for folder in positional], values.out))
     return 0

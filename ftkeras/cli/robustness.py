@@ -28,11 +28,11 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder = one_run(positional, "robustness")
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.evaluation.robustness import PRESETS, format_robustness
     from ftkeras.run import Run
+    from ftkeras.runs.finished import robustness
 
     examples = values.examples or PRESETS[values.preset]
-    results = tasks.robustness(Run.open(folder), examples, values.split)
+    results = robustness(Run.open(folder), examples, values.split)
     print(json.dumps(results) if values.json else format_robustness(results))
     return 0

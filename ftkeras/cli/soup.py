@@ -43,11 +43,11 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if values.out is None:
         raise UserError("soup: --out is missing: the folder of the new run.")
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.run import Run
+    from ftkeras.runs.train import train
     from ftkeras.tasks.robust_weights import soup_config
 
     first = Run.open(positional[0]).config
     config = soup_config(first, positional, f"{values.method}_soup", values.select)
-    tasks.train(config, values.out, overwrite=values.overwrite)
+    train(config, values.out, overwrite=values.overwrite)
     return 0

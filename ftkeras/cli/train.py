@@ -40,18 +40,18 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "train")
     bars = read_bars(values)
-    goes_on = values.config is None and values.out is not None and not values.set
-    config = None if goes_on and values.seeds is None else read_config(values, "train")
+    resumes = values.config is None and values.out is not None and not values.set
+    config = None if resumes and values.seeds is None else read_config(values, "train")
     stem = os.path.splitext(os.path.basename(values.config or ""))[0]
     import_tensorflow()
-    from ftkeras import tasks
     from ftkeras.evaluation.seeds import format_seeds, repeat
+    from ftkeras.runs.train import train
 
     out = values.out or os.path.join("runs", stem)
-    train = functools.partial(tasks.train, overwrite=values.overwrite, bars=bars)
     if values.seeds is None or config is None:
-        train(config, out)
+        train(config, out, overwrite=values.overwrite, bars=bars)
     else:
-        summary = repeat(train, config, out, values.seeds, overwrite=values.overwrite)
+        train_one = functools.partial(train, overwrite=values.overwrite, bars=bars)
+        summary = repeat(train_one, config, out, values.seeds, overwrite=values.overwrite)
         print(f"\n{format_seeds(summary)}\n\nrecord  {out}/seeds.json")
     return 0

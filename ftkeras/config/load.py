@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ftkeras.config.schema import Config
-from ftkeras.config.schemas import SCHEMAS
+from ftkeras.config.schemas import SCHEMAS, schema_of
 from ftkeras.errors import UserError, did_you_mean
 
 MAX_BYTES = 1 << 18  # of a config file
@@ -204,7 +204,7 @@ def _schema_of(data: Mapping[str, Any], where: str) -> type[Config]:
         raise UserError(
             f"{where}: task: no task {_shorten(task)}.{guess} Tasks: {', '.join(SCHEMAS)}."
         )
-    return SCHEMAS[task]
+    return schema_of(task)
 
 
 def dump_config(config: Config) -> str:

@@ -310,7 +310,7 @@ class Config(Section):
     """A whole experiment."""
 
     task: str = "classification"
-    """What is learned; a task may have a section of its own (see `ftkeras.config.schemas`)."""
+    """What is learned; a task may have a section of its own (see docs/tasks.md)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random choice follows from it."""
     data: DataConfig

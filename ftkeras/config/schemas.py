@@ -1,39 +1,40 @@
-"""The schema of each task's config: one of the shared sections, and at most one of its own.
-
-A task's own is a subclass of `Config` in a module of this package, with a section of the task's
-name. Nothing here imports TensorFlow, so that a wrong config is told at once.
-"""
+"""The config of each task. A task's own sections stand with the task."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from ftkeras.config.adversarial import AdversarialConfig
-from ftkeras.config.domain_adaptation import DomainConfig
-from ftkeras.config.few_shot import FewShotConfig
-from ftkeras.config.incremental import IncrementalConfig
-from ftkeras.config.multi_task import MultiTaskConfig
-from ftkeras.config.robust_weights import RobustWeightsConfig
 from ftkeras.config.schema import Config
 
-SCHEMAS: dict[str, type[Config]] = {
-    "classification": Config,
-    "adversarial": AdversarialConfig,
-    "domain_adaptation": DomainConfig,
-    "few_shot": FewShotConfig,
-    "incremental": IncrementalConfig,
-    "multi_task": MultiTaskConfig,
-    "robust_weights": RobustWeightsConfig,
+SCHEMAS = {
+    "classification": "ftkeras.config.schema:Config",
+    "adversarial": "ftkeras.config.adversarial:AdversarialConfig",
+    "domain_adaptation": "ftkeras.config.domain_adaptation:DomainConfig",
+    "few_shot": "ftkeras.config.few_shot:FewShotConfig",
+    "incremental": "ftkeras.config.incremental:IncrementalConfig",
+    "multi_task": "ftkeras.config.multi_task:MultiTaskConfig",
+    "robust_weights": "ftkeras.config.robust_weights:RobustWeightsConfig",
 }
+"""Where the pydantic model of each task's configs is. By name, since a config is read first of all:
+nothing here depends on a single task."""
+
+
+def schema_of(task: str) -> type[Config]:
+    """Returns the pydantic model of a task's configs; KeyError if there is no such task."""
+    module, _, name = SCHEMAS[task].partition(":")
+    schema = getattr(importlib.import_module(module), name)
+    assert issubclass(schema, Config)
+    return schema
 
 
 def json_schema() -> dict[str, Any]:
     """Returns one JSON schema for the configs of all tasks, for editors."""
     merged: dict[str, Any] = {}
-    for schema in SCHEMAS.values():
-        found = schema.model_json_schema()
-        merged = merged or found
-        merged["$defs"] = {**found["$defs"], **merged["$defs"]}
-        merged["properties"] = {**found["properties"], **merged["properties"]}
+    for task in SCHEMAS:
+        schema = schema_of(task).model_json_schema()
+        merged = merged or schema
+        merged["$defs"] = {**schema["$defs"], **merged["$defs"]}
+        merged["properties"] = {**schema["properties"], **merged["properties"]}
     merged["properties"]["task"]["enum"] = list(SCHEMAS)
     return merged

@@ -104,7 +104,7 @@ def agree_on_weights(model: keras.Model) -> None:
 
 
 @contextmanager
-def taking_part(devices: Devices, run: Run, goes_on: bool) -> Iterator[Run]:
+def taking_part(devices: Devices, run: Run, resumes: bool) -> Iterator[Run]:
     """Yields the run that this worker writes; the chief's is `run`, and it alone speaks.
 
     The others do what the chief does, so that all decide alike, but in a folder that goes away. All
@@ -113,7 +113,7 @@ def taking_part(devices: Devices, run: Run, goes_on: bool) -> Iterator[Run]:
     Args:
         devices: What the run computes on.
         run: The run.
-        goes_on: Whether it is there already, and goes on.
+        resumes: Whether it is there already, and goes on.
     """
     if devices.cluster is None or devices.is_chief:
         with peers_watched(devices):
@@ -129,7 +129,7 @@ def taking_part(devices: Devices, run: Run, goes_on: bool) -> Iterator[Run]:
         contextlib.redirect_stderr(nowhere),
     ):
         own = Run(os.path.join(scratch, "run"))
-        if goes_on:
+        if resumes:
             _copy(run.folder, own.folder)
         with peers_watched(devices):
             wait_for_all(devices.strategy)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.backbones import Backbone, load_backbone
+from ftkeras.backbones import load_backbone
 from ftkeras.config.schema import Config
 from ftkeras.console import duration
 from ftkeras.data.dataset import ImageData
@@ -19,62 +18,30 @@ from ftkeras.doctor.embed import make_embedding
 from ftkeras.doctor.findings import Diagnosis, Finding
 from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
-from ftkeras.phases import Plan, StagedUnfreezing
 from ftkeras.runs import build
+from ftkeras.runs.assemble import Assembled, assemble
 
 _SAMPLE = 64  # images that are sent through the backbone
 _MOST_TIMED = 3  # phases
 _USUAL_SIZE = 224  # pixels, where the config leaves it to the backbone
 
 
-class Examined(Protocol):
-    """What a task says of itself."""
-
-    @property
-    def by_nature(self) -> Sequence[str]: ...
-    def trains(self, config: Config) -> bool: ...
-
-
-class Assembled(Protocol):
-    """What a task builds from a config."""
-
-    @property
-    def task(self) -> Examined: ...
-    @property
-    def data(self) -> ImageData: ...
-    @property
-    def feed(self) -> Feed: ...
-    @property
-    def backbone(self) -> Backbone: ...
-    @property
-    def model(self) -> keras.Model: ...
-    @property
-    def unfreeze(self) -> StagedUnfreezing: ...
-    @property
-    def plan(self) -> Plan: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
-
-
-def examine(
-    config: Config | None = None, assemble: Callable[[Config], Assembled] | None = None
-) -> Diagnosis:
+def examine(config: Config | None = None) -> Diagnosis:
     """Looks for what would spoil a run, before any money is spent on it. Nothing is written.
 
     Args:
         config: The config; None looks at the machine alone.
-        assemble: The task's function from a config to what it builds.
 
     Raises:
         UserError: The config or its data cannot be read at all.
 
     Example:
         ```python
-        print(examine(load_config("my.yaml"), tasks.assemble).text())
+        print(examine(load_config("my.yaml")).text())
         ```
     """
     facts, findings = machine.machine_facts(), machine.check_machine()
-    if config is None or assemble is None:
+    if config is None:
         facts["a step"] = _starter_step()
         return Diagnosis(facts, findings)
     try:

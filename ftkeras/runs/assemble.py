@@ -22,7 +22,7 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
 from ftkeras.runs import batch_size, build
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
@@ -60,13 +60,17 @@ class Assembled:
         return start_lines(self.data, backbone, self.device, self.notes)
 
 
-def assemble(config: Config, task: Task) -> Assembled:
+def assemble(config: Config, task: Task | None = None) -> Assembled:
     """Loads the data, builds and compiles the model, and resolves the phases against both.
+
+    Args:
+        config: What to build.
+        task: What it is about; left out, the task that the config names.
 
     Raises:
         UserError: Something the config names cannot work.
     """
-    training = config.training
+    task, training = task or task_of(config), config.training
     check_installed(training.loggers)
     devices = choose_devices(training.strategy)
     precision = prepare(config.seed, training.precision, training.deterministic, devices.kind)
@@ -150,14 +154,11 @@ def _in_one(loss: Any) -> Callable[[Any, Any], Any]:
     return lambda y, y_pred: sum(one(y[head], y_pred[head]) for head, one in loss.items())
 
 
-def lr_find(
-    config: Config, task: Task, out: str, *, low: float, high: float, steps: int
-) -> RangeTest:
+def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) -> RangeTest:
     """Runs the learning-rate range test on the first phase and writes a plot of it.
 
     Args:
         config: The config whose first phase is tried.
-        task: What it is about.
         out: The SVG file to write.
         low: The first rate.
         high: The last rate.
@@ -166,7 +167,7 @@ def lr_find(
     Raises:
         UserError: The config cannot work, or `out` cannot be written.
     """
-    assembled = assemble(config, task)
+    assembled = assemble(config)
     assembled.unfreeze.set_model(assembled.model)
     assembled.unfreeze.enter(0)
     found = find_learning_rate(

@@ -16,15 +16,15 @@ from ftkeras.evaluation.predict import Row
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
-from ftkeras.report.files import add_pictures, write_file
+from ftkeras.report.files import add_pictures, write_comparison, write_file
 from ftkeras.report.page import run_page
 from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, task_of
 
 
-def evaluate(run: Run, task: Task, split: str = "test") -> dict[str, Any]:
+def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
     The model's answers are kept in `predictions/`. The split that training ended with is measured
@@ -34,6 +34,7 @@ def evaluate(run: Run, task: Task, split: str = "test") -> dict[str, Any]:
         UserError: The run has no such split, or its data are gone.
     """
     config = run.config
+    task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task.images(config), split)
     feed = task.feed(config, data, int(model.input_shape[1]))
@@ -43,12 +44,11 @@ def evaluate(run: Run, task: Task, split: str = "test") -> dict[str, Any]:
     return evaluation
 
 
-def robustness(run: Run, task: Task, examples: int | None, split: str = "test") -> dict[str, Any]:
+def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str, Any]:
     """Measures a run's model on corrupted and shifted images; writes `robustness.json`.
 
     Args:
         run: The run.
-        task: What it is about.
         examples: How many images, drawn under the run's seed; None is all of the split.
         split: Whose images.
 
@@ -57,7 +57,7 @@ def robustness(run: Run, task: Task, examples: int | None, split: str = "test") 
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(task.images(config), split)
+    model, data = load_model(run), _with_split(task_of(config).images(config), split)
     if data.heads:
         raise UserError("robustness: it is measured of models with one head; this one has several.")
     measured = measure_robustness(
@@ -71,14 +71,13 @@ def robustness(run: Run, task: Task, examples: int | None, split: str = "test") 
     return measured
 
 
-def predict(run: Run, task: Task, files: Sequence[str], top_k: int = 5) -> Iterator[Row]:
+def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[Row]:
     """Yields what a run's model says of each image file, or what is wrong with it."""
-    yield from task.predict(run, load_model(run), files, top_k)
+    yield from task_of(run.config).predict(run, load_model(run), files, top_k)
 
 
 def export(
     run: Run,
-    task: Task,
     directory: str | None = None,
     formats: Sequence[str] = ("saved_model",),
 ) -> dict[str, str]:
@@ -86,7 +85,6 @@ def export(
 
     Args:
         run: The run.
-        task: What it is about.
         directory: Where the SavedModel's versions go, and a folder for each other format; left
             out, `export/` in the run.
         formats: saved_model, litert, onnx, openvino.
@@ -95,6 +93,7 @@ def export(
         UserError: A format's packages are missing, or the directory cannot be written.
         TrainingError: A format answers differently; it is not written.
     """
+    task = task_of(run.config)
     facts, resize, seed = run.read_json("data.json"), run.config.data.resize, run.config.seed
 
     def samples() -> tuple[Sample, Sample]:
@@ -109,20 +108,24 @@ def export(
     return export_run(run, classifier, directory or run.path("export"), formats, samples)
 
 
-def write_report(run: Run, task: Task, out: str | None = None) -> str:
-    """Writes the page of a run and returns where it is.
+def write_report(runs: Sequence[Run], out: str | None = None) -> str:
+    """Writes the page of a run, or of several side by side, and returns where it is.
 
-    The page shows images; they are made when they are first needed, which takes the run's model
-    and data.
+    The page of one run shows images; they are made when they are first needed, which takes the
+    run's model and data.
 
     Args:
-        run: The run.
-        task: What it is about.
-        out: The HTML file to write; left out, `report.html` in the run's folder.
+        runs: One run or more.
+        out: The HTML file to write; left out, `report.html` in the run's folder, or for several
+            runs in the current one.
 
     Raises:
         UserError: The file cannot be written.
     """
+    if len(runs) > 1:
+        return write_comparison(runs, out)
+    [run] = runs
+    task = task_of(run.config)
     if lacks_pictures(read_run(run.folder)):
         try:
             add_pictures(run, load_model(run), task.images(run.config).splits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,16 @@ class Task:
 
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
+
+
+def task_of(config: Config) -> Task:
+    """Returns the task that a config names: `TASK` of the module of that name.
+
+    Found by name, so that nothing here depends on a single task.
+    """
+    task = importlib.import_module(f"ftkeras.tasks.{config.task}").TASK
+    assert isinstance(task, Task)
+    return task
 
 
 def temperature_of(run: Run) -> float:

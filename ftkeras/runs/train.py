@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -28,7 +29,6 @@ from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
-from ftkeras.runs.task import Task
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import States
@@ -36,67 +36,65 @@ from ftkeras.training.resume.signals import Signals
 
 
 def train(
-    config: Config,
-    task: Task,
-    out: str,
-    *,
-    goes_on: bool = False,
-    overwrite: bool = False,
-    bars: Sequence[Bar] = (),
+    config: Config | None, out: str, *, overwrite: bool = False, bars: Sequence[Bar] = ()
 ) -> Run:
-    """Fine-tunes, evaluates and exports; returns the run. See `ftkeras.tasks.train`.
+    """Fine-tunes, evaluates and exports; returns the run.
+
+    A run in `out` that was interrupted, failed or killed resumes; one that is finished is refused.
 
     Args:
-        config: What to do.
-        task: What it is about.
+        config: What to do; `ftkeras.load_config` reads one. None: the config of the run in `out`.
         out: The run's folder.
-        goes_on: Whether a run is there that goes on; see `Run.goes_on`.
         overwrite: Replace a run that is there.
-        bars: What the finished model must reach.
+        bars: What the finished model must reach; a run that does not is kept all the same.
+
+    Raises:
+        UserError: The config, the data or the weights cannot work; nothing has been written.
+        TrainingError: A frozen weight moved, the loss isn't a number, the export disagrees with the
+            model, or the model is below a bar.
+        KeyboardInterrupt: (after saving what was earned) Someone pressed Ctrl-C.
+        Preempted: (after saving what was earned) SIGTERM came.
+
+    Example:
+        ```python
+        run = ftkeras.train(ftkeras.load_config("configs/quickstart.yaml"), "runs/quickstart")
+        print(run.read_json("evaluation.json")["accuracy"])
+        ```
     """
     start = time.monotonic()
     run = Run(out)
-    assembled = assemble(config, task)
+    resumes = run.resumes(config, overwrite)
+    config = config or run.config
+    assembled = assemble(config)
+    task, devices = assembled.task, assembled.devices
     task.check_bars(bars, _facts(assembled))
     formats = export_formats(config)
     check_formats([name for name in formats if name != "saved_model"])
-    devices = assembled.devices
-    with taking_part(devices, run, goes_on) as run, run.locked(), Signals() as signals:
+    evaluation: dict[str, Any] = {}
+    exported: dict[str, str] = {}
+    with taking_part(devices, run, resumes) as run, run.locked(), Signals() as signals:
         if assembled.trunk is not None:
             with peers_watched(devices):
                 assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
-        loggers = build.loggers(config, run, devices.is_chief)
-        try:
-            model, evaluation, exported = _work(assembled, run, signals, loggers, formats)
-        except KeyboardInterrupt as stop:
-            run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
+        with _outcome_recorded(assembled, run) as loggers, peers_watched(devices):
+            if task.trains(config):
+                _fit(assembled, run, signals, loggers)
+            else:
+                run.write_text("metrics.jsonl", "")
+            model = task.finish(assembled, run)
+            agree_on_weights(model)
             if devices.is_chief:
-                print(f"\nstopped   ftkeras train --out={shlex.quote(out)} goes on from here")
-            raise
-        except (UserError, TrainingError) as error:
-            run.fail(str(error))
-            raise
-        except Exception as error:
-            needed = max(phase.activation_bytes for phase in assembled.plan.phases)
-            reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
-            run.fail(reason)
-            raise TrainingError(reason) from error
-        else:
-            run.set_state("finished")
-        finally:
-            loggers.close(run.read_json("status.json")["state"])
+                evaluation = _evaluate_best(assembled, model, run)
+                _log_result(assembled, run, loggers, evaluation)
+                exported = _export_again(run, formats)
+            wait_for_all(devices.strategy)
         States(run).remove()
-    if not devices.is_chief:
-        return run
-    reported = _report_or_say_why(assembled, model, run) if config.report else None
-    seconds = time.monotonic() - start
-    verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
-    places = {"SavedModel": exported.get("saved_model"), "report": reported}
-    done, result = run.read_json("plan.json"), task.headline(evaluation)
-    trunk, best_epoch = done["trunk"], done.get("best_epoch")
-    print(end_lines(out, records, result, verdicts, best_epoch, places, seconds, trunk))
-    require(bars, evaluation)
+    if devices.is_chief:
+        page = _report_or_say_why(assembled, model, run) if config.report else None
+        results = {"SavedModel": exported.get("saved_model"), "report": page}
+        _print_end(assembled, run, evaluation, results, time.monotonic() - start)
+        require(bars, evaluation)
     return run
 
 
@@ -106,9 +104,9 @@ def export_formats(config: Config) -> list[str]:
 
 
 def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
-    """Makes the run's folder, or sees that a run that goes on has the data that it began with."""
+    """Makes the run's folder, or checks that a run that resumes has the data that it began with."""
     # Asked again: another process may have finished the run since.
-    if run.goes_on(assembled.config, overwrite):
+    if run.resumes(assembled.config, overwrite):
         _check_same_data(assembled.data, run)
         run.set_state("running")
     else:
@@ -117,25 +115,30 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
     _write_facts(assembled, run)
 
 
-def _work(
-    assembled: Assembled, run: Run, signals: Signals, loggers: Loggers, formats: Sequence[str]
-) -> tuple[keras.Model, dict[str, Any], dict[str, str]]:
-    """Does all of a run; returns its model, the evaluation, and where the exports are."""
-    with peers_watched(assembled.devices):
-        if assembled.task.trains(assembled.config):
-            _fit(assembled, run, signals, loggers)
-        else:
-            run.write_text("metrics.jsonl", "")
-        model = assembled.task.finish(assembled, run)
-        agree_on_weights(model)
-        evaluation: dict[str, Any] = {}
-        exported: dict[str, str] = {}
-        if assembled.devices.is_chief:
-            evaluation = _evaluate_best(assembled, model, run)
-            _log_result(assembled, run, loggers, evaluation)
-            exported = _export_anew(run, assembled.task, formats)
-        wait_for_all(assembled.devices.strategy)
-    return model, evaluation, exported
+@contextlib.contextmanager
+def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
+    """Opens the loggers, and records in the run's status how the block ended."""
+    is_chief = assembled.devices.is_chief
+    loggers = build.loggers(assembled.config, run, is_chief)
+    try:
+        yield loggers
+    except KeyboardInterrupt as stop:
+        run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
+        if is_chief:
+            print(f"\nstopped   ftkeras train --out={shlex.quote(run.folder)} resumes it")
+        raise
+    except (UserError, TrainingError) as error:
+        run.fail(str(error))
+        raise
+    except Exception as error:
+        needed = max(phase.activation_bytes for phase in assembled.plan.phases)
+        reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
+        run.fail(reason)
+        raise TrainingError(reason) from error
+    else:
+        run.set_state("finished")
+    finally:
+        loggers.close(run.read_json("status.json")["state"])
 
 
 def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
@@ -236,11 +239,25 @@ def _digest(data: ImageData) -> str:
     return digest(data.class_names, *(part for row in parts for part in row))
 
 
-def _export_anew(run: Run, task: Task, formats: Sequence[str]) -> dict[str, str]:
-    """Exports as if for the first time: a run that goes on may have been killed after it did."""
+def _export_again(run: Run, formats: Sequence[str]) -> dict[str, str]:
+    """Exports as if for the first time: a run that resumed may have been killed after it did."""
     if tf.io.gfile.exists(run.path("export")):
         tf.io.gfile.rmtree(run.path("export"))
-    return export(run, task, formats=formats) if formats else {}
+    return export(run, formats=formats) if formats else {}
+
+
+def _print_end(
+    assembled: Assembled,
+    run: Run,
+    evaluation: dict[str, Any],
+    results: dict[str, str | None],
+    seconds: float,
+) -> None:
+    """Prints the result, the audit of each phase, and where everything is."""
+    plan, headline = run.read_json("plan.json"), assembled.task.headline(evaluation)
+    verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
+    best_epoch, trunk = plan.get("best_epoch"), plan["trunk"]
+    print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))
 
 
 def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> str | None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ftkeras.config.extend import extend_config
 from ftkeras.config.incremental import IncrementalConfig
 from ftkeras.config.load import dump_config, load_data_section, parse_config, parse_text
 from ftkeras.errors import UserError
+from ftkeras.runs.extend import extend_config
 
 FIRST: dict[str, Any] = {
     "data": {"source": "folder", "path": "old/", "batch_size": 8, "resize": "pad"},

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.runs import build
+from ftkeras.runs.assemble import assemble
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def tree(path: str, backbone: str = "MobileNetV2", weights: str = "starter") -> 
     ("backbone", "weights"), [("MobileNetV2", "starter"), ("EfficientNetV2B0", "none")]
 )
 def test_a_whole_train_step_becomes_one_xla_program(arrays, backbone, weights):
-    assembled = tasks.assemble(parse_config(tree(arrays, backbone, weights), ()))
+    assembled = assemble(parse_config(tree(arrays, backbone, weights), ()))
     model, unfreeze = assembled.model, assembled.unfreeze
     assert model.compute_dtype == "bfloat16"
     feed = build.feed(assembled.config, assembled.data, 32, full=True)

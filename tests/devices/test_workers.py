@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.run import Run
 
@@ -83,7 +83,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     assert two.read_json("status.json")["state"] == "finished"
     assert (out / "export" / "1" / "saved_model.pb").exists()
     config = parse_config(tree, ["export.saved_model=false"])
-    one = tasks.train(config, str(tmp_path / "one"))
+    one = ftkeras.train(config, str(tmp_path / "one"))
     for alone, shared in zip(one.metrics(), two.metrics(), strict=True):
         for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
             assert shared[name] == pytest.approx(alone[name], rel=1e-4), name
@@ -162,7 +162,7 @@ def test_three_workers_go_on_after_one_of_them_died(tree, tmp_path):
     three = list(Run.open(str(out)).metrics())
     assert [record["epoch"] for record in three] == list(range(15))
     config = parse_config(tree, ())
-    one = tasks.train(config, str(tmp_path / "one"))
+    one = ftkeras.train(config, str(tmp_path / "one"))
     for alone, shared in zip(one.metrics(), three, strict=True):
         assert shared["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-3)
 

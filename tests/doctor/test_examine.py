@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from ftkeras import tasks
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.doctor import examine
@@ -31,7 +30,7 @@ def diagnose(folder: Path | None = None, **data: object):
     tree = {**TREE, "data": {**TREE["data"], **given}}
     if "source" in data:
         del tree["data"]["path"]
-    return examine(parse_config(tree), tasks.assemble)
+    return examine(parse_config(tree))
 
 
 def plant(photos: Path, new_photo) -> None:
@@ -122,18 +121,14 @@ def test_a_shift_of_images_and_labels_is_found(make_photos, tmp_path):
 def test_a_config_that_cannot_work_is_an_error(make_photos, tmp_path):
     tree = {**TREE, "data": {**TREE["data"], "path": str(make_photos(tmp_path / "photos"))}}
     tree["phases"] = [{"name": "top", "train": ["blocks[40:]"], "epochs": 1, "learning_rate": 1.0}]
-    (found,) = (
-        f for f in examine(parse_config(tree), tasks.assemble).findings if f.severity == "error"
-    )
+    (found,) = (f for f in examine(parse_config(tree)).findings if f.severity == "error")
     assert "selects nothing" in found.message
 
 
 def test_few_examples_a_class_are_no_finding_where_they_are_the_task(make_photos, tmp_path):
     data = {**TREE["data"], "path": str(make_photos(tmp_path / "photos"))}
     few = {"shots": 4, "methods": ["logistic"]}
-    diagnosis = examine(
-        parse_config({**TREE, "data": data, "task": "few_shot", "few_shot": few}), tasks.assemble
-    )
+    diagnosis = examine(parse_config({**TREE, "data": data, "task": "few_shot", "few_shot": few}))
     assert [f for f in diagnosis.findings if f.severity != "note"] == []
     assert "a step" not in diagnosis.facts  # nothing is trained
 
@@ -155,12 +150,12 @@ def test_several_heads_are_named_and_judged_by_their_task(make_photos, tmp_path)
         "multi_task": {"heads": heads},
         "data": {**TREE["data"], "source": "manifest", "path": str(photos / "list.csv")},
     }
-    diagnosis = examine(parse_config(tree), tasks.assemble)
+    diagnosis = examine(parse_config(tree))
     assert diagnosis.facts["data"].endswith("; heads animal (3 classes), size (a number)")
     assert diagnosis.exit_status == 0
     alone = {"heads": heads[:1], "weighting": "gradnorm"}
     with pytest.raises(UserError, match="gradnorm balances"):  # not: there is no column 'label'
-        examine(parse_config({**tree, "multi_task": alone}), tasks.assemble)
+        examine(parse_config({**tree, "multi_task": alone}))
 
 
 def test_the_machine_alone(capsys):

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.runs import build
+from ftkeras.runs.assemble import assemble
 
 pytestmark = pytest.mark.slow
 
@@ -91,8 +92,8 @@ def test_penalised_and_averaged_weights_go_through_a_run(arrays, tmp_path):
         "training.average={decay: 0.9}",
         "export.saved_model=false",
     ]
-    run = tasks.train(config(arrays, *overrides), str(tmp_path / "run"))
-    plain = tasks.train(config(arrays, "export.saved_model=false"), str(tmp_path / "plain"))
+    run = ftkeras.train(config(arrays, *overrides), str(tmp_path / "run"))
+    plain = ftkeras.train(config(arrays, "export.saved_model=false"), str(tmp_path / "plain"))
     losses, bare = ([r["loss"] for r in some.metrics()] for some in (run, plain))
     assert losses[0] > bare[0]  # the penalty on the new head is in the training loss
     best = keras.models.load_model(run.path("model.keras"), compile=False)
@@ -102,7 +103,7 @@ def test_penalised_and_averaged_weights_go_through_a_run(arrays, tmp_path):
 
 def test_a_strategy_runs(arrays, tmp_path):
     overrides = ["phases={strategy: surgical, epochs: 2}", "export.saved_model=false"]
-    run = tasks.train(config(arrays, *overrides), str(tmp_path / "run"))
+    run = ftkeras.train(config(arrays, *overrides), str(tmp_path / "run"))
     plan = run.read_json("plan.json")
     assert [phase["name"] for phase in plan["phases"]] == ["head", "surgical"]
     assert len(plan["phases"][1]["train"]) == 4
@@ -113,4 +114,4 @@ def test_strength_by_phase_needs_a_strength(arrays):
         arrays, "data.augmentation=[{name: RandomFlip}]", "phases[0].augmentation=light"
     )
     with pytest.raises(UserError, match="is a strength, not a list"):
-        tasks.assemble(listed)
+        assemble(listed)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.devices.replicas import make_exact
@@ -20,6 +20,7 @@ from ftkeras.evaluation.attacked import projected_gradient
 from ftkeras.phases.settings import set_dropout
 from ftkeras.runs import finished
 from ftkeras.runs import train as training
+from ftkeras.runs.assemble import assemble
 from ftkeras.tasks.adversarial import Adversarial, AdversarialModel, attack_of
 from ftkeras.training.attack import Attack
 
@@ -228,7 +229,7 @@ def images(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory) -> Any:
-    return tasks.train(config(images), str(tmp_path_factory.mktemp("runs") / "run"))
+    return ftkeras.train(config(images), str(tmp_path_factory.mktemp("runs") / "run"))
 
 
 @pytest.mark.slow
@@ -259,7 +260,7 @@ def test_the_adversarial_robustness_toolbox_agrees(run):
         order = tf.argsort(answer["class_indices"], axis=1)
         return tf.math.log(tf.gather(answer["scores"], order, batch_dims=1))
 
-    data = tasks.assemble(run.config).feed.plain("test")
+    data = assemble(run.config).feed.plain("test")
     pixels, labels = (np.concatenate(parts) for parts in zip(*data, strict=True))
     judged = TensorFlowV2Classifier(
         scores,
@@ -298,7 +299,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(run, images, tmp_path)
     folder = str(tmp_path / "parts")
     with pytest.raises(TrainingError, match="killed"):
         training.train(quiet, Killed(), folder)
-    resumed = tasks.train(None, folder)
+    resumed = ftkeras.train(None, folder)
     for one, two in zip(
         finished.load_model(run).get_weights(),
         finished.load_model(resumed).get_weights(),
@@ -316,7 +317,7 @@ def test_attacks_see_statistics_of_the_present(images, tmp_path):
     x = keras.layers.Conv2D(8, 3, strides=2)(keras.layers.Rescaling(1 / 127.5, -1.0)(inputs))
     x = keras.layers.BatchNormalization(momentum=0.999, name="norm")(x)
     keras.Model(inputs, keras.layers.ReLU()(x)).save(f"{path}.keras")
-    made = tasks.assemble(config(path)).model
+    made = assemble(config(path)).model
     [norm] = [x for x in made._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
     norm.trainable = True
     set_dropout(made, 0.0)
@@ -328,15 +329,15 @@ def test_attacks_see_statistics_of_the_present(images, tmp_path):
 
 def test_what_cannot_be_is_said_before_training(images, tmp_path):
     with pytest.raises(UserError, match="trunk.mode: on cannot be: adversarial training changes"):
-        tasks.assemble(config(images, "trunk.mode=on"))
+        assemble(config(images, "trunk.mode=on"))
     several = str(tmp_path / "several.npz")
     with np.load(images) as file:
         np.savez(several, images=file["images"], labels=np.ones((200, 2), np.int64))
     Path(f"{several}.keras").write_bytes(Path(f"{images}.keras").read_bytes())
     with pytest.raises(UserError, match="several labels an image"):
-        tasks.assemble(config(several))
+        assemble(config(several))
     with pytest.raises(UserError, match="any picture at all"):
         config(images, budget=255.0)
     with pytest.raises(UserError, match="no metric 'val_robust' is logged"):
-        tasks.assemble(config(images, "training.monitor=val_robust"))
+        assemble(config(images, "training.monitor=val_robust"))
     assert projected_gradient("linf", 4.0, 20).step == 0.5

@@ -13,13 +13,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predictions import load_predictions, save_predictions
 from ftkeras.runs import finished, task, train
+from ftkeras.runs.assemble import assemble
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ def config(data: dict, *overrides: str) -> Config:
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "photos"
-    return tasks.train(config({"source": "folder", "path": str(photos)}), str(folder))
+    return ftkeras.train(config({"source": "folder", "path": str(photos)}), str(folder))
 
 
 def test_a_run_leaves_all_that_it_knew_and_made(run):
@@ -114,12 +115,12 @@ def test_the_saved_model_file_loads_without_ftkeras_objects(run, photos):
 
 def test_evaluating_again_gives_the_recorded_result(run):
     recorded = run.read_json("evaluation.json")
-    again = tasks.evaluate(run, recorded["split"])
+    again = ftkeras.evaluate(run, recorded["split"])
     assert again.keys() == recorded.keys()
     for name in ("accuracy", "auc", "nll", "temperature"):
         assert again[name] == pytest.approx(recorded[name], abs=1e-5), name
     with pytest.raises(UserError, match="only train, val, test"):
-        tasks.evaluate(run, "holdout")
+        ftkeras.evaluate(run, "holdout")
 
 
 def test_the_answers_are_kept_and_the_temperature_is_that_of_validation(run):
@@ -134,14 +135,14 @@ def test_the_answers_are_kept_and_the_temperature_is_that_of_validation(run):
 
 def test_predictions_are_scaled_by_the_temperature(run, photos, monkeypatch):
     monkeypatch.setattr(task, "temperature_of", lambda _: 1000.0)
-    flat = next(tasks.predict(run, [str(photos / "red" / "0.jpg")]))
+    flat = next(ftkeras.predict(run, [str(photos / "red" / "0.jpg")]))
     assert flat.best[0][1] == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_predictions_name_the_class(run, photos, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     files = [str(photos / "red" / "0.jpg"), str(tmp_path / "broken.jpg")]
-    good, bad = tasks.predict(run, files, top_k=2)
+    good, bad = ftkeras.predict(run, files, top_k=2)
     assert good.best[0][0] == "red"
     assert len(good.best) == 2
     assert bad.error
@@ -150,7 +151,7 @@ def test_predictions_name_the_class(run, photos, tmp_path):
 def test_the_same_seed_gives_the_same_weights(photos, tmp_path):
     def weights(name: str, seed: int) -> list[np.ndarray]:
         overrides = [f"seed={seed}", "phases[0].epochs=1", "export.saved_model=false"]
-        run = tasks.train(
+        run = ftkeras.train(
             config({"source": "folder", "path": str(photos)}, *overrides), str(tmp_path / name)
         )
         return keras.models.load_model(run.path("model.keras"), compile=False).get_weights()
@@ -172,13 +173,13 @@ def test_several_labels_an_image(photos, tmp_path):
     data = {"source": "manifest", "path": str(tmp_path / "photos.csv"), "multi_label": True}
     # Of nine test images each is worth a tenth of F1: without augmentation all seeds get all right.
     data["augmentation"] = "none"
-    run = tasks.train(config(data, "phases[0].epochs=8"), str(tmp_path / "run"))
+    run = ftkeras.train(config(data, "phases[0].epochs=8"), str(tmp_path / "run"))
     assert run.read_json("data.json")["class_names"] == ["blue", "cold", "green", "red", "warm"]
     evaluation = run.read_json("evaluation.json")
     assert evaluation["macro_f1"] > 0.9
     assert sum(row["n"] for row in evaluation["slices"]["camera"].values()) == 9
     with pytest.raises(UserError, match="cross_entropy is for one label"):
-        tasks.assemble(config(data, "loss.name=cross_entropy"))
+        assemble(config(data, "loss.name=cross_entropy"))
 
 
 def test_a_report_is_made_again_with_what_it_needs(run):
@@ -187,12 +188,12 @@ def test_a_report_is_made_again_with_what_it_needs(run):
     save_predictions(run, "test", dataclasses.replace(answers, logits=-answers.logits))
     tf.io.gfile.remove(run.path("pictures.json"))
     try:
-        assert tasks.write_report([run]) == run.path("report.html")
+        assert ftkeras.write_report([run]) == run.path("report.html")
     finally:
         save_predictions(run, "test", answers)
     assert run.read_json("pictures.json")["test"].keys() == set(answers.ids)
     with pytest.raises(UserError, match=r"--out no/such/folder/x.html: cannot be written"):
-        tasks.write_report([run], "no/such/folder/x.html")
+        ftkeras.write_report([run], "no/such/folder/x.html")
 
 
 def test_a_run_is_whole_without_its_report(photos, tmp_path, monkeypatch, capsys):
@@ -202,17 +203,17 @@ def test_a_run_is_whole_without_its_report(photos, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(train, "write_page", fails)
     data = {"source": "folder", "path": str(photos)}
     short = ["phases[0].epochs=1", "export.saved_model=false"]
-    run = tasks.train(config(data, *short), str(tmp_path / "run"))
+    run = ftkeras.train(config(data, *short), str(tmp_path / "run"))
     assert run.read_json("status.json")["state"] == "finished"
     assert "there is no report: ValueError: no ink" in capsys.readouterr().out
-    quiet = tasks.train(config(data, *short, "report=false"), str(tmp_path / "quiet"))
+    quiet = ftkeras.train(config(data, *short, "report=false"), str(tmp_path / "quiet"))
     assert "report" not in capsys.readouterr().out
     assert not tf.io.gfile.exists(quiet.path("report.html"))
 
 
 def test_a_run_in_a_remote_file_system(photos):
     data = {"source": "folder", "path": str(photos)}
-    run = tasks.train(config(data, "phases[0].epochs=1"), "ram://bucket/run")
+    run = ftkeras.train(config(data, "phases[0].epochs=1"), "ram://bucket/run")
     assert run.read_json("status.json")["state"] == "finished"
     assert tf.io.gfile.exists("ram://bucket/run/model.keras")
     assert tf.io.gfile.exists("ram://bucket/run/export/1/saved_model.pb")
@@ -224,7 +225,7 @@ def test_a_failure_is_recorded_and_what_was_earned_stays(photos, tmp_path, monke
 
     monkeypatch.setattr(finished, "export_run", full_disk)
     with pytest.raises(TrainingError, match="no space is left"):
-        tasks.train(config({"source": "folder", "path": str(photos)}), str(tmp_path / "r"))
+        ftkeras.train(config({"source": "folder", "path": str(photos)}), str(tmp_path / "r"))
     status = json.loads((tmp_path / "r" / "status.json").read_text())
     assert status["state"] == "failed"
     assert "no space is left" in status["error"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.devices.replicas import make_exact
@@ -19,6 +19,7 @@ from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.seeds import summarize_seeds
 from ftkeras.runs import finished
 from ftkeras.runs import train as training
+from ftkeras.runs.assemble import assemble
 from ftkeras.tasks.domain_adaptation import PAIRED, DomainAdaptation, DomainModel
 from ftkeras.training.domains import GradientReversal, is_source
 
@@ -204,7 +205,7 @@ def config(folder: str, method: str, *overrides: str, target: str = "target") ->
 
 
 def assert_statistics_of_the_target(run: Any) -> None:
-    feed = tasks.assemble(run.config).feed
+    feed = assemble(run.config).feed
     pixels = np.concatenate([images for images, _ in feed.plain("target_train")])
     layers = {layer.name: layer for layer in finished.load_model(run)._flatten_layers()}
     means = np.mean(layers["one"](pixels / 255.0), axis=(0, 1, 2))
@@ -218,7 +219,7 @@ def test_each_method_runs_and_measures_both_domains(domains, tmp_path, method):
     more = ["domain_adaptation.weight=0.1"]
     if method == "dann":
         more += ["report=true", "export.saved_model=true"]
-    run = tasks.train(config(domains, method, *more), str(tmp_path / "run"))
+    run = ftkeras.train(config(domains, method, *more), str(tmp_path / "run"))
     target, source = (run.read_json("task.json")[name] for name in ("target", "source"))
     assert (target["split"], target["examples"]) == ("target_test", 14)
     assert source["accuracy"] == run.read_json("evaluation.json")["accuracy"] >= 0.8
@@ -228,7 +229,7 @@ def test_each_method_runs_and_measures_both_domains(domains, tmp_path, method):
     seeds = summarize_seeds({0: evaluation})["metrics"]
     assert seeds["target_accuracy"]["mean"] == target["accuracy"]
     assert -np.log(2) <= target["doubt"] <= 0
-    again = tasks.evaluate(run, "target_test")
+    again = ftkeras.evaluate(run, "target_test")
     assert again["accuracy"] == pytest.approx(target["accuracy"])
     assert finished.load_model(run).output_shape == (None, 2)
     logged = next(iter(run.metrics()))
@@ -256,10 +257,10 @@ class Killed(DomainAdaptation):
 def test_a_run_that_was_killed_ends_with_the_same_weights(domains, tmp_path):
     more = ["training.checkpoint.every_steps=3", 'phases[1].batch_norm="train"']
     given = config(domains, "dann", *more)
-    whole = tasks.train(given, str(tmp_path / "whole"))
+    whole = ftkeras.train(given, str(tmp_path / "whole"))
     with pytest.raises(TrainingError, match="killed"):
         training.train(given, Killed(), str(tmp_path / "parts"))
-    resumed = tasks.train(None, str(tmp_path / "parts"))
+    resumed = ftkeras.train(None, str(tmp_path / "parts"))
     assert "resumed" in resumed.read_text("events.jsonl")
     for one, two in zip(
         finished.load_model(whole).get_weights(),
@@ -271,7 +272,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(domains, tmp_path):
 
 def test_a_target_without_labels(domains):
     for target in ("target1", "target3"):
-        data = tasks.assemble(config(domains, "coral", target=target)).data
+        data = assemble(config(domains, "coral", target=target)).data
         assert set(data.splits["target_train"].labels) == {-1}
         assert any("counts as unlabelled" in note for note in data.notes)
     assert (
@@ -294,15 +295,15 @@ def test_no_pair_is_torn_apart_by_devices(domains, two_replicas):
 
 def test_what_cannot_be_is_said_before_training(domains, tmp_path):
     with pytest.raises(UserError, match="trunk.mode: on cannot be: dann trains on two streams"):
-        tasks.assemble(config(domains, "dann", "trunk.mode=on"))
+        assemble(config(domains, "dann", "trunk.mode=on"))
     with pytest.raises(UserError, match="adabn puts the target's batch statistics"):
-        tasks.assemble(config(domains, "adabn", 'phases[1].batch_norm="frozen"'))
+        assemble(config(domains, "adabn", 'phases[1].batch_norm="frozen"'))
     with pytest.raises(UserError, match="no metric 'val_target_doubt' is logged"):
-        tasks.assemble(config(domains, "none", "training.monitor=val_target_doubt"))
+        assemble(config(domains, "none", "training.monitor=val_target_doubt"))
     with pytest.raises(UserError, match="^domain_adaptation.target.path: .*nowhere.npz"):
-        tasks.assemble(config(domains, "none", target="nowhere"))
+        assemble(config(domains, "none", target="nowhere"))
     surgical = config(domains, "dann").model_dump(mode="json")
     surgical["phases"] = {"strategy": "surgical"}
     with pytest.raises(UserError, match="surgical measures gradients"):
-        tasks.assemble(parse_config(surgical))
+        assemble(parse_config(surgical))
     assert not Path(tmp_path, "run").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
@@ -55,7 +55,7 @@ HEADS = {"methods": ["logistic", "cosine", "nearest_mean"]}
 def run(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "few"
     wanted = config(photos, HEADS, "export.saved_model=true", "report=true")
-    return tasks.train(wanted, str(folder))
+    return ftkeras.train(wanted, str(folder))
 
 
 @pytest.mark.slow
@@ -110,15 +110,15 @@ def test_an_interrupted_run_ends_as_one_that_was_not(run, photos, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(few_shot, "fit_head", interrupted)
-        tasks.train(wanted, str(tmp_path / "run"))
-    again = tasks.train(None, str(tmp_path / "run"))
+        ftkeras.train(wanted, str(tmp_path / "run"))
+    again = ftkeras.train(None, str(tmp_path / "run"))
     assert again.read_json("task.json") == run.read_json("task.json")
 
 
 @pytest.mark.slow
 def test_phases_are_validated_on_each_fold_and_kept_when_chosen(photos, tmp_path):
     section = {"shots": 2, "methods": ["phases", "nearest_mean"], "draws": 2, "stages": 1}
-    run = tasks.train(config(photos, section), str(tmp_path / "run"))
+    run = ftkeras.train(config(photos, section), str(tmp_path / "run"))
     found = run.read_json("task.json")["methods"]
     assert len(found["phases"]["accuracies"]) == 1
     assert len(found["nearest_mean"]["accuracies"]) == 2
@@ -139,7 +139,7 @@ def test_phases_are_validated_on_each_fold_and_kept_when_chosen(photos, tmp_path
 )
 def test_what_cannot_work_is_said_before_training(photos, tmp_path, section, message):
     with pytest.raises(UserError, match=message):
-        tasks.train(config(photos, section), str(tmp_path / "run"))
+        ftkeras.train(config(photos, section), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

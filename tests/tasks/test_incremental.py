@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.data.replay import Exemplars
 from ftkeras.doctor import examine
 from ftkeras.errors import UserError
 from ftkeras.run import Run
+from ftkeras.runs.assemble import assemble
+from ftkeras.runs.finished import export
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +64,7 @@ def place(tmp_path_factory) -> Path:
         ],
         "trunk": {"mode": "off"},
     }
-    tasks.train(parse_config(tree, QUIET), str(place / "base"))
+    ftkeras.train(parse_config(tree, QUIET), str(place / "base"))
     return place
 
 
@@ -70,20 +72,20 @@ def place(tmp_path_factory) -> Path:
 def extended(place) -> Run:
     new = write_images(place / "new.npz", [2, 3], seed=1)
     base = Run.open(str(place / "base"))
-    return tasks.extend(base, new, str(place / "more"), ["incremental.memory=24", "report=true"])
+    return ftkeras.extend(base, new, str(place / "more"), ["incremental.memory=24", "report=true"])
 
 
 def config_of(place: Path, data: dict[str, Any], *overrides: str) -> Any:
-    from ftkeras.config.extend import extend_config
+    from ftkeras.runs.extend import extend_config
 
     base = Run.open(str(place / "base"))
     return extend_config(base.config, base.folder, 16, data, [*QUIET, *overrides])
 
 
 def test_old_logits_begin_as_they_were_and_new_ones_from_their_images(place, extended):
-    assembled = tasks.assemble(extended.config)
+    assembled = assemble(extended.config)
     images = np.random.default_rng(3).uniform(0, 255, (5, 16, 16, 3)).astype(np.float32)
-    old = tasks.load_model(Run.open(str(place / "base"))).predict(images, verbose=0)
+    old = ftkeras.load_model(Run.open(str(place / "base"))).predict(images, verbose=0)
     grown = assembled.model.predict(images, verbose=0)
     np.testing.assert_allclose(grown[:, :2], old, atol=1e-5)
     train = assembled.data.splits["train"]
@@ -113,14 +115,16 @@ def test_the_saved_model_has_no_teacher_and_every_verb_works(extended, tmp_path)
     names = {layer.name for layer in model.layers}
     assert "logits" in names and not names & {"teacher", "distillation"}
     before = extended.read_json("task.json")
-    assert tasks.evaluate(extended)["accuracy"] == extended.read_json("evaluation.json")["accuracy"]
+    assert (
+        ftkeras.evaluate(extended)["accuracy"] == extended.read_json("evaluation.json")["accuracy"]
+    )
     assert extended.read_json("task.json") == before
     from PIL import Image
 
     Image.new("RGB", (16, 16), COLOURS[3]).save(tmp_path / "new.png")
-    [answer] = tasks.predict(extended, [str(tmp_path / "new.png")])
+    [answer] = ftkeras.predict(extended, [str(tmp_path / "new.png")])
     assert answer.best[0][0] == "colour 3"
-    assert tf.io.gfile.exists(tasks.export(extended, str(tmp_path / "out"))["saved_model"])
+    assert tf.io.gfile.exists(export(extended, str(tmp_path / "out"))["saved_model"])
 
 
 def test_the_memory_is_shared_out_and_outlives_the_data(place, extended, tmp_path):
@@ -140,18 +144,18 @@ def test_the_memory_is_shared_out_and_outlives_the_data(place, extended, tmp_pat
     (gone / "config.yaml").write_text(config.replace("old.npz", "gone.npz"))
     new = write_images(place / "new.npz", [2, 3], seed=1)
     few = [f"incremental.base={gone}", "incremental.memory=8"]
-    data = tasks.assemble(config_of(place, new, *few)).data
+    data = assemble(config_of(place, new, *few)).data
     assert sum(key.startswith("kept/0/") for key in data.splits["train"].ids) == 8
     (gone / "memory.npz").unlink()
     with pytest.raises(UserError, match=r"has no memory.npz, and its data are gone"):
-        tasks.assemble(config_of(place, new, f"incremental.base={gone}"))
+        assemble(config_of(place, new, f"incremental.base={gone}"))
 
 
 def test_a_chain_adds_one_class_then_only_images(extended, place):
     one = write_images(place / "one.npz", [4], seed=2)
-    third = tasks.extend(extended, one, str(place / "third"), [*QUIET, "incremental.ewc=10"])
+    third = ftkeras.extend(extended, one, str(place / "third"), [*QUIET, "incremental.ewc=10"])
     again = write_images(place / "again.npz", [0, 4], seed=3)
-    fourth = tasks.extend(third, again, str(place / "fourth"), QUIET)
+    fourth = ftkeras.extend(third, again, str(place / "fourth"), QUIET)
     assert fourth.read_json("data.json")["class_names"] == [f"colour {c}" for c in range(5)]
     told = fourth.read_json("task.json")
     assert [len(row) for row in told["matrix"]] == [1, 2, 3, 4]
@@ -168,7 +172,7 @@ def test_a_chain_goes_on_without_test_images(place):
     for number, colour in enumerate([2, 3], start=1):
         new = write_images(place / f"untested{number}.npz", [colour], seed=5)
         overrides = ["phases[1].epochs=1", "report=true", *none]
-        run = tasks.extend(run, new, str(place / f"untested{number}"), [*QUIET, *overrides])
+        run = ftkeras.extend(run, new, str(place / f"untested{number}"), [*QUIET, *overrides])
     told = run.read_json("task.json")
     assert told["steps"] == [["colour 0", "colour 1"], ["colour 2"], ["colour 3"]]
     assert told["matrix"][2] == [None, None, None]
@@ -185,7 +189,7 @@ def test_a_stored_trunk_with_the_teachers_answers_trains_the_same(place, monkeyp
     found = {}
     for mode in ("off", "on"):
         config = config_of(place, new, phases, f"trunk.mode={mode}", "head.dropout=0.0")
-        run = tasks.train(config, str(place / f"trunk-{mode}"))
+        run = ftkeras.train(config, str(place / f"trunk-{mode}"))
         found[mode] = [record["loss"] for record in run.metrics()]
         assert run.read_json("plan.json")["trunk"] == [] or mode == "on"
     assert [row["stored"] for row in run.read_json("plan.json")["trunk"]] == [True, True]
@@ -196,7 +200,7 @@ def test_a_run_that_is_killed_and_goes_on_ends_the_same(place):
     new = write_images(place / "new.npz", [2, 3], seed=1)
     extra = ["incremental.head=cosine", "incremental.ewc=5", "incremental.correction=bias"]
     config = config_of(place, new, *extra)
-    whole = tasks.train(config, str(place / "whole"))
+    whole = ftkeras.train(config, str(place / "whole"))
 
     def stop(self: Any, batch: int, logs: Any = None) -> None:
         stop.left -= 1  # type: ignore[attr-defined]
@@ -209,9 +213,11 @@ def test_a_run_that_is_killed_and_goes_on_ends_the_same(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GroupHealth, "on_train_batch_end", stop)
         with pytest.raises(KeyboardInterrupt):
-            tasks.train(config, str(place / "parts"))
-    parts = tasks.train(None, str(place / "parts"))
-    for one, two in zip(*(tasks.load_model(r).get_weights() for r in (whole, parts)), strict=True):
+            ftkeras.train(config, str(place / "parts"))
+    parts = ftkeras.train(None, str(place / "parts"))
+    for one, two in zip(
+        *(ftkeras.load_model(r).get_weights() for r in (whole, parts)), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
     assert whole.read_json("task.json") == parts.read_json("task.json")
     one, two = (Exemplars.load(r.path("memory.npz")) for r in (whole, parts))
@@ -246,7 +252,7 @@ def _assemble(config: Any, replicas: tf.distribute.Strategy) -> Any:
             cpu = real("cpu")
             devices = dataclasses.replace(cpu, strategy=replicas)
             patch.setattr(assembling, "choose_devices", lambda _: devices)
-        return tasks.assemble(config)
+        return assemble(config)
 
 
 def _losses(assembled: Any, run: Run) -> list[float]:
@@ -281,14 +287,14 @@ def _losses(assembled: Any, run: Run) -> list[float]:
 )
 def test_what_cannot_work_is_said_before_training(place, overrides, message):
     with pytest.raises(UserError, match=message):
-        tasks.assemble(config_of(place, write_images(place / "new.npz", [2, 3]), *overrides))
+        assemble(config_of(place, write_images(place / "new.npz", [2, 3]), *overrides))
 
 
 def test_the_doctor_minds_no_class_whose_images_are_gone(place):
     """Without replay the old classes have none; that is what distillation is for."""
     alone = ["incremental.replay=false", "incremental.held_out=0"]
     config = config_of(place, write_images(place / "new.npz", [2, 3]), *alone)
-    assert examine(config, tasks.assemble).exit_status == 0
+    assert examine(config).exit_status == 0
 
 
 def test_the_command_line(place, tmp_path, capsys):

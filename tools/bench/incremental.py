@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.backbones import load_backbone
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
@@ -132,7 +132,7 @@ def chain(base: Run, steps: list[dict[str, Any]], overrides: list[str], out: Pat
         keras.utils.clear_session()
         split = {"split": {"val": None, "test": "test"}}
         more = ["incremental.held_out=100", *overrides]
-        run = tasks.extend(run, {**data, **split}, str(out / f"step-{number}"), more)
+        run = ftkeras.extend(run, {**data, **split}, str(out / f"step-{number}"), more)
     return run
 
 
@@ -151,10 +151,10 @@ def measure(seed: int, done: set[tuple[str, int]], names: list[str], path: Path)
             keras.utils.clear_session()
             with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
                 if name == "joint":
-                    run = tasks.train(config(whole, backbone, seed), str(folder / "joint"))
+                    run = ftkeras.train(config(whole, backbone, seed), str(folder / "joint"))
                     found = {"average_accuracy": run.read_json("evaluation.json")["accuracy"]}
                 else:
-                    base = base or tasks.train(
+                    base = base or ftkeras.train(
                         config(steps[0], backbone, seed), str(folder / "base")
                     )
                     out = folder / name.replace(" ", "")

@@ -85,7 +85,7 @@ def make(folder: str, count: int) -> None:
 
 def measure(images: str, budget: int, out: str) -> dict[str, float]:
     """Fine-tunes for an epoch; returns the most bytes that the process had of its own."""
-    from ftkeras import tasks
+    import ftkeras
     from ftkeras.config.load import parse_config
 
     config = parse_config(
@@ -110,7 +110,7 @@ def measure(images: str, budget: int, out: str) -> dict[str, float]:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    run = tasks.train(config, out)
+    run = ftkeras.train(config, out)
     over.set()
     watching.join()
     [trunk] = run.read_json("plan.json")["trunk"]

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import load_config, parse_config
 from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
@@ -36,6 +36,7 @@ from ftkeras.console import table
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.run import Run
+from ftkeras.runs.task import task_of
 
 CONFIG = Path(__file__).parents[2] / "configs" / "multi_task.yaml"
 WAYS = ("two models", "fixed", "uncertainty", "gradnorm")
@@ -73,7 +74,7 @@ def trained(heads: Sequence[str], weighting: str, seed: int, folder: Path) -> tu
     keras.utils.clear_session()
     os.environ["FTKERAS_CACHE"] = str(folder / "cache")  # nobody trains from another's store
     start = time.process_time()  # of all cores; other work on the machine does not lengthen it
-    run = tasks.train(config(heads, weighting, seed), str(folder / "run"))
+    run = ftkeras.train(config(heads, weighting, seed), str(folder / "run"))
     return run, time.process_time() - start
 
 
@@ -97,11 +98,9 @@ def measure(way: str, seed: int) -> dict[str, Any]:
 
 def answering(run: Run) -> float:
     """Returns the processor's seconds for the model's answers to the 1,000 test images."""
-    data = tasks.task_of(run.config).images(run.config)
-    feed = tasks.task_of(run.config).feed(
-        run.config, data, run.read_json("data.json")["image_size"]
-    )
-    model, batches = tasks.load_model(run), feed.plain("test").cache()
+    data = task_of(run.config).images(run.config)
+    feed = task_of(run.config).feed(run.config, data, run.read_json("data.json")["image_size"])
+    model, batches = ftkeras.load_model(run), feed.plain("test").cache()
     predict_outputs(model, batches, "warm up")
     start = time.process_time()
     predict_outputs(model, batches, "answer")

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from ftkeras import tasks  # noqa: E402
+import ftkeras  # noqa: E402
 from ftkeras.config.load import load_config  # noqa: E402
 from ftkeras.console import table  # noqa: E402
 
@@ -83,7 +83,7 @@ def main() -> None:
             return plain(self, *args, callbacks=[*callbacks, profile], **kwargs)
 
         keras.Model.fit = fit
-        tasks.train(config, os.path.join(scratch, "run"))
+        ftkeras.train(config, os.path.join(scratch, "run"))
         found = list(Path(profile.folder).rglob("*.xplane.pb")) if profile.folder else []
         if not found:
             sys.exit(

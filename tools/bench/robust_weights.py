@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import app, flags
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
 from ftkeras.tasks.robust_weights import soup_config
@@ -69,7 +69,7 @@ def main(_: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for seed in range(FLAGS.first_seed, FLAGS.first_seed + (2 if FLAGS.quick else FLAGS.seeds)):
-            run = tasks.train(parse_config(config(seed)), f"{folder}/seed-{seed}")
+            run = ftkeras.train(parse_config(config(seed)), f"{folder}/seed-{seed}")
             runs.append(run.folder)
             results = run.read_json("task.json")
             sweeps.append({row["alpha"]: row for row in results["sweep"]})
@@ -79,7 +79,7 @@ def main(_: Sequence[str]) -> None:
             print(f"seed {seed}: alpha {results['alpha']:g}", flush=True)
         first = parse_config(config(FLAGS.first_seed))
         for method in ("uniform_soup", "greedy_soup"):
-            run = tasks.train(soup_config(first, runs, method, "mean"), f"{folder}/{method}")
+            run = ftkeras.train(soup_config(first, runs, method, "mean"), f"{folder}/{method}")
             title = f"{method.replace('_', ' ')} of {len(runs)} chosen"
             found[title] = [run.read_json("task.json")["side_by_side"]["chosen"]]
     print("\nOn validation images, mean over the seeds\n")

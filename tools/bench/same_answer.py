@@ -21,7 +21,7 @@ from pathlib import Path
 
 import keras
 
-from ftkeras import tasks
+import ftkeras
 from ftkeras.config.load import load_config
 from ftkeras.console import table
 
@@ -56,7 +56,7 @@ def train(config: str, overrides: list[str], seed: int, mode: str) -> float:
     with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as nowhere:
         os.environ["FTKERAS_CACHE"] = f"{scratch}/cache"
         with contextlib.redirect_stdout(nowhere):
-            run = tasks.train(given, f"{scratch}/run")
+            run = ftkeras.train(given, f"{scratch}/run")
         return float(run.read_json("evaluation.json")["accuracy"])
 
 

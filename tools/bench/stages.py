@@ -37,7 +37,7 @@ STAGES = {
         "ftkeras.training.fit:save_last",
     ],
     "evaluate": ["ftkeras.runs.train:_evaluate_best"],
-    "export": ["ftkeras.runs.train:_export_anew"],
+    "export": ["ftkeras.runs.train:_export_again"],
     "report": ["ftkeras.runs.train:_report_or_say_why"],
 }
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="export and report, too")
     given = parser.parse_args()
     clock = Clock()
-    from ftkeras import tasks
+    import ftkeras
     from ftkeras.config.load import load_config
     from ftkeras.console import table
 
@@ -100,7 +100,7 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ftkeras-stages-") as scratch:
         os.environ["FTKERAS_CACHE"] = os.path.join(scratch, "cache")
-        tasks.train(config, os.path.join(scratch, "run"))
+        ftkeras.train(config, os.path.join(scratch, "run"))
     clock.turn()
     rows = [("import", imported), *((name, clock.seconds[name]) for name in STAGES)]
     rows += [("the rest", clock.seconds["the rest"])]

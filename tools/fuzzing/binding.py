@@ -11,9 +11,9 @@ from ftkeras.config.schema import Config
 
 def bind_config(config: Config) -> None:
     """Assembles everything that the config says, but for its images and its backbone."""
-    from ftkeras import tasks
     from ftkeras.data.sources import SOURCES
     from ftkeras.runs import build
+    from ftkeras.runs.assemble import assemble
 
     size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
     config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
@@ -25,7 +25,7 @@ def bind_config(config: Config) -> None:
             build, "load_backbone", lambda *_, image_size, **__: _backbone(image_size)
         ),
     ):
-        tasks.assemble(config).plan.as_json()
+        assemble(config).plan.as_json()
 
 
 def _found(columns: list[str]) -> Any:

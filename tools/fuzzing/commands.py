@@ -23,7 +23,7 @@ from ftkeras.cli.main import VERBS
 from ftkeras.cli.main import main as ftkeras
 from ftkeras.config.load import dump_config, parse_text
 from ftkeras.config.schema import Config
-from ftkeras.config.schemas import SCHEMAS, json_schema
+from ftkeras.config.schemas import json_schema, schema_of
 from fuzzing.mutate import mutate
 
 _TEXTS: tuple[str, ...] = (
@@ -73,7 +73,7 @@ class _Slow(BaseException):
 def make(rng: random.Random, place: Path) -> Case:
     """Makes a case and writes its config."""
     shipped = yaml.safe_load(rng.choice(_SHIPPED).read_text())
-    schema = SCHEMAS[shipped.get("task", "classification")]
+    schema = schema_of(shipped.get("task", "classification"))
     drawn = _draw(rng, schema.model_json_schema())
     some = {name: drawn[name] for name in drawn if rng.random() < 0.3}
     tree = drawn if rng.random() < 0.3 else {**shipped, **some}

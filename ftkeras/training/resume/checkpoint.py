@@ -116,7 +116,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class States:
-    """The last two states of a run's training, in `checkpoints/`; see `ftkeras.training.resume.state`.
+    """The last two states of a run's training, in `checkpoints/`; see `resume.state`.
 
     Args:
         run: The run.

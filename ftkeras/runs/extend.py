@@ -1,13 +1,44 @@
-"""Makes the config that extends a finished run."""
+"""Extends a finished run by classes or images: a new run of task `incremental`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ftkeras.config.data import DataSection
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
+from ftkeras.errors import UserError
+from ftkeras.run import Run
+from ftkeras.runs.train import train
+
+
+def extend(
+    run: Run, data: Mapping[str, Any], out: str, overrides: Sequence[str] = (), **options: Any
+) -> Run:
+    """Adds classes or images to a finished run and returns the new one; the old one stays.
+
+    Args:
+        run: The finished run.
+        data: A `data` section that says where the new images are, for instance
+            `{"source": "folder", "path": "more/"}`; the rest is as in the run.
+        out: The new run's folder.
+        overrides: Strings such as "incremental.memory=500"; see `ftkeras.load_config`.
+        **options: See `ftkeras.train`.
+
+    Raises:
+        UserError: See `ftkeras.train`; or the run cannot be extended.
+
+    Example:
+        ```python
+        more = {"source": "folder", "path": "more/"}
+        ftkeras.extend(ftkeras.Run.open("runs/a"), more, "runs/b", ["incremental.memory=500"])
+        ```
+    """
+    if out.rstrip("/") == run.folder.rstrip("/"):
+        raise UserError(f"--out {out}: is the run to extend, which stays. Choose another folder.")
+    size = run.read_json("data.json")["image_size"]
+    return train(extend_config(run.config, run.folder, size, data, overrides), out, **options)
 
 
 def extend_config(
