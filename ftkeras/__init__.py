@@ -24,7 +24,7 @@ _HOMES = {
     "build_model": "ftkeras.model.assemble",
     "compare_runs": "ftkeras.evaluation.comparison",
     "evaluate": "ftkeras.runs.finished",
-    "extend": "ftkeras.runs.extend",
+    "extend": "ftkeras.tasks.incremental.extend",
     "export_saved_model": "ftkeras.export.saved_model",
     "format_plan": "ftkeras.phases",
     "load_backbone": "ftkeras.backbones",
@@ -100,6 +100,6 @@ if TYPE_CHECKING:
         weights_of,
     )
     from ftkeras.run import Run
-    from ftkeras.runs.extend import extend
     from ftkeras.runs.finished import evaluate, load_model, predict, robustness, write_report
     from ftkeras.runs.train import train
+    from ftkeras.tasks.incremental.extend import extend

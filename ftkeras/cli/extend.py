@@ -44,7 +44,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     data = load_data_section(values.data) if is_config else data
     import_tensorflow()
     from ftkeras.run import Run
-    from ftkeras.runs.extend import extend
+    from ftkeras.tasks.incremental.extend import extend
 
     extend(Run.open(folder), data, values.out, values.set, overwrite=values.overwrite)
     return 0

@@ -45,7 +45,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     import_tensorflow()
     from ftkeras.run import Run
     from ftkeras.runs.train import train
-    from ftkeras.tasks.robust_weights import soup_config
+    from ftkeras.tasks.robust_weights.task import soup_config
 
     first = Run.open(positional[0]).config
     config = soup_config(first, positional, f"{values.method}_soup", values.select)

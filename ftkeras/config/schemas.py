@@ -9,12 +9,12 @@ from ftkeras.config.schema import Config
 
 SCHEMAS = {
     "classification": "ftkeras.config.schema:Config",
-    "adversarial": "ftkeras.config.adversarial:AdversarialConfig",
-    "domain_adaptation": "ftkeras.config.domain_adaptation:DomainConfig",
-    "few_shot": "ftkeras.config.few_shot:FewShotConfig",
-    "incremental": "ftkeras.config.incremental:IncrementalConfig",
-    "multi_task": "ftkeras.config.multi_task:MultiTaskConfig",
-    "robust_weights": "ftkeras.config.robust_weights:RobustWeightsConfig",
+    "adversarial": "ftkeras.tasks.adversarial.config:AdversarialConfig",
+    "domain_adaptation": "ftkeras.tasks.domain_adaptation.config:DomainConfig",
+    "few_shot": "ftkeras.tasks.few_shot.config:FewShotConfig",
+    "incremental": "ftkeras.tasks.incremental.config:IncrementalConfig",
+    "multi_task": "ftkeras.tasks.multi_task.config:MultiTaskConfig",
+    "robust_weights": "ftkeras.tasks.robust_weights.config:RobustWeightsConfig",
 }
 """Where the pydantic model of each task's configs is. By name, since a config is read first of all:
 nothing here depends on a single task."""

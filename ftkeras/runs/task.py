@@ -183,11 +183,11 @@ class Task:
 
 
 def task_of(config: Config) -> Task:
-    """Returns the task that a config names: `TASK` of the module of that name.
+    """Returns the task that a config names: `TASK` of its package in `ftkeras.tasks`.
 
     Found by name, so that nothing here depends on a single task.
     """
-    task = importlib.import_module(f"ftkeras.tasks.{config.task}").TASK
+    task = importlib.import_module(f"ftkeras.tasks.{config.task}.task").TASK
     assert isinstance(task, Task)
     return task
 

@@ -16,9 +16,9 @@ from ftkeras.export import formats
 from ftkeras.export.classifier import Classifier
 from ftkeras.export.formats import Sample, export_format
 from ftkeras.export.golden import golden_images
-from ftkeras.export.multi_head import MultiHead
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.model.output import Output
+from ftkeras.tasks.multi_task.export import MultiHead
 
 NAMES = ["red", "green", "blue"]
 SIZE = 16

@@ -13,9 +13,9 @@ import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
-from ftkeras.evaluation.attacked import measure_attacked
 from ftkeras.evaluation.explanation import grad_cam
 from ftkeras.run import Run
+from ftkeras.tasks.adversarial.evaluation import measure_attacked
 
 pytestmark = pytest.mark.slow
 

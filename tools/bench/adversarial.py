@@ -33,10 +33,10 @@ import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
 from ftkeras.data.pipeline import batches
-from ftkeras.evaluation.attacked import measure_attacked, projected_gradient
 from ftkeras.evaluation.robustness import sample
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
+from ftkeras.tasks.adversarial.evaluation import measure_attacked, projected_gradient
 
 METHODS = ("whole", "standard", "fast 4", "pgd 4", "pgd 8", "trades 4")
 BUDGETS = (4.0, 8.0)

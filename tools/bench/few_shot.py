@@ -27,8 +27,8 @@ from ftkeras.data.load import load_data
 from ftkeras.evaluation.bootstrap import mean_interval
 from ftkeras.evaluation.metrics import log_losses
 from ftkeras.evaluation.predict import predict_outputs
-from ftkeras.evaluation.probes import METHODS, draw, fit_head, stratified_folds
-from ftkeras.model.features import unit_features
+from ftkeras.tasks.few_shot.features import unit_features
+from ftkeras.tasks.few_shot.probes import METHODS, draw, fit_head, stratified_folds
 
 flags.DEFINE_list("shots", ["1", "2", "5", "10", "20"], "examples a class")
 flags.DEFINE_integer("seeds", 20, "how many draws")

@@ -34,8 +34,8 @@ from ftkeras.backbones import load_backbone
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
 from ftkeras.data.load import load_data
-from ftkeras.data.replay import pixels
 from ftkeras.run import Run
+from ftkeras.tasks.incremental.replay import pixels
 
 ALONE = ["incremental.replay=false", "data.balance=none"]
 METHODS: dict[str, list[str]] = {

@@ -30,13 +30,13 @@ from absl import app, flags
 
 import ftkeras
 from ftkeras.config.load import load_config, parse_config
-from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
 from ftkeras.console import table
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.run import Run
 from ftkeras.runs.task import task_of
+from ftkeras.tasks.multi_task.config import MultiTaskConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "multi_task.yaml"
 WAYS = ("two models", "fixed", "uncertainty", "gradnorm")

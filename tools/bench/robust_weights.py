@@ -23,7 +23,7 @@ from absl import app, flags
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
-from ftkeras.tasks.robust_weights import soup_config
+from ftkeras.tasks.robust_weights.task import soup_config
 
 flags.DEFINE_integer("seeds", 3, "how many seeds, two or more")
 flags.DEFINE_integer("first_seed", 0, "the first seed")

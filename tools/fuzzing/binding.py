@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
-from ftkeras.config.multi_task import MultiTaskConfig
 from ftkeras.config.schema import Config
+from ftkeras.tasks.multi_task.config import MultiTaskConfig
 
 
 def bind_config(config: Config) -> None:

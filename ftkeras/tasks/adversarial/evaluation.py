@@ -1,0 +1,111 @@
+"""How many of a model's answers stay right while someone attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import Progress
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import batches
+from ftkeras.evaluation.bootstrap import share_interval
+from ftkeras.model.output import output_of
+from ftkeras.tasks.adversarial.attack import Attack
+
+
+def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy of each example, (b,).
+
+    Args:
+        labels: What is right, float (b, classes).
+        logits: (b, classes); they may be in half precision.
+    """
+    labels, logits = tf.cast(labels, tf.float32), tf.cast(logits, tf.float32)
+    return tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+
+
+def projected_gradient(norm: str, budget: float, steps: int) -> Attack:
+    """Returns the attack that models are measured with: PGD whose steps are 2.5 budgets long."""
+    return Attack(norm, budget, steps, 2.5 * budget / steps)
+
+
+def measure_attacked(
+    model: keras.Model,
+    split: Split,
+    attacks: Sequence[Attack],
+    *,
+    resize: str,
+    batch_size: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns the accuracy on a split as it is and under each attack.
+
+    An attack knows the model and the right labels, and counts where the answer it ends with is
+    wrong.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
+            (n, units).
+        split: Examples with one label each.
+        attacks: What to measure.
+        resize: How images become square: crop, pad or squash.
+        batch_size: Images a step.
+        seed: Decides the attacks' random starts.
+    """
+    plain = batches(
+        split,
+        image_size=int(model.input_shape[1]),
+        batch_size=batch_size,
+        resize=resize,
+        cache="none",
+    )
+    judges = [_answers(model, None, seed), *(_answers(model, attack, seed) for attack in attacks)]
+    right: list[list[np.ndarray]] = [[] for _ in judges]
+    progress = Progress("attack", len(split))
+    try:
+        for images, labels, *_ in plain:
+            for judge, found in zip(judges, right, strict=True):
+                found.append(judge(images, labels).numpy())
+            progress.advance(len(images))
+    finally:
+        progress.close()
+    clean, *attacked = (_accuracy(np.concatenate(parts), seed) for parts in right)
+    return {
+        "examples": len(split),
+        "clean": clean,
+        "attacks": [
+            {"norm": a.norm, "budget": a.budget, "steps": a.steps, "step": a.step, **found}
+            for a, found in zip(attacks, attacked, strict=True)
+        ],
+    }
+
+
+def _answers(model: keras.Model, attack: Attack | None, seed: int) -> Any:
+    """Returns a graph from images and labels to whether each answer is right, bool (b,)."""
+    output = output_of(model, multi_label=False)
+    batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    targets = tf.TensorSpec((None, output.classes), tf.float32)
+
+    def logits_of(images: tf.Tensor) -> tf.Tensor:
+        return output.logits(model(images, training=False))
+
+    @tf.function(input_signature=[batch, targets], autograph=False)
+    def answers(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        if attack is not None:
+            images = attack(
+                lambda changed: cross_entropies(labels, logits_of(changed)),
+                images,
+                seed,
+            )
+        return tf.argmax(logits_of(images), axis=-1) == tf.argmax(labels, axis=-1)
+
+    return answers
+
+
+def _accuracy(right: np.ndarray, seed: int) -> dict[str, Any]:
+    share = float(right.mean())
+    return {"accuracy": share, "interval": share_interval(share, len(right), seed=seed)}

@@ -1,0 +1,238 @@
+"""Models that keep their answers while someone changes the pixels a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ftkeras.backbones import Backbone
+from ftkeras.config.schema import Config
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.errors import UserError
+from ftkeras.evaluation.robustness import sample
+from ftkeras.keras_internals import flat_layers
+from ftkeras.report.chart import Curve, line_chart
+from ftkeras.report.html import interval, missing, number, table, tag
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section, evaluate_command
+from ftkeras.run import Run
+from ftkeras.runs import build
+from ftkeras.runs.task import Task, check_monitors
+from ftkeras.tasks.adversarial.attack import Attack
+from ftkeras.tasks.adversarial.config import AdversarialConfig, AdversarialSection
+from ftkeras.tasks.adversarial.evaluation import (
+    cross_entropies,
+    measure_attacked,
+    projected_gradient,
+)
+
+Logs = dict[str, Any]
+
+# An attack sees batch norm's moving statistics, training the batch's own. The momentum of many
+# backbones, .999, leaves the former hundreds of steps behind: attacks on another network.
+_MOMENTUM = 0.9
+
+
+class AdversarialModel(keras.Model):
+    """A classifier that trains on attacked images, and validates on clean and attacked ones.
+
+    While it attacks, the network is in inference mode: dropout is off and statistics of batch
+    normalisation neither move nor mix images. `robust_accuracy` is of attacked images always;
+    `accuracy` and `loss` are of clean images in validation and with TRADES, and of attacked ones
+    where only these are trained on.
+
+    Args:
+        inputs: Raw 0..255 RGB float32 (n, size, size, 3).
+        outputs: Logits (n, classes).
+        attack: Makes the images to train on.
+        judge: Attacks the validation images.
+        beta: Weight of TRADES' second loss; None trains on attacked images alone (Madry et al.
+            2018).
+        rise: Steps in which the training's budget rises to all of it (Cai et al. 2018, "Curriculum
+            adversarial training", make the attack stronger likewise).
+        seed: Decides the attacks' random starts, together with the optimizer's step.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        attack: Attack,
+        judge: Attack,
+        beta: float | None = None,
+        rise: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._attack, self._judge, self._beta, self._seed = attack, judge, beta, seed
+        self._rise = rise
+        self._divergence = keras.losses.KLDivergence()
+        self._robust_accuracy = keras.metrics.CategoricalAccuracy(name="robust_accuracy")
+
+    def train_step(self, data: Any) -> Logs:
+        """Attacks, then trains on the attacked images; TRADES on the clean ones beside them."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        now = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
+        share = tf.minimum(1.0, tf.cast(now + 1, tf.float32) / max(self._rise, 1))
+        losses, seed = self._what_to_raise(images, labels), now + (self._seed << 32)
+        attacked = self._attack(losses, images, seed, share)
+        if self._beta is not None:
+            attacked = tf.concat([images, attacked], axis=0)  # (2b, size, size, 3)
+        return super().train_step((attacked, labels, weights))
+
+    def test_step(self, data: Any) -> Logs:
+        """Measures clean and attacked images, side by side."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+
+        def losses(changed: tf.Tensor) -> tf.Tensor:
+            return cross_entropies(labels, self(changed, training=False))
+
+        both = tf.concat([images, self._judge(losses, images, self._seed)], axis=0)
+        return super().test_step((both, labels, weights))
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns the loss of the first rows, and with TRADES how far the others are from them."""
+        first, last = _halves(y, y_pred)
+        loss = super().compute_loss(x, y, first, sample_weight, training)
+        if training and self._beta is not None:
+            clean, attacked = tf.nn.softmax(first), tf.nn.softmax(last)
+            loss += self._beta * self._divergence(clean, attacked, sample_weight)
+        return loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Logs:
+        """Returns the metrics of the first rows, and the robust accuracy of the last."""
+        first, last = _halves(y, y_pred)
+        self._robust_accuracy.update_state(y, last, sample_weight)
+        return dict(super().compute_metrics(x, y, first, sample_weight))
+
+    def _what_to_raise(self, images: tf.Tensor, labels: tf.Tensor) -> Any:
+        """Returns what an attack in training raises."""
+        if self._beta is not None:  # the cross-entropy differs from the divergence by a constant
+            logits = tf.cast(self(images, training=False), tf.float32)
+            labels = tf.stop_gradient(tf.nn.softmax(logits))
+        return lambda changed: cross_entropies(labels, self(changed, training=False))
+
+
+def _halves(labels: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the rows of the images that came first and of those that came last."""
+    count = tf.shape(labels)[0]
+    return logits[:count], logits[tf.shape(logits)[0] - count :]
+
+
+def attack_of(given: AdversarialSection) -> Attack:
+    """Returns the attack that a config trains with."""
+    one = given.method in ("fgsm", "fast")
+    steps = 1 if one else given.steps
+    longest = {"fgsm": 1.0, "fast": 1.25}.get(given.method, 2.5) * given.budget
+    return Attack(
+        given.norm, given.budget, steps, given.step or longest / steps, given.method != "fgsm"
+    )
+
+
+class Adversarial(Task):
+    """Trains against an attack, and measures with another."""
+
+    def check(self, config: Config, data: ImageData) -> None:
+        """Refuses several labels an image."""
+        if data.multi_label:
+            raise UserError(
+                "task adversarial: the data have several labels an image; it takes one."
+            )
+        check_monitors(config, data, ["accuracy", "robust_accuracy"])
+
+    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+        """Attaches the head, and attacks before each step."""
+        given = _section(config)
+        plain = build.model(config, data, backbone)
+        for layer in flat_layers(plain):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = min(layer.momentum, _MOMENTUM)
+        return AdversarialModel(
+            plain.inputs,
+            plain.outputs,
+            attack=attack_of(given),
+            # Not with the few large steps of training: who withstands these may fall to small ones.
+            judge=projected_gradient(given.norm, given.budget, max(given.judge.steps // 2, 1)),
+            beta=given.beta if given.method == "trades" else None,
+            rise=round(given.rise * len(data.splits["train"]) / config.data.batch_size),
+            seed=config.seed,
+            name=plain.name,
+        )
+
+    def monitor(self, config: Config, data: ImageData) -> str:
+        """Returns the robust accuracy: it can fall while the clean one still rises."""
+        return ("val_" if "val" in data.splits else "") + "robust_accuracy"
+
+    def why_no_trunk(self, config: Config) -> str | None:
+        """Attacks need gradients down to the pixels."""
+        return "adversarial training changes the pixels at every step."
+
+    def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
+        """Measures as ever, and under attack; `task.json` keeps the latter by split."""
+        config = run.config
+        given, found = _section(config), super().measure(model, feed, run, split)
+        budgets = given.judge.budgets or [given.budget]
+        attacked = measure_attacked(
+            model,
+            sample(feed.data.splits[split], given.judge.examples, config.seed),
+            [projected_gradient(given.norm, budget, given.judge.steps) for budget in budgets],
+            resize=config.data.resize,
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+        )
+        before = run.read_json("task.json") if tf.io.gfile.exists(run.path("task.json")) else {}
+        run.write_json("task.json", {**before, split: attacked})
+        return found
+
+    def sections(self, facts: RunFacts) -> Sequence[Section]:
+        """Returns the accuracy by budget."""
+        title, found = "Under attack", facts.task.get(facts.split)
+        if not found:
+            sentence = "The model was not attacked yet;"
+            return [Section("attacks", title, missing(sentence, evaluate_command(facts)))]
+        clean, attacks = found["clean"], sorted(found["attacks"], key=lambda row: row["budget"])
+        rows = [["none", *_shown(clean)]]
+        rows += [[f"PGD-{a['steps']}, {a['norm']} {a['budget']:g}", *_shown(a)] for a in attacks]
+        curve = Curve(
+            "accuracy",
+            [0.0, *(a["budget"] for a in attacks)],
+            [clean["accuracy"], *(a["accuracy"] for a in attacks)],
+        )
+        chart = line_chart(
+            [curve], title="Accuracy by budget", x_label="budget, pixel values", y_label="accuracy"
+        )
+        lead = (
+            f"Accuracy on {found['examples']:,} {facts.split} images, as they are and changed by "
+            "projected gradient ascent from a random start (Madry et al. 2018). Whoever attacks "
+            "knows the model. A stronger attack may find more: these are upper bounds."
+        )
+        body = [
+            table("Accuracy under attack", ["Attack", "Accuracy", "95% interval"], rows),
+            tag("figure", chart),
+        ]
+        return [Section("attacks", title, body, lead)]
+
+
+def _shown(found: dict[str, Any]) -> list[Any]:
+    return [number(found["accuracy"], ".1%"), interval(found["interval"])]
+
+
+def _section(config: Config) -> AdversarialSection:
+    assert isinstance(config, AdversarialConfig)
+    return config.adversarial
+
+
+TASK = Adversarial()

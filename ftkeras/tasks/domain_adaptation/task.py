@@ -1,0 +1,367 @@
+"""Labels in one domain, use in another: a source with labels and a target without."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.backbones import Backbone
+from ftkeras.config.schema import Config, StrategyConfig
+from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.feed import Feed
+from ftkeras.data.paired import TARGET, PairedFeed
+from ftkeras.data.share import WHOLE, Share
+from ftkeras.errors import UserError
+from ftkeras.evaluation.bootstrap import share_interval
+from ftkeras.evaluation.predict import predict_logits
+from ftkeras.export.classifier import pooled_features
+from ftkeras.keras_internals import flat_layers
+from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.recalibrate import recalibrate_batch_norm
+from ftkeras.report.html import interval, missing, number, table
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section, evaluate_command
+from ftkeras.run import Run
+from ftkeras.runs import build
+from ftkeras.runs.assemble import Assembled
+from ftkeras.runs.task import Task, check_monitors
+from ftkeras.tasks.domain_adaptation.config import DomainConfig, DomainSection
+from ftkeras.tasks.domain_adaptation.domains import (
+    GradientReversal,
+    RowLoss,
+    TargetDoubt,
+    coral,
+    is_source,
+    pseudo_labels,
+    tell_apart,
+)
+
+PAIRED = ("coral", "dann", "pseudo_labels")
+"""The methods that train on both domains at once."""
+
+
+class DomainModel(keras.Model):
+    """A classifier with a second loss about the target's rows, which have labels of zeros.
+
+    Args:
+        inputs: Raw 0..255 RGB float32 (n, size, size, 3).
+        outputs: Logits (n, classes); for dann a domain logit more, the last.
+        classes: How many classes there are.
+        method: One of `PAIRED`.
+        weight: Weight of the second loss.
+        threshold: How sure an answer must be to become a pseudo-label.
+        strength: Multiplies dann's reversed gradient and pseudo-labels' loss; see `Ramp`.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        classes: int,
+        method: str,
+        weight: float,
+        threshold: float,
+        strength: tf.Variable,
+        **kwargs: Any,
+    ):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._classes, self._method, self._weight = classes, method, weight
+        self.strength = strength
+        rows = {
+            "coral": coral,
+            "dann": tell_apart,
+            "pseudo_labels": lambda source, logits: (
+                strength * pseudo_labels(source, logits, threshold)
+            ),
+        }
+        self._second = RowLoss(rows[method])
+        self._doubt = TargetDoubt(classes)
+
+    def train_step(self, data: Any) -> Any:
+        """Trains on pairs, of a row of the source and one of the target, where that matters."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if self._normalizes():
+            images = tf.reshape(images, (-1, 2, *images.shape[1:]))
+        return super().train_step((images, labels, weights))
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answers images (n, ...), or pairs (n / 2, 2, ...), of which each domain is by itself.
+
+        Batch normalisation that trains then sees one domain at a time, and keeps the statistics of
+        the target: there the model will be used.
+        """
+        if len(inputs.shape) == len(self.inputs[0].shape):
+            return super().__call__(inputs, *args, **kwargs)
+        with keras.StatelessScope():  # what the source's statistics would do to the moving ones
+            source = super().__call__(inputs[:, 0], *args, **kwargs)
+        target = super().__call__(inputs[:, 1], *args, **kwargs)
+        pairs = tf.stack([source, target], axis=1)
+        return tf.reshape(pairs, (-1, *source.shape[1:]))
+
+    def _normalizes(self) -> bool:
+        return any(
+            isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for layer in flat_layers(self)
+        )
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns the loss of the source's rows, and in training the second one."""
+        logits, domain = y_pred[:, : self._classes], y_pred[:, self._classes :]
+        loss = super().compute_loss(x, y, logits, sample_weight, training)
+        if training and self._weight:
+            answers = domain if self._method == "dann" else logits
+            loss += self._weight * self._second(is_source(y), answers)
+        return loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the metrics of the source's rows, and the doubt about the target's."""
+        logits = y_pred[:, : self._classes]
+        self._doubt.update_state(is_source(y), logits)
+        return super().compute_metrics(x, y, logits, sample_weight)
+
+
+class Ramp(keras.callbacks.Callback):
+    """Lets a strength rise from 0 to 1 with the share of the steps that are done.
+
+    The schedule of Ganin et al. 2016, section 5.2.2: 2 / (1 + exp(-gamma * share)) - 1. It follows
+    from the position alone, so a run that goes on has the strength that it would have had.
+    """
+
+    def __init__(
+        self, strength: tf.Variable, unfreeze: StagedUnfreezing, steps_per_epoch: int, gamma: float
+    ):
+        super().__init__()
+        self._strength, self._unfreeze, self._gamma = strength, unfreeze, gamma
+        self._steps_per_epoch = steps_per_epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        epoch, step = self._unfreeze.position
+        share = (epoch + step / self._steps_per_epoch) / self._unfreeze.epochs
+        self._strength.assign(2.0 / (1.0 + math.exp(-self._gamma * share)) - 1.0)
+
+
+class DomainAdaptation(Task):
+    """Trains on the source's labels and the target's images."""
+
+    def images(self, config: Config) -> ImageData:
+        """Finds both domains; the target's splits are `target_train` and so on."""
+        source = build.images(config)
+        try:
+            target = build.images(config, of=_section(config).target, labelled=False)
+        except UserError as error:  # which speaks of the section that data mostly are in
+            raise UserError(re.sub("^data", "domain_adaptation.target", str(error))) from None
+        if source.multi_label or target.multi_label:
+            raise UserError(
+                "task domain_adaptation: the data have several labels an image; it takes one."
+            )
+        number = {name: i for i, name in enumerate(source.class_names)}
+        strangers = [name for name in target.class_names if name not in number]
+        numbers = np.array([number.get(name, -1) for name in target.class_names], np.int32)
+
+        def renamed(split: Split) -> Split:
+            labels = np.full(len(split), -1, np.int32) if strangers else numbers[split.labels]
+            classes, weights = len(source.class_names), None
+            name = f"{TARGET}{split.name}"
+            return dataclasses.replace(
+                split, name=name, labels=labels, classes=classes, weights=weights
+            )
+
+        if strangers:
+            note = (
+                f"target: not all of its labels are classes of the source ({strangers[0]!r} is "
+                "not), so it counts as unlabelled and no accuracy is measured on it"
+            )
+        else:
+            note = "target: its labels are the source's; they measure, and train nothing"
+        return dataclasses.replace(
+            source,
+            splits=source.splits | {f"{TARGET}{k}": renamed(v) for k, v in target.splits.items()},
+            bad_files=(*source.bad_files, *target.bad_files),
+            notes=(*source.notes, note),
+        )
+
+    def check(self, config: Config, data: ImageData) -> None:
+        """Refuses adabn without statistics of the source, and dann where nothing fits it."""
+        given = _section(config)
+        logged = ["accuracy", *(["target_doubt"] if given.method in PAIRED else [])]
+        check_monitors(config, data, logged)
+        phases = config.phases
+        strategy = phases.strategy if isinstance(phases, StrategyConfig) else ""
+        if given.method == "dann" and strategy == "surgical":
+            raise UserError(
+                "phases.strategy: surgical measures gradients that dann's domain classifier would "
+                "be part of. List the phases, or take another strategy."
+            )
+        listed = phases if isinstance(phases, list) else []
+        settings = [phase.batch_norm for phase in listed if phase.batch_norm is not None]
+        if given.method == "adabn" and settings[-1:] != ["train"]:
+            raise UserError(
+                "domain_adaptation.method: adabn puts the target's batch statistics in the place "
+                "of the source's, and the last phase does not train with these. Set its "
+                "batch_norm: train."
+            )
+
+    def feed(
+        self, config: Config, data: ImageData, size: int, share: Share = WHOLE, full: bool = False
+    ) -> Feed:
+        """Sets up batches of both domains where the method trains on both."""
+        plain = super().feed(config, data, size, share, full)
+        kept = {
+            field.name: getattr(plain, field.name)
+            for field in dataclasses.fields(plain)
+            if field.init
+        }
+        if _section(config).method not in PAIRED:
+            return plain
+        devices = tf.distribute.get_strategy().num_replicas_in_sync
+        if plain.batch_size % devices:
+            raise UserError(
+                f"data.batch_size: {plain.batch_size} images of each domain cannot be shared out "
+                f"in pairs to {devices} devices. Take a multiple of {devices}."
+            )
+        return PairedFeed(**kept)
+
+    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+        """Attaches the head, and for dann a domain classifier."""
+        given, plain = _section(config), build.model(config, data, backbone)
+        if given.method not in PAIRED:
+            return plain
+        strength = tf.Variable(0.0, trainable=False, name="strength")
+        outputs = plain.outputs[0]
+        if given.method == "dann":
+            features = pooled_features(plain)
+            if features is None:
+                raise UserError("dann: the head has no pooled features to tell domains apart by.")
+            x = GradientReversal(strength, name="reversal")(features)
+            seed = config.seed
+            x = keras.layers.Dense(
+                given.units,
+                activation="relu",
+                kernel_initializer=keras.initializers.GlorotUniform(seed + 101),
+                name="domain_dense",
+            )(x)
+            domain = keras.layers.Dense(
+                1,
+                kernel_initializer=keras.initializers.GlorotUniform(seed + 102),
+                dtype="float32",
+                name="domain",
+            )(x)
+            outputs = keras.layers.Concatenate(dtype="float32", name="both")([outputs, domain])
+        return DomainModel(
+            plain.inputs,
+            outputs,
+            classes=len(data.class_names),
+            method=given.method,
+            weight=given.weight,
+            threshold=given.threshold,
+            strength=strength,
+            name=plain.name,
+        )
+
+    def monitor(self, config: Config, data: ImageData) -> str:
+        """Returns the doubt about the target where both are trained on: it needs no labels."""
+        if _section(config).method not in PAIRED:
+            return super().monitor(config, data)
+        return ("val_" if "val" in data.splits else "") + "target_doubt"
+
+    def why_no_trunk(self, config: Config) -> str | None:
+        """A store holds one domain."""
+        method = _section(config).method
+        return f"{method} trains on two streams of images." if method in PAIRED else None
+
+    def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
+        """Returns what makes the second loss rise."""
+        if not isinstance(assembled.model, DomainModel):
+            return ()
+        gamma, steps = _section(assembled.config).gamma, assembled.feed.steps_per_epoch
+        return [Ramp(assembled.model.strength, assembled.unfreeze, steps, gamma)]
+
+    def finish(self, assembled: Assembled, run: Run) -> keras.Model:
+        """Puts the target's statistics into batch normalisation, for adabn."""
+        if _section(assembled.config).method == "adabn":
+            recalibrate_batch_norm(assembled.model, assembled.feed.plain(f"{TARGET}train"))
+        return assembled.model
+
+    def final(self, model: keras.Model) -> keras.Model:
+        """Returns the classifier without the domain classifier."""
+        return keras.Model(model.inputs, model.get_layer("logits").output, name=model.name)
+
+    def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
+        """Measures the split as ever, and the target beside it; `task.json` keeps the latter."""
+        splits = feed.data.splits
+        if splits[split].labels.min() < 0:
+            raise UserError(f"--split {split}: its images have no labels to measure with.")
+        found = super().measure(model, feed, run, split)
+        name = next(f"{TARGET}{n}" for n in ("test", "val", "train") if f"{TARGET}{n}" in splits)
+        target = _on_target(model, feed, name)
+        if not split.startswith(TARGET):
+            shown = {key: found.get(key) for key in ("split", "accuracy")}
+            run.write_json("task.json", {"source": shown, "target": target})
+        intervals = {**found["intervals"], "target_accuracy": target["interval"]}
+        return {**found, "target_accuracy": target["accuracy"], "intervals": intervals}
+
+    def sections(self, facts: RunFacts) -> Sequence[Section]:
+        """Returns both domains side by side."""
+        title, found = "The other domain", facts.task
+        if not found.get("target"):
+            sentence = "The target was not measured yet;"
+            return [Section("domains", title, missing(sentence, evaluate_command(facts)))]
+        source, target = found["source"], found["target"]
+        rows = [
+            [f"source, {source['split']}", number(source["accuracy"], ".1%"), "-", "-"],
+            [
+                target["split"].replace("_", ", "),
+                number(target["accuracy"], ".1%"),
+                interval(target["interval"]),
+                number(target["doubt"]),
+            ],
+        ]
+        method = facts.config.get("domain_adaptation", {}).get("method")
+        lead = (
+            f"Method: {method}. The source's labels trained the model; the target's, where there "
+            "are any, only measure it. Doubt needs none: the entropy of an answer less that of all "
+            "answers' mean, from the negative logarithm of the number of classes (sure, and all "
+            "classes alike) to 0."
+        )
+        header = ["Domain", "Accuracy", "95% interval", "Doubt"]
+        return [Section("domains", title, table("Accuracy by domain", header, rows), lead)]
+
+
+def _on_target(model: keras.Model, feed: Feed, name: str) -> dict[str, Any]:
+    logits, _ = predict_logits(model, feed.plain(name), f"evaluate {name}")
+    split, classes = feed.data.splits[name], logits.shape[1]
+    doubt = TargetDoubt(classes)
+    doubt.update_state(tf.zeros(len(logits)), tf.constant(logits))
+    accuracy = None
+    if split.labels.min() >= 0:
+        accuracy = float((logits.argmax(axis=1) == split.labels).mean())
+    return {
+        "split": name,
+        "examples": len(split),
+        "accuracy": accuracy,
+        "interval": None if accuracy is None else share_interval(accuracy, len(split)),
+        "doubt": float(doubt.result()),
+    }
+
+
+def _section(config: Config) -> DomainSection:
+    assert isinstance(config, DomainConfig)
+    return config.domain_adaptation
+
+
+TASK = DomainAdaptation()

@@ -1,0 +1,368 @@
+"""Few-shot: a handful of labelled examples a class, and the method that they themselves choose.
+
+Heads on frozen features and the config's phases are compared by cross-validation on the examples
+alone: no other label is looked at before the test split is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.backbones import Backbone
+from ftkeras.config.schema import Config
+from ftkeras.console import table
+from ftkeras.data.dataset import ImageData, Split
+from ftkeras.errors import UserError
+from ftkeras.evaluation.bootstrap import mean_interval
+from ftkeras.evaluation.calibration import fit_temperature
+from ftkeras.evaluation.metrics import log_losses
+from ftkeras.evaluation.predict import predict_logits, predict_outputs
+from ftkeras.report.chart import interval_chart
+from ftkeras.report.html import interval, number, tag
+from ftkeras.report.html import table as html_table
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section
+from ftkeras.run import Run
+from ftkeras.runs import build
+from ftkeras.runs.assemble import Assembled, assemble
+from ftkeras.runs.task import Task
+from ftkeras.tasks.few_shot.config import FewShotConfig, FewShotSection
+from ftkeras.tasks.few_shot.features import check_stages, unit_features
+from ftkeras.tasks.few_shot.probes import LinearHead, draw, fit_head, stratified_folds
+from ftkeras.training.fit import fit
+from ftkeras.training.resume.saving import SavingOptions
+
+NAMES = {
+    "logistic": "logistic regression",
+    "cosine": "cosine head",
+    "nearest_mean": "nearest class mean",
+    "phases": "the phases",
+    "selected": "chosen in each draw",
+}
+_ANSWERS = "answers_of_"  # how the files begin that a run which goes on reads
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """What a method makes of one draw.
+
+    Args:
+        test: Logits on the test split (m, classes).
+        held_out: Cross-validated logits on the support (n, classes); None of one shot.
+        head: The head, of a method on frozen features.
+    """
+
+    test: np.ndarray
+    held_out: np.ndarray | None
+    head: LinearHead | None = None
+
+
+class FewShot(Task):
+    """Trains on the first draw's support set; what is kept is the method that it chose."""
+
+    by_nature = ("tiny classes", "no validation")
+
+    def check(self, config: Config, data: ImageData) -> None:
+        super().check(config, data)
+        if data.multi_label:
+            raise UserError("task: few_shot is for one label an image, and these have several.")
+
+    def images(self, config: Config) -> ImageData:
+        """Returns the first draw as the training split, and the test split."""
+        data = build.images(config)
+        if data.multi_label:
+            return data  # for `check` to refuse
+        return _on_draw(data, _pool(data, config), config, 0)
+
+    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+        check_stages(backbone, _section(config).stages)
+        return super().model(config, data, backbone)
+
+    def monitor(self, config: Config, data: ImageData) -> str:
+        return "loss"  # there is no validation split
+
+    def trains(self, config: Config) -> bool:
+        return "phases" in _section(config).methods
+
+    def finish(self, assembled: Assembled, run: Run) -> keras.Model:
+        """Measures the methods over the draws; returns the model of the first draw's choice."""
+        config, section = assembled.config, _section(assembled.config)
+        data = build.images(config)
+        pool, test = _pool(data, config), data.splits["test"]
+        draws = [draw(pool.labels, section.shots, config.seed, n) for n in range(section.draws)]
+        used = np.unique(np.concatenate(draws))
+        with assembled.devices.strategy.scope():
+            features = unit_features(build.backbone(config), section.stages)
+        shown = dataclasses.replace(data, splits={"train": pool.take(used), "test": test})
+        feed = self.feed(config, shown, assembled.feed.image_size)
+        inputs = {
+            name: predict_outputs(features, feed.plain(name), f"features of {name}")[0]
+            for name in shown.splits
+        }
+        found: list[dict[str, _Candidate]] = []
+        for turn, chosen in enumerate(draws):
+            rows, labels = np.searchsorted(used, chosen), pool.labels[chosen]
+            found.append({})
+            for method in section.methods:
+                if method != "phases":
+                    given = inputs["train"][rows], labels, inputs["test"]
+                    found[-1][method] = _fit_head(method, *given, config)
+            if self.trains(config) and turn < section.phase_draws:
+                on = _on_draw(data, pool, config, turn)
+                trained = assembled.model if turn == 0 else None
+                found[-1]["phases"] = _train_phases(config, on, run, turn, trained)
+        targets = [pool.labels[chosen] for chosen in draws]
+        choices = [_choose(section.methods, *pair) for pair in zip(found, targets, strict=True)]
+        results = _summary(section, found, choices, targets[0], test.labels)
+        run.write_json("task.json", {**results, "channels": int(inputs["train"].shape[1])})
+        for path in tf.io.gfile.glob(run.path(f"{_ANSWERS}*.json")):
+            tf.io.gfile.remove(path)
+        print(_format(results))
+        with assembled.devices.strategy.scope():
+            return _model(choices[0], found[0][choices[0]], targets[0], assembled.model, features)
+
+    def sections(self, facts: RunFacts) -> Sequence[Section]:
+        return [_report(facts.task)] if facts.task.get("methods") else []
+
+
+TASK = FewShot()
+
+
+class _OnSupport(FewShot):
+    """The task on examples that are at hand."""
+
+    def __init__(self, data: ImageData):
+        self._data = data
+
+    def images(self, config: Config) -> ImageData:
+        return self._data
+
+
+def _section(config: Config) -> FewShotSection:
+    assert isinstance(config, FewShotConfig)
+    return config.few_shot
+
+
+def _pool(data: ImageData, config: Config) -> Split:
+    """Returns the examples to draw from, if they are enough to draw and to test on."""
+    if "test" not in data.splits:
+        raise UserError("data.split.test: few_shot measures on a test split, and there is none.")
+    pool, shots = data.splits["train"], _section(config).shots
+    least = int(np.argmin(pool.counts))
+    if pool.counts[least] < shots:
+        raise UserError(
+            f"few_shot.shots: {shots} examples a class, but {data.class_names[least]!r} has only "
+            f"{pool.counts[least]} training images."
+        )
+    return pool
+
+
+def _on_draw(data: ImageData, pool: Split, config: Config, turn: int) -> ImageData:
+    """Returns the data with one draw as the training split, and no validation split."""
+    support = pool.take(draw(pool.labels, _section(config).shots, config.seed, turn))
+    return dataclasses.replace(data, splits={"train": support, "test": data.splits["test"]})
+
+
+def _folds(config: Config, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the parts of the cross-validation; none where each class has one example."""
+    section = _section(config)
+    parts = min(section.folds, section.shots)
+    return list(stratified_folds(labels, parts, config.seed)) if parts > 1 else []
+
+
+def _fit_head(
+    method: str, inputs: np.ndarray, labels: np.ndarray, test: np.ndarray, config: Config
+) -> _Candidate:
+    """Fits a head on features (n, channels), and its like on each fold."""
+    classes = int(labels.max()) + 1
+    head, held_out = fit_head(method, inputs, labels, classes, _folds(config, labels))
+    return _Candidate(head.logits(test), held_out, head)
+
+
+def _train_phases(
+    config: Config, data: ImageData, run: Run, turn: int, trained: keras.Model | None
+) -> _Candidate:
+    """Trains through the phases on each fold, and on the whole support if that is yet to be done.
+
+    Args:
+        config: The run's config.
+        data: The support as training split, and the test split.
+        run: Scratch runs go into its folder, and what is done already.
+        turn: Which draw it is.
+        trained: A model that was trained on the whole support.
+    """
+    support = data.splits["train"]
+    folds = _folds(config, support.labels)
+    held_out = np.empty((len(support), len(data.class_names))) if folds else None
+    for place, (kept, left_out) in enumerate(folds, start=1):
+        assert held_out is not None
+        part = {"train": support.take(kept), "test": support.take(left_out)}
+        fold = dataclasses.replace(data, splits=part)
+        what = f"draw {turn + 1}, fold {place} of {len(folds)}"
+        held_out[left_out] = _answers(config, fold, run, what, None)
+    return _Candidate(_answers(config, data, run, f"draw {turn + 1}", trained), held_out)
+
+
+def _answers(
+    config: Config, data: ImageData, run: Run, what: str, model: keras.Model | None
+) -> np.ndarray:
+    """Returns logits (n, classes) on the test split of a model that is trained if there is none.
+
+    They are kept, so that a run that goes on does not train for them again.
+    """
+    name = f"{_ANSWERS}{what.replace(', ', '-').replace(' ', '_')}.json"
+    if not tf.io.gfile.exists(run.path(name)):
+        if model is None:
+            print(f"few-shot  phases on {what}")
+            model = _trained(config, data, run)
+        feed = build.feed(config, data, int(model.input_shape[1]))
+        run.write_json(name, predict_logits(model, feed.plain("test"), "answers")[0].tolist())
+    return np.array(run.read_json(name))
+
+
+def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
+    """Returns a new model, trained through the phases as a run would do it."""
+    fresh = assemble(config, _OnSupport(data))
+    if fresh.trunk is not None:
+        fresh.trunk.agree(fresh.devices.strategy)
+    scratch = Run.create(run.path("scratch"), config, overwrite=True)
+    callbacks = [*([] if fresh.penalty is None else [fresh.penalty]), *fresh.callbacks]
+    checkpoints = fit(
+        fresh.model,
+        fresh.feed,
+        unfreeze=fresh.unfreeze,
+        run=scratch,
+        monitor=config.training.monitor or fresh.task.monitor(config, data),
+        average=build.average(config, fresh.model),
+        trunk=fresh.trunk,
+        saving=SavingOptions(every_minutes=None),
+        trouble=build.trouble(config),
+        callbacks=callbacks,
+    )
+    checkpoints.load_best(fresh.model)
+    tf.io.gfile.rmtree(scratch.folder)
+    return fresh.model
+
+
+def _choose(methods: Sequence[str], found: dict[str, _Candidate], labels: np.ndarray) -> str:
+    """Returns the method with the least cross-validated log loss; of one shot, the first."""
+    losses = {name: _loss(found[name], labels) for name in methods if name in found}
+    return min(losses, key=lambda name: losses[name])  # the first among equals
+
+
+def _loss(candidate: _Candidate, labels: np.ndarray) -> float:
+    if candidate.held_out is None:
+        return 0.0
+    return float(log_losses(labels, candidate.held_out).mean())
+
+
+def _model(
+    choice: str,
+    candidate: _Candidate,
+    labels: np.ndarray,
+    trained: keras.Model,
+    features: keras.Model,
+) -> keras.Model:
+    """Returns the chosen method as a model, its logits divided by a cross-validated temperature."""
+    if candidate.head is None:
+        model = trained
+        kernel, bias = trained.get_layer("logits").get_weights()
+    else:
+        kernel, bias = candidate.head.kernel, candidate.head.bias
+        logits = keras.layers.Dense(kernel.shape[1], dtype="float32", name="logits")
+        model = keras.Model(features.input, logits(features.output), name=trained.name)
+    temperature = 1.0
+    if candidate.held_out is not None:
+        temperature = fit_temperature(labels, candidate.held_out, False)
+    model.get_layer("logits").set_weights([kernel / temperature, bias / temperature])
+    return model
+
+
+# ------------------------------------------------------------------------------- results
+
+
+def _summary(
+    section: FewShotSection,
+    found: Sequence[dict[str, _Candidate]],
+    choices: Sequence[str],
+    labels: np.ndarray,
+    test_labels: np.ndarray,
+) -> dict[str, Any]:
+    """Returns what `task.json` holds: each method's accuracy on the test split, by draw."""
+
+    def measured(names: Sequence[str], draws: Sequence[int]) -> dict[str, Any]:
+        correct = [found[d][n].test.argmax(axis=1) == test_labels
+                   for d, n in zip(draws, names, strict=True)]  # fmt: skip
+        values = [float(right.mean()) for right in correct]
+        ends = mean_interval(values)  # which knows nothing of where accuracies end
+        return {"accuracies": values, "mean": float(np.mean(values)),
+                "interval": ends and [max(ends[0], 0.0), min(ends[1], 1.0)]}  # fmt: skip
+
+    methods = {}
+    for name in section.methods:
+        draws = [d for d, candidates in enumerate(found) if name in candidates]
+        first = found[0][name]
+        loss = _loss(first, labels) if first.held_out is not None else None
+        methods[name] = {**measured([name] * len(draws), draws), "held_out_log_loss": loss}
+    return {
+        "shots": section.shots,
+        "draws": len(found),
+        "choice": choices[0],
+        "choices": list(choices),
+        "methods": methods,
+        "selected": measured(choices, range(len(found))),
+    }
+
+
+def _rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [*results["methods"].items(), ("selected", results["selected"])]
+
+
+def _format(results: dict[str, Any]) -> str:
+    rows = []
+    for name, found in _rows(results):
+        ends = found["interval"]
+        between = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+        loss = found.get("held_out_log_loss")
+        shown = "-" if loss is None else f"{loss:.3f}"
+        rows.append((NAMES[name], f"{found['mean']:.3f}", between, len(found["accuracies"]), shown))
+    header = ("method", "accuracy", "95% interval", "draws", "held-out log loss")
+    chosen = f"kept: {NAMES[results['choice']]}, chosen on the first draw's examples alone"
+    return f"\n{results['shots']} examples a class\n{table(rows, header)}\n{chosen}"
+
+
+def _report(results: dict[str, Any]) -> Section:
+    shots = results["shots"]
+    rows = [
+        [
+            NAMES[name],
+            number(found["mean"], ".1%"),
+            interval(found["interval"]),
+            len(found["accuracies"]),
+            number(found.get("held_out_log_loss")),
+        ]
+        for name, found in _rows(results)
+    ]
+    header = ["Method", "Accuracy", "95% interval", "Draws", "Held-out log loss"]
+    chart = interval_chart(
+        [(NAMES[name], found["mean"], found["interval"]) for name, found in _rows(results)],
+        title=f"Test accuracy with {shots} examples a class",
+        x_label="accuracy",
+    )
+    lead = (
+        f"{shots} examples a class were drawn {results['draws']} times. The interval is of the "
+        "mean over the draws; the test images stay the same. The run's model is "
+        f"{NAMES[results['choice']]}: cross-validation on the first draw's examples chose it, "
+        "and the log loss is from there."
+        if shots > 1
+        else f"One example a class was drawn {results['draws']} times. With one there is nothing "
+        f"to validate on: the run's model is the first method, {NAMES[results['choice']]}."
+    )
+    body = [tag("figure", chart), html_table("Methods over the draws", header, rows)]
+    return Section("few-shot", "Few-shot methods", body, lead)

@@ -1,0 +1,103 @@
+"""What a run remembers of its data, for a later run that extends it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.cache import digest
+from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.pipeline import batches
+from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.tasks.incremental.replay import KEPT, Exemplars, herd, joined, pixels
+
+
+def remember(
+    model: keras.Model,
+    data: ImageData,
+    before: Exemplars | None,
+    *,
+    per_class: int,
+    held_out: int,
+    resize: str,
+    step: int = 0,
+) -> Exemplars:
+    """Chooses the images that stand for a run's data.
+
+    For training they are chosen by herding on what the logits see; of a class without new images
+    the first stay. For validation and test, what is kept already stays, and others fill it up in an
+    order that follows from their ids.
+
+    Args:
+        model: From images to logits.
+        data: The run's data; what it has from `before` among them counts as kept.
+        before: What was kept before.
+        per_class: How many training images of each class.
+        held_out: How many validation and test images, of each.
+        resize: How images become square.
+        step: In which step the data came.
+    """
+    size = int(model.input_shape[1])
+    known = set() if before is None else set(before.ids.tolist())
+    images, labels, parts, ids = [], [], [], []
+    for part in ("train", "val", "test"):
+        split = data.splits.get(part)
+        old = None if before is None else before.split(part, len(data.class_names))
+        new = None
+        if split is not None:
+            new = split.take(np.flatnonzero([key not in known for key in split.ids]))
+        count = 0 if new is None else len(new)
+        if not count and old is None:
+            continue
+        every = joined(new if count else None, old)
+        features = None
+        if part == "train" and count and per_class:
+            features = features_of(model, every, resize, "choose what to remember")
+        most = per_class if part == "train" else held_out
+        chosen = np.concatenate(
+            [
+                _choose(every, np.flatnonzero(every.labels == label), count, features, most)
+                for label in range(len(data.class_names))
+            ]
+        ).astype(np.int64)
+        images.append(pixels(every.take(chosen), size, resize))
+        labels.append(every.labels[chosen])
+        parts.append(np.full(len(chosen), part))
+        keys = [every.ids[i] for i in chosen]
+        ids.append(
+            np.array([k if k in known else f"{KEPT}{step}/{k}" for k in keys], np.str_).reshape(-1)
+        )
+    return Exemplars(
+        np.concatenate(images),
+        np.concatenate(labels).astype(np.int32),
+        np.concatenate(parts).astype(np.str_),
+        np.concatenate(ids),
+        data.class_names,
+        np.array([per_class, held_out]),
+    )
+
+
+def _choose(
+    split: Split, rows: np.ndarray, new: int, features: np.ndarray | None, most: int
+) -> np.ndarray:
+    """Returns which of a class's examples to keep; those from `new` on were kept before."""
+    old, fresh = rows[rows >= new], rows[rows < new]
+    if not len(fresh):
+        return old[:most]
+    if features is not None:
+        return rows[herd(features[rows], most)]
+    order = sorted(fresh.tolist(), key=lambda i: digest(split.ids[i]))
+    return np.array([*old.tolist(), *order][:most], np.int64)
+
+
+def features_of(model: keras.Model, split: Split, resize: str, label: str) -> np.ndarray:
+    """Returns what a model's logits see of a split's images, float32 (n, d)."""
+    below = keras.Model(model.inputs, model.get_layer("logits").input)
+    return predict_outputs(below, plain(split, below, resize), label)[0]
+
+
+def plain(split: Split, model: keras.Model, resize: str) -> tf.data.Dataset:
+    """Returns a split's batches as the model takes them, in order."""
+    size = int(model.input_shape[1])
+    return batches(split, image_size=size, batch_size=32, resize=resize, cache="none")

@@ -1,0 +1,383 @@
+"""Incremental learning: a finished run gets more classes or images, and keeps what it knew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.backbones import Backbone
+from ftkeras.cache import digest
+from ftkeras.config.schema import Config
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.feed import Feed
+from ftkeras.errors import UserError
+from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predictions import load_predictions
+from ftkeras.model.assemble import build_model
+from ftkeras.model.head import Hidden
+from ftkeras.phases.audit import fingerprint
+from ftkeras.phases.selectors import select, weights_of
+from ftkeras.report.html import number, table
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section
+from ftkeras.run import Run
+from ftkeras.runs import build
+from ftkeras.runs.assemble import Assembled
+from ftkeras.runs.finished import load_model
+from ftkeras.runs.task import Task
+from ftkeras.tasks.incremental.config import IncrementalConfig, IncrementalSection
+from ftkeras.tasks.incremental.distill import Distillation, Teacher
+from ftkeras.tasks.incremental.elastic import ElasticWeights, diagonal_fisher
+from ftkeras.tasks.incremental.forgetting import accuracy_by_step, summarize
+from ftkeras.tasks.incremental.grow import (
+    alignment,
+    copy_body,
+    fit_bias,
+    grow_logits,
+    scale_new,
+    to_cosine,
+)
+from ftkeras.tasks.incremental.lengths import EqualLengths
+from ftkeras.tasks.incremental.remember import features_of, remember
+from ftkeras.tasks.incremental.replay import Exemplars, joined, pixels
+
+MEMORY = "memory.npz"
+_SEEN = 64  # images of a class from whose features its logit starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The run that is extended.
+
+    Args:
+        run: Its folder.
+        class_names: Its classes.
+        steps: The classes that came in each step up to it.
+        matrix: The accuracy on each step's classes after each step; see `summarize`.
+    """
+
+    run: Run
+    class_names: tuple[str, ...]
+    steps: tuple[tuple[str, ...], ...]
+    matrix: tuple[Sequence[float | None], ...]
+
+    @classmethod
+    def of(cls, config: Config) -> Base:
+        """Reads it.
+
+        Raises:
+            UserError: It is not there, not finished, or does not put each image into one class.
+        """
+        run = Run(_section(config).base)
+        if not tf.io.gfile.exists(run.path("config.yaml")):
+            raise UserError(f"incremental.base: {run.folder} is not a run (it has no config.yaml).")
+        task, facts = run.config.task, run.read_json("data.json")
+        if task not in ("classification", "incremental") or facts["multi_label"]:
+            what = "has several labels an image" if facts["multi_label"] else f"is of task {task!r}"
+            raise UserError(
+                f"incremental.base: {run.folder} {what}; what can be extended is a classification "
+                "with one label an image."
+            )
+        if run.state() != "finished":
+            raise UserError(
+                f"incremental.base: {run.folder} is not finished. `ftkeras train --out="
+                f"{run.folder}` goes on with it."
+            )
+        names = tuple(facts["class_names"])
+        if task == "classification":
+            return cls(run, names, (names,), ())
+        told = run.read_json("task.json")
+        return cls(run, names, tuple(map(tuple, told["steps"])), tuple(told["matrix"]))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is no extension itself."""
+        return self.run.config.task == "classification"
+
+    def memory(self, wanted: int, held_out: int) -> Exemplars:
+        """Returns the images that it keeps; makes them, for a first run, while its data are there.
+
+        Args:
+            wanted: Training images over all classes; a first run's memory holds so many.
+            held_out: Validation and test images of each class.
+
+        Raises:
+            UserError: It keeps none, and its data are gone.
+        """
+        path, each = self.run.path(MEMORY), wanted // len(self.class_names)
+        found = Exemplars.load(path) if tf.io.gfile.exists(path) else None
+        if found is not None and (not self.is_first or found.holds(each, held_out)):
+            return found
+        if not self.is_first:
+            raise UserError(f"incremental.base: {self.run.folder} has no {MEMORY} any more.")
+        try:
+            data = build.images(self.run.config)
+        except UserError as error:
+            if found is not None:
+                return found  # fewer than were asked for, and all there are
+            raise UserError(
+                f"incremental.base: {self.run.folder} has no {MEMORY}, and its data are gone: "
+                f"{error}"
+            ) from None
+        model, config = load_model(self.run), self.run.config
+        memory = remember(
+            model, data, None, per_class=each, held_out=held_out, resize=config.data.resize
+        )
+        memory.save(path)
+        print(f"memory    {path}: {len(memory.ids)} images of {len(self.class_names)} classes")
+        return memory
+
+    def rows(self, memory: Exemplars) -> list[Sequence[float | None]]:
+        """Returns the matrix up to this run: a first run's row is measured on what is kept."""
+        if self.matrix:
+            return list(self.matrix)
+        kept = {key.split("/", 2)[2] for key in memory.ids[memory.parts == "test"]}
+        try:
+            found = load_predictions(self.run, "test")
+        except UserError:
+            return [[None]]
+        rows = np.array([key in kept for key in found.ids], bool)
+        answers, zeros = found.logits.argmax(axis=1), [0] * len(self.class_names)
+        return [accuracy_by_step(found.labels[rows], answers[rows], zeros, 1)]
+
+
+class Incremental(Task):
+    """New classes come after the old ones; the old logits begin as the base's."""
+
+    by_nature = ("class missing from train", "label shift")  # of old ones it has what is kept
+
+    def check(self, config: Config, data: ImageData) -> None:
+        """Refuses what has no old classes to compare with, or no images to correct by."""
+        super().check(config, data)
+        if data.multi_label:
+            raise UserError("data: several labels an image cannot be learned incrementally.")
+        if _section(config).correction == "bias" and "val" not in data.splits:
+            raise UserError(
+                "incremental.correction: bias is fitted on validation images, and there are none. "
+                "Set data.split.val, or correction to weight_align."
+            )
+        _check_backbone(config, Base.of(config).run.config)
+
+    def images(self, config: Config) -> ImageData:
+        """Returns the new images, and with them what the base remembers."""
+        given, base = _section(config), Base.of(config)
+        new = build.images(config, classes=base.class_names)
+        if new.multi_label:
+            return new  # `check` says so
+        memory = base.memory(given.memory, given.held_out)  # may write it: what is new can be read
+        classes = len(new.class_names)
+        each = given.memory // len(base.class_names) if given.replay else 0
+        old = {
+            "train": memory.split("train", classes, each),
+            "val": memory.split("val", classes, given.held_out),
+            "test": memory.split("test", classes, given.held_out),
+        }
+        step_of = np.array(_step_of(new.class_names, _steps(base, new.class_names))).astype(str)
+        splits = {}
+        for name, kept in old.items():
+            if kept is not None or name in new.splits:
+                both = joined(new.splits.get(name), kept)
+                columns = {**both.columns, "step": step_of[both.labels]}
+                splits[name] = dataclasses.replace(both, name=name, columns=columns)
+        replayed = 0 if old["train"] is None else len(old["train"])
+        note = (
+            f"{classes - len(base.class_names)} new classes after the {len(base.class_names)} of "
+            f"{base.run.folder}; {replayed} of its images are trained on again."
+        )
+        return dataclasses.replace(new, splits=splits, notes=(*new.notes, note))
+
+    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+        """Grows the base's model and, where it is to be distilled, sets it beside as a teacher."""
+        given, base = _section(config), Base.of(config)
+        old, cosine = load_model(base.run), given.head == "cosine"
+        lengths = [layer.scale for layer in old.layers if layer.name == "head_length"]
+        if lengths and not cosine:
+            raise UserError("incremental.head: the base has a cosine head; set cosine again.")
+        train = data.splits["train"]
+        seen = train.take(_first_of_each(train.labels, _SEEN))
+        kernel, bias = old.get_layer("logits").get_weights()
+        if cosine and not lengths:
+            asked = features_of(old, seen, config.data.resize, "old features")
+            lengths = [float(np.linalg.norm(asked, axis=1).mean())]
+            kernel, bias = to_cosine(kernel, bias)
+        head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
+        hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
+        classes = len(data.class_names)
+        model = build_model(
+            backbone,
+            classes,
+            hidden=hidden,
+            length=lengths[0] if lengths else None,
+            seed=config.seed,
+            **head,
+        )
+        if model.input_shape != old.input_shape:
+            size = old.input_shape[1]
+            raise UserError(
+                f"data.image_size: {model.input_shape[1]}, but {base.run.folder} and what it "
+                f"remembers have images of {size} px. Set it to {size}."
+            )
+        copy_body(old, model)
+        features = features_of(model, seen, config.data.resize, "start new classes")
+        grown = grow_logits(kernel, bias, features, seen.labels, classes, cosine=cosine)
+        model.get_layer("logits").set_weights(grown)
+        if not given.distillation:
+            return model
+        key = digest(*(fingerprint(variable).hex() for variable in old.variables))
+        [images] = model.inputs
+        asked = Teacher(old, key, name="teacher")(images)
+        layer = Distillation(given.distillation, given.temperature, name="distillation")
+        return keras.Model(images, layer([model.output, asked]), name=model.name)
+
+    def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
+        """Returns what holds important weights, and what keeps cosines cosines."""
+        config, model = assembled.config, self.final(assembled.model)
+        given, base = _section(config), Base.of(config)
+        found: list[keras.callbacks.Callback] = []
+        if given.ewc:
+            memory = base.memory(given.memory, given.held_out)
+            each = given.memory // len(base.class_names)
+            kept = memory.split("train", len(base.class_names), each)
+            if kept is None:
+                raise UserError("incremental.ewc: needs remembered images; set memory above 0.")
+            weights = weights_of(model, assembled.backbone.blocks)
+            trained = [s for phase in assembled.phases for s in phase.train or ()]
+            variables = [weight.variable for weight in select(weights, trained or ["head"])]
+            images = pixels(kept, int(model.input_shape[1]), config.data.resize)
+            fisher = diagonal_fisher(model, images, variables, len(base.class_names))
+            with assembled.devices.strategy.scope():
+                found.append(ElasticWeights(variables, fisher, given.ewc))
+        if given.head == "cosine":
+            found.append(EqualLengths(model.get_layer("logits")))
+        return found
+
+    def final(self, model: keras.Model) -> keras.Model:
+        """Returns the grown model without its teacher."""
+        return keras.Model(model.inputs, model.get_layer("logits").output, name=model.name)
+
+    def finish(self, assembled: Assembled, run: Run) -> keras.Model:
+        """Corrects the new logits, and chooses what this run remembers."""
+        config, data, model = assembled.config, assembled.data, self.final(assembled.model)
+        given, base = _section(config), Base.of(config)
+        correction = _correct(model, given, assembled.feed, len(base.class_names))
+        memory = base.memory(given.memory, given.held_out)
+        remember(
+            model,
+            data,
+            memory,
+            per_class=given.memory // len(data.class_names),
+            held_out=given.held_out,
+            resize=config.data.resize,
+            step=len(base.steps),
+        ).save(run.path(MEMORY))
+        unmeasured: list[float | None] = [None] * len(_steps(base, data.class_names))
+        told = _told(base, data.class_names, memory, unmeasured)  # stays without test images
+        run.write_json("task.json", {"correction": correction, **told})
+        return assembled.model
+
+    def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
+        """Measures as ever, and writes what is left of each step's classes into `task.json`."""
+        measured = super().measure(model, feed, run, split)
+        if split != "test":
+            return measured
+        base, given = Base.of(run.config), _section(run.config)
+        steps, found = _steps(base, feed.data.class_names), load_predictions(run, split)
+        row = accuracy_by_step(
+            found.labels,
+            found.logits.argmax(axis=1),
+            _step_of(feed.data.class_names, steps),
+            len(steps),
+        )
+        memory = base.memory(given.memory, given.held_out)
+        told = _told(base, feed.data.class_names, memory, row)
+        run.write_json("task.json", {**run.read_json("task.json"), **told})
+        return measured
+
+    def sections(self, facts: RunFacts) -> Sequence[Section]:
+        """Returns what is left of what was learned before."""
+        matrix, steps = facts.task.get("matrix"), facts.task.get("steps")
+        if not (matrix and steps) or all(value is None for row in matrix for value in row):
+            return ()
+        rows = [
+            [f"after step {j}", *(number(v, ".1%") for v in row), *[None] * (len(steps) - len(row))]
+            for j, row in enumerate(matrix)
+        ]
+        header = [
+            "",
+            *(f"{i}: {', '.join(names) or 'no new class'}" for i, names in enumerate(steps)),
+        ]
+        names = {
+            "average_accuracy": "Average accuracy",
+            "backward_transfer": "Backward transfer",
+            "forgetting": "Forgetting",
+            "incremental_accuracy": "Average over the steps",
+        }
+        told = [[text, number(facts.task["summary"].get(k), ".1%")] for k, text in names.items()]
+        lead = (
+            "Accuracy, among all classes known then, on the test images of the classes of each "
+            "step. Backward transfer is how it moved on earlier steps since they were learned; "
+            "forgetting, how far it is below its best."
+        )
+        body = [table("Accuracy by step", header, rows), table("In one number", ["", ""], told)]
+        return [Section("forgetting", "What is left of earlier steps", body, lead)]
+
+
+def _correct(model: keras.Model, given: IncrementalSection, feed: Feed, old: int) -> dict[str, Any]:
+    logits = model.get_layer("logits")
+    if given.correction == "none" or old == model.output_shape[-1]:
+        return {"name": "none"}
+    factor, offset = alignment(logits.get_weights()[0], old), 0.0
+    if given.correction == "bias":
+        answers, _ = predict_logits(model, feed.plain("val"), "fit the correction")
+        factor, offset = fit_bias(answers, feed.data.splits["val"].labels, old)
+    scale_new(logits, old, factor, offset)
+    return {"name": given.correction, "factor": factor, "offset": offset}
+
+
+def _section(config: Config) -> IncrementalSection:
+    assert isinstance(config, IncrementalConfig)
+    return config.incremental
+
+
+def _check_backbone(config: Config, base: Config) -> None:
+    """Refuses what would change the network that is to go on as it was."""
+    now, before = config.backbone, base.backbone
+    if now.reinitialize or now.shrink_and_perturb is not None:
+        field = "reinitialize" if now.reinitialize else "shrink_and_perturb"
+        raise UserError(f"backbone.{field}: an extension begins with its base's weights. Drop it.")
+    if now.activation != before.activation:
+        raise UserError(
+            f"backbone.activation: {now.activation}, but incremental.base has {before.activation}; "
+            "its answers would change. Leave it as it was."
+        )
+
+
+def _told(
+    base: Base, class_names: Sequence[str], memory: Exemplars, row: Sequence[float | None]
+) -> dict[str, Any]:
+    """Returns what `task.json` holds of the steps, the last of which gave a row of the matrix."""
+    matrix = [*base.rows(memory), row]
+    return {"steps": _steps(base, class_names), "matrix": matrix, "summary": summarize(matrix)}
+
+
+def _steps(base: Base, class_names: Sequence[str]) -> list[list[str]]:
+    return [*map(list, base.steps), list(class_names[len(base.class_names) :])]
+
+
+def _step_of(class_names: Sequence[str], steps: Sequence[Sequence[str]]) -> list[int]:
+    at = {name: number for number, names in enumerate(steps) for name in names}
+    return [at[name] for name in class_names]
+
+
+def _first_of_each(labels: np.ndarray, most: int) -> np.ndarray:
+    """Returns the places of the first images of each class, in order."""
+    rows = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]
+    return np.sort(np.concatenate(rows))
+
+
+TASK = Incremental()
