@@ -17,6 +17,7 @@ import tensorflow as tf
 from ftkeras.config.load import differences, dump_config, parse_text
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
+from ftkeras.version import __version__
 
 try:
     import fcntl
@@ -255,13 +256,11 @@ def environment() -> dict[str, Any]:
     import keras
     import numpy as np
 
-    import ftkeras
-
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "ftkeras": ftkeras.__version__,
+        "ftkeras": __version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,

@@ -15,8 +15,8 @@ from types import ModuleType
 
 from absl import flags
 
-import ftkeras
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
+from ftkeras.version import __version__
 
 VERBS = {
     "train": "fine-tune, evaluate and export",
@@ -101,10 +101,10 @@ def _say(what: str, message: str) -> None:
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "-help", "help"):
         verbs = "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
-        print(HELP.format(version=ftkeras.__version__, verbs=verbs), end="")
+        print(HELP.format(version=__version__, verbs=verbs), end="")
         return 0
     if arguments[0] == "--version":
-        print(ftkeras.__version__)
+        print(__version__)
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:

@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras import __version__
 from ftkeras.data.decode import MODES
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.export.reference import expected_scores, outputs_on_cpu
 from ftkeras.keras_internals import maker, with_constants
 from ftkeras.model.output import Output, output_of
+from ftkeras.version import __version__
 
 _MOST_BYTES = (1 << 31) - 1  # of a graph that holds its weights
 _ONE_UNIT = (

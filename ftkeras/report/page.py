@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Sequence
 from importlib import resources
 
-import ftkeras
 from ftkeras.report.axes import STYLE
 from ftkeras.report.html import Child, Html, tag
 from ftkeras.report.read import RunFacts
@@ -17,6 +16,7 @@ from ftkeras.report.sections.learning import cost, curves, plan
 from ftkeras.report.sections.origin import data, environment, repeat
 from ftkeras.report.sections.overview import described, overview
 from ftkeras.report.sections.trust import calibration, exported, proof, robustness
+from ftkeras.version import __version__
 
 # In the order of a reader's questions: how good, how made, where it fails, whether to trust it.
 SECTIONS = (
@@ -72,7 +72,7 @@ def page(title: str, kicker: str, subtitle: Child, sections: Sequence[Section]) 
             tag("header", tag("p", kicker, class_="state"), tag("h1", title), tag("p", subtitle)),
             tag("nav", tag("h2", "On this page"), tag("ul", links), aria_label="On this page"),
             tag("main", [section.html() for section in sections], id="content", tabindex="-1"),
-            tag("footer", f"Made by ftkeras {ftkeras.__version__}, {made}."),
+            tag("footer", f"Made by ftkeras {__version__}, {made}."),
             class_="layout",
         ),
     )

@@ -34,8 +34,8 @@ def describe_failure(
         if found is None:
             return ""
         return (
-            f"data: {found[0]} cannot be read any more ({system_errors.reason(found[1])}). What was "
-            "trained is kept. Mend or remove it, and train again."
+            f"data: {found[0]} cannot be read any more ({system_errors.reason(found[1])}). "
+            "What was trained is kept. Fix or remove it, and train again."
         )
 
     return system_errors.describe(
