@@ -87,10 +87,10 @@ class Progress:
         if self.total:
             left = elapsed / worked * (self.total - self.done)
             percent = 100 * self.done // self.total
-            place = f"{self.done}/{self.total} ({percent}%), {duration(left)} left"
+            status = f"{self.done}/{self.total} ({percent}%), {duration(left)} left"
         else:
-            place = f"{self.done}, {worked / elapsed:.0f}/s"
-        return f"{self.label}: {place}{'  ' + note if note else ''}"
+            status = f"{self.done}, {worked / elapsed:.0f}/s"
+        return f"{self.label}: {status}{'  ' + note if note else ''}"
 
     def _write(self, line: str, end: str = "") -> None:
         if self._terminal:

@@ -27,7 +27,7 @@ class Preempted(KeyboardInterrupt):
     """SIGTERM came, everything is saved, and the same command goes on; exits with status 75."""
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns `" Did you mean 'X'?"` for the nearest of `known`, or an empty string.
 
     Example:
@@ -35,5 +35,5 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
         " Did you mean 'ResNet50'?"
     """
     by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[near[0]]!r}?" if near else ""

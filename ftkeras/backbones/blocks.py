@@ -21,11 +21,11 @@ _NORMALIZATION = (
 
 def leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the model's layers in graph order, with nested models opened, each layer once."""
-    found: dict[keras.layers.Layer, None] = {}
+    leaves: dict[keras.layers.Layer, None] = {}
     for layer in model.layers:
         inner = leaf_layers(layer) if isinstance(layer, keras.Model) else [layer]
-        found.update(dict.fromkeys(inner))
-    return list(found)
+        leaves.update(dict.fromkeys(inner))
+    return list(leaves)
 
 
 def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:

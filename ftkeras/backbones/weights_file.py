@@ -178,11 +178,11 @@ def _fill(
             f"{len(wanted)} are needed."
         )
     # What follows the model's own weights in the file is its classifier.
-    for (theirs, value), (ours, weight) in zip(arrays, wanted, strict=False):
+    for (theirs, value), (layer_name, weight) in zip(arrays, wanted, strict=False):
         if value.shape != tuple(weight.shape):
             raise UserError(
                 f"backbone.weights: {path} does not fit {name}: its layer {theirs!r} holds "
-                f"{value.shape} where {ours!r} needs {tuple(weight.shape)}."
+                f"{value.shape} where {layer_name!r} needs {tuple(weight.shape)}."
             )
     values = iter(np.asarray(value) for _, value in arrays)
     for layer in layers:

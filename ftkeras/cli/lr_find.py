@@ -28,9 +28,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     import_tensorflow()
     from ftkeras.runs.assemble import lr_find
 
-    found = lr_find(config, values.out, low=values.low, high=values.high, steps=values.steps)
+    sweep = lr_find(config, values.out, low=values.low, high=values.high, steps=values.steps)
     print(f"plot        {values.out}")
     print(
-        f"suggestion  learning_rate: {found.suggestion:.1e}  (a tenth of where the loss was lowest)"
+        f"suggestion  learning_rate: {sweep.suggestion:.1e}  (a tenth of where the loss was lowest)"
     )
     return 0

@@ -35,9 +35,9 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _no_null_characters(cls, given: Any) -> Any:
+    def _no_null_characters(cls, value: Any) -> Any:
         # TensorFlow would read a path up to the first, and Python refuses it with a traceback.
-        for text in given if isinstance(given, (list, dict)) else [given]:
+        for text in value if isinstance(value, (list, dict)) else [value]:
             if isinstance(text, str) and "\0" in text:
                 raise ValueError("the text holds a null character")
-        return given
+        return value

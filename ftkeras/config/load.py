@@ -318,8 +318,8 @@ def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
     """Returns a location without the tags that pydantic adds for the members of a union."""
     kept: list[str | int] = []
     node = data
-    for place, part in enumerate(loc):
-        if place == 1 and loc[0] == "phases" and part in ("list", "strategy"):
+    for depth, part in enumerate(loc):
+        if depth == 1 and loc[0] == "phases" and part in ("list", "strategy"):
             continue  # a tag, and "strategy" is also a field
         inside = isinstance(node, dict) and part in node
         if inside or (
@@ -327,13 +327,13 @@ def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
         ):
             node = node[part]
             kept.append(part)
-        elif isinstance(node, dict) and place == len(loc) - 1:
+        elif isinstance(node, dict) and depth == len(loc) - 1:
             kept.append(part)
     return tuple(kept)
 
 
 def _explain(item: Any, schema: type[Config]) -> str:
-    kind, given = item["type"], item["input"]
+    kind, value = item["type"], item["input"]
     if kind == "extra_forbidden":
         known = _known_fields(schema, item["loc"][:-1])
         guess = did_you_mean(str(item["loc"][-1]), known)
@@ -349,13 +349,13 @@ def _explain(item: Any, schema: type[Config]) -> str:
     if kind == "value_error":
         return str(item["ctx"]["error"])
     guess = ""
-    if kind == "literal_error" and isinstance(given, str):
-        guess = did_you_mean(given, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
-    return f"{item['msg'].replace('Input should be', 'expected')}, got {_shorten(given)}.{guess}"
+    if kind == "literal_error" and isinstance(value, str):
+        guess = did_you_mean(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    return f"{item['msg'].replace('Input should be', 'expected')}, got {_shorten(value)}.{guess}"
 
 
-def _shorten(given: Any) -> str:
-    text = " ".join(repr(given).split())
+def _shorten(value: Any) -> str:
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 

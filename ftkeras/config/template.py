@@ -33,32 +33,32 @@ def commented_config(data: str | None, backbone: str, weights: str | None) -> st
         {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
         {"name": "top", "train": ["head", "blocks[-4:]"], "epochs": 5, "learning_rate": 1e-4},
     ]
-    given = {"data": source, "backbone": {"name": backbone, "weights": weights}, "phases": phases}
-    parse_config(given)  # what we write must be readable
+    config = {"data": source, "backbone": {"name": backbone, "weights": weights}, "phases": phases}
+    parse_config(config)  # what we write must be readable
     sections: dict[str, type[BaseModel]] = {"data": FolderData if data else StarterData}
-    lines = _section(Config, given, sections, indent=0)
+    lines = _section(Config, config, sections, indent=0)
     return _HEADER + "\n" + "\n".join(lines) + "\n"
 
 
 def _section(
-    model: type[BaseModel], given: dict[str, Any], sections: dict[str, type[BaseModel]], indent: int
+    model: type[BaseModel], tree: dict[str, Any], sections: dict[str, type[BaseModel]], indent: int
 ) -> list[str]:
     space = "  " * indent
     lines: list[str] = []
     for name in sorted(model.model_fields, key=lambda name: name not in ("source", "path")):
         field = model.model_fields[name]
         default = None if field.default is PydanticUndefined else field.default
-        value = given.get(name, default)
+        value = tree.get(name, default)
         if indent == 0 and lines:
             lines.append("")
         if field.description:
             lines += [f"{space}# {line}" for line in field.description.splitlines()]
         inner = sections.get(name) or _model_of(field.annotation)
         if name == "phases":
-            lines += [f"{space}phases:", *_phases(given[name])]
-        elif inner is not None and (isinstance(value, BaseModel) or name in given):
+            lines += [f"{space}phases:", *_phases(tree[name])]
+        elif inner is not None and (isinstance(value, BaseModel) or name in tree):
             lines.append(f"{space}{name}:")
-            lines += _section(inner, given.get(name, {}), {}, indent + 1)
+            lines += _section(inner, tree.get(name, {}), {}, indent + 1)
         elif value is None:
             lines.append(f"{space}# {name}:")
         else:
@@ -69,11 +69,11 @@ def _section(
 def _phases(phases: list[dict[str, Any]]) -> list[str]:
     lines = []
     for number, phase in enumerate(phases):
-        for place, name in enumerate(PhaseConfig.model_fields):
+        for index, name in enumerate(PhaseConfig.model_fields):
             field = PhaseConfig.model_fields[name]
             if number == 0:
                 lines += [f"    # {line}" for line in (field.description or "").splitlines()]
-            dash = "- " if place == 0 else "  "
+            dash = "- " if index == 0 else "  "
             if name in phase:
                 lines.append(f"  {dash}{name}: {_scalar(phase[name])}")
             elif number == 0:
@@ -84,8 +84,8 @@ def _phases(phases: list[dict[str, Any]]) -> list[str]:
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = [model for arg in typing.get_args(annotation) if (model := _model_of(arg))]
-    return found[0] if len(found) == 1 and typing.get_origin(annotation) is not list else None
+    models = [model for arg in typing.get_args(annotation) if (model := _model_of(arg))]
+    return models[0] if len(models) == 1 and typing.get_origin(annotation) is not list else None
 
 
 def _scalar(value: Any) -> str:

@@ -13,7 +13,7 @@ from ftkeras.data.dataset import Split
 def find_broken(
     split: Split,
     first: int = 0,
-    order: Callable[[tf.Tensor], tf.Tensor] = lambda place: place,
+    order: Callable[[tf.Tensor], tf.Tensor] = lambda position: position,
     seconds: float = 60.0,
 ) -> tuple[str, Exception] | None:
     """Reads the examples of a split until one fails; returns its id and the error.
@@ -25,9 +25,9 @@ def find_broken(
         seconds: When to give up.
     """
     count = len(split)
-    places = tf.data.Dataset.range(first, first + count).map(lambda place: place % count)
-    sizes = places.map(
-        lambda place: tf.size(split.fetch(order(place))),
+    positions = tf.data.Dataset.range(first, first + count).map(lambda position: position % count)
+    sizes = positions.map(
+        lambda position: tf.size(split.fetch(order(position))),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,  # so that as many came as lie before the one that fails
     )

@@ -186,8 +186,8 @@ def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
             read(directory + 2, tf.uint16, 6 * _MOST_ENTRIES, little), (_MOST_ENTRIES, 6)
         )  # each: tag, type, count (2 words), value (2 words)
         is_it = (entries[:, 0] == _ORIENTATION_TAG) & (tf.range(_MOST_ENTRIES) < count)
-        found = tf.reduce_max(tf.where(is_it, entries[:, 4], 0))
-        return tf.where((found >= 1) & (found <= 8), found, 1)
+        orientation = tf.reduce_max(tf.where(is_it, entries[:, 4], 0))
+        return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
 
     little = tf.strings.substr(tiff, 0, 1) == b"I"
     return tf.cond(little, lambda: search(True), lambda: search(False))

@@ -96,9 +96,9 @@ class Feed:
         """Returns which training examples are in an epoch's batch, counted from 0."""
         split = self.data.splits["train"]
         order = order_of(split, self.options.get("balance", "none"), self.seed)
-        places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(split)))
+        positions = range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(split)))
         now = tf.constant(epoch, tf.int64)
-        return [int(order(tf.constant(place, tf.int64), now)) for place in places]
+        return [int(order(tf.constant(position, tf.int64), now)) for position in positions]
 
     @property
     def is_plain(self) -> bool:
@@ -131,9 +131,9 @@ class Feed:
         train, epoch = self.data.splits["train"], tf.identity(self.epoch)
         order = order_of(train, self.options.get("balance", "none"), self.seed)
         first = step % self.steps_per_epoch * self.batch_size
-        found = find_broken(train, first, lambda place: order(place, epoch))
+        broken = find_broken(train, first, lambda position: order(position, epoch))
         others = (split for split in self.data.splits.values() if split is not train)
-        return found or next(filter(None, map(find_broken, others)), None)
+        return broken or next(filter(None, map(find_broken, others)), None)
 
     def views(self, count: int, strength: str | None) -> tuple[tf.data.Dataset, str]:
         """Returns augmented training images to keep: all of one view, then all of the next.

@@ -56,54 +56,54 @@ def load_data(
             f"Choose one of {', '.join(SOURCES)}."
         )
     names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
-    found = SOURCES[source](parts=names, **source_args)
-    _check_bad_share(found, max_bad_files if strict else 1.0)
-    found = found if prepare is None else prepare(found)
-    named = sorted({n for names in found.labels for n in names})
-    class_names = tuple(dict.fromkeys((*classes, *(found.class_names or named))))
+    items = SOURCES[source](parts=names, **source_args)
+    _check_bad_share(items, max_bad_files if strict else 1.0)
+    items = items if prepare is None else prepare(items)
+    named = sorted({n for names in items.labels for n in names})
+    class_names = tuple(dict.fromkeys((*classes, *(items.class_names or named))))
     if not (strict and labelled):
         class_names += tuple(name for name in named if name not in class_names)
-    if labelled and len(class_names) < 2 and not found.multi_label:
+    if labelled and len(class_names) < 2 and not items.multi_label:
         raise UserError(
             f"data: all images have one label, {class_names[0]!r}. "
             "Give images of two classes or more."
         )
     number = {name: i for i, name in enumerate(class_names)}
-    labels = _numbers(found, number)
-    parts = divide(found, split, labels, seed)
+    labels = _numbers(items, number)
+    parts = divide(items, split, labels, seed)
     if strict and labelled:
-        _check_labels(found, class_names, labels, parts, known=len(classes))
+        _check_labels(items, class_names, labels, parts, known=len(classes))
     splits = {
         name: Split(
             name=name,
-            ids=[found.ids[i] for i in indices],
-            labels=_label_array([labels[i] for i in indices], len(class_names), found.multi_label),
+            ids=[items.ids[i] for i in indices],
+            labels=_label_array([labels[i] for i in indices], len(class_names), items.multi_label),
             classes=len(class_names),
-            fetch=found.make_fetch(indices),
-            weights=None if found.weights is None else found.weights[indices].astype(np.float32),
-            columns={column: values[indices] for column, values in found.columns.items()},
-            files=None if found.files is None else [found.files[i] for i in indices],
-            targets={head: target.of(indices) for head, target in found.targets.items()},
+            fetch=items.make_fetch(indices),
+            weights=None if items.weights is None else items.weights[indices].astype(np.float32),
+            columns={column: values[indices] for column, values in items.columns.items()},
+            files=None if items.files is None else [items.files[i] for i in indices],
+            targets={head: target.of(indices) for head, target in items.targets.items()},
         )
         for name, indices in parts.items()
     }
     # With classes that are known already, more images of them may be about to come.
     imbalance = [] if classes else _imbalance_note(class_names, splits["train"])
-    notes = [*found.notes, *imbalance]
+    notes = [*items.notes, *imbalance]
     return ImageData(
         source=source,
         class_names=class_names,
-        multi_label=found.multi_label,
+        multi_label=items.multi_label,
         splits=splits,
-        bad_files=found.bad_files,
+        bad_files=items.bad_files,
         notes=tuple(notes),
     )
 
 
-def _numbers(found: Listing, number: Mapping[str, int]) -> list[list[int]]:
+def _numbers(items: Listing, number: Mapping[str, int]) -> list[list[int]]:
     """The class indices of each example; an example's label must be a class."""
     numbers = []
-    for key, names in zip(found.ids, found.labels, strict=True):
+    for key, names in zip(items.ids, items.labels, strict=True):
         for name in names:
             if name not in number:
                 raise UserError(
@@ -123,22 +123,22 @@ def _label_array(labels: Sequence[Sequence[int]], classes: int, multi_label: boo
     return hot  # (n, classes)
 
 
-def _check_bad_share(found: Listing, max_bad_files: float) -> None:
-    bad, total = len(found.bad_files), len(found.bad_files) + len(found.ids)
+def _check_bad_share(items: Listing, max_bad_files: float) -> None:
+    bad, total = len(items.bad_files), len(items.bad_files) + len(items.ids)
     if total == 0:
         raise UserError("data: there are no images. Check the source's path and parts.")
     if bad > max_bad_files * total:
-        reasons = Counter(file.reason for file in found.bad_files).most_common(3)
+        reasons = Counter(file.reason for file in items.bad_files).most_common(3)
         raise UserError(
             f"data: {bad} of {total} images cannot be used ({bad / total:.1%}, and "
             f"data.max_bad_files is {max_bad_files:.1%}): "
             + "; ".join(f"{count} x {reason}" for reason, count in reasons)
-            + f"; the first is {found.bad_files[0].path}. Mend or remove them, or raise the limit."
+            + f"; the first is {items.bad_files[0].path}. Mend or remove them, or raise the limit."
         )
 
 
 def _check_labels(
-    found: Listing,
+    items: Listing,
     class_names: Sequence[str],
     labels: Sequence[Sequence[int]],
     parts: Mapping[str, np.ndarray],
@@ -150,7 +150,7 @@ def _check_labels(
         for i in parts.get(part, ()):
             for label in set(labels[i]) - trained:
                 raise UserError(
-                    f"data: the label {class_names[label]!r} of {found.ids[i]} ({part}) is missing "
+                    f"data: the label {class_names[label]!r} of {items.ids[i]} ({part}) is missing "
                     f"from training. Add training images of it, or take it out of {part}."
                 )
     for label, name in enumerate(class_names):

@@ -46,8 +46,8 @@ def balanced(split: Split, seed: int) -> Order:
         group, turn = drawn % kinds, drawn // kinds + epoch * turns
         size = sizes[group]
         key = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), group + 1]), turn // size)
-        place = tf.random.experimental.index_shuffle(turn % size, key, size - 1)
-        return members[starts[group] + place]
+        offset = tf.random.experimental.index_shuffle(turn % size, key, size - 1)
+        return members[starts[group] + offset]
 
     return index
 

@@ -56,8 +56,8 @@ class PairedFeed(Feed):
             return None
         name = self.split_for("val")
         target = self._batches(name, share=self.share, drop_remainder=self.full)
-        ours, theirs = len(self.data.splits["val"]), len(self.data.splits[name])
-        factor = (ours + theirs) / ours
+        source_size, theirs = len(self.data.splits["val"]), len(self.data.splits[name])
+        factor = (source_size + theirs) / source_size
         both = source.map(lambda *batch: _weighed(batch, factor)).concatenate(
             target.map(lambda *batch: _weighed(_without_labels(batch[:2]), 0.0))
         )

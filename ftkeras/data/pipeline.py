@@ -115,24 +115,24 @@ def batches(
     early = several and not (mixup or cutmix or drop_remainder or batch_size % share.count)
 
     @tf.autograph.experimental.do_not_convert
-    def example(place: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        index = order(place, now) if shuffle else place
+    def example(position: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        index = order(position, now) if shuffle else position
         if training:
-            image = augmented(index, _key(seed, _PIXELS, now, place), which)
+            image = augmented(index, _key(seed, _PIXELS, now, position), which)
         else:
             image = squared(read(index))
         image = tf.ensure_shape(image, (image_size, image_size, 3))
         weight = () if weigh is None else (weigh(index),)
-        return place, now, image, target(index), *weight
+        return position, now, image, target(index), *weight
 
     @tf.autograph.experimental.do_not_convert
-    def mixed(places: tf.Tensor, nows: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def mixed(positions: tf.Tensor, nows: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if not training or not (mixup or cutmix):
             return batch
-        return mix_batch(batch, mixing_key(seed, nows[0], places[0]), mixup, cutmix)
+        return mix_batch(batch, mixing_key(seed, nows[0], positions[0]), mixup, cutmix)
 
-    ours = None if not early else functools.partial(_is_ours, share, batch_size, count)
-    data = _positions(count, epoch, start, strength, ours)
+    in_share = None if not early else functools.partial(_is_ours, share, batch_size, count)
+    data = _positions(count, epoch, start, strength, in_share)
     # Many images at a time, handed on in order: parallelism must not change what comes out.
     data = data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     size = batch_size // share.count if early else batch_size
@@ -167,10 +167,10 @@ def _positions(
         # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
         now, which = _read(epoch, tf.int64), _read(strength, tf.int32)
         first = _read(start, tf.int64)
-        places = tf.data.Dataset.range(first, count)
+        dataset = tf.data.Dataset.range(first, count)
         if wanted is not None:
-            places = places.filter(lambda place: wanted(place, first))
-        return tf.data.Dataset.zip((places, repeated(now), repeated(which)))
+            dataset = dataset.filter(lambda position: wanted(position, first))
+        return tf.data.Dataset.zip((dataset, repeated(now), repeated(which)))
 
     return tf.data.Dataset.from_tensors(0).flat_map(positions)
 
@@ -185,10 +185,10 @@ def repeated(value: tf.Tensor) -> tf.data.Dataset:
 
 
 def _is_ours(
-    share: Share, batch_size: int, count: int, place: tf.Tensor, first: tf.Tensor
+    share: Share, batch_size: int, count: int, position: tf.Tensor, first: tf.Tensor
 ) -> tf.Tensor:
     """Whether a place is in this worker's part of its batch."""
-    number, within = (place - first) // batch_size, (place - first) % batch_size
+    number, within = (position - first) // batch_size, (position - first) % batch_size
     size = tf.minimum(tf.constant(batch_size, tf.int64), count - first - number * batch_size)
     begin, end = share.bounds(size)
     return (begin <= within) & (within < end)
@@ -222,14 +222,14 @@ def _read(value: Number | str, dtype: tf.DType) -> tf.Tensor:
     return tf.identity(tf.cast(0 if isinstance(value, str) else value, dtype))
 
 
-def _key(seed: int, kind: int, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+def _key(seed: int, kind: int, epoch: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     """The seed of all draws of one kind for one place in one epoch: int32 (2,)."""
-    return tf.random.fold_in(tf.random.fold_in((seed, kind), epoch), place)
+    return tf.random.fold_in(tf.random.fold_in((seed, kind), epoch), position)
 
 
-def mixing_key(seed: int, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+def mixing_key(seed: int, epoch: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     """The seed of what is mixed in the batch that begins at a place in an epoch: int32 (2,)."""
-    return _key(seed, _MIX, epoch, place)
+    return _key(seed, _MIX, epoch, position)
 
 
 def with_length(

@@ -59,8 +59,8 @@ def from_records(
 
     def make(indices: np.ndarray) -> Fetch:
         numbers: dict[str, int] = {}  # of the shards; an example holds 12 bytes
-        found = (numbers.setdefault(paths[i], len(numbers)) for i in indices)
-        shard = tf.constant(np.fromiter(found, np.int32, len(indices)))
+        shards = (numbers.setdefault(paths[i], len(numbers)) for i in indices)
+        shard = tf.constant(np.fromiter(shards, np.int32, len(indices)))
         offset = tf.constant(np.fromiter((offsets[i] for i in indices), np.int64, len(indices)))
         names = tf.constant(list(numbers), tf.string)
 

@@ -212,8 +212,8 @@ def _examine(
     names = [name.decode("utf-8", "replace") for name in labels.bytes_list.value]
     verdict = examine(record.shard, images[0], key, check_name=False)
     copy = "" if verdict.path == record.shard else verdict.path
-    found = (*labels.int64_list.value, *names)
-    return Example(record.shard, record.number, record.offset, found, copy, verdict.reason)
+    label_values = (*labels.int64_list.value, *names)
+    return Example(record.shard, record.number, record.offset, label_values, copy, verdict.reason)
 
 
 def _stamp(path: str) -> str:

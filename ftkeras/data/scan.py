@@ -169,8 +169,8 @@ def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Ver
 
 
 def _too_large(size: tuple[int, int] | None) -> str:
-    found = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
-    return f"{found}; the limit is {MAX_PIXELS // 10**6} million"
+    pixels = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
+    return f"{pixels}; the limit is {MAX_PIXELS // 10**6} million"
 
 
 def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:

@@ -51,9 +51,9 @@ def assign(
             members.setdefault(label, []).append(i)
 
     assigned = np.full(len(ids), -1)
-    lack = {label: shares * len(found) for label, found in members.items()}
+    lack = {label: shares * len(examples) for label, examples in members.items()}
     lack_any = shares * len(ids)
-    left = {label: len(found) for label, found in members.items()}
+    left = {label: len(examples) for label, examples in members.items()}
     in_train: set[int] = set()
 
     def give(i: int, part: int) -> None:
@@ -84,7 +84,7 @@ def assign(
 
 
 def divide(
-    found: Listing,
+    items: Listing,
     wanted: Mapping[str, float | str | None] | None,
     labels: Sequence[Sequence[int]],
     seed: int,
@@ -94,7 +94,7 @@ def divide(
     Fractions are of the examples that are in no part of their own, or in the source's train.
 
     Args:
-        found: The source's examples.
+        items: The source's examples.
         wanted: For "train", "val" and "test" a fraction, None for no such part (for train: the
             rest), or a name, which the source has already made its own part. None as a whole: the
             source's own parts, or 15% for val and test.
@@ -107,7 +107,7 @@ def divide(
     Raises:
         UserError: The fractions leave nothing for training.
     """
-    part = np.array(found.parts, dtype="<U5")  # (n,)
+    part = np.array(items.parts, dtype="<U5")  # (n,)
     own = set(part.tolist()) - {""}
     if wanted is None:
         wanted = {"val": 0.15, "test": "test" if own else 0.15}
@@ -128,7 +128,7 @@ def divide(
             f"({share}). Make them add up to 1 at the most, with some left for train."
         )
     pool = np.flatnonzero((part == "") | (part == "train")).tolist()
-    part[pool] = assign([found.ids[i] for i in pool], [labels[i] for i in pool], share, seed)
+    part[pool] = assign([items.ids[i] for i in pool], [labels[i] for i in pool], share, seed)
     indices = {name: np.flatnonzero(part == name) for name in PARTS}
     return {name: index for name, index in indices.items() if len(index)}
 

@@ -35,13 +35,13 @@ def files_under(folder: str) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, onerror=_look_at, followlinks=True):
         try:
-            found = os.stat(parent)
+            info = os.stat(parent)
         except FileNotFoundError:
             continue
-        if (found.st_dev, found.st_ino) in seen:
+        if (info.st_dev, info.st_ino) in seen:
             folders.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
+        seen.add((info.st_dev, info.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (f"{parent.rstrip('/')}/{name}" for name in sorted(names))
 

@@ -75,15 +75,15 @@ def _from_tf_config(text: str) -> Cluster | None:
         raise UserError(f"TF_CONFIG: a task of type {kind!r}; only chief and worker train. {_SEE}")
     if not 0 <= index < len(chief if kind == "chief" else others):
         raise UserError(f"TF_CONFIG: there is no {kind} {index} in its own cluster. {_SEE}")
-    place = index + (len(chief) if kind == "worker" else 0)
-    return Cluster((*chief, *others), place, "TF_CONFIG")
+    rank = index + (len(chief) if kind == "worker" else 0)
+    return Cluster((*chief, *others), rank, "TF_CONFIG")
 
 
 def _addresses(jobs: Any, kind: str) -> tuple[str, ...]:
-    found = jobs.get(kind, [])
-    if not isinstance(found, list) or not all(":" in address for address in found):
+    addresses = jobs.get(kind, [])
+    if not isinstance(addresses, list) or not all(":" in address for address in addresses):
         raise ValueError
-    return tuple(found)
+    return tuple(addresses)
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Cluster:
@@ -93,9 +93,9 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
         rank = int(environ["SLURM_PROCID"])
         first = _FIRST_PORT + int(environ.get("SLURM_JOB_ID") or 0) % _PORTS
         workers = tuple(
-            f"{host}:{first + place}"
+            f"{host}:{first + local_rank}"
             for host, count in zip(hosts, tasks, strict=True)
-            for place in range(count)
+            for local_rank in range(count)
         )
         if rank >= len(workers):
             raise ValueError

@@ -92,8 +92,8 @@ def _misshapes_nothing() -> bool:
     """Whether a convolution of an empty batch has another shape than it should."""
     if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
         return False  # what is trained on is not what this would ask
-    found = tf.nn.conv2d(tf.zeros((0, 1, 1, 1)), tf.ones((1, 1, 1, 2)), strides=1, padding="VALID")
-    return bool(found.shape[-1] != 2)
+    output = tf.nn.conv2d(tf.zeros((0, 1, 1, 1)), tf.ones((1, 1, 1, 2)), strides=1, padding="VALID")
+    return bool(output.shape[-1] != 2)
 
 
 def _pass_by_nothing(layer: keras.layers.Layer) -> None:
@@ -158,8 +158,8 @@ class _ExactSteps:
         sums = [v for v in self._model.metrics_variables if v.aggregation == "sum"]
         values = _all_sum([tf.convert_to_tensor(v.value) for v in sums])
         with keras.StatelessScope(state_mapping=list(zip(sums, values, strict=True))):
-            ours = self._model.get_metrics_result()
-        results = {name: ours.get(name, value) for name, value in results.items()}
+            global_results = self._model.get_metrics_result()
+        results = {name: global_results.get(name, value) for name, value in results.items()}
         if self._wants_vectors:
             results = {name: tf.reshape(value, (1,)) for name, value in results.items()}
         return results

@@ -67,13 +67,13 @@ class Devices:
         return f"{self.reason}; {batch}; {precision}{compiled}"
 
 
-def choose_devices(wish: str = "auto", environ: Mapping[str, str] = os.environ) -> Devices:
+def choose_devices(request: str = "auto", environ: Mapping[str, str] = os.environ) -> Devices:
     """Sets up the devices that the config asks for, or that are there.
 
     Call it before anything computes. Where there are several workers it waits for all of them.
 
     Args:
-        wish: auto, cpu, gpu, mirrored, multi_worker or tpu.
+        request: auto, cpu, gpu, mirrored, multi_worker or tpu.
         environ: The environment variables.
 
     Raises:
@@ -81,9 +81,9 @@ def choose_devices(wish: str = "auto", environ: Mapping[str, str] = os.environ) 
     """
     grow_memory()
     gpus = tf.config.list_physical_devices("GPU")
-    kind, reason = _resolve(wish, environ, len(gpus))
-    if wish != "auto":
-        reason += f" (training.strategy: {wish})"
+    kind, reason = _resolve(request, environ, len(gpus))
+    if request != "auto":
+        reason += f" (training.strategy: {request})"
     if kind == "tpu":
         return Devices(_tpu(environ), kind, reason)
     if kind == "multi_worker":
@@ -126,54 +126,54 @@ def prepare(seed: int, precision: str, deterministic: bool, kind: str | None = N
     return precision
 
 
-def choose_jit(wish: str | bool, devices: Devices, deterministic: bool = False) -> bool:
+def choose_jit(jit: str | bool, devices: Devices, deterministic: bool = False) -> bool:
     """Returns whether Keras compiles its steps with XLA.
 
     On a CPU XLA is many times slower than TensorFlow's own kernels, so auto leaves it out. A TPU's
     strategy compiles what it runs by itself.
 
     Args:
-        wish: True, False or auto.
+        jit: True, False or auto.
         devices: What the steps run on.
         deterministic: Whether every operation must be reproducible to the bit.
 
     Raises:
         UserError: It is asked for where gradients travel between devices, which XLA cannot do.
     """
-    if wish == "auto":
+    if jit == "auto":
         return devices.kind == "gpu" and not deterministic
-    if wish and devices.replicas > 1 and devices.kind != "tpu":
+    if jit and devices.replicas > 1 and devices.kind != "tpu":
         raise UserError(
             f"training.jit: XLA compiles steps for one device, not for {devices.replicas} replicas "
             "that exchange gradients. Use auto."
         )
-    return bool(wish) and devices.kind != "tpu"
+    return bool(jit) and devices.kind != "tpu"
 
 
 # --------------------------------------------------------------------------------- inside
 
 
-def _resolve(wish: str, environ: Mapping[str, str], gpus: int) -> tuple[str, str]:
+def _resolve(request: str, environ: Mapping[str, str], gpus: int) -> tuple[str, str]:
     """Returns the kind of devices, and what they are and why, in words."""
-    cluster = find_cluster(environ) if wish in ("auto", "multi_worker") else None
+    cluster = find_cluster(environ) if request in ("auto", "multi_worker") else None
     here = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "CPU"
-    if wish == "multi_worker" and cluster is None:
+    if request == "multi_worker" and cluster is None:
         raise UserError(
             "training.strategy: multi_worker needs the other workers' addresses in TF_CONFIG, or "
             "a Slurm step of several tasks; see docs/distributed.md."
         )
-    if wish == "gpu" and not gpus:
+    if request == "gpu" and not gpus:
         raise UserError("training.strategy: gpu, but TensorFlow sees none. Use cpu or auto.")
-    if wish == "tpu" or (wish == "auto" and _has_tpu(environ)):
+    if request == "tpu" or (request == "auto" and _has_tpu(environ)):
         return "tpu", "TPU"
     if cluster is not None:
         workers = f"{len(cluster.workers)} workers, as {cluster.source} says"
         return "multi_worker", f"{here}, worker {cluster.index} of {workers}"
-    if wish == "mirrored" or (wish == "auto" and gpus > 1):
+    if request == "mirrored" or (request == "auto" and gpus > 1):
         return "mirrored", f"{here}, mirrored" if gpus else "CPUs, mirrored"
-    if wish == "gpu" or (wish == "auto" and gpus):
+    if request == "gpu" or (request == "auto" and gpus):
         return "gpu", "GPU" if gpus == 1 else f"the first of {gpus} GPUs"
-    return "cpu", "CPU" if wish == "cpu" else "CPU: no GPU is visible to TensorFlow"
+    return "cpu", "CPU" if request == "cpu" else "CPU: no GPU is visible to TensorFlow"
 
 
 def _has_tpu(environ: Mapping[str, str]) -> bool:

@@ -137,11 +137,11 @@ def taking_part(devices: Devices, run: Run, resumes: bool) -> Iterator[Run]:
 
 
 def _copy(folder: str, to: str) -> None:
-    for place, _, names in tf.io.gfile.walk(folder):
-        there = os.path.join(to, os.path.relpath(place, folder))
+    for parent, _, names in tf.io.gfile.walk(folder):
+        there = os.path.join(to, os.path.relpath(parent, folder))
         tf.io.gfile.makedirs(there)
         for name in names:
-            tf.io.gfile.copy(os.path.join(place, name), os.path.join(there, name), overwrite=True)
+            tf.io.gfile.copy(os.path.join(parent, name), os.path.join(there, name), overwrite=True)
 
 
 @contextmanager

@@ -94,8 +94,8 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
         uint64 (n,).
     """
     size = thumbnails.shape[1]
-    place = np.arange(size)
-    basis = np.cos(np.pi * (2 * place[None] + 1) * np.arange(11)[:, None] / (2 * size))  # (11, 32)
+    pixel = np.arange(size)
+    basis = np.cos(np.pi * (2 * pixel[None] + 1) * np.arange(11)[:, None] / (2 * size))  # (11, 32)
     order = sorted(((i, j) for i in range(11) for j in range(11)), key=lambda ij: (sum(ij), ij))
     low = order[1 : _BITS + 1]  # without the mean, which brightness changes
     # Bands take every fourth frequency, so that each has low and less low ones.
@@ -117,7 +117,7 @@ def candidates(hashes: np.ndarray) -> Pairs:
         hashes: uint64 (n,).
     """
     bands = hashes.view(np.uint16).reshape(len(hashes), _BANDS)
-    found: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    matches: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     for band in bands.T:
         order = np.lexsort((hashes, band))
         ranked = band[order]
@@ -129,8 +129,8 @@ def candidates(hashes: np.ndarray) -> Pairs:
                 break
             pairs = np.stack([order[begins], order[begins + step]], axis=1)
             bits = _popcount(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
-            found.append(np.sort(pairs[bits <= _HAMMING], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            matches.append(np.sort(pairs[bits <= _HAMMING], axis=1))
+    return np.unique(np.concatenate(matches), axis=0)
 
 
 def _popcount(words: np.ndarray) -> np.ndarray:

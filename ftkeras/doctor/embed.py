@@ -31,22 +31,22 @@ def make_embedding(data: ImageData, looks: Looks) -> Callable[[np.ndarray], np.n
     answer = outputs_function(keras.Model(images, keras.layers.GlobalAveragePooling2D()(maps)))
 
     def features(rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), 1280), np.float32)
+        embeddings = np.empty((len(rows), 1280), np.float32)
         progress = Progress("compare images", len(rows))
         for name, split in data.splits.items():
             inside = np.flatnonzero(looks.splits[rows] == name)
-            places = tf.data.Dataset.from_tensor_slices(looks.places[rows[inside]])
-            batches = places.map(
-                lambda place, fetch=split.fetch: resize_image(fetch(place), _SIZE, "squash"),
+            indices = tf.data.Dataset.from_tensor_slices(looks.indices[rows[inside]])
+            batches = indices.map(
+                lambda index, fetch=split.fetch: resize_image(fetch(index), _SIZE, "squash"),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             ).batch(_BATCH)
             at = 0
             for batch in batches.prefetch(1):
-                found[inside[at : at + len(batch)]] = answer(batch).numpy()
+                embeddings[inside[at : at + len(batch)]] = answer(batch).numpy()
                 at += len(batch)
                 progress.advance(len(batch))
         progress.close()
-        return found
+        return embeddings
 
     return features

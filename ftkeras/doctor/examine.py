@@ -52,10 +52,10 @@ def examine(config: Config | None = None) -> Diagnosis:
             data = build.images(config, strict=False)
         except UserError:  # perhaps only because it is no classification: the task's word counts
             raise error from None
-        found = list(_data_findings(config, data, facts))
-        if not any(finding.severity == "error" for finding in found):
-            found.append(Finding("error", "config", str(error), "Change what it names."))
-        return Diagnosis(facts, [*findings, *found])
+        data_findings = list(_data_findings(config, data, facts))
+        if not any(finding.severity == "error" for finding in data_findings):
+            data_findings.append(Finding("error", "config", str(error), "Change what it names."))
+        return Diagnosis(facts, [*findings, *data_findings])
     findings += _data_findings(config, assembled.data, facts)
     findings += _model_findings(config, assembled, facts)
     if assembled.task.trains(config):

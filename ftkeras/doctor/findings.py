@@ -37,8 +37,8 @@ class Evidence:
     detail: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.split}: {self.name}" if self.split else self.name
-        return f"{place}  ({self.detail})" if self.detail else place
+        subject = f"{self.split}: {self.name}" if self.split else self.name
+        return f"{subject}  ({self.detail})" if self.detail else subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +134,14 @@ class Diagnosis:
 
     def _verdict(self) -> str:
         counts = [sum(f.severity == s for f in self.findings) for s in _ORDER]
-        found = ", ".join(
+        summary = ", ".join(
             f"{count} {severity}{'' if count == 1 else 's'}"
             for count, severity in zip(counts, _ORDER, strict=True)
             if count
         )
         if counts[0]:
-            return f"{found}. Mend the errors before you train."
-        return f"{found or 'nothing found'}. Nothing speaks against training."
+            return f"{summary}. Mend the errors before you train."
+        return f"{summary or 'nothing found'}. Nothing speaks against training."
 
 
 def check_out(path: str) -> None:

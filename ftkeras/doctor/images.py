@@ -30,7 +30,7 @@ class Looks:
     Args:
         ids: The image's key in its split. (n,)
         splits: The name of its split. (n,) of str
-        places: Its index in its split. (n,)
+        indices: Its index in its split. (n,)
         labels: Class indices, -1 where unknown, or multi-hot (n, classes).
         sizes: Height and width in pixels. (n, 2)
         contents: A 62-bit fingerprint of size and pixels. (n,)
@@ -42,7 +42,7 @@ class Looks:
 
     ids: list[str]
     splits: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
     labels: np.ndarray
     sizes: np.ndarray
     contents: np.ndarray
@@ -89,7 +89,7 @@ def look_at(data: ImageData) -> Looks:
     return Looks(
         ids=[key for split in splits for key in split.ids],
         splits=np.concatenate([np.full(len(split), split.name) for split in splits]),
-        places=np.concatenate([np.arange(len(split)) for split in splits]),
+        indices=np.concatenate([np.arange(len(split)) for split in splits]),
         labels=np.concatenate([split.labels for split in splits]),
         sizes=np.stack(sizes),
         contents=np.array(contents),

@@ -134,9 +134,9 @@ def _check_room() -> list[Finding]:
         findings.append(
             Finding("warning", "memory", message, "Close something, or train elsewhere.")
         )
-    for place, free in _disks().items():
+    for path, free in _disks().items():
         if free < _LITTLE:
-            message = f"Only {free / _GIB:.1f} GiB are free at {place}."
+            message = f"Only {free / _GIB:.1f} GiB are free at {path}."
             remedy = "Make room, or choose another folder (--out of train, or FTKERAS_CACHE)."
             findings.append(Finding("warning", "disk", message, remedy))
     return findings
@@ -145,7 +145,7 @@ def _check_room() -> list[Finding]:
 def _disks() -> dict[str, int]:
     """Bytes that are free here, where runs go, and in the cache."""
     cache = str(cache_folder())
-    return {place: shutil.disk_usage(place).free for place in dict.fromkeys((os.getcwd(), cache))}
+    return {path: shutil.disk_usage(path).free for path in dict.fromkeys((os.getcwd(), cache))}
 
 
 def _version(text: str) -> Version:

@@ -88,12 +88,12 @@ def compare_replicas(
     """
     ways = [("replicas", count) for count in sorted({1, *counts})]
     ways += [("workers", count) for count in workers]
-    found = {way: _measure(*way, cases) for way in track(ways, "compare replicas")}
-    one = found.pop(("replicas", 1))
+    runs = {way: _measure(*way, cases) for way in track(ways, "compare replicas")}
+    one = runs.pop(("replicas", 1))
     return tuple(
         _compare(case, f"{count} {kind}", one[case], traces[case])
         for case in cases
-        for (kind, count), traces in found.items()
+        for (kind, count), traces in runs.items()
     )
 
 
@@ -119,8 +119,8 @@ def format_rows(rows: Sequence[Comparison]) -> str:
 
 def _compare(case: str, where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison:
     def distance(name: str) -> float:
-        expected, found = np.asarray(one[name]), np.asarray(other[name])
-        return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+        expected, actual = np.asarray(one[name]), np.asarray(other[name])
+        return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
 
     return Comparison(
         case, where, *(distance(n) for n in ("loss", "gradient", "metrics", "weights"))
@@ -166,8 +166,8 @@ def _main(kind: str, count: int, cases: Sequence[str]) -> None:
         cpu = tf.config.list_physical_devices("CPU")[0]
         devices = [tf.config.LogicalDeviceConfiguration()] * count
         tf.config.set_logical_device_configuration(cpu, devices)
-    wish = "multi_worker" if kind == "workers" else "mirrored" if count > 1 else "cpu"
-    strategy = choose_devices(wish).strategy
+    request = "multi_worker" if kind == "workers" else "mirrored" if count > 1 else "cpu"
+    strategy = choose_devices(request).strategy
     print(json.dumps({name: _trace(strategy, **CASES[name]) for name in cases}))
 
 

@@ -113,8 +113,8 @@ def _judge_fit(backbone: Backbone, misfits: dict[str, float]) -> list[Finding]:
     if not misfits:
         return []
     best = min(misfits, key=misfits.__getitem__)
-    given = misfits[backbone.preprocessing]
-    if given <= _CLEARLY * misfits[best] + 0.5:
+    misfit = misfits[backbone.preprocessing]
+    if misfit <= _CLEARLY * misfits[best] + 0.5:
         return []
     return [
         Finding(
@@ -122,7 +122,7 @@ def _judge_fit(backbone: Backbone, misfits: dict[str, float]) -> list[Finding]:
             "preprocessing of the weights",
             f"{backbone.name} gets {backbone.preprocessing} ({KINDS[backbone.preprocessing][0]}), "
             f"but the statistics that its first batch norm kept from pretraining fit {best} "
-            f"({KINDS[best][0]}) much better: {misfits[best]:.2g} against {given:.2g} nats.",
+            f"({KINDS[best][0]}) much better: {misfits[best]:.2g} against {misfit:.2g} nats.",
             "Put the preprocessing that the weights were trained with into the .keras file, as its "
             "first layers, or take weights that fit.",
             tuple(Evidence(kind, detail=f"{misfits[kind]:.3g} nats") for kind in misfits),

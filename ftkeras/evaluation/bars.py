@@ -87,8 +87,8 @@ def measured(results: Mapping[str, Any]) -> dict[str, float | None]:
         flat |= {f"{name}.low": low, f"{name}.high": high}
     for row in results.get("per_class", []):
         flat |= {f"per_class.{row['name']}.{k}": v for k, v in row.items() if k != "name"}
-    for head, found in results.get("heads", {}).items():
-        flat |= {f"{head}.{name}": value for name, value in measured(found).items()}
+    for head, head_results in results.get("heads", {}).items():
+        flat |= {f"{head}.{name}": value for name, value in measured(head_results).items()}
     return flat
 
 

@@ -82,7 +82,7 @@ def on_shared_images(first: Predictions, second: Predictions) -> tuple[Predictio
         UserError: They share too few, or do not agree on what is in them.
     """
     if not np.array_equal(first.ids, second.ids):
-        shared, *places = np.intersect1d(first.ids, second.ids, return_indices=True)
+        shared, *indices = np.intersect1d(first.ids, second.ids, return_indices=True)
         if len(shared) < _LEAST_SHARED * max(len(first.ids), len(second.ids)):
             raise UserError(
                 f"compare: the runs were tested on different images: {len(shared)} are in both, of "
@@ -90,8 +90,8 @@ def on_shared_images(first: Predictions, second: Predictions) -> tuple[Predictio
                 "manifest's split column, or one seed)."
             )
         first, second = (
-            Predictions(whole.logits[place], whole.labels[place], whole.ids[place])
-            for whole, place in zip((first, second), places, strict=True)
+            Predictions(whole.logits[index], whole.labels[index], whole.ids[index])
+            for whole, index in zip((first, second), indices, strict=True)
         )
     differ = first.labels != second.labels
     other = np.flatnonzero(differ.any(axis=1) if differ.ndim == 2 else differ)

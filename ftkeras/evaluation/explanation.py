@@ -50,9 +50,9 @@ def grad_cam(
     if graph is None or cut is None:
         return None
     output = output_of(model, multi_label)
-    place, after = cut
-    before = Graph(graph.steps[:after], graph.inputs, (place,), place)
-    behind = Graph(graph.steps[after:], (place,), graph.outputs, graph.structure)
+    feature_map, after = cut
+    before = Graph(graph.steps[:after], graph.inputs, (feature_map,), feature_map)
+    behind = Graph(graph.steps[after:], (feature_map,), graph.outputs, graph.structure)
     to_map, to_outputs = GraphModel(before, "to_map"), GraphModel(behind, "to_outputs")
 
     def explain(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -97,14 +97,14 @@ def _last_map(graph: Graph) -> tuple[Tensor, int] | None:
     do not need it, and those after it may use nothing else that was made before.
     """
     for index in range(len(graph.steps), 0, -1):
-        for place in graph.steps[index - 1].outputs:
-            if len(place.shape) == 4 and _passes_through(graph, place, graph.steps[index:]):
-                return place, index
+        for tensor in graph.steps[index - 1].outputs:
+            if len(tensor.shape) == 4 and _passes_through(graph, tensor, graph.steps[index:]):
+                return tensor, index
     return None
 
 
-def _passes_through(graph: Graph, place: Tensor, steps: tuple[Step, ...]) -> bool:
-    known = {place}
+def _passes_through(graph: Graph, tensor: Tensor, steps: tuple[Step, ...]) -> bool:
+    known = {tensor}
     for step in steps:
         if not known.issuperset(step.inputs):
             return False

@@ -114,9 +114,9 @@ def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
     """Returns the precision at each positive found, from the best score down, averaged."""
     order = np.argsort(-score, kind="stable")
     last_of_equals = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    found = np.cumsum(positive[order])[last_of_equals]
-    precision = found / (last_of_equals + 1)
-    return float(ratio(np.sum(np.diff(found, prepend=0) * precision), found[-1]))
+    true_positives = np.cumsum(positive[order])[last_of_equals]
+    precision = true_positives / (last_of_equals + 1)
+    return float(ratio(np.sum(np.diff(true_positives, prepend=0) * precision), true_positives[-1]))
 
 
 def log_losses(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:

@@ -136,19 +136,19 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
     files: dict[str, None] = {}  # an ordered set
     for pattern in patterns:
         if not is_utf8(pattern):
-            found = []
+            paths = []
         elif tf.io.gfile.isdir(pattern):
-            found = sorted(filter(scan.is_image_name, files_under(pattern)))
+            paths = sorted(filter(scan.is_image_name, files_under(pattern)))
         elif tf.io.gfile.exists(pattern):
-            found = [pattern]
+            paths = [pattern]
         else:
             matches = sorted(tf.io.gfile.glob(pattern))
-            found = [path for path in matches if not tf.io.gfile.isdir(path)]
-        if not found:
+            paths = [path for path in matches if not tf.io.gfile.isdir(path)]
+        if not paths:
             raise UserError(
                 f"predict: no images at {shown(pattern)!r}. Give image files, folders or globs."
             )
-        files.update(dict.fromkeys(found))
+        files.update(dict.fromkeys(paths))
     return list(files)
 
 
@@ -223,9 +223,9 @@ def _outputs(model: keras.Model, images: tf.data.Dataset, total: int) -> Iterato
     progress = Progress("predict", total)
     try:
         for batch in images:
-            found = tf.nest.map_structure(_numpy, answer(batch))
+            outputs = tf.nest.map_structure(_numpy, answer(batch))
             for i in range(len(batch)):
-                yield tf.nest.map_structure(lambda output, i=i: output[i], found)
+                yield tf.nest.map_structure(lambda output, i=i: output[i], outputs)
             progress.advance(len(batch))
     finally:
         progress.close()

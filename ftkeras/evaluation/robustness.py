@@ -90,8 +90,8 @@ def _conditions(seed: int) -> dict[_Condition, Callable[[np.ndarray, int], np.nd
     """Returns what is done to an image, given it and its place in the split."""
 
     def corruption(name: str, severity: int) -> Callable[[np.ndarray, int], np.ndarray]:
-        def change(image: np.ndarray, place: int) -> np.ndarray:
-            own_seed = zlib.crc32(f"{seed} {name} {severity} {place}".encode())
+        def change(image: np.ndarray, position: int) -> np.ndarray:
+            own_seed = zlib.crc32(f"{seed} {name} {severity} {position}".encode())
             return corrupt(image, name, severity, own_seed)
 
         return change

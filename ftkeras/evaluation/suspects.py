@@ -16,16 +16,16 @@ class Suspect:
 
     Args:
         index: Which example.
-        given: The class that its label says; of several labels, -1 where the label is absent.
+        label: The class that its label says; of several labels, -1 where the label is absent.
         suggested: The class that the model says; of several labels, -1 where it says "not so".
-        given_score: How likely the model finds the given label, 0..1.
+        label_score: How likely the model finds the given label, 0..1.
         suggested_score: How likely it finds the other answer, 0..1.
     """
 
     index: int
-    given: int
+    label: int
     suggested: int
-    given_score: float
+    label_score: float
     suggested_score: float
 
 
@@ -81,14 +81,14 @@ def likely_label_errors(labels: np.ndarray, scores: np.ndarray, multi_label: boo
     rivals[rows, labels] = -1.0
     best = rivals.argmax(axis=1)
     suspect = (rivals[rows, best] > own) & (own < typical[labels])
-    found = np.flatnonzero(suspect)
-    order = found[np.argsort(own[found] - scores[found, best[found]], kind="stable")]
+    suspects = np.flatnonzero(suspect)
+    order = suspects[np.argsort(own[suspects] - scores[suspects, best[suspects]], kind="stable")]
     return [_suspect(labels, scores, int(i), int(best[i])) for i in order]
 
 
 def _suspect(labels: np.ndarray, scores: np.ndarray, i: int, suggested: int) -> Suspect:
-    given = int(labels[i])
-    return Suspect(i, given, suggested, float(scores[i, given]), float(scores[i, suggested]))
+    label = int(labels[i])
+    return Suspect(i, label, suggested, float(scores[i, label]), float(scores[i, suggested]))
 
 
 def _of_classes(
@@ -98,14 +98,14 @@ def _of_classes(
     ranked = np.where(chosen, order, -np.inf)  # (n, classes)
     best = ranked.argmax(axis=1)
     rows = np.flatnonzero(chosen.any(axis=1))
-    found = []
+    suspects = []
     for i in rows[np.argsort(-ranked[rows, best[rows]], kind="stable")].tolist():
         c, score = int(best[i]), float(scores[i, best[i]])
         there = labels[i, c] > 0.5
-        found.append(
+        suspects.append(
             Suspect(i, c, -1, score, 1 - score) if there else Suspect(i, -1, c, 1 - score, score)
         )
-    return found
+    return suspects
 
 
 def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -188,16 +188,16 @@ def _litert_answer(file: Path) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=os.fspath(file), num_threads=os.cpu_count())
-    (given,), (said,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_info,), (said,) = interpreter.get_input_details(), interpreter.get_output_details()
     shape: tuple[int, ...] = ()
 
     def answer(images: np.ndarray) -> np.ndarray:
         nonlocal shape
         if images.shape != shape:
             shape = images.shape
-            interpreter.resize_tensor_input(given["index"], shape, strict=True)
+            interpreter.resize_tensor_input(input_info["index"], shape, strict=True)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], images)
+        interpreter.set_tensor(input_info["index"], images)
         interpreter.invoke()
         return np.array(interpreter.get_tensor(said["index"]))
 
@@ -262,7 +262,7 @@ def _certify(
         images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
     expected = classifier.expected(images)
     accuracy = _accuracy(lambda x: classifier.expected(tf.constant(x)), test, classifier)
-    found = {
+    certificate = {
         "compared_with": "the Keras model, on golden images and on images of the test split",
         "golden_images": list(golden),
         "test_images": len(test),
@@ -272,7 +272,7 @@ def _certify(
         difference = float(np.abs(model.answer(images.numpy()) - expected).max())
         own = _accuracy(model.answer, test, classifier)
         drop = None if accuracy is None or own is None else accuracy - own
-        found[name] = {
+        certificate[name] = {
             "tolerance": model.tolerance,
             "max_difference": difference,
             "accuracy": own,
@@ -287,7 +287,7 @@ def _certify(
                 f"export: {name} has an accuracy of {own:.3f} where the Keras model has "
                 f"{accuracy:.3f}; it may lose {INT8_DROP:g}"
             )
-    return {**found, "size_bytes": size_of(folder)}
+    return {**certificate, "size_bytes": size_of(folder)}
 
 
 def _accuracy(answer: Answer, test: Sample, classifier: Classifier) -> float | None:

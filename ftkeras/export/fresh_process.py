@@ -28,7 +28,7 @@ def main(saved_model: str, questions: str, answers: str) -> None:
     signatures = tf.saved_model.load(saved_model).signatures
     files = [path.read_bytes() for path in sorted(Path(questions).glob("*.image"))]
     images = np.load(Path(questions, "images.npy"), allow_pickle=False)
-    given: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in signatures:
         ((argument, spec),) = signatures[name].structured_input_signature[1].items()
         ask = signatures[name]
@@ -38,15 +38,15 @@ def main(saved_model: str, questions: str, answers: str) -> None:
             "images": images if spec.shape[0] is None else np.resize(images, spec.shape.as_list()),
         }[argument]
         for output, values in ask(**{argument: tf.constant(batch)}).items():
-            given[f"{name}/{output}"] = _as_array(values)
+            results[f"{name}/{output}"] = _as_array(values)
         if name in ("serving_default", "images"):
             for size in BATCHES:
                 question = tf.constant([batch[0]] * size)
                 call = functools.partial(ask, **{argument: question})
-                given[f"seconds/{name}/{size}"] = median_seconds(call)
+                results[f"seconds/{name}/{size}"] = median_seconds(call)
     if "ftkeras" in sys.modules:  # TensorFlow itself imports keras, so that may be there
         sys.exit("this process was to import TensorFlow alone, but ftkeras is there, too")
-    np.savez(answers, **given)
+    np.savez(answers, **results)
 
 
 def _example(file: bytes) -> bytes:

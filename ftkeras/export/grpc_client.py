@@ -50,10 +50,10 @@ def main(address: str, name: str, *paths: str) -> None:
         if answer["error"][i]:
             print(path, "error", answer["error"][i].decode(), sep="\t")
         else:
-            print(path, *told({name: values[i] for name, values in answer.items()}), sep="\t")
+            print(path, *columns({name: values[i] for name, values in answer.items()}), sep="\t")
 
 
-def told(answer: dict[str, np.ndarray]) -> Iterator[str]:
+def columns(answer: dict[str, np.ndarray]) -> Iterator[str]:
     """Yields the best class and its score; of several heads, each one's name before its own."""
     for name in sorted(answer):
         if name.endswith("_value"):

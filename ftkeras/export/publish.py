@@ -71,9 +71,9 @@ def _upload(folder: Path, target: str) -> None:
     try:
         # A server takes a folder for a model when it finds saved_model.pb, so that comes last.
         for path in sorted(files, key=lambda path: path.name == "saved_model.pb"):
-            place = f"{target}/{path.relative_to(folder).as_posix()}"
-            tf.io.gfile.makedirs(os.path.dirname(place))
-            tf.io.gfile.copy(path, place)
+            destination = f"{target}/{path.relative_to(folder).as_posix()}"
+            tf.io.gfile.makedirs(os.path.dirname(destination))
+            tf.io.gfile.copy(path, destination)
     except BaseException:
         tf.io.gfile.rmtree(target)
         raise

@@ -47,10 +47,10 @@ def main(url: str, *paths: str) -> None:
         if answer["error"]:
             print(path, "error", answer["error"], sep="\t")
         else:
-            print(path, *told(answer), sep="\t")
+            print(path, *columns(answer), sep="\t")
 
 
-def told(answer: dict[str, Any]) -> Iterator[str]:
+def columns(answer: dict[str, Any]) -> Iterator[str]:
     """Yields the best class and its score; of several heads, each one's name before its own."""
     for name in sorted(answer):
         if name.endswith("_value"):

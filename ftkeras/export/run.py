@@ -72,8 +72,8 @@ def export_run(
 def take(split: Split, examples: int, *, image_size: int, resize: str, seed: int) -> Sample:
     """Returns some of a split's images, drawn under the seed, as training resizes them."""
     drawn = sample(split, examples, seed)
-    found = batches(drawn, image_size=image_size, batch_size=32, resize=resize, cache="none")
-    parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in found]
+    dataset = batches(drawn, image_size=image_size, batch_size=32, resize=resize, cache="none")
+    parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in dataset]
     images, targets = zip(*parts, strict=True)
     return Sample(np.concatenate(images), np.concatenate(targets))
 
@@ -81,7 +81,7 @@ def take(split: Split, examples: int, *, image_size: int, resize: str, seed: int
 def _keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:
     """Copies the certificate of a format's version into the run's own file."""
     with tf.io.gfile.GFile(os.path.join(path, *inside, "certificate.json")) as file:
-        found = json.loads(file.read())
+        certificate = json.loads(file.read())
     known = tf.io.gfile.exists(run.path("certificate.json"))
     others = run.read_json("certificate.json") if known else {}
-    run.write_json("certificate.json", {**others, name: {"path": path, **found}})
+    run.write_json("certificate.json", {**others, name: {"path": path, **certificate}})

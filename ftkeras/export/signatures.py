@@ -135,8 +135,8 @@ def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any, s
     read = tf.autograph.experimental.do_not_convert(read)
 
     def one(element: tf.Tensor) -> Any:
-        found = tf.data.Dataset.from_tensors(element).map(read).ignore_errors()
-        return found.concatenate(instead).take(1).get_single_element()
+        result = tf.data.Dataset.from_tensors(element).map(read).ignore_errors()
+        return result.concatenate(instead).take(1).get_single_element()
 
     return tf.map_fn(one, elements, fn_output_signature=specs)
 

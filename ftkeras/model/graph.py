@@ -108,11 +108,11 @@ class GraphModel(keras.Model):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        given = zip(self.graph.inputs, keras.tree.flatten(inputs), strict=True)
-        values = {place: keras.ops.cast(value, place.dtype) for place, value in given}
+        pairs = zip(self.graph.inputs, keras.tree.flatten(inputs), strict=True)
+        values = {tensor: keras.ops.cast(value, tensor.dtype) for tensor, value in pairs}
         for step in self.graph.steps:
             values.update(zip(step.outputs, step.call(values, training), strict=True))
-        outputs = [values[place] for place in self.graph.outputs]
+        outputs = [values[tensor] for tensor in self.graph.outputs]
         return keras.tree.pack_sequence_as(self.graph.structure, outputs)
 
 
@@ -136,19 +136,19 @@ def flatten(model: keras.Model) -> Graph | None:
 
 def _walk(model: keras.Model, inputs: Sequence[Tensor], steps: list[Step]) -> list[Tensor]:
     """Appends the model's calls on `inputs` to `steps` and returns its outputs."""
-    place = dict(zip(map(id, model.inputs), inputs, strict=True))
+    tensor_of = dict(zip(map(id, model.inputs), inputs, strict=True))
     for node in nodes_in_order(model):
-        if node.is_input or any(id(x) not in place for x in node.input_tensors):
+        if node.is_input or any(id(x) not in tensor_of for x in node.input_tensors):
             continue
-        args, kwargs = node.arguments.fill_in(place)
+        args, kwargs = node.arguments.fill_in(tensor_of)
         if _can_open(node.operation, args, kwargs):
             inner = _opened(node.operation)
             outputs = _walk(inner, keras.tree.flatten(args[0]), steps)
         else:
             outputs = [_tensor(x) for x in node.outputs]
             steps.append(Step(node.operation, args, kwargs, tuple(outputs)))
-        place.update(zip(map(id, node.outputs), outputs, strict=True))
-    return [place[id(x)] for x in model.outputs]
+        tensor_of.update(zip(map(id, node.outputs), outputs, strict=True))
+    return [tensor_of[id(x)] for x in model.outputs]
 
 
 def _opened(operation: Any) -> Any:
@@ -168,9 +168,9 @@ def _can_open(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         return False
     if isinstance(args[0], dict) or isinstance(inner.input, dict):
         return False  # Keras would match them by name
-    given: Iterable[Tensor] = keras.tree.flatten(args[0])
+    inputs: Iterable[Tensor] = keras.tree.flatten(args[0])
     wanted = [(tuple(x.shape), x.dtype) for x in inner.inputs]
-    return [(x.shape, x.dtype) for x in given] == wanted
+    return [(x.shape, x.dtype) for x in inputs] == wanted
 
 
 def _tensor(tensor: keras.KerasTensor) -> Tensor:

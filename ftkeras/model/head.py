@@ -179,11 +179,11 @@ def _hidden(x: keras.KerasTensor, layer: Hidden, number: int, seed: int) -> kera
 
 def _initializer(name: str, seed: int) -> keras.initializers.Initializer:
     try:
-        found = keras.initializers.get(name)
+        initializer = keras.initializers.get(name)
     except ValueError:
-        found = None
-    if found is None:
+        initializer = None
+    if initializer is None:
         guess = did_you_mean(name, [n for n in dir(keras.initializers) if n[0].islower()])
         raise UserError(f"head: no Keras initializer {name!r}.{guess}")
-    config = found.get_config()
-    return type(found).from_config({**config, "seed": seed} if "seed" in config else config)
+    config = initializer.get_config()
+    return type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)

@@ -85,9 +85,9 @@ def _fresh_weights(
     blocks: Sequence[Block], seed: int
 ) -> Iterator[tuple[keras.layers.Layer, list[np.ndarray]]]:
     for block in blocks:
-        for place, layer in enumerate(block.layers):
+        for index, layer in enumerate(block.layers):
             if not isinstance(layer, keras.layers.Normalization):
-                yield layer, _twin_weights(layer, f"{seed}/{block.name}/{place}/{layer.name}")
+                yield layer, _twin_weights(layer, f"{seed}/{block.name}/{index}/{layer.name}")
 
 
 def _twin_weights(layer: keras.layers.Layer, key: str) -> list[np.ndarray]:
@@ -258,19 +258,19 @@ def set_stochastic_depth(backbone: Backbone, rate: float, seed: int = 0) -> Back
     """
     if not 0 <= rate < 1:
         raise UserError(f"stochastic_depth: the rate is from 0 to below 1, got {rate}.")
-    places = [op for op in _operations(backbone.model) if _drops_branch(op)]
-    if not places:
+    layers = [op for op in _operations(backbone.model) if _drops_branch(op)]
+    if not layers:
         raise UserError(
             f"stochastic_depth: {backbone.name} has none; the EfficientNets and ConvNeXts have."
         )
-    depth = {id(place): number for number, place in enumerate(places, start=1)}
+    depth = {id(layer): number for number, layer in enumerate(layers, start=1)}
 
     def change(operation: Any) -> Any:
         if id(operation) not in depth:
             return None
         number = depth[id(operation)]
         return keras.layers.Dropout(
-            rate * number / len(places),
+            rate * number / len(layers),
             noise_shape=(None,) + (1,) * (len(operation.output.shape) - 1),
             seed=seed + number,
             name=operation.name,
@@ -305,11 +305,11 @@ def _operations(model: keras.Model) -> list[Any]:
             f"{model.name} is a subclassed model: only the graph of a Functional or Sequential "
             "model can be changed."
         ) from None
-    found: dict[int, Any] = {}
+    by_id: dict[int, Any] = {}
     for operation in operations:
         inner = _operations(operation) if isinstance(operation, keras.Model) else [operation]
-        found.update((id(one), one) for one in inner)
-    return list(found.values())
+        by_id.update((id(one), one) for one in inner)
+    return list(by_id.values())
 
 
 def _remake(model: keras.Model, change: Change) -> tuple[keras.Model, dict[int, Any]]:

@@ -31,10 +31,10 @@ class AuditResult:
     unmoved: tuple[str, ...]
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> AuditResult:
+    def of(cls, fields: Mapping[str, Any]) -> AuditResult:
         """Returns the verdict that `dataclasses.asdict` took apart."""
-        names = {key: tuple(found[key]) for key in ("drifted", "unmoved")}
-        return cls(found["frozen"], found["trained"], **names)
+        names = {key: tuple(fields[key]) for key in ("drifted", "unmoved")}
+        return cls(fields["frozen"], fields["trained"], **names)
 
 
 class Audit:
@@ -72,10 +72,10 @@ class Audit:
 
     def load_state(self, state: Mapping[str, Sequence[str]]) -> None:
         """Compares from now on with what `state` returned, of a model with the same flags."""
-        for name, found in (("fixed", self._fixed), ("moving", self._moving)):
-            found[:] = [
+        for name, entries in (("fixed", self._fixed), ("moving", self._moving)):
+            entries[:] = [
                 (path, variable, bytes.fromhex(before))
-                for (path, variable, _), before in zip(found, state[name], strict=True)
+                for (path, variable, _), before in zip(entries, state[name], strict=True)
             ]
 
     def verdict(self) -> AuditResult:

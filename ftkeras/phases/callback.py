@@ -247,7 +247,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._index, self._epochs_before = state["phase"], state["epochs_before"]
         self._over, self.rate_scale = state["over"], state["rate_scale"]
         self._best.load_state(state["best"])
-        self.verdicts = {name: AuditResult.of(found) for name, found in state["verdicts"].items()}
+        self.verdicts = {name: AuditResult.of(fields) for name, fields in state["verdicts"].items()}
         self._loaded, self._audit = True, None
         index = self._index or 0
         self._settings_at_start()

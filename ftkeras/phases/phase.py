@@ -136,8 +136,8 @@ class Phase:
 
     def _check(self, field: str, good: bool, expected: str) -> None:
         if not good:
-            given = getattr(self, field)
-            raise UserError(f"phase {self.name!r}: {field} must be {expected}, got {given!r}.")
+            value = getattr(self, field)
+            raise UserError(f"phase {self.name!r}: {field} must be {expected}, got {value!r}.")
 
 
 def scale_rates(phase: Phase, factor: float) -> Phase:

@@ -88,15 +88,15 @@ def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Wei
         raise UserError("the model has no weights yet: call it once, or give it an Input, first.")
     if blocks is None:
         blocks = [Block(layer.name, (layer,)) for layer in _weighted_layers(model)[:-1]]
-    found = _walk(model)
+    weights = _walk(model)
     block_of = {}
     for block in blocks:
         for layer in block.layers:
             inside = _walk(layer)
-            if inside and not any(inside[0].variable is weight.variable for weight in found):
+            if inside and not any(inside[0].variable is weight.variable for weight in weights):
                 raise UserError(f"block {block.name!r}: layer {layer.name!r} is not in the model.")
             block_of.update({id(weight.variable): block.name for weight in inside})
-    placed = (Weight(w.variable, w.path, w.layer, block_of.get(id(w.variable))) for w in found)
+    placed = (Weight(w.variable, w.path, w.layer, block_of.get(id(w.variable))) for w in weights)
     return Weights(tuple(placed), tuple(block.name for block in blocks))
 
 
@@ -214,19 +214,19 @@ def _block_names(weights: Weights, selector: str) -> tuple[str, ...]:
 
 def _weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the layers that hold trainable weights, with nested models opened."""
-    found: list[keras.layers.Layer] = []
+    layers: list[keras.layers.Layer] = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found += _weighted_layers(layer)
+            layers += _weighted_layers(layer)
         elif _walk(layer):
-            found.append(layer)
-    return found
+            layers.append(layer)
+    return layers
 
 
 def _walk(layer: keras.layers.Layer) -> list[Weight]:
     """Returns the weights of a layer and of all that is inside it, in the order of its graph."""
-    found: dict[int, Weight] = {}
+    weights: dict[int, Weight] = {}
     for path, variable, owner, trains in variables_inside(layer, graph_order=True):
         if trains:  # a layer that is used twice counts once
-            found.setdefault(id(variable), Weight(variable, path, owner, None))
-    return list(found.values())
+            weights.setdefault(id(variable), Weight(variable, path, owner, None))
+    return list(weights.values())

@@ -102,8 +102,8 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndar
         draw.text((4, row * _CELL + _CELL // 2 - 5), _plain(name), fill=_INK)
         for column in range(count):
             ink = "white" if share[row, column] > 0.5 else _INK
-            place = (margin + column * _CELL + 6, row * _CELL + _CELL // 2 - 5)
-            draw.text(place, str(int(matrix[row, column])), fill=ink)
+            position = (margin + column * _CELL + 6, row * _CELL + _CELL // 2 - 5)
+            draw.text(position, str(int(matrix[row, column])), fill=ink)
     # The names of the columns are written along a row, and turned with it.
     below = Image.new("RGB", (margin, side), "white")
     pen = ImageDraw.Draw(below)

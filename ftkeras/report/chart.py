@@ -120,12 +120,12 @@ def line_chart(
             under.append(box(start, area.top, end, area.bottom, "band"))
         if index:
             under.append(line(start, area.top - 12, start, area.bottom, "edge"))
-        room = int((end - start) / 7)
-        if room > 2:
-            inside.append(words(start + 2, area.top - 5, short(stretch.name, room), "tick"))
-    told = [f"{c.name} goes from {p[0][1]:.4g} to {p[-1][1]:.4g}" for c, p in drawn]
+        limit = int((end - start) / 7)
+        if limit > 2:
+            inside.append(words(start + 2, area.top - 5, short(stretch.name, limit), "tick"))
+    sentences = [f"{c.name} goes from {p[0][1]:.4g} to {p[-1][1]:.4g}" for c, p in drawn]
     return draw(
-        area, inside, title=title, description="; ".join(told) or "No values", x_label=x_label,
+        area, inside, title=title, description="; ".join(sentences) or "No values", x_label=x_label,
         y_label=y_label, whole_x=whole_x, legend=names, under=under, standalone=standalone,
     )  # fmt: skip
 
@@ -158,13 +158,13 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
         foot = area.bottom - max((_FOOT - 8) * entry["n"] / most, 1)
         inside.append(box(left, foot, right, area.bottom, "count", note))
     inside.append(line(area.x(0), area.y(0), area.x(1), area.y(1), "reference"))
-    told = (
+    sentences = (
         f"of {e['n']} answers with confidence {e['confidence']:.2f}, {e['accuracy']:.0%} are right"
         for e in bins
         if e["n"]
     )
     return draw(
-        area, inside, title=title, description="; ".join(told), x_label="confidence",
+        area, inside, title=title, description="; ".join(sentences), x_label="confidence",
         y_label="share that is right",
     )  # fmt: skip
 
@@ -190,9 +190,9 @@ def interval_chart(
                 tag("g", line(area.x(interval[0]), y, area.x(interval[1]), y, "whisker"),
                     class_=f"hue{row % HUES}")
             )  # fmt: skip
-        told = f"{name}: {value:.3f}"
-        inside.append(point(area.x(value), y, row, told, 4.5))
-        inside.append(words(area.left + 2, y - 9, short(told, 48), "tick"))
+        label = f"{name}: {value:.3f}"
+        inside.append(point(area.x(value), y, row, label, 4.5))
+        inside.append(words(area.left + 2, y - 9, short(label, 48), "tick"))
     said = "; ".join(
         f"{n} {v:.3f}" + (f" ({i[0]:.3f} to {i[1]:.3f})" if i else "") for n, v, i in entries
     )
@@ -206,5 +206,5 @@ def _with_room(low: float, high: float, log: bool) -> tuple[float, float]:
     """Returns a range with a little room, so that curves don't touch the frame."""
     if log:
         return low / 1.3, high * 1.3
-    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
-    return (max(low - room, 0.0) if low >= 0 else low - room), high + room
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    return (max(low - margin, 0.0) if low >= 0 else low - margin), high + margin

@@ -161,21 +161,21 @@ def _curves(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
 
 
 def _classes(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
-    found = [
+    per_run = [
         {row["name"]: row for row in (run.evaluation or {}).get("per_class", ())} for run in runs
     ]
-    classes = list(dict.fromkeys(name for rows in found for name in rows))
+    classes = list(dict.fromkeys(name for rows in per_run for name in rows))
     if not classes:
         return Section("classes", "Classes", missing("None of these runs was measured by class."))
 
     def spread(name: str) -> float:
-        values = [rows[name]["f1"] for rows in found if rows.get(name, {}).get("f1") is not None]
+        values = [rows[name]["f1"] for rows in per_run if rows.get(name, {}).get("f1") is not None]
         return max(values) - min(values) if values else -1.0
 
     ordered = sorted(classes, key=spread, reverse=True)
     rows = []
     for name in ordered:
-        cells = [rows_.get(name, {}) for rows_ in found]
+        cells = [rows_.get(name, {}) for rows_ in per_run]
         f1s = [cell.get("f1") for cell in cells]
         best = max((f for f in f1s if f is not None), default=None)
         row: list[Child] = [tag("span", name, class_="long")]

@@ -49,17 +49,17 @@ def wanted(facts: RunFacts) -> dict[str, dict[str, int | None]]:
 
     The class is None where no explanation is shown.
     """
-    found: dict[str, dict[str, int | None]] = {}
+    examples: dict[str, dict[str, int | None]] = {}
     for split in ("val", "test"):
         for suspect in label_suspects(facts, split)[:SUSPECTS]:
             key = str(facts.predictions[split].ids[suspect.index])
-            found.setdefault(split, {})[key] = None
+            examples.setdefault(split, {})[key] = None
     for mistake in shown_mistakes(facts):
         key = str(facts.predictions[facts.split].ids[mistake.index])
         # Where the model misses a label, what speaks for it is what it should have gone by.
-        explained = mistake.suggested if mistake.suggested >= 0 else mistake.given
-        found.setdefault(facts.split, {})[key] = explained
-    return found
+        explained = mistake.suggested if mistake.suggested >= 0 else mistake.label
+        examples.setdefault(facts.split, {})[key] = explained
+    return examples
 
 
 def lacks_pictures(facts: RunFacts) -> bool:
@@ -93,9 +93,9 @@ def make_pictures(
         if name not in splits:
             continue
         split = splits[name]
-        place = {key: i for i, key in enumerate(split.ids)}
-        keys = [key for key in classes if key in place]
-        images = [resize_image(split.fetch(tf.constant(place[k])), size, resize) for k in keys]
+        index_of = {key: i for i, key in enumerate(split.ids)}
+        keys = [key for key in classes if key in index_of]
+        images = [resize_image(split.fetch(tf.constant(index_of[k])), size, resize) for k in keys]
         made[name] = {
             key: {"image": _data_uri(image.numpy())}
             for key, image in zip(keys, images, strict=True)

@@ -109,8 +109,8 @@ def read_run(folder: str) -> RunFacts:
         certificate=_json(run, "certificate.json"),
         pictures=_json(run, "pictures.json") or {},
     )
-    found = {split: _predictions(run, split, len(facts.class_names)) for split in SPLITS}
-    known = {split: predictions for split, predictions in found.items() if predictions is not None}
+    loaded = {split: _predictions(run, split, len(facts.class_names)) for split in SPLITS}
+    known = {split: predictions for split, predictions in loaded.items() if predictions is not None}
     return dataclasses.replace(facts, predictions=known)
 
 
@@ -127,13 +127,13 @@ def _json(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def _lines(run: Run, name: str) -> list[dict[str, Any]]:
-    found = []
+    records = []
     for line in _text(run, name).splitlines():
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except ValueError:  # the last line of a run that was killed
             continue
-    return [record for record in found if isinstance(record, dict)]
+    return [record for record in records if isinstance(record, dict)]
 
 
 def _bad_files(run: Run) -> list[tuple[str, str]]:
@@ -143,7 +143,7 @@ def _bad_files(run: Run) -> list[tuple[str, str]]:
 
 def _predictions(run: Run, split: str, classes: int) -> Predictions | None:
     try:
-        found = load_predictions(run, split)
+        predictions = load_predictions(run, split)
     except (UserError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return found if found.logits.shape[1:] == (classes,) else None
+    return predictions if predictions.logits.shape[1:] == (classes,) else None

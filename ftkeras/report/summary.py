@@ -39,7 +39,7 @@ def end_lines(
     result: str,
     verdicts: Mapping[str, AuditResult],
     best_epoch: int | None,
-    places: Mapping[str, str | None],
+    paths: Mapping[str, str | None],
     seconds: float,
     trunk: Sequence[dict[str, Any]] = (),
 ) -> str:
@@ -51,7 +51,7 @@ def end_lines(
         result: How good the model is, in a line.
         verdicts: What the audit found, by phase.
         best_epoch: Which epoch was the best, from 0; None where nothing was trained.
-        places: Where more was written, by what it is; None where it was not.
+        paths: Where more was written, by what it is; None where it was not.
         seconds: How long it all took.
         trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
     """
@@ -78,7 +78,7 @@ def end_lines(
         *(_trunk_line(row) for row in trunk if row["stored"] and "seconds" in row),
         "",
         f"model       {folder}/model.keras",
-        *(f"{what:10}  {path}" for what, path in places.items() if path),
+        *(f"{what:10}  {path}" for what, path in paths.items() if path),
         f"record      {folder}/ (plan.json, metrics.jsonl, evaluation.json, logs/, ...)",
         "",
         f"next        ftkeras evaluate {folder}",

@@ -52,9 +52,9 @@ class Assembled:
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
-        given = self.config.backbone
+        section = self.config.backbone
         backbone = (
-            f"{given.name} ({given.weights}) at {self.feed.image_size} px, "
+            f"{section.name} ({section.weights}) at {self.feed.image_size} px, "
             f"{len(self.backbone.blocks)} blocks"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
@@ -170,18 +170,18 @@ def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) ->
     assembled = assemble(config)
     assembled.unfreeze.set_model(assembled.model)
     assembled.unfreeze.enter(0)
-    found = find_learning_rate(
+    result = find_learning_rate(
         assembled.model, assembled.feed.train(), low=low, high=high, steps=steps
     )
     title = f"Learning-rate range test, phase {assembled.phases[0].name}"
     chart = line_chart(
-        [Curve("loss", found.rates, found.losses)],
+        [Curve("loss", result.rates, result.losses)],
         title=title,
         x_label="learning rate",
         y_label="training loss, smoothed",
         log_x=True,
-        mark=found.suggestion,
+        mark=result.suggestion,
         standalone=True,
     )
     write_file(out, chart)
-    return found
+    return result

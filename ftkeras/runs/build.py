@@ -67,19 +67,19 @@ def images(
 
 def backbone(config: Config) -> Backbone:
     """Loads the backbone and makes the changes to it that the config asks for."""
-    given = config.backbone
-    found = load_backbone(
-        given.name, weights=given.weights, image_size=config.data.image_size, cut=given.cut
+    section = config.backbone
+    loaded = load_backbone(
+        section.name, weights=section.weights, image_size=config.data.image_size, cut=section.cut
     )
-    for old, new in given.activation.items():
-        found, _ = swap_activation_in(found, old, new)
-    if given.stochastic_depth is not None:
-        found = set_stochastic_depth(found, given.stochastic_depth, config.seed)
-    if given.shrink_and_perturb is not None:
-        amounts = given.shrink_and_perturb.model_dump()
-        shrink_and_perturb(found.blocks, seed=config.seed, **amounts)
-    reinitialize(_new_blocks(config, found), config.seed)
-    return found
+    for old, new in section.activation.items():
+        loaded, _ = swap_activation_in(loaded, old, new)
+    if section.stochastic_depth is not None:
+        loaded = set_stochastic_depth(loaded, section.stochastic_depth, config.seed)
+    if section.shrink_and_perturb is not None:
+        amounts = section.shrink_and_perturb.model_dump()
+        shrink_and_perturb(loaded.blocks, seed=config.seed, **amounts)
+    reinitialize(_new_blocks(config, loaded), config.seed)
+    return loaded
 
 
 def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
@@ -96,30 +96,30 @@ def feed(
     config: Config, data: ImageData, image_size: int, share: Share = WHOLE, full: bool = False
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
-    given = config.data
+    section = config.data
     listed = config.phases if isinstance(config.phases, list) else []
     strengths = {phase.augmentation for phase in listed} - {None}
     layers, recipe = None, ""
-    if not isinstance(given.augmentation, str):
+    if not isinstance(section.augmentation, str):
         if strengths:
             raise UserError(
                 "phases: augmentation can be set by phase only where data.augmentation is a "
                 "strength, not a list of layers."
             )
-        rows = [(row.name, row.args) for row in given.augmentation]
+        rows = [(row.name, row.args) for row in section.augmentation]
         layers, recipe = layers_augment(rows, image_size), repr(rows)
     return Feed(
         data,
         image_size=image_size,
-        batch_size=given.batch_size,
+        batch_size=section.batch_size,
         seed=config.seed,
-        resize=given.resize,
-        cache=given.cache,
-        strength=given.augmentation if isinstance(given.augmentation, str) else "none",
+        resize=section.resize,
+        cache=section.cache,
+        strength=section.augmentation if isinstance(section.augmentation, str) else "none",
         varies=bool(strengths),
         layers=layers,
         layers_recipe=recipe,
-        options={"balance": given.balance, **given.mix.model_dump()},
+        options={"balance": section.balance, **section.mix.model_dump()},
         share=share,
         full=full,
     )
@@ -132,19 +132,19 @@ def phases(
     relative_gradients: Callable[[], dict[str, float]],
 ) -> Expansion:
     """Returns the phases that are listed, or those of the strategy that is named."""
-    given = config.phases
-    if not isinstance(given, StrategyConfig):
-        return Expansion(tuple(_phase(phase) for phase in given))
+    section = config.phases
+    if not isinstance(section, StrategyConfig):
+        return Expansion(tuple(_phase(phase) for phase in section))
     setting = Setting(
-        epochs=given.epochs,
-        head_rate=given.learning_rate,
-        fine_rate=given.fine_rate,
-        last_n=given.last_n,
+        epochs=section.epochs,
+        head_rate=section.learning_rate,
+        fine_rate=section.fine_rate,
+        last_n=section.last_n,
         weights=weights,
         examples=examples,
         relative_gradients=relative_gradients,
     )
-    return expand(given.strategy, setting)
+    return expand(section.strategy, setting)
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
@@ -153,15 +153,15 @@ def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Seq
     Returns:
         The phases, and what was done to them, in words.
     """
-    given = config.optimizer
-    if given.scale_rate == "none":
+    section = config.optimizer
+    if section.scale_rate == "none":
         return among, ()
-    images = config.data.batch_size * given.accumulate
-    ratio = images / given.base_batch_size
-    factor = math.sqrt(ratio) if given.scale_rate == "sqrt" else ratio
+    images = config.data.batch_size * section.accumulate
+    ratio = images / section.base_batch_size
+    factor = math.sqrt(ratio) if section.scale_rate == "sqrt" else ratio
     note = (
-        f"learning rates times {factor:.4g}: {given.scale_rate} in the {images} images an update "
-        f"(base_batch_size {given.base_batch_size})"
+        f"learning rates times {factor:.4g}: {section.scale_rate} in the {images} images an update "
+        f"(base_batch_size {section.base_batch_size})"
     )
     return tuple(scale_rates(phase, factor) for phase in among), (note,)
 
@@ -170,14 +170,14 @@ def penalty(
     config: Config, weights: Weights, on: Backbone, among: Sequence[Phase]
 ) -> WeightPenalty | None:
     """Puts the regularisation on the weights that any phase trains."""
-    given = config.regularization
-    if not (given.l2 or given.l2_sp):
+    section = config.regularization
+    if not (section.l2 or section.l2_sp):
         return None
     selectors = [selector for phase in among for selector in phase.train or ()]
     return WeightPenalty(
         select(weights, selectors or ["head"]),
-        l2=given.l2,
-        l2_sp=given.l2_sp,
+        l2=section.l2,
+        l2_sp=section.l2_sp,
         new_blocks=[block.name for block in _new_blocks(config, on)],
     )
 
@@ -197,14 +197,14 @@ def optimizer(
 
 def average(config: Config, of: keras.Model) -> AveragedWeights | None:
     """Makes the moving average of the weights, if the config asks for one."""
-    given = config.training.average
-    return None if given is None else AveragedWeights(of, given.decay)
+    section = config.training.average
+    return None if section is None else AveragedWeights(of, section.decay)
 
 
 def early_stopping(config: Config) -> EarlyStopping | None:
     """Makes what ends training early, if the config asks for it."""
-    given = config.training.early_stopping
-    return None if given is None else EarlyStopping(**given.model_dump())
+    section = config.training.early_stopping
+    return None if section is None else EarlyStopping(**section.model_dump())
 
 
 def saving(config: Config) -> SavingOptions:
@@ -219,17 +219,17 @@ def trouble(config: Config) -> DivergencePolicy:
 
 def trunk(config: Config) -> TrunkOptions | None:
     """Returns how the trunk is stored, unless the config turns that off."""
-    given = config.trunk
-    if given.mode == "off":
+    section = config.trunk
+    if section.mode == "off":
         return None
     return TrunkOptions(
-        always=given.mode == "on",
-        precision=given.precision,
-        dtype=given.dtype,
-        views=given.views,
-        silence=given.silence,
-        memory_budget=None if given.memory_mb is None else given.memory_mb << 20,
-        disk_budget=None if given.disk_mb is None else given.disk_mb << 20,
+        always=section.mode == "on",
+        precision=section.precision,
+        dtype=section.dtype,
+        views=section.views,
+        silence=section.silence,
+        memory_budget=None if section.memory_mb is None else section.memory_mb << 20,
+        disk_budget=None if section.disk_mb is None else section.disk_mb << 20,
     )
 
 

@@ -30,11 +30,11 @@ def describe_failure(
         return run.path("error.txt")
 
     def find_broken() -> str:
-        found = feed.find_broken(int(model.optimizer.iterations))
-        if found is None:
+        broken = feed.find_broken(int(model.optimizer.iterations))
+        if broken is None:
             return ""
         return (
-            f"data: {found[0]} cannot be read any more ({system_errors.reason(found[1])}). "
+            f"data: {broken[0]} cannot be read any more ({system_errors.reason(broken[1])}). "
             "What was trained is kept. Fix or remove it, and train again."
         )
 

@@ -73,7 +73,7 @@ def fit(
     saving = saving or SavingOptions()
     checkpoints = Checkpoints(run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
-    ours: list[keras.callbacks.Callback] = [
+    all_callbacks: list[keras.callbacks.Callback] = [
         unfreeze,  # before those that read its phase, its learning rate and its position
         DivergenceWatch(unfreeze, trouble.explosion),
         *([] if average is None else [average]),
@@ -91,7 +91,7 @@ def fit(
         unfreeze=unfreeze,
         average=average,
         checkpoints=checkpoints,
-        parts=_parts([*ours, trunk]),
+        parts=_parts([*all_callbacks, trunk]),
         trouble=trouble,
     )
     if in_step_with_others(model.distribute_strategy):
@@ -99,16 +99,16 @@ def fit(
         # step. So they save where all are at the same, and stop at once.
         signals = Signals()
         saving = SavingOptions(saving.every_steps, every_minutes=None, every_epoch=True)
-    ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving))
+    all_callbacks.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving))
     try:
         with signals.at_steps():
             saved.begin()
             while not saved.over:
                 try:
-                    _train(model, feed, unfreeze, trunk, saved, ours, saving.every_steps)
+                    _train(model, feed, unfreeze, trunk, saved, all_callbacks, saving.every_steps)
                     saved.over = True
-                except Divergence as found:
-                    saved.go_back(found, feed.name_examples)
+                except Divergence as divergence:
+                    saved.go_back(divergence, feed.name_examples)
     except BaseException:
         if average is not None:
             average.unswap()  # where validation was interrupted, the averages are in the model
@@ -173,8 +173,8 @@ def _validate(
     """Does what `fit` does when an epoch's last step is done."""
     listening = keras.callbacks.CallbackList(list(callbacks), model=model)
     model.stop_training = False
-    found = model.evaluate(val, callbacks=listening, return_dict=True, verbose=0)
-    listening.on_epoch_end(epoch, {**logs, **{f"val_{name}": v for name, v in found.items()}})
+    metrics = model.evaluate(val, callbacks=listening, return_dict=True, verbose=0)
+    listening.on_epoch_end(epoch, {**logs, **{f"val_{name}": v for name, v in metrics.items()}})
 
 
 def _parts(candidates: Sequence[Any]) -> dict[str, Stateful]:

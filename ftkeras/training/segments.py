@@ -89,11 +89,11 @@ def _from_stores(
     """Returns a phase's batches from its stores, or None where they could not be made."""
     options = trunk.options
     share = feed.share if stores_share(model, feed, phase) else WHOLE
-    ours = feed.own() if share.count > 1 else feed
+    local = feed.own() if share.count > 1 else feed
     parts = {
-        name: Part(ours.data.splits[name], functools.partial(ours.plain, name), ours.recipe)
+        name: Part(local.data.splits[name], functools.partial(local.plain, name), local.recipe)
         for name in ("train", "val")
-        if name in ours.data.splits
+        if name in local.data.splits
     }
     if strength_of(phase, feed):
         views = views_of(phase, feed, options)

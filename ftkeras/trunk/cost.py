@@ -31,7 +31,7 @@ def work(graph: Graph) -> float:
 def _work(step: Step) -> float:
     outputs = [[size or 1 for size in x.shape[1:]] for x in step.outputs]
     numbers = sum(math.prod(sizes) for sizes in outputs)
-    places = max((math.prod(sizes[:-1]) for sizes in outputs if sizes), default=1)
+    positions = max((math.prod(sizes[:-1]) for sizes in outputs if sizes), default=1)
     weights = step.operation.weights if isinstance(step.operation, keras.layers.Layer) else ()
     kernels = sum(math.prod(weight.shape) for weight in weights if len(weight.shape) > 1)
-    return kernels * places + _ELEMENTWISE * numbers
+    return kernels * positions + _ELEMENTWISE * numbers

@@ -74,30 +74,30 @@ def make_engine(
     few = sample[:_CHECKED]
     try:
         run = openvino_engine(trunk, batch_size=min(batch_size, 32), precision=precision)
-        (found,) = run([few])
+        (outputs,) = run([few])
     except Exception as error:  # whatever it cannot convert or run, TensorFlow can
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO: {reason[0]})"
     expected = [tensor.numpy() for tensor in _flat(trunk(few, training=False))]
     norm = _NORM[precision]
-    off = max(relative_difference(a, b, norm) for a, b in zip(found, expected, strict=True))
+    off = max(relative_difference(a, b, norm) for a, b in zip(outputs, expected, strict=True))
     if not off <= _TOLERANCE[precision]:
         return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO is off by {off:.1e})"
     return run, f"OpenVINO in {precision} (differs from TensorFlow by {off:.0e})"
 
 
-def relative_difference(found: np.ndarray, expected: np.ndarray, norm: float = math.inf) -> float:
+def relative_difference(actual: np.ndarray, expected: np.ndarray, norm: float = math.inf) -> float:
     """Returns the size of the differences, relative to that of the expected numbers.
 
     Args:
-        found: Numbers of any shape.
+        actual: Numbers of any shape.
         expected: What they should be.
         norm: Infinity: the largest counts, of each. 2: the root mean square.
     """
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
     wanted = expected.astype(np.float32).ravel()
-    off = float(np.linalg.norm(found.astype(np.float32).ravel() - wanted, norm))
+    off = float(np.linalg.norm(actual.astype(np.float32).ravel() - wanted, norm))
     return off / max(float(np.linalg.norm(wanted, norm)), 1e-6)
 
 
@@ -252,5 +252,5 @@ def openvino_core() -> Any:
 def _capabilities() -> list[str]:
     if importlib.util.find_spec("openvino") is None:
         return []
-    found: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return found
+    capabilities: list[str] = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return capabilities

@@ -118,17 +118,17 @@ def _outlets(
     for key, split in zip(keys, splits, strict=True):
         layout = plan_layout(split.frontier, examples=count, views=part.views, dtype=dtype)
         size = estimate_bytes(split.frontier, layout.rows, dtype)
-        place = choose_placement(
+        placement = choose_placement(
             needed + size, memory_budget=memory_budget, disk_budget=disk_budget
         )
         if not outlets:
-            report(f"trunk     {part.examples.name}: {place.reason}")
-            if place.where == "none":
+            report(f"trunk     {part.examples.name}: {placement.reason}")
+            if placement.where == "none":
                 break
-        elif place.where != "disk" or is_there(key):  # in memory it would not be found again
+        elif placement.where != "disk" or is_there(key):  # in memory it would not be found again
             outlets.append(None)
             continue
-        outlets.append(Outlet(layout, key if place.where == "disk" else None))
+        outlets.append(Outlet(layout, key if placement.where == "disk" else None))
         needed += size
     return outlets
 
@@ -177,7 +177,7 @@ class Trunks:
                 strategy=strategy,
             )
         run, name = self._made
-        return ([[found[i] for i in row] for row in self._places] for found in run(batches)), name
+        return ([[batch[i] for i in row] for row in self._places] for batch in run(batches)), name
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def extract(
         The store of the first.
     """
     frontiers, name = trunks.run(images.map(_first))
-    used = [place for place, outlet in enumerate(outlets) if outlet is not None]
+    used = [index for index, outlet in enumerate(outlets) if outlet is not None]
     layouts = [outlet.layout for outlet in outlets if outlet is not None]
     more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
     report(f"trunk     {layouts[0].rows} images through {name}{more}")
@@ -227,8 +227,8 @@ def extract(
         ]
         shown = stack.enter_context(contextlib.closing(Progress("run the trunk", layouts[0].rows)))
         for frontier in frontiers:
-            for place, writer in zip(used, writers, strict=True):
-                writer.append(frontier[place])
+            for index, writer in zip(used, writers, strict=True):
+                writer.append(frontier[index])
             shown.advance(len(frontier[0][0]))
         return [writer.finish() for writer in writers][0]
 

@@ -114,10 +114,10 @@ class TrunkPlan:
 
     def agree(self, strategy: tf.distribute.Strategy) -> None:
         """Stores, with several workers, only what each of them would store: all fit alike then."""
-        bits = sum(forecast.stored << place for place, forecast in enumerate(self.forecasts))
+        bits = sum(forecast.stored << index for index, forecast in enumerate(self.forecasts))
         common = functools.reduce(operator.and_, wait_for_all(strategy, bits))
-        places = range(len(self.forecasts))
-        self._keep_to([bool(common >> place & 1) for place in places], "as another worker decided")
+        indices = range(len(self.forecasts))
+        self._keep_to([bool(common >> index & 1) for index in indices], "as another worker decided")
 
     def _keep_to(self, stored: Sequence[bool], reason: str) -> None:
         self.forecasts = tuple(
@@ -238,15 +238,15 @@ def _forecast(
     }
     if why_not:
         return TrunkForecast(phase.name, False, why_not, **facts)
-    place = choose_placement(
+    placement = choose_placement(
         size, memory_budget=options.memory_budget, disk_budget=options.disk_budget
     )
-    if place.where == "none":
-        return TrunkForecast(phase.name, False, place.reason, **facts)
+    if placement.where == "none":
+        return TrunkForecast(phase.name, False, placement.reason, **facts)
     if not options.always and facts["seconds_with"] >= facts["seconds_without"]:
         return TrunkForecast(phase.name, False, "it would save no time", **facts)
     approximate = f"approximates: {' and '.join(changes)}; " if changes else ""
-    return TrunkForecast(phase.name, True, approximate + place.reason, **facts)
+    return TrunkForecast(phase.name, True, approximate + placement.reason, **facts)
 
 
 def training_work(split: TrunkSplit) -> float:

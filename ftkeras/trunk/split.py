@@ -129,8 +129,8 @@ def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[in
     trunk = splits[0].trunk.graph
     tensors = tuple(dict.fromkeys(x for split in splits for x in split.trunk.graph.outputs))
     structure: Any = tensors if len(tensors) > 1 else tensors[0]
-    places = [[tensors.index(x) for x in split.trunk.graph.outputs] for split in splits]
-    return GraphModel(Graph(trunk.steps, trunk.inputs, tensors, structure), "trunk"), places
+    indices = [[tensors.index(x) for x in split.trunk.graph.outputs] for split in splits]
+    return GraphModel(Graph(trunk.steps, trunk.inputs, tensors, structure), "trunk"), indices
 
 
 @contextlib.contextmanager
@@ -188,8 +188,8 @@ def _is_steady(step: Step, training: bool) -> bool:
     if not isinstance(step.operation, keras.layers.Layer):
         # An operation of `keras.ops` is a pure function, unless it calls one of the user's; a
         # `keras.Function` has layers inside, which it doesn't show.
-        given = [*vars(step.operation).values(), *keras.tree.flatten((step.args, step.kwargs))]
-        return not (isinstance(step.operation, keras.Function) or any(map(callable, given)))
+        values = [*vars(step.operation).values(), *keras.tree.flatten((step.args, step.kwargs))]
+        return not (isinstance(step.operation, keras.Function) or any(map(callable, values)))
     parts = flat_layers(step.operation)
     if any(part.activity_regularizer is not None for part in parts):
         return False  # the loss would miss it

@@ -97,12 +97,12 @@ class FrontierStore:
             return tf.gather(shards[0], rows)
         which = tf.cast(rows // self.layout.shard_rows, tf.int32)
         within = rows % self.layout.shard_rows
-        places = tf.dynamic_partition(tf.range(tf.size(rows)), which, len(shards))
+        partitions = tf.dynamic_partition(tf.range(tf.size(rows)), which, len(shards))
         parts = [
-            tf.gather(shard, tf.gather(within, place))
-            for shard, place in zip(shards, places, strict=True)
+            tf.gather(shard, tf.gather(within, partition))
+            for shard, partition in zip(shards, partitions, strict=True)
         ]
-        return tf.dynamic_stitch(places, parts)
+        return tf.dynamic_stitch(partitions, parts)
 
     def batches(
         self,
@@ -154,18 +154,18 @@ class FrontierStore:
         def positions(_: tf.Tensor) -> tf.data.Dataset:
             # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
             now = tf.identity(tf.cast(epoch, tf.int64))  # a cast may hand a variable on as it is
-            places = tf.data.Dataset.range(tf.cast(start, tf.int64), count)
+            epoch_range = tf.data.Dataset.range(tf.cast(start, tf.int64), count)
             if sampled:  # the order of sampling takes one place at a time, the other a whole batch
-                places = places.map(lambda place: (place, order(place, now)))
+                epoch_range = epoch_range.map(lambda position: (position, order(position, now)))
             else:
-                places = tf.data.Dataset.zip((places, places))
+                epoch_range = tf.data.Dataset.zip((epoch_range, epoch_range))
             # By the batch from here on: a step that runs once an example costs more than the rest.
-            taken = places.batch(batch_size, drop_remainder=drop_remainder)
+            taken = epoch_range.batch(batch_size, drop_remainder=drop_remainder)
             return tf.data.Dataset.zip((taken, repeated(now)))
 
         @tf.autograph.experimental.do_not_convert
         def read(taken: tuple[tf.Tensor, tf.Tensor], now: tf.Tensor) -> tuple[Any, ...]:
-            places, chosen = taken
+            epoch_positions, chosen = taken
             indices = order(chosen, now) if training and not sampled else chosen  # (b,)
             if share.count > 1:
                 indices = tf.boolean_mask(indices, indices % share.count == share.index)
@@ -173,7 +173,7 @@ class FrontierStore:
             weight = () if weigh is None else (weigh(indices),)
             batch = (*tensors, target(indices), *weight)
             if training and (mixup or cutmix):
-                key = mixing_key(seed, now, places[0])
+                key = mixing_key(seed, now, epoch_positions[0])
                 batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))
             tensors, others = batch[: len(tensors)], batch[len(tensors) :]
             return tensors if len(tensors) > 1 else tensors[0], *others
@@ -296,8 +296,8 @@ def check_shards(folder: Path, shards: dict[str, list[int]]) -> str | None:
             return f"{name} is missing or not whole"
     with ThreadPoolExecutor() as pool:  # zlib works on several files at once
         sums = pool.map(lambda name: _checksum(folder / name), shards)
-        for (name, (_, expected)), found in zip(shards.items(), sums, strict=True):
-            if found != expected:
+        for (name, (_, expected)), actual in zip(shards.items(), sums, strict=True):
+            if actual != expected:
                 return f"{name} is damaged"
     return None
 
@@ -322,19 +322,19 @@ def remove_store(folder: Path) -> None:
 
 def list_stores() -> list[StoreInfo]:
     """Returns the stores on disk, the one that was used last first."""
-    found = []
+    stores = []
     for path in stores_folder().glob(f"*/{MANIFEST}"):
         if path.parent.name.startswith("."):
             continue
         try:
             about = json.loads(path.read_text(encoding="utf-8"))["about"]
             size = sum(file.stat().st_size for file in path.parent.iterdir())
-            found.append(StoreInfo(path.parent.name, size, path.stat().st_mtime, about))
+            stores.append(StoreInfo(path.parent.name, size, path.stat().st_mtime, about))
         except FileNotFoundError:
             continue  # another process removed it meanwhile
         except (ValueError, KeyError, TypeError):
-            found.append(StoreInfo(path.parent.name, 0, 0.0, "damaged"))
-    return sorted(found, key=lambda store: store.used, reverse=True)
+            stores.append(StoreInfo(path.parent.name, 0, 0.0, "damaged"))
+    return sorted(stores, key=lambda store: store.used, reverse=True)
 
 
 def prune(*, max_bytes: int | None = None, older_than: float | None = None) -> list[StoreInfo]:

@@ -27,7 +27,7 @@ def looks_of(images: list[Image.Image], labels: list[int] | None = None) -> Look
     return Looks(
         ids=[f"{i}.png" for i in range(count)],
         splits=np.array(["train"] * count),
-        places=np.arange(count),
+        indices=np.arange(count),
         labels=np.array(labels or [0] * count),
         sizes=np.array([image.size[::-1] for image in images]),
         contents=np.array([hash(image.tobytes()) for image in images]),

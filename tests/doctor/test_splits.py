@@ -93,7 +93,7 @@ def shift(test_labels: list[int], features: np.ndarray) -> list[str]:
     looks = Looks(
         ids=[key for split in parts.splits.values() for key in split.ids],
         splits=np.array(["train"] * 180 + ["test"] * len(test_labels)),
-        places=np.arange(count),
+        indices=np.arange(count),
         labels=np.array([0, 1, 2] * 60 + test_labels),
         sizes=np.full((count, 2), 50),
         contents=np.arange(count),

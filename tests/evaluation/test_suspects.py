@@ -20,8 +20,8 @@ def test_of_several_labels_each_image_counts_once_by_its_worst():
     labels = np.array([[1.0, 0.0], [1.0, 0.0]])
     scores = np.array([[0.4, 0.9], [0.9, 0.1]])
     [mistake] = confident_mistakes(labels, scores, True, most=5)
-    assert (mistake.index, mistake.given, mistake.suggested) == (0, -1, 1)
-    np.testing.assert_allclose([mistake.given_score, mistake.suggested_score], [0.1, 0.9])
+    assert (mistake.index, mistake.label, mistake.suggested) == (0, -1, 1)
+    np.testing.assert_allclose([mistake.label_score, mistake.suggested_score], [0.1, 0.9])
 
 
 def test_a_swapped_label_is_suspect_and_a_merely_unsure_answer_is_not():
@@ -29,7 +29,7 @@ def test_a_swapped_label_is_suspect_and_a_merely_unsure_answer_is_not():
     labels = np.array([0, 0, 0, 1, 1, 1, 0])
     p = np.array([0.9, 0.9, 0.9, 0.1, 0.1, 0.45, 0.05])
     found = likely_label_errors(labels, np.stack([p, 1 - p], axis=1), False)
-    assert [(s.index, s.given, s.suggested) for s in found] == [(6, 0, 1)]
+    assert [(s.index, s.label, s.suggested) for s in found] == [(6, 0, 1)]
 
 
 def test_the_thresholds_are_the_classes_own():
@@ -60,7 +60,7 @@ def test_of_several_labels_a_missing_and_a_wrong_label_are_found():
     labels = np.array([[1.0], [1.0], [0.0], [0.0], [0.0], [1.0]])
     scores = np.array([[0.9], [0.9], [0.1], [0.1], [0.95], [0.04]])
     found = likely_label_errors(labels, scores, True)
-    assert [(s.index, s.given, s.suggested) for s in found] == [(5, 0, -1), (4, -1, 0)]
+    assert [(s.index, s.label, s.suggested) for s in found] == [(5, 0, -1), (4, -1, 0)]
 
 
 def test_a_class_without_examples_is_never_suggested():

@@ -100,15 +100,15 @@ def train(name: str, epochs: int, seed: int) -> dict[str, Any]:
         seconds = time.process_time() - start
         split = sample(assemble(run.config).data.splits["test"], FLAGS.examples, seed)
         attacks = [projected_gradient("linf", budget, STEPS) for budget in BUDGETS]
-        found = measure_attacked(
+        results = measure_attacked(
             ftkeras.load_model(run), split, attacks, resize="crop", batch_size=50, seed=seed
         )
         judged = [judge(run, split, budget) for budget in BUDGETS] if FLAGS.judge else []
     return {
         "method": name,
         "seed": seed,
-        "clean": found["clean"]["accuracy"],
-        "robust": [attack["accuracy"] for attack in found["attacks"]],
+        "clean": results["clean"]["accuracy"],
+        "robust": [attack["accuracy"] for attack in results["attacks"]],
         "judge": judged,
         "seconds": seconds,
     }

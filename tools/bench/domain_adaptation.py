@@ -52,11 +52,11 @@ def write_data(folder: str, seed: int) -> None:
     """Writes both domains as arrays, and the network."""
     digits, mnist = load_digits(), mnist_data()
     pictures = mnist[0].reshape(-1, 28, 28)
-    found = {
+    domains = {
         "digits": (digits.images * (255 / 16), digits.target),
         "mnist": (pictures if FLAGS.margin else pictures[:, 4:24, 4:24], mnist[1]),
     }
-    for name, (images, labels) in found.items():
+    for name, (images, labels) in domains.items():
         order = np.random.default_rng(seed).permutation(len(images))
         train, test = order[: FLAGS.images], order[FLAGS.images :][:700]
         pixels = np.repeat(np.clip(images, 0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
@@ -91,10 +91,10 @@ def config(folder: str, source: str, target: str, method: str, epochs: int, seed
     def data(name: str) -> dict[str, Any]:
         return {"source": "arrays", "path": f"{folder}/{name}.npz", "image_size": 16}
 
-    given = data(target if method == "ceiling" else source)
+    section = data(target if method == "ceiling" else source)
     tree: dict[str, Any] = {
         "seed": seed,
-        "data": {**given, "batch_size": 32, "augmentation": "none"},
+        "data": {**section, "batch_size": 32, "augmentation": "none"},
         "backbone": {
             "name": f"{folder}/network.keras",
             "weights": "none",
@@ -127,8 +127,8 @@ def train(source: str, target: str, method: str, epochs: int, seed: int) -> dict
         write_data(folder, seed)
         start = time.process_time()
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            given = config(folder, source, target, method, epochs, seed)
-            run = ftkeras.train(given, f"{folder}/run")
+            run_config = config(folder, source, target, method, epochs, seed)
+            run = ftkeras.train(run_config, f"{folder}/run")
         evaluation = run.read_json("evaluation.json")
     own = evaluation["accuracy"]
     return {

@@ -164,9 +164,9 @@ def run(command: Sequence[str], **environment: str) -> tuple[Result, list[str]]:
     with subprocess.Popen(command, text=True, **options) as process:
         for line in process.stdout or ():
             lines.append(line)
-            found = re.search(r"val_accuracy (\d\.\d+)", line)
-            if found:
-                epochs.append((float(found[1]), time.monotonic() - start))
+            match = re.search(r"val_accuracy (\d\.\d+)", line)
+            if match:
+                epochs.append((float(match[1]), time.monotonic() - start))
     seconds = time.monotonic() - start
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{''.join(lines)}")

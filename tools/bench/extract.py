@@ -75,25 +75,25 @@ def bench(size: int, count: int, batch_size: int, pairs: int) -> list[list[objec
         if not line.lower().startswith(engine):
             print(f"{name} at {size} px: {line}")
             continue
-        theirs, ours = alternate(
+        theirs, engine_times = alternate(
             lambda: baseline.predict(images, batch_size=batch_size, verbose=0),
             lambda run=run: [None for _ in run(chunks)],  # type: ignore[misc]
             pairs,
         )
-        ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-        speeds = [round(count / statistics.median(seconds)) for seconds in (theirs, ours)]
+        ratios = [a / b for a, b in zip(theirs, engine_times, strict=True)]
+        speeds = [round(count / statistics.median(seconds)) for seconds in (theirs, engine_times)]
         spread = [round(f(ratios), 2) for f in (statistics.median, min, max)]
         rows.append([size, name, *speeds, *spread, GOALS[name]])
     return rows
 
 
 def alternate(
-    theirs: Callable[[], object], ours: Callable[[], object], pairs: int
+    theirs: Callable[[], object], candidate: Callable[[], object], pairs: int
 ) -> tuple[list[float], list[float]]:
     """Returns the seconds of each, run in turns; a first pair warms both up and doesn't count."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs + 1):
-        for run, times in zip((theirs, ours), seconds, strict=True):
+        for run, times in zip((theirs, candidate), seconds, strict=True):
             start = time.perf_counter()
             run()
             times.append(time.perf_counter() - start)
@@ -103,10 +103,10 @@ def alternate(
 def starter_images(size: int, count: int) -> np.ndarray:
     """Returns the starter's training images, float32 (count, size, size, 3)."""
     train = load_data("starter", seed=0).splits["train"]
-    found: list[np.ndarray] = []
+    arrays: list[np.ndarray] = []
     for batch, *_ in batches(train, image_size=size, batch_size=count, cache="none").take(1):
-        found.append(batch.numpy())
-    return found[0]
+        arrays.append(batch.numpy())
+    return arrays[0]
 
 
 def engines() -> Sequence[str]:

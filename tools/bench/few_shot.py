@@ -44,18 +44,20 @@ def extract(image_size: int) -> tuple[Features, Features, np.ndarray, np.ndarray
     """Returns pooled features and ftkeras's own, each by split, and the labels of both splits."""
     data = load_data("starter", split={"val": None, "test": "test"})
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=image_size)
-    ours = unit_features(backbone, FLAGS.stages)
+    extractor = unit_features(backbone, FLAGS.stages)
     last = f"head_pool_{FLAGS.stages}"
     both = keras.Model(
-        ours.input,
-        keras.layers.Concatenate()([ours.output, ours.get_layer(last).output]),
+        extractor.input,
+        keras.layers.Concatenate()([extractor.output, extractor.get_layer(last).output]),
     )
-    channels = int(ours.output.shape[1])
+    channels = int(extractor.output.shape[1])
     feed = Feed(data, image_size=image_size, batch_size=50)
-    found = {name: predict_outputs(both, feed.plain(name), name)[0] for name in ("train", "test")}
+    features = {
+        name: predict_outputs(both, feed.plain(name), name)[0] for name in ("train", "test")
+    }
     return (
-        {name: values[:, channels:] for name, values in found.items()},
-        {name: values[:, :channels] for name, values in found.items()},
+        {name: values[:, channels:] for name, values in features.items()},
+        {name: values[:, :channels] for name, values in features.items()},
         data.splits["train"].labels,
         data.splits["test"].labels,
     )
@@ -64,7 +66,7 @@ def extract(image_size: int) -> tuple[Features, Features, np.ndarray, np.ndarray
 def main(_: Sequence[str]) -> None:
     """Measures and prints the table."""
     seeds = 2 if FLAGS.quick else FLAGS.seeds
-    pooled, ours, labels, truth = extract(32 if FLAGS.quick else 96)
+    pooled, normalized, labels, truth = extract(32 if FLAGS.quick else 96)
     shots = [int(value) for value in FLAGS.shots]
     names = (
         "scikit-learn, last map",
@@ -77,14 +79,14 @@ def main(_: Sequence[str]) -> None:
     for count, seed in track(pairs, "draws"):
         chosen = draw(labels, count, seed)
         y = labels[chosen]
-        for name, given in zip(names, (pooled, ours), strict=False):
-            theirs = LogisticRegression(max_iter=5000).fit(given["train"][chosen], y)
-            right[name, count].append(theirs.score(given["test"], truth))
+        for name, features in zip(names, (pooled, normalized), strict=False):
+            theirs = LogisticRegression(max_iter=5000).fit(features["train"][chosen], y)
+            right[name, count].append(theirs.score(features["test"], truth))
         folds = list(stratified_folds(y, min(5, count), seed)) if count > 1 else []
         losses, accuracies = {}, {}
         for method in METHODS:
-            head, held_out = fit_head(method, ours["train"][chosen], y, 10, folds)
-            answers = head.logits(ours["test"]).argmax(axis=1)
+            head, held_out = fit_head(method, normalized["train"][chosen], y, 10, folds)
+            answers = head.logits(normalized["test"]).argmax(axis=1)
             accuracies[method] = float((answers == truth).mean())
             losses[method] = 0.0 if held_out is None else float(log_losses(y, held_out).mean())
             right[method, count].append(accuracies[method])

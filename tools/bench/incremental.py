@@ -152,15 +152,15 @@ def measure(seed: int, done: set[tuple[str, int]], names: list[str], path: Path)
             with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
                 if name == "joint":
                     run = ftkeras.train(config(whole, backbone, seed), str(folder / "joint"))
-                    found = {"average_accuracy": run.read_json("evaluation.json")["accuracy"]}
+                    stats = {"average_accuracy": run.read_json("evaluation.json")["accuracy"]}
                 else:
                     base = base or ftkeras.train(
                         config(steps[0], backbone, seed), str(folder / "base")
                     )
                     out = folder / name.replace(" ", "")
-                    found = chain(base, steps, METHODS[name], out).read_json("task.json")["summary"]
+                    stats = chain(base, steps, METHODS[name], out).read_json("task.json")["summary"]
                     shutil.rmtree(out)
-            line = {"method": name, "seed": seed, **found, "seconds": time.process_time() - start}
+            line = {"method": name, "seed": seed, **stats, "seconds": time.process_time() - start}
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(line, flush=True)
@@ -184,8 +184,8 @@ def report(results: list[dict[str, Any]], names: list[str]) -> str:
             seconds = statistics.median(row["seconds"] for row in mine)
             cells = (cell(mine, c) for c in columns)
             rows.append((name, *cells, f"{seconds:.0f} s", len(mine)))
-    told = ("average accuracy", "backward transfer", "forgetting", "over steps")
-    header = ("method", *told, "CPU", "seeds")
+    titles = ("average accuracy", "backward transfer", "forgetting", "over steps")
+    header = ("method", *titles, "CPU", "seeds")
     return table(rows, header)
 
 

@@ -46,8 +46,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_photos(Path(folder), width, height, count)
             for name, baseline in baselines(folder, options.image_size).items():
-                ours = ours_over(folder, options.image_size, name == "random crops")
-                pairs = [(rate(baseline, count), rate(ours, count)) for _ in range(options.pairs)]
+                loader = ours_over(folder, options.image_size, name == "random crops")
+                pairs = [(rate(baseline, count), rate(loader, count)) for _ in range(options.pairs)]
                 ratios = [second / first for first, second in pairs]
                 speeds = [f"{statistics.median(column):.0f}" for column in zip(*pairs, strict=True)]
                 shown = [f"{f(ratios):.2f}" for f in (statistics.median, min, max)]

@@ -39,22 +39,22 @@ def main() -> None:
         "--runs", type=int, default=1, help="of each row; the table has the largest"
     )
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        images, budget, out = given.child
+    options = parser.parse_args()
+    if options.child:
+        images, budget, out = options.child
         print(json.dumps(measure(images, int(budget), out)))
         return
     from ftkeras.console import table
 
     rows = []
-    for count in map(int, given.counts.split(",")):
+    for count in map(int, options.counts.split(",")):
         with tempfile.TemporaryDirectory(prefix="ftkeras-memory-") as scratch:
             images = os.path.join(scratch, "images")
             make(images, count)
             for name, budget in BUDGETS.items():
-                found = [_run(images, budget, scratch) for _ in range(given.runs)]
-                own = max(one["own"] for one in found)
-                rows.append((count, name, f"{found[0]['store'] / 1e6:.0f}", f"{own / 1e6:.0f}"))
+                results = [_run(images, budget, scratch) for _ in range(options.runs)]
+                own = max(one["own"] for one in results)
+                rows.append((count, name, f"{results[0]['store'] / 1e6:.0f}", f"{own / 1e6:.0f}"))
                 print(rows[-1], file=sys.stderr)
     print(table(rows, ("images", "store", "store MB", "peak MB of its own")))
 

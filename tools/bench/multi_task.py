@@ -63,9 +63,9 @@ def config(heads: Sequence[str], weighting: str, seed: int) -> Config:
         "report=false",
     ]
     tree = load_config(CONFIG, overrides).model_dump(mode="json")
-    given = tree["multi_task"]
-    given["heads"] = [head for head in given["heads"] if head["name"] in heads]
-    given["weighting"] = weighting
+    section = tree["multi_task"]
+    section["heads"] = [head for head in section["heads"] if head["name"] in heads]
+    section["weighting"] = weighting
     return parse_config(tree)
 
 
@@ -81,19 +81,19 @@ def trained(heads: Sequence[str], weighting: str, seed: int, folder: Path) -> tu
 def measure(way: str, seed: int) -> dict[str, Any]:
     """Trains what a way needs for both questions and measures it."""
     groups = [["garment"], ["kind"]] if way == "two models" else [["garment", "kind"]]
-    found: dict[str, Any] = {"way": way, "seed": seed, "seconds": 0.0, "answer": 0.0, "bytes": 0}
+    result: dict[str, Any] = {"way": way, "seed": seed, "seconds": 0.0, "answer": 0.0, "bytes": 0}
     for heads in groups:
         with tempfile.TemporaryDirectory(prefix="ftkeras-bench-") as scratch:
             weighting = "fixed" if way == "two models" else way
             run, seconds = trained(heads, weighting, seed, Path(scratch))
             evaluation = run.read_json("evaluation.json")["heads"]
-            found |= {name: evaluation[name]["accuracy"] for name in heads}
-            found["seconds"] += seconds
-            found["bytes"] += os.path.getsize(run.path("model.keras"))
-            found["answer"] += answering(run)
+            result |= {name: evaluation[name]["accuracy"] for name in heads}
+            result["seconds"] += seconds
+            result["bytes"] += os.path.getsize(run.path("model.keras"))
+            result["answer"] += answering(run)
             if way == "fixed":
-                found["derived"] = kind_by_garment(run)
-    return found
+                result["derived"] = kind_by_garment(run)
+    return result
 
 
 def answering(run: Run) -> float:
@@ -114,8 +114,8 @@ def kind_by_garment(run: Run) -> float:
     assert isinstance(asked, MultiTaskConfig)
     [mapping] = [head.map for head in asked.multi_task.heads if head.name == "kind"]
     garments, kinds = (load_predictions(run, f"test-{name}") for name in ("garment", "kind"))
-    place = {name: i for i, name in enumerate(heads["kind"])}
-    of = np.array([place[mapping[name]] for name in heads["garment"]])
+    index_of = {name: i for i, name in enumerate(heads["kind"])}
+    of = np.array([index_of[mapping[name]] for name in heads["garment"]])
     return float(np.mean(of[garments.logits.argmax(axis=1)] == kinds.labels))
 
 
@@ -129,9 +129,9 @@ def report(results: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table."""
     rows = []
     for way in WAYS:
-        own = [found for found in results if found["way"] == way]
+        own = [result for result in results if result["way"] == way]
         if own:
-            columns = {name: [found[name] for found in own] for name in own[0] if name != "way"}
+            columns = {name: [result[name] for result in own] for name in own[0] if name != "way"}
             rows.append(
                 (
                     way,
@@ -143,7 +143,7 @@ def report(results: Sequence[Mapping[str, Any]]) -> str:
                     f"{columns['bytes'][0] / 1e6:.1f} MB",
                 )
             )
-    derived = [found["derived"] for found in results if "derived" in found]
+    derived = [result["derived"] for result in results if "derived" in result]
     if derived:
         rows.append((DERIVED, len(derived), "", spread(derived, ".4f"), "", "", ""))
     titles = ("models", "seeds", "garment", "kind", "training, s", "1,000 answers, s", "size")
@@ -157,7 +157,7 @@ def main(_: Sequence[str]) -> None:
     seeds = 1 if FLAGS.quick else FLAGS.seeds
     for seed in range(FLAGS.first_seed, FLAGS.first_seed + seeds):
         for way in FLAGS.only:
-            if any((found["way"], found["seed"]) == (way, seed) for found in results):
+            if any((result["way"], result["seed"]) == (way, seed) for result in results):
                 continue
             results.append(measure(way, seed))
             with path.open("a") as file:

@@ -72,8 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    given = parser.parse_args()
-    config = load_config(given.config, ["export.saved_model=false", "report=false", *given.set])
+    options = parser.parse_args()
+    config = load_config(options.config, ["export.saved_model=false", "report=false", *options.set])
     with tempfile.TemporaryDirectory(prefix="ftkeras-operations-") as scratch:
         os.environ["FTKERAS_CACHE"] = os.path.join(scratch, "cache")
         profile = Profile(scratch)
@@ -84,13 +84,13 @@ def main() -> None:
 
         keras.Model.fit = fit
         ftkeras.train(config, os.path.join(scratch, "run"))
-        found = list(Path(profile.folder).rglob("*.xplane.pb")) if profile.folder else []
-        if not found:
+        traces = list(Path(profile.folder).rglob("*.xplane.pb")) if profile.folder else []
+        if not traces:
             sys.exit(
                 f"the last phase has no epoch of {FIRST + STEPS} steps or more that are calls of "
                 "their own: a head that trains from a store takes 16 at a call"
             )
-        took = by_kind(found[0])
+        took = by_kind(traces[0])
     step = 1e3 * profile.seconds / STEPS
     total = sum(milliseconds for _, milliseconds in took.values())
     print(f"\n{step:.1f} ms a step while it was watched, {total:.1f} ms in its operations:")

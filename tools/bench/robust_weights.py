@@ -64,7 +64,7 @@ def config(seed: int) -> dict[str, Any]:
 
 def main(_: Sequence[str]) -> None:
     """Trains, averages, and prints the tables."""
-    found: dict[str, list[dict[str, float]]] = {}
+    scores: dict[str, list[dict[str, float]]] = {}
     sweeps = []
     with tempfile.TemporaryDirectory() as folder:
         runs = []
@@ -75,13 +75,13 @@ def main(_: Sequence[str]) -> None:
             sweeps.append({row["alpha"]: row for row in results["sweep"]})
             for name, measured in results["side_by_side"].items():
                 title = "WiSE-FT, chosen on validation" if name == "chosen" else name
-                found.setdefault(title, []).append(measured)
+                scores.setdefault(title, []).append(measured)
             print(f"seed {seed}: alpha {results['alpha']:g}", flush=True)
         first = parse_config(config(FLAGS.first_seed))
         for method in ("uniform_soup", "greedy_soup"):
             run = ftkeras.train(soup_config(first, runs, method, "mean"), f"{folder}/{method}")
             title = f"{method.replace('_', ' ')} of {len(runs)} chosen"
-            found[title] = [run.read_json("task.json")["side_by_side"]["chosen"]]
+            scores[title] = [run.read_json("task.json")["side_by_side"]["chosen"]]
     print("\nOn validation images, mean over the seeds\n")
     rows = [
         (f"{alpha:g}", *(_cell([sweep[alpha][k] for sweep in sweeps]) for k in _KINDS))
@@ -90,7 +90,7 @@ def main(_: Sequence[str]) -> None:
     print(table(rows, ("alpha", *_KINDS)))
     print(f"\nOn test images, {len(runs)} seeds\n")
     lines = [(name, *(_cell([row[k] for row in got]) for k in _KINDS)) for name, got in
-             found.items()]  # fmt: skip
+             scores.items()]  # fmt: skip
     print(table(lines, ("weights", *_KINDS)))
 
 

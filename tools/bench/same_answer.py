@@ -52,11 +52,11 @@ def train(config: str, overrides: list[str], seed: int, mode: str) -> float:
     """Trains once; returns the test accuracy."""
     keras.utils.clear_session()
     fixed = [f"seed={seed}", f"trunk.mode={mode}", "export.saved_model=false", "report=false"]
-    given = load_config(config, [*overrides, *fixed])
+    parsed = load_config(config, [*overrides, *fixed])
     with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as nowhere:
         os.environ["FTKERAS_CACHE"] = f"{scratch}/cache"
         with contextlib.redirect_stdout(nowhere):
-            run = ftkeras.train(given, f"{scratch}/run")
+            run = ftkeras.train(parsed, f"{scratch}/run")
         return float(run.read_json("evaluation.json")["accuracy"])
 
 

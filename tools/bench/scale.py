@@ -39,20 +39,20 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000, help="at most a third of the images")
     parser.add_argument("--sources", default=",".join(SOURCES))
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        source, path, count = given.child
+    options = parser.parse_args()
+    if options.child:
+        source, path, count = options.child
         print(json.dumps(measure(source, path, int(count))))
         return
     from ftkeras.console import table
 
     rows = []
-    for count in map(int, given.counts.split(",")):
-        for source in given.sources.split(","):
+    for count in map(int, options.counts.split(",")):
+        for source in options.sources.split(","):
             with tempfile.TemporaryDirectory(prefix="ftkeras-scale-") as scratch:
                 path = os.path.join(scratch, "data")
                 print(f"making {count} images ({source})", file=sys.stderr)
-                make(source, path, count, min(given.classes, count // 3))
+                make(source, path, count, min(options.classes, count // 3))
                 cold, warm = (_run(source, path, count, scratch) for _ in range(2))
             rows.append(_row(source, count, cold, warm))
             print(rows[-1], file=sys.stderr)

@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--all", action="store_true", help="export and report, too")
-    given = parser.parse_args()
+    options = parser.parse_args()
     clock = Clock()
     import ftkeras
     from ftkeras.config.load import load_config
@@ -93,8 +93,8 @@ def main() -> None:
     for stage, targets in STAGES.items():
         for target in targets:
             clock.watch(stage, target)
-    off = [] if given.all else ["export.saved_model=false", "report=false"]
-    config = load_config(given.config, [*off, *given.set])
+    off = [] if options.all else ["export.saved_model=false", "report=false"]
+    config = load_config(options.config, [*off, *options.set])
     clock.turn()
     imported = clock.seconds.pop("the rest")
     start = time.monotonic()
@@ -107,7 +107,7 @@ def main() -> None:
     total = sum(seconds for _, seconds in rows)
     rows = [*(row for row in rows if row[1]), ("all", total)]
     print(
-        f"\n{Path(given.config).name}: {time.monotonic() - start:.0f} s by the clock after import"
+        f"\n{Path(options.config).name}: {time.monotonic() - start:.0f} s by the clock after import"
     )
     lines = [(name, f"{seconds:.1f} s", f"{seconds / total:.0%}") for name, seconds in rows]
     print(table(lines, ("stage", "processor time", "share")))

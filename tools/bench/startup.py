@@ -41,8 +41,8 @@ def main() -> None:
         for name, command in COMMANDS.items():
             times[name].append(seconds(command))
     rows = [
-        (name, *(f"{f(found):.2f} s" for f in (statistics.median, min, max)))
-        for name, found in times.items()
+        (name, *(f"{f(values):.2f} s" for f in (statistics.median, min, max)))
+        for name, values in times.items()
     ]
     print(table(rows, ("process", "median", "lowest", "highest")))
     goal = [

@@ -76,13 +76,13 @@ def main() -> None:
     phase = Phase("top", train=["head", options.train], epochs=EPOCHS, learning_rate=1e-4)
     pairs = []
     for _ in range(options.pairs):
-        pairs.append(tuple(speed(few, options.size, phase, ours) for ours in (False, True)))
+        pairs.append(tuple(speed(few, options.size, phase, full) for full in (False, True)))
     heads = []
     for _ in range(options.pairs):
         heads.append((head_speed(data, options.size, 1), head_speed(data, options.size, 16)))
     rows = [
-        row("images a second", [(bare[0], ours[0]) for bare, ours in pairs], ">= 0.98"),
-        row("seconds to the first step", [(bare[1], ours[1]) for bare, ours in pairs], "-"),
+        row("images a second", [(bare[0], full[0]) for bare, full in pairs], ">= 0.98"),
+        row("seconds to the first step", [(bare[1], full[1]) for bare, full in pairs], "-"),
     ]
     print(table(rows, HEADER))
     print()
@@ -93,12 +93,12 @@ def main() -> None:
 
 def row(name: str, pairs: list[tuple[float, float]], goal: str) -> list[object]:
     """Returns a row of the table."""
-    ratios = [ours / bare for bare, ours in pairs]
+    ratios = [full / bare for bare, full in pairs]
     medians = [f"{statistics.median(column):.1f}" for column in zip(*pairs, strict=True)]
     return [name, *medians, *(f"{f(ratios):.2f}" for f in (statistics.median, min, max)), goal]
 
 
-def speed(data: ImageData, size: int, phase: Phase, ours: bool) -> tuple[float, float]:
+def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, float]:
     """Trains once and returns images a second, and the seconds to the first step."""
     keras.utils.clear_session()
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
@@ -107,7 +107,7 @@ def speed(data: ImageData, size: int, phase: Phase, ours: bool) -> tuple[float, 
     feed = Feed(data, image_size=size, batch_size=32)
     feed.train()  # images are decoded into memory before the clock starts
     clock = Clock()
-    if ours:
+    if full:
         config = parse_config(
             {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}, **PHASES}
         )

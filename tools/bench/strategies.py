@@ -202,8 +202,8 @@ def report(results: list[dict[str, Any]], sizes: list[int]) -> str:
         cells = []
         for size in sizes:
             measured = choose(size)[0] if name == "auto" else name  # the very same phases
-            found = [r for r in results if r["strategy"] == measured and r["size"] == size]
-            values = [r["accuracy"] for r in found]
+            runs = [r for r in results if r["strategy"] == measured and r["size"] == size]
+            values = [r["accuracy"] for r in runs]
             if len(values) < 2:
                 cells.append("-")
                 continue

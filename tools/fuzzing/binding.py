@@ -18,9 +18,9 @@ def bind_config(config: Config) -> None:
     size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
     config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
     heads = config.multi_task.heads if isinstance(config, MultiTaskConfig) else ()
-    found = _found([head.column for head in heads])
+    items = _found([head.column for head in heads])
     with (
-        mock.patch.dict(SOURCES, {name: lambda **_: found for name in SOURCES}),
+        mock.patch.dict(SOURCES, {name: lambda **_: items for name in SOURCES}),
         mock.patch.object(
             build, "load_backbone", lambda *_, image_size, **__: _backbone(image_size)
         ),

@@ -70,7 +70,7 @@ class _Slow(BaseException):
     pass
 
 
-def make(rng: random.Random, place: Path) -> Case:
+def make(rng: random.Random, folder: Path) -> Case:
     """Makes a case and writes its config."""
     shipped = yaml.safe_load(rng.choice(_SHIPPED).read_text())
     schema = schema_of(shipped.get("task", "classification"))
@@ -82,13 +82,13 @@ def make(rng: random.Random, place: Path) -> Case:
     content = _written(rng, tree)
     if rng.random() < 0.25:
         content = _mutate_text(rng, content)
-    path = place / "config.yaml"
+    path = folder / "config.yaml"
     path.write_bytes(content)
     arguments = ["plan", f"--config={path}"]
     for _ in range(rng.choice((0, 0, 0, 1, 2))):
         arguments += ["--set", _override(rng)]
     if rng.random() < 0.15:
-        arguments = _command_line(rng, arguments, place)
+        arguments = _command_line(rng, arguments, folder)
     return Case(arguments, content)
 
 
@@ -133,8 +133,8 @@ def _run(arguments: list[str], accepted: list[Any]) -> int | None:
 
     real, dispatch = flags.load_config, command._dispatch
 
-    def load(*given: Any) -> Config:
-        accepted.append(real(*given))
+    def load(*args: Any) -> Config:
+        accepted.append(real(*args))
         return accepted[-1]
 
     def stop() -> None:
@@ -227,11 +227,11 @@ def _draw(rng: random.Random, schema: dict[str, Any], whole: dict[str, Any] | No
 def _nodes(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a tree."""
     pairs = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))
-    found = [(tree, key) for key, _ in pairs]
+    nodes = [(tree, key) for key, _ in pairs]
     for _, value in pairs:
         if isinstance(value, (dict, list)):
-            found += _nodes(value)
-    return found
+            nodes += _nodes(value)
+    return nodes
 
 
 def _mutate_tree(rng: random.Random, tree: Any) -> Any:
@@ -289,7 +289,7 @@ def _override(rng: random.Random) -> str:
 @cache
 def _fields() -> tuple[str, ...]:
     """Paths of fields, as --set names them."""
-    found: list[str] = []
+    paths: list[str] = []
     rng = random.Random(0)
     for _ in range(40):
 
@@ -297,19 +297,19 @@ def _fields() -> tuple[str, ...]:
             pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
             for key, value in pairs:
                 name = f"{prefix}[{key}]" if isinstance(tree, list) else f"{prefix}.{key}"
-                found.append(name.lstrip("."))
+                paths.append(name.lstrip("."))
                 if isinstance(value, (dict, list)):
                     visit(value, name)
 
         visit(_draw(rng, json_schema()), "")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(paths))
 
 
-def _command_line(rng: random.Random, arguments: list[str], place: Path) -> list[str]:
+def _command_line(rng: random.Random, arguments: list[str], folder: Path) -> list[str]:
     words = ["--help", "-h", "--", "-", "", "--config", "--set", "--out=/dev/null/x", "--top_k=0"]
     words += ["--top_k=nan", "--flagfile=/dev/null/none", "--split=", "--max_mb=-1", "--low=inf"]
     words += [
-        f"--flagfile={place}",
+        f"--flagfile={folder}",
         "--nooverwrite",
         "--overwrite=maybe",
         "\udcff",
@@ -318,9 +318,9 @@ def _command_line(rng: random.Random, arguments: list[str], place: Path) -> list
     ]
     words += [
         "--steps=1e9",
-        f"--config={place}",
+        f"--config={folder}",
         "--config=/dev/zero",
-        str(place),
+        str(folder),
         "\u00e9",
         "--undefok=x",
     ]
@@ -332,7 +332,7 @@ def _command_line(rng: random.Random, arguments: list[str], place: Path) -> list
         line = [
             "init",
             *(word for word in line[1:] if word.startswith("-")),
-            str(place / "new.yaml"),
+            str(folder / "new.yaml"),
         ]
-        (place / "new.yaml").unlink(missing_ok=True)
+        (folder / "new.yaml").unlink(missing_ok=True)
     return line

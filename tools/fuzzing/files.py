@@ -28,17 +28,17 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 _SUFFIX = {"JPEG": "jpg", "WEBP": "webp"}
 
 
-def make(rng: random.Random, place: Path) -> None:
+def make(rng: random.Random, folder: Path) -> None:
     """Makes one case: a folder with what is to be read, and a file that says what it is."""
-    place.mkdir()
+    folder.mkdir()
     kind = rng.choices(
         ("image", "tfrecord", "manifest", "arrays", "weights", "folder"), (70, 10, 9, 5, 3, 3)
     )[0]
-    (place / "kind").write_text(kind)
-    _MAKERS[kind](rng, place)
+    (folder / "kind").write_text(kind)
+    _MAKERS[kind](rng, folder)
 
 
-def run_all(place: Path, seconds: int) -> int:
+def run_all(folder: Path, seconds: int) -> int:
     """Runs the cases of a folder that have no result yet; writes each result as it comes."""
 
     def ring(number: int, frame: Any) -> None:
@@ -48,18 +48,18 @@ def run_all(place: Path, seconds: int) -> int:
 
     signal.signal(signal.SIGALRM, ring)
     signal.signal(signal.SIGPROF, ring)
-    log = place / "results.jsonl"
+    log = folder / "results.jsonl"
     done = (
         {json.loads(line)["case"] for line in log.read_text().splitlines()}
         if log.exists()
         else set()
     )
     for case in sorted(
-        (path for path in place.iterdir() if path.is_dir()), key=lambda p: int(p.name)
+        (path for path in folder.iterdir() if path.is_dir()), key=lambda p: int(p.name)
     ):
         if case.name in done:
             continue
-        (place / "begun").write_text(case.name)
+        (folder / "begun").write_text(case.name)
         signal.alarm(10 * seconds)
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
@@ -181,14 +181,14 @@ def _image(rng: random.Random, kind: str | None = None) -> tuple[bytes, str]:
     return stream.getvalue(), _SUFFIX.get(kind, kind.lower())
 
 
-def _make_image(rng: random.Random, place: Path) -> None:
+def _make_image(rng: random.Random, folder: Path) -> None:
     content, suffix = _image(rng)
     if rng.random() < 0.9:
         content = mutate(rng, content, _image(rng)[0])
-    (place / f"image.{suffix}").write_bytes(content)
+    (folder / f"image.{suffix}").write_bytes(content)
 
 
-def _make_tfrecord(rng: random.Random, place: Path) -> None:
+def _make_tfrecord(rng: random.Random, folder: Path) -> None:
     import tensorflow as tf
 
     def feature(value: Any) -> tf.train.Feature:
@@ -196,7 +196,7 @@ def _make_tfrecord(rng: random.Random, place: Path) -> None:
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
-    path = place / "data.tfrecord"
+    path = folder / "data.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for number in range(12):
             content = _image(rng)[0]
@@ -226,12 +226,12 @@ def masked_crc(content: bytes) -> bytes:
     return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _make_manifest(rng: random.Random, place: Path) -> None:
+def _make_manifest(rng: random.Random, folder: Path) -> None:
     images = []
     for number in range(8):
         content, suffix = _image(rng)
         images.append(f"{number}.{suffix}")
-        (place / images[-1]).write_bytes(content)
+        (folder / images[-1]).write_bytes(content)
     odd: tuple[str, ...] = (
         "/etc/passwd",
         "../../../../etc/shadow",
@@ -256,12 +256,12 @@ def _make_manifest(rng: random.Random, place: Path) -> None:
         rows.append(row)
     text = io.StringIO()
     if rng.random() < 0.5:
-        target = place / "list.jsonl"
+        target = folder / "list.jsonl"
         text.write("".join(json.dumps(row) + "\n" for row in rows))
         if rng.random() < 0.1:
             text.write("[" * 100_000)
     else:
-        target = place / "list.csv"
+        target = folder / "list.csv"
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -269,7 +269,7 @@ def _make_manifest(rng: random.Random, place: Path) -> None:
     target.write_bytes(mutate(rng, content, content) if rng.random() < 0.6 else content)
 
 
-def _make_arrays(rng: random.Random, place: Path) -> None:
+def _make_arrays(rng: random.Random, folder: Path) -> None:
     images = np.zeros(rng.choice(((8, 4, 4, 3), (8, 4, 4), (0, 4, 4, 3), (8, 4, 4, 2))), np.uint8)
     labels: Any = rng.choice(
         (np.arange(8) % 2, np.arange(8) % 2 == 0, np.eye(8), np.full(8, 2**62), np.full(8, np.nan))
@@ -291,19 +291,19 @@ def _make_arrays(rng: random.Random, place: Path) -> None:
                 "images.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
             )
         content = stream.getvalue()
-    (place / "data.npz").write_bytes(content)
+    (folder / "data.npz").write_bytes(content)
 
 
-def _make_weights(rng: random.Random, place: Path) -> None:
+def _make_weights(rng: random.Random, folder: Path) -> None:
     name = rng.choice(("w.weights.h5", "w.keras"))
-    path = place / name
+    path = folder / name
     _model().save(path) if name == "w.keras" else _model().save_weights(path)
     if rng.random() < 0.9:
         path.write_bytes(mutate(rng, path.read_bytes()))
 
 
-def _make_folder(rng: random.Random, place: Path) -> None:
-    root = os.fsencode(place / "photos")
+def _make_folder(rng: random.Random, folder: Path) -> None:
+    root = os.fsencode(folder / "photos")
     for name in (b"cat", b"dog"):
         os.makedirs(os.path.join(root, name))
         for number in range(6):
@@ -344,7 +344,7 @@ def _make_folder(rng: random.Random, place: Path) -> None:
         os.symlink(target, os.path.join(inside, b"loop"))
     if rng.random() < 0.3:
         os.mkdir(os.path.join(root, rng.choice((b"\xfe", b"a\nb", b".hidden", b"__pycache__"))))
-    shutil.copytree(place / "photos" / "dog", place / "photos" / "emu")
+    shutil.copytree(folder / "photos" / "dog", folder / "photos" / "emu")
 
 
 _MAKERS: dict[str, Callable[[random.Random, Path], None]] = {

@@ -59,10 +59,10 @@ def per_class(facts: RunFacts) -> Section:
 
 def slices(facts: RunFacts) -> Child:
     """Returns the metrics of parts of the split, where the run has any."""
-    found = (facts.evaluation or {}).get("slices")
-    if not found:
+    groups = (facts.evaluation or {}).get("slices")
+    if not groups:
         return None
-    return [tag("h3", "Slices"), [_slice_table(name, parts) for name, parts in found.items()]]
+    return [tag("h3", "Slices"), [_slice_table(name, parts) for name, parts in groups.items()]]
 
 
 def _slice_table(name: str, parts: dict[str, dict[str, Any]]) -> Html:

@@ -18,11 +18,11 @@ def mistakes(facts: RunFacts) -> Section:
         sentence = f"There are no predictions of the {facts.split} images to look at;"
         command = evaluate_command(facts, facts.split)
         return Section("mistakes", title, missing(sentence, command))
-    found = shown_mistakes(facts)
-    if not found:
+    shown = shown_mistakes(facts)
+    if not shown:
         return Section("mistakes", title, tag("p", "There are none: every answer was right."))
     ids = facts.predictions[facts.split].ids
-    cards = [_card(facts, facts.split, str(ids[m.index]), m, explained=True) for m in found]
+    cards = [_card(facts, facts.split, str(ids[m.index]), m, explained=True) for m in shown]
     lead = (
         f"The wrong answers on the {facts.split} images that the model was surest of, the surest "
         "first. Many are worth a second look at the label."
@@ -40,18 +40,18 @@ def label_errors(facts: RunFacts) -> Section:
         sentence = "Labels are checked against predictions of held-out images, and there are none;"
         command = evaluate_command(facts, "test")
         return Section("labels", title, missing(sentence, command))
-    found = [(split, suspect) for split in held_out for suspect in label_suspects(facts, split)]
-    found.sort(key=lambda pair: pair[1].given_score - pair[1].suggested_score)
+    suspects = [(split, suspect) for split in held_out for suspect in label_suspects(facts, split)]
+    suspects.sort(key=lambda pair: pair[1].label_score - pair[1].suggested_score)
     images = sum(len(facts.predictions[split].ids) for split in held_out)
     where = " and ".join(held_out)
-    if not found:
+    if not suspects:
         said = f"None of the {images:,} {where} images looks wrongly labelled."
         return Section("labels", title, tag("p", said))
-    named = [(s, str(facts.predictions[s].ids[suspect.index]), suspect) for s, suspect in found]
+    named = [(s, str(facts.predictions[s].ids[suspect.index]), suspect) for s, suspect in suspects]
     cards = [_card(facts, s, key, suspect, explained=False) for s, key, suspect in named[:SUSPECTS]]
     rows = [
-        [tag("span", key, class_="long"), split, _label(facts, suspect.given),
-         _label(facts, suspect.suggested), f"{suspect.given_score:.3f}",
+        [tag("span", key, class_="long"), split, _label(facts, suspect.label),
+         _label(facts, suspect.suggested), f"{suspect.label_score:.3f}",
          f"{suspect.suggested_score:.3f}"]
         for split, key, suspect in named[:_LISTED]
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def label_errors(facts: RunFacts) -> Section:
 
 def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained: bool) -> Html:
     picture = facts.pictures.get(split, {}).get(key, {})
-    label = _label(facts, suspect.given)
+    label = _label(facts, suspect.label)
     answer = _label(facts, suspect.suggested)
     shown = [
         tag("img", src=picture["image"], alt=f"{key}, labelled {label}", loading="lazy")
@@ -87,7 +87,7 @@ def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained:
         tag("p", tag("span", "says ", class_="role"), tag("strong", answer),
             f" {suspect.suggested_score:.1%}"),
         tag("p", tag("span", "label ", class_="role"), tag("strong", label),
-            f" {suspect.given_score:.1%}"),
+            f" {suspect.label_score:.1%}"),
         tag("p", key, class_="id"),
     )  # fmt: skip
 

@@ -71,14 +71,14 @@ def metrics_of(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def phase_stretches(records: Sequence[dict[str, Any]]) -> list[Span]:
     """Returns which epochs each phase took; edges lie between two epochs."""
-    found: list[Span] = []
+    spans: list[Span] = []
     for record in records:
-        place, name = record["epoch"] + 1, str(record.get("phase", ""))
-        if found and found[-1].name == name:
-            found[-1] = Span(name, found[-1].start, place + 0.5)
+        epoch, name = record["epoch"] + 1, str(record.get("phase", ""))
+        if spans and spans[-1].name == name:
+            spans[-1] = Span(name, spans[-1].start, epoch + 0.5)
         else:
-            found.append(Span(name, place - 0.5, place + 0.5))
-    return found
+            spans.append(Span(name, epoch - 0.5, epoch + 0.5))
+    return spans
 
 
 def planned_rates(facts: RunFacts) -> list[tuple[float, float]]:

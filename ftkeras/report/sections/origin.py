@@ -65,12 +65,12 @@ def data(facts: RunFacts) -> Section:
 
 def environment(facts: RunFacts) -> Section:
     """Returns the machine and its software."""
-    found = {k: v for k, v in facts.environment.items() if k != "command"}
-    if not found:
+    entries = {k: v for k, v in facts.environment.items() if k != "command"}
+    if not entries:
         return Section("environment", "Environment", tag("p", "environment.json is missing."))
     pairs = (
         (key.replace("_", " "), ", ".join(map(str, v)) if isinstance(v, list) else str(v))
-        for key, v in found.items()
+        for key, v in entries.items()
     )
     return Section("environment", "Environment", definitions(pairs))
 

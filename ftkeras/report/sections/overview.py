@@ -74,9 +74,9 @@ def overview(facts: RunFacts) -> Section:
             ),
             tag("div", tiles, class_="tiles"),
         ]
-    found = list(findings(facts))
-    listed = [tag("h3", "What stands out"), tag("ul", [tag("li", f) for f in found])]
-    return Section("summary", "Summary", [body, listed if found else None])
+    highlights = list(findings(facts))
+    listed = [tag("h3", "What stands out"), tag("ul", [tag("li", f) for f in highlights])]
+    return Section("summary", "Summary", [body, listed if highlights else None])
 
 
 def findings(facts: RunFacts) -> Iterator[Child]:

@@ -24,21 +24,21 @@ from ftkeras.report.section import Section, evaluate_command
 
 def calibration(facts: RunFacts) -> Section:
     """Returns reliability diagrams before and after temperature scaling."""
-    title, found = "Calibration", (facts.evaluation or {}).get("calibration") or {}
-    if not found.get("before"):
+    title, results = "Calibration", (facts.evaluation or {}).get("calibration") or {}
+    if not results.get("before"):
         sentence = "Calibration was not measured;"
         return Section("calibration", title, missing(sentence, evaluate_command(facts)))
     temperature = (facts.evaluation or {}).get("temperature")
     names = {"before": "As trained", "after": "After temperature scaling"}
     charts = [
-        tag("figure", reliability_chart(found[key]["bins"], title=name))
+        tag("figure", reliability_chart(results[key]["bins"], title=name))
         for key, name in names.items()
-        if found.get(key)
+        if results.get(key)
     ]
     rows = [
-        [name, number(found[key]["ece"], ".4f"), number(found[key]["nll"], ".4f")]
+        [name, number(results[key]["ece"], ".4f"), number(results[key]["nll"], ".4f")]
         for key, name in names.items()
-        if found.get(key)
+        if results.get(key)
     ]
     header = ["", "Calibration error (ECE)", "Log loss (NLL)"]
     lead = (
@@ -52,7 +52,7 @@ def calibration(facts: RunFacts) -> Section:
             "the logits (Guo et al. 2017); answers stay the same, confidences move."
         )
     body = [tag("div", charts, class_="charts"), table("Calibration in numbers", header, rows)]
-    if "after" not in found:
+    if "after" not in results:
         body.append(
             missing(
                 "There is no temperature: it is fitted on validation images, which this run has "
@@ -64,22 +64,22 @@ def calibration(facts: RunFacts) -> Section:
 
 def robustness(facts: RunFacts) -> Section:
     """Returns the accuracy under each corruption and severity, and under each shift."""
-    title, found = "Robustness", facts.robustness
-    if not found or not found.get("corruptions"):
+    title, results = "Robustness", facts.robustness
+    if not results or not results.get("corruptions"):
         command = shlex.join(["ftkeras", "robustness", facts.folder])
         sentence = "How the model bears noise, blur and bad weather was not measured;"
         return Section("robustness", title, missing(sentence, command))
-    ends = found.get("intervals") or {}
+    ends = results.get("intervals") or {}
     summary = [
-        (name, [number(found[key], ".1%"), _between(ends.get(key))])
+        (name, [number(results[key], ".1%"), _between(ends.get(key))])
         for key, name in (
             ("clean", "Clean accuracy"),
             ("mean_corruption_accuracy", "Mean under corruption"),
             ("relative", "Share that is left"),
         )
-        if isinstance(found.get(key), float)
+        if isinstance(results.get(key), float)
     ]
-    corruptions = {name: levels for name, levels in found["corruptions"].items() if levels}
+    corruptions = {name: levels for name, levels in results["corruptions"].items() if levels}
     most = max(map(len, corruptions.values()), default=0)
     rows = [
         [
@@ -92,11 +92,11 @@ def robustness(facts: RunFacts) -> Section:
     ]
     header = ["Corruption", *range(1, most + 1), "Mean"]
     lead = (
-        f"Accuracy on {found.get('examples', 0):,} {found.get('split', '')} images, corrupted "
+        f"Accuracy on {results.get('examples', 0):,} {results.get('split', '')} images, corrupted "
         "in each way at rising severity (Hendrycks and Dietterich 2019), and shifted. The fuller a "
         "cell's colour, the better."
     )
-    shifts = [[name.replace("_", " "), _shaded(v)] for name, v in found.get("shifts", {}).items()]
+    shifts = [[name.replace("_", " "), _shaded(v)] for name, v in results.get("shifts", {}).items()]
     tables = [
         table("Accuracy by corruption and severity", header, rows, class_="heat"),
         table("Accuracy by shift", ["Shift", "Accuracy"], shifts, class_="heat")
@@ -169,8 +169,8 @@ def exported(facts: RunFacts) -> Section:
             *(number(_latency(check, batch), ".1f") for batch in ("1", "32")),
             number(check["size_bytes"] / 1e6 if "size_bytes" in check else None, ",.1f"),
         ]
-        for format_name, found in facts.certificate.items()
-        for name, check in _checks(format_name.replace("_", " "), found)
+        for format_name, certificate in facts.certificate.items()
+        for name, check in _checks(format_name.replace("_", " "), certificate)
     ]
     header = [
         "Format", "Largest difference", "Allowed", "Accuracy lost", "Batch of 1 (ms)",
@@ -182,20 +182,20 @@ def exported(facts: RunFacts) -> Section:
         "certificate.json."
     )
     body: list[Child] = [table("Exported formats beside the model", header, rows)]
-    limits = [found["limits"] for found in facts.certificate.values()
-              if isinstance(found, dict) and "limits" in found]  # fmt: skip
+    limits = [certificate["limits"] for certificate in facts.certificate.values()
+              if isinstance(certificate, dict) and "limits" in certificate]  # fmt: skip
     body += [tag("p", limit) for limit in limits[:1]]
     return Section("export", title, body, lead)
 
 
-def _checks(name: str, found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _checks(name: str, certificate: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields every comparison within a format's certificate, with what was compared."""
-    if not isinstance(found, dict):
+    if not isinstance(certificate, dict):
         return
-    if "max_difference" in found:
-        yield name, found
+    if "max_difference" in certificate:
+        yield name, certificate
         return
-    for key, inside in found.items():
+    for key, inside in certificate.items():
         own = key.replace("_", " ")
         yield from _checks(name if own == name else f"{name}: {own}", inside)
 
@@ -208,9 +208,9 @@ def _largest(difference: Any) -> float | None:
 
 def _latency(check: dict[str, Any], batch: str) -> float | None:
     """Returns the milliseconds that a batch takes; of a SavedModel, with decoding."""
-    found = check.get("latency_ms") or {}
-    found = found.get("serving_default", found)
-    return found.get(batch)
+    latencies = check.get("latency_ms") or {}
+    latencies = latencies.get("serving_default", latencies)
+    return latencies.get(batch)
 
 
 def _verdict(verdict: dict[str, Any]) -> Html:

@@ -117,7 +117,7 @@ def _keys(images: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
     """Returns a seed an image, int64 (b, 2), from its pixels; whole sums don't depend on order."""
     flat = tf.cast(tf.round(images * 256.0), tf.int64)
     flat = tf.reshape(flat, (tf.shape(images)[0], tf.reduce_prod(tf.shape(images)[1:])))
-    places = tf.range(tf.shape(flat)[1])
-    weights = tf.cast(places, tf.int64) * 2654435761 % 2147483647 + 1
+    positions = tf.range(tf.shape(flat)[1])
+    weights = tf.cast(positions, tf.int64) * 2654435761 % 2147483647 + 1
     own = tf.reduce_sum(flat * weights, axis=1)
     return tf.stack([own, tf.fill(tf.shape(own), tf.cast(seed, tf.int64))], axis=1)

@@ -68,8 +68,8 @@ def measure_attacked(
     progress = Progress("attack", len(split))
     try:
         for images, labels, *_ in plain:
-            for judge, found in zip(judges, right, strict=True):
-                found.append(judge(images, labels).numpy())
+            for judge, results in zip(judges, right, strict=True):
+                results.append(judge(images, labels).numpy())
             progress.advance(len(images))
     finally:
         progress.close()
@@ -78,8 +78,8 @@ def measure_attacked(
         "examples": len(split),
         "clean": clean,
         "attacks": [
-            {"norm": a.norm, "budget": a.budget, "steps": a.steps, "step": a.step, **found}
-            for a, found in zip(attacks, attacked, strict=True)
+            {"norm": a.norm, "budget": a.budget, "steps": a.steps, "step": a.step, **results}
+            for a, results in zip(attacks, attacked, strict=True)
         ],
     }
 

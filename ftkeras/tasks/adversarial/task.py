@@ -132,13 +132,17 @@ def _halves(labels: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return logits[:count], logits[tf.shape(logits)[0] - count :]
 
 
-def attack_of(given: AdversarialSection) -> Attack:
+def attack_of(section: AdversarialSection) -> Attack:
     """Returns the attack that a config trains with."""
-    one = given.method in ("fgsm", "fast")
-    steps = 1 if one else given.steps
-    longest = {"fgsm": 1.0, "fast": 1.25}.get(given.method, 2.5) * given.budget
+    one = section.method in ("fgsm", "fast")
+    steps = 1 if one else section.steps
+    longest = {"fgsm": 1.0, "fast": 1.25}.get(section.method, 2.5) * section.budget
     return Attack(
-        given.norm, given.budget, steps, given.step or longest / steps, given.method != "fgsm"
+        section.norm,
+        section.budget,
+        steps,
+        section.step or longest / steps,
+        section.method != "fgsm",
     )
 
 
@@ -155,7 +159,7 @@ class Adversarial(Task):
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the head, and attacks before each step."""
-        given = _section(config)
+        section = _section(config)
         plain = build.model(config, data, backbone)
         for layer in flat_layers(plain):
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -163,11 +167,13 @@ class Adversarial(Task):
         return AdversarialModel(
             plain.inputs,
             plain.outputs,
-            attack=attack_of(given),
+            attack=attack_of(section),
             # Not with the few large steps of training: who withstands these may fall to small ones.
-            judge=projected_gradient(given.norm, given.budget, max(given.judge.steps // 2, 1)),
-            beta=given.beta if given.method == "trades" else None,
-            rise=round(given.rise * len(data.splits["train"]) / config.data.batch_size),
+            judge=projected_gradient(
+                section.norm, section.budget, max(section.judge.steps // 2, 1)
+            ),
+            beta=section.beta if section.method == "trades" else None,
+            rise=round(section.rise * len(data.splits["train"]) / config.data.batch_size),
             seed=config.seed,
             name=plain.name,
         )
@@ -183,27 +189,27 @@ class Adversarial(Task):
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
         """Measures as ever, and under attack; `task.json` keeps the latter by split."""
         config = run.config
-        given, found = _section(config), super().measure(model, feed, run, split)
-        budgets = given.judge.budgets or [given.budget]
+        section, measured = _section(config), super().measure(model, feed, run, split)
+        budgets = section.judge.budgets or [section.budget]
         attacked = measure_attacked(
             model,
-            sample(feed.data.splits[split], given.judge.examples, config.seed),
-            [projected_gradient(given.norm, budget, given.judge.steps) for budget in budgets],
+            sample(feed.data.splits[split], section.judge.examples, config.seed),
+            [projected_gradient(section.norm, budget, section.judge.steps) for budget in budgets],
             resize=config.data.resize,
             batch_size=config.data.batch_size,
             seed=config.seed,
         )
         before = run.read_json("task.json") if tf.io.gfile.exists(run.path("task.json")) else {}
         run.write_json("task.json", {**before, split: attacked})
-        return found
+        return measured
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the accuracy by budget."""
-        title, found = "Under attack", facts.task.get(facts.split)
-        if not found:
+        title, results = "Under attack", facts.task.get(facts.split)
+        if not results:
             sentence = "The model was not attacked yet;"
             return [Section("attacks", title, missing(sentence, evaluate_command(facts)))]
-        clean, attacks = found["clean"], sorted(found["attacks"], key=lambda row: row["budget"])
+        clean, attacks = results["clean"], sorted(results["attacks"], key=lambda row: row["budget"])
         rows = [["none", *_shown(clean)]]
         rows += [[f"PGD-{a['steps']}, {a['norm']} {a['budget']:g}", *_shown(a)] for a in attacks]
         curve = Curve(
@@ -215,7 +221,7 @@ class Adversarial(Task):
             [curve], title="Accuracy by budget", x_label="budget, pixel values", y_label="accuracy"
         )
         lead = (
-            f"Accuracy on {found['examples']:,} {facts.split} images, as they are and changed by "
+            f"Accuracy on {results['examples']:,} {facts.split} images, as they are and changed by "
             "projected gradient ascent from a random start (Madry et al. 2018). Whoever attacks "
             "knows the model. A stronger attack may find more: these are upper bounds."
         )
@@ -226,8 +232,8 @@ class Adversarial(Task):
         return [Section("attacks", title, body, lead)]
 
 
-def _shown(found: dict[str, Any]) -> list[Any]:
-    return [number(found["accuracy"], ".1%"), interval(found["interval"])]
+def _shown(result: dict[str, Any]) -> list[Any]:
+    return [number(result["accuracy"], ".1%"), interval(result["interval"])]
 
 
 def _section(config: Config) -> AdversarialSection:

@@ -197,19 +197,19 @@ class DomainAdaptation(Task):
 
     def check(self, config: Config, data: ImageData) -> None:
         """Refuses adabn without statistics of the source, and dann where nothing fits it."""
-        given = _section(config)
-        logged = ["accuracy", *(["target_doubt"] if given.method in PAIRED else [])]
+        section = _section(config)
+        logged = ["accuracy", *(["target_doubt"] if section.method in PAIRED else [])]
         check_monitors(config, data, logged)
         phases = config.phases
         strategy = phases.strategy if isinstance(phases, StrategyConfig) else ""
-        if given.method == "dann" and strategy == "surgical":
+        if section.method == "dann" and strategy == "surgical":
             raise UserError(
                 "phases.strategy: surgical measures gradients that dann's domain classifier would "
                 "be part of. List the phases, or take another strategy."
             )
         listed = phases if isinstance(phases, list) else []
         settings = [phase.batch_norm for phase in listed if phase.batch_norm is not None]
-        if given.method == "adabn" and settings[-1:] != ["train"]:
+        if section.method == "adabn" and settings[-1:] != ["train"]:
             raise UserError(
                 "domain_adaptation.method: adabn puts the target's batch statistics in the place "
                 "of the source's, and the last phase does not train with these. Set its "
@@ -238,19 +238,19 @@ class DomainAdaptation(Task):
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the head, and for dann a domain classifier."""
-        given, plain = _section(config), build.model(config, data, backbone)
-        if given.method not in PAIRED:
+        section, plain = _section(config), build.model(config, data, backbone)
+        if section.method not in PAIRED:
             return plain
         strength = tf.Variable(0.0, trainable=False, name="strength")
         outputs = plain.outputs[0]
-        if given.method == "dann":
+        if section.method == "dann":
             features = pooled_features(plain)
             if features is None:
                 raise UserError("dann: the head has no pooled features to tell domains apart by.")
             x = GradientReversal(strength, name="reversal")(features)
             seed = config.seed
             x = keras.layers.Dense(
-                given.units,
+                section.units,
                 activation="relu",
                 kernel_initializer=keras.initializers.GlorotUniform(seed + 101),
                 name="domain_dense",
@@ -266,9 +266,9 @@ class DomainAdaptation(Task):
             plain.inputs,
             outputs,
             classes=len(data.class_names),
-            method=given.method,
-            weight=given.weight,
-            threshold=given.threshold,
+            method=section.method,
+            weight=section.weight,
+            threshold=section.threshold,
             strength=strength,
             name=plain.name,
         )
@@ -306,22 +306,22 @@ class DomainAdaptation(Task):
         splits = feed.data.splits
         if splits[split].labels.min() < 0:
             raise UserError(f"--split {split}: its images have no labels to measure with.")
-        found = super().measure(model, feed, run, split)
+        measured = super().measure(model, feed, run, split)
         name = next(f"{TARGET}{n}" for n in ("test", "val", "train") if f"{TARGET}{n}" in splits)
         target = _on_target(model, feed, name)
         if not split.startswith(TARGET):
-            shown = {key: found.get(key) for key in ("split", "accuracy")}
+            shown = {key: measured.get(key) for key in ("split", "accuracy")}
             run.write_json("task.json", {"source": shown, "target": target})
-        intervals = {**found["intervals"], "target_accuracy": target["interval"]}
-        return {**found, "target_accuracy": target["accuracy"], "intervals": intervals}
+        intervals = {**measured["intervals"], "target_accuracy": target["interval"]}
+        return {**measured, "target_accuracy": target["accuracy"], "intervals": intervals}
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns both domains side by side."""
-        title, found = "The other domain", facts.task
-        if not found.get("target"):
+        title, results = "The other domain", facts.task
+        if not results.get("target"):
             sentence = "The target was not measured yet;"
             return [Section("domains", title, missing(sentence, evaluate_command(facts)))]
-        source, target = found["source"], found["target"]
+        source, target = results["source"], results["target"]
         rows = [
             [f"source, {source['split']}", number(source["accuracy"], ".1%"), "-", "-"],
             [

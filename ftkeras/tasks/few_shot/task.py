@@ -105,27 +105,27 @@ class FewShot(Task):
             name: predict_outputs(features, feed.plain(name), f"features of {name}")[0]
             for name in shown.splits
         }
-        found: list[dict[str, _Candidate]] = []
+        by_draw: list[dict[str, _Candidate]] = []
         for turn, chosen in enumerate(draws):
             rows, labels = np.searchsorted(used, chosen), pool.labels[chosen]
-            found.append({})
+            by_draw.append({})
             for method in section.methods:
                 if method != "phases":
-                    given = inputs["train"][rows], labels, inputs["test"]
-                    found[-1][method] = _fit_head(method, *given, config)
+                    arrays = inputs["train"][rows], labels, inputs["test"]
+                    by_draw[-1][method] = _fit_head(method, *arrays, config)
             if self.trains(config) and turn < section.phase_draws:
                 on = _on_draw(data, pool, config, turn)
                 trained = assembled.model if turn == 0 else None
-                found[-1]["phases"] = _train_phases(config, on, run, turn, trained)
+                by_draw[-1]["phases"] = _train_phases(config, on, run, turn, trained)
         targets = [pool.labels[chosen] for chosen in draws]
-        choices = [_choose(section.methods, *pair) for pair in zip(found, targets, strict=True)]
-        results = _summary(section, found, choices, targets[0], test.labels)
+        choices = [_choose(section.methods, *pair) for pair in zip(by_draw, targets, strict=True)]
+        results = _summary(section, by_draw, choices, targets[0], test.labels)
         run.write_json("task.json", {**results, "channels": int(inputs["train"].shape[1])})
         for path in tf.io.gfile.glob(run.path(f"{_ANSWERS}*.json")):
             tf.io.gfile.remove(path)
         print(_format(results))
         with assembled.devices.strategy.scope():
-            return _model(choices[0], found[0][choices[0]], targets[0], assembled.model, features)
+            return _model(choices[0], by_draw[0][choices[0]], targets[0], assembled.model, features)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         return [_report(facts.task)] if facts.task.get("methods") else []
@@ -200,11 +200,11 @@ def _train_phases(
     support = data.splits["train"]
     folds = _folds(config, support.labels)
     held_out = np.empty((len(support), len(data.class_names))) if folds else None
-    for place, (kept, left_out) in enumerate(folds, start=1):
+    for index, (kept, left_out) in enumerate(folds, start=1):
         assert held_out is not None
         part = {"train": support.take(kept), "test": support.take(left_out)}
         fold = dataclasses.replace(data, splits=part)
-        what = f"draw {turn + 1}, fold {place} of {len(folds)}"
+        what = f"draw {turn + 1}, fold {index} of {len(folds)}"
         held_out[left_out] = _answers(config, fold, run, what, None)
     return _Candidate(_answers(config, data, run, f"draw {turn + 1}", trained), held_out)
 
@@ -250,9 +250,9 @@ def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
     return fresh.model
 
 
-def _choose(methods: Sequence[str], found: dict[str, _Candidate], labels: np.ndarray) -> str:
+def _choose(methods: Sequence[str], candidates: dict[str, _Candidate], labels: np.ndarray) -> str:
     """Returns the method with the least cross-validated log loss; of one shot, the first."""
-    losses = {name: _loss(found[name], labels) for name in methods if name in found}
+    losses = {name: _loss(candidates[name], labels) for name in methods if name in candidates}
     return min(losses, key=lambda name: losses[name])  # the first among equals
 
 
@@ -289,7 +289,7 @@ def _model(
 
 def _summary(
     section: FewShotSection,
-    found: Sequence[dict[str, _Candidate]],
+    by_draw: Sequence[dict[str, _Candidate]],
     choices: Sequence[str],
     labels: np.ndarray,
     test_labels: np.ndarray,
@@ -297,7 +297,7 @@ def _summary(
     """Returns what `task.json` holds: each method's accuracy on the test split, by draw."""
 
     def measured(names: Sequence[str], draws: Sequence[int]) -> dict[str, Any]:
-        correct = [found[d][n].test.argmax(axis=1) == test_labels
+        correct = [by_draw[d][n].test.argmax(axis=1) == test_labels
                    for d, n in zip(draws, names, strict=True)]  # fmt: skip
         values = [float(right.mean()) for right in correct]
         ends = mean_interval(values)  # which knows nothing of where accuracies end
@@ -306,17 +306,17 @@ def _summary(
 
     methods = {}
     for name in section.methods:
-        draws = [d for d, candidates in enumerate(found) if name in candidates]
-        first = found[0][name]
+        draws = [d for d, candidates in enumerate(by_draw) if name in candidates]
+        first = by_draw[0][name]
         loss = _loss(first, labels) if first.held_out is not None else None
         methods[name] = {**measured([name] * len(draws), draws), "held_out_log_loss": loss}
     return {
         "shots": section.shots,
-        "draws": len(found),
+        "draws": len(by_draw),
         "choice": choices[0],
         "choices": list(choices),
         "methods": methods,
-        "selected": measured(choices, range(len(found))),
+        "selected": measured(choices, range(len(by_draw))),
     }
 
 
@@ -326,12 +326,12 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _format(results: dict[str, Any]) -> str:
     rows = []
-    for name, found in _rows(results):
-        ends = found["interval"]
+    for name, row in _rows(results):
+        ends = row["interval"]
         between = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-        loss = found.get("held_out_log_loss")
+        loss = row.get("held_out_log_loss")
         shown = "-" if loss is None else f"{loss:.3f}"
-        rows.append((NAMES[name], f"{found['mean']:.3f}", between, len(found["accuracies"]), shown))
+        rows.append((NAMES[name], f"{row['mean']:.3f}", between, len(row["accuracies"]), shown))
     header = ("method", "accuracy", "95% interval", "draws", "held-out log loss")
     chosen = f"kept: {NAMES[results['choice']]}, chosen on the first draw's examples alone"
     return f"\n{results['shots']} examples a class\n{table(rows, header)}\n{chosen}"
@@ -342,16 +342,16 @@ def _report(results: dict[str, Any]) -> Section:
     rows = [
         [
             NAMES[name],
-            number(found["mean"], ".1%"),
-            interval(found["interval"]),
-            len(found["accuracies"]),
-            number(found.get("held_out_log_loss")),
+            number(row["mean"], ".1%"),
+            interval(row["interval"]),
+            len(row["accuracies"]),
+            number(row.get("held_out_log_loss")),
         ]
-        for name, found in _rows(results)
+        for name, row in _rows(results)
     ]
     header = ["Method", "Accuracy", "95% interval", "Draws", "Held-out log loss"]
     chart = interval_chart(
-        [(NAMES[name], found["mean"], found["interval"]) for name, found in _rows(results)],
+        [(NAMES[name], row["mean"], row["interval"]) for name, row in _rows(results)],
         title=f"Test accuracy with {shots} examples a class",
         x_label="accuracy",
     )

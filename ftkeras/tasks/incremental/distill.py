@@ -67,8 +67,8 @@ class Distillation(keras.layers.Layer):
         if training:
             ops, t = keras.ops, self._temperature
             target = ops.log_softmax(wanted / t)
-            ours = ops.log_softmax(logits[:, : wanted.shape[-1]] / t)
-            divergence = ops.sum(ops.exp(target) * (target - ours), axis=-1)  # (batch,)
+            student = ops.log_softmax(logits[:, : wanted.shape[-1]] / t)
+            divergence = ops.sum(ops.exp(target) * (target - student), axis=-1)  # (batch,)
             self.add_loss(self._weight * t**2 * ops.mean(divergence))
         return logits
 

@@ -83,11 +83,11 @@ class Exemplars:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
-            given = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+            values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
             raise UserError(f"{path}: is damaged; it holds no memory of a run.") from None
-        given["class_names"] = tuple(map(str, given["class_names"]))
-        return cls(**given)
+        values["class_names"] = tuple(map(str, values["class_names"]))
+        return cls(**values)
 
 
 def herd(features: np.ndarray, count: int) -> np.ndarray:
@@ -163,6 +163,6 @@ def pixels(split: Split, size: int, resize: str) -> np.ndarray:
     """Returns a split's images as a model takes them: uint8 (n, size, size, 3)."""
     if not len(split):
         return np.zeros((0, size, size, 3), np.uint8)
-    found = batches(split, image_size=size, batch_size=32, resize=resize, cache="none")
+    dataset = batches(split, image_size=size, batch_size=32, resize=resize, cache="none")
     # Resized images are whole numbers, so a byte holds them.
-    return np.concatenate([images.numpy().astype(np.uint8) for images, *_ in found])
+    return np.concatenate([images.numpy().astype(np.uint8) for images, *_ in dataset])

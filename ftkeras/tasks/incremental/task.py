@@ -91,8 +91,8 @@ class Base:
         names = tuple(facts["class_names"])
         if task == "classification":
             return cls(run, names, (names,), ())
-        told = run.read_json("task.json")
-        return cls(run, names, tuple(map(tuple, told["steps"])), tuple(told["matrix"]))
+        history = run.read_json("task.json")
+        return cls(run, names, tuple(map(tuple, history["steps"])), tuple(history["matrix"]))
 
     @property
     def is_first(self) -> bool:
@@ -110,16 +110,16 @@ class Base:
             UserError: It keeps none, and its data are gone.
         """
         path, each = self.run.path(MEMORY), wanted // len(self.class_names)
-        found = Exemplars.load(path) if tf.io.gfile.exists(path) else None
-        if found is not None and (not self.is_first or found.holds(each, held_out)):
-            return found
+        stored = Exemplars.load(path) if tf.io.gfile.exists(path) else None
+        if stored is not None and (not self.is_first or stored.holds(each, held_out)):
+            return stored
         if not self.is_first:
             raise UserError(f"incremental.base: {self.run.folder} has no {MEMORY} any more.")
         try:
             data = build.images(self.run.config)
         except UserError as error:
-            if found is not None:
-                return found  # fewer than were asked for, and all there are
+            if stored is not None:
+                return stored  # fewer than were asked for, and all there are
             raise UserError(
                 f"incremental.base: {self.run.folder} has no {MEMORY}, and its data are gone: "
                 f"{error}"
@@ -138,12 +138,12 @@ class Base:
             return list(self.matrix)
         kept = {key.split("/", 2)[2] for key in memory.ids[memory.parts == "test"]}
         try:
-            found = load_predictions(self.run, "test")
+            predictions = load_predictions(self.run, "test")
         except UserError:
             return [[None]]
-        rows = np.array([key in kept for key in found.ids], bool)
-        answers, zeros = found.logits.argmax(axis=1), [0] * len(self.class_names)
-        return [accuracy_by_step(found.labels[rows], answers[rows], zeros, 1)]
+        rows = np.array([key in kept for key in predictions.ids], bool)
+        answers, zeros = predictions.logits.argmax(axis=1), [0] * len(self.class_names)
+        return [accuracy_by_step(predictions.labels[rows], answers[rows], zeros, 1)]
 
 
 class Incremental(Task):
@@ -165,17 +165,18 @@ class Incremental(Task):
 
     def images(self, config: Config) -> ImageData:
         """Returns the new images, and with them what the base remembers."""
-        given, base = _section(config), Base.of(config)
+        section, base = _section(config), Base.of(config)
         new = build.images(config, classes=base.class_names)
         if new.multi_label:
             return new  # `check` says so
-        memory = base.memory(given.memory, given.held_out)  # may write it: what is new can be read
+        # This may write the memory: what is new can be read.
+        memory = base.memory(section.memory, section.held_out)
         classes = len(new.class_names)
-        each = given.memory // len(base.class_names) if given.replay else 0
+        each = section.memory // len(base.class_names) if section.replay else 0
         old = {
             "train": memory.split("train", classes, each),
-            "val": memory.split("val", classes, given.held_out),
-            "test": memory.split("test", classes, given.held_out),
+            "val": memory.split("val", classes, section.held_out),
+            "test": memory.split("test", classes, section.held_out),
         }
         step_of = np.array(_step_of(new.class_names, _steps(base, new.class_names))).astype(str)
         splits = {}
@@ -193,8 +194,8 @@ class Incremental(Task):
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Grows the base's model and, where it is to be distilled, sets it beside as a teacher."""
-        given, base = _section(config), Base.of(config)
-        old, cosine = load_model(base.run), given.head == "cosine"
+        section, base = _section(config), Base.of(config)
+        old, cosine = load_model(base.run), section.head == "cosine"
         lengths = [layer.scale for layer in old.layers if layer.name == "head_length"]
         if lengths and not cosine:
             raise UserError("incremental.head: the base has a cosine head; set cosine again.")
@@ -226,22 +227,22 @@ class Incremental(Task):
         features = features_of(model, seen, config.data.resize, "start new classes")
         grown = grow_logits(kernel, bias, features, seen.labels, classes, cosine=cosine)
         model.get_layer("logits").set_weights(grown)
-        if not given.distillation:
+        if not section.distillation:
             return model
         key = digest(*(fingerprint(variable).hex() for variable in old.variables))
         [images] = model.inputs
         asked = Teacher(old, key, name="teacher")(images)
-        layer = Distillation(given.distillation, given.temperature, name="distillation")
+        layer = Distillation(section.distillation, section.temperature, name="distillation")
         return keras.Model(images, layer([model.output, asked]), name=model.name)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         """Returns what holds important weights, and what keeps cosines cosines."""
         config, model = assembled.config, self.final(assembled.model)
-        given, base = _section(config), Base.of(config)
-        found: list[keras.callbacks.Callback] = []
-        if given.ewc:
-            memory = base.memory(given.memory, given.held_out)
-            each = given.memory // len(base.class_names)
+        section, base = _section(config), Base.of(config)
+        callbacks: list[keras.callbacks.Callback] = []
+        if section.ewc:
+            memory = base.memory(section.memory, section.held_out)
+            each = section.memory // len(base.class_names)
             kept = memory.split("train", len(base.class_names), each)
             if kept is None:
                 raise UserError("incremental.ewc: needs remembered images; set memory above 0.")
@@ -251,10 +252,10 @@ class Incremental(Task):
             images = pixels(kept, int(model.input_shape[1]), config.data.resize)
             fisher = diagonal_fisher(model, images, variables, len(base.class_names))
             with assembled.devices.strategy.scope():
-                found.append(ElasticWeights(variables, fisher, given.ewc))
-        if given.head == "cosine":
-            found.append(EqualLengths(model.get_layer("logits")))
-        return found
+                callbacks.append(ElasticWeights(variables, fisher, section.ewc))
+        if section.head == "cosine":
+            callbacks.append(EqualLengths(model.get_layer("logits")))
+        return callbacks
 
     def final(self, model: keras.Model) -> keras.Model:
         """Returns the grown model without its teacher."""
@@ -263,21 +264,21 @@ class Incremental(Task):
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
         """Corrects the new logits, and chooses what this run remembers."""
         config, data, model = assembled.config, assembled.data, self.final(assembled.model)
-        given, base = _section(config), Base.of(config)
-        correction = _correct(model, given, assembled.feed, len(base.class_names))
-        memory = base.memory(given.memory, given.held_out)
+        section, base = _section(config), Base.of(config)
+        correction = _correct(model, section, assembled.feed, len(base.class_names))
+        memory = base.memory(section.memory, section.held_out)
         remember(
             model,
             data,
             memory,
-            per_class=given.memory // len(data.class_names),
-            held_out=given.held_out,
+            per_class=section.memory // len(data.class_names),
+            held_out=section.held_out,
             resize=config.data.resize,
             step=len(base.steps),
         ).save(run.path(MEMORY))
         unmeasured: list[float | None] = [None] * len(_steps(base, data.class_names))
-        told = _told(base, data.class_names, memory, unmeasured)  # stays without test images
-        run.write_json("task.json", {"correction": correction, **told})
+        history = _told(base, data.class_names, memory, unmeasured)  # stays without test images
+        run.write_json("task.json", {"correction": correction, **history})
         return assembled.model
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
@@ -285,17 +286,17 @@ class Incremental(Task):
         measured = super().measure(model, feed, run, split)
         if split != "test":
             return measured
-        base, given = Base.of(run.config), _section(run.config)
-        steps, found = _steps(base, feed.data.class_names), load_predictions(run, split)
+        base, section = Base.of(run.config), _section(run.config)
+        steps, predictions = _steps(base, feed.data.class_names), load_predictions(run, split)
         row = accuracy_by_step(
-            found.labels,
-            found.logits.argmax(axis=1),
+            predictions.labels,
+            predictions.logits.argmax(axis=1),
             _step_of(feed.data.class_names, steps),
             len(steps),
         )
-        memory = base.memory(given.memory, given.held_out)
-        told = _told(base, feed.data.class_names, memory, row)
-        run.write_json("task.json", {**run.read_json("task.json"), **told})
+        memory = base.memory(section.memory, section.held_out)
+        history = _told(base, feed.data.class_names, memory, row)
+        run.write_json("task.json", {**run.read_json("task.json"), **history})
         return measured
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
@@ -317,26 +318,28 @@ class Incremental(Task):
             "forgetting": "Forgetting",
             "incremental_accuracy": "Average over the steps",
         }
-        told = [[text, number(facts.task["summary"].get(k), ".1%")] for k, text in names.items()]
+        summary = [[text, number(facts.task["summary"].get(k), ".1%")] for k, text in names.items()]
         lead = (
             "Accuracy, among all classes known then, on the test images of the classes of each "
             "step. Backward transfer is how it moved on earlier steps since they were learned; "
             "forgetting, how far it is below its best."
         )
-        body = [table("Accuracy by step", header, rows), table("In one number", ["", ""], told)]
+        body = [table("Accuracy by step", header, rows), table("In one number", ["", ""], summary)]
         return [Section("forgetting", "What is left of earlier steps", body, lead)]
 
 
-def _correct(model: keras.Model, given: IncrementalSection, feed: Feed, old: int) -> dict[str, Any]:
+def _correct(
+    model: keras.Model, section: IncrementalSection, feed: Feed, old: int
+) -> dict[str, Any]:
     logits = model.get_layer("logits")
-    if given.correction == "none" or old == model.output_shape[-1]:
+    if section.correction == "none" or old == model.output_shape[-1]:
         return {"name": "none"}
     factor, offset = alignment(logits.get_weights()[0], old), 0.0
-    if given.correction == "bias":
+    if section.correction == "bias":
         answers, _ = predict_logits(model, feed.plain("val"), "fit the correction")
         factor, offset = fit_bias(answers, feed.data.splits["val"].labels, old)
     scale_new(logits, old, factor, offset)
-    return {"name": given.correction, "factor": factor, "offset": offset}
+    return {"name": section.correction, "factor": factor, "offset": offset}
 
 
 def _section(config: Config) -> IncrementalSection:

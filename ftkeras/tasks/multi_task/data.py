@@ -41,7 +41,7 @@ class _Answers:
     numbers: np.ndarray
 
 
-def with_targets(found: Listing, questions: Sequence[Question]) -> Listing:
+def with_targets(items: Listing, questions: Sequence[Question]) -> Listing:
     """Returns what a source found with a target for each question.
 
     An empty cell is a label that nobody knows: the example says nothing to that head. What the
@@ -55,18 +55,18 @@ def with_targets(found: Listing, questions: Sequence[Question]) -> Listing:
     Raises:
         UserError: A column is missing, a cell cannot be read, or a head has too few answers.
     """
-    answers = {q.name: _read(found, q) for q in questions}
+    answers = {q.name: _read(items, q) for q in questions}
     every: list[tuple[str, ...]] = [
         tuple(f"{name}={value}" for name, a in answers.items() for value in (a.names[i] or ()))
-        for i in range(len(found.ids))
+        for i in range(len(items.ids))
     ]
     used = {q.column for q in questions}
     return dataclasses.replace(
-        found,
+        items,
         labels=every,
         class_names=None,
         multi_label=True,
-        columns={name: values for name, values in found.columns.items() if name not in used},
+        columns={name: values for name, values in items.columns.items() if name not in used},
         targets={q.name: _target(q, answers[q.name]) for q in questions},
     )
 
@@ -114,22 +114,22 @@ def _in_units(split: Split, heads: Sequence[Head]) -> dict[str, Target]:
     return targets
 
 
-def _read(found: Listing, question: Question) -> _Answers:
+def _read(items: Listing, question: Question) -> _Answers:
     column, where = question.column, f"multi_task.heads: {question.name}"
     cells: list[tuple[str, ...]]
-    if column in found.columns:
-        texts = [str(cell).strip() for cell in found.columns[column]]
+    if column in items.columns:
+        texts = [str(cell).strip() for cell in items.columns[column]]
         several = question.kind == "labels"
         cells = [
             tuple(filter(None, map(str.strip, text.split(";")))) if several else (text,)
             for text in texts
         ]
         known = [bool(text) for text in texts]
-    elif column == "label" and any(found.labels):
-        cells = [tuple(names) for names in found.labels]
-        known = [bool(names) or found.multi_label for names in cells]
+    elif column == "label" and any(items.labels):
+        cells = [tuple(names) for names in items.labels]
+        known = [bool(names) or items.multi_label for names in cells]
     else:
-        there = [*(["label"] if any(found.labels) else []), *found.columns]
+        there = [*(["label"] if any(items.labels) else []), *items.columns]
         taken = column in ("split", "weight")
         reads = f"A manifest's {column!r} is its own, unless data.{column}_column names another. "
         raise UserError(
@@ -145,7 +145,7 @@ def _read(found: Listing, question: Question) -> _Answers:
         if not known[i] or (question.kind != "labels" and not any(cell)):
             continue
         if question.kind == "number":
-            numbers[i] = _number(cell[0], where, found.ids[i])
+            numbers[i] = _number(cell[0], where, items.ids[i])
         else:
             names[i] = tuple(dict.fromkeys(filter(None, cell)))
     return _Answers(names, numbers)
@@ -178,17 +178,17 @@ def _target(question: Question, answers: _Answers) -> Target:
         return Target("number", np.nan_to_num(answers.numbers)[:, None], known)
     class_names = tuple(sorted({name for names in answers.names for name in names or ()}))
     if len(class_names) < (2 if question.kind == "classes" else 1):
-        given = f"one answer, {class_names[0]!r}" if class_names else "no answer"
+        received = f"one answer, {class_names[0]!r}" if class_names else "no answer"
         raise UserError(
-            f"multi_task.heads: {question.name}: there is {given} in {question.column!r}; "
+            f"multi_task.heads: {question.name}: there is {received} in {question.column!r}; "
             "a head needs two or more."
         )
-    place = {name: i for i, name in enumerate(class_names)}
+    index_of = {name: i for i, name in enumerate(class_names)}
     known = np.array([names is not None for names in answers.names])
     if question.kind == "classes":
-        indices = [place[names[0]] if names else -1 for names in answers.names]
+        indices = [index_of[names[0]] if names else -1 for names in answers.names]
         return Target("classes", np.array(indices, np.int32), known, class_names)
     hot = np.zeros((len(answers.names), len(class_names)), np.float32)
     for row, names in zip(hot, answers.names, strict=True):
-        row[[place[name] for name in names or ()]] = 1.0
+        row[[index_of[name] for name in names or ()]] = 1.0
     return Target("labels", hot, known, class_names)

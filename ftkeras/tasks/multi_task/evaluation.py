@@ -66,14 +66,16 @@ def measure_heads(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[
             save_predictions(run, f"{name}-{head.name}", said[name, head.name])
     measured: dict[str, Any] = {}
     for head in data.heads:
-        found, val = said[split, head.name], said.get(("val", head.name))
+        predictions, val = said[split, head.name], said.get(("val", head.name))
         temperature = 1.0
         if head.kind != "number" and val is not None and len(val.labels):
             temperature = fit_temperature(val.labels, val.logits, head.kind == "labels")
         part = data.splits[split]
         known = part.targets[head.name].known
         columns = {name: values[known] for name, values in part.columns.items()}
-        measured[head.name] = evaluate_head(head, found.labels, found.logits, temperature, columns)
+        measured[head.name] = evaluate_head(
+            head, predictions.labels, predictions.logits, temperature, columns
+        )
     return {"split": split, "examples": len(data.splits[split]), "heads": measured}
 
 
@@ -163,27 +165,27 @@ def in_units(head: Head, outputs: np.ndarray) -> np.ndarray:
 def format_heads(results: Mapping[str, Any]) -> str:
     """Returns what `measure_heads` measured as tables, one head after the other."""
     return "\n\n".join(
-        f"{name} ({found['kind']})\n{_format_head(found)}"
-        for name, found in results["heads"].items()
+        f"{name} ({result['kind']})\n{_format_head(result)}"
+        for name, result in results["heads"].items()
     )
 
 
-def _format_head(found: Mapping[str, Any]) -> str:
-    if found["kind"] != "number" and found["examples"]:
-        return format_results(dict(found))
+def _format_head(result: Mapping[str, Any]) -> str:
+    if result["kind"] != "number" and result["examples"]:
+        return format_results(dict(result))
     rows = []
-    for metric, bounds in found["intervals"].items():
-        value = "-" if found[metric] is None else f"{found[metric]:.4f}"
+    for metric, bounds in result["intervals"].items():
+        value = "-" if result[metric] is None else f"{result[metric]:.4f}"
         span = " to ".join(f"{bound:.4f}" for bound in bounds or ())
         rows.append((_TITLES[metric], value, span))
-    return f"{found['examples']} images\n\n{table(rows, ('metric', 'value', '95% interval'))}"
+    return f"{result['examples']} images\n\n{table(rows, ('metric', 'value', '95% interval'))}"
 
 
-def main_metric(found: Mapping[str, Any]) -> tuple[str, float] | None:
+def main_metric(result: Mapping[str, Any]) -> tuple[str, float] | None:
     """Returns the name and value of the metric that says most about a head."""
     for name in ("label_accuracy", "accuracy", "mae"):
-        if found.get(name) is not None:
-            return name, found[name]
+        if result.get(name) is not None:
+            return name, result[name]
     return None
 
 

@@ -128,12 +128,12 @@ class MultiHead:
             wanted = expected[head.name]
             if head.kind == "number":
                 off = np.abs(said[f"{head.name}_value"] - wanted)
-                found, fault = float((off / np.maximum(head.scale, np.abs(wanted))).max()), ""
+                difference, fault = float((off / np.maximum(head.scale, np.abs(wanted))).max()), ""
             else:
                 start = f"{head.name}_"
                 own = {k[len(start) :]: v for k, v in said.items() if k.startswith(start)}
-                found, fault = ranked_difference(head.class_names, wanted, own)
-            worst = max(worst, found) if found == found else found  # NaN stays
+                difference, fault = ranked_difference(head.class_names, wanted, own)
+            worst = max(worst, difference) if difference == difference else difference  # NaN stays
             faults += [f"{fault} of the head {head.name!r}"] if fault else []
         return worst, "; ".join(faults)
 

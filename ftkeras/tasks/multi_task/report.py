@@ -34,29 +34,29 @@ def head_sections(facts: RunFacts) -> Sequence[Section]:
         "below each number stands its 95% bootstrap interval."
     )
     sections = [Section("heads", "Heads", _table(facts, heads), lead)]
-    for name, found in heads.items():
-        sections += _sections_of(facts, name, found)
+    for name, result in heads.items():
+        sections += _sections_of(facts, name, result)
     return sections
 
 
 def _table(facts: RunFacts, heads: Mapping[str, Any]) -> Child:
-    shown = [c for c in _COLUMNS if any(c in found for found in heads.values())]
+    shown = [c for c in _COLUMNS if any(c in result for result in heads.values())]
     weights = {n: w for n in heads if (w := _weight(facts, n)) is not None}
     header = ["Head", "Answers with", "Images", *(_COLUMNS[c][0] for c in shown)]
     rows: list[list[Child]] = []
-    for name, found in heads.items():
-        row: list[Child] = [name, _KINDS[found["kind"]], number(found["examples"], ",")]
-        row += [_with_interval(found, c, _COLUMNS[c][1]) for c in shown]
+    for name, result in heads.items():
+        row: list[Child] = [name, _KINDS[result["kind"]], number(result["examples"], ",")]
+        row += [_with_interval(result, c, _COLUMNS[c][1]) for c in shown]
         rows.append(row + ([number(weights.get(name), ".3g")] if weights else []))
     header += ["Weight of its loss, last epoch"] if weights else []
     return table(f"The heads on the {facts.split} images", header, rows)
 
 
-def _with_interval(found: Mapping[str, Any], metric: str, form: str) -> Child:
-    if metric not in found:
+def _with_interval(result: Mapping[str, Any], metric: str, form: str) -> Child:
+    if metric not in result:
         return "-"
-    bounds = found.get("intervals", {}).get(metric)
-    value = "-" if found[metric] is None else format(found[metric], form)
+    bounds = result.get("intervals", {}).get(metric)
+    value = "-" if result[metric] is None else format(result[metric], form)
     return f"{value} ({bounds[0]:{form}} to {bounds[1]:{form}})" if bounds else value
 
 
@@ -65,21 +65,21 @@ def _weight(facts: RunFacts, head: str) -> float | None:
     last = facts.records[-1] if facts.records else {}
     if f"{head}_weight" in last:
         return float(last[f"{head}_weight"])
-    given = (facts.config.get("multi_task") or {}).get("heads") or ()
-    return next((float(row["weight"]) for row in given if row.get("name") == head), None)
+    heads = (facts.config.get("multi_task") or {}).get("heads") or ()
+    return next((float(row["weight"]) for row in heads if row.get("name") == head), None)
 
 
-def _sections_of(facts: RunFacts, name: str, found: Mapping[str, Any]) -> Iterator[Section]:
+def _sections_of(facts: RunFacts, name: str, result: Mapping[str, Any]) -> Iterator[Section]:
     """Yields the sections that a classifier's report has, for one head."""
-    if not found.get("per_class"):
+    if not result.get("per_class"):
         return
     own = dataclasses.replace(
         facts,
-        evaluation={"split": facts.split, **found},
+        evaluation={"split": facts.split, **result},
         data={
             **facts.data,
-            "class_names": [row["name"] for row in found["per_class"]],
-            "multi_label": found["kind"] == "labels",
+            "class_names": [row["name"] for row in result["per_class"]],
+            "multi_label": result["kind"] == "labels",
         },
         predictions={},
     )

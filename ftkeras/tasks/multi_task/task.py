@@ -62,8 +62,8 @@ class MultiTask(Task):
         return standardised(build.images(config, prepare=prepare, **changes))
 
     def check(self, config: Config, data: ImageData) -> None:
-        given = _section(config)
-        if given.weighting == "gradnorm" and len(given.heads) < 2:
+        section = _section(config)
+        if section.weighting == "gradnorm" and len(section.heads) < 2:
             raise UserError("multi_task.weighting: gradnorm balances two heads or more.")
         if config.data.mix.mixup or config.data.mix.cutmix:
             raise UserError(
@@ -85,14 +85,17 @@ class MultiTask(Task):
         check_monitors(config, data, _logged(data))
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
-        given, head = _section(config), config.head
-        make = functools.partial(WeighedHeads, weights=_weights(given))
-        if given.weighting == "uncertainty":
+        section, head = _section(config), config.head
+        make = functools.partial(WeighedHeads, weights=_weights(section))
+        if section.weighting == "uncertainty":
             squared = tuple(h.name for h in data.heads if h.kind == "number")
-            make = functools.partial(UncertaintyWeighed, weights=_weights(given), squared=squared)
-        elif given.weighting == "gradnorm":
+            make = functools.partial(UncertaintyWeighed, weights=_weights(section), squared=squared)
+        elif section.weighting == "gradnorm":
             make = functools.partial(
-                GradNormWeighed, weights=_weights(given), alpha=given.alpha, rate=given.weight_rate
+                GradNormWeighed,
+                weights=_weights(section),
+                alpha=section.alpha,
+                rate=section.weight_rate,
             )
         train = data.splits["train"]
         return build_heads(
@@ -130,8 +133,8 @@ class MultiTask(Task):
             refuse_unknown(bars, measured({"examples": 1, "heads": made_up}))
 
     def headline(self, evaluation: dict[str, Any]) -> str:
-        found = {name: main_metric(part) for name, part in evaluation["heads"].items()}
-        shown = [f"{name} {f[0]} {f[1]:.4f}" for name, f in found.items() if f is not None]
+        metrics = {name: main_metric(part) for name, part in evaluation["heads"].items()}
+        shown = [f"{name} {f[0]} {f[1]:.4f}" for name, f in metrics.items() if f is not None]
         return f"{evaluation['split']} {', '.join(shown)}"
 
     def format_results(self, evaluation: dict[str, Any]) -> str:
@@ -170,13 +173,13 @@ def _section(config: Config) -> MultiTaskSection:
     return config.multi_task
 
 
-def _weights(given: MultiTaskSection) -> dict[str, float]:
-    return {head.name: head.weight for head in given.heads}
+def _weights(section: MultiTaskSection) -> dict[str, float]:
+    return {head.name: head.weight for head in section.heads}
 
 
 def _temperatures(run: Run) -> dict[str, float]:
     heads = run.read_json("evaluation.json")["heads"]
-    return {name: float(found.get("temperature", 1.0)) for name, found in heads.items()}
+    return {name: float(result.get("temperature", 1.0)) for name, result in heads.items()}
 
 
 def _logged(data: ImageData) -> list[str]:
@@ -200,14 +203,14 @@ def _absolute_error(y: tf.Tensor, y_pred: tf.Tensor, scale: float) -> tf.Tensor:
 
 
 def _biases(train: Split, heads: Sequence[Head]) -> dict[str, np.ndarray]:
-    found = {}
+    biases = {}
     for head in heads:
         target = train.targets[head.name]
         if head.kind != "number":
             several = head.kind == "labels"
             known = target.values[target.known]
-            found[head.name] = frequency_bias(known, len(head.class_names), several)
-    return found
+            biases[head.name] = frequency_bias(known, len(head.class_names), several)
+    return biases
 
 
 def _made_up(head: Head) -> dict[str, Any]:

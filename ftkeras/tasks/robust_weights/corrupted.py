@@ -84,8 +84,8 @@ def corrupted_sample(
     images = {
         name: np.stack(
             [
-                corrupt(image, name, severity, zlib.crc32(f"{seed} {name} {place}".encode()))
-                for place, image in enumerate(clean)
+                corrupt(image, name, severity, zlib.crc32(f"{seed} {name} {index}".encode()))
+                for index, image in enumerate(clean)
             ]
         )
         for name in track(list(names), f"corrupt {split.name}")

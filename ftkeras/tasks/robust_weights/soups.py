@@ -69,10 +69,10 @@ class Blender:
             if isinstance(layer, keras.layers.BatchNormalization)
             for statistic in (layer.moving_mean, layer.moving_variance)
         }
-        places = [place for place, v in enumerate(model.weights) if id(v) in statistics]
+        indices = [index for index, v in enumerate(model.weights) if id(v) in statistics]
         first, *others = ingredients
         self.recalibrates = any(
-            not np.array_equal(first[place], other[place]) for other in others for place in places
+            not np.array_equal(first[index], other[index]) for other in others for index in indices
         )
         """Whether the statistics of batch normalisation differ between the models."""
 

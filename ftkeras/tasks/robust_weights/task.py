@@ -242,8 +242,8 @@ def _mean(kept: Sequence[int], count: int) -> list[float]:
 
 def _format(results: dict[str, Any]) -> str:
     rows = [
-        (name, f"{found['clean']:.3f}", f"{found['corrupted']:.3f}")
-        for name, found in results["side_by_side"].items()
+        (name, f"{scores['clean']:.3f}", f"{scores['corrupted']:.3f}")
+        for name, scores in results["side_by_side"].items()
     ]
     made = table(rows, (f"accuracy on {results['split']}", "clean", "corrupted"))
     return f"\n{made}\nchosen: {_chosen(results)}"
@@ -281,8 +281,8 @@ def _report(results: dict[str, Any]) -> Section:
         )
         body.append(tag("figure", chart))
     rows = [
-        [tag("span", name, class_="long"), *(number(found[k], ".1%") for k in _COLUMNS)]
-        for name, found in results["side_by_side"].items()
+        [tag("span", name, class_="long"), *(number(scores[k], ".1%") for k in _COLUMNS)]
+        for name, scores in results["side_by_side"].items()
     ]
     body.append(html_table(f"Side by side on {results['split']}", ["Weights", "Clean", "Corrupted"],
                            rows))  # fmt: skip

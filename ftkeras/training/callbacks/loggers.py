@@ -128,8 +128,8 @@ class MLflow:
 
     def _create(self, name: str) -> str:
         called = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-        found = self._client.get_experiment_by_name(called)
-        experiment = found.experiment_id if found else self._client.create_experiment(called)
+        existing = self._client.get_experiment_by_name(called)
+        experiment = existing.experiment_id if existing else self._client.create_experiment(called)
         return str(self._client.create_run(experiment, run_name=name).info.run_id)
 
     def epoch(self, values: Mapping[str, float], step: int) -> None:
@@ -226,7 +226,7 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-def flatten(tree: Any, place: str = "") -> dict[str, Value]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Value]:
     """Returns the leaves of nested dicts and lists by dotted names; what is None is left out.
 
     Example:
@@ -238,12 +238,12 @@ def flatten(tree: Any, place: str = "") -> dict[str, Value]:
     elif isinstance(tree, (list, tuple)) and any(isinstance(x, Mapping) for x in tree):
         children = dict(enumerate(tree)).items()
     elif isinstance(tree, (list, tuple)):
-        return {place: ", ".join(map(str, tree))}
+        return {prefix: ", ".join(map(str, tree))}
     else:
-        return {} if tree is None else {place: tree}
+        return {} if tree is None else {prefix: tree}
     flat: dict[str, Value] = {}
     for name, child in children:
-        flat |= flatten(child, f"{place}.{name}" if place else str(name))
+        flat |= flatten(child, f"{prefix}.{name}" if prefix else str(name))
     return flat
 
 

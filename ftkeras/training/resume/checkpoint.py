@@ -164,8 +164,8 @@ class States:
         """Returns the names of the states that there are, the newest last."""
         if not gfile.exists(self._run.path("checkpoints")):
             return []
-        found = gfile.listdir(self._run.path("checkpoints"))
-        return sorted(name for name in found if self._NAME.fullmatch(name))
+        entries = gfile.listdir(self._run.path("checkpoints"))
+        return sorted(name for name in entries if self._NAME.fullmatch(name))
 
     def _path(self, name: str) -> str:
         return self._run.path("checkpoints", name)

@@ -197,7 +197,7 @@ class SavedTraining:
         went = len(self._rollbacks) - 1
         tried = f", also after going back {went} times to smaller rates" if went else ""
         epoch, batch = self._rollbacks[-1]  # how many batches were done, the bad one included
-        if went and batch and all(place == [epoch, batch] for place in self._rollbacks):
+        if went and batch and all(position == [epoch, batch] for position in self._rollbacks):
             look = (
                 f"It is the same step each time: look at its images ({examples(epoch, batch - 1)})"
             )

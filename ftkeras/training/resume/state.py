@@ -93,8 +93,8 @@ def _value(value: Any) -> np.ndarray:
 
 
 def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray], what: str) -> None:
-    found = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
-    if found != [(value.shape, value.dtype.name) for value in values]:
+    specs = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in variables]
+    if specs != [(value.shape, value.dtype.name) for value in values]:
         raise UserError(
             f"the checkpoint is of another {what}: {len(values)} variables, here {len(variables)}, "
             "or of other shapes. Start anew with --overwrite, or choose another folder."

@@ -72,12 +72,12 @@ def read_state(path: str) -> Tree:
         raise DamagedState("is damaged: its checksum is wrong")
     (length,) = _LENGTH.unpack(content[len(_MAGIC) : begin])
     facts = json.loads(bytes(content[begin : begin + length]))
-    place, arrays = begin + length, []
+    offset, arrays = begin + length, []
     for name, shape in facts["arrays"]:
         dtype = tf.as_dtype(name).as_numpy_dtype  # knows bfloat16
-        array: np.ndarray = np.ndarray(shape, dtype, content, place)
+        array: np.ndarray = np.ndarray(shape, dtype, content, offset)
         arrays.append(array.copy())
-        place += array.nbytes
+        offset += array.nbytes
     return _rebuilt(facts["tree"], arrays)
 
 
