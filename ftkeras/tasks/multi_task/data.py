@@ -49,7 +49,7 @@ def with_targets(items: Listing, questions: Sequence[Question]) -> Listing:
     are stratified by every head.
 
     Args:
-        found: The examples; their columns (or labels) hold the answers.
+        items: The examples; their columns (or labels) hold the answers.
         questions: What to ask; their names differ.
 
     Raises:
