@@ -18,12 +18,13 @@ import keras
 
 Signature = tuple[tuple[int, ...], ...]
 
-# What Keras called weights before, behind the layer's name or not, and what it calls them now.
-_RENAMED = {
-    "depthwise_kernel": "kernel",
+# What Keras calls weights now, by what it called them before: Keras 1 behind the layer's name.
+_RENAMED = {"depthwise_kernel": "kernel", "variable": "gamma"}
+_KERAS_1 = {
     "running_mean": "moving_mean",
     "running_std": "moving_variance",
-    "variable": "gamma",
+    "gamma": "gamma",
+    "beta": "beta",
     "w": "kernel",
     "b": "bias",
 }
@@ -88,10 +89,10 @@ def match(wanted: Sequence[Layer], stored: Sequence[Layer]) -> list[Layer]:
         numbered = [one for one in left if one.kind == kind and one.number is not None]
         chosen |= _by_order([layer for layer in missing if layer.kind == kind], numbered)
     missing = [layer for layer in missing if id(layer) not in chosen]
-    if missing and not by_name:  # a file that knows some of the names lacks the others
-        taken = {id(layer) for layer in chosen.values()}
-        left = [layer for layer in left if id(layer) not in taken]
-        chosen |= _by_shape(missing, left)
+    taken = {id(layer) for layer in chosen.values()}
+    left = [layer for layer in left if id(layer) not in taken]
+    # A file that knows some of the chosen names lacks the layers of the others.
+    chosen |= _by_shape([one for one in missing if one.number is not None or not by_name], left)
     for layer in missing:
         if id(layer) not in chosen:
             raise Mismatch(_lacks(layer, left))
@@ -177,10 +178,8 @@ def _renamed(wanted: Layer, stored: Layer) -> Mapping[str, Any]:
 def _present_name(key: str) -> str:
     parent, _, name = key.rpartition("/")
     name = re.sub(r"_\d+$", "", name).lower()  # `block1_conv1_W_1` is a W
-    for old, new in _RENAMED.items():
-        if name == old or (name.endswith(f"_{old}") and name != "depthwise_kernel"):
-            name = new
-            break
+    name = _RENAMED.get(name, name)
+    name = next((new for old, new in _KERAS_1.items() if f"_{name}".endswith(f"_{old}")), name)
     return f"{parent}/{name}" if parent else name
 
 
@@ -274,7 +273,8 @@ def _exchange(wanted: Layer, stored: Sequence[Layer]) -> Mismatch:
 
 
 def _lacks(wanted: Layer, left: Iterable[Layer]) -> str:
-    like = next((one for one in left if one.kind == wanted.kind), None)
+    same = (one for one in left if one.kind == wanted.kind and one.signature != wanted.signature)
+    like = next(same, None)
     return _shapes_differ(wanted, like) if like else f"it lacks a layer {wanted.name!r}."
 
 

@@ -43,6 +43,12 @@ def layers_of(model: keras.Model) -> list[Layer]:
 # ------------------------------------------------------- .h5 of Keras 2, whole .h5 of both
 
 
+def is_legacy(file: Any) -> bool:
+    """Whether Keras wrote an HDF5 file as it did before version 3."""
+    names = {"layer_names", "layer_names0"}  # long lists of names are spread over several
+    return "model_weights" in file or not names.isdisjoint(file.attrs)
+
+
 def legacy_layers(file: Any, wanted: Sequence[Layer], path: str) -> list[Layer]:
     """Reads what Keras wrote before version 3: a group per top layer, which may be a model.
 

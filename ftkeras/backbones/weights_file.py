@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.backbones.matching import Layer, Mismatch, match, match_paths, pair
-from ftkeras.backbones.stored import layers_of, legacy_layers, shards, weights_layers
+from ftkeras.backbones.stored import is_legacy, layers_of, legacy_layers, shards, weights_layers
 from ftkeras.errors import UserError
 
 _MAX_CONFIG, _MAX_WEIGHTS = 64 << 20, 64 << 30  # bytes that a `.keras` file's members unpack to
@@ -31,17 +31,18 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
 
     Args:
         model: Where the weights go.
-        path: A `.weights.h5` file, a legacy `.h5` file of weights or of a whole model, or a
-            `.keras` file, which is loaded in safe mode.
+        path: A `.weights.h5` or `.weights.json` file, a legacy `.h5` file of weights or of a whole
+            model, or a `.keras` file, which is loaded in safe mode.
         name: What the model is called in messages.
 
     Raises:
-        UserError: There is no such file, it cannot be read, or it does not fit.
+        UserError: There is no such file, it cannot be read, it does not fit, or it does not tell
+            which of its layers is which.
     """
     if not Path(path).is_file() and not (path.endswith(".keras") and tf.io.gfile.exists(path)):
         raise UserError(
             f"backbone.weights: no file {path!r}; allowed are imagenet, starter, none, or the path "
-            "of a .weights.h5, .h5 or .keras file."
+            "of a .weights.h5, .weights.json, .h5 or .keras file."
         )
     try:
         if path.endswith(".keras"):
@@ -49,10 +50,10 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
             return
         with ExitStack() as stack:
             files = [stack.enter_context(_open(each)) for each in _files(path)]
-            if any(name in files[0] for name in ("layers", "_layer_checkpoint_dependencies")):
-                _fill_as_keras_does(model, *weights_layers(files, path))
-            else:
+            if is_legacy(files[0]):
                 _fill(model, legacy_layers(files[0], layers_of(model), path))
+            else:
+                _fill_as_keras_does(model, *weights_layers(files, path))
     except Mismatch as error:
         raise UserError(f"backbone.weights: {path} does not fit {name}: {error}") from error
     except UserError:
