@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
-import warnings
+import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones.blocks import leaf_layers
+from ftkeras.backbones.matching import Layer, Mismatch, match, match_paths, pair
+from ftkeras.backbones.stored import is_legacy, layers_of, legacy_layers, shards, weights_layers
 from ftkeras.errors import UserError
 
 _MAX_CONFIG, _MAX_WEIGHTS = 64 << 20, 64 << 30  # bytes that a `.keras` file's members unpack to
@@ -28,38 +31,62 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
 
     Args:
         model: Where the weights go.
-        path: A `.weights.h5` file, a legacy `.h5` file of weights or of a whole model, or a
-            `.keras` file, which is loaded in safe mode.
+        path: A `.weights.h5` or `.weights.json` file, a legacy `.h5` file of weights or of a whole
+            model, or a `.keras` file, which is loaded in safe mode.
         name: What the model is called in messages.
 
     Raises:
-        UserError: There is no such file, it cannot be read, or it does not fit.
+        UserError: There is no such file, it cannot be read, it does not fit, or it does not tell
+            which of its layers is which.
     """
     if not Path(path).is_file() and not (path.endswith(".keras") and tf.io.gfile.exists(path)):
         raise UserError(
             f"backbone.weights: no file {path!r}; allowed are imagenet, starter, none, or the path "
-            "of a .weights.h5, .h5 or .keras file."
+            "of a .weights.h5, .weights.json, .h5 or .keras file."
         )
-    if path.endswith(".keras"):
-        _fill(model, _from_keras(path), path, name)
-        return
     try:
-        file = h5py.File(path, "r")
+        if path.endswith(".keras"):
+            _fill(model, layers_of(read_model(path, "backbone.weights")))
+            return
+        with ExitStack() as stack:
+            files = [stack.enter_context(_open(each)) for each in _files(path)]
+            if is_legacy(files[0]):
+                _fill(model, legacy_layers(files[0], layers_of(model), path))
+            else:
+                _fill_as_keras_does(model, *weights_layers(files, path))
+    except Mismatch as error:
+        raise UserError(f"backbone.weights: {path} does not fit {name}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # HDF5 is a file system of its own, and may be odd in any way
+        raise UserError(f"backbone.weights: {path} is damaged: {one_line(error)}") from error
+
+
+def weights_in_order(source: keras.Model, model: keras.Model) -> list[np.ndarray]:
+    """Returns the weights of one model in the order of another one's, paired by name.
+
+    Raises:
+        Mismatch: The models have other layers.
+    """
+    values = {}
+    wanted = layers_of(model)
+    for mine, theirs in zip(wanted, match(wanted, layers_of(source)), strict=True):
+        for key, value in pair(mine, theirs).items():
+            values[id(mine.arrays[key])] = _read(value)
+    return [values[id(variable)] for variable in model.weights]
+
+
+def _files(path: str) -> list[str]:
+    return shards(path) if path.endswith(".json") else [path]
+
+
+def _open(path: str) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
     except OSError as error:
         raise UserError(
             f"backbone.weights: {path} is no .weights.h5, .h5 or .keras file that can be read."
         ) from error
-    with file:
-        try:
-            group = _inside(file, "model_weights", path) if "model_weights" in file else file
-            if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-                _fill(model, list(_from_legacy(group, path)), path, name)
-                return
-        except UserError:
-            raise
-        except Exception as error:  # HDF5 is a file system of its own, and may be odd in any way
-            raise UserError(f"backbone.weights: {path} is damaged: {one_line(error)}") from error
-    _load_weights_h5(model, path, name)
 
 
 def read_model(path: str, field: str) -> keras.Model:
@@ -121,72 +148,21 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _weighted(model: keras.Model) -> list[keras.layers.Layer]:
-    return [layer for layer in leaf_layers(model) if layer.weights]
+def _fill(model: keras.Model, stored: Sequence[Layer]) -> None:
+    """Puts stored layers into a model, once all of them are known to fit and are read."""
+    wanted = layers_of(model)
+    chosen = match(wanted, stored)
+    arrays = [pair(mine, theirs) for mine, theirs in zip(wanted, chosen, strict=True)]
+    values = [[_read(array) for array in each.values()] for each in arrays]
+    leaves = [layer for layer in leaf_layers(model) if layer.weights]
+    for leaf, own in zip(leaves, values, strict=True):
+        assign(leaf, own)
 
 
-def _from_keras(path: str) -> list[tuple[str, np.ndarray]]:
-    layers = leaf_layers(read_model(path, "backbone.weights"))
-    return [(layer.name, value) for layer in layers for value in layer.get_weights()]
-
-
-def _from_legacy(group: Any, path: str) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yields what Keras wrote before version 3, in graph order, as (layer, array).
-
-    The arrays are not read yet: a file of a kilobyte may claim to hold one of a petabyte.
-    """
-    for layer in _attribute(group, "layer_names"):
-        for weight in _attribute(_inside(group, layer, path), "weight_names"):
-            dataset = _inside(_inside(group, layer, path), weight, path)
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
-                raise UserError(f"backbone.weights: {path} is damaged: {weight!r} is no array.")
-            yield layer, dataset
-
-
-def _attribute(group: Any, name: str) -> list[str]:
-    """Reads a list of names; long ones are spread over `name0`, `name1` and so on."""
-    parts = [group.attrs[name]] if name in group.attrs else []
-    while f"{name}{len(parts)}" in group.attrs:
-        parts.append(group.attrs[f"{name}{len(parts)}"])
-    return [text.decode() if isinstance(text, bytes) else text for part in parts for text in part]
-
-
-def _inside(group: Any, path_inside: str, path: str) -> Any:
-    """Goes down an HDF5 path, refusing links, which could reach into other files."""
-    for part in path_inside.split("/"):
-        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
-        if not isinstance(link, h5py.HardLink):
-            raise UserError(f"backbone.weights: {path} is damaged: it lacks {path_inside!r}.")
-        group = group[part]
-    if isinstance(group, h5py.Dataset) and (group.is_virtual or group.external):
-        raise UserError(f"backbone.weights: {path} refers to data in other files.")
-    return group
-
-
-def _fill(
-    model: keras.Model,
-    arrays: Sequence[tuple[str, np.ndarray | h5py.Dataset]],
-    path: str,
-    name: str,
-) -> None:
-    """Puts arrays into the model's weights by order, once all shapes are known to agree."""
-    layers = _weighted(model)
-    wanted = [(layer.name, weight) for layer in layers for weight in layer.weights]
-    if len(arrays) < len(wanted):
-        raise UserError(
-            f"backbone.weights: {path} does not fit {name}: it holds {len(arrays)} arrays and "
-            f"{len(wanted)} are needed."
-        )
-    # What follows the model's own weights in the file is its classifier.
-    for (theirs, value), (layer_name, weight) in zip(arrays, wanted, strict=False):
-        if value.shape != tuple(weight.shape):
-            raise UserError(
-                f"backbone.weights: {path} does not fit {name}: its layer {theirs!r} holds "
-                f"{value.shape} where {layer_name!r} needs {tuple(weight.shape)}."
-            )
-    values = iter(np.asarray(value) for _, value in arrays)
-    for layer in layers:
-        assign(layer, [next(values) for _ in layer.weights])
+def _read(array: Any) -> np.ndarray:
+    if isinstance(array, h5py.Dataset):
+        return np.asarray(array)
+    return np.array(keras.ops.convert_to_numpy(array))
 
 
 def assign(layer: keras.layers.Layer, values: list[np.ndarray]) -> None:
@@ -196,19 +172,29 @@ def assign(layer: keras.layers.Layer, values: list[np.ndarray]) -> None:
         layer.finalize_state()  # it computes with a copy of its weights, taken here
 
 
-def _load_weights_h5(model: keras.Model, path: str, name: str) -> None:
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model.load_weights(path)
-        # Where a file lacks layers, Keras may say so in a warning alone.
-        lacking = [str(w.message) for w in caught if "freshly-initialized" in str(w.message)]
-        if lacking:
-            raise ValueError(lacking[0])
-    except Exception as error:  # a damaged file can fail anywhere
-        raise UserError(
-            f"backbone.weights: {path} does not fit {name}: {one_line(error)}"
-        ) from error
+def _fill_as_keras_does(model: keras.Model, stored: Mapping[str, Layer], named: bool) -> None:
+    """Writes the model's own `.weights.h5`, puts the stored arrays into that, and loads it.
+
+    A layer may write its weights in a way of its own, which only the layer itself knows.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.weights.h5"
+        model.save_weights(path)
+        with h5py.File(path, "r+") as file:
+            own, own_named = weights_layers([file], path)
+            if named and own_named:
+                wanted = sorted(own.values(), key=lambda layer: layer.place or ("", 0))
+                chosen = match(wanted, list(stored.values()))
+            else:
+                wanted, chosen = list(own.values()), match_paths(own, stored)
+            for mine, theirs in zip(wanted, chosen, strict=True):
+                for key, array in pair(mine, theirs).items():
+                    name, value = mine.arrays[key].name, array[()]
+                    del file[name]
+                    file[name] = value
+                    if array.attrs.get("dtype") == "bfloat16":  # HDF5 knows no such numbers
+                        file[name].attrs["dtype"] = "bfloat16"
+        model.load_weights(path)
 
 
 def one_line(error: BaseException) -> str:

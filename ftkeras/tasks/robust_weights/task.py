@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.backbones.weights_file import read_model
+from ftkeras.backbones.matching import Mismatch
+from ftkeras.backbones.weights_file import read_model, weights_in_order
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.console import table, track
@@ -164,10 +165,10 @@ def _check_ingredient(run: Run, config: Config, data: ImageData) -> None:
 
 
 def _ingredient(run: Run, model: keras.Model) -> Weights:
-    weights = weights_of_model(read_model(run.path("model.keras"), run.folder))
-    if [value.shape for value in weights] != [tuple(v.shape) for v in model.weights]:
-        raise UserError(f"robust_weights.runs: {run.folder} has weights of other shapes.")
-    return weights
+    try:
+        return weights_in_order(read_model(run.path("model.keras"), run.folder), model)
+    except Mismatch as error:
+        raise UserError(f"robust_weights.runs: {run.folder} does not fit: {error}") from error
 
 
 # ------------------------------------------------------------------------------- choosing
