@@ -35,9 +35,6 @@ def different(right: keras.Model, loaded: keras.Model) -> list[str]:
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 6: arrays are matched by position", raises=AssertionError
-)
 @pytest.mark.parametrize("frozen", [[1, 2], [0, 1], [0, 3]], ids=str)
 def test_weights_of_equal_shape_go_where_their_names_say(frozen, tmp_path: Path):
     """keras 6607."""
@@ -62,20 +59,7 @@ def mobilenet() -> tuple[keras.Model, keras.Model]:
     return keras.Model(images, keras.layers.Dense(2)(x)), base
 
 
-refused = pytest.mark.xfail(
-    strict=True, reason="case 6: arrays are matched by position", raises=ftkeras.UserError
-)
-
-
-@pytest.mark.parametrize(
-    "frozen",
-    [
-        pytest.param("nothing", marks=refused),
-        pytest.param("first half", marks=refused),
-        pytest.param("norms", marks=refused),
-        "everything",  # whose order in the file is that of the model
-    ],
-)
+@pytest.mark.parametrize("frozen", ["nothing", "first half", "norms", "everything"])
 def test_a_nested_mobilenet_loads_in_each_state_of_freezing(frozen, mobilenet, tmp_path: Path):
     """keras-cv 1990."""
     model, base = mobilenet
