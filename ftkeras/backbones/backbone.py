@@ -1,4 +1,4 @@
-"""What a backbone is, for every station to the right: importing this costs nothing."""
+"""What a backbone is. Importing this costs nothing: no TensorFlow, no Keras."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The doctor: what would spoil a run, found before it is paid for.
 
-A station beside report and export. Each module looks at one thing and returns findings; `examine`
+Each module looks at one thing and returns findings; `examine`
 asks them all.
 """
 
