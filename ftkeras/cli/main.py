@@ -17,6 +17,7 @@ from absl import flags
 
 import ftkeras
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
+from ftkeras.training.signals import Signals
 
 VERBS = {
     "train": "fine-tune, evaluate and export",
@@ -60,7 +61,13 @@ def run(argv: Sequence[str] | None = None) -> None:
     # TensorFlow and Keras make millions of objects that stay: looking through them for garbage at
     # Python's usual pace takes a second of a short run, and once more at the end another.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    status = main(sys.argv[1:] if argv is None else argv)
+    try:
+        status = main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt as stop:  # one more, while the first was being answered
+        status = _stopped(stop)
+    sys.stdout.flush()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: only the shutdown could be stopped
+        signal.signal(number, lambda *_: os._exit(status))
     gc.freeze()
     sys.exit(status)
 
@@ -68,19 +75,16 @@ def run(argv: Sequence[str] | None = None) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs one verb and returns the exit status."""
     try:
-        return _dispatch(list(arguments))
+        with Signals() as signals, signals.stop_over_errors():
+            return _dispatch(list(arguments))
     except UserError as error:
         _say("error", str(error))
         return EXIT_USER_ERROR
     except TrainingError as error:
         _say("failed", str(error))
         return EXIT_FAILED
-    except Preempted:
-        print("\nftkeras: stopped by SIGTERM; the same command goes on", file=sys.stderr)
-        return EXIT_PREEMPTED
-    except KeyboardInterrupt:
-        print("\nftkeras: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except BrokenPipeError:  # the reader of our output went away, as in `ftkeras backbones | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -89,6 +93,13 @@ def main(arguments: Sequence[str]) -> int:
 
         _say("failed", trouble.describe(error))
         return EXIT_FAILED
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Says in one line what stopped the command, and returns the exit status."""
+    preempted = isinstance(stop, Preempted)
+    print(f"\nftkeras: {'stopped by SIGTERM' if preempted else 'interrupted'}", file=sys.stderr)
+    return EXIT_PREEMPTED if preempted else EXIT_INTERRUPTED
 
 
 def _say(what: str, message: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -61,18 +62,22 @@ def train(
     formats = export_formats(config)
     check_formats([name for name in formats if name != "saved_model"])
     devices = assembled.devices
-    with taking_part(devices, run, goes_on) as run, run.locked(), Signals() as signals:
+    with (
+        taking_part(devices, run, goes_on) as run,
+        run.locked(),
+        Signals() as signals,
+        _stop_reported(run, out, devices.is_chief),
+    ):
         if assembled.trunk is not None:
             with peers_watched(devices):
                 assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
         loggers = build.loggers(config, run, devices.is_chief)
         try:
-            model, evaluation, exported = _work(assembled, run, signals, loggers, formats)
+            with signals.stop_over_errors():
+                model, evaluation, exported = _work(assembled, run, signals, loggers, formats)
         except KeyboardInterrupt as stop:
-            run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
-            if devices.is_chief:
-                print(f"\nstopped   ftkeras train --out={shlex.quote(out)} goes on from here")
+            _set_stopped(run, stop)
             raise
         except (UserError, TrainingError) as error:
             run.fail(str(error))
@@ -87,9 +92,9 @@ def train(
         finally:
             loggers.close(run.read_json("status.json")["state"])
         States(run).remove()
-    if not devices.is_chief:
-        return run
-    reported = _report_or_say_why(assembled, model, run) if config.report else None
+        if not devices.is_chief:
+            return run
+        reported = _report_or_say_why(assembled, model, run) if config.report else None
     seconds = time.monotonic() - start
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
     places = {"SavedModel": exported.get("saved_model"), "report": reported}
@@ -98,6 +103,29 @@ def train(
     print(end_lines(out, records, result, verdicts, best_epoch, places, seconds, trunk))
     require(bars, evaluation)
     return run
+
+
+@contextlib.contextmanager
+def _stop_reported(run: Run, out: str, is_chief: bool) -> Iterator[None]:
+    """If a signal stops the run, says how it stands and which command is the next."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        folder = shlex.quote(out)
+        if run.state() == "finished":
+            line = f"the run is finished; ftkeras report {folder} writes its page"
+        elif tf.io.gfile.exists(run.path("config.yaml")):
+            _set_stopped(run, stop)
+            line = f"ftkeras train --out={folder} resumes from here"
+        else:
+            line = "before the run began"
+        if is_chief:
+            print(f"\nstopped   {line}")
+        raise
+
+
+def _set_stopped(run: Run, stop: KeyboardInterrupt) -> None:
+    run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
 
 
 def export_formats(config: Config) -> list[str]:
@@ -110,7 +138,7 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
     # Asked again: another process may have finished the run since.
     if run.goes_on(assembled.config, overwrite):
         _check_same_data(assembled.data, run)
-        run.set_state("running")
+        run.begin()
     else:
         Run.create(run.folder, assembled.config, overwrite)
     print(assembled.describe())
@@ -126,6 +154,7 @@ def _work(
             _fit(assembled, run, signals, loggers)
         else:
             run.write_text("metrics.jsonl", "")
+        signals.stop()  # had a library swallowed it
         model = assembled.task.finish(assembled, run)
         agree_on_weights(model)
         evaluation: dict[str, Any] = {}
@@ -133,6 +162,7 @@ def _work(
         if assembled.devices.is_chief:
             evaluation = _evaluate_best(assembled, model, run)
             _log_result(assembled, run, loggers, evaluation)
+            signals.stop()
             exported = _export_anew(run, assembled.task, formats)
         wait_for_all(assembled.devices.strategy)
     return model, evaluation, exported

@@ -97,15 +97,14 @@ def fit(
         signals = Signals()
         saving = SavingOptions(saving.every_steps, every_minutes=None, every_epoch=True)
     ours.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving))
+    saved.begin()
     try:
-        with signals.at_steps():
-            saved.begin()
-            while not saved.over:
-                try:
-                    _train(model, feed, unfreeze, trunk, saved, ours, saving.every_steps)
-                    saved.over = True
-                except Trouble as found:
-                    saved.go_back(found, feed.name_examples)
+        while not saved.over:
+            try:
+                _train(model, feed, unfreeze, trunk, saved, ours, saving.every_steps, signals)
+                saved.over = True
+            except Trouble as found:
+                saved.go_back(found, feed.name_examples)
     except BaseException:
         if average is not None:
             average.unswap()  # where validation was interrupted, the averages are in the model
@@ -126,8 +125,13 @@ def _train(
     saved: SavedTraining,
     callbacks: Sequence[keras.callbacks.Callback],
     every_steps: int | None,
+    signals: Signals,
 ) -> None:
-    """Trains from where `saved` stands to the end."""
+    """Trains from where `saved` stands to the end.
+
+    A signal that comes between two calls of `fit`, while a trunk is stored for instance, stops at
+    once: all that was trained is saved by then.
+    """
     for stretch in stretches(model, feed, unfreeze, trunk):
         together = steps_together(model, stretch.work, callbacks, every_steps)
         with (
@@ -140,22 +144,24 @@ def _train(
             val = None if val is None else spread(val, model.distribute_strategy)
             first = stretch.first_epoch
             if saved.logs is not None:
-                _validate(model, val, first, saved.logs, callbacks)
+                with signals.at_steps():
+                    _validate(model, val, first, saved.logs, callbacks)
                 saved.logs, first = None, first + 1
                 if saved.over:
                     return
                 if unfreeze.paused:
                     continue
             if first < stretch.end_epoch:
-                model.fit(
-                    train,
-                    validation_data=val,
-                    initial_epoch=first,
-                    epochs=stretch.end_epoch,
-                    callbacks=list(callbacks),
-                    shuffle=False,  # the data set does that itself
-                    verbose=0,
-                )
+                with signals.at_steps():
+                    model.fit(
+                        train,
+                        validation_data=val,
+                        initial_epoch=first,
+                        epochs=stretch.end_epoch,
+                        callbacks=list(callbacks),
+                        shuffle=False,  # the data set does that itself
+                        verbose=0,
+                    )
         if saved.over:
             return
 
