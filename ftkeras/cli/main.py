@@ -5,6 +5,7 @@ TensorFlow is imported only by a verb that needs it, once its flags are known to
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -65,8 +66,9 @@ def run(argv: Sequence[str] | None = None) -> None:
         status = main(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt as stop:  # one more, while the first was being answered
         status = _stopped(stop)
-    sys.stdout.flush()
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is done: only the shutdown could be stopped
+    with contextlib.suppress(Exception):  # the output may be closed
+        sys.stdout.flush()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done; a stop cuts the shutdown short
         signal.signal(number, lambda *_: os._exit(status))
     gc.freeze()
     sys.exit(status)
