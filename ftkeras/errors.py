@@ -24,7 +24,7 @@ class TrainingError(RuntimeError):
 
 
 class Preempted(KeyboardInterrupt):
-    """SIGTERM came, everything is saved, and the same command goes on; exits with status 75."""
+    """SIGTERM came; what was trained is saved, and `train` resumes it. Exits with status 75."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -55,10 +55,18 @@ class Run:
         run._clear()
         gfile.makedirs(folder)
         run.write_text("config.yaml", dump_config(config))  # from now on the folder is a run
-        gfile.makedirs(run.path("checkpoints"))
-        run.write_json("environment.json", environment())
-        run.set_state("running")
+        run.begin()
         return run
+
+    def begin(self) -> None:
+        """Records that a process trains here, and makes what every run has.
+
+        Also for a run that resumes: the process before may have been killed too early to make it.
+        """
+        if not gfile.exists(self.path("environment.json")):
+            self.write_json("environment.json", environment())
+        gfile.makedirs(self.path("checkpoints"))
+        self.set_state("running")
 
     @classmethod
     def open(cls, folder: str) -> Run:

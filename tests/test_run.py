@@ -8,7 +8,7 @@ import os
 import pytest
 import tensorflow as tf
 
-from ftkeras.config.load import parse_config
+from ftkeras.config.load import dump_config, parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.run import Run
@@ -123,6 +123,16 @@ def test_a_process_that_was_killed_at_its_start_is_in_nobodys_way(tmp_path, left
         (tmp_path / name).write_text("")
     assert not Run(str(tmp_path)).resumes(CONFIG)
     assert Run.create(str(tmp_path), CONFIG).config == CONFIG
+
+
+def test_a_run_whose_process_was_killed_when_only_its_config_was_written_resumes(folder):
+    tf.io.gfile.makedirs(folder)
+    run = Run(folder)
+    run.write_text("config.yaml", dump_config(CONFIG))
+    assert run.goes_on(None)
+    run.begin()
+    assert tf.io.gfile.isdir(run.path("checkpoints"))
+    assert run.state() == "running" and run.read_json("environment.json")["keras"]
 
 
 def test_a_run_that_is_replaced_keeps_nothing(folder):

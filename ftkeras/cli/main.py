@@ -5,6 +5,7 @@ TensorFlow is imported only by a verb that needs it, once its flags are known to
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -12,10 +13,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from absl import flags
 
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
+from ftkeras.training.resume.signals import Signals
 from ftkeras.version import __version__
 
 VERBS = {
@@ -53,14 +56,21 @@ Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM, 130 interru
 """
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: the console script's entry point."""
     if hasattr(signal, "SIGUSR1"):  # asks a training to save; before one begins it would end us
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # TensorFlow and Keras make millions of objects that stay: looking through them for garbage at
     # Python's usual pace takes a second of a short run, and once more at the end another.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    status = main(sys.argv[1:] if argv is None else argv)
+    try:
+        status = main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt as stop:  # one more, while the first was being answered
+        status = _stopped(stop)
+    with contextlib.suppress(Exception):  # the output may be closed
+        sys.stdout.flush()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done; a stop cuts the shutdown short
+        signal.signal(number, lambda *_: os._exit(status))
     gc.freeze()
     sys.exit(status)
 
@@ -68,19 +78,16 @@ def run(argv: Sequence[str] | None = None) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs one verb and returns the exit status."""
     try:
-        return _dispatch(list(arguments))
+        with Signals() as signals, signals.stop_over_errors():
+            return _dispatch(list(arguments))
     except UserError as error:
         _say("error", str(error))
         return EXIT_USER_ERROR
     except TrainingError as error:
         _say("failed", str(error))
         return EXIT_FAILED
-    except Preempted:
-        print("\nftkeras: stopped by SIGTERM; the same command goes on", file=sys.stderr)
-        return EXIT_PREEMPTED
-    except KeyboardInterrupt:
-        print("\nftkeras: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except BrokenPipeError:  # the reader of our output went away, as in `ftkeras backbones | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -89,6 +96,13 @@ def main(arguments: Sequence[str]) -> int:
 
         _say("failed", system_errors.describe(error))
         return EXIT_FAILED
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Says in one line what stopped the command, and returns the exit status."""
+    preempted = isinstance(stop, Preempted)
+    print(f"\nftkeras: {'stopped by SIGTERM' if preempted else 'interrupted'}", file=sys.stderr)
+    return EXIT_PREEMPTED if preempted else EXIT_INTERRUPTED
 
 
 def _say(what: str, message: str) -> None:

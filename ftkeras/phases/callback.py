@@ -274,7 +274,11 @@ class StagedUnfreezing(keras.callbacks.Callback):
         return self._over or done >= self._in_steps(length)
 
     def _to_leave(self) -> bool:
-        return self._index is not None and not self._last() and self._ended(self._first_batch)
+        if self._index is None or self._last():
+            return False
+        # A resumed run may have an epoch's validation still to do, which belongs to this phase.
+        validates = bool(self._first_batch) and self._first_batch == self._steps_per_epoch
+        return not validates and self._ended(self._first_batch)
 
     def _last(self) -> bool:
         return self._index == len(self.phases) - 1

@@ -72,30 +72,66 @@ def train(
     check_formats([name for name in formats if name != "saved_model"])
     evaluation: dict[str, Any] = {}
     exported: dict[str, str] = {}
-    with taking_part(devices, run, resumes) as run, run.locked(), Signals() as signals:
+    page = None
+    with (
+        taking_part(devices, run, resumes) as run,
+        run.locked(),
+        Signals() as signals,
+        _stop_reported(run, devices.is_chief),
+    ):
         if assembled.trunk is not None:
             with peers_watched(devices):
                 assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
-        with _outcome_recorded(assembled, run) as loggers, peers_watched(devices):
+        with (
+            _outcome_recorded(assembled, run) as loggers,
+            signals.stop_over_errors(),
+            peers_watched(devices),
+        ):
             if task.trains(config):
                 _fit(assembled, run, signals, loggers)
             else:
                 run.write_text("metrics.jsonl", "")
+            signals.stop()  # if a library swallowed it
             model = task.finish(assembled, run)
             agree_on_weights(model)
             if devices.is_chief:
                 evaluation = _evaluate_best(assembled, model, run)
                 _log_result(assembled, run, loggers, evaluation)
+                signals.stop()
                 exported = _export_again(run, formats)
             wait_for_all(devices.strategy)
         States(run).remove()
+        if devices.is_chief and config.report:
+            page = _report_or_say_why(assembled, model, run)
     if devices.is_chief:
-        page = _report_or_say_why(assembled, model, run) if config.report else None
         results = {"SavedModel": exported.get("saved_model"), "report": page}
         _print_end(assembled, run, evaluation, results, time.monotonic() - start)
         require(bars, evaluation)
     return run
+
+
+@contextlib.contextmanager
+def _stop_reported(run: Run, is_chief: bool) -> Iterator[None]:
+    """If a signal stops the run, says how it stands and which command is the next."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        folder = shlex.quote(run.folder)
+        if run.state() == "finished":
+            line = f"the run is finished; ftkeras report {folder} writes its page"
+        elif tf.io.gfile.exists(run.path("config.yaml")):
+            _set_stopped(run, stop)
+            line = f"ftkeras train --out={folder} resumes from here"
+        else:
+            line = "before the run began"
+        if is_chief:
+            print(f"\nstopped   {line}")
+        raise
+
+
+def _set_stopped(run: Run, stop: KeyboardInterrupt) -> None:
+    run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
 
 
 def export_formats(config: Config) -> list[str]:
@@ -108,7 +144,7 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
     # Asked again: another process may have finished the run since.
     if run.resumes(assembled.config, overwrite):
         _check_same_data(assembled.data, run)
-        run.set_state("running")
+        run.begin()
     else:
         Run.create(run.folder, assembled.config, overwrite)
     print(assembled.describe())
@@ -118,14 +154,11 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
     """Opens the loggers, and records in the run's status how the block ended."""
-    is_chief = assembled.devices.is_chief
-    loggers = build.loggers(assembled.config, run, is_chief)
+    loggers = build.loggers(assembled.config, run, assembled.devices.is_chief)
     try:
         yield loggers
     except KeyboardInterrupt as stop:
-        run.set_state("preempted" if isinstance(stop, Preempted) else "interrupted")
-        if is_chief:
-            print(f"\nstopped   ftkeras train --out={shlex.quote(run.folder)} resumes it")
+        _set_stopped(run, stop)
         raise
     except (UserError, TrainingError) as error:
         run.fail(str(error))

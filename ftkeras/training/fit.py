@@ -100,15 +100,15 @@ def fit(
         signals = Signals()
         saving = SavingOptions(saving.every_steps, every_minutes=None, every_epoch=True)
     all_callbacks.append(Saver(saved, unfreeze, signals, feed.steps_per_epoch, saving))
+    saved.begin()
+    every_steps = saving.every_steps
     try:
-        with signals.at_steps():
-            saved.begin()
-            while not saved.over:
-                try:
-                    _train(model, feed, unfreeze, trunk, saved, all_callbacks, saving.every_steps)
-                    saved.over = True
-                except Divergence as divergence:
-                    saved.go_back(divergence, feed.name_examples)
+        while not saved.over:
+            try:
+                _train(model, feed, unfreeze, trunk, saved, all_callbacks, every_steps, signals)
+                saved.over = True
+            except Divergence as divergence:
+                saved.go_back(divergence, feed.name_examples)
     except BaseException:
         if average is not None:
             average.unswap()  # where validation was interrupted, the averages are in the model
@@ -129,8 +129,13 @@ def _train(
     saved: SavedTraining,
     callbacks: Sequence[keras.callbacks.Callback],
     every_steps: int | None,
+    signals: Signals,
 ) -> None:
-    """Trains from where `saved` stands to the end."""
+    """Trains from where `saved` stands to the end.
+
+    A signal that comes between two calls of `fit`, while a trunk is stored for instance, stops at
+    once: all that was trained is saved by then.
+    """
     for stretch in segments(model, feed, unfreeze, trunk):
         together = steps_together(model, stretch.work, callbacks, every_steps)
         with (
@@ -143,22 +148,24 @@ def _train(
             val = None if val is None else spread(val, model.distribute_strategy)
             first = stretch.first_epoch
             if saved.logs is not None:
-                _validate(model, val, first, saved.logs, callbacks)
+                with signals.at_steps():
+                    _validate(model, val, first, saved.logs, callbacks)
                 saved.logs, first = None, first + 1
                 if saved.over:
                     return
                 if unfreeze.paused:
                     continue
             if first < stretch.end_epoch:
-                model.fit(
-                    train,
-                    validation_data=val,
-                    initial_epoch=first,
-                    epochs=stretch.end_epoch,
-                    callbacks=list(callbacks),
-                    shuffle=False,  # the data set does that itself
-                    verbose=0,
-                )
+                with signals.at_steps():
+                    model.fit(
+                        train,
+                        validation_data=val,
+                        initial_epoch=first,
+                        epochs=stretch.end_epoch,
+                        callbacks=list(callbacks),
+                        shuffle=False,  # the data set does that itself
+                        verbose=0,
+                    )
         if saved.over:
             return
 

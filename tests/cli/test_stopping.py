@@ -15,14 +15,6 @@ import pytest
 
 from ftkeras.cli.main import run as run_command
 
-CONFIG = """\
-data: {source: arrays, path: small.npz, image_size: 32, batch_size: 4, augmentation: none}
-backbone: {name: MobileNetV2, weights: starter}
-phases: [{name: head, train: [head], epochs: 20, learning_rate: 1e-3}]
-trunk: {mode: 'off'}
-export: {saved_model: false}
-"""
-
 LONG_EPOCH = """\
 data: {source: arrays, path: small.npz, image_size: 8, batch_size: 1, augmentation: none,
   split: {val: 0.2, test: null}}
@@ -58,7 +50,7 @@ def wait_for_state(process: subprocess.Popen[str], run: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_what_sigusr1_saved_outlives_sigkill(tmp_path):
+def test_what_sigusr1_saved_outlives_sigkill_and_sigterm_and_no_other_config_resumes_it(tmp_path):
     """Nothing else saves within the epoch, which has 4,000 steps."""
     import keras
 
@@ -78,35 +70,20 @@ def test_what_sigusr1_saved_outlives_sigkill(tmp_path):
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert not (run / "metrics.jsonl").exists()
-    steps = int(names[-1].removesuffix(".ckpt").rpartition("-")[2])
+    steps = steps_of(names[-1])
     assert len(names) == 2 and 0 < steps < 4000
 
-    again = start(tmp_path, "--out=run")
-    output, errors = again.communicate(timeout=400)
-    assert again.returncode == 0, errors
+    second = start(tmp_path, "--out=run")
+    wait_for(run / "events.jsonl")  # it has resumed
+    os.kill(second.pid, signal.SIGUSR1)
+    os.kill(second.pid, signal.SIGTERM)
+    output, errors = second.communicate(timeout=300)
+    assert second.returncode == 75, errors
     assert f"resumed   epoch 1, step {steps + 1}" in output
-    [record] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert record["epoch"] == 0
-
-
-@pytest.mark.slow
-def test_a_preempted_run_goes_on_and_no_other_config_does(tmp_path):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (24, 32, 32, 3), np.uint8)
-    np.savez(tmp_path / "small.npz", images=images, labels=np.arange(24) % 2)
-    (tmp_path / "c.yaml").write_text(CONFIG)
-    run = tmp_path / "run"
-
-    first = start(tmp_path, "--config=c.yaml", "--out=run")
-    wait_for(run / "metrics.jsonl")
-    os.kill(first.pid, signal.SIGUSR1)
-    os.kill(first.pid, signal.SIGTERM)
-    output, errors = first.communicate(timeout=300)
-    assert first.returncode == 75, errors
-    assert "stopped by SIGTERM; the same command goes on" in errors
-    assert "stopped   ftkeras train --out=run goes on from here" in output
-    assert "Traceback" not in errors
+    assert "stopped   ftkeras train --out=run resumes from here" in output
+    assert errors.endswith("\nftkeras: stopped by SIGTERM\n") and "Traceback" not in errors
     assert json.loads((run / "status.json").read_text())["state"] == "preempted"
+    steps = max(steps_of(path.name) for path in run.glob("checkpoints/state-*.ckpt"))
 
     other = start(tmp_path, "--config=c.yaml", "--out=run", "--set=seed=5")
     _, errors = other.communicate(timeout=300)
@@ -116,18 +93,81 @@ def test_a_preempted_run_goes_on_and_no_other_config_does(tmp_path):
     again = start(tmp_path, "--out=run")
     output, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
-    assert "resumed   epoch" in output
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records] == list(range(20))
+    assert f"resumed   epoch 1, step {steps + 1}" in output
+    [record] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert record["epoch"] == 0
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     assert not list((run / "checkpoints").glob("state-*"))
 
 
+def steps_of(name: str) -> int:
+    """Returns after how many steps a state was saved."""
+    return int(name.removesuffix(".ckpt").rpartition("-")[2])
+
+
 def test_a_request_to_save_that_comes_too_early_ends_nothing(capsys):
-    before = signal.getsignal(signal.SIGUSR1)
+    heard = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in heard]
     try:
         with pytest.raises(SystemExit):
             run_command(["--version"])
         signal.raise_signal(signal.SIGUSR1)  # its default would end this process
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        for number, handler in zip(heard, before, strict=True):
+            signal.signal(number, handler)
+
+
+AT_THE_IMPORT = """
+import os, signal, sys
+from ftkeras.cli import quiet
+from ftkeras.cli.main import run
+
+def stopped_import():
+    try:
+        os.kill(os.getpid(), signal.{signal})
+    except KeyboardInterrupt:
+        if {swallowed}:
+            raise ImportError("numpy.core.multiarray failed to import") from None
+        raise
+
+quiet.import_tensorflow = stopped_import
+run([{verb!r}, *{arguments!r}])
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "name", "swallowed"),
+    [
+        ("train", ["--out=run"], "SIGINT", False),
+        ("train", ["--out=run"], "SIGTERM", True),
+        ("evaluate", ["run"], "SIGTERM", False),
+        ("predict", ["run", "a.jpg"], "SIGINT", True),
+    ],
+)
+def test_a_signal_while_tensorflow_is_imported_has_its_exit_status(
+    tmp_path, verb, arguments, name, swallowed
+):
+    script = AT_THE_IMPORT.format(signal=name, swallowed=swallowed, verb=verb, arguments=arguments)
+    done = run_script(tmp_path, script)
+    expected = {
+        "SIGINT": (130, "ftkeras: interrupted"),
+        "SIGTERM": (75, "ftkeras: stopped by SIGTERM"),
+    }
+    assert (done.returncode, done.stderr.strip()) == expected[name]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_all_is_done_changes_nothing(tmp_path, name):
+    script = (
+        "import atexit, os, signal; from ftkeras.cli.main import run;"
+        f"atexit.register(os.kill, os.getpid(), signal.{name}); run(['--version'])"
+    )
+    done = run_script(tmp_path, script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def run_script(place: Path, script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)

@@ -92,9 +92,9 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
 LONG = """
 import keras, numpy as np, tensorflow as tf
 from ftkeras.errors import TrainingError
-from ftkeras.training.replicas import make_exact
-from ftkeras.training.strategy import choose_devices
-from ftkeras.training.workers import agree_on_weights, peers_watched, spread, share_of
+from ftkeras.devices.replicas import make_exact
+from ftkeras.devices.strategy import choose_devices
+from ftkeras.devices.workers import agree_on_weights, peers_watched, spread, share_of
 
 devices = choose_devices()
 with devices.strategy.scope():

@@ -145,7 +145,8 @@ class States:
                 return read_state(self._path(name))
             except DamagedState as error:
                 self._report(f"checkpoint {name} {error}; trying the one before")
-                gfile.remove(self._path(name))
+                with contextlib.suppress(tf.errors.OpError):  # what cannot be read may stay, too
+                    gfile.remove(self._path(name))
                 damaged = True
         if damaged:
             self._report("no checkpoint is usable: training starts at the beginning")

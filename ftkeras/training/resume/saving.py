@@ -249,6 +249,9 @@ class Saver(keras.callbacks.Callback):
             self._save()
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
+        if self._saved.logs is not None:  # only the validation is repeated: a run that was stopped
+            self._logs = self._saved.logs
+            return
         # Keras holds the epoch's own metrics in a variable of its function, and resets them now.
         results = self.model.get_metrics_result()
         self._logs = {name: float(value) for name, value in results.items()}

@@ -1,7 +1,8 @@
-"""What a person or a scheduler may ask of a running training: stop, or save now and go on."""
+"""What a person or a scheduler may ask of a running command: stop, or save now and continue."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -18,8 +19,8 @@ _SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 class Signals:
     """Listens while it is entered: Ctrl-C and SIGTERM ask to stop, SIGUSR1 to save.
 
-    Within `at_steps` a wish is only noted, for the training loop to meet it between two steps,
-    where everything can be saved; elsewhere it stops at once, like a second Ctrl-C anywhere.
+    Within `at_steps` a signal is only noted, and the training loop stops between two steps, when
+    everything can be saved. Elsewhere it stops at once, and so does a second signal anywhere.
     """
 
     def __init__(self) -> None:
@@ -42,12 +43,32 @@ class Signals:
 
     @contextmanager
     def at_steps(self) -> Iterator[None]:
-        """Within it, whoever trains asks `stop_asked` after each step and calls `stop`."""
+        """Within it the training loop asks `stop_asked` after each step, saves, and calls `stop`.
+
+        Raises:
+            KeyboardInterrupt: (when it begins or ends) A stop was asked for and not yet raised.
+        """
+        self.stop()
         self._waits = True
         try:
             yield
         finally:
             self._waits = False
+        self.stop()
+
+    @contextmanager
+    def stop_over_errors(self) -> Iterator[None]:
+        """Raises the stop instead of an error that follows one.
+
+        Libraries turn a KeyboardInterrupt into errors of their own: an import that fails, an
+        operation that is cancelled, a child process that got the same Ctrl-C.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._stop is not None:
+                raise self._stop from error
+            raise
 
     @property
     def stop_asked(self) -> bool:
@@ -68,4 +89,5 @@ class Signals:
         if again or not self._waits:
             raise self._stop
         again_at_once = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        print(f"\nstopping after this step{again_at_once}", file=sys.stderr)
+        with contextlib.suppress(RuntimeError, OSError, ValueError):  # it may be in use, or closed
+            print(f"\nstopping after this step{again_at_once}", file=sys.stderr)

@@ -30,13 +30,15 @@ def test_the_function_of_each_moment_exists(moment):
 
 
 @pytest.mark.slow
-def test_killed_runs_end_with_the_same_weights_and_record(tmp_path):
-    arguments = ["--kills=2", "--configs=stored", "--moments=state not yet renamed,step"]
+def test_runs_that_are_stopped_again_and_again_end_with_the_same_weights_and_record(tmp_path):
+    """Two of each signal, with and without a stored trunk: three in each of two runs."""
+    moments = "first validation,step being traced"
+    arguments = ["--kills=6", "--per-run=3", f"--moments={moments}", f"--folder={tmp_path}"]
     done = subprocess.run(
-        [sys.executable, HARNESS, *arguments, f"--folder={tmp_path}"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, HARNESS, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kills in 2 runs: 2 ended equal, 0 did not" in done.stdout
+    assert "6 stops in 2 runs: 2 ended equal, 0 did not" in done.stdout
+    for config in ("augmented", "stored"):
+        for number in ("SIGKILL", "SIGINT", "SIGTERM"):
+            assert f" | {config} | {number} | at: " in done.stdout

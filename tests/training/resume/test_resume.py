@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from ftkeras.errors import Preempted
 from ftkeras.phases import Phase, Until
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.resume import saving
 from ftkeras.training.resume.checkpoint import States
 from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.signals import Signals
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +68,21 @@ class Kill(keras.callbacks.Callback):
         self._count("validations")
 
 
+class Stop(keras.callbacks.Callback):
+    """Sends a signal at the n-th call of a method."""
+
+    def __init__(self, number: int, method: str, calls: int = 1):
+        super().__init__()
+        self._left = calls
+
+        def send(*_: Any, logs: Any = None) -> None:
+            self._left -= 1
+            if self._left == 0:
+                signal.raise_signal(number)
+
+        setattr(self, method, send)
+
+
 def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
     for name in one:
         if isinstance(one[name], list) and name != "records":
@@ -99,6 +117,54 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training,
     events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
     assert [event["event"] for event in events] == ["resumed"] * 4
     assert len(list((tmp_path / "parts/checkpoints").glob("state-*.ckpt"))) == 2
+
+
+STOPS: dict[str, tuple[list[Phase], list[tuple[int, str, int]]]] = {
+    "in the first validation, in the same again, and in the last": (
+        [Phase("head", 1, 1e-2), Phase("top", 1, train=["all"])],
+        [
+            (signal.SIGINT, "on_test_batch_begin", 1),
+            (signal.SIGTERM, "on_test_batch_end", 2),
+            (signal.SIGTERM, "on_test_begin", 2),
+        ],
+    ),
+    "where a phase cuts the last epoch short": (
+        [Phase("all", steps=3, learning_rate=1e-2, train=["all"])],
+        [(signal.SIGTERM, "on_test_begin", 1), (signal.SIGINT, "on_test_end", 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_training_that_a_signal_stops_in_its_validation_ends_the_same(
+    small_training, tmp_path, name
+):
+    phases, stops = STOPS[name]
+    whole, _ = small_training(tmp_path / "whole", phases)
+    for stop in stops:
+        with Signals() as signals, pytest.raises(KeyboardInterrupt) as stopped:
+            small_training(tmp_path / "parts", phases, callbacks=[Stop(*stop)], signals=signals)
+        assert stopped.type is (Preempted if stop[0] == signal.SIGTERM else KeyboardInterrupt)
+    resumed, _ = small_training(tmp_path / "parts", phases)
+    assert_same(whole, resumed)
+
+
+def test_a_second_signal_stops_at_once_and_the_run_resumes_from_the_state_before(
+    small_training, tmp_path
+):
+    class Twice(keras.callbacks.Callback):
+        def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+
+    phases = [Phase("all", 1, 1e-2, train=["all"])]
+    whole, _ = small_training(tmp_path / "whole", phases)
+    with Signals() as signals, pytest.raises(Preempted):
+        small_training(tmp_path / "parts", phases, callbacks=[Twice()], signals=signals)
+    resumed, run = small_training(tmp_path / "parts", phases)
+    assert_same(whole, resumed)
+    (event,) = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
+    assert (event["epoch"], event["batches"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,19 @@ def send(number: int) -> None:
     ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
 )
 def test_within_steps_a_stop_waits_for_the_step_and_a_second_does_not(number, raised, capsys):
-    with Signals() as signals, signals.at_steps():
-        signals.stop()  # nobody asked
-        assert not signals.stop_asked
-        send(number)
-        assert signals.stop_asked
-        with pytest.raises(raised) as stopped:
-            signals.stop()
-        assert stopped.type is raised
-        with pytest.raises(raised):
+    with Signals() as signals:
+        with pytest.raises(raised) as last, signals.at_steps():
+            signals.stop()  # no signal came
+            assert not signals.stop_asked
             send(number)
+            assert signals.stop_asked
+            with pytest.raises(raised) as stopped:
+                signals.stop()
+            with pytest.raises(raised):
+                send(number)
+        with pytest.raises(raised) as again, signals.at_steps():
+            pytest.fail("no step may follow")
+        assert {last.type, stopped.type, again.type} == {raised}
     assert "stopping after this step" in capsys.readouterr().err
 
 
@@ -38,6 +41,31 @@ def test_elsewhere_a_stop_is_at_once(number, raised):
     with Signals(), pytest.raises(raised) as stopped:
         send(number)
     assert stopped.type is raised
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
+)
+def test_an_error_that_a_library_makes_of_a_stop_is_the_stop(number, raised):
+    with pytest.raises(ImportError), Signals() as signals, signals.stop_over_errors():
+        raise ImportError("no signal came")
+    with pytest.raises(raised) as stopped, Signals() as signals, signals.stop_over_errors():
+        try:
+            send(number)
+        except KeyboardInterrupt:
+            raise ImportError("the module cannot be imported") from None
+    assert stopped.type is raised
+
+
+def test_a_signal_while_standard_error_is_in_use_is_still_heard(monkeypatch):
+    class Busy:
+        def write(self, _: str) -> None:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    monkeypatch.setattr("sys.stderr", Busy())
+    with pytest.raises(Preempted), Signals() as signals, signals.at_steps():
+        send(signal.SIGTERM)
+        assert signals.stop_asked
 
 
 def test_a_save_is_noted_and_handlers_are_given_back():

@@ -89,6 +89,15 @@ def test_the_last_two_states_are_kept_and_a_damaged_one_falls_back(run):
     assert said[-1] == "no checkpoint is usable: training starts at the beginning"
 
 
+def test_a_newest_state_that_cannot_even_be_removed_falls_back(run):
+    said: list[str] = []
+    states = States(run, said.append)
+    states.save(0, 7, {"at": [0, 7]})
+    tf.io.gfile.makedirs(run.path("checkpoints", "state-00001-00000000.ckpt", "a folder"))
+    assert states.newest() == {"at": [0, 7]}
+    assert len(said) == 1 and "state-00001-00000000.ckpt cannot be read" in said[0]
+
+
 def test_half_a_state_of_a_process_that_was_killed_is_removed(run):
     half = run.path("checkpoints", ".state-00001-00000000.ckpt.tmp")
     with open(half, "w") as file:
