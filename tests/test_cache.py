@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ftkeras import cache as subject
 from ftkeras.cache import Remembered
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("FTKERAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_facts_last_while_their_stamp_does(cache):

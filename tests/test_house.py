@@ -131,6 +131,7 @@ def names_private_attributes(module: Module) -> Iterator[str]:
             dotted = ast.unparse(node)
             inside = is_private_module(re.sub(r"^tf\.", "tensorflow.", dotted))
             private = _PRIVATE.match(node.attr) and not (on_itself(node) or node.attr in own)
+            private = private and dotted != "os._exit"  # Python's own, and documented
             if inside or private:
                 yield module.fault(node, f"names {dotted}")
         for name in named_by_string(node):

@@ -17,9 +17,6 @@ def records(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 16: a run stopped in validation cannot resume"
-)
 @pytest.mark.parametrize(
     ("number", "status", "trunk"),
     [(signal.SIGINT, 130, "off"), (signal.SIGTERM, 75, "off"), (signal.SIGINT, 130, "on")],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HARNESS = Path(__file__).resolve().parents[2] / "tools" / "kill_harness.py"
+HARNESS = Path(__file__).resolve().parents[3] / "tools" / "kill_harness.py"
 
 
 def moments() -> dict[str, tuple[str, int]]:
