@@ -5,8 +5,10 @@
 Configs and command lines run in this process, through the command line itself; those that are
 accepted are bound to a small model, as `ftkeras plan` does. Files (images, TFRecord shards,
 manifests, arrays, weights, folders) run in child processes with limits on memory and time: they
-are scanned as `train` scans them, and what passes is read as training reads it. The same seed makes
-the same cases. A case that ends otherwise is printed and kept, and the exit status is then 1.
+are scanned as `train` scans them, and what passes is read as training reads it. With --served=N an
+exported model is asked about N damaged files, ten per request: it must answer the whole files among
+them as it does without the others. The same seed makes the same cases. A case that ends otherwise
+is printed and kept, and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--configs", type=int, default=2000, help="configs and command lines")
     parser.add_argument("--images", type=int, default=1000, help="files of all kinds")
+    parser.add_argument("--served", type=int, default=0, help="damaged files for a SavedModel")
     parser.add_argument("--bind", type=int, default=200, help="accepted configs to bind to a model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", default="fuzz-failures", help="where failing cases go")
@@ -52,7 +56,10 @@ def main() -> int:
         return files.run_all(Path(options.child), SECONDS)
     with tempfile.TemporaryDirectory(prefix="ftkeras-fuzz-") as scratch:
         os.environ["FTKERAS_CACHE"] = os.path.join(scratch, "cache")
-        failed = fuzz_commands(options, Path(scratch)) + fuzz_files(options, Path(scratch))
+        failed = fuzz_commands(options, Path(scratch))
+        failed += fuzz_files(options, Path(scratch), "file", options.images, files.make)
+        requests = options.served // files.REQUEST
+        failed += fuzz_files(options, Path(scratch), "request", requests, files.make_request)
     print("FAILED" if failed else "passed", f"({failed} cases ended otherwise)")
     return 1 if failed else 0
 
@@ -84,16 +91,21 @@ def fuzz_commands(options: argparse.Namespace, scratch: Path) -> int:
     return failed
 
 
-def fuzz_files(options: argparse.Namespace, scratch: Path) -> int:
-    """Runs files in children; returns how many ended otherwise."""
+def fuzz_files(
+    options: argparse.Namespace,
+    scratch: Path,
+    what: str,
+    count: int,
+    make: Callable[[random.Random, Path], None],
+) -> int:
+    """Runs cases of files in children; returns how many ended otherwise."""
     start, outcomes, failed, peak = time.monotonic(), Counter[str](), 0, 0
-    for first in range(0, options.images, BATCH):
-        folder = scratch / f"files-{first}"
+    for first in range(0, count, BATCH):
+        folder = scratch / f"{what}s-{first}"
         folder.mkdir()
-        numbers = range(first, min(first + BATCH, options.images))
+        numbers = range(first, min(first + BATCH, count))
         for number in numbers:
-            rng = random.Random(f"{options.seed}/file/{number}")
-            files.make(rng, folder / str(number))
+            make(random.Random(f"{options.seed}/{what}/{number}"), folder / str(number))
         results = _run_children(folder, len(numbers))
         for name, (outcome, used) in results.items():
             peak = max(peak, used)
@@ -103,12 +115,12 @@ def fuzz_files(options: argparse.Namespace, scratch: Path) -> int:
             outcomes[f"{kind} {outcome.partition(':')[0]}"] += 1
             if outcome.startswith("BAD"):
                 failed += 1
-                kept = Path(options.keep) / f"file-{options.seed}-{name}"
+                kept = Path(options.keep) / f"{what}-{options.seed}-{name}"
                 shutil.rmtree(kept, ignore_errors=True)
                 shutil.copytree(folder / name, kept, symlinks=True, ignore=files.not_plain)
-                print(f"file {name} ({kind}): {outcome[-2000:]}")
+                print(f"{what} {name} ({kind}): {outcome[-2000:]}")
         shutil.rmtree(folder)
-    _report("files", outcomes, start, peak)
+    _report(f"{what}s", outcomes, start, peak)
     return failed
 
 

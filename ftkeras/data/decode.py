@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from ftkeras.data.file_check import GIF, JPEG, PNG, check_file, starts_with
+
 # From the height and width of an image, int32 (2,), to where a part of it begins and how far it
 # extends, int32 (2,) each.
 Crop = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -51,17 +53,44 @@ def decode_image(encoded: tf.Tensor, least: int = 0, part: Crop | None = None) -
         >>> image.shape
         TensorShape([2, 3, 3])
     """
-    magic = tf.strings.substr(encoded, 0, 4)
-    image = tf.cond(
-        tf.strings.substr(magic, 0, 3) == b"\xff\xd8\xff",
-        lambda: _decode_jpeg(encoded, least, part),
-        lambda: cut(
-            tf.cond(
-                magic == b"\x89PNG", lambda: _decode_png(encoded), lambda: _decode_other(encoded)
-            ),
-            part,
-        ),
-    )
+    file, reason = check_file(encoded)
+    with tf.control_dependencies([tf.debugging.Assert(reason == "", [reason])]):
+        return _decode_checked(tf.identity(file), least, part)
+
+
+def decode_or_reason(encoded: tf.Tensor, size: int, mode: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes one file and makes it square, unless the check of its bytes refuses it.
+
+    Args:
+        encoded: The file's bytes, a scalar string.
+        size: Side of the result, in pixels.
+        mode: See `resize_image`.
+
+    Returns:
+        float32 (size, size, 3), black if the file is refused; and the reason, a scalar string,
+        empty if it is not.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The file passed the check, and cannot be decoded.
+    """
+    file, reason = check_file(encoded)
+
+    def square() -> tf.Tensor:
+        return resize_image(_decode_checked(file, size), size, mode)
+
+    return tf.cond(reason == "", square, lambda: tf.zeros((size, size, 3))), reason
+
+
+def _decode_checked(file: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
+    """Decodes what `check_file` lets pass; see `decode_image`."""
+
+    def other() -> tf.Tensor:
+        kinds = [(starts_with(file, PNG), lambda: _decode_png(file))]
+        kinds += [(starts_with(file, GIF), lambda: tf.io.decode_gif(file)[0])]
+        return cut(tf.case(kinds, default=lambda: _decode_bmp(file)), part)
+
+    is_jpeg = starts_with(file, JPEG)
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(file, least, part), other)
     return tf.ensure_shape(image, (None, None, 3))
 
 
@@ -112,23 +141,23 @@ def _slice(image: tf.Tensor, begin: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
     def sixteen() -> tf.Tensor:
         # Asked for 8 bits, the decoder would cut the low byte off instead of rounding.
-        wide = tf.cast(tf.io.decode_png(encoded, channels=0, dtype=tf.uint16), tf.int32)
-        return tf.cast((wide + 128) // 257, tf.uint8)
+        wide = tf.io.decode_png(encoded, channels=0, dtype=tf.uint16)
+        return tf.cast((tf.minimum(wide, 2**16 - 129) + 128) // 257, tf.uint8)  # no overflow
 
     bit_depth = tf.strings.substr(encoded, 24, 1)  # of the IHDR chunk
     image = tf.cond(bit_depth == b"\x10", sixteen, lambda: tf.io.decode_png(encoded, channels=0))
     return _as_rgb(image)
 
 
-def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    return _as_rgb(tf.io.decode_image(encoded, channels=0, expand_animations=False))
+def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    return _as_rgb(tf.io.decode_bmp(encoded, channels=0))
 
 
 def _as_rgb(image: tf.Tensor) -> tf.Tensor:
     """uint8 (h, w, 1 | 2 | 3 | 4) -> uint8 (h, w, 3); alpha is composited on white."""
 
     def on_white() -> tf.Tensor:
-        values = tf.cast(image, tf.int32)
+        values = tf.cast(image, tf.uint16)  # the sums fit, and take half of int32's memory
         alpha = values[..., -1:]  # (h, w, 1)
         blend = values[..., :-1] * alpha + 255 * (255 - alpha)
         return tf.cast((blend + 127) // 255, tf.uint8)  # (h, w, 1 | 3)

@@ -25,6 +25,7 @@ from PIL import Image, ImageFile, ImageOps
 from ftkeras.cache import Remembered, atomic_file, cache_folder, digest
 from ftkeras.console import Progress
 from ftkeras.data import decode
+from ftkeras.data.file_check import DAMAGED, MAX_PIXELS, SCANS, check_file
 from ftkeras.data.walk import shown, why_not_readable
 
 T = TypeVar("T")
@@ -46,11 +47,9 @@ UNSUPPORTED = frozenset(
     + (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".tga", ".ppm", ".pgm", ".exr")
 )
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 MAX_BYTES = 256 << 20
-MAX_SCANS = 100
 _ORIENTATION = 0x0112
-VERSION = 3  # of what `examine` decides; a new one forgets the cached scans
+VERSION = 4  # of what `examine` decides; a new one forgets the cached scans
 _CHUNK = 256  # files in flight
 
 
@@ -151,10 +150,10 @@ def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Ver
                 return Verdict(name, f"content is {kind}, but the name says {suffix}")
             if image.width * image.height > MAX_PIXELS:
                 return Verdict(name, _too_large(image.size))
-            # Each scan goes over all pixels, and may be a few bytes; a photo has about ten.
-            if kind == "JPEG" and encoded.count(b"\xff\xda") > MAX_SCANS:
-                return Verdict(name, f"a JPEG in more than {MAX_SCANS} scans")
-            if _shown_alike(image, kind, encoded):
+            reason = _why_not_decoded(encoded)
+            if reason == SCANS:
+                return Verdict(name, reason)
+            if not reason and _shown_alike(image, kind, encoded):
                 return Verdict(name)
             copy = cache_folder("normalised", key[:2]) / f"{key}.png"
             with atomic_file(copy) as temporary:
@@ -171,6 +170,17 @@ def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Ver
 def _too_large(size: tuple[int, int] | None) -> str:
     pixels = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
     return f"{pixels}; the limit is {MAX_PIXELS // 10**6} million"
+
+
+def _why_not_decoded(encoded: bytes) -> str:
+    """Returns why no TensorFlow decoder may see these bytes, or an empty string."""
+    try:
+        return bytes(_check(tf.constant(encoded))[1].numpy()).decode()
+    except tf.errors.OpError:
+        return DAMAGED
+
+
+_check = tf.function(check_file, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 
 
 def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:

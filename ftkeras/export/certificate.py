@@ -18,7 +18,7 @@ from ftkeras.data import decode
 from ftkeras.errors import TrainingError
 from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.export.fresh_process import BATCHES
-from ftkeras.export.golden import broken_image
+from ftkeras.export.golden import refused_images
 from ftkeras.export.openvino_engine import openvino_answer
 from ftkeras.export.publish import size_of
 from ftkeras.export.reference import outputs_on_cpu
@@ -28,9 +28,9 @@ TOLERANCE = 1e-4
 """The largest difference of two scores (0..1), or of features relative to the largest one, that
 counts as the same answer of the same operations."""
 LIMITS = (
-    "WebP files get an error. Rare kinds that training renders with Pillow (CMYK JPEG, PNG with a "
-    "transparent palette or EXIF rotation, compressed BMP) are decoded by TensorFlow and may look "
-    "different."
+    "WebP files get an error, and reach no decoder. Rare kinds that training renders with Pillow "
+    "(CMYK JPEG, PNG with a transparent palette or EXIF rotation, compressed BMP) are decoded by "
+    "TensorFlow and may look different."
 )
 """What no golden image shows."""
 OTHER_TOLERANCE = {"float32": 1e-3, "mixed": 3e-2}
@@ -45,9 +45,9 @@ def certify_saved_model(
 
     What is right is what the model itself returns, computed apart from all that is exported.
 
-    Among the golden images is a broken one, which must get an error for itself while the others
-    are answered. All run on the CPU, so that an accelerator's rounding does not decide. Where
-    OpenVINO is installed it gives a second opinion.
+    Besides the golden images it is asked about files that it must refuse: each must get an error
+    of its own and no answer, while the others are answered. All run on the CPU, so that an
+    accelerator's rounding does not decide. If OpenVINO is installed, it gives a second opinion.
 
     Args:
         path: The SavedModel's folder, where another process can read it.
@@ -64,21 +64,24 @@ def certify_saved_model(
         encoded = tf.constant(list(golden.values()))
         images = decode.decode_and_resize(encoded, servable.image_size, servable.resize)
     expected = servable.expected(images)
-    files = [*golden.values(), broken_image()]
+    refused = refused_images()
+    files = [*golden.values(), *refused.values()]
     answers = _ask_in_fresh_process(os.fspath(path), files, images.numpy())
     signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
     differences = {}
     for signature in signatures:
         said = {k.split("/")[1]: v for k, v in answers.items() if k.startswith(f"{signature}/")}
-        _check_errors(signature, said, len(golden))
+        if "error" in said:
+            said = _answered(signature, said, len(golden), refused)
         if signature == "features":
             differences[signature] = _compare_features(said, servable, images)
         else:
             differences[signature] = _compare_answers(signature, said, expected, servable)
     return {
         **servable.card(),
-        "golden_images": [*golden, "broken"],
-        "broken_image": "gets an error for itself; the other images of the batch are answered",
+        "golden_images": list(golden),
+        "refused_images": list(refused),
+        "refused": "each gets an error of its own; the other images of the batch are answered",
         "limits": LIMITS,
         "saved_model": {
             "compared_with": "the Keras model; in a fresh process that imports only TensorFlow",
@@ -118,11 +121,10 @@ def _compare_answers(
 ) -> float:
     """Returns the largest difference on the golden images; raises where it is too large."""
     golden = len(tf.nest.flatten(expected)[0])
-    asked = len(next(iter(said.values()))) - ("error" in said)
+    asked = len(next(iter(said.values())))
     rows = np.resize(np.arange(golden), asked)  # a fixed batch may ask again, or of fewer
     wanted = tf.nest.map_structure(lambda values: values[rows], expected)
-    answered = {name: values[:asked] for name, values in said.items()}
-    difference, fault = servable.difference(wanted, answered)
+    difference, fault = servable.difference(wanted, said)
     check_difference(f"the SavedModel's signature {signature!r}", difference, TOLERANCE)
     if fault:
         raise TrainingError(f"export: the SavedModel's signature {signature!r} {fault}")
@@ -133,19 +135,28 @@ def _compare_features(
     said: Mapping[str, np.ndarray], servable: Servable, images: tf.Tensor
 ) -> float:
     *_, expected = tf.nest.flatten(outputs_on_cpu(servable.network, images))
-    off = np.abs(said["features"][: len(expected)] - expected).max()
+    off = np.abs(said["features"] - expected).max()
     difference = float(off / np.abs(expected).max(initial=1e-6))
     check_difference("the SavedModel's features", difference, TOLERANCE)
     return difference
 
 
-def _check_errors(signature: str, said: Mapping[str, np.ndarray], golden: int) -> None:
-    """Checks that the last file, which is broken, got an error, and no other."""
-    if "error" in said and [bool(e) for e in said["error"]] != [False] * golden + [True]:
-        raise TrainingError(
-            f"export: the SavedModel's signature {signature!r} does not tell a broken image from "
-            f"the others: {said['error'].tolist()}"
-        )
+def _answered(
+    signature: str, said: Mapping[str, np.ndarray], golden: int, refused: Mapping[str, bytes]
+) -> dict[str, np.ndarray]:
+    """Returns the answers about the golden images, after a check that no other file has one."""
+    who = f"export: the SavedModel's signature {signature!r}"
+    errors = [str(error) for error in said["error"]]
+    if [bool(e) for e in errors] != [False] * golden + [True] * len(refused):
+        raise TrainingError(f"{who} does not tell broken images from the others: {errors}")
+    for name, error in zip(refused, errors[golden:], strict=True):
+        if ("WebP is not supported" in error) != ("webp" in name):
+            raise TrainingError(f"{who} gives the image {name!r} another file's error: {error}")
+    for name, values in said.items():
+        nothing = -1 if values.dtype == np.int32 else values.dtype.type()
+        if name != "error" and (values[golden:] != nothing).any():
+            raise TrainingError(f"{who} gives {name} for an image that it refuses")
+    return {name: values[:golden] for name, values in said.items() if name != "error"}
 
 
 def _second_opinion(servable: Servable, images: np.ndarray, expected: Any) -> dict[str, Any]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
 from PIL import Image
 
 _EXIF_ORIENTATION = 0x0112
+# 8 x 8 pixels, and two frames of that. Pillow may lack the encoder.
+_WEBP = base64.b64decode("UklGRh4AAABXRUJQVlA4TBEAAAAvB8ABAAdQjyLXo/+BiOh/AAA=")
+_WEBP_ANIMATION = base64.b64decode(
+    "UklGRoYAAABXRUJQVlA4WAoAAAACAAAABwAABwAAQU5JTQYAAAAAAAAAAABBTk1GKAAAAAAAAAAAAAcAAAcAAGQAAAJWUDhM"
+    "EAAAAC8HwAEAB1CFKHL/AxHR/wBBTk1GKgAAAAAAAAAAAAcAAAcAAGQAAABWUDhMEQAAAC8HwAEAB1CFQhW0/4GI6H8AAA=="
+)
 
 
 def golden_images() -> dict[str, bytes]:
@@ -29,6 +36,15 @@ def golden_images() -> dict[str, bytes]:
         "tiny": _encoded(colour.resize((1, 1)), "PNG"),
         "huge": _encoded(colour.resize((3000, 2000)), "JPEG"),
     }
+
+
+def refused_images() -> dict[str, bytes]:
+    """Returns files that an export must refuse, each with an error of its own, by name.
+
+    A broken JPEG, a still WebP image, and an animated one that ends TensorFlow's own decoder
+    together with its process.
+    """
+    return {"broken": broken_image(), "webp": _WEBP, "animated webp": _WEBP_ANIMATION}
 
 
 def broken_image() -> bytes:

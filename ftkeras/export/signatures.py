@@ -18,8 +18,9 @@ size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and return
 float32 (n, channels), what the head sees of the image, and `error`. `images_static` is `images` for
 one batch size and without names: nothing that an accelerator's compiler cannot take.
 
-A file that cannot be decoded costs nobody else an answer: its scores and values are 0, its indices
--1, its names and features empty or 0, and `error` says why.
+A file that cannot be decoded costs no other file its answer: its scores and values are 0, its
+indices -1, its names and features empty or 0, and `error` says why. WebP is such a file: only what
+begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder (`data.file_check`).
 """
 
 from __future__ import annotations
@@ -31,12 +32,11 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data import decode
+from ftkeras.data.file_check import DAMAGED
 from ftkeras.export.classifier import Outputs, Servable
 
 FEATURE = "image/encoded"
 """The feature of a tf.Example that holds the image file."""
-UNREADABLE = "not an image that can be decoded (JPEG, PNG, GIF or BMP), or a damaged one"
-"""What `error` says of such a file."""
 
 
 def archive_of(servable: Servable, static_batch: int | None = None) -> keras.export.ExportArchive:
@@ -66,8 +66,8 @@ def archive_of(servable: Servable, static_batch: int | None = None) -> keras.exp
     answer = tf.function(network, autograph=False).get_concrete_function(pixels)
 
     def serving_default(image_bytes: tf.Tensor) -> Outputs:
-        images, readable = read(image_bytes)
-        return _with_errors(answer(images)[0], readable)
+        images, errors = read(image_bytes)
+        return _with_errors(answer(images)[0], errors)
 
     def of_examples(examples: tf.Tensor) -> Outputs:
         return serving_default(_files_in(examples))
@@ -76,8 +76,8 @@ def archive_of(servable: Servable, static_batch: int | None = None) -> keras.exp
         return dict(answer(images)[0])
 
     def features(image_bytes: tf.Tensor) -> Outputs:
-        images, readable = read(image_bytes)
-        return _with_errors({"features": answer(images)[1][0]}, readable)
+        images, errors = read(image_bytes)
+        return _with_errors({"features": answer(images)[1][0]}, errors)
 
     def images_static(images: tf.Tensor) -> Outputs:
         outputs, _ = network(images)
@@ -95,7 +95,7 @@ def archive_of(servable: Servable, static_batch: int | None = None) -> keras.exp
 
 
 def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and resizes a batch of files; what cannot be decoded is black and marked.
+    """Decodes and resizes a batch of files; what cannot be decoded is black.
 
     Args:
         encoded: string (n,); n may be 0.
@@ -103,15 +103,16 @@ def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.T
         resize: crop, pad or squash.
 
     Returns:
-        Images float32 (n, size, size, 3), and whether each could be read, bool (n,).
+        Images float32 (n, size, size, 3), and why each could not be decoded, string (n,), empty if
+        it was.
     """
 
-    def read(file: tf.Tensor) -> tuple[tf.Tensor, bool]:
-        return decode.decode_square(file, size, resize), True
+    def read(file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return decode.decode_or_reason(file, size, resize)
 
-    specs = (tf.TensorSpec((size, size, 3), tf.float32), tf.TensorSpec((), tf.bool))
+    specs = (tf.TensorSpec((size, size, 3), tf.float32), tf.TensorSpec((), tf.string))
     with tf.device("CPU:0"):  # no accelerator decodes image files
-        return _each(read, encoded, (tf.zeros((size, size, 3)), False), specs)
+        return _each(read, encoded, (tf.zeros((size, size, 3)), DAMAGED), specs)
 
 
 def _files_in(examples: tf.Tensor) -> tf.Tensor:
@@ -141,8 +142,9 @@ def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any, s
     return tf.map_fn(one, elements, fn_output_signature=specs)
 
 
-def _with_errors(outputs: Outputs, readable: tf.Tensor) -> Outputs:
-    """Empties the rows of what could not be read, and says so."""
+def _with_errors(outputs: Outputs, errors: tf.Tensor) -> Outputs:
+    """Empties the rows of what could not be read, and adds the errors, string (n,)."""
+    readable = errors == ""
 
     def kept(values: tf.Tensor) -> tf.Tensor:
         # Whole numbers are indices: 0 would be a class.
@@ -152,4 +154,4 @@ def _with_errors(outputs: Outputs, readable: tf.Tensor) -> Outputs:
         return tf.where(rows, values, nothing)
 
     answered = {name: kept(values) for name, values in outputs.items()}
-    return {**answered, "error": tf.where(readable, "", UNREADABLE)}
+    return {**answered, "error": errors}

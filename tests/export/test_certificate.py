@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftkeras.data.file_check import WEBP
 from ftkeras.errors import TrainingError
 from ftkeras.export import certificate
 from ftkeras.export.certificate import certify_saved_model
 from ftkeras.export.classifier import Classifier
-from ftkeras.export.golden import broken_image, golden_images
+from ftkeras.export.golden import broken_image, golden_images, refused_images
 from ftkeras.export.saved_model import export_saved_model
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
@@ -62,7 +63,8 @@ def certify(exported, answers, monkeypatch):
 @pytest.mark.slow
 def test_a_certificate_says_what_was_compared_and_measured(exported, certify):
     found = certify()
-    assert found["golden_images"] == [*golden_images(), "broken"]
+    assert found["golden_images"] == list(golden_images())
+    assert found["refused_images"] == ["broken", "webp", "animated webp"]
     own, other = found["saved_model"], found["openvino"]
     signatures = {"serving_default", "examples", "images", "features", "images_static"}
     assert set(own["max_difference"]) == signatures
@@ -99,10 +101,15 @@ def at(row: int, value):
     [
         ("serving_default__class_names", at(1, "cow"), "other class names"),
         ("images__scores", at(2, np.nan), "'images' and the Keras model disagree by nan"),
-        ("examples__scores", lambda x: x + 1e-3, "'examples' and the Keras model disagree by 0.0"),
+        ("examples__scores", lambda x: x * 1.01, "'examples' and the Keras model disagree by 0.0"),
         ("features__features", lambda x: x * 1.01, "features and the Keras model disagree"),
-        ("serving_default__error", at(0, "why?"), "does not tell a broken image"),
-        ("features__error", at(-1, ""), "does not tell a broken image"),
+        ("serving_default__error", at(0, "why?"), "does not tell broken images"),
+        ("features__error", at(-1, ""), "does not tell broken images"),
+        ("examples__error", at(-1, "damaged"), "gives the image 'animated webp' another"),
+        ("features__error", at(-3, WEBP), "gives the image 'broken' another"),
+        ("serving_default__scores", at(-1, 0.5), "gives scores for an image that it refuses"),
+        ("examples__class_indices", at(-2, 0), "gives class_indices for an image"),
+        ("serving_default__class_names", at(-3, "cat"), "gives class_names for an image"),
     ],
 )
 def test_an_answer_that_is_wrong_in_one_place_is_caught(certify, answers, name, change, message):
@@ -163,3 +170,11 @@ def test_golden_images_are_the_kinds_they_say_and_never_change():
     broken = Image.open(io.BytesIO(broken_image()))  # it begins as a JPEG does
     with pytest.raises(OSError, match="truncated"):
         broken.load()
+
+
+def test_the_refused_images_are_a_still_and_an_animated_webp_besides():
+    refused = refused_images()
+    assert refused["broken"] == broken_image()
+    opened = [Image.open(io.BytesIO(refused[name])) for name in ("webp", "animated webp")]
+    assert [(image.format, image.size) for image in opened] == [("WEBP", (8, 8))] * 2
+    assert [image.n_frames for image in opened] == [1, 2]

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from ftkeras.data.file_check import DAMAGED, EMPTY, UNKNOWN, WEBP
 from ftkeras.errors import UserError
 from ftkeras.export.classifier import Classifier, pooled_features
-from ftkeras.export.golden import broken_image, golden_images
+from ftkeras.export.golden import broken_image, golden_images, refused_images
 from ftkeras.export.signatures import archive_of
 from ftkeras.model.head import Hidden, attach_head
 
@@ -85,7 +86,18 @@ def test_examples_are_the_images_in_them(served):
         np.testing.assert_array_equal(said[name], values)
 
 
-BROKEN = [broken_image(), b"", b"hello", golden_images()["grey"][:-40], b"\x89PNG\r\n\x1a\n", b"BM"]
+BROKEN = {  # and how its error begins
+    broken_image(): DAMAGED,
+    golden_images()["grey"][:-40]: DAMAGED,
+    b"\x89PNG\r\n\x1a\n": DAMAGED,
+    b"BM": DAMAGED,
+    b"GIF89a": DAMAGED,
+    b"": EMPTY,
+    b"hello": UNKNOWN,
+    refused_images()["webp"]: WEBP,
+    refused_images()["animated webp"]: WEBP,
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\0\0\xff\xff" * 2: "65535 x 65535 pixels; the limit is",
+}
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -95,7 +107,8 @@ def test_a_broken_file_has_an_error_and_its_neighbours_have_answers(served, plac
     files[place:place] = BROKEN
     said = ask(served, "serving_default", image_bytes=files)
     gone = slice(place, place + len(BROKEN))
-    assert all(b"damaged" in error for error in said["error"][gone])
+    for error, wanted_error in zip(said["error"][gone], BROKEN.values(), strict=True):
+        assert error.decode().startswith(wanted_error)
     assert not said["scores"][gone].any()
     assert (said["class_indices"][gone] == -1).all()
     assert set(said["class_names"][gone].ravel()) == {b""}
@@ -107,9 +120,11 @@ def test_a_broken_file_has_an_error_and_its_neighbours_have_answers(served, plac
 
 def test_an_example_without_an_image_has_an_error(served):
     good = example(image__encoded=png(255, 0, 0))
-    questions = [good, b"\xff\xff no example", example(other=b"x"), good[: len(good) // 2]]
+    webp = example(image__encoded=refused_images()["animated webp"])
+    questions = [good, b"\xff\xff no example", example(other=b"x"), good[: len(good) // 2], webp]
     said = ask(served, "examples", examples=questions)
-    assert [bool(error) for error in said["error"]] == [False, True, True, True]
+    empty = EMPTY.encode()
+    assert said["error"].tolist() == [b"", empty, empty, empty, WEBP.encode()]
     assert said["class_names"][0, 0] == b"red"
 
 

@@ -20,3 +20,14 @@ def test_a_few_cases_end_well(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "configs and command lines: 100 in" in done.stdout
     assert "files: 60 in" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_exported_model_lives_through_damaged_files_of_every_kind(tmp_path):
+    """One process answers all requests: a process that ends is a failure, and keeps its files."""
+    flags = ["--configs=0", "--images=0", "--served=500", "--seed=1", f"--keep={tmp_path}/kept"]
+    done = subprocess.run(
+        [sys.executable, str(FUZZ), *flags], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "requests: 50 in" in done.stdout and "50 request answered" in done.stdout

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import stat
+import tempfile
 import traceback
 import zipfile
 from collections.abc import Callable
@@ -25,6 +26,12 @@ from ftkeras.memory import peak_memory
 from fuzzing.mutate import mutate
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+REQUEST = 10  # damaged files of one request to an exported model
+# How the files begin that TensorFlow's decoders know, JPEG XL among them.
+_BEGINNINGS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\x5c\1\0\0WEBPVP8"),
+    *(b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b""),
+)
 _SUFFIX = {"JPEG": "jpg", "WEBP": "webp"}
 
 
@@ -36,6 +43,16 @@ def make(rng: random.Random, folder: Path) -> None:
     )[0]
     (folder / "kind").write_text(kind)
     _MAKERS[kind](rng, folder)
+
+
+def make_request(rng: random.Random, folder: Path) -> None:
+    """Makes one case for the exported model: a request of damaged files, whole ones among them."""
+    folder.mkdir()
+    (folder / "kind").write_text("request")
+    for number in range(REQUEST):
+        (folder / f"{number}.bad").write_bytes(_damaged(rng))
+    for number, kind in enumerate(("JPEG", "PNG")):
+        (folder / f"{rng.randrange(REQUEST)}.good{number}").write_bytes(_image(rng, kind)[0])
 
 
 def run_all(folder: Path, seconds: int) -> int:
@@ -135,6 +152,43 @@ def _read_weights(case: Path) -> str:
     return "read"
 
 
+def _read_request(case: Path) -> str:
+    """Asks an exported model: whole files must get the answer that they get without the others."""
+    import tensorflow as tf
+
+    paths = sorted(path for path in case.iterdir() if path.name != "kind")
+    whole = [number for number, path in enumerate(paths) if ".good" in path.name]
+    contents = [path.read_bytes() for path in paths]
+    ask = _served().signatures["serving_default"]
+    # Empty files instead of the damaged ones: the number of rows may change a sum's last digit.
+    alone = ask(image_bytes=tf.constant([c if i in whole else b"" for i, c in enumerate(contents)]))
+    among = ask(image_bytes=tf.constant(contents))
+    for name, values in alone.items():
+        wanted, found = tf.gather(values, whole).numpy(), tf.gather(among[name], whole).numpy()
+        np.testing.assert_array_equal(found, wanted, err_msg=name)
+    assert not any(alone["error"].numpy()[whole]) and alone["scores"].numpy()[whole].all()
+    for number, error in enumerate(among["error"].numpy()):
+        assert contents[number][:4] != b"RIFF" or error, f"{paths[number].name} has an answer"
+        assert not (error and among["scores"][number].numpy().any()), paths[number].name
+    return "answered"
+
+
+@cache
+def _served() -> Any:
+    """A small model, exported and loaded again."""
+    import tensorflow as tf
+    from keras import Input, Sequential, layers
+
+    from ftkeras.export.classifier import Classifier
+    from ftkeras.export.signatures import archive_of
+
+    image = [Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten()]
+    model = Sequential([*image, layers.Dense(3, name="logits")])
+    with tempfile.TemporaryDirectory() as folder:
+        archive_of(Classifier(model, ["a", "b", "c"])).write_out(folder, verbose=False)
+        return tf.saved_model.load(folder)
+
+
 @cache
 def _model() -> Any:
     import keras
@@ -151,6 +205,7 @@ _READERS: dict[str, Callable[[Path], str]] = {
     "arrays": lambda case: _read_data("arrays", case, path=str(case / "data.npz")),
     "folder": lambda case: _read_data("folder", case, path=str(case / "photos")),
     "weights": _read_weights,
+    "request": _read_request,
 }
 
 
@@ -179,6 +234,14 @@ def _image(rng: random.Random, kind: str | None = None) -> tuple[bytes, str]:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue(), _SUFFIX.get(kind, kind.lower())
+
+
+def _damaged(rng: random.Random) -> bytes:
+    """A file of any kind that TensorFlow's decoders know, changed, or a beginning with noise."""
+    if rng.random() < 0.15:
+        return rng.choice(_BEGINNINGS) + rng.randbytes(rng.choice((0, 9, 40, 400)))
+    content = _image(rng)[0]
+    return content if rng.random() < 0.1 else mutate(rng, content, _image(rng)[0])
 
 
 def _make_image(rng: random.Random, folder: Path) -> None:
