@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from absl import flags
 
@@ -55,7 +56,7 @@ Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM, 130 interru
 """
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: the console script's entry point."""
     if hasattr(signal, "SIGUSR1"):  # asks a training to save; before one begins it would end us
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -154,7 +154,6 @@ def _work(
             _fit(assembled, run, signals, loggers)
         else:
             run.write_text("metrics.jsonl", "")
-        signals.stop()  # had a library swallowed it
         model = assembled.task.finish(assembled, run)
         agree_on_weights(model)
         evaluation: dict[str, Any] = {}
@@ -162,7 +161,6 @@ def _work(
         if assembled.devices.is_chief:
             evaluation = _evaluate_best(assembled, model, run)
             _log_result(assembled, run, loggers, evaluation)
-            signals.stop()
             exported = _export_anew(run, assembled.task, formats)
         wait_for_all(assembled.devices.strategy)
     return model, evaluation, exported
