@@ -92,13 +92,11 @@ def train(
                 _fit(assembled, run, signals, loggers)
             else:
                 run.write_text("metrics.jsonl", "")
-            signals.stop()  # if a library swallowed it
             model = task.finish(assembled, run)
             agree_on_weights(model)
             if devices.is_chief:
                 evaluation = _evaluate_best(assembled, model, run)
                 _log_result(assembled, run, loggers, evaluation)
-                signals.stop()
                 exported = _export_again(run, formats)
             wait_for_all(devices.strategy)
         States(run).remove()

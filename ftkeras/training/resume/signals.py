@@ -14,6 +14,7 @@ from typing import Any
 from ftkeras.errors import Preempted
 
 _SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
+_SOON = 0.05  # seconds
 
 
 class Signals:
@@ -28,17 +29,21 @@ class Signals:
         self._stop: type[KeyboardInterrupt] | None = None
         self._waits = False
         self._before: dict[int, Any] = {}
+        self._hook_before = sys.unraisablehook
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # no other may listen
             for number in (signal.SIGINT, signal.SIGTERM, _SAVE):
                 if number is not None:
                     self._before[number] = signal.signal(number, self._hear)
+            self._hook_before, sys.unraisablehook = sys.unraisablehook, self._send_again
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            sys.unraisablehook = self._hook_before
         self._before.clear()
 
     @contextmanager
@@ -91,3 +96,14 @@ class Signals:
         again_at_once = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         with contextlib.suppress(RuntimeError, OSError, ValueError):  # it may be in use, or closed
             print(f"\nstopping after this step{again_at_once}", file=sys.stderr)
+
+    def _send_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Repeats a signal whose stop was raised within a destructor, where Python drops it."""
+        known = self._stop is not None and hasattr(signal, "pthread_kill")  # Windows has none
+        if not known or not isinstance(lost.exc_value, KeyboardInterrupt):
+            self._hook_before(lost)
+            return
+        number = signal.SIGTERM if self._stop is Preempted else signal.SIGINT
+        self._stop = None
+        main = threading.main_thread().ident or 0
+        threading.Timer(_SOON, signal.pthread_kill, (main, number)).start()

@@ -49,35 +49,26 @@ class Killed(Exception):
 
 
 class Kill(keras.callbacks.Callback):
-    """Breaks off after so many training steps, or in the validation after so many epochs."""
+    """Breaks off after so many training steps, or never."""
 
-    def __init__(self, steps: int | None = None, validations: int | None = None):
+    def __init__(self, steps: int = -1):
         super().__init__()
-        self.left = {"steps": steps, "validations": validations}
-
-    def _count(self, what: str) -> None:
-        if self.left[what] is not None:
-            self.left[what] -= 1
-            if self.left[what] == 0:
-                raise Killed
+        self._left = steps
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._count("steps")
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        self._count("validations")
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
 
 
 class Stop(keras.callbacks.Callback):
-    """Sends a signal at the n-th call of a method."""
+    """Sends signals when a method is called."""
 
-    def __init__(self, number: int, method: str, calls: int = 1):
+    def __init__(self, method: str, *numbers: int):
         super().__init__()
-        self._left = calls
 
         def send(*_: Any, logs: Any = None) -> None:
-            self._left -= 1
-            if self._left == 0:
+            for number in numbers:
                 signal.raise_signal(number)
 
         setattr(self, method, send)
@@ -103,68 +94,37 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training,
         return small_training(tmp_path / folder, callbacks=callbacks, **plan, **options)
 
     whole, _ = train("whole")
-    tries = [
-        (Kill(steps=3), 2),
-        (Kill(validations=1), None),
-        (Kill(steps=9), 3),
-        (Kill(steps=4), 1),
+    tries: list[tuple[keras.callbacks.Callback, int | None, type[BaseException]]] = [
+        (Kill(steps=3), 2, Killed),
+        (Stop("on_test_begin", signal.SIGTERM), None, Preempted),
+        (Stop("on_test_batch_begin", signal.SIGINT), None, KeyboardInterrupt),  # of the same epoch
+        (Kill(steps=6), 3, Killed),
+        (Kill(steps=4), 1, Killed),
     ]
-    for kill, every_steps in tries:
-        with pytest.raises(Killed):
-            train("parts", kill, saving=SavingOptions(every_steps))
+    for stop, every_steps, raised in tries:
+        with Signals() as signals, pytest.raises(raised):
+            train("parts", stop, saving=SavingOptions(every_steps), signals=signals)
     resumed, run = train("parts", Kill())
     assert_same(whole, resumed)
     events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
-    assert [event["event"] for event in events] == ["resumed"] * 4
+    assert [event["event"] for event in events] == ["resumed"] * 5
     assert len(list((tmp_path / "parts/checkpoints").glob("state-*.ckpt"))) == 2
 
 
-STOPS: dict[str, tuple[list[Phase], list[tuple[int, str, int]]]] = {
-    "in the first validation, in the same again, and in the last": (
-        [Phase("head", 1, 1e-2), Phase("top", 1, train=["all"])],
-        [
-            (signal.SIGINT, "on_test_batch_begin", 1),
-            (signal.SIGTERM, "on_test_batch_end", 2),
-            (signal.SIGTERM, "on_test_begin", 2),
-        ],
-    ),
-    "where a phase cuts the last epoch short": (
-        [Phase("all", steps=3, learning_rate=1e-2, train=["all"])],
-        [(signal.SIGTERM, "on_test_begin", 1), (signal.SIGINT, "on_test_end", 1)],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", STOPS)
-def test_a_training_that_a_signal_stops_in_its_validation_ends_the_same(
-    small_training, tmp_path, name
-):
-    phases, stops = STOPS[name]
+def test_signals_in_the_validation_of_an_epoch_that_a_phase_cuts_short(small_training, tmp_path):
+    phases = [Phase("all", steps=3, learning_rate=1e-2, train=["all"])]
     whole, _ = small_training(tmp_path / "whole", phases)
-    for stop in stops:
+    stops = {
+        KeyboardInterrupt: Stop("on_test_begin", signal.SIGINT),
+        # In the same validation; the second signal stops at once, and nothing is saved.
+        Preempted: Stop("on_test_batch_end", signal.SIGINT, signal.SIGTERM),
+    }
+    for raised, stop in stops.items():
         with Signals() as signals, pytest.raises(KeyboardInterrupt) as stopped:
-            small_training(tmp_path / "parts", phases, callbacks=[Stop(*stop)], signals=signals)
-        assert stopped.type is (Preempted if stop[0] == signal.SIGTERM else KeyboardInterrupt)
+            small_training(tmp_path / "parts", phases, callbacks=[stop], signals=signals)
+        assert stopped.type is raised
     resumed, _ = small_training(tmp_path / "parts", phases)
     assert_same(whole, resumed)
-
-
-def test_a_second_signal_stops_at_once_and_the_run_resumes_from_the_state_before(
-    small_training, tmp_path
-):
-    class Twice(keras.callbacks.Callback):
-        def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
-
-    phases = [Phase("all", 1, 1e-2, train=["all"])]
-    whole, _ = small_training(tmp_path / "whole", phases)
-    with Signals() as signals, pytest.raises(Preempted):
-        small_training(tmp_path / "parts", phases, callbacks=[Twice()], signals=signals)
-    resumed, run = small_training(tmp_path / "parts", phases)
-    assert_same(whole, resumed)
-    (event,) = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
-    assert (event["epoch"], event["batches"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -55,6 +56,21 @@ def test_an_error_that_a_library_makes_of_a_stop_is_the_stop(number, raised):
         except KeyboardInterrupt:
             raise ImportError("the module cannot be imported") from None
     assert stopped.type is raised
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
+)
+def test_a_stop_that_a_destructor_swallows_comes_again(number, raised, capsys):
+    class Dying:
+        def __del__(self) -> None:
+            send(number)
+
+    with pytest.raises(raised) as stopped, Signals():
+        Dying()  # Python drops what is raised there
+        time.sleep(10)
+    assert stopped.type is raised
+    assert not capsys.readouterr().err
 
 
 def test_a_signal_while_standard_error_is_in_use_is_still_heard(monkeypatch):
