@@ -318,7 +318,7 @@ def test_replace_symbolic_build(model):
 
 @canary(
     "with several workers a step's logs cannot be averaged. If Keras averages scalars now, "
-    "take `averages_over_axis_0` out of `training/replicas.py`."
+    "take `averages_over_axis_0` out of `devices/replicas.py`."
 )
 def test_averages_over_axis_0():
     class TwoWorkers(tf.distribute.MultiWorkerMirroredStrategy):
