@@ -167,8 +167,14 @@ class Run:
                 (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
 
     def _probe(self) -> None:
+        # Beside the outermost folder that is missing, so that none of its parents stays.
+        missing = self.folder.rstrip("/")
+        while "://" not in missing and (parent := os.path.dirname(missing)):
+            if gfile.exists(parent):
+                break
+            missing = parent
         # A name of its own: several workers may look at once.
-        probe = f"{self.folder.rstrip('/')}.write-test-{uuid.uuid4().hex[:8]}"
+        probe = f"{missing}.write-test-{uuid.uuid4().hex[:8]}"
         try:
             gfile.makedirs(probe)
             gfile.rmtree(probe)

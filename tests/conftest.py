@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,29 @@ def two_replicas() -> tf.distribute.Strategy:
 
     reduction = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory) -> str:
+    """A file with three blocks for images of 32 px, for tests that are not about a real backbone.
+
+    MobileNetV2 has 17 blocks, and most of a short run's time goes into building, tracing and
+    saving it. These weights are random, and a linear head on them still tells colours apart. The
+    blocks have batch norm and are called as a real backbone's: block_1 to block_3.
+    """
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 64, -2.0)(image)
+    for number, filters in enumerate((16, 32, 64), start=1):
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+        x = keras.layers.Conv2D(filters, 3, 2, name=f"block_{number}", **options)(x)
+        x = keras.layers.BatchNormalization(name=f"norm_{number}")(x)
+        x = keras.layers.ReLU(name=f"relu_{number}")(x)
+    path: Path = tmp_path_factory.mktemp("tiny") / "tiny.keras"
+    keras.Model(image, x, name="tiny").save(path)
+    return str(path)
 
 
 def _make_two_cpus() -> None:

@@ -68,9 +68,12 @@ def test_a_folder_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_checking_leaves_nothing_behind(tmp_path):
-    Run(str(tmp_path / "run")).check()
-    assert not os.listdir(tmp_path)
+@pytest.mark.parametrize("name", ["run", "run/", "runs/run", "runs/of/today/run"])
+def test_checking_leaves_nothing_behind(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder in (name, f"{tmp_path}/{name}"):
+        Run(folder).check()
+        assert not os.listdir(tmp_path)
 
 
 def test_writing_replaces_a_file_whole(folder):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -24,6 +26,7 @@ from ftkeras.runs.assemble import assemble
 
 pytestmark = pytest.mark.slow
 
+LIGHT = ["export.saved_model=false", "report=false"]
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
 
@@ -42,11 +45,20 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-def config(data: dict, *overrides: str) -> Config:
+Configure = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_backbone) -> Configure:
+    """A function that returns a config on some data, with overrides."""
+    return functools.partial(configure, tiny_backbone)
+
+
+def configure(backbone: str, data: dict, *overrides: str) -> Config:
     tree = {
         "seed": 1,  # on the edge of nothing: of five seeds, 0 alone gets one test image wrong
         "data": {"image_size": 32, "batch_size": 8, "augmentation": "light", **data},
-        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "backbone": {"name": backbone},
         "phases": [
             {"name": "head", "train": ["head"], "epochs": 4, "learning_rate": 1e-2},
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
@@ -56,7 +68,7 @@ def config(data: dict, *overrides: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def run(photos, tmp_path_factory):
+def run(photos, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "photos"
     return ftkeras.train(config({"source": "folder", "path": str(photos)}), str(folder))
 
@@ -148,9 +160,9 @@ def test_predictions_name_the_class(run, photos, tmp_path):
     assert bad.error
 
 
-def test_the_same_seed_gives_the_same_weights(photos, tmp_path):
+def test_the_same_seed_gives_the_same_weights(photos, config, tmp_path):
     def weights(name: str, seed: int) -> list[np.ndarray]:
-        overrides = [f"seed={seed}", "phases[0].epochs=1", "export.saved_model=false"]
+        overrides = [f"seed={seed}", "phases[0].epochs=1", *LIGHT]
         run = ftkeras.train(
             config({"source": "folder", "path": str(photos)}, *overrides), str(tmp_path / name)
         )
@@ -162,7 +174,7 @@ def test_the_same_seed_gives_the_same_weights(photos, tmp_path):
     assert not np.allclose(first[-2], other[-2], atol=1e-3)
 
 
-def test_several_labels_an_image(photos, tmp_path):
+def test_several_labels_an_image(photos, config, tmp_path):
     rows = ["path,label,camera"]
     for name in COLOURS:
         for i in range(20):
@@ -173,7 +185,7 @@ def test_several_labels_an_image(photos, tmp_path):
     data = {"source": "manifest", "path": str(tmp_path / "photos.csv"), "multi_label": True}
     # Of nine test images each is worth a tenth of F1: without augmentation all seeds get all right.
     data["augmentation"] = "none"
-    run = ftkeras.train(config(data, "phases[0].epochs=8"), str(tmp_path / "run"))
+    run = ftkeras.train(config(data, "phases[0].epochs=8", *LIGHT), str(tmp_path / "run"))
     assert run.read_json("data.json")["class_names"] == ["blue", "cold", "green", "red", "warm"]
     evaluation = run.read_json("evaluation.json")
     assert evaluation["macro_f1"] > 0.9
@@ -196,22 +208,22 @@ def test_a_report_is_made_again_with_what_it_needs(run):
         ftkeras.write_report([run], "no/such/folder/x.html")
 
 
-def test_a_run_is_whole_without_its_report(photos, tmp_path, monkeypatch, capsys):
+def test_a_run_is_whole_without_its_report(photos, config, tmp_path, monkeypatch, capsys):
     def fails(*_):
         raise ValueError("no ink")
 
     monkeypatch.setattr(train, "write_page", fails)
     data = {"source": "folder", "path": str(photos)}
-    short = ["phases[0].epochs=1", "export.saved_model=false"]
-    run = ftkeras.train(config(data, *short), str(tmp_path / "run"))
+    short = ["phases[0].epochs=1", *LIGHT]
+    run = ftkeras.train(config(data, *short, "report=true"), str(tmp_path / "run"))
     assert run.read_json("status.json")["state"] == "finished"
     assert "there is no report: ValueError: no ink" in capsys.readouterr().out
-    quiet = ftkeras.train(config(data, *short, "report=false"), str(tmp_path / "quiet"))
+    quiet = ftkeras.train(config(data, *short), str(tmp_path / "quiet"))
     assert "report" not in capsys.readouterr().out
     assert not tf.io.gfile.exists(quiet.path("report.html"))
 
 
-def test_a_run_in_a_remote_file_system(photos):
+def test_a_run_in_a_remote_file_system(photos, config):
     data = {"source": "folder", "path": str(photos)}
     run = ftkeras.train(config(data, "phases[0].epochs=1"), "ram://bucket/run")
     assert run.read_json("status.json")["state"] == "finished"
@@ -219,7 +231,7 @@ def test_a_run_in_a_remote_file_system(photos):
     assert tf.io.gfile.exists("ram://bucket/run/export/1/saved_model.pb")
 
 
-def test_a_failure_is_recorded_and_what_was_earned_stays(photos, tmp_path, monkeypatch):
+def test_a_failure_is_recorded_and_what_was_earned_stays(photos, config, tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import keras
@@ -23,8 +24,11 @@ COLOURS = {"blue": (60, 90, 200), "green": (70, 160, 90), "red": (190, 80, 70)}
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
+def photos(tmp_path_factory, tiny_backbone) -> Path:
+    """A folder a class, beside the backbone."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    shutil.copy(tiny_backbone, folder.with_name("tiny.keras"))
     for number, (name, colour) in enumerate(COLOURS.items()):
         (folder / name).mkdir()
         for i in range(20):
@@ -40,7 +44,7 @@ def config(photos: Path, section: dict, *overrides: str) -> Config:
         "task": "few_shot",
         "few_shot": {"shots": 4, "draws": 3, **section},
         "data": {"source": "folder", "path": str(photos), "image_size": 32, "batch_size": 8},
-        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "backbone": {"name": str(photos.with_name("tiny.keras"))},
         "phases": [{"name": "head", "train": ["head"], "epochs": 2, "learning_rate": 1e-2}],
         "export": {"saved_model": False},
         "report": False,

@@ -24,8 +24,11 @@ SMALL = {"examples": 4, "corruptions": ["contrast"]}
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
+def photos(tmp_path_factory, tiny_backbone) -> Path:
+    """A folder a class, beside the backbone."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    shutil.copy(tiny_backbone, folder.with_name("tiny.keras"))
     for number, (name, colour) in enumerate(COLOURS.items()):
         (folder / name).mkdir()
         for i in range(20):
@@ -41,7 +44,7 @@ def config(photos: Path, section: dict, *overrides: str) -> Config:
         "task": "robust_weights",
         "robust_weights": {**SMALL, **section},
         "data": {"source": "folder", "path": str(photos), "image_size": 32, "batch_size": 8},
-        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "backbone": {"name": str(photos.with_name("tiny.keras"))},
         "phases": [
             {"name": "head", "train": ["head"], "epochs": 6, "learning_rate": 1e-2},
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
