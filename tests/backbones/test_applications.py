@@ -1,3 +1,5 @@
+"""Every backbone of the catalog, built once for all that is checked of it."""
+
 from __future__ import annotations
 
 import os
@@ -13,8 +15,15 @@ import tensorflow as tf
 from ftkeras.backbones import CATALOG, load_backbone
 from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import flat_layers, seed_generators
+from ftkeras.model.assemble import build_model
+from ftkeras.model.graph import flatten
+from ftkeras.phases.freezing import set_trainable, trained_weights
+from ftkeras.phases.selectors import weights_of
+from ftkeras.trunk.split import is_within, joined_trunk, split_model
 
 _QUICK = {"MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG16", "ConvNeXtTiny", "Xception"}
+_ALL_BOUNDARIES = {"MobileNetV2", "EfficientNetB0"}
 
 
 @pytest.fixture(
@@ -74,7 +83,9 @@ def test_training_the_last_block_changes_exactly_its_weights(backbone):
 
     # Four: with two, stochastic depth may drop the last block for every image.
     images = keras.random.uniform((4, *model.input_shape[1:]), maxval=255)
-    with tf.GradientTape() as tape:
+    # A frozen Keras variable is still one that a tape would watch, back to the first layer.
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([variable.value for variable in model.trainable_weights])
         features = model(images, training=True)  # (batch, height, width, channels)
         # Relative to their size: with untrained batch norm, features fade or grow with depth.
         loss = keras.ops.mean(features * keras.random.normal(features.shape))
@@ -88,6 +99,55 @@ def test_training_the_last_block_changes_exactly_its_weights(backbone):
     changed = {v.path for v in model.weights if zlib.crc32(v.numpy()) != before[v.path]}
     assert changed == expected
     assert expected
+
+
+def test_tail_after_trunk_is_the_model_at_every_boundary(backbone):
+    model = build_model(backbone, 3, dropout=0.0)
+    weights, count = weights_of(model, backbone.blocks), len(backbone.blocks)
+    graph = flatten(model)
+    shape = (2, *model.input_shape[1:])
+    images = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+    expected = model(images).numpy()
+    close = {"rtol": 1e-4, "atol": 1e-5 * np.abs(expected).max()}
+    tops = range(count) if backbone.name in _ALL_BOUNDARIES else sorted({0, 1, count // 2})
+    random = any(map(seed_generators, flat_layers(model)))
+    splits = []
+    # If layers are random, silencing them makes the trunks long; one is also cut short.
+    for top, silence in [(top, random) for top in tops] + [(0, False)] * random:
+        selectors = ["head", *([f"blocks[-{top}:]"] if top else [])]
+        set_trainable(model, trained_weights(weights, selectors, "frozen"), "frozen")
+        split = split_model(model, silence=silence, graph=graph)
+        assert {id(v) for v in split.tail.trainable_variables} == {
+            id(v) for v in model.trainable_variables
+        }
+        assert is_within(split, splits[0] if splits else split)
+        assert_complete(split.trunk.graph)
+        splits.append(split)
+
+    # The longest trunk computes all frontiers at once, as it does when they are stored.
+    trunk, indices = joined_trunk(splits)
+    tensors = keras.tree.flatten(trunk(images))
+    for split, chosen in zip(splits, indices, strict=True):
+        frontier = tuple(tensors[index] for index in chosen)
+        assert [(x.shape[1:], x.dtype.name) for x in frontier] == [
+            (spec.shape, spec.dtype) for spec in split.frontier
+        ]
+        np.testing.assert_allclose(split.tail(frontier), expected, **close)
+    alone = keras.tree.flatten(splits[-1].trunk(images))  # the shortest trunk
+    for found, among_all in zip(alone, frontier, strict=True):
+        np.testing.assert_array_equal(found, among_all)
+    if not random:
+        found = splits[-1].tail(frontier, training=True)
+        np.testing.assert_allclose(found, model(images, training=True), **close)
+
+
+def assert_complete(graph):
+    """Every step finds its inputs: with the layers of the model, it computes what that does."""
+    made = set(graph.inputs)
+    for step in graph.steps:
+        assert made.issuperset(step.inputs)
+        made.update(step.outputs)
+    assert made.issuperset(graph.outputs)
 
 
 def test_known_blocks():

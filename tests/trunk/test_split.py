@@ -1,3 +1,5 @@
+"""Splits of small models, by hand; `tests/backbones/test_applications.py` splits every backbone."""
+
 from __future__ import annotations
 
 import keras
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.backbones import CATALOG, load_backbone
+from ftkeras.backbones import load_backbone
 from ftkeras.model.assemble import build_model
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.selectors import weights_of
@@ -274,46 +276,3 @@ def test_the_model_takes_images_again_after_an_error():
     np.testing.assert_array_equal(model(images), expected)
     with pytest.raises(ValueError, match="expected shape"):
         model(np.zeros((1, 4), "float32"))
-
-
-# ------------------------------------------------------------------------- every backbone
-
-_ALL_BOUNDARIES = {"MobileNetV2", "EfficientNetB0"}
-_QUICK = {"MobileNetV2", "VGG16"}
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in CATALOG
-    ],
-)
-def classifier(request):
-    keras.utils.set_random_seed(0)
-    entry = CATALOG[request.param]
-    backbone = load_backbone(entry.name, weights="none", image_size=entry.family.smallest_size)
-    yield backbone, build_model(backbone, 3, dropout=0.0)
-    keras.backend.clear_session(free_memory=True)
-
-
-def test_tail_after_trunk_is_the_model_at_every_boundary(classifier):
-    backbone, model = classifier
-    weights, count = weights_of(model, backbone.blocks), len(backbone.blocks)
-    images = images_like(model)
-    expected = model(images).numpy()
-    tops = range(count) if backbone.name in _ALL_BOUNDARIES else sorted({0, 1, count // 2})
-    random = any(layer._seed_generators for layer in model._flatten_layers())
-    # Where layers are random, silencing them makes the trunks long; one is also cut short.
-    for top, silence in [(top, random) for top in tops] + [(0, False)] * random:
-        selectors = ["head", *([f"blocks[-{top}:]"] if top else [])]
-        set_trainable(model, trained_weights(weights, selectors, "frozen"), "frozen")
-        split = split_model(model, silence=silence)
-        assert {id(v) for v in split.tail.trainable_variables} == {
-            id(v) for v in model.trainable_variables
-        }
-        close = {"rtol": 1e-4, "atol": 1e-5 * np.abs(expected).max()}
-        frontier = split.trunk(images)
-        np.testing.assert_allclose(split.tail(frontier), expected, **close)
-    if not random:
-        found = split.tail(frontier, training=True)
-        np.testing.assert_allclose(found, model(images, training=True), **close)
