@@ -130,12 +130,23 @@ def ours(
     options: argparse.Namespace, folder: Path, scratch: Path, seed: int, phases: Sequence[Any]
 ) -> Result:
     """Runs ftkeras on the same images, with an empty cache."""
-    config = {
+    scratch.mkdir()
+    file, out = scratch / "config.yaml", scratch / "run"
+    file.write_text(json.dumps(config(folder, options.size, seed, phases)))
+    command = [sys.executable, "-m", "ftkeras", "train", f"--config={file}", f"--out={out}"]
+    times, _ = run(command, FTKERAS_CACHE=str(scratch / "cache"))
+    accuracy = json.loads((out / "evaluation.json").read_text())["accuracy"]
+    return {**times, "accuracy": accuracy}
+
+
+def config(folder: Path, size: int, seed: int, phases: Sequence[Any]) -> dict[str, Any]:
+    """Returns the config of a run on the images of `prepare`."""
+    return {
         "seed": seed,
         "data": {
             "source": "folder",
             "path": str(folder),
-            "image_size": options.size,
+            "image_size": size,
             "augmentation": "none",
             "split": {"val": "val", "test": None},
         },
@@ -144,13 +155,6 @@ def ours(
         "export": {"saved_model": False},
         "report": False,
     }
-    scratch.mkdir()
-    file, out = scratch / "config.yaml", scratch / "run"
-    file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "ftkeras", "train", f"--config={file}", f"--out={out}"]
-    times, _ = run(command, FTKERAS_CACHE=str(scratch / "cache"))
-    accuracy = json.loads((out / "evaluation.json").read_text())["accuracy"]
-    return {**times, "accuracy": accuracy}
 
 
 def run(command: Sequence[str], **environment: str) -> tuple[Result, list[str]]:
