@@ -3,8 +3,8 @@
     python tools/bench/versions.py OTHER [--pairs 3] [--size 96] [--head 10] [--top 10]
 
 OTHER is a checkout, for instance of a release: `git worktree add ../released v0.1.0`. Both train
-the config of `end_to_end.py` from an empty cache, as whole processes, in turn; each pair has a seed of
-its own. A ratio is this checkout divided by the other: below 1 is less. Both run in the
+the config of `end_to_end.py` from an empty cache, as whole processes, in turn; each pair has a
+seed of its own. A ratio is this checkout divided by the other: below 1 is less. Both run in the
 environment that runs this script.
 """
 
