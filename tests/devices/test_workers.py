@@ -44,7 +44,7 @@ def all_said_by(workers: subprocess.Popen[str], seconds: float) -> str:
 
 
 @pytest.fixture
-def tree(tmp_path) -> dict:
+def tree(tmp_path, tiny_backbone) -> dict:
     random = np.random.default_rng(0)
     labels = np.arange(45) % 3
     images = random.normal(110, 30, (45, 32, 32, 3)) + 50 * np.eye(3)[labels][:, None, None, :]
@@ -56,7 +56,7 @@ def tree(tmp_path) -> dict:
             "image_size": 32,
             "augmentation": "none",
         },
-        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "backbone": {"name": tiny_backbone},
         "head": {"dropout": 0.0},
         "phases": [
             {"name": "head", "epochs": 1, "learning_rate": 1e-3},

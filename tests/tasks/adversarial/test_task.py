@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from ftkeras.devices.replicas import make_exact
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.phases.settings import set_dropout
 from ftkeras.runs import finished
-from ftkeras.runs import train as training
 from ftkeras.runs.assemble import assemble
 from ftkeras.tasks.adversarial.attack import Attack
 from ftkeras.tasks.adversarial.evaluation import projected_gradient
@@ -287,18 +285,14 @@ class Kill(keras.callbacks.Callback):
             raise RuntimeError("killed")
 
 
-class Killed(Adversarial):
-    def callbacks(self, assembled: Any) -> Sequence[keras.callbacks.Callback]:
-        return [Kill()]
-
-
 @pytest.mark.slow
-def test_a_run_that_was_killed_ends_with_the_same_weights(run, images, tmp_path):
+def test_a_run_that_was_killed_ends_with_the_same_weights(run, images, tmp_path, monkeypatch):
     steps = "training.checkpoint.every_steps=3"
     quiet = config(images, "export.saved_model=false", "report=false", steps)
     folder = str(tmp_path / "parts")
-    with pytest.raises(TrainingError, match="killed"):
-        training.train(quiet, Killed(), folder)
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="killed"):
+        patch.setattr(Adversarial, "callbacks", lambda *_: [Kill()])
+        ftkeras.train(quiet, folder)
     resumed = ftkeras.train(None, folder)
     for one, two in zip(
         finished.load_model(run).get_weights(),

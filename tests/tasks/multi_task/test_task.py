@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ HEADS = [
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory) -> Path:
+def manifest(tmp_path_factory, tiny_backbone) -> Path:
     """Of every fifth image nobody knows the colour, of every fourth the light."""
     folder = tmp_path_factory.mktemp("photos")
+    shutil.copy(tiny_backbone, folder / "tiny.keras")
     rows = []
     for i in range(60):
         name, random = list(COLOURS)[i % 3], np.random.default_rng(i)
@@ -76,9 +78,9 @@ def config(manifest: Path, *overrides: str, **sections: Any) -> Config:
             "batch_size": 12,
             "augmentation": "none",
         },
-        "backbone": {"name": "MobileNetV2", "weights": "starter"},
+        "backbone": {"name": str(manifest / "tiny.keras")},
         "phases": [
-            {"name": "heads", "train": ["head"], "epochs": 12, "learning_rate": 1e-2},
+            {"name": "heads", "train": ["head"], "epochs": 12, "learning_rate": 3e-2},
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
         ],
         "trunk": {"mode": "on"},
@@ -147,7 +149,7 @@ def test_the_export_answers_for_each_head(run, manifest):
     assert said["error"].numpy()[0] == b"" and said["error"].numpy()[1] != b""
     assert float(said["light_value"][1]) == 0 and said["warm_class_indices"].numpy()[1, 0] == -1
     assert set(said) >= {"tags_predicted"}
-    told = list(grpc_client.told({name: values.numpy()[0] for name, values in said.items()}))
+    told = list(grpc_client.columns({name: values.numpy()[0] for name, values in said.items()}))
     assert told[:2] == ["colour", row.answers["colour"][0][0]]
     assert told[told.index("light") + 1] == f"{float(said['light_value'][0]):.6g}"
 
