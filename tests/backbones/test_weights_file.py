@@ -32,21 +32,30 @@ def _mobilenet(**kwargs):
     return keras.applications.MobileNet(weights=None, input_shape=(32, 32, 3), **kwargs)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["no top", "top"])
+def source(request):
+    return _mobilenet(include_top=request.param, classes=5)
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    return _mobilenet(include_top=False, alpha=0.5)
+
+
 @pytest.mark.parametrize("name", _FORMATS)
-@pytest.mark.parametrize("top", [False, True])
-def test_each_format_fits_with_and_without_a_classifier(name, top, tmp_path):
-    source = _mobilenet(include_top=top, classes=5)
+def test_each_format_fits_with_and_without_a_classifier(name, source, tmp_path):
     path = _save(source, tmp_path, name)
     loaded = load_backbone("MobileNet", weights=path, image_size=32).model
-    expected = keras.Model(source.input, source.get_layer("conv_pw_13_relu").output)
     images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3))
-    np.testing.assert_allclose(loaded(images), expected(images), rtol=1e-6)
-    assert np.ptp(expected(images)) > 0
+    features = keras.Model(source.input, source.get_layer("conv_pw_13_relu").output)
+    expected = features(images)
+    np.testing.assert_allclose(loaded(images), expected, rtol=1e-6)
+    assert np.ptp(expected) > 0
 
 
 @pytest.mark.parametrize("name", _FORMATS)
-def test_another_architecture_does_not_fit(name, tmp_path):
-    path = _save(_mobilenet(include_top=False, alpha=0.5), tmp_path, name)
+def test_another_architecture_does_not_fit(name, narrow, tmp_path):
+    path = _save(narrow, tmp_path, name)
     with pytest.raises(UserError, match=rf"{name} does not fit MobileNet: .*conv1") as caught:
         load_backbone("MobileNet", weights=path, image_size=32)
     assert "\n" not in str(caught.value)
