@@ -23,6 +23,13 @@ class TrainingError(RuntimeError):
     """Training went wrong in a way that the run's record explains; exits with status 1."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed; what was trained is saved, and `train` resumes it. Exits with status 130.
+
+    A plain KeyboardInterrupt that has passed through `exec` makes Python end by SIGINT instead.
+    """
+
+
 class Preempted(KeyboardInterrupt):
     """SIGTERM came; what was trained is saved, and `train` resumes it. Exits with status 75."""
 

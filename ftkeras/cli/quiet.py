@@ -34,7 +34,7 @@ def import_tensorflow() -> None:
         try:
             with hidden(*_UNUSED):
                 importlib.import_module("keras")  # imports TensorFlow, and says more of the same
-        except BaseException:
+        except Exception:
             kept.seek(0)
             os.write(terminal, kept.read())
             raise

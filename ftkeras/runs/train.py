@@ -52,7 +52,7 @@ def train(
         UserError: The config, the data or the weights cannot work; nothing has been written.
         TrainingError: A frozen weight moved, the loss isn't a number, the export disagrees with the
             model, or the model is below a bar.
-        KeyboardInterrupt: (after saving what was earned) Someone pressed Ctrl-C.
+        Interrupted: (after saving what was earned) Someone pressed Ctrl-C.
         Preempted: (after saving what was earned) SIGTERM came.
 
     Example:

@@ -66,7 +66,7 @@ def fit(
 
     Raises:
         TrainingError: A frozen weight moved, `monitor` isn't logged, or the numbers are in trouble.
-        KeyboardInterrupt: (after saving) Someone pressed Ctrl-C.
+        Interrupted: (after saving) Someone pressed Ctrl-C.
         Preempted: (after saving) SIGTERM came.
     """
     signals, trouble = signals or Signals(), trouble or DivergencePolicy()

@@ -124,7 +124,7 @@ from ftkeras.cli.main import run
 
 def stopped_import():
     try:
-        os.kill(os.getpid(), signal.{signal})
+        exec("os.kill(os.getpid(), signal.{signal})")  # as imports do, for a dataclass say
     except KeyboardInterrupt:
         if {swallowed}:
             raise ImportError("numpy.core.multiarray failed to import") from None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from ftkeras.errors import Preempted
+from ftkeras.errors import Interrupted, Preempted
 
 _SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 _SOON = 0.05  # seconds
@@ -26,7 +26,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.save_asked = False
-        self._stop: type[KeyboardInterrupt] | None = None
+        self._stop: type[Interrupted] | type[Preempted] | None = None
         self._waits = False
         self._before: dict[int, Any] = {}
         self._hook_before = sys.unraisablehook
@@ -51,7 +51,7 @@ class Signals:
         """Within it the training loop asks `stop_asked` after each step, saves, and calls `stop`.
 
         Raises:
-            KeyboardInterrupt: (when it begins or ends) A stop was asked for and not yet raised.
+            Interrupted, Preempted: (when it begins or ends) A stop was asked for, not yet raised.
         """
         self.stop()
         self._waits = True
@@ -81,7 +81,7 @@ class Signals:
         return self._stop is not None
 
     def stop(self) -> None:
-        """Raises what was asked for: KeyboardInterrupt, or Preempted for SIGTERM."""
+        """Raises what was asked for: Interrupted, or Preempted for SIGTERM."""
         if self._stop is not None:
             raise self._stop
 
@@ -90,7 +90,7 @@ class Signals:
             self.save_asked = True
             return
         again = self.stop_asked
-        self._stop = Preempted if number == signal.SIGTERM else KeyboardInterrupt
+        self._stop = Preempted if number == signal.SIGTERM else Interrupted
         if again or not self._waits:
             raise self._stop
         again_at_once = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ftkeras.errors import Preempted
+from ftkeras.errors import Interrupted, Preempted
 from ftkeras.training.resume.signals import Signals
 
 
@@ -16,7 +16,7 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
+    ("number", "raised"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
 )
 def test_within_steps_a_stop_waits_for_the_step_and_a_second_does_not(number, raised, capsys):
     with Signals() as signals:
@@ -36,7 +36,7 @@ def test_within_steps_a_stop_waits_for_the_step_and_a_second_does_not(number, ra
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
+    ("number", "raised"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
 )
 def test_elsewhere_a_stop_is_at_once(number, raised):
     with Signals(), pytest.raises(raised) as stopped:
@@ -45,7 +45,7 @@ def test_elsewhere_a_stop_is_at_once(number, raised):
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
+    ("number", "raised"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
 )
 def test_an_error_that_a_library_makes_of_a_stop_is_the_stop(number, raised):
     with pytest.raises(ImportError), Signals() as signals, signals.stop_over_errors():
@@ -59,7 +59,7 @@ def test_an_error_that_a_library_makes_of_a_stop_is_the_stop(number, raised):
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)]
+    ("number", "raised"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
 )
 def test_a_stop_that_a_destructor_swallows_comes_again(number, raised, capsys):
     class Dying:
