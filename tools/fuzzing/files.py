@@ -28,8 +28,10 @@ from fuzzing.mutate import mutate
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 REQUEST = 10  # damaged files of one request to an exported model
 # How the files begin that TensorFlow's decoders know, JPEG XL among them.
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\x5c\1\0\0WEBPVP8")
-_BEGINNINGS += (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"")
+_BEGINNINGS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\x5c\1\0\0WEBPVP8"),
+    *(b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b""),
+)
 _SUFFIX = {"JPEG": "jpg", "WEBP": "webp"}
 
 
