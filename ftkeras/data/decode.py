@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ftkeras.data.file_check import GIF, JPEG, PNG, check_file, starts_with
+from ftkeras.data.file_check import BMP, GIF, JPEG, PNG, read_checked
 
 # From the height and width of an image, int32 (2,), to where a part of it begins and how far it
 # extends, int32 (2,) each.
@@ -46,52 +46,22 @@ def decode_image(encoded: tf.Tensor, least: int = 0, part: Crop | None = None) -
         uint8 (h, w, 3), RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: The bytes are not such an image.
+        tf.errors.InvalidArgumentError: The bytes are not such an image, or have too many pixels.
 
     Example:
         >>> image = decode_image(tf.io.encode_png(tf.zeros((2, 3, 1), tf.uint8)))
         >>> image.shape
         TensorShape([2, 3, 3])
     """
-    file, reason = check_file(encoded)
-    with tf.control_dependencies([tf.debugging.Assert(reason == "", [reason])]):
-        return _decode_checked(tf.identity(file), least, part)
-
-
-def decode_or_reason(encoded: tf.Tensor, size: int, mode: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes one file and makes it square, unless the check of its bytes refuses it.
-
-    Args:
-        encoded: The file's bytes, a scalar string.
-        size: Side of the result, in pixels.
-        mode: See `resize_image`.
-
-    Returns:
-        float32 (size, size, 3), black if the file is refused; and the reason, a scalar string,
-        empty if it is not.
-
-    Raises:
-        tf.errors.InvalidArgumentError: The file passed the check, and cannot be decoded.
-    """
-    file, reason = check_file(encoded)
-
-    def square() -> tf.Tensor:
-        return resize_image(_decode_checked(file, size), size, mode)
-
-    return tf.cond(reason == "", square, lambda: tf.zeros((size, size, 3))), reason
-
-
-def _decode_checked(file: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-    """Decodes what `check_file` lets pass; see `decode_image`."""
-
-    def other() -> tf.Tensor:
-        kinds = [(starts_with(file, PNG), lambda: _decode_png(file))]
-        kinds += [(starts_with(file, GIF), lambda: tf.io.decode_gif(file)[0])]
-        return cut(tf.case(kinds, default=lambda: _decode_bmp(file)), part)
-
-    is_jpeg = starts_with(file, JPEG)
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(file, least, part), other)
+    image = read_checked(encoded, functools.partial(_decode, least=least, part=part))
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _decode(kind: bytes, file: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor:
+    """Decodes what the check lets pass; see `decode_image`."""
+    if kind == JPEG:
+        return _decode_jpeg(file, least, part)
+    return cut(_DECODERS[kind](file), part)
 
 
 def _decode_jpeg(encoded: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor:
@@ -149,8 +119,15 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
     return _as_rgb(image)
 
 
+def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_gif(encoded)[0]  # of (1, h, w, 3)
+
+
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     return _as_rgb(tf.io.decode_bmp(encoded, channels=0))
+
+
+_DECODERS = {PNG: _decode_png, GIF: _decode_gif, BMP: _decode_bmp}
 
 
 def _as_rgb(image: tf.Tensor) -> tf.Tensor:

@@ -25,7 +25,7 @@ from PIL import Image, ImageFile, ImageOps
 from ftkeras.cache import Remembered, atomic_file, cache_folder, digest
 from ftkeras.console import Progress
 from ftkeras.data import decode
-from ftkeras.data.file_check import DAMAGED, MAX_PIXELS, SCANS, check_file
+from ftkeras.data.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
 from ftkeras.data.walk import shown, why_not_readable
 
 T = TypeVar("T")
@@ -175,12 +175,12 @@ def _too_large(size: tuple[int, int] | None) -> str:
 def _why_not_decoded(encoded: bytes) -> str:
     """Returns why no TensorFlow decoder may see these bytes, or an empty string."""
     try:
-        return bytes(_check(tf.constant(encoded))[1].numpy()).decode()
+        return bytes(_why_not(tf.constant(encoded)).numpy()).decode()
     except tf.errors.OpError:
         return DAMAGED
 
 
-_check = tf.function(check_file, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+_why_not = tf.function(why_not, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 
 
 def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:

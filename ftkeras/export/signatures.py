@@ -25,6 +25,7 @@ begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder (`data.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data import decode
-from ftkeras.data.file_check import DAMAGED
+from ftkeras.data.file_check import DAMAGED, why_not
 from ftkeras.export.classifier import Outputs, Servable
 
 FEATURE = "image/encoded"
@@ -107,12 +108,17 @@ def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.T
         it was.
     """
 
-    def read(file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode.decode_or_reason(file, size, resize)
+    def read(file: tf.Tensor) -> tuple[tf.Tensor, bool]:
+        return decode.decode_square(file, size, resize), True
 
-    specs = (tf.TensorSpec((size, size, 3), tf.float32), tf.TensorSpec((), tf.string))
+    def reasons(readable: tf.Tensor) -> tf.Tensor:
+        why = _each(why_not, encoded, DAMAGED)
+        return tf.where(readable, "", tf.where(why == "", DAMAGED, why))
+
     with tf.device("CPU:0"):  # no accelerator decodes image files
-        return _each(read, encoded, (tf.zeros((size, size, 3)), DAMAGED), specs)
+        images, readable = _each(read, encoded, (tf.zeros((size, size, 3)), False))
+        none = functools.partial(tf.zeros_like, encoded)
+        return images, tf.cond(tf.reduce_all(readable), none, lambda: reasons(readable))
 
 
 def _files_in(examples: tf.Tensor) -> tf.Tensor:
@@ -123,23 +129,29 @@ def _files_in(examples: tf.Tensor) -> tf.Tensor:
         return tf.io.parse_single_example(example, feature)[FEATURE]
 
     with tf.device("CPU:0"):
-        return _each(read, examples, "", tf.TensorSpec((), tf.string))
+        return _each(read, examples, "")
 
 
-def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any, specs: Any) -> Any:
-    """Maps `read` over elements (n,), with `nothing` in the place of what it fails on.
+def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any) -> Any:
+    """Maps `read` over elements (n,), with `nothing` as the result if it fails.
 
-    An operation that fails ends the whole graph it is in. So each element gets a data set of its
-    own, which may lose its only element.
+    An operation that fails ends the whole graph it is in. So the elements go through a data set,
+    which may lose any of them; those that come out know their numbers.
     """
-    instead = tf.data.Dataset.from_tensors(nothing)
-    read = tf.autograph.experimental.do_not_convert(read)
+    n = tf.size(elements)
 
-    def one(element: tf.Tensor) -> Any:
-        result = tf.data.Dataset.from_tensors(element).map(read).ignore_errors()
-        return result.concatenate(instead).take(1).get_single_element()
+    @tf.autograph.experimental.do_not_convert
+    def numbered(number: tf.Tensor, element: tf.Tensor) -> Any:
+        return number, read(element)
 
-    return tf.map_fn(one, elements, fn_output_signature=specs)
+    whole = tf.data.Dataset.from_tensor_slices((tf.range(n), elements))
+    instead = tf.data.Dataset.from_tensors((-1, nothing))
+    # One after the other: decoded in parallel, large images would need memory at the same time.
+    answered = instead.concatenate(whole.map(numbered).ignore_errors())
+    numbers, results = answered.batch(tf.cast(n, tf.int64) + 1).get_single_element()
+    rows = tf.range(1, tf.size(numbers))
+    rows = tf.scatter_nd(numbers[1:, tf.newaxis], rows, [n])  # 0, `nothing`, unless an element came
+    return tf.nest.map_structure(lambda values: tf.gather(values, rows), results)
 
 
 def _with_errors(outputs: Outputs, errors: tf.Tensor) -> Outputs:
