@@ -132,7 +132,7 @@ def test_a_run_whose_process_was_killed_when_only_its_config_was_written_resumes
     tf.io.gfile.makedirs(folder)
     run = Run(folder)
     run.write_text("config.yaml", dump_config(CONFIG))
-    assert run.goes_on(None)
+    assert run.resumes(None)
     run.begin()
     assert tf.io.gfile.isdir(run.path("checkpoints"))
     assert run.state() == "running" and run.read_json("environment.json")["keras"]
