@@ -28,15 +28,15 @@ import os, resource, sys
 from ftkeras.cli.quiet import import_tensorflow
 import_tensorflow()
 from ftkeras.cli.main import main
-from ftkeras.training.callbacks import Record
-then = Record.on_epoch_end
+from ftkeras.training.callbacks.record import EpochRecord
+then = EpochRecord.on_epoch_end
 
 def on_epoch_end(self, epoch, logs=None):
     then(self, epoch, logs)
     if epoch == 1:
         trouble()
 
-Record.on_epoch_end = on_epoch_end
+EpochRecord.on_epoch_end = on_epoch_end
 {happens}
 sys.exit(main(sys.argv[1:]))
 """
