@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TINY = '["data.image_size=32", "data.batch_size=200", "phases[0].epochs=1", "phases[1].epochs=1"]'
+TINY = (
+    '["data.image_size=32", "data.batch_size=200", "phases[0].epochs=1", "phases[1].epochs=1", '
+    '"backbone.cut=block_4_add"]'
+)
 NO_NOTEBOOK = """
 import sys, types
 shown = types.ModuleType("IPython.display")

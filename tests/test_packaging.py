@@ -77,7 +77,7 @@ def test_the_installed_command_answers(installed, tmp_path):
 
 CONFIG = """
 data: {source: starter, image_size: 32, batch_size: 100, augmentation: none}
-backbone: {name: MobileNetV2, weights: starter}
+backbone: {name: MobileNetV2, weights: starter, cut: block_4_add}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 1.0e-3}]
 export: {saved_model: false}
 """

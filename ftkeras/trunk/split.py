@@ -190,6 +190,8 @@ def _is_steady(step: Step, training: bool) -> bool:
         # `keras.Function` has layers inside, which it doesn't show.
         values = [*vars(step.operation).values(), *keras.tree.flatten((step.args, step.kwargs))]
         return not (isinstance(step.operation, keras.Function) or any(map(callable, values)))
+    if type(step.operation) is keras.layers.Dropout and training and step.operation.rate > 0:
+        return False  # tracing would find the same, 55 times in EfficientNetB7
     parts = flat_layers(step.operation)
     if any(part.activity_regularizer is not None for part in parts):
         return False  # the loss would miss it

@@ -24,12 +24,15 @@ from ftkeras.trunk.split import is_within, joined_trunk, split_model
 
 _QUICK = {"MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG16", "ConvNeXtTiny", "Xception"}
 _ALL_BOUNDARIES = {"MobileNetV2", "EfficientNetB0"}
+# While the process is small: it keeps some of the memory of what it has built.
+_LARGEST_FIRST = sorted(CATALOG, key=lambda name: CATALOG[name].parameters, reverse=True)
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in CATALOG
+        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow)
+        for name in _LARGEST_FIRST
     ],
 )
 def backbone(request):
