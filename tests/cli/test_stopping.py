@@ -154,7 +154,7 @@ def test_a_signal_while_tensorflow_is_imported_has_its_exit_status(
         "SIGTERM": (75, "ftkeras: stopped by SIGTERM"),
     }
     assert (done.returncode, done.stderr.strip()) == expected[name]
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -169,5 +169,7 @@ def test_a_signal_after_all_is_done_changes_nothing(tmp_path, name):
 
 
 def run_script(place: Path, script: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", script]
+    """Runs a script as `python -m ftkeras` is run, which can end by a signal of its own."""
+    (place / "script.py").write_text(script)
+    command = [sys.executable, "-m", "script"]
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
