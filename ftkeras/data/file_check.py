@@ -202,7 +202,7 @@ def _after_blocks(data: tf.Tensor, length: tf.Tensor, at: tf.Tensor) -> tf.Tenso
     such are skipped at once. 0 is returned if the file breaks off, or the chain has too many runs.
     """
 
-    def goes_on(at: tf.Tensor) -> tf.Tensor:
+    def unfinished(at: tf.Tensor) -> tf.Tensor:
         return (at < length) & (data[tf.minimum(at, length)] > 0)
 
     def skip(at: tf.Tensor) -> tuple[tf.Tensor]:
@@ -212,7 +212,7 @@ def _after_blocks(data: tf.Tensor, length: tf.Tensor, at: tf.Tensor) -> tf.Tenso
         equal = tf.cast(tf.cond(tf.size(other) > 0, lambda: other[0], lambda: _size(run)), tf.int32)
         return (at + equal * step,)
 
-    at = tf.while_loop(goes_on, skip, (at,), maximum_iterations=_MAX_RUNS)[0]
+    at = tf.while_loop(unfinished, skip, (at,), maximum_iterations=_MAX_RUNS)[0]
     ended = (at < length) & (data[tf.minimum(at, length)] == 0)
     return tf.where(ended, at + 1, 0)
 

@@ -257,7 +257,7 @@ def _check_same_data(data: ImageData, run: Run) -> None:
     if before["digest"] != _digest(data):
         raise UserError(
             f"--out {run.folder}: the run began with other examples ({before['examples']}, now "
-            f"{now}). Put them back, or start anew with --overwrite."
+            f"{now}). Put them back, or start again with --overwrite."
         )
 
 
