@@ -29,7 +29,8 @@ from ftkeras.console import table
 _MEASURED = """
 import json, os, resource, subprocess, sys, time
 start = time.monotonic()
-status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+with open("log.txt", "w") as log:
+    status = subprocess.run(sys.argv[1:], stdout=log, stderr=log).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps({"status": status, "seconds": time.monotonic() - start,
     "cpu": used.ru_utime + used.ru_stime, "megabytes": used.ru_maxrss / 1e3}))
@@ -79,7 +80,7 @@ def measure(checkout: Path, scratch: Path, written: str) -> dict[str, float]:
     )
     result = json.loads(done.stdout)
     if result["status"]:
-        raise SystemExit(f"{checkout}: the run ended with status {result['status']}")
+        raise SystemExit(f"{checkout}: {(scratch / 'log.txt').read_text()[-1000:]}")
     evaluation = json.loads((scratch / "run" / "evaluation.json").read_text())
     return {**result, "accuracy": evaluation["accuracy"]}
 
