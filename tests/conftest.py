@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from ftkeras.data.dataset import ImageData
+
 # Before anything imports Keras, which reads its home at import: no test sees or leaves files there.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="ftkeras-tests-", ignore_cleanup_errors=True)
 os.environ["FTKERAS_CACHE"] = os.path.join(_SCRATCH.name, "ftkeras")
@@ -44,6 +46,21 @@ def few_objects_to_look_through() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory) -> ImageData:
+    """40 images of 8 px for training, which are 5 batches, and 16 for validation; 2 classes."""
+    import numpy as np
+
+    from ftkeras.data.load import load_data
+
+    random = np.random.default_rng(0)
+    labels = np.arange(56) % 2
+    images = random.integers(0, 150, (56, 8, 8, 3)) + labels[:, None, None, None] * 60
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return load_data("arrays", path=str(path), split={"val": 0.3}, seed=0)
 
 
 @pytest.fixture

@@ -322,7 +322,7 @@ def test_replace_symbolic_build(model):
 )
 def test_averages_over_axis_0():
     class TwoWorkers(tf.distribute.MultiWorkerMirroredStrategy):
-        """Refuses what TensorFlow refuses; `tests/training/test_workers.py` has real ones."""
+        """Refuses what TensorFlow refuses; `tests/devices/test_workers.py` has real ones."""
 
         extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
 

@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 
 # Replicas without an image, frontiers and what trains from them, and an export that is proved.
-MODULES = ("training/test_replicas.py", "trunk/test_extract.py", "export/test_saved_model.py")
+MODULES = ("devices/test_replicas.py", "trunk/test_extract.py", "export/test_saved_model.py")
 
 
 @pytest.mark.slow

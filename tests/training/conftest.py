@@ -7,29 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 
-from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.data.load import load_data
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.fit import fit
 
 Training = Callable[..., tuple[dict[str, Any], Run]]
-
-
-@pytest.fixture(scope="session")
-def small_images(tmp_path_factory) -> ImageData:
-    """40 images of 8 px for training, which are 5 batches, and 16 for validation; 2 classes."""
-    random = np.random.default_rng(0)
-    labels = np.arange(56) % 2
-    images = random.integers(0, 150, (56, 8, 8, 3)) + labels[:, None, None, None] * 60
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels)
-    return load_data("arrays", path=str(path), split={"val": 0.3}, seed=0)
 
 
 @pytest.fixture
