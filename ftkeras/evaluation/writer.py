@@ -55,13 +55,14 @@ def _opened(path: str | os.PathLike[str] | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    with tf.io.gfile.GFile(path, "w") as file:
-        try:
-            file.write("")
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"predict: cannot write {os.fspath(path)!r}: {error.message}. Choose another path."
-            ) from error
+    file = tf.io.gfile.GFile(path, "w")
+    try:
+        file.write("")  # before `with`: TensorFlow 2.22 fails once more when it closes such a file
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"predict: cannot write {os.fspath(path)!r}: {error.message}. Choose another path."
+        ) from error
+    with file:
         yield file
 
 
