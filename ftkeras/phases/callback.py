@@ -14,14 +14,14 @@ from ftkeras.errors import TrainingError, UserError
 from ftkeras.keras_internals import weights_of_optimizer
 from ftkeras.phases.audit import Audit, AuditResult
 from ftkeras.phases.best import BestEpoch
-from ftkeras.phases.freezing import set_trainable, trained_weights
+from ftkeras.phases.freezing import check_own_flags, set_trainable, trained_weights
 from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
 from ftkeras.phases.plan import describe_length
 from ftkeras.phases.rates import WeightRates, innermost, rate_shares
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.phases.schedule import learning_rate, locate
 from ftkeras.phases.selectors import Weight, weights_of
-from ftkeras.phases.settings import remember_settings, set_dropout, set_label_smoothing
+from ftkeras.phases.settings import Settings
 
 Logs = dict[str, Any]
 
@@ -110,8 +110,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._batches = 0  # how many batches of this epoch are done
         self._first_batch = 0  # what Keras calls batch 0, where it goes on within an epoch
         self._cut = self._loaded = False
-        self._settings_at_start = remember_settings(model)
-        self._check(model)
+        self._settings = Settings(model, blocks)
+        self._check()
         self._build_optimizer(model)
         groups = {id(weight.variable): weight.block or "head" for weight in self._weights.all}
         self._rates = WeightRates(model.optimizer, groups)
@@ -172,6 +172,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
             self._index = None  # `fit` may be called again, or start at a later epoch
         self._loaded = False
         self._steps_per_epoch = (self.params or {}).get("steps") or self._steps_per_epoch
+        for trained in self._trained:
+            check_own_flags(trained)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch, self._batches = epoch, self._first_batch
@@ -250,7 +252,6 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self.verdicts = {name: AuditResult.of(fields) for name, fields in state["verdicts"].items()}
         self._loaded, self._audit = True, None
         index = self._index or 0
-        self._settings_at_start()
         self._set_up(index)
         self._rates.load_state(state["rates"], self._shares[index])
         if state["audit"] is not None:
@@ -320,10 +321,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
     def _set_up(self, index: int) -> None:
         phase = self.phases[index]
         self.set_flags(index)
-        if phase.dropout is not None:
-            set_dropout(self.model, phase.dropout)
-        if phase.label_smoothing is not None:
-            set_label_smoothing(self.model, phase.label_smoothing)
+        self._settings.apply(phase)
         # `fit` traced the train function for the flags of the moment; it must be traced again.
         self.model.make_train_function(force=True)
 
@@ -347,17 +345,14 @@ class StagedUnfreezing(keras.callbacks.Callback):
 
     # ------------------------------------------------------------------------ preparation
 
-    def _check(self, model: keras.Model) -> None:
+    def _check(self) -> None:
         """Refuses now what a later phase could not do."""
         for phase in self.phases:
             if phase.batch_norm == "recalibrate" and self._recalibrate_on is None:
                 raise UserError(
                     f"phase {phase.name!r}: batch_norm recalibrate needs recalibrate_on=BATCHES."
                 )
-            if phase.dropout is not None:
-                set_dropout(model, phase.dropout, dry_run=True)
-            if phase.label_smoothing is not None:
-                set_label_smoothing(model, phase.label_smoothing, dry_run=True)
+            self._settings.check(phase)
 
     def _build_optimizer(self, model: keras.Model) -> None:
         """Builds on the union of all phases: an optimizer refuses weights it wasn't built on.

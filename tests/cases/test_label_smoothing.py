@@ -26,9 +26,6 @@ def smoothed(amount: float) -> keras.losses.Loss:
     return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=amount)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 7: all losses get the smoothing of the first", raises=AssertionError
-)
 @pytest.mark.parametrize("amounts", [[0.0, 0.3], [0.3, 0.0], [0.1, 0.2, 0.0]])
 def test_label_smoothing_of_each_output_after_a_resume(amounts):
     """keras 23487."""

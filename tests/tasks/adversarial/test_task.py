@@ -15,7 +15,6 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.devices.replicas import make_exact
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.phases.settings import set_dropout
 from ftkeras.runs import finished
 from ftkeras.runs.assemble import assemble
 from ftkeras.tasks.adversarial.attack import Attack
@@ -314,7 +313,7 @@ def test_attacks_see_statistics_of_the_present(images, tmp_path):
     made = assemble(config(path)).model
     [norm] = [x for x in made._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
     norm.trainable = True
-    set_dropout(made, 0.0)
+    made.get_layer("head_dropout").rate = 0.0
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
     for _ in range(50):
         trained = made([pixels], training=True)
