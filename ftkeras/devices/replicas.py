@@ -41,7 +41,7 @@ from ftkeras.keras_internals import (
     symbolic_build,
     uses_weight_decay,
 )
-from ftkeras.phases.rates import innermost
+from ftkeras.phases.install import template_of as innermost
 
 _CONVOLUTIONS = (
     *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),

@@ -215,7 +215,7 @@ def _trace(
     norms: list[dict[str, float]] = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda _, logs: losses.append(float(logs["loss"])),
-        on_epoch_end=lambda *_: norms.append(unfreeze.gradient_norms()),
+        on_epoch_end=lambda *_: norms.append(unfreeze.optimizer.gradient_norms()),
     )
     history = model.fit(
         spread(share_of(_batches(weighted), strategy), strategy),

@@ -16,7 +16,7 @@ from ftkeras.devices.replicas import make_exact
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
-from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
+from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
@@ -26,6 +26,7 @@ from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
@@ -40,15 +41,19 @@ class Assembled:
     backbone: Backbone
     model: keras.Model
     penalty: WeightPenalty | None
-    unfreeze: StagedUnfreezing
+    unfreeze: ResumableUnfreezing
     phases: Sequence[Phase]
-    plan: Plan
     trunk: TrunkPlan | None
     devices: Devices
     device: str
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     """The task's own callbacks: `Task.finish` may ask them what they saw."""
+
+    @property
+    def plan(self) -> Plan:
+        """What each phase does."""
+        return self.unfreeze.plan
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
@@ -104,14 +109,6 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         )
         make_exact(model)
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    unfreeze = StagedUnfreezing(
-        model,
-        phases,
-        blocks=backbone.blocks,
-        steps_per_epoch=feed.steps_per_epoch,
-        recalibrate_on=feed.plain("train") if recalibrates else None,
-        report=print,
-    )
     plan = make_plan(
         model,
         weights,
@@ -119,6 +116,15 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         steps_per_epoch=feed.steps_per_epoch,
         batch_size=config.data.batch_size,
     )
+    unfreeze = ResumableUnfreezing(
+        model,
+        plan,
+        blocks=backbone.blocks,
+        recalibrate_on=feed.plain("train") if recalibrates else None,
+        report=print,
+    )
+    unfreeze.prepare()
+    unfreeze.set_flags(0)
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = batch_size.warn(model, config.data.batch_size, needed)
     notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
@@ -138,7 +144,6 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         penalty,
         unfreeze,
         expansion.phases,
-        plan,
         trunk,
         devices,
         device,

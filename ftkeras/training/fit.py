@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
-from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
@@ -21,6 +20,7 @@ from ftkeras.training.callbacks.record import EpochBoard, EpochRecord
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.resume.state import Stateful
@@ -32,7 +32,7 @@ def fit(
     model: keras.Model,
     feed: Feed,
     *,
-    unfreeze: StagedUnfreezing,
+    unfreeze: ResumableUnfreezing,
     run: Run,
     monitor: str,
     average: AveragedWeights | None = None,
@@ -71,6 +71,7 @@ def fit(
     """
     signals, trouble = signals or Signals(), trouble or DivergencePolicy()
     saving = saving or SavingOptions()
+    unfreeze.prepare()  # the states on disk hold its optimizer
     checkpoints = Checkpoints(run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     all_callbacks: list[keras.callbacks.Callback] = [
@@ -124,7 +125,7 @@ def fit(
 def _train(
     model: keras.Model,
     feed: Feed,
-    unfreeze: StagedUnfreezing,
+    unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan | None,
     saved: SavedTraining,
     callbacks: Sequence[keras.callbacks.Callback],

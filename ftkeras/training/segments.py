@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share, take_share
-from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.plan import TrunkPlan, stores_share, strength_of, training_work, views_of
 from ftkeras.trunk.split import TrunkSplit, fed_from_frontier
@@ -47,7 +47,7 @@ class Segment:
 def segments(
     model: keras.Model,
     feed: Feed,
-    unfreeze: StagedUnfreezing,
+    unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan | None,
 ) -> Iterator[Segment]:
     """Yields what to give to `fit`, one after the other, from where `unfreeze` stands.

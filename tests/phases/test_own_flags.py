@@ -65,7 +65,7 @@ def test_lora_bases_of_all_kinds_of_layers_stay_and_their_factors_train():
     assert not any(base.trainable for base in bases)
     assert unfreeze.verdicts["all"].frozen == 5 + 4  # bases; all of the batch normalisation
     # The bases' layers train, so that only a mark or the rank tells that they stay.
-    assert paths(model) == [weight.path for weight in unfreeze._weights.all]
+    assert paths(model) == [weight.path for weight in unfreeze.plan.weights.all]
 
 
 def test_lora_of_a_keras_hub_backbone():

@@ -29,10 +29,11 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.model.assemble import build_model
-from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.plan import TrunkOptions, plan_trunk
 
 EPOCHS = 4
@@ -103,7 +104,7 @@ def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, 
     keras.utils.clear_session()
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
     model = compiled(backbone, len(data.class_names))
-    unfreeze = StagedUnfreezing(model, [phase], blocks=backbone.blocks)
+    unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
     feed = Feed(data, image_size=size, batch_size=32)
     feed.train()  # images are decoded into memory before the clock starts
     clock = Clock()
@@ -131,7 +132,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
     model = compiled(backbone, len(data.class_names))
     phase = Phase("head", train=["head"], epochs=8, learning_rate=3e-3)
-    unfreeze = StagedUnfreezing(model, [phase], blocks=backbone.blocks)
+    unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
     only = ImageData("starter", data.class_names, False, {"train": data.splits["train"]})
     feed = Feed(only, image_size=size, batch_size=32)
     trunk = plan_trunk(model, feed, unfreeze, TrunkOptions(always=True))

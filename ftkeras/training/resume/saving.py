@@ -12,14 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
-from ftkeras.keras_internals import weights_of_optimizer
-from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.phases.rates import innermost
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.signals import Signals
 
 Logs = dict[str, Any]
@@ -62,7 +60,7 @@ class SavedTraining:
         model: keras.Model,
         run: Run,
         *,
-        unfreeze: StagedUnfreezing,
+        unfreeze: ResumableUnfreezing,
         average: AveragedWeights | None,
         checkpoints: Checkpoints,
         parts: Mapping[str, state.Stateful],
@@ -182,7 +180,8 @@ class SavedTraining:
         self._metrics = tree if self._unfreeze.position[1] and self.logs is None else None
 
     def _check_finite(self, tree: state.Tree) -> None:
-        trained = {id(v) for v in weights_of_optimizer(innermost(self._model.optimizer))}
+        groups = self._unfreeze.optimizer.groups
+        trained = {id(weight) for group in groups for weight in group.weights}
         values = [
             *zip(self._model.variables, tree["model"], strict=True),
             *zip(self._model.optimizer.variables, tree["optimizer"], strict=True),
@@ -218,7 +217,7 @@ class Saver(keras.callbacks.Callback):
     def __init__(
         self,
         saved: SavedTraining,
-        unfreeze: StagedUnfreezing,
+        unfreeze: ResumableUnfreezing,
         signals: Signals,
         steps_per_epoch: int,
         options: SavingOptions,

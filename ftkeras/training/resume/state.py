@@ -19,7 +19,7 @@ from ftkeras.keras_internals import (
 )
 from ftkeras.training.resume.state_file import Tree
 
-VERSION = 1
+VERSION = 2
 
 
 class Stateful(Protocol):
