@@ -200,16 +200,7 @@ def run_through_graph(
     return model._run_through_graph(inputs, operation_fn=renew, call_fn=call)
 
 
-# ------------------------------------------------------------------------- losses, training
-
-
-def loss_arguments(loss: Any) -> dict[str, Any]:
-    """Returns the arguments that a loss object passes to its function, to be read and changed.
-
-    A loss's public attributes are for its config alone: a change of those has no effect.
-    """
-    arguments: dict[str, Any] = getattr(loss, "_fn_kwargs", {})
-    return arguments
+# --------------------------------------------------------------------------------- training
 
 
 def symbolic_build(model: keras.Model, data_batch: Any) -> None:

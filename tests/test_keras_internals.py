@@ -285,17 +285,7 @@ def test_run_through_graph(model):
     assert called == ["first", "norm", "inner", "twice", "twice"]
 
 
-# ------------------------------------------------------------------------- losses, training
-
-
-@canary("a phase's label smoothing has no effect.")
-def test_loss_arguments():
-    truth, scores = tf.constant([[1.0, 0.0]]), tf.constant([[2.0, 0.0]])
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.5)
-    internals.loss_arguments(loss)["label_smoothing"] = 0.0
-    plain = keras.losses.CategoricalCrossentropy(from_logits=True)
-    assert float(loss(truth, scores)) == float(plain(truth, scores))
-    assert internals.loss_arguments(keras.losses.binary_crossentropy) == {}
+# --------------------------------------------------------------------------------- training
 
 
 @canary("a run that stops in its first epoch cannot resume: its metrics have no variables.")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError
-from ftkeras.keras_internals import loss_arguments
 from ftkeras.phases.heads import blocks_or_layers, head_dropouts
 from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.smoothing import check_losses, smoothed_losses
 
 
 class Settings:
     """The dropout of a model's head and the label smoothing of its losses, phase by phase.
 
-    What a phase leaves out is as it was when this was made.
+    Without a phase's `dropout` each rate is what it was when this was made; without its
+    `label_smoothing` each loss has its own amount.
 
     Args:
         model: A compiled model.
@@ -37,16 +37,14 @@ class Settings:
     def __init__(self, model: keras.Model, blocks: Sequence[Block] | None = None):
         dropouts = head_dropouts(model, blocks_or_layers(model, blocks))
         self._rates = [(layer, layer.rate) for layer in dropouts]
-        self._amounts = [
-            (loss, loss_arguments(loss)["label_smoothing"]) for loss in _smoothing_losses(model)
-        ]
+        self._model = model
 
     def check(self, phase: ResolvedPhase) -> None:
         """Refuses what `apply` could not do.
 
         Raises:
-            UserError: The head has no dropout layer, or one that cannot drop; or no loss has label
-                smoothing.
+            UserError: The head has no dropout layer, or one that cannot drop; or a loss isn't a
+                `Smoothed`.
         """
         if phase.dropout is not None and not self._rates:
             raise UserError(
@@ -59,21 +57,12 @@ class Settings:
                     f"dropout: the head's layer {layer.name!r} was made with rate 0, which Keras "
                     "cannot change; make it with any rate above 0."
                 )
-        if phase.label_smoothing is not None and not self._amounts:
-            raise UserError(
-                "label_smoothing: compile the model with a loss object that has it, for example "
-                "keras.losses.CategoricalCrossentropy(from_logits=True)."
-            )
+        if phase.label_smoothing is not None:
+            check_losses(self._model)
 
     def apply(self, phase: ResolvedPhase) -> None:
         """Sets what a phase says, before the train function is traced."""
         for layer, rate in self._rates:
             layer.rate = rate if phase.dropout is None else phase.dropout
-        for loss, amount in self._amounts:
-            amount = amount if phase.label_smoothing is None else phase.label_smoothing
-            loss_arguments(loss)["label_smoothing"] = loss.label_smoothing = amount
-
-
-def _smoothing_losses(model: keras.Model) -> list[Any]:
-    losses = model.loss.values() if isinstance(model.loss, dict) else [model.loss]
-    return [x for x in losses if "label_smoothing" in loss_arguments(x)]
+        for loss in smoothed_losses(self._model):
+            loss.phase_amount = phase.label_smoothing

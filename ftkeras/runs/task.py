@@ -20,6 +20,7 @@ from ftkeras.evaluation.predict import Row, predict_files
 from ftkeras.evaluation.results import format_results
 from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.model.inference import with_kept_outputs
+from ftkeras.phases.smoothing import Smoothed
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
@@ -220,14 +221,19 @@ def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> N
             )
 
 
-def class_loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
+def class_loss(loss: LossConfig, multi_label: bool) -> Smoothed:
     """Returns the loss of logits that the config names; it is a mean over examples."""
-    shared = {"from_logits": True, "label_smoothing": loss.label_smoothing}
+    return Smoothed(_class_loss(loss, multi_label), loss.label_smoothing)
+
+
+def _class_loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
     if loss.name == "focal" and multi_label:
-        return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, **shared)
+        return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, from_logits=True)
     if loss.name == "focal":
         # alpha=1: weighing the classes is the business of data.balance.
-        return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=loss.gamma, **shared)
+        return keras.losses.CategoricalFocalCrossentropy(
+            alpha=1.0, gamma=loss.gamma, from_logits=True
+        )
     if loss.name == "binary_cross_entropy" or (loss.name == "auto" and multi_label):
-        return keras.losses.BinaryCrossentropy(**shared)
-    return keras.losses.CategoricalCrossentropy(**shared)
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    return keras.losses.CategoricalCrossentropy(from_logits=True)
