@@ -37,7 +37,8 @@ class StagedUnfreezing(keras.callbacks.Callback):
     fingerprints that nothing frozen has changed.
 
     Args:
-        model: A compiled model, the one whose `fit` gets this callback.
+        model: A compiled model, the one whose `fit` gets this callback. The `fit` of another model
+            may get it, if that shares the optimizer and has all weights that train meanwhile.
         phases: The phases, in order.
         blocks: The model's blocks from input to output, usually `backbone.blocks`; see `weights_of`
             for what stands in when left out.
@@ -208,7 +209,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self._epoch, self._batches, self._first_batch = epoch + 1, 0, 0
         self._epochs_before += 1
         if self.phase.until is not None:
-            self._over = self._best.over(self.phase, logs, self.model)
+            self._over = self._best.over(self.phase, logs, self._subject)
         if self._last() and self._ended(0):
             self.model.stop_training = True
 
@@ -310,10 +311,10 @@ class StagedUnfreezing(keras.callbacks.Callback):
         phase, trained = self.phases[index], self._trained[index]
         self._index, self._over, self._best = index, False, BestEpoch()
         if phase.batch_norm == "recalibrate" and self._recalibrate_on is not None:
-            recalibrate_batch_norm(self.model, self._recalibrate_on)
+            recalibrate_batch_norm(self._subject, self._recalibrate_on)
         self._set_up(index)
         self._rates.set(self._shares[index])
-        self._audit = Audit(self.model, trained) if self._audits else None
+        self._audit = Audit(self._subject, trained) if self._audits else None
         if self._report is not None:
             self._report(_describe(phase, trained))
 
@@ -321,9 +322,9 @@ class StagedUnfreezing(keras.callbacks.Callback):
         phase = self.phases[index]
         self.set_flags(index)
         if phase.dropout is not None:
-            set_dropout(self.model, phase.dropout)
+            set_dropout(self._subject, phase.dropout)
         if phase.label_smoothing is not None:
-            set_label_smoothing(self.model, phase.label_smoothing)
+            set_label_smoothing(self._subject, phase.label_smoothing)
         # `fit` traced the train function for the flags of the moment; it must be traced again.
         self.model.make_train_function(force=True)
 
@@ -332,7 +333,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         if self._index is None:
             return
         if self.phase.until is not None and self.phase.until.restore_best:
-            self._best.restore(self.model)
+            self._best.restore(self._subject)
         audit, self._audit = self._audit, None
         if audit is None:
             return
