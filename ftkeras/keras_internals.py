@@ -106,34 +106,6 @@ def takes_training(operation: keras.Operation) -> bool:
     return "training" in getattr(operation, "_call_context_args", ())
 
 
-def take_inputs_as_they_are(layer: keras.layers.Layer) -> None:
-    """Has a layer pass its inputs to `call` without a cast to its own dtype, as Functional does.
-
-    `autocast=False` is public, but it also stops the cast of the layer's variables.
-    """
-    layer._convert_input_args = False
-    layer._allow_non_tensor_positional_args = True
-
-
-@contextmanager
-def calling(model: keras.Model, call: Callable[..., Any]) -> Iterator[None]:
-    """Within this block a model computes something else, of inputs of any shape.
-
-    Setting `input_spec` is public. Taking that back is not: a Functional model derives it, unless
-    one was set.
-    """
-    had_spec, spec = "_manual_input_spec" in vars(model), vars(model).get("_manual_input_spec")
-    model.call = call
-    model.input_spec = None
-    try:
-        yield
-    finally:
-        del model.call
-        del model._manual_input_spec
-        if had_spec:
-            model.input_spec = spec
-
-
 def attach(thing: Any, name: str, value: Any) -> None:
     """Sets an attribute of one object past Keras's tracking, which would save it or refuse it."""
     vars(thing)[name] = value

@@ -169,34 +169,6 @@ def test_takes_training(model):
     assert not internals.takes_training(internals.maker(keras.Input((2,)) + 1))
 
 
-@canary("a tail in half precision casts a stored frontier before it should.")
-def test_take_inputs_as_they_are():
-    class Same(keras.layers.Layer):
-        def call(self, inputs: Any) -> Any:
-            return inputs
-
-    plain, changed = Same(dtype="float16"), Same(dtype="float16")
-    internals.take_inputs_as_they_are(changed)
-    assert plain(tf.ones((1, 1))).dtype == tf.float16
-    assert changed(tf.ones((1, 1))).dtype == tf.float32
-    with pytest.raises(ValueError, match="Only input tensors may be passed"):
-        plain("not a tensor")
-    assert changed("not a tensor") == "not a tensor"
-
-
-@canary("a model that trains its tail on a stored trunk refuses it, or images afterwards.")
-@pytest.mark.parametrize("spec", [None, keras.layers.InputSpec(shape=(None, 4))])
-def test_calling(model, spec):
-    if spec is not None:
-        model.input_spec = spec
-    with internals.calling(model, lambda inputs, training=None, mask=None: 2 * inputs):
-        np.testing.assert_array_equal(model(tf.ones((1, 7))), 2 * np.ones((1, 7)))
-    assert model(tf.ones((1, 4))).shape == (1, 2)
-    assert spec is None or model.input_spec is spec
-    with pytest.raises(ValueError, match="expected (shape|axis)|incompatible"):
-        model(tf.ones((1, 7)))
-
-
 @canary("kept graphs are saved with a model; fast gradients of convolutions do not take effect.")
 def test_attach(tmp_path):
     conv, double = keras.layers.Conv2D(1, 1), lambda inputs, kernel: 2 * inputs

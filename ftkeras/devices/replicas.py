@@ -50,6 +50,9 @@ _CONVOLUTIONS = (
 )
 
 
+_traced = threading.local()  # each replica is traced in a thread of its own
+
+
 def make_exact(model: keras.Model) -> None:
     """Mends, on a compiled model, what Keras computes differently on several replicas.
 
@@ -80,8 +83,10 @@ def make_exact(model: keras.Model) -> None:
     steps = _ExactSteps(model)
     model.train_step = steps.train_step
     model.compute_metrics = steps.compute_metrics
-    model.optimizer.scale_loss = steps.scale_loss
     replace_symbolic_build(model, steps.build)
+    if attached(model.optimizer, "apply") is not None:
+        return  # another model, which shares the optimizer, was made exact before
+    model.optimizer.scale_loss = steps.scale_loss
     updates = _ExactUpdates(model.optimizer, steps)
     model.optimizer.apply = updates.apply
     replace_writing(innermost(model.optimizer), updates.write)
@@ -98,6 +103,8 @@ def _misshapes_nothing() -> bool:
 
 def _pass_by_nothing(layer: keras.layers.Layer) -> None:
     """Lets a convolution run only where the batch has an example."""
+    if attached(layer, "call") is not None:
+        return  # the layer is also in another model
     convolve = layer.call
 
     def call(images: tf.Tensor) -> tf.Tensor:
@@ -120,7 +127,6 @@ class _ExactSteps:
         self._train_step = model.train_step
         self._compute_metrics = model.compute_metrics
         self._scale_loss = model.optimizer.scale_loss
-        self._traced = threading.local()  # each replica is traced in a thread of its own
         self._wants_vectors = averages_over_axis_0(model.distribute_strategy)
 
     def train_step(self, data: Any) -> Any:
@@ -128,15 +134,15 @@ class _ExactSteps:
         count = tf.cast(tf.shape(tf.nest.flatten(inputs)[0])[0], tf.float32)
         (total,) = _all_sum([count])
         # Keras has divided by the number of replicas already.
-        self._traced.share = count * self._replicas / tf.maximum(total, 1.0)
+        _traced.share = count * self._replicas / tf.maximum(total, 1.0)
         try:
             return self._train_step(data)
         finally:
-            del self._traced.share
+            del _traced.share
 
     def only_of_examples(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         """Returns zeros where this replica has no example; `share` is 0 there."""
-        share = getattr(self._traced, "share", None)
+        share = getattr(_traced, "share", None)
         if share is None:
             return gradients
         return tf.cond(
@@ -147,7 +153,7 @@ class _ExactSteps:
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Weighs the loss that gradients are taken of; the one that is logged is right as it is."""
-        share = getattr(self._traced, "share", None)
+        share = getattr(_traced, "share", None)
         return self._scale_loss(loss if share is None else loss * tf.cast(share, loss.dtype))
 
     def compute_metrics(self, *args: Any, **kwargs: Any) -> Any:

@@ -16,6 +16,7 @@ from ftkeras.devices.replicas import make_exact
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
+from ftkeras.model.graph import Graph
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import Curve, line_chart
@@ -100,11 +101,10 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         phases, scaling = build.scaled(config, expansion.phases)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
-        metrics = task.metrics(config, data)
         model.compile(
             optimizer,
             loss=loss,
-            weighted_metrics=metrics,
+            weighted_metrics=task.metrics(config, data),
             jit_compile=jit,
         )
         make_exact(model)
@@ -128,12 +128,26 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = batch_size.warn(model, config.data.batch_size, needed)
     notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
+
+    def make_tail(graph: Graph) -> keras.Model:
+        tail = task.tail(model, graph)
+        tail.compile(
+            model.optimizer,
+            loss=loss,
+            # Objects of its own: Keras resets those that a model has not used yet too late.
+            weighted_metrics=task.metrics(config, data),
+            jit_compile=jit,
+            auto_scale_loss=False,  # the model's optimizer does that already
+        )
+        make_exact(tail)
+        return tail
+
     options, trunk = build.trunk(config), None
-    if options is not None and (why_not := task.why_no_trunk(config)):
+    if options is not None and (why_not := task.why_no_trunk(config) or _why_no_tail(task, model)):
         if options.always:
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
     elif options is not None:
-        trunk = plan_trunk(model, feed, unfreeze, options)
+        trunk = plan_trunk(model, feed, unfreeze, options, make_tail)
     assembled = Assembled(
         task,
         config,
@@ -150,6 +164,15 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         notes,
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
+
+
+def _why_no_tail(task: Task, model: keras.Model) -> str | None:
+    """Returns why no part of the model can be fitted: it would train in another way."""
+    steps = ("train_step", "test_step", "compute_loss", "compute_metrics")
+    own = [name for name in steps if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own and type(task).tail is Task.tail:
+        return f"the model's class has its own {own[0]}, and its task has no `tail` with the same."
+    return None
 
 
 def _in_one(loss: Any) -> Callable[[Any, Any], Any]:

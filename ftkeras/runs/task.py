@@ -19,6 +19,7 @@ from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Row, predict_files
 from ftkeras.evaluation.results import format_results
 from ftkeras.export.classifier import Classifier, Servable
+from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.phases.smoothing import Smoothed
 from ftkeras.report.read import RunFacts
@@ -93,6 +94,18 @@ class Task:
     def why_no_trunk(self, config: Config) -> str | None:
         """Returns why what is frozen cannot run once, where it cannot."""
         return None
+
+    def tail(self, model: keras.Model, graph: Graph) -> keras.Model:
+        """Returns the part of `model` that trains while its frozen trunk is stored, not compiled.
+
+        If `model` is of a subclass with its own `compute_loss`, nothing is stored unless the task
+        replaces this: the part has to have the same loss.
+
+        Args:
+            model: The whole model, compiled.
+            graph: The calls from the frontier to the model's outputs.
+        """
+        return GraphModel(graph, "tail", model)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too."""

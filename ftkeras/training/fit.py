@@ -72,7 +72,7 @@ def fit(
     signals, trouble = signals or Signals(), trouble or DivergencePolicy()
     saving = saving or SavingOptions()
     unfreeze.prepare()  # the states on disk hold its optimizer
-    checkpoints = Checkpoints(run, monitor, average)
+    checkpoints = Checkpoints(model, run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     all_callbacks: list[keras.callbacks.Callback] = [
         unfreeze,  # before those that read its phase, its learning rate and its position
@@ -138,19 +138,16 @@ def _train(
     once: all that was trained is saved by then.
     """
     for stretch in segments(model, feed, unfreeze, trunk):
+        fitted, (train, val) = stretch.model, stretch.batches
         together = steps_together(model, stretch.work, callbacks, every_steps)
-        with (
-            stretch.fed as (train, val),
-            quick_pointwise_gradients(model),
-            doing_together(model, together),
-        ):
-            saved.before_fit(train)
+        with quick_pointwise_gradients(fitted), doing_together(fitted, together):
+            saved.before_fit(fitted, train)
             train = spread(train, model.distribute_strategy)
             val = None if val is None else spread(val, model.distribute_strategy)
             first = stretch.first_epoch
             if saved.logs is not None:
                 with signals.at_steps():
-                    _validate(model, val, first, saved.logs, callbacks)
+                    _validate(fitted, val, first, saved.logs, callbacks)
                 saved.logs, first = None, first + 1
                 if saved.over:
                     return
@@ -158,7 +155,7 @@ def _train(
                     continue
             if first < stretch.end_epoch:
                 with signals.at_steps():
-                    model.fit(
+                    fitted.fit(
                         train,
                         validation_data=val,
                         initial_epoch=first,

@@ -29,6 +29,7 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.model.assemble import build_model
+from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training import executions
@@ -135,7 +136,11 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
     only = ImageData("starter", data.class_names, False, {"train": data.splits["train"]})
     feed = Feed(only, image_size=size, batch_size=32)
-    trunk = plan_trunk(model, feed, unfreeze, TrunkOptions(always=True))
+
+    def make_tail(graph: Graph) -> keras.Model:
+        return compile_like_all(GraphModel(graph, "tail", model), model.optimizer)
+
+    trunk = plan_trunk(model, feed, unfreeze, TrunkOptions(always=True), make_tail)
     config = parse_config(
         {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}, **PHASES}
     )
@@ -149,8 +154,12 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
 
 def compiled(backbone: Backbone, classes: int) -> keras.Model:
     """Returns a new model on the backbone."""
-    model = build_model(backbone, classes, seed=0)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
+    return compile_like_all(build_model(backbone, classes, seed=0), optimizer)
+
+
+def compile_like_all(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> keras.Model:
+    """Compiles a model or a part of one, and returns it."""
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
     return model

@@ -45,7 +45,7 @@ class SavedTraining:
     """A training and its states on disk: begins with the newest, saves, and goes back.
 
     Args:
-        model: The model that trains.
+        model: The whole model, whichever part of it is fitted.
         run: Where its states are.
         unfreeze: The phases, which know the position.
         average: The moving average, if there is one.
@@ -73,7 +73,7 @@ class SavedTraining:
         """The training metrics of an epoch of which only the validation is to be done."""
         self.seconds = 0.0
         """How long it took to save the last time."""
-        self._model = model
+        self._model = self._fitted = model
         self._run = run
         self._unfreeze = unfreeze
         self._average = average
@@ -112,7 +112,7 @@ class SavedTraining:
         start = time.monotonic()
         if self._average is not None:
             self._average.unswap()  # where a validation broke off
-        tree = state.take(self._model, self._parts)
+        tree = state.take(self._model, self._fitted, self._parts)
         self._check_finite(tree)
         self.over = over
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
@@ -120,15 +120,21 @@ class SavedTraining:
         self._checkpoints.note_state()
         self.seconds = time.monotonic() - start
 
-    def before_fit(self, batches: tf.data.Dataset) -> None:
-        """Makes sure that the metrics are there for `put_metrics`."""
+    def before_fit(self, fitted: keras.Model, batches: tf.data.Dataset) -> None:
+        """Takes note of whose metrics count, and makes sure that `put_metrics` finds them.
+
+        Args:
+            fitted: What the next `fit` trains: the whole model or its tail.
+            batches: What it trains on.
+        """
+        self._fitted = fitted
         if self._metrics is not None:
-            state.build_metrics(self._model, batches)
+            state.build_metrics(fitted, batches)
 
     def put_metrics(self) -> None:
         """Gives the metrics their values in the midst of an epoch; Keras has just reset them."""
         if self._metrics is not None:
-            state.put_metrics(self._model, self._metrics)
+            state.put_metrics(self._fitted, self._metrics)
         self._metrics = None
 
     def go_back(self, trouble: Divergence, examples: Callable[[int, int], str]) -> None:
