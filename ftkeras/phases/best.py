@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ftkeras.errors import TrainingError
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 
 
 class BestEpoch:
@@ -20,7 +20,7 @@ class BestEpoch:
         self._waited = 0
         self._weights: list[np.ndarray] = []
 
-    def over(self, phase: ResolvedPhase, logs: Mapping[str, Any], model: keras.Model) -> bool:
+    def over(self, phase: Phase, logs: Mapping[str, Any], model: keras.Model) -> bool:
         """Looks at an epoch's logs; returns whether the phase should end."""
         until = phase.until
         if until is None:

@@ -15,7 +15,7 @@ from ftkeras.keras_internals import weights_of_optimizer
 from ftkeras.phases.audit import Audit, AuditResult
 from ftkeras.phases.best import BestEpoch
 from ftkeras.phases.freezing import check_own_flags, set_trainable, trained_weights
-from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
+from ftkeras.phases.phase import Phase, resolve_phases
 from ftkeras.phases.plan import describe_length
 from ftkeras.phases.rates import WeightRates, innermost, rate_shares
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
@@ -118,7 +118,7 @@ class StagedUnfreezing(keras.callbacks.Callback):
         self.set_flags(0)
 
     @property
-    def phase(self) -> ResolvedPhase:
+    def phase(self) -> Phase:
         """The phase that is running, or the first one before training."""
         return self.phases[self._index or 0]
 
@@ -379,12 +379,12 @@ class StagedUnfreezing(keras.callbacks.Callback):
             )
 
 
-def _epochs(phases: Sequence[ResolvedPhase], steps_per_epoch: int | None) -> int:
+def _epochs(phases: Sequence[Phase], steps_per_epoch: int | None) -> int:
     """Returns how many epochs `fit` must offer; rounding keeps 3 x 1/3 from becoming 2."""
     return int(-(-round(sum(phase.length(steps_per_epoch) for phase in phases), 9) // 1))
 
 
-def _describe(phase: ResolvedPhase, trained: Sequence[Weight]) -> str:
+def _describe(phase: Phase, trained: Sequence[Weight]) -> str:
     count = sum(weight.size for weight in trained)
     return (
         f"phase {phase.name}: trains {', '.join(phase.train)} ({count:,} parameters), "

@@ -13,7 +13,7 @@ import tensorflow as tf
 from ftkeras.console import table
 from ftkeras.keras_internals import flat_layers, inbound_nodes
 from ftkeras.phases.freezing import trained_weights
-from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
+from ftkeras.phases.phase import Phase, resolve_phases
 from ftkeras.phases.rates import rate_shares
 from ftkeras.phases.schedule import learning_rate, turning_points
 from ftkeras.phases.selectors import Weight, Weights
@@ -149,7 +149,7 @@ def format_plan(plan: Plan) -> str:
 
 
 def _plan_phase(
-    model: keras.Model, weights: Weights, phase: ResolvedPhase, steps_per_epoch: int, batch: int
+    model: keras.Model, weights: Weights, phase: Phase, steps_per_epoch: int, batch: int
 ) -> PlannedPhase:
     trained = trained_weights(weights, phase.train, phase.batch_norm)
     shares = rate_shares(weights, phase, trained)
@@ -182,7 +182,7 @@ def evenly_spaced(steps: int, most: int) -> list[int]:
     return [round(i * (steps - 1) / max(count - 1, 1)) for i in range(count)]
 
 
-def describe_length(phase: ResolvedPhase) -> str:
+def describe_length(phase: Phase) -> str:
     """Returns a phase's length in words."""
     if phase.steps is not None:
         return f"{phase.steps} steps"
@@ -193,7 +193,7 @@ def describe_length(phase: ResolvedPhase) -> str:
 
 
 def _plan_blocks(
-    weights: Weights, phase: ResolvedPhase, shares: dict[int, float], peak: float
+    weights: Weights, phase: Phase, shares: dict[int, float], peak: float
 ) -> Iterator[PlannedBlock]:
     for name in (*weights.blocks, None):
         inside = [weight for weight in weights.all if weight.block == name]
@@ -208,7 +208,7 @@ def _plan_blocks(
         )
 
 
-def _batch_norm(inside: list[Weight], training: list[Weight], phase: ResolvedPhase) -> str:
+def _batch_norm(inside: list[Weight], training: list[Weight], phase: Phase) -> str:
     layers = {
         id(weight.layer)
         for weight in inside
@@ -221,7 +221,7 @@ def _batch_norm(inside: list[Weight], training: list[Weight], phase: ResolvedPha
 
 
 def _warnings(
-    phases: Sequence[ResolvedPhase], planned: Sequence[PlannedPhase], batch_size: int
+    phases: Sequence[Phase], planned: Sequence[PlannedPhase], batch_size: int
 ) -> Iterator[str]:
     first = planned[0]
     if not first.blocks[-1].trained:

@@ -31,13 +31,11 @@ from ftkeras.keras_internals import (
     weights_of_optimizer,
 )
 from ftkeras.phases.fused_adam import fused_update
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.phases.selectors import Weight, Weights, select
 
 
-def rate_shares(
-    weights: Weights, phase: ResolvedPhase, trained: Sequence[Weight]
-) -> dict[int, float]:
+def rate_shares(weights: Weights, phase: Phase, trained: Sequence[Weight]) -> dict[int, float]:
     """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
 
     With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A
