@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -107,10 +108,10 @@ def test_a_run_that_is_not_finished_goes_on_and_a_finished_one_does_not(folder):
 
 def test_a_run_does_not_go_on_with_another_config(folder):
     run = Run.create(folder, CONFIG)
-    phases = [CONFIG.phases[0].model_copy(update={"epochs": 2, "train": ["all"]})]
+    phases = [dataclasses.replace(CONFIG.phases[0], epochs=2, train=["all"])]
     with pytest.raises(UserError) as error:
         run.resumes(changed(seed=1, phases=phases))
-    assert "seed: 0 -> 1; phases[0].train: None -> ['all']; phases[0].epochs: 1 -> 2." in str(
+    assert "seed: 0 -> 1; phases[0].epochs: 1 -> 2; phases[0].train: None -> ['all']." in str(
         error.value
     )
 

@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.fields import FieldInfo
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 # Upper bounds are far above what makes sense, and keep what follows from a slip finite.
-PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, le=1e6)]
-PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=10**9)]
+PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6, strict=True)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, le=1e6, strict=True)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=10**9, strict=True)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Images = Annotated[int, Field(ge=1, le=10**6)]
 Units = Annotated[int, Field(ge=1, le=10**6)]
 Strength = Literal["none", "light", "medium", "strong"]
-# One selector may be written without a list around it.
-Selectors = Annotated[
-    list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
-]
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    # A later phase takes what it leaves out from the one before. Whatever reads phases reads those
+    # that `resolve_phases` returned, with nothing left out: for a type checker None is not there.
+    LeftOut = Annotated[T, "None until it is resolved"]
+    Selectors = Sequence[str]
+else:
+    LeftOut = Optional  # noqa: UP045 - as a name for "T or None"
+    # One selector may be written without a list around it.
+    Selectors = Annotated[
+        list[StrictStr],
+        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+    ]
+
+
+def left_out(first: Any = None) -> Any:
+    """Declares a field of a dataclass that may be left out.
+
+    Args:
+        first: Its value if no phase before has one; None if there is none.
+    """
+    return dataclasses.field(default=None, metadata={"first": first})
+
+
+def without_null_characters(value: Any) -> Any:
+    """Returns the value; refuses texts that hold a null character.
+
+    TensorFlow would read a path up to the first, and Python refuses it with a traceback.
+    """
+    for text in value if isinstance(value, (list, dict)) else [value]:
+        if isinstance(text, str) and "\0" in text:
+            raise ValueError("the text holds a null character")
+    return value
 
 
 class Section(BaseModel):
@@ -33,11 +67,23 @@ class Section(BaseModel):
         allow_inf_nan=False,
     )
 
-    @field_validator("*")
-    @classmethod
-    def _no_null_characters(cls, value: Any) -> Any:
-        # TensorFlow would read a path up to the first, and Python refuses it with a traceback.
-        for text in value if isinstance(value, (list, dict)) else [value]:
-            if isinstance(text, str) and "\0" in text:
-                raise ValueError("the text holds a null character")
-        return value
+    _no_null_characters = field_validator("*")(without_null_characters)
+
+
+def is_section(kind: Any) -> bool:
+    """Whether a type has fields: a model, or a dataclass that scripts use too."""
+    return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_pydantic_dataclass(kind))
+
+
+def fields_of(section: Any) -> Mapping[str, FieldInfo]:
+    """Returns the fields of what `is_section` holds for, by name."""
+    is_model = issubclass(section, BaseModel)
+    fields: Mapping[str, FieldInfo] = (
+        section.model_fields if is_model else section.__pydantic_fields__
+    )
+    return fields
+
+
+def field_names(section: Any) -> list[str]:
+    """Returns the names of a section's fields, in order."""
+    return list(fields_of(section))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import stat
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from ftkeras.config.errors import explain, shorten
 from ftkeras.config.schema import Config
 from ftkeras.config.schemas import SCHEMAS, schema_of
 from ftkeras.errors import UserError, did_you_mean
@@ -167,7 +167,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
         if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
             if key.value in keys:
                 line = key.start_mark.line + 1
-                raise UserError(f"line {line}: the key {_shorten(key.value)} is given twice.")
+                raise UserError(f"line {line}: the key {shorten(key.value)} is given twice.")
             keys.add(key.value)
 
 
@@ -202,7 +202,7 @@ def _schema_of(data: Mapping[str, Any], where: str) -> type[Config]:
     if not isinstance(task, str) or task not in SCHEMAS:
         guess = did_you_mean(task, SCHEMAS) if isinstance(task, str) else ""
         raise UserError(
-            f"{where}: task: no task {_shorten(task)}.{guess} Tasks: {', '.join(SCHEMAS)}."
+            f"{where}: task: no task {shorten(task)}.{guess} Tasks: {', '.join(SCHEMAS)}."
         )
     return schema_of(task)
 
@@ -241,7 +241,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(leaves: Mapping[str, Any], name: str) -> str:
-    return _shorten(leaves[name]) if name in leaves else "nothing"
+    return shorten(leaves[name]) if name in leaves else "nothing"
 
 
 # ----------------------------------------------------------------------------- overrides
@@ -251,7 +251,7 @@ def _parse_override(override: str) -> tuple[tuple[str | int, ...], str]:
     name, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+|\[-?[0-9]{1,9}\])*", name):
         raise UserError(
-            f"--set {_shorten(override)}: expected FIELD=VALUE, for example phases[1].epochs=20."
+            f"--set {shorten(override)}: expected FIELD=VALUE, for example phases[1].epochs=20."
         )
     parts = re.findall(r"\w+|\[-?[0-9]+\]", name)
     return tuple(int(part[1:-1]) if part[0] == "[" else part for part in parts), text
@@ -265,13 +265,13 @@ def _assign(tree: Any, location: tuple[str | int, ...], value: Any, override: st
                 held = (
                     f"it has {len(node)} entries" if isinstance(node, list) else "it is not a list"
                 )
-                raise UserError(f"--set {_shorten(override)}: no entry [{part}]; {held}.")
+                raise UserError(f"--set {shorten(override)}: no entry [{part}]; {held}.")
         elif isinstance(node, list):
             raise UserError(
-                f"--set {_shorten(override)}: {part!r} is asked of a list; name an entry, as [0]."
+                f"--set {shorten(override)}: {part!r} is asked of a list; name an entry, as [0]."
             )
         elif not isinstance(node, dict):
-            raise UserError(f"--set {_shorten(override)}: {part!r} is not inside a section.")
+            raise UserError(f"--set {shorten(override)}: {part!r} is not inside a section.")
         if following is None:
             node[part] = value
         else:
@@ -306,7 +306,7 @@ def _user_error(error: ValidationError, data: Any, where: str, schema: type[Conf
     by_location: dict[tuple[str | int, ...], list[str]] = {}
     for item in error.errors():
         location = _clean(item["loc"], data)
-        by_location.setdefault(location, []).append(_explain(item, schema))
+        by_location.setdefault(location, []).append(explain(item, schema))
     (location, messages), *others = by_location.items()
     name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     message = " or ".join(dict.fromkeys(messages))
@@ -330,52 +330,3 @@ def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
         elif isinstance(node, dict) and depth == len(loc) - 1:
             kept.append(part)
     return tuple(kept)
-
-
-def _explain(item: Any, schema: type[Config]) -> str:
-    kind, value = item["type"], item["input"]
-    if kind == "extra_forbidden":
-        known = _known_fields(schema, item["loc"][:-1])
-        guess = did_you_mean(str(item["loc"][-1]), known)
-        return f"no such field.{guess} Fields here: {', '.join(known)}."
-    if kind == "missing":
-        return "is missing and has no default."
-    if kind == "union_tag_not_found":
-        return "'source' is missing. Allowed: folder, manifest, tfds, tfrecord, arrays, starter."
-    if kind == "union_tag_invalid":
-        allowed = item["ctx"]["expected_tags"].replace("'", "")
-        guess = did_you_mean(str(item["ctx"]["tag"]), allowed.split(", "))
-        return f"source {item['ctx']['tag']!r} is unknown.{guess} Allowed: {allowed}."
-    if kind == "value_error":
-        return str(item["ctx"]["error"])
-    guess = ""
-    if kind == "literal_error" and isinstance(value, str):
-        guess = did_you_mean(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
-    return f"{item['msg'].replace('Input should be', 'expected')}, got {_shorten(value)}.{guess}"
-
-
-def _shorten(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _known_fields(schema: type[Config], loc: tuple[str | int, ...]) -> list[str]:
-    models: list[type[BaseModel]] = [schema]
-    for part in loc:
-        fields = {name: f for model in models for name, f in model.model_fields.items()}
-        if part in fields:
-            models = _models_in(fields[str(part)].annotation)
-        elif not isinstance(part, int):  # the tag of a union: the data source's name
-            models = [m for m in models if part in _literals(m)] or models
-    return list(dict.fromkeys(name for model in models for name in model.model_fields))
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
-
-
-def _literals(model: type[BaseModel]) -> tuple[Any, ...]:
-    source = model.model_fields.get("source")
-    return typing.get_args(source.annotation) if source else ()

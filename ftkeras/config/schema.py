@@ -18,10 +18,9 @@ from ftkeras.config.fields import (
     PositiveFloat,
     PositiveInt,
     Section,
-    Selectors,
-    Strength,
     Units,
 )
+from ftkeras.config.phases import Phase
 
 # --------------------------------------------------------------------- backbone and head
 
@@ -98,55 +97,6 @@ class LossConfig(Section):
 # ------------------------------------------------------------------------------- training
 
 
-class UntilConfig(Section):
-    """Ends a phase once a metric stops improving."""
-
-    metric: str = "val_loss"
-    """A logged metric; the direction follows from its name."""
-    patience: PositiveInt = 2
-    """How many epochs without improvement end the phase."""
-    min_delta: NonNegativeFloat = 0.0
-    """The smallest change that counts as an improvement."""
-    max_epochs: PositiveInt = 20
-    """When the phase ends all the same; decays are laid out over this length."""
-    restore_best: bool = True
-    """Whether the next phase starts from the weights of the best epoch."""
-
-
-class PhaseConfig(Section):
-    """A stretch of training. A later phase inherits what it leaves out."""
-
-    name: str
-    """A name for logs and plots."""
-    train: Selectors | None = None
-    """What trains: any of head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias."""
-    epochs: PositiveInt | None = None
-    """How many passes over the training images; or give steps, or until."""
-    steps: PositiveInt | None = None
-    """How many steps; the phase may end within an epoch."""
-    until: UntilConfig | None = None
-    """Ends the phase once a metric stops improving."""
-    learning_rate: PositiveFloat | None = None
-    """The phase's peak learning rate."""
-    warmup: Fraction | None = None
-    """The share of the phase's steps over which the rate rises linearly from zero; 0 by default."""
-    decay: Literal["constant", "cosine", "linear", "step", "one_cycle"] | None = None
-    """How the rate falls after the warm-up; cosine by default."""
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Rates fall by this factor from block to block, from the head down to the input; 1 is off."""
-    rates: dict[str, PositiveFloat] | None = None
-    """Learning rates for single selectors, in place of the phase's own: {norm: 1.0e-5}."""
-    batch_norm: Literal["frozen", "train", "recalibrate"] | None = None
-    """Batch normalisation: pretrained statistics (frozen, the default), trained where selected, or
-    statistics estimated anew on these data when the phase begins."""
-    dropout: Fraction | None = None
-    """The rate of the head's dropout layers in this phase."""
-    augmentation: Strength | None = None
-    """The strength of augmentation in this phase."""
-    label_smoothing: Fraction | None = None
-    """The loss's label smoothing in this phase."""
-
-
 class StrategyConfig(Section):
     """A named way to fine-tune, which `ftkeras plan` writes out as phases."""
 
@@ -174,7 +124,7 @@ class StrategyConfig(Section):
 
 
 PhasesConfig = Annotated[
-    Annotated[list[PhaseConfig], Field(min_length=1), Tag("list")]
+    Annotated[list[Phase], Field(min_length=1), Tag("list")]
     | Annotated[StrategyConfig, Tag("strategy")],
     Discriminator(lambda given: "list" if isinstance(given, list) else "strategy"),
 ]

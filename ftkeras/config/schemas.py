@@ -37,4 +37,6 @@ def json_schema() -> dict[str, Any]:
         merged["$defs"] = {**schema["$defs"], **merged["$defs"]}
         merged["properties"] = {**schema["properties"], **merged["properties"]}
     merged["properties"]["task"]["enum"] = list(SCHEMAS)
+    for section in merged["$defs"].values():  # what follows is for those who write Python
+        section["description"] = section["description"].partition("\n\n")[0]
     return merged

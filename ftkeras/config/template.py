@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from ftkeras.config.data import FolderData, StarterData
+from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
-from ftkeras.config.schema import Config, PhaseConfig
+from ftkeras.config.phases import Phase
+from ftkeras.config.schema import Config
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -69,8 +71,7 @@ def _section(
 def _phases(phases: list[dict[str, Any]]) -> list[str]:
     lines = []
     for number, phase in enumerate(phases):
-        for index, name in enumerate(PhaseConfig.model_fields):
-            field = PhaseConfig.model_fields[name]
+        for index, (name, field) in enumerate(fields_of(Phase).items()):
             if number == 0:
                 lines += [f"    # {line}" for line in (field.description or "").splitlines()]
             dash = "- " if index == 0 else "  "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ftkeras.doctor.findings import Evidence, Finding
 from ftkeras.memory import available_memory
 from ftkeras.phases import Plan
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.phases.plan import PlannedPhase
 from ftkeras.phases.schedule import learning_rate
 
@@ -31,7 +31,7 @@ def check_config(
     examples: int,
     validated: bool,
     plan: Plan,
-    phases: Sequence[ResolvedPhase],
+    phases: Sequence[Phase],
 ) -> list[Finding]:
     """Finds settings that contradict each other or the data.
 
@@ -86,7 +86,7 @@ def _rates(plan: Plan, optimizer: str, batch: int) -> Iterator[Finding]:
 
 
 def _travel(
-    plan: Plan, phases: Sequence[ResolvedPhase], optimizer: str, accumulate: int
+    plan: Plan, phases: Sequence[Phase], optimizer: str, accumulate: int
 ) -> Iterator[Finding]:
     """An adaptive optimizer moves a weight by about the rate in a step, whatever the gradient."""
     if optimizer in ("sgd", "adafactor", "lamb"):  # these scale steps by gradients or weights

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftkeras.errors import TrainingError
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 
 
 class BestEpoch:
@@ -40,7 +40,7 @@ class BestEpoch:
         """Whether there is a best value."""
         return self._waited >= 0
 
-    def judge(self, phase: ResolvedPhase, epoch: int, logs: Mapping[str, Any]) -> bool:
+    def judge(self, phase: Phase, epoch: int, logs: Mapping[str, Any]) -> bool:
         """Looks at the metrics after so many epochs; returns whether this is the best one.
 
         Raises:
@@ -61,11 +61,11 @@ class BestEpoch:
         self._waited = max(self._waited, 0) + 1
         return False
 
-    def over(self, phase: ResolvedPhase) -> bool:
+    def over(self, phase: Phase) -> bool:
         """Whether the phase has waited long enough."""
         return phase.until is not None and self._waited >= phase.until.patience
 
-    def check(self, phases: Sequence[ResolvedPhase], epoch: int) -> None:
+    def check(self, phases: Sequence[Phase], epoch: int) -> None:
         """Warns if a checkpoint was written before the last epoch's metric was looked at."""
         running = phases[self.phase] if self.phase >= 0 else None
         if running is not None and running.until is not None and self._epoch != epoch:

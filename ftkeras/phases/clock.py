@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.phases.schedule import learning_rate
 
 
@@ -34,9 +34,7 @@ class PhaseClock:
         2
     """
 
-    def __init__(
-        self, phases: Sequence[ResolvedPhase], steps_per_epoch: int | None, every: int = 1
-    ):
+    def __init__(self, phases: Sequence[Phase], steps_per_epoch: int | None, every: int = 1):
         self.phases = phases
         self.steps_per_epoch = steps_per_epoch
         self.ends: list[float] = [-1.0] * len(phases)

@@ -16,7 +16,7 @@ from ftkeras.phases.clock import PhaseClock
 from ftkeras.phases.freezing import trained_weights
 from ftkeras.phases.groups import Group, canonical_paths
 from ftkeras.phases.install import template_of
-from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
+from ftkeras.phases.phase import Phase, resolve_phases
 from ftkeras.phases.rates import rate_shares
 from ftkeras.phases.schedule import turning_points
 from ftkeras.phases.selectors import Weight, Weights
@@ -75,7 +75,7 @@ class PlannedPhase:
     parameters: int
     activation_bytes: int
     blocks: tuple[PlannedBlock, ...]
-    phase: ResolvedPhase
+    phase: Phase
     trained: tuple[Weight, ...]
     shares: Mapping[int, float]
 
@@ -236,7 +236,7 @@ def evenly_spaced(steps: int, most: int) -> list[int]:
     return [round(i * (steps - 1) / max(count - 1, 1)) for i in range(count)]
 
 
-def describe_length(phase: ResolvedPhase) -> str:
+def describe_length(phase: Phase) -> str:
     """Returns a phase's length in words."""
     if phase.steps is not None:
         return f"{phase.steps} steps"
@@ -246,7 +246,7 @@ def describe_length(phase: ResolvedPhase) -> str:
     return f"{phase.epochs} epochs"
 
 
-def describe_start(phase: ResolvedPhase, trained: Sequence[Weight]) -> str:
+def describe_start(phase: Phase, trained: Sequence[Weight]) -> str:
     """Returns a line that says what a phase that begins does."""
     count = sum(weight.size for weight in trained)
     return (
@@ -256,7 +256,7 @@ def describe_start(phase: ResolvedPhase, trained: Sequence[Weight]) -> str:
 
 
 def _plan_blocks(
-    weights: Weights, phase: ResolvedPhase, shares: dict[int, float], peak: float
+    weights: Weights, phase: Phase, shares: dict[int, float], peak: float
 ) -> Iterator[PlannedBlock]:
     for name in (*weights.blocks, None):
         inside = [weight for weight in weights.all if weight.block == name]
@@ -271,7 +271,7 @@ def _plan_blocks(
         )
 
 
-def _batch_norm(inside: list[Weight], training: list[Weight], phase: ResolvedPhase) -> str:
+def _batch_norm(inside: list[Weight], training: list[Weight], phase: Phase) -> str:
     layers = {
         id(weight.layer)
         for weight in inside
@@ -284,7 +284,7 @@ def _batch_norm(inside: list[Weight], training: list[Weight], phase: ResolvedPha
 
 
 def _warnings(
-    phases: Sequence[ResolvedPhase], planned: Sequence[PlannedPhase], batch_size: int
+    phases: Sequence[Phase], planned: Sequence[PlannedPhase], batch_size: int
 ) -> Iterator[str]:
     first = planned[0]
     if not first.blocks[-1].trained:

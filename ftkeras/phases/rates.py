@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ftkeras.errors import UserError
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.phases.selectors import Weight, Weights, select
 
 
-def rate_shares(
-    weights: Weights, phase: ResolvedPhase, trained: Sequence[Weight]
-) -> dict[int, float]:
+def rate_shares(weights: Weights, phase: Phase, trained: Sequence[Weight]) -> dict[int, float]:
     """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
 
     With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A

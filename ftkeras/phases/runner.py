@@ -17,7 +17,7 @@ from ftkeras.phases.freezing import check_own_flags, set_trainable
 from ftkeras.phases.groups import same_groups
 from ftkeras.phases.install import install, phased
 from ftkeras.phases.optimizer import PhasedOptimizer
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.phases.plan import Plan, bytes_of, describe_start
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.phases.settings import Settings
@@ -50,7 +50,7 @@ class PlanRunner:
     ):
         self.plan = plan
         """What each phase does: the plan that is printed is the plan that runs."""
-        self.phases: tuple[ResolvedPhase, ...] = tuple(planned.phase for planned in plan.phases)
+        self.phases: tuple[Phase, ...] = tuple(planned.phase for planned in plan.phases)
         self.clock = PhaseClock(self.phases, plan.steps_per_epoch, plan.accumulation)
         self.epochs = self.clock.epochs
         """The epochs of all phases together, at most: what to pass to `fit`."""
@@ -76,7 +76,7 @@ class PlanRunner:
                 )
 
     @property
-    def phase(self) -> ResolvedPhase:
+    def phase(self) -> Phase:
         """The phase that is running, or the first one before training."""
         return self.phases[self.index or 0]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 
 # The 1cycle policy (Smith and Topin 2018) in the proportions that fastai made usual.
 _RISE_SHARE, _START_DIVISOR, _END_DIVISOR = 0.3, 25.0, 1e4
 
 
-def learning_rate(phase: ResolvedPhase, step: int, steps: int) -> float:
+def learning_rate(phase: Phase, step: int, steps: int) -> float:
     """Returns the rate for step `step` (from 0) of a phase of `steps` steps.
 
     After a linear warm-up to the peak: `constant` stays; `linear` and `cosine` (Loshchilov and
@@ -40,7 +40,7 @@ def learning_rate(phase: ResolvedPhase, step: int, steps: int) -> float:
     return peak
 
 
-def turning_points(phase: ResolvedPhase, steps: int) -> list[int]:
+def turning_points(phase: Phase, steps: int) -> list[int]:
     """Returns the first and the last step, and between them those where the rate may be highest.
 
     However long a phase is, they are few.
@@ -62,7 +62,7 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 
 def locate(
-    phases: Sequence[ResolvedPhase], epoch: int, steps_per_epoch: int | None = None
+    phases: Sequence[Phase], epoch: int, steps_per_epoch: int | None = None
 ) -> tuple[int, float]:
     """Returns (index of the phase, epochs since it began) for an epoch counted from 0.
 

@@ -9,7 +9,7 @@ import keras
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError
 from ftkeras.phases.heads import blocks_or_layers, head_dropouts
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.phases.smoothing import check_losses, smoothed_losses
 
 
@@ -39,7 +39,7 @@ class Settings:
         self._rates = [(layer, layer.rate) for layer in dropouts]
         self._model = model
 
-    def check(self, phase: ResolvedPhase) -> None:
+    def check(self, phase: Phase) -> None:
         """Refuses what `apply` could not do.
 
         Raises:
@@ -60,7 +60,7 @@ class Settings:
         if phase.label_smoothing is not None:
             check_losses(self._model)
 
-    def apply(self, phase: ResolvedPhase) -> None:
+    def apply(self, phase: Phase) -> None:
         """Sets what a phase says, before the train function is traced."""
         for layer, rate in self._rates:
             layer.rate = rate if phase.dropout is None else phase.dropout

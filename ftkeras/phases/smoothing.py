@@ -39,7 +39,7 @@ class Smoothed(keras.losses.Loss):
 
     Example:
         >>> loss = Smoothed(keras.losses.CategoricalCrossentropy(from_logits=True), 0.1)
-        >>> loss.smooth(np.array([[1.0, 0.0]])).numpy()
+        >>> loss.smooth([[1.0, 0.0]]).numpy()
         array([[0.95, 0.05]], dtype=float32)
     """
 

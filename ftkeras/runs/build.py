@@ -10,7 +10,7 @@ import keras
 
 from ftkeras.backbones import Backbone, Block, load_backbone
 from ftkeras.config.data import DataSection
-from ftkeras.config.schema import Config, PhaseConfig, StrategyConfig
+from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
@@ -25,7 +25,7 @@ from ftkeras.model.surgery import (
     shrink_and_perturb,
     swap_activation_in,
 )
-from ftkeras.phases.phase import Phase, Until, scale_rates
+from ftkeras.phases.phase import Phase, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
@@ -134,7 +134,7 @@ def phases(
     """Returns the phases that are listed, or those of the strategy that is named."""
     section = config.phases
     if not isinstance(section, StrategyConfig):
-        return Expansion(tuple(_phase(phase) for phase in section))
+        return Expansion(tuple(section))
     setting = Setting(
         epochs=section.epochs,
         head_rate=section.learning_rate,
@@ -246,8 +246,3 @@ def _new_blocks(config: Config, on: Backbone) -> tuple[Block, ...]:
             f"backbone.reinitialize: {on.name} has {len(on.blocks)} blocks, fewer than {count}."
         )
     return on.blocks[len(on.blocks) - count :]
-
-
-def _phase(phase: PhaseConfig) -> Phase:
-    until = None if phase.until is None else Until(**phase.until.model_dump())
-    return Phase(**{**phase.model_dump(), "until": until})

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share, take_share
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.plan import TrunkPlan, stores_share, strength_of, training_work, views_of
@@ -83,7 +83,7 @@ def segments(
 def _from_stores(
     model: keras.Model,
     feed: Feed,
-    phase: ResolvedPhase,
+    phase: Phase,
     trunk: TrunkPlan,
     split: TrunkSplit,
     index: int,

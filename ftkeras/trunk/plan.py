@@ -19,7 +19,7 @@ from ftkeras.devices.workers import wait_for_all
 from ftkeras.model.graph import Graph, flatten
 from ftkeras.model.inference import outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.phase import Phase
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.split import TrunkSplit, is_within, split_model
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
@@ -185,7 +185,7 @@ def plan_trunk(
 
 
 def _maker(
-    phases: Sequence[ResolvedPhase],
+    phases: Sequence[Phase],
     forecasts: Sequence[TrunkForecast],
     splits: Sequence[TrunkSplit | None],
     split: TrunkSplit,
@@ -215,7 +215,7 @@ def _maker(
 
 def _forecast(
     model: keras.Model,
-    phase: ResolvedPhase,
+    phase: Phase,
     split: TrunkSplit,
     maker: str,
     feed: Feed,
@@ -260,7 +260,7 @@ def training_work(split: TrunkSplit) -> float:
     return (1 + _BACKWARD) * work(split.tail.graph)
 
 
-def stores_share(model: keras.Model, feed: Feed, phase: ResolvedPhase) -> bool:
+def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
     """Whether each of several workers stores its share of the examples alone.
 
     A batch then divides among the workers by who has stored what: the same batch, but of parts that
@@ -273,12 +273,12 @@ def stores_share(model: keras.Model, feed: Feed, phase: ResolvedPhase) -> bool:
     return workers > 1 and not (random or few or feed.full or model.jit_compile)
 
 
-def views_of(phase: ResolvedPhase, feed: Feed, options: TrunkOptions) -> int:
+def views_of(phase: Phase, feed: Feed, options: TrunkOptions) -> int:
     """Returns how many versions of each training image a phase's store holds."""
     return max(1, options.views) if strength_of(phase, feed) else 1
 
 
-def strength_of(phase: ResolvedPhase, feed: Feed) -> str | None:
+def strength_of(phase: Phase, feed: Feed) -> str | None:
     """Returns how a phase augments: a strength, "layers", or None where it doesn't."""
     if feed.layers is not None:
         return "layers"
@@ -286,7 +286,7 @@ def strength_of(phase: ResolvedPhase, feed: Feed) -> str | None:
     return None if STRENGTHS[name] == STRENGTHS["none"] else name
 
 
-def _what_changes(phase: ResolvedPhase, feed: Feed) -> Iterator[str]:
+def _what_changes(phase: Phase, feed: Feed) -> Iterator[str]:
     if strength_of(phase, feed):
         yield "augmentation makes each epoch's images new"
     if feed.options.get("mixup") or feed.options.get("cutmix"):

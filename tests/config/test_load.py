@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ftkeras
 from ftkeras.config.data import StarterData
-from ftkeras.config.load import dump_config, load_config, parse_config
+from ftkeras.config.load import dump_config, load_config, parse_config, parse_text
 from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
 from ftkeras.config.template import commented_config
@@ -97,6 +98,42 @@ def test_wrong_values_are_named_with_place_and_remedy(override, parts):
 
 def test_several_mistakes_are_counted():
     assert error_of("data.pth=x", "head.dropuot=1").endswith("(and 1 more)")
+
+
+def test_a_phase_of_a_config_is_that_of_the_api():
+    phase = {"name": "top", "until": {"metric": "val_accuracy"}, "train": "all", "warmup": None}
+    config = parse_config({**MINIMAL, "phases": [*MINIMAL["phases"], phase]})
+    until = ftkeras.Until("val_accuracy")
+    assert config.phases[0] == ftkeras.Phase("head", 1, 1e-3)
+    assert config.phases[1] == ftkeras.Phase("top", until=until, train=["all"])
+    assert parse_text(dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0},
+        {"epochs": 2.0},
+        {"epochs": 1, "steps": 3},
+        {"epoch": 1},
+        {"learning_rate": -1.0},
+        {"learning_rate": True},
+        {"train": 3},
+        {"decay": "cosin"},
+        {"rates": {"norm": 0}},
+        {"until": {"patience": 0}},
+        {"until": {"metrc": "val_loss"}},
+    ],
+    ids=str,
+)
+def test_a_phase_is_refused_in_the_same_words_in_configs_and_in_the_api(fields):
+    with pytest.raises(UserError) as in_api:
+        ftkeras.Phase(name="p", **fields)
+    with pytest.raises(UserError) as in_config:
+        parse_config({**MINIMAL, "phases": [{"name": "p", **fields}]})
+    words = str(in_api.value).removeprefix("phase 'p': ").partition(" Fields here")[0]
+    found = str(in_config.value).partition(" Fields here")[0]
+    assert found in (f"config: phases[0].{words}", f"config: phases[0]: {words}")
 
 
 def test_phase_names_must_differ():

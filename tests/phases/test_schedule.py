@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,21 +72,52 @@ def test_locate_within_an_epoch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
         ({"steps": 10}, "one of epochs, steps and until"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0"),
-        ({"warmup": 1.0}, "warmup must be a share"),
-        ({"dropout": -0.1}, "dropout must be a share"),
-        ({"decay": "exponential"}, "decay must be one of constant, cosine"),
-        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
-        ({"rates": {"norm": 0.0}}, "rates must be above 0"),
-        ({"batch_norm": "off"}, "batch_norm must be one of frozen, train"),
+        ({"learning_rate": 0.0}, "learning_rate: expected greater than 0, got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate: expected a finite number, got nan"),
+        ({"warmup": 1.0}, "warmup: expected less than 1, got 1.0"),
+        ({"dropout": -0.1}, "dropout: expected greater than or equal to 0, got -0.1"),
+        ({"decay": "exponential"}, "decay: expected 'constant', 'cosine'"),
+        ({"layer_decay": 0.0}, "layer_decay: expected greater than 0"),
+        ({"rates": {"norm": 0.0}}, "rates.norm: expected greater than 0"),
+        ({"lerning_rate": 1.0}, "lerning_rate: no such field. Did you mean 'learning_rate'"),
+        ({"name": None, "epochs": 2.5}, "name: expected a valid string, got None"),
+        ({"train": ["head", 3]}, r"train.1: expected a valid string, got 3"),
+        ({"epochs": None, "until": 3}, "until: expected .* an instance of Until, got 3"),
+        ({"batch_norm": "off"}, "batch_norm: expected 'frozen', 'train' or"),
     ],
 )
 def test_a_phase_refuses_what_makes_no_sense(options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"phase ('p'|None): .*{message}") as caught:
         Phase(**{"name": "p", "epochs": 1, "learning_rate": 1.0, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_until_refuses_what_makes_no_sense():
+    with pytest.raises(UserError, match="until: patience: expected greater than or equal to 1"):
+        Until(patience=0)
+    with pytest.raises(UserError, match="until: metrc: no such field. Did you mean 'metric'"):
+        Until(metrc="val_loss")
+
+
+def test_numbers_may_be_those_of_numpy_and_selectors_a_tuple_or_one():
+    phase = Phase("a", np.int64(3), np.float32(0.5), ("head", "norm"))
+    assert (phase.epochs, phase.learning_rate, phase.train) == (3, 0.5, ["head", "norm"])
+    assert type(phase.epochs) is int
+    assert Phase("a", train="all").train == ["all"]
+
+
+def test_a_resolved_phase_has_nothing_left_out_and_stays_as_it_is():
+    phases = resolve_phases([Phase("a", 1, 0.1), Phase("b", until=Until("val_loss"))])
+    assert [(p.epochs, p.steps, p.until) for p in phases] == [
+        (1, None, None),
+        (None, None, Until("val_loss")),
+    ]
+    expected = (["head"], 0.0, "cosine", 1.0, {}, "frozen")
+    for p in phases:
+        assert (p.train, p.warmup, p.decay, p.layer_decay, p.rates, p.batch_norm) == expected
+    assert resolve_phases(phases) == phases
 
 
 def test_a_later_phase_inherits_what_it_leaves_out():
@@ -96,7 +128,7 @@ def test_a_later_phase_inherits_what_it_leaves_out():
         [first, Phase("b", train="all", steps=7), Phase("c", learning_rate=0.2, dropout=0.0)]
     )[1:]
     assert (second.epochs, second.steps, second.learning_rate) == (None, 7, 0.1)
-    assert (second.train, second.decay, second.dropout) == (("all",), "linear", 0.5)
+    assert (second.train, second.decay, second.dropout) == (["all"], "linear", 0.5)
     assert second.rates == {"norm": 1.0}
     assert (third.steps, third.learning_rate, third.dropout) == (7, 0.2, 0.0)
     assert (third.warmup, third.batch_norm) == (0.0, "frozen")
