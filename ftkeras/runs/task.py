@@ -108,7 +108,10 @@ class Task:
         return GraphModel(graph, "tail", model)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
-        """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too."""
+        """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too.
+
+        Their `model` is what is fitted: in a phase with a stored trunk, what `tail` returned.
+        """
         return ()
 
     def trains(self, config: Config) -> bool:

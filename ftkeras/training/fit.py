@@ -59,7 +59,9 @@ def fit(
         trouble: What to do where the loss is no number any more, or explodes.
         signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
         callbacks: More callbacks; they see the logs with the phase's learning rate in them. One
-            that has `state` and `load_state` goes on where it was.
+            that has `state` and `load_state` goes on where it was. In a phase that trains from a
+            stored trunk, their `model` is the tail: it has the weights that train, the optimizer
+            and the loss, but not the frozen layers.
 
     Returns:
         The checkpoint callback, which knows the best epoch.

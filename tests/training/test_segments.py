@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
-from ftkeras.runs.assemble import assemble
+from ftkeras.errors import Interrupted, UserError
+from ftkeras.model.graph import GraphModel
+from ftkeras.run import Run
+from ftkeras.runs import build
+from ftkeras.runs.assemble import Assembled, assemble
+from ftkeras.runs.task import Task
+from ftkeras.training.fit import fit
+from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.signals import Signals
 from ftkeras.training.segments import segments
 from ftkeras.trunk.plan import TrunkForecast, format_trunk
 
@@ -141,6 +152,138 @@ def test_without_a_store_training_is_one_fit(arrays):
     made = assemble(config(arrays))
     one, *more = segments(made.model, made.feed, made.unfreeze, made.trunk)
     assert (one.first_epoch, one.end_epoch, more) == (0, made.unfreeze.epochs, [])
+    assert one.model is made.model
+
+
+def trained(
+    made: Assembled, folder: Path, *callbacks: keras.callbacks.Callback, **options: Any
+) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """Trains what was assembled; returns all weights, the last and the best, and the record."""
+    run = Run(str(folder)) if folder.exists() else Run.create(str(folder), made.config)
+    checkpoints = fit(
+        made.model,
+        made.feed,
+        unfreeze=made.unfreeze,
+        run=run,
+        monitor="val_loss",
+        average=build.average(made.config, made.model),
+        trunk=made.trunk,
+        callbacks=callbacks,
+        **options,
+    )
+    weights = [v.numpy() for v in (*made.model.variables, *made.model.optimizer.variables)]
+    checkpoints.load_best(made.model)
+    records = list(run.metrics())
+    for record in records:
+        del record["seconds"], record["peak_memory_mb"]
+    return weights + made.model.get_weights(), records
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes which model each `fit` trains, and does something after so many steps."""
+
+    def __init__(self, steps: int = -1, method: str = "on_train_batch_end", act: Any = None):
+        super().__init__()
+        self.models: list[keras.Model] = []
+        self._left, self._act = steps, act
+        setattr(self, method, self._count)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.models.append(self.model)
+
+    def _count(self, *_: Any, **__: Any) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._act()
+
+
+def test_the_tail_is_fitted_and_the_whole_model_stays_what_it_is(arrays, tmp_path):
+    rows = ", ".join(
+        f"{{name: {name}, train: [head], epochs: 1, augmentation: {how}, learning_rate: 1.0e-3}}"
+        for name, how in [("first", "none"), ("moving", "light"), ("last", "none")]
+    )
+    made = assemble(config(arrays, "trunk.mode=on", f"phases=[{rows}]"))
+    model, watch = made.model, Watch()
+    attributes, spec = set(vars(model)), model.input_spec
+    trained(made, tmp_path / "run", watch)
+    assert [fitted is model for fitted in watch.models] == [False, True, False]
+    for fitted in watch.models:
+        assert fitted.optimizer is model.optimizer
+        assert fitted.loss is model.loss
+        assert fitted.distribute_strategy is model.distribute_strategy
+        assert {id(v) for v in fitted.trainable_variables} == {
+            id(v) for v in model.get_layer("logits").variables
+        }
+    assert "call" not in vars(model)
+    assert set(vars(model)) - attributes <= {"history", "stop_evaluating"}  # of `fit`
+    assert [a.shape for a in model.input_spec] == [a.shape for a in spec]
+    saved = keras.models.clone_model(model)
+    saved.load_weights(tmp_path / "run/checkpoints/last.weights.h5")  # of trunk and tail
+
+
+def test_a_run_that_is_stopped_in_stored_phases_ends_the_same(arrays, tmp_path):
+    def train(name: str, *callbacks: keras.callbacks.Callback, **options: Any) -> Any:
+        made = assemble(config(arrays, "data.image_size=32", "trunk.mode=on"))
+        assert all(forecast.stored for forecast in made.trunk.forecasts)
+        saving = SavingOptions(every_steps=2)
+        return trained(made, tmp_path / name, *callbacks, saving=saving, **options)
+
+    def fail() -> None:
+        raise InterruptedError
+
+    whole, records = train("whole")
+    assert [record["phase"] for record in records] == ["head", "head", "top", "top"]
+    for steps in (3, 13):  # in the first epoch, and in the first of the second phase
+        with pytest.raises(InterruptedError):
+            train("parts", Watch(steps, act=fail))
+    for number in (1, 2):  # in the validation of that epoch, and in it again
+        stop = Watch(number, "on_test_batch_begin", lambda: signal.raise_signal(signal.SIGINT))
+        with Signals() as signals, pytest.raises(Interrupted):
+            train("parts", stop, signals=signals)
+    resumed, resumed_records = train("parts")
+    for one, two in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert resumed_records == records
+
+
+class Doubling:
+    """Doubles the loss of a model."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+class Doubled(Doubling, keras.Model): ...
+
+
+class DoubledTail(Doubling, GraphModel): ...
+
+
+class OwnLoss(Task):
+    """A task whose model has its own loss, and which says nothing of a tail."""
+
+    def model(self, *args: Any) -> keras.Model:
+        plain = super().model(*args)
+        return Doubled(plain.inputs, plain.outputs)
+
+
+def test_a_model_with_its_own_loss_is_stored_only_if_its_task_says_how(arrays):
+    assert assemble(config(arrays), OwnLoss()).trunk is None
+    with pytest.raises(UserError, match="trunk.mode: on cannot be: .* its own compute_loss"):
+        assemble(config(arrays, "trunk.mode=on"), OwnLoss())
+
+    class WithTail(OwnLoss):
+        def tail(self, model: keras.Model, graph: Any) -> keras.Model:
+            return DoubledTail(graph, "tail", model)
+
+    made = assemble(config(arrays, "trunk.mode=on"), WithTail())
+    assert made.trunk.forecasts[0].stored
+    split = made.trunk.splits[0]
+    tails = [split.tail, made.trunk.make_tail(split.tail.graph)]
+    tails[0].compile(loss=made.model.loss)
+    zeros, labels = np.zeros((2, *split.frontier[0].shape), "float32"), np.eye(3)[:2]
+    loss, twice = (t.evaluate(zeros, labels, verbose=0, return_dict=True)["loss"] for t in tails)
+    assert twice == pytest.approx(2 * loss)
 
 
 def test_views_are_what_training_augments_and_take_turns(arrays):

@@ -115,6 +115,8 @@ class SavedTraining:
         tree = state.take(self._model, self._fitted, self._parts)
         self._check_finite(tree)
         self.over = over
+        if self._metrics is not None:  # the epoch has not begun again: the model has other values
+            tree["metrics"] = self._metrics["metrics"]
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
         self._states.save(*self._unfreeze.position, tree)
         self._checkpoints.note_state()

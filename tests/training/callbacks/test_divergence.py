@@ -15,7 +15,7 @@ from ftkeras.errors import TrainingError
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
-from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.saving import SavedTraining, SavingOptions
 
 PHASES = [Phase("head", 2, 1e-2, decay="constant"), Phase("all", 1, train=["all"])]
 
@@ -92,6 +92,27 @@ def test_a_run_goes_back_with_a_smaller_rate_and_ends_well(small_training, tmp_p
     )
     assert all(np.isfinite(array).all() for array in whole["last"])
     assert "going back to epoch 2, step 3, with rates times 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_killed_right_after_it_went_back_resumes_with_the_metrics_of_then(
+    small_training, tmp_path, monkeypatch
+):
+    saving, spoil = SavingOptions(every_steps=7), Spoil(step=8, times=1)
+    whole, _ = small_training(tmp_path / "whole", PHASES, callbacks=[spoil], saving=saving)
+    go_back = SavedTraining.go_back
+
+    def go_back_and_die(self: SavedTraining, *args: Any) -> None:
+        go_back(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SavedTraining, "go_back", go_back_and_die)
+        spoil = Spoil(step=8, times=1)
+        small_training(tmp_path / "parts", PHASES, callbacks=[spoil], saving=saving)
+    resumed, run = small_training(tmp_path / "parts", PHASES, saving=saving)
+    assert resumed["records"] == whole["records"]
+    assert len(rollbacks(run)) == 1
 
 
 @pytest.mark.slow
