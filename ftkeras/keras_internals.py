@@ -217,25 +217,23 @@ def symbolic_build(model: keras.Model, data_batch: Any) -> None:
     model._symbolic_build(data_batch=data_batch)
 
 
-def replace_symbolic_build(model: keras.Model, build: Callable[..., None]) -> None:
-    """Has `fit` build a model in another way before it starts; Keras's own fails on a batch that
-    differs between replicas. A Keras without that step needs no other.
+class BuiltFromOneReplica:
+    """Mixed into a model's class, it lets `fit` build the model from one replica's batch.
+
+    Keras builds it from the mean of the replicas' batches. With several workers that mean fails,
+    and of booleans there is none.
     """
-    if hasattr(model, "_maybe_symbolic_build"):
-        model._maybe_symbolic_build = build
 
-
-def averages_over_axis_0(strategy: tf.distribute.Strategy) -> bool:
-    """Whether Keras, with several workers, averages a step's logs over an axis that they lack."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return False
-    try:
-        from keras.src.backend.tensorflow.trainer import reduce_per_replica
-
-        reduce_per_replica(tf.constant(0.0), strategy, "auto")
-    except (ValueError, ImportError):
-        return True
-    return False
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        model: Any = self
+        for _, _, batches in iterator or ():
+            data_batch = tf.nest.map_structure(
+                lambda part: model.distribute_strategy.experimental_local_results(part)[0],
+                next(batches),
+            )
+            break
+        with model.distribute_strategy.scope():
+            symbolic_build(model, data_batch)
 
 
 # ------------------------------------------------------------------------------ optimizers

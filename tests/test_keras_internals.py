@@ -307,22 +307,30 @@ def test_symbolic_build(model):
     assert len(model.metrics_variables) == before + 2 and model.optimizer.built
 
 
-@canary("with several replicas `fit` fails on a first batch that they cannot share evenly.")
-def test_replace_symbolic_build(model):
-    model.compile("sgd", loss="mse")
-    built = []
-    internals.replace_symbolic_build(model, lambda iterator=None, data_batch=None: built.append(1))
-    model.fit(np.ones((2, 4)), np.ones((2, 2)), verbose=0)
-    assert built
+@canary("with several workers, or a batch that holds booleans, `fit` fails before it starts.")
+def test_built_from_one_replica(two_replicas):
+    class Model(internals.BuiltFromOneReplica, keras.Model):
+        pass
+
+    with two_replicas.scope():
+        numbers, mask = keras.Input((4,)), keras.Input((4,), dtype="bool")
+        x = keras.ops.where(mask, numbers, 0.0)
+        made = Model([numbers, mask], keras.layers.Dense(2)(x))
+        made.compile("sgd", loss="mse", metrics=["mae"], jit_compile=False)
+    batch = (np.ones((2, 4)), np.ones((2, 4), bool)), np.ones((2, 2))
+    made.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0)
+    assert made.optimizer.built and len(made.metrics_variables) == 4
 
 
 @canary(
     "with several workers a step's logs cannot be averaged. If Keras averages scalars now, "
-    "take `averages_over_axis_0` out of `devices/replicas.py`."
+    "take the reshape out of `ReplicaSteps.compute_metrics`."
 )
-def test_averages_over_axis_0():
+def test_keras_averages_logs_over_axis_0():
+    from keras.src.backend.tensorflow.trainer import reduce_per_replica
+
     class TwoWorkers(tf.distribute.MultiWorkerMirroredStrategy):
-        """Refuses what TensorFlow refuses; `tests/devices/test_workers.py` has real ones."""
+        """Notes what it is given; `tests/devices/test_workers.py` has real ones."""
 
         extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
 
@@ -331,11 +339,11 @@ def test_averages_over_axis_0():
 
         def reduce(self, reduce_op: Any, value: tf.Tensor, axis: Any) -> Any:
             self.reduced.append(axis)
-            raise ValueError("Invalid reduction dimension 0")
+            return value
 
     workers = TwoWorkers()
-    assert internals.averages_over_axis_0(workers) and workers.reduced == [0]
-    assert not internals.averages_over_axis_0(tf.distribute.get_strategy())
+    reduce_per_replica(tf.constant(0.0), workers, "auto")
+    assert workers.reduced == [0]
 
 
 # ------------------------------------------------------------------------------ optimizers

@@ -1,179 +1,185 @@
-"""Makes several replicas compute what one device would: the same mathematics, but for rounding.
+"""Several replicas compute what one device would: the same mathematics, except for rounding.
 
-In stock Keras 3 (seen in 3.15) the same global batches train differently on several replicas:
+In stock Keras 3 (3.15) the same global batches train differently on several replicas:
 
-- where a batch cannot be divided evenly, each replica's mean counts alike, however few its images;
+- if a batch cannot be divided evenly, each replica's mean counts alike, however few its examples;
 - gradients are clipped before they are summed over the replicas, so the norm is not the global one;
 - gradient accumulation raises, because it exchanges gradients inside a condition;
 - loss scaling looks for overflow in the first replica's gradients only;
-- batch normalisation that trains uses each replica's own images, and a replica without any gives
-  NaN;
-- what a step logs is the mean of the replicas' results, which is not the result over all images;
-- a replica without any image brings, for a depthwise convolution, whatever was in memory: on a CPU
-  TensorFlow (seen in 2.21) leaves the gradient of an empty batch as it was allocated; and with
-  oneDNN, which TensorFlow uses where a CPU has AVX-512, a convolution of it has its input's shape;
-- `fit` fails at once if the first batch is uneven, and, with several workers, always.
+- batch normalisation that trains uses each replica's own examples;
+- what a step logs is the mean of the replicas' results, which is not the result over all examples;
+- `fit` fails at once with several workers.
 
-`make_exact` mends these on one model. A test beside each shows that Keras still needs it.
+Batches that `ftkeras.data.share` has padded make the replicas' losses right, and models of
+`replica_class` log them as one device would. `make_exact` sees to the optimizer.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
+from ftkeras.data.share import Rows
 from ftkeras.keras_internals import (
+    BuiltFromOneReplica,
     accumulated_gradients,
-    attach,
     attached,
-    averages_over_axis_0,
     clip_gradients,
     decays_weights_itself,
     flat_layers,
     micro_steps,
-    replace_symbolic_build,
     replace_writing,
-    symbolic_build,
     uses_weight_decay,
 )
 from ftkeras.phases.rates import innermost
 
-_CONVOLUTIONS = (
-    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-    *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-)
+_Model = keras.Model if TYPE_CHECKING else object  # what `ReplicaSteps` is mixed into
+
+_traced = threading.local()  # each replica is traced in a thread of its own
 
 
-def make_exact(model: keras.Model) -> None:
-    """Mends, on a compiled model, what Keras computes differently on several replicas.
+def replicated(model: keras.Model) -> keras.Model:
+    """Returns a model that shares all layers, for `fit` on padded batches of several replicas.
 
-    On one replica it does nothing. It replaces methods of this model and of its optimizer and marks
-    batch normalisation as synchronised; the model stays what it is, whatever its class, and any
-    `train_step` works that passes its loss through `optimizer.scale_loss`. Losses have to be means
-    over examples, as Keras's are by default.
+    Call it in the strategy's scope. With one replica, or if the model's class is one of
+    `replica_class`, the model itself comes back. Batch normalisation becomes synchronised.
 
     Args:
-        model: Compiled, and made in the strategy's scope.
+        model: A Functional or Sequential model that is not compiled yet.
 
     Example:
         ```python
         with tf.distribute.MirroredStrategy().scope():
-            model = build_model(...)
+            model = replicated(keras.Model(inputs, outputs))
             model.compile(keras.optimizers.AdamW(), loss="categorical_crossentropy")
-        make_exact(model)
+            make_exact(model)
+        model.fit(spread(share_of(batches, model.distribute_strategy), model.distribute_strategy))
         ```
     """
-    replicas = model.distribute_strategy.num_replicas_in_sync
-    if replicas == 1 or attached(model, "train_step") is not None:
-        return
+    if _replicas() == 1:
+        return model
     for layer in flat_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
-        if isinstance(layer, _CONVOLUTIONS) and _misshapes_nothing():
-            _pass_by_nothing(layer)
-    steps = _ExactSteps(model)
-    model.train_step = steps.train_step
-    model.compute_metrics = steps.compute_metrics
-    model.optimizer.scale_loss = steps.scale_loss
-    replace_symbolic_build(model, steps.build)
-    updates = _ExactUpdates(model.optimizer, steps)
-    model.optimizer.apply = updates.apply
-    replace_writing(innermost(model.optimizer), updates.write)
+    if isinstance(model, ReplicaSteps):
+        return model
+    if isinstance(model, keras.Sequential):  # which has no `input` before it is called
+        [inputs], [outputs] = model.inputs, model.outputs
+    else:
+        inputs, outputs = model.input, model.output
+    return replica_class(keras.Model)(inputs, outputs, name=model.name)
+
+
+def replica_class(own: type[keras.Model]) -> type[keras.Model]:
+    """Returns the class with the steps of several replicas; with one replica, the class itself.
+
+    For models with a `train_step` or `compute_loss` of their own, made in the strategy's scope.
+    """
+    return own if _replicas() == 1 else _with_steps(own)
 
 
 @functools.cache
-def _misshapes_nothing() -> bool:
-    """Whether a convolution of an empty batch has another shape than it should."""
-    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
-        return False  # what is trained on is not what this would ask
-    output = tf.nn.conv2d(tf.zeros((0, 1, 1, 1)), tf.ones((1, 1, 1, 2)), strides=1, padding="VALID")
-    return bool(output.shape[-1] != 2)
+def _with_steps(own: type[keras.Model]) -> type[keras.Model]:
+    return type(f"Replica{own.__name__}", (ReplicaSteps, own), {})
 
 
-def _pass_by_nothing(layer: keras.layers.Layer) -> None:
-    """Lets a convolution run only where the batch has an example."""
-    convolve = layer.call
+class ReplicaSteps(BuiltFromOneReplica, _Model):
+    """Mixed into a model's class, it reads the `Rows` of padded batches.
 
-    def call(images: tf.Tensor) -> tf.Tensor:
-        sizes = [size or 1 for size in layer.compute_output_shape(images.shape)[1:]]
-        return tf.cond(
-            tf.shape(images)[0] > 0,
-            lambda: convolve(images),
-            lambda: tf.zeros((0, *sizes), layer.compute_dtype),
-        )
+    The loss that `fit` logs is the mean over examples: Keras weighs a batch's loss by its rows, and
+    a second update corrects that. What a step logs is the result over all replicas.
+    """
 
-    attach(layer, "call", call)
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        with _rows_of(sample_weight) as weights:
+            loss = super().compute_loss(x, y, y_pred, weights, training)
+            first = keras.tree.flatten(x)[0]
+            examples = examples_of(first) - tf.cast(tf.shape(first)[0], tf.float32)
+        # Keras has divided the loss by the number of replicas.
+        self.metrics[0].update_state(loss * _replicas(), sample_weight=examples)
+        return loss
 
-
-class _ExactSteps:
-    """A model's steps: a replica counts as much as it has examples."""
-
-    def __init__(self, model: keras.Model):
-        self._model = model
-        self._replicas = model.distribute_strategy.num_replicas_in_sync
-        self._train_step = model.train_step
-        self._compute_metrics = model.compute_metrics
-        self._scale_loss = model.optimizer.scale_loss
-        self._traced = threading.local()  # each replica is traced in a thread of its own
-        self._wants_vectors = averages_over_axis_0(model.distribute_strategy)
-
-    def train_step(self, data: Any) -> Any:
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        count = tf.cast(tf.shape(tf.nest.flatten(inputs)[0])[0], tf.float32)
-        (total,) = _all_sum([count])
-        # Keras has divided by the number of replicas already.
-        self._traced.share = count * self._replicas / tf.maximum(total, 1.0)
-        try:
-            return self._train_step(data)
-        finally:
-            del self._traced.share
-
-    def only_of_examples(self, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        """Returns zeros where this replica has no example; `share` is 0 there."""
-        share = getattr(self._traced, "share", None)
-        if share is None:
-            return gradients
-        return tf.cond(
-            share > 0,
-            lambda: [tf.identity(gradient) for gradient in gradients],
-            lambda: [tf.zeros_like(gradient) for gradient in gradients],
-        )
-
-    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """Weighs the loss that gradients are taken of; the one that is logged is right as it is."""
-        share = getattr(self._traced, "share", None)
-        return self._scale_loss(loss if share is None else loss * tf.cast(share, loss.dtype))
-
-    def compute_metrics(self, *args: Any, **kwargs: Any) -> Any:
-        results = self._compute_metrics(*args, **kwargs)
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        with _rows_of(sample_weight) as weights:
+            results = super().compute_metrics(x, y, y_pred, weights)
         context = tf.distribute.get_replica_context()
         if context is None or not isinstance(results, dict):
             return results
-        sums = [v for v in self._model.metrics_variables if v.aggregation == "sum"]
+        sums = [v for v in self.metrics_variables if v.aggregation == "sum"]
         values = _all_sum([tf.convert_to_tensor(v.value) for v in sums])
         with keras.StatelessScope(state_mapping=list(zip(sums, values, strict=True))):
-            global_results = self._model.get_metrics_result()
-        results = {name: global_results.get(name, value) for name, value in results.items()}
-        if self._wants_vectors:
+            everywhere = self.get_metrics_result()
+        results = {name: everywhere.get(name, value) for name, value in results.items()}
+        if isinstance(context.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Of several workers Keras takes the mean over an axis, which a scalar lacks.
             results = {name: tf.reshape(value, (1,)) for name, value in results.items()}
         return results
 
-    def build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Lets Keras build the model from one replica's part of the first batch."""
-        strategy = self._model.distribute_strategy
-        for _, _, batches in iterator or ():
-            data_batch = tf.nest.map_structure(
-                lambda part: strategy.experimental_local_results(part)[0], next(batches)
-            )
-            break
-        with strategy.scope():
-            symbolic_build(self._model, data_batch)
+
+@contextmanager
+def _rows_of(sample_weight: Any) -> Iterator[Any]:
+    """Yields the weights; within this block `examples_of` and `real_of` know the rows."""
+    if not isinstance(sample_weight, Rows):  # of a person who measures the model, say
+        yield sample_weight
+        return
+    _traced.rows = sample_weight
+    try:
+        yield sample_weight.weights
+    finally:
+        del _traced.rows
+
+
+def examples_of(tensor: tf.Tensor) -> tf.Tensor:
+    """Returns how many examples this replica's part of a batch counts for, a float32 scalar.
+
+    For a mean over examples that a model logs, in its `compute_loss` or `compute_metrics`.
+
+    Args:
+        tensor: Has a row for each of the batch, (b, ...).
+    """
+    rows = getattr(_traced, "rows", None)
+    return (
+        tf.cast(tf.shape(tensor)[0], tf.float32) if rows is None else tf.reduce_sum(rows.examples)
+    )
+
+
+def real_of(tensor: tf.Tensor) -> tf.Tensor:
+    """Returns 1 for each row that is an example, 0 for padding, float32 (b,); see `examples_of`."""
+    rows = getattr(_traced, "rows", None)
+    return tf.ones(tf.shape(tensor)[:1]) if rows is None else rows.real
+
+
+def make_exact(model: keras.Model) -> None:
+    """Makes an optimizer sum gradients over the replicas before it clips or accumulates them.
+
+    On one replica it does nothing. It replaces methods of the model's optimizer.
+
+    Args:
+        model: Compiled, and made in the strategy's scope.
+    """
+    optimizer = model.optimizer
+    several = model.distribute_strategy.num_replicas_in_sync > 1
+    if several and attached(optimizer, "apply") is None:
+        updates = _ExactUpdates(optimizer)
+        optimizer.apply = updates.apply
+        replace_writing(innermost(optimizer), updates.write)
+
+
+def _replicas() -> int:
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 class _ExactUpdates:
@@ -182,14 +188,13 @@ class _ExactUpdates:
     Then clipping, loss scaling and accumulation see what they would see on one device.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer, steps: _ExactSteps):
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
         self._apply = optimizer.apply
         self._optimizer = innermost(optimizer)
-        self._steps = steps
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         there = [tf.convert_to_tensor(gradient) for gradient in grads if gradient is not None]
-        sums = iter(_all_sum(self._steps.only_of_examples(there)) if there else ())
+        sums = iter(_all_sum(there) if there else ())
         self._apply([None if g is None else next(sums) for g in grads], trainable_variables)
 
     def write(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]) -> None:

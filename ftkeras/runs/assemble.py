@@ -12,7 +12,7 @@ from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.devices.replicas import make_exact
+from ftkeras.devices.replicas import make_exact, replicated
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
@@ -22,10 +22,12 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
 from ftkeras.runs import batch_size, build
+from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.unweighted import Unweighted
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
@@ -80,7 +82,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     task.check(config, data)
     with devices.strategy.scope():
         backbone = build.backbone(config)
-        model = task.model(config, data, backbone)
+        model = replicated(task.model(config, data, backbone))
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, int(model.input_shape[1]), share, full)
@@ -93,15 +95,14 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
             lambda: relative_gradients(model, weights, feed.plain("train").take(8), _in_one(loss)),
         )
         phases, scaling = build.scaled(config, expansion.phases)
+        padding: Sequence[str] = ()
+        if why := task.why_complete(config) or why_full(model, weights, phases):
+            feed, sentence = full_batches(feed, why, devices.replicas)
+            padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
-        metrics = task.metrics(config, data)
-        model.compile(
-            optimizer,
-            loss=loss,
-            weighted_metrics=metrics,
-            jit_compile=jit,
-        )
+        metrics = keras.tree.map_structure(Unweighted, task.metrics(config, data))
+        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
         make_exact(model)
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
     unfreeze = StagedUnfreezing(
@@ -121,7 +122,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     )
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = batch_size.warn(model, config.data.batch_size, needed)
-    notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
+    notes = (*data.notes, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     options, trunk = build.trunk(config), None
     if options is not None and (why_not := task.why_no_trunk(config)):
         if options.always:

@@ -65,8 +65,9 @@ class Task:
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the heads.
 
-        The model may be of a subclass with its own `train_step` or `compute_loss`, made from the
-        same inputs and outputs: only these are saved.
+        The model may be of a subclass with its own `train_step` or `compute_loss`, of which
+        `replica_class` returns the one to make, from the same inputs and outputs: only these are
+        saved.
         """
         return build.model(config, data, backbone)
 
@@ -91,6 +92,10 @@ class Task:
 
     def why_no_trunk(self, config: Config) -> str | None:
         """Returns why what is frozen cannot run once, where it cannot."""
+        return None
+
+    def why_complete(self, config: Config) -> str | None:
+        """Returns why batches cannot be padded, if a loss is about several rows at once."""
         return None
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:

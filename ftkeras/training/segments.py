@@ -140,7 +140,7 @@ def _stored(
             epoch=feed.epoch,
             start=feed.start,
             **feed.options,
-            drop_remainder=feed.full,
+            drop_remainder=feed.drops,
             share=share,
         )
         val = None
