@@ -16,6 +16,7 @@ _HOMES = {
     "Classifier": "ftkeras.export.classifier",
     "Phase": "ftkeras.phases",
     "Run": "ftkeras.run",
+    "Smoothed": "ftkeras.phases",
     "StagedUnfreezing": "ftkeras.phases",
     "TrainingError": "ftkeras.errors",
     "Until": "ftkeras.phases",
@@ -45,6 +46,7 @@ __all__ = [
     "Classifier",
     "Phase",
     "Run",
+    "Smoothed",
     "StagedUnfreezing",
     "TrainingError",
     "Until",
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from ftkeras.model.assemble import build_model
     from ftkeras.phases import (
         Phase,
+        Smoothed,
         StagedUnfreezing,
         Until,
         format_plan,

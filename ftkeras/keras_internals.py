@@ -106,34 +106,6 @@ def takes_training(operation: keras.Operation) -> bool:
     return "training" in getattr(operation, "_call_context_args", ())
 
 
-def take_inputs_as_they_are(layer: keras.layers.Layer) -> None:
-    """Has a layer pass its inputs to `call` without a cast to its own dtype, as Functional does.
-
-    `autocast=False` is public, but it also stops the cast of the layer's variables.
-    """
-    layer._convert_input_args = False
-    layer._allow_non_tensor_positional_args = True
-
-
-@contextmanager
-def calling(model: keras.Model, call: Callable[..., Any]) -> Iterator[None]:
-    """Within this block a model computes something else, of inputs of any shape.
-
-    Setting `input_spec` is public. Taking that back is not: a Functional model derives it, unless
-    one was set.
-    """
-    had_spec, spec = "_manual_input_spec" in vars(model), vars(model).get("_manual_input_spec")
-    model.call = call
-    model.input_spec = None
-    try:
-        yield
-    finally:
-        del model.call
-        del model._manual_input_spec
-        if had_spec:
-            model.input_spec = spec
-
-
 def attach(thing: Any, name: str, value: Any) -> None:
     """Sets an attribute of one object past Keras's tracking, which would save it or refuse it."""
     vars(thing)[name] = value
@@ -200,16 +172,7 @@ def run_through_graph(
     return model._run_through_graph(inputs, operation_fn=renew, call_fn=call)
 
 
-# ------------------------------------------------------------------------- losses, training
-
-
-def loss_arguments(loss: Any) -> dict[str, Any]:
-    """Returns the arguments that a loss object passes to its function, to be read and changed.
-
-    A loss's public attributes are for its config alone: a change of those has no effect.
-    """
-    arguments: dict[str, Any] = getattr(loss, "_fn_kwargs", {})
-    return arguments
+# --------------------------------------------------------------------------------- training
 
 
 def symbolic_build(model: keras.Model, data_batch: Any) -> None:
@@ -239,11 +202,6 @@ class BuiltFromOneReplica:
 # ------------------------------------------------------------------------------ optimizers
 
 
-def weights_of_optimizer(optimizer: keras.optimizers.Optimizer) -> Sequence[keras.Variable]:
-    """Returns the weights that an optimizer was built on; `variables` has only its own."""
-    return optimizer._trainable_variables
-
-
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     """Returns a weight's place among those that an optimizer was built on.
 
@@ -251,16 +209,6 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     """
     index: int = optimizer._get_variable_index(variable)
     return index
-
-
-def micro_steps(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Returns the count of batches; `iterations` counts whole updates of accumulated gradients."""
-    return optimizer._iterations
-
-
-def strategy_of_optimizer(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
-    """Returns the strategy in whose scope an optimizer was made; no public name does."""
-    return optimizer._distribution_strategy
 
 
 def adam_slots(optimizer: keras.optimizers.Optimizer, variable: Any) -> tuple[Any, Any]:
@@ -272,86 +220,10 @@ def adam_slots(optimizer: keras.optimizers.Optimizer, variable: Any) -> tuple[An
     return optimizer._momentums[index], optimizer._velocities[index]
 
 
-def accumulated_gradients(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]
-) -> list[keras.Variable]:
-    """Returns where an optimizer sums the gradients of these weights between its updates."""
-    indexes = [variable_index(optimizer, variable) for variable in variables]
-    return [optimizer._accumulated_gradients[index] for index in indexes]
-
-
-def clip_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]) -> Any:
-    """Clips gradients as an optimizer was told to; in public it comes with the update."""
-    return optimizer._clip_gradients(gradients)
-
-
 def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """Whether a weight is none of those that `exclude_from_weight_decay` names."""
     uses: bool = optimizer._use_weight_decay(variable)
     return uses
-
-
-def weight_decay_method(
-    optimizer: keras.optimizers.Optimizer,
-) -> Callable[[Sequence[Any]], None]:
-    """Returns an optimizer's method that decays weights; in public it comes with the update."""
-    method: Callable[[Sequence[Any]], None] = optimizer._apply_weight_decay
-    return method
-
-
-def has_own_weight_decay(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer's class decays in another way than all others, as Muon does."""
-    base = keras.optimizers.Optimizer
-    return type(optimizer)._apply_weight_decay is not base._apply_weight_decay
-
-
-def replace_updates(
-    optimizer: keras.optimizers.Optimizer,
-    update_step: Callable[..., None],
-    weight_decay: Callable[..., None],
-) -> None:
-    """Replaces how one optimizer updates a weight, and how it decays all of them.
-
-    Decay needs each weight's own rate, and in public it can only be turned off.
-    """
-    optimizer.update_step = update_step
-    optimizer._apply_weight_decay = weight_decay
-
-
-def restore_updates(optimizer: keras.optimizers.Optimizer) -> None:
-    """Takes back what `replace_updates` did."""
-    for name in ("update_step", "_apply_weight_decay"):
-        detach(optimizer, name)
-
-
-def decays_weights_itself(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether `replace_updates` has left an optimizer's weight decay alone."""
-    return "_apply_weight_decay" not in vars(optimizer)
-
-
-def replace_writing(optimizer: keras.optimizers.Optimizer, write: Callable[..., None]) -> None:
-    """Replaces all that an optimizer does with (gradients, variables) after loss scaling.
-
-    `apply`, the public method, does more: it builds, unscales and counts.
-    """
-    optimizer._backend_apply_gradients = write
-
-
-@contextmanager
-def showing(
-    optimizer: keras.optimizers.Optimizer, micro_steps: Any, learning_rate: Any
-) -> Iterator[None]:
-    """Within this block an optimizer reads another step count and learning rate from itself.
-
-    They are tensors of the graph that is traced just now, so the public setters refuse them.
-    """
-    own = vars(optimizer)  # past Keras's tracking: these are not the optimizer's state
-    before = {name: own[name] for name in ("_iterations", "_learning_rate")}
-    own.update(_iterations=micro_steps, _learning_rate=learning_rate)
-    try:
-        yield
-    finally:
-        own.update(before)
 
 
 # ---------------------------------------------------------------------- random augmentation

@@ -169,34 +169,6 @@ def test_takes_training(model):
     assert not internals.takes_training(internals.maker(keras.Input((2,)) + 1))
 
 
-@canary("a tail in half precision casts a stored frontier before it should.")
-def test_take_inputs_as_they_are():
-    class Same(keras.layers.Layer):
-        def call(self, inputs: Any) -> Any:
-            return inputs
-
-    plain, changed = Same(dtype="float16"), Same(dtype="float16")
-    internals.take_inputs_as_they_are(changed)
-    assert plain(tf.ones((1, 1))).dtype == tf.float16
-    assert changed(tf.ones((1, 1))).dtype == tf.float32
-    with pytest.raises(ValueError, match="Only input tensors may be passed"):
-        plain("not a tensor")
-    assert changed("not a tensor") == "not a tensor"
-
-
-@canary("a model that trains its tail on a stored trunk refuses it, or images afterwards.")
-@pytest.mark.parametrize("spec", [None, keras.layers.InputSpec(shape=(None, 4))])
-def test_calling(model, spec):
-    if spec is not None:
-        model.input_spec = spec
-    with internals.calling(model, lambda inputs, training=None, mask=None: 2 * inputs):
-        np.testing.assert_array_equal(model(tf.ones((1, 7))), 2 * np.ones((1, 7)))
-    assert model(tf.ones((1, 4))).shape == (1, 2)
-    assert spec is None or model.input_spec is spec
-    with pytest.raises(ValueError, match="expected (shape|axis)|incompatible"):
-        model(tf.ones((1, 7)))
-
-
 @canary("kept graphs are saved with a model; fast gradients of convolutions do not take effect.")
 def test_attach(tmp_path):
     conv, double = keras.layers.Conv2D(1, 1), lambda inputs, kernel: 2 * inputs
@@ -285,17 +257,7 @@ def test_run_through_graph(model):
     assert called == ["first", "norm", "inner", "twice", "twice"]
 
 
-# ------------------------------------------------------------------------- losses, training
-
-
-@canary("a phase's label smoothing has no effect.")
-def test_loss_arguments():
-    truth, scores = tf.constant([[1.0, 0.0]]), tf.constant([[2.0, 0.0]])
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.5)
-    internals.loss_arguments(loss)["label_smoothing"] = 0.0
-    plain = keras.losses.CategoricalCrossentropy(from_logits=True)
-    assert float(loss(truth, scores)) == float(plain(truth, scores))
-    assert internals.loss_arguments(keras.losses.binary_crossentropy) == {}
+# --------------------------------------------------------------------------------- training
 
 
 @canary("a run that stops in its first epoch cannot resume: its metrics have no variables.")
@@ -349,34 +311,12 @@ def test_keras_averages_logs_over_axis_0():
 # ------------------------------------------------------------------------------ optimizers
 
 
-@canary("weights that later phases train are not known, and their rates go to other weights.")
-def test_weights_of_optimizer(weights):
-    optimizer = keras.optimizers.Adam()
-    optimizer.build(weights)
-    assert list(map(id, internals.weights_of_optimizer(optimizer))) == list(map(id, weights))
-
-
 @canary("a weight's own rate and step count go to another weight.")
 def test_variable_index(weights):
     optimizer = keras.optimizers.SGD()
     optimizer.build(weights)
     assert [internals.variable_index(optimizer, v) for v in weights] == [0, 1]
     assert [internals.variable_index(optimizer, v.value) for v in weights] == [0, 1]
-
-
-@canary("with accumulated gradients, rates and averages count steps wrongly.")
-def test_micro_steps(weights):
-    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
-    for _ in range(3):
-        applied(optimizer, weights)
-    assert int(internals.micro_steps(optimizer)) == 3 and int(optimizer.iterations) == 1
-
-
-@canary("with several replicas, sums of gradients are made outside of the strategy.")
-def test_strategy_of_optimizer(two_replicas):
-    with two_replicas.scope():
-        optimizer = keras.optimizers.SGD()
-    assert internals.strategy_of_optimizer(optimizer) is two_replicas
 
 
 @canary("Adam and AdamW update other averages than their own.")
@@ -389,101 +329,12 @@ def test_adam_slots(weights):
         np.testing.assert_allclose(squares, 0.25 * gradient**2, rtol=1e-6)
 
 
-@canary("several replicas lose accumulated gradients.")
-def test_accumulated_gradients(weights):
-    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
-    applied(optimizer, weights)
-    sums = internals.accumulated_gradients(optimizer, weights[::-1])
-    np.testing.assert_array_equal([v.numpy() for v in sums], GRADIENTS[::-1])
-
-
-@canary("several replicas do not clip gradients.")
-@pytest.mark.parametrize(
-    ("how", "first"),
-    [({"clipnorm": 1.0}, [0.6, 0.8]), ({"clipvalue": 2.0}, [2, 2]), ({}, [3, 4])]
-    + [({"global_clipnorm": 1.0}, np.float32([3, 4]) / 26**0.5)],
-)
-def test_clip_gradients(how, first):
-    clipped = internals.clip_gradients(keras.optimizers.SGD(**how), GRADIENTS)
-    np.testing.assert_allclose(clipped[0], first, rtol=1e-6)
-
-
 @canary("weights that are excluded from decay decay.")
 def test_uses_weight_decay(weights):
     optimizer = keras.optimizers.AdamW()
     optimizer.exclude_from_weight_decay(var_names=["b"])
     optimizer.build(weights)
     assert [internals.uses_weight_decay(optimizer, v) for v in weights] == [True, False]
-
-
-@canary("Muon's weights do not decay.")
-def test_weight_decay_method(weights):
-    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
-    optimizer.build(weights)
-    internals.weight_decay_method(optimizer)(weights[:1])
-    np.testing.assert_allclose(weights[0], [0.95, 1.9], rtol=1e-6)
-
-
-@canary("Muon decays weights in the way of all other optimizers.")
-def test_has_own_weight_decay():
-    own = {
-        name: internals.has_own_weight_decay(getattr(keras.optimizers, name)(0.1))
-        for name in ("SGD", "Adam", "AdamW", "Lion", "Muon")
-    }
-    assert own == {"SGD": False, "Adam": False, "AdamW": False, "Lion": False, "Muon": True}
-
-
-@canary("all weights train at one rate, whatever a phase says, or decay at it.")
-def test_replace_updates(weights):
-    optimizer = keras.optimizers.AdamW(0.1)
-    optimizer.build(weights)
-    decayed = []
-    internals.replace_updates(
-        optimizer, lambda gradient, variable, rate: variable.assign_sub(gradient), decayed.append
-    )
-    np.testing.assert_array_equal(applied(optimizer, weights), [-2.0, -2.0])
-    assert len(decayed) == 1
-
-
-@canary("a second callback works on what the first one left.")
-def test_restore_updates(weights):
-    optimizer = keras.optimizers.SGD(1.0)
-    internals.replace_updates(optimizer, print, print)
-    internals.restore_updates(optimizer)
-    np.testing.assert_array_equal(applied(optimizer, weights), [-2.0, -2.0])
-
-
-@canary("with several replicas weights decay twice, or never.")
-def test_decays_weights_itself():
-    optimizer = keras.optimizers.AdamW()
-    assert internals.decays_weights_itself(optimizer)
-    internals.replace_updates(optimizer, print, print)
-    assert not internals.decays_weights_itself(optimizer)
-
-
-@canary("several replicas clip before they sum, and cannot accumulate gradients.")
-def test_replace_writing(weights):
-    optimizer = keras.optimizers.SGD(1.0, loss_scale_factor=2.0)
-    written = []
-    internals.replace_writing(optimizer, lambda grads, variables: written.append(grads))
-    np.testing.assert_array_equal(applied(optimizer, weights), [1.0, 2.0])
-    np.testing.assert_array_equal(written, [[gradient / 2 for gradient in GRADIENTS]])
-    assert int(optimizer.iterations) == 1
-
-
-@canary("a weight that begins to train late takes steps that are about three times too large.")
-def test_showing(weights):
-    plain, shown = (keras.optimizers.Adam(0.1) for _ in range(2))
-    shown.build(weights)
-    with internals.showing(shown, tf.constant(6), tf.constant(0.25)):
-        assert int(shown.iterations) == 6 and float(shown.learning_rate) == 0.25
-        shown.update_step(GRADIENTS[0], weights[0], 0.25)
-    assert int(shown.iterations) == 0 and float(shown.learning_rate) == np.float32(0.1)
-    other = keras.Variable([1.0, 2.0])
-    plain.build([other])
-    plain.iterations.assign(6)
-    plain.update_step(GRADIENTS[0], other, 0.25)
-    np.testing.assert_array_equal(weights[0], other)
 
 
 # ---------------------------------------------------------------------- random augmentation

@@ -11,7 +11,7 @@ In stock Keras 3 (3.15) the same global batches train differently on several rep
 - `fit` fails at once with several workers.
 
 Batches that `ftkeras.data.share` has padded make the replicas' losses right, and models of
-`replica_class` log them as one device would. `make_exact` sees to the optimizer.
+`replica_class` log them as one device would. `ftkeras.phases.optimizer` does the rest.
 """
 
 from __future__ import annotations
@@ -20,26 +20,15 @@ import functools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from ftkeras.data.share import Rows
-from ftkeras.keras_internals import (
-    BuiltFromOneReplica,
-    accumulated_gradients,
-    attached,
-    clip_gradients,
-    decays_weights_itself,
-    flat_layers,
-    micro_steps,
-    replace_writing,
-    uses_weight_decay,
-)
-from ftkeras.phases.rates import innermost
+from ftkeras.keras_internals import BuiltFromOneReplica, flat_layers
 
-_Model = keras.Model if TYPE_CHECKING else object  # what `ReplicaSteps` is mixed into
+_STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
 _traced = threading.local()  # each replica is traced in a thread of its own
 
@@ -53,13 +42,17 @@ def replicated(model: keras.Model) -> keras.Model:
     Args:
         model: A Functional or Sequential model that is not compiled yet.
 
+    Raises:
+        TypeError: Its class has steps of its own, and is none of `replica_class`.
+
     Example:
         ```python
-        with tf.distribute.MirroredStrategy().scope():
+        strategy = tf.distribute.MirroredStrategy()
+        with strategy.scope():
             model = replicated(keras.Model(inputs, outputs))
             model.compile(keras.optimizers.AdamW(), loss="categorical_crossentropy")
-            make_exact(model)
-        model.fit(spread(share_of(batches, model.distribute_strategy), model.distribute_strategy))
+        unfreeze = StagedUnfreezing(model, phases)
+        model.fit(spread(share_of(batches, strategy), strategy), callbacks=[unfreeze])
         ```
     """
     if _replicas() == 1:
@@ -69,6 +62,8 @@ def replicated(model: keras.Model) -> keras.Model:
             layer.synchronized = True
     if isinstance(model, ReplicaSteps):
         return model
+    if own := own_steps(model):
+        raise TypeError(f"{type(model).__name__} has its own {own[0]}: make it by `replica_class`.")
     if isinstance(model, keras.Sequential):  # which has no `input` before it is called
         [inputs], [outputs] = model.inputs, model.outputs
     else:
@@ -76,20 +71,29 @@ def replicated(model: keras.Model) -> keras.Model:
     return replica_class(keras.Model)(inputs, outputs, name=model.name)
 
 
-def replica_class(own: type[keras.Model]) -> type[keras.Model]:
+def replica_class(own: Any) -> Any:
     """Returns the class with the steps of several replicas; with one replica, the class itself.
 
     For models with a `train_step` or `compute_loss` of their own, made in the strategy's scope.
+
+    Args:
+        own: A subclass of `keras.Model`.
     """
     return own if _replicas() == 1 else _with_steps(own)
 
 
 @functools.cache
-def _with_steps(own: type[keras.Model]) -> type[keras.Model]:
-    return type(f"Replica{own.__name__}", (ReplicaSteps, own), {})
+def _with_steps(own: Any) -> Any:
+    return type(f"Replica{own.__name__}", (ReplicaSteps, own), {"own_class": own})
 
 
-class ReplicaSteps(BuiltFromOneReplica, _Model):
+def own_steps(model: keras.Model) -> list[str]:
+    """Returns which steps of `fit` a model's class does in its own way, apart from replicas."""
+    own = getattr(model, "own_class", type(model))
+    return [name for name in _STEPS if getattr(own, name) is not getattr(keras.Model, name)]
+
+
+class ReplicaSteps(BuiltFromOneReplica):
     """Mixed into a model's class, it reads the `Rows` of padded batches.
 
     The loss that `fit` logs is the mean over examples: Keras weighs a batch's loss by its rows, and
@@ -97,24 +101,33 @@ class ReplicaSteps(BuiltFromOneReplica, _Model):
     """
 
     def compute_loss(
-        self,
+        self: Any,
         x: Any = None,
         y: Any = None,
         y_pred: Any = None,
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        with _rows_of(sample_weight) as weights:
-            loss = super().compute_loss(x, y, y_pred, weights, training)
-            first = keras.tree.flatten(x)[0]
-            examples = examples_of(first) - tf.cast(tf.shape(first)[0], tf.float32)
+        """Returns the loss of this replica's rows, and corrects what it counts for in the logs."""
+        compute_loss = super().compute_loss  # type: ignore[misc]
+        if not isinstance(sample_weight, Rows):  # someone measures the model, say
+            return compute_loss(x, y, y_pred, sample_weight, training)
+        with _knowing(sample_weight):
+            loss = compute_loss(x, y, y_pred, sample_weight.weights, training)
+        first = keras.tree.flatten(x)[0]  # Keras weighs the loss by its rows
+        counted = tf.reduce_sum(sample_weight.examples) - tf.cast(tf.shape(first)[0], tf.float32)
         # Keras has divided the loss by the number of replicas.
-        self.metrics[0].update_state(loss * _replicas(), sample_weight=examples)
+        self.metrics[0].update_state(loss * _replicas(), sample_weight=counted)
         return loss
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        with _rows_of(sample_weight) as weights:
-            results = super().compute_metrics(x, y, y_pred, weights)
+    def compute_metrics(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the results over all replicas."""
+        compute_metrics = super().compute_metrics  # type: ignore[misc]
+        if isinstance(sample_weight, Rows):
+            with _knowing(sample_weight):
+                results = compute_metrics(x, y, y_pred, sample_weight.weights)
+        else:
+            results = compute_metrics(x, y, y_pred, sample_weight)
         context = tf.distribute.get_replica_context()
         if context is None or not isinstance(results, dict):
             return results
@@ -130,14 +143,11 @@ class ReplicaSteps(BuiltFromOneReplica, _Model):
 
 
 @contextmanager
-def _rows_of(sample_weight: Any) -> Iterator[Any]:
-    """Yields the weights; within this block `examples_of` and `real_of` know the rows."""
-    if not isinstance(sample_weight, Rows):  # of a person who measures the model, say
-        yield sample_weight
-        return
-    _traced.rows = sample_weight
+def _knowing(rows: Rows) -> Iterator[None]:
+    """Within this block `examples_of` and `real_of` know the rows."""
+    _traced.rows = rows
     try:
-        yield sample_weight.weights
+        yield
     finally:
         del _traced.rows
 
@@ -151,9 +161,9 @@ def examples_of(tensor: tf.Tensor) -> tf.Tensor:
         tensor: Has a row for each of the batch, (b, ...).
     """
     rows = getattr(_traced, "rows", None)
-    return (
-        tf.cast(tf.shape(tensor)[0], tf.float32) if rows is None else tf.reduce_sum(rows.examples)
-    )
+    if rows is None:
+        return tf.cast(tf.shape(tensor)[0], tf.float32)
+    return tf.reduce_sum(rows.examples)
 
 
 def real_of(tensor: tf.Tensor) -> tf.Tensor:
@@ -162,82 +172,8 @@ def real_of(tensor: tf.Tensor) -> tf.Tensor:
     return tf.ones(tf.shape(tensor)[:1]) if rows is None else rows.real
 
 
-def make_exact(model: keras.Model) -> None:
-    """Makes an optimizer sum gradients over the replicas before it clips or accumulates them.
-
-    On one replica it does nothing. It replaces methods of the model's optimizer.
-
-    Args:
-        model: Compiled, and made in the strategy's scope.
-    """
-    optimizer = model.optimizer
-    several = model.distribute_strategy.num_replicas_in_sync > 1
-    if several and attached(optimizer, "apply") is None:
-        updates = _ExactUpdates(optimizer)
-        optimizer.apply = updates.apply
-        replace_writing(innermost(optimizer), updates.write)
-
-
 def _replicas() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-class _ExactUpdates:
-    """An optimizer's updates: gradients are summed over the replicas before all else.
-
-    Then clipping, loss scaling and accumulation see what they would see on one device.
-    """
-
-    def __init__(self, optimizer: keras.optimizers.Optimizer):
-        self._apply = optimizer.apply
-        self._optimizer = innermost(optimizer)
-
-    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        there = [tf.convert_to_tensor(gradient) for gradient in grads if gradient is not None]
-        sums = iter(_all_sum(there) if there else ())
-        self._apply([None if g is None else next(sums) for g in grads], trainable_variables)
-
-    def write(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]) -> None:
-        """Takes the place of Keras's updates; all replicas bring the same gradients."""
-        optimizer = self._optimizer
-        every = optimizer.gradient_accumulation_steps or 1
-        kept: list[Any] = []
-        if every > 1:
-            kept = accumulated_gradients(optimizer, trainable_variables)
-            grads = [gradient + k for gradient, k in zip(grads, kept, strict=True)]
-        ready = clip_gradients(optimizer, [gradient / every for gradient in grads])
-
-        def write_all(strategy: Any, sums: Sequence[Any], ready: Sequence[Any]) -> None:
-            # Here, between the replicas, a condition may hold updates.
-            def update() -> None:
-                rate = optimizer.learning_rate
-                for variable, gradient in zip(trainable_variables, ready, strict=True):
-                    self._everywhere(strategy, variable, self._update, gradient, rate)
-                for k in kept:
-                    self._everywhere(strategy, k, _clear)
-
-            def keep() -> None:
-                for k, total in zip(kept, sums, strict=True):
-                    self._everywhere(strategy, k, _assign, total)
-
-            if every == 1:
-                update()
-            else:
-                keras.ops.cond((micro_steps(optimizer) + 1) % every == 0, update, keep)
-
-        tf.distribute.get_replica_context().merge_call(write_all, args=(list(grads), list(ready)))
-
-    def _everywhere(self, strategy: Any, variable: Any, function: Any, *args: Any) -> None:
-        strategy.extended.update(
-            getattr(variable, "value", variable), function, args=args, group=False
-        )
-
-    def _update(self, variable: Any, gradient: Any, rate: Any) -> None:
-        optimizer = self._optimizer
-        decays = decays_weights_itself(optimizer)  # else `WeightRates` does it
-        if decays and optimizer.weight_decay and uses_weight_decay(optimizer, variable):
-            variable.assign_sub(variable * tf.cast(rate * optimizer.weight_decay, variable.dtype))
-        optimizer.update_step(gradient, variable, rate)
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
@@ -259,11 +195,3 @@ def _all_sum(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         with tf.device(devices[0]):
             tensors = [tf.identity(tensor) for tensor in tensors]
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
-
-
-def _assign(variable: Any, value: Any) -> None:
-    variable.assign(value)
-
-
-def _clear(variable: Any) -> None:
-    variable.assign(tf.zeros_like(variable))

@@ -198,7 +198,7 @@ def _trace(
     """Trains a small convolutional network in two phases; returns its numbers."""
     import keras
 
-    from ftkeras.devices.replicas import make_exact, replicated
+    from ftkeras.devices.replicas import replicated
     from ftkeras.devices.workers import share_of, spread
     from ftkeras.phases import Phase, StagedUnfreezing, weights_of
     from ftkeras.training.optimizer import make_optimizer
@@ -217,13 +217,12 @@ def _trace(
             clip_norm=clip_norm,
             accumulate=accumulate,
         )
-        loss = {head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in "ab"}
-        metrics = {head: [Unweighted(keras.metrics.CategoricalAccuracy())] for head in "ab"}
+        loss: Any = {head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in "ab"}
+        metrics: Any = {head: [Unweighted(keras.metrics.CategoricalAccuracy())] for head in "ab"}
         if heads == 1:
             loss, metrics = loss["a"], metrics["a"]
         model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=False)
         penalty = WeightPenalty(every.all, l2=l2)
-        make_exact(model)
     trains = batch_norm == "train"
     data = _batches(batch, weights, heads, drop_remainder=trains)  # which needs full batches
     epochs = -(-_STEPS // len(data))
@@ -236,7 +235,7 @@ def _trace(
     norms: list[dict[str, float]] = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda _, logs: losses.append(float(logs["loss"])),
-        on_epoch_end=lambda *_: norms.append(unfreeze.gradient_norms()),
+        on_epoch_end=lambda *_: norms.append(unfreeze.optimizer.gradient_norms()),
     )
     history = model.fit(
         spread(share_of(data, strategy), strategy),

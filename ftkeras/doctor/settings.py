@@ -113,7 +113,7 @@ def _steps(plan: Plan, batch_size: int, examples: int) -> Iterator[Finding]:
             f"A batch of {batch_size} is more than the {examples} training images.",
             "Lower data.batch_size; an eighth of the training images or less gives several steps.",
         )
-    elif plan.steps_per_epoch < _HANDFUL:
+    elif plan.steps_per_epoch is not None and plan.steps_per_epoch < _HANDFUL:
         yield Finding(
             "note",
             "batch size",

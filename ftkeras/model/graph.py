@@ -14,8 +14,8 @@ import keras
 
 from ftkeras.keras_internals import (
     functional_of,
+    layers_inside,
     nodes_in_order,
-    take_inputs_as_they_are,
     takes_training,
 )
 
@@ -97,14 +97,19 @@ class GraphModel(keras.Model):
     Args:
         graph: What to run. One input is given as it is, several as a tuple.
         name: The model's name.
+        whole: The model that it came from, to list weights in the same order: that of the calls may
+            be another one, and a sum over all gradients is then rounded in another way.
     """
 
-    def __init__(self, graph: Graph, name: str):
-        super().__init__(name=name)
-        self.graph = graph
-        self._own_layers = graph.layers  # as an attribute, so that Keras finds their weights
+    def __init__(self, graph: Graph, name: str, whole: keras.Model | None = None):
         # As in a functional model, each input has its own dtype, whatever the model's policy.
-        take_inputs_as_they_are(self)
+        super().__init__(name=name, autocast=False)
+        self.graph = graph
+        layers = graph.layers
+        if whole is not None:
+            order = [id(layer) for layer in layers_inside(whole)]
+            layers.sort(key=lambda layer: order.index(id(layer)))
+        self._own_layers = layers  # as an attribute, so that Keras finds their weights
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

@@ -4,5 +4,15 @@ from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase, Until
 from ftkeras.phases.plan import Plan, format_plan, make_plan
 from ftkeras.phases.selectors import weights_of
+from ftkeras.phases.smoothing import Smoothed
 
-__all__ = ["Phase", "Plan", "StagedUnfreezing", "Until", "format_plan", "make_plan", "weights_of"]
+__all__ = [
+    "Phase",
+    "Plan",
+    "Smoothed",
+    "StagedUnfreezing",
+    "Until",
+    "format_plan",
+    "make_plan",
+    "weights_of",
+]

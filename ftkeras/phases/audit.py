@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.errors import TrainingError
 from ftkeras.keras_internals import variables_inside
 from ftkeras.phases.selectors import Weight
 
@@ -29,6 +30,15 @@ class AuditResult:
     trained: int
     drifted: tuple[str, ...]
     unmoved: tuple[str, ...]
+
+    def check(self, phase: str) -> None:
+        """Raises TrainingError if anything drifted; `phase` is the name of the phase."""
+        if self.drifted:
+            names = ", ".join(self.drifted[:5])
+            raise TrainingError(
+                f"phase {phase!r}: {len(self.drifted)} frozen variables changed: "
+                f"{names}. Something other than the optimizer writes to them."
+            )
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> AuditResult:
@@ -91,6 +101,9 @@ class Audit:
 
 
 def fingerprint(variable: keras.Variable) -> bytes:
-    """Returns 64 bits that differ when any bit of the variable does (FarmHash)."""
-    flat = tf.reshape(tf.convert_to_tensor(variable.value), [1, -1])
-    return bytes(tf.raw_ops.Fingerprint(data=flat, method="farmhash64").numpy().tobytes())
+    """Returns 64 bits per replica, which differ when any bit of the variable does (FarmHash)."""
+    value = variable.value
+    copies = getattr(value, "values", (value,))  # one per replica of this process
+    flat = (tf.reshape(tf.convert_to_tensor(copy), [1, -1]) for copy in copies)
+    prints = (tf.raw_ops.Fingerprint(data=data, method="farmhash64") for data in flat)
+    return b"".join(print_.numpy().tobytes() for print_ in prints)

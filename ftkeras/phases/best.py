@@ -1,27 +1,51 @@
-"""The best epoch of a phase that ends on a metric, and its weights."""
+"""The best epoch of a phase that ends on a metric."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import keras
-import numpy as np
 
 from ftkeras.errors import TrainingError
 from ftkeras.phases.phase import ResolvedPhase
 
 
 class BestEpoch:
-    """Watches a phase's metric, and keeps the weights of the epoch where it was best."""
+    """Watches the metric of a phase that has `until`.
 
-    def __init__(self) -> None:
-        self._value: float | None = None
-        self._waited = 0
-        self._weights: list[np.ndarray] = []
+    Args:
+        phase: The index of the phase.
+        value: The best value so far.
+        waited: How many epochs since then were no better; -1 if there is no best value.
+        epoch: After how many epochs of training it last looked.
+    """
 
-    def over(self, phase: ResolvedPhase, logs: Mapping[str, Any], model: keras.Model) -> bool:
-        """Looks at an epoch's logs; returns whether the phase should end."""
+    SIZE = 4
+    """How many numbers `numbers` returns."""
+
+    def __init__(self, phase: float = -1, value: float = 0.0, waited: float = -1, epoch: float = 0):
+        self.phase, self._value, self._waited, self._epoch = int(phase), value, int(waited), epoch
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> BestEpoch:
+        """Returns what has these numbers."""
+        return cls(*numbers)
+
+    def numbers(self) -> list[float]:
+        """Returns all that it knows."""
+        return [float(self.phase), self._value, float(self._waited), float(self._epoch)]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a best value."""
+        return self._waited >= 0
+
+    def judge(self, phase: ResolvedPhase, epoch: int, logs: Mapping[str, Any]) -> bool:
+        """Looks at the metrics after so many epochs; returns whether this is the best one.
+
+        Raises:
+            TrainingError: The metric is not among them.
+        """
         until = phase.until
         if until is None:
             return False
@@ -30,26 +54,23 @@ class BestEpoch:
                 f"phase {phase.name!r}: until.metric {until.metric!r} is not logged. "
                 f"Logged: {', '.join(logs)}."
             )
-        value = float(logs[until.metric])
-        if until.improves(value, self._value):
+        self._epoch, value = epoch, float(logs[until.metric])
+        if until.improves(value, self._value if self.known else None):
             self._value, self._waited = value, 0
-            if until.restore_best:
-                self._weights = [weight.numpy() for weight in model.weights]
-            return False
-        self._waited += 1
-        return self._waited >= until.patience
+            return True
+        self._waited = max(self._waited, 0) + 1
+        return False
 
-    def restore(self, model: keras.Model) -> None:
-        """Puts the best epoch's weights back."""
-        if self._weights:
-            for variable, value in zip(model.weights, self._weights, strict=True):
-                variable.assign(value)
+    def over(self, phase: ResolvedPhase) -> bool:
+        """Whether the phase has waited long enough."""
+        return phase.until is not None and self._waited >= phase.until.patience
 
-    def state(self) -> dict[str, Any]:
-        """Returns the best value, its weights, and how many epochs were no better."""
-        return {"value": self._value, "waited": self._waited, "weights": self._weights}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
-        self._value, self._waited = state["value"], state["waited"]
-        self._weights = list(state["weights"])
+    def check(self, phases: Sequence[ResolvedPhase], epoch: int) -> None:
+        """Warns if a checkpoint was written before the last epoch's metric was looked at."""
+        running = phases[self.phase] if self.phase >= 0 else None
+        if running is not None and running.until is not None and self._epoch != epoch:
+            warnings.warn(
+                f"phase {running.name!r} resumes without the metric of epoch {epoch}, so it may "
+                "end later. List the callback that writes checkpoints after StagedUnfreezing.",
+                stacklevel=2,
+            )

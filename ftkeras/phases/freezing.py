@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import keras
 
+from ftkeras.errors import UserError
 from ftkeras.keras_internals import layers_inside, variables_inside
+from ftkeras.phases.own_flags import frozen_by_owner, set_flag
 from ftkeras.phases.phase import BatchNorm
 from ftkeras.phases.selectors import Weight, Weights, names_explicitly, select
 
@@ -38,9 +40,19 @@ def set_trainable(model: keras.Model, trained: Sequence[Weight], batch_norm: Bat
     Batch normalisation runs in inference mode, its statistics fixed, wherever its layer's
     `trainable` is False: `training=False` at the call does not survive an outer `training=True`.
     A weight's own flag decides whether it is in `model.trainable_variables`, so the offset of a
-    batch normalisation can train while its statistics stay. The caller rebuilds the train function.
+    batch normalisation can train while its statistics stay. What its owner froze by its own flag
+    stays frozen. The caller rebuilds the train function.
+
+    Raises:
+        UserError: One of `trained` was frozen by its owner since `weights_of` was called.
     """
+    check_own_flags(trained)
     chosen = {id(weight.variable) for weight in trained}
+    kept = {
+        id(own.variable)
+        for own in variables_inside(model)
+        if own.trains and frozen_by_owner(own.variable, own.layer)
+    }
     model.trainable = True
     # Parents first: setting a parent's flag overwrites the flags of everything inside it. Every
     # layer is set by itself nevertheless: on TensorFlow, assigning the value that a flag already
@@ -53,4 +65,18 @@ def set_trainable(model: keras.Model, trained: Sequence[Weight], batch_norm: Bat
         layer.trainable = holds and not statistics_fixed
     for _, variable, _, trains in variables_inside(model):
         if trains:
-            variable.trainable = id(variable) in chosen
+            set_flag(variable, id(variable) in chosen, id(variable) in kept)
+
+
+def check_own_flags(trained: Sequence[Weight]) -> None:
+    """Refuses weights that their owner froze after they were selected.
+
+    Raises:
+        UserError: It names the first such weight.
+    """
+    late = [w.path for w in trained if frozen_by_owner(w.variable, w.layer)]
+    if late:
+        raise UserError(
+            f"weight {late[0]!r} was frozen by its own flag or by enable_lora after the phases "
+            "were bound to the model. Do that first, then make StagedUnfreezing."
+        )

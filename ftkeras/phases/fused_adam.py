@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,36 +9,25 @@ import tensorflow as tf
 
 from ftkeras.keras_internals import adam_slots
 
-Update = Callable[[Any, Any, Any], None]
 
+class _Fused:
+    """Replaces the update of Adam (Kingma and Ba 2015) by TensorFlow's own operation.
 
-def fused_update(optimizer: keras.optimizers.Optimizer) -> Update:
-    """Returns what does `optimizer.update_step` fastest.
-
-    Keras writes Adam (Kingma and Ba 2015) as separate operations, each of which reads and writes
-    whole tensors; TensorFlow has one that reads each number once, on every device and under XLA.
-    The slots, their names and the step count remain Keras's own.
-
-    Args:
-        optimizer: A built Keras optimizer, not wrapped.
-
-    Returns:
-        A function of (gradient, variable, learning rate). That of Adam and AdamW is fused; for any
-        other optimizer, and for gradients of embeddings, it is the optimizer's own.
+    Keras writes it as separate operations, each of which reads and writes whole tensors. This one
+    reads each number once, on every device and under XLA. It rounds otherwise in the last digit.
+    The slots, their names and the step count remain Keras's own. Gradients of embeddings, and
+    `amsgrad`, are updated as Keras does it.
     """
-    plain: Update = optimizer.update_step
-    kinds = (keras.optimizers.Adam, keras.optimizers.AdamW)
-    if type(optimizer) not in kinds or optimizer.amsgrad:
-        return plain
 
-    def update(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if isinstance(gradient, tf.IndexedSlices):
-            plain(gradient, variable, learning_rate)
+    def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one weight."""
+        if isinstance(gradient, tf.IndexedSlices) or self.amsgrad:
+            super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
             return
-        m, v = adam_slots(optimizer, variable)
+        m, v = adam_slots(self, variable)
         dtype = variable.dtype
-        step = tf.cast(optimizer.iterations + 1, dtype)
-        beta_1, beta_2 = (tf.cast(b, dtype) for b in (optimizer.beta_1, optimizer.beta_2))
+        step = tf.cast(self.iterations + 1, dtype)
+        beta_1, beta_2 = (tf.cast(b, dtype) for b in (self.beta_1, self.beta_2))
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(m),
@@ -49,11 +37,19 @@ def fused_update(optimizer: keras.optimizers.Optimizer) -> Update:
             lr=tf.cast(learning_rate, dtype),
             beta1=beta_1,
             beta2=beta_2,
-            epsilon=tf.cast(optimizer.epsilon, dtype),
+            epsilon=tf.cast(self.epsilon, dtype),
             grad=tf.cast(gradient, dtype),
         )
 
-    return update
+
+@keras.saving.register_keras_serializable(package="ftkeras")
+class FusedAdam(_Fused, keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, faster on a CPU."""
+
+
+@keras.saving.register_keras_serializable(package="ftkeras")
+class FusedAdamW(_Fused, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW`, faster on a CPU."""
 
 
 def _handle(variable: Any) -> tf.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,10 +12,13 @@ import tensorflow as tf
 
 from ftkeras.console import table
 from ftkeras.keras_internals import flat_layers, inbound_nodes
+from ftkeras.phases.clock import PhaseClock
 from ftkeras.phases.freezing import trained_weights
+from ftkeras.phases.groups import Group, canonical_paths
+from ftkeras.phases.install import template_of
 from ftkeras.phases.phase import Phase, ResolvedPhase, resolve_phases
 from ftkeras.phases.rates import rate_shares
-from ftkeras.phases.schedule import learning_rate, turning_points
+from ftkeras.phases.schedule import turning_points
 from ftkeras.phases.selectors import Weight, Weights
 
 _SMALL_BATCH = 16
@@ -55,6 +58,9 @@ class PlannedPhase:
         parameters: How many numbers it trains.
         activation_bytes: Estimate of what the backward pass keeps: the outputs of every layer from
             the first trained one on, for one batch, in float32.
+        phase: The phase itself.
+        trained: The weights that train.
+        shares: The share of the phase's rate of each of them, by id of its variable.
     """
 
     name: str
@@ -69,26 +75,58 @@ class PlannedPhase:
     parameters: int
     activation_bytes: int
     blocks: tuple[PlannedBlock, ...]
+    phase: ResolvedPhase
+    trained: tuple[Weight, ...]
+    shares: Mapping[int, float]
+
+
+_BOUND = ("phase", "trained", "shares", "weights")  # fields that hold objects of the process
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All phases, resolved against a model and a number of steps an epoch.
+    """All phases, bound to a model: what `ftkeras plan` prints and `StagedUnfreezing` executes.
 
     Attributes:
-        optimizer_bytes: What the optimizer keeps for all phases together (its slots).
+        steps_per_epoch: None if it is not known before `fit`; then so are lengths in steps.
+        optimizer_bytes: What the optimizer keeps for all phases together (its slots); 0 until it
+            is built.
+        accumulation: How many batches an update of the weights takes.
         warnings: Sentences about traps that the plan runs into.
+        weights: The model's weights.
     """
 
     parameters: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     optimizer_bytes: int
+    accumulation: int
     phases: tuple[PlannedPhase, ...]
     warnings: tuple[str, ...]
+    weights: Weights
 
     def as_json(self) -> dict[str, Any]:
         """Returns the plan as plain dicts and lists."""
-        return dataclasses.asdict(self)
+        return {**_plain(self), "phases": [_plain(phase) for phase in self.phases]}
+
+    def groups(self) -> list[Group]:
+        """Returns the weights that any phase trains, those together that always train alike."""
+        paths = canonical_paths([weight.path for weight in self.weights.all])
+        members: dict[tuple[float | None, ...], list[tuple[str, keras.Variable]]] = {}
+        for path, weight in zip(paths, self.weights.all, strict=True):
+            shares = tuple(phase.shares.get(id(weight.variable)) for phase in self.phases)
+            if any(share is not None for share in shares):
+                members.setdefault(shares, []).append((path, weight.variable))
+        return [
+            Group(tuple(path for path, _ in pairs), tuple(weight for _, weight in pairs), shares)
+            for shares, pairs in members.items()
+        ]
+
+
+def _plain(of: Plan | PlannedPhase) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(of))
+    values = {name: getattr(of, name) for name in fields if name not in _BOUND}
+    blocks = [dataclasses.asdict(block) for block in values.pop("blocks", ())]
+    return {**values, **({"blocks": blocks} if blocks else {})}
 
 
 def make_plan(
@@ -96,30 +134,32 @@ def make_plan(
     weights: Weights,
     phases: Sequence[Phase],
     *,
-    steps_per_epoch: int,
-    batch_size: int,
+    steps_per_epoch: int | None = None,
+    batch_size: int = 1,
 ) -> Plan:
     """Resolves phases: which weights train when, for how many steps, at what rates.
 
     Args:
-        model: The model; compiled, if the optimizer's memory is to be told.
+        model: The model, compiled if it will train.
         weights: What `weights_of` returned for it.
         phases: The phases.
-        steps_per_epoch: Batches an epoch.
-        batch_size: Examples a batch.
+        steps_per_epoch: Batches per epoch; None counts lengths in epochs.
+        batch_size: Examples per batch, for the memory of activations.
 
     Raises:
         UserError: A selector isn't understood or selects nothing.
     """
     resolved = resolve_phases(phases)
-    planned = tuple(
-        _plan_phase(model, weights, phase, steps_per_epoch, batch_size) for phase in resolved
-    )
     optimizer = getattr(model, "optimizer", None)
-    slots = sum(_bytes(variable) for variable in optimizer.variables) if optimizer else 0
-    warnings = tuple(_warnings(resolved, planned, batch_size))
+    every = (template_of(optimizer).gradient_accumulation_steps or 1) if optimizer else 1
+    clock = PhaseClock(resolved, steps_per_epoch, every)
+    planned = tuple(
+        _plan_phase(model, weights, clock, index, batch_size) for index in range(len(resolved))
+    )
+    slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
+    warnings = (*_warnings(resolved, planned, batch_size), *_moved_ends(clock, every))
     total = sum(weight.size for weight in weights.all)
-    return Plan(total, steps_per_epoch, slots, planned, warnings)
+    return Plan(total, steps_per_epoch, slots, every, planned, warnings, weights)
 
 
 def format_plan(plan: Plan) -> str:
@@ -148,13 +188,24 @@ def format_plan(plan: Plan) -> str:
     return "\n\n".join([table(rows, header), table(blocks, names), *notes]) + "\n"
 
 
+def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:
+    for index, phase in enumerate(clock.phases[:-1]):
+        planned = round(phase.length(clock.steps_per_epoch) * (clock.steps_per_epoch or 1))
+        more = clock.length(index) - planned
+        if more:
+            yield (
+                f"phase {phase.name!r} lasts {more} steps more than its length says, because an "
+                f"update takes {every} batches and phases end with a whole update."
+            )
+
+
 def _plan_phase(
-    model: keras.Model, weights: Weights, phase: ResolvedPhase, steps_per_epoch: int, batch: int
+    model: keras.Model, weights: Weights, clock: PhaseClock, index: int, batch: int
 ) -> PlannedPhase:
+    phase, steps = clock.phases[index], clock.length(index)
     trained = trained_weights(weights, phase.train, phase.batch_norm)
     shares = rate_shares(weights, phase, trained)
-    steps = round(phase.length(steps_per_epoch) * steps_per_epoch)
-    rates = [learning_rate(phase, step, steps) for step in turning_points(phase, steps)]
+    rates = [clock.rate(index, step) for step in turning_points(phase, steps)]
     return PlannedPhase(
         name=phase.name,
         train=tuple(phase.train),
@@ -164,10 +215,13 @@ def _plan_phase(
         first_rate=rates[0],
         peak_rate=max(rates),
         last_rate=rates[-1],
-        rates=tuple(learning_rate(phase, step, steps) for step in evenly_spaced(steps, _SAMPLES)),
+        rates=tuple(clock.rate(index, step) for step in evenly_spaced(steps, _SAMPLES)),
         parameters=sum(weight.size for weight in trained),
         activation_bytes=_activations(model, trained) * 4 * batch,
         blocks=tuple(_plan_blocks(weights, phase, shares, max(rates))),
+        phase=phase,
+        trained=trained,
+        shares=shares,
     )
 
 
@@ -190,6 +244,15 @@ def describe_length(phase: ResolvedPhase) -> str:
         until = phase.until
         return f"until {until.metric} stops improving (at most {until.max_epochs} epochs)"
     return f"{phase.epochs} epochs"
+
+
+def describe_start(phase: ResolvedPhase, trained: Sequence[Weight]) -> str:
+    """Returns a line that says what a phase that begins does."""
+    count = sum(weight.size for weight in trained)
+    return (
+        f"phase {phase.name}: trains {', '.join(phase.train)} ({count:,} parameters), "
+        f"learning rate {phase.learning_rate:g}, {describe_length(phase)}"
+    )
 
 
 def _plan_blocks(
@@ -283,7 +346,8 @@ def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def _bytes(variable: keras.Variable) -> int:
+def bytes_of(variable: keras.Variable) -> int:
+    """Returns how many bytes a variable takes."""
     return math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
 
 

@@ -13,6 +13,7 @@ A selector works on weights, not on layers: that is what an optimizer trains.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ import keras
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.keras_internals import variables_inside
+from ftkeras.phases.heads import blocks_or_layers
+from ftkeras.phases.own_flags import frozen_by_owner
 
 _INDEX = re.compile(r"blocks\[(-?\d+)\]")
 _SLICE = re.compile(r"blocks\[(-?\d*):(-?\d*)(?::(-?\d*))?\]")
@@ -68,15 +71,20 @@ class Weights:
 
 
 def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Weights:
-    """Returns a model's trainable weights, each with its path and block.
+    """Returns the weights that phases can train, each with its path and block.
+
+    A weight that its owner froze by its own flag (`layer.kernel.trainable = False`) and the base
+    of a LoRA layer are left out. `layer.trainable = False` leaves nothing out.
 
     Args:
         model: Any built Keras model.
         blocks: Its blocks from input to output, usually `backbone.blocks`. Left out, every layer
-            that holds weights is a block, nested models are looked into, and the last is the head.
+            that holds weights is a block, nested models are looked into, and the last weighted
+            layer on the way to each output is the head.
 
     Raises:
-        UserError: The model isn't built, or a block holds a layer that isn't in the model.
+        UserError: The model isn't built, a block holds a layer that isn't in the model, or
+            `blocks` is left out and the heads cannot be seen.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="hidden"),
@@ -86,8 +94,7 @@ def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Wei
     """
     if not model.built:
         raise UserError("the model has no weights yet: call it once, or give it an Input, first.")
-    if blocks is None:
-        blocks = [Block(layer.name, (layer,)) for layer in _weighted_layers(model)[:-1]]
+    blocks = blocks_or_layers(model, blocks)
     weights = _walk(model)
     block_of = {}
     for block in blocks:
@@ -96,8 +103,12 @@ def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Wei
             if inside and not any(inside[0].variable is weight.variable for weight in weights):
                 raise UserError(f"block {block.name!r}: layer {layer.name!r} is not in the model.")
             block_of.update({id(weight.variable): block.name for weight in inside})
-    placed = (Weight(w.variable, w.path, w.layer, block_of.get(id(w.variable))) for w in weights)
-    return Weights(tuple(placed), tuple(block.name for block in blocks))
+    placed = tuple(
+        dataclasses.replace(weight, block=block_of.get(id(weight.variable)))
+        for weight in weights
+        if not frozen_by_owner(weight.variable, weight.layer)
+    )
+    return Weights(placed, tuple(block.name for block in blocks))
 
 
 def select(weights: Weights, selectors: Sequence[str]) -> tuple[Weight, ...]:
@@ -212,19 +223,8 @@ def _block_names(weights: Weights, selector: str) -> tuple[str, ...]:
     raise UserError(f"selector {selector!r} is not understood. {choices(weights)}")
 
 
-def _weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the layers that hold trainable weights, with nested models opened."""
-    layers: list[keras.layers.Layer] = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            layers += _weighted_layers(layer)
-        elif _walk(layer):
-            layers.append(layer)
-    return layers
-
-
 def _walk(layer: keras.layers.Layer) -> list[Weight]:
-    """Returns the weights of a layer and of all that is inside it, in the order of its graph."""
+    """Returns all weights of a layer that were made to train, in the order of its graph."""
     weights: dict[int, Weight] = {}
     for path, variable, owner, trains in variables_inside(layer, graph_order=True):
         if trains:  # a layer that is used twice counts once

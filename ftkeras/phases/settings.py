@@ -2,61 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 
+from ftkeras.backbones import Block
 from ftkeras.errors import UserError
-from ftkeras.keras_internals import loss_arguments
+from ftkeras.phases.heads import blocks_or_layers, head_dropouts
+from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.phases.smoothing import check_losses, smoothed_losses
 
 
-def set_dropout(model: keras.Model, rate: float, dry_run: bool = False) -> None:
-    """Sets the rate of the dropout layers of `model` itself; those inside nested models stay.
+class Settings:
+    """The dropout of a model's head and the label smoothing of its losses, phase by phase.
 
-    Raises:
-        UserError: The model has no dropout layer.
+    Without a phase's `dropout` each rate is what it was when this was made; without its
+    `label_smoothing` each loss has its own amount.
+
+    Args:
+        model: A compiled model.
+        blocks: Its blocks, as `weights_of` takes them.
+
+    Example:
+        >>> from ftkeras.phases.phase import Phase, resolve_phases
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.1),
+        ...                           keras.layers.Dense(2)])
+        >>> settings = Settings(model, blocks=[])
+        >>> phase, = resolve_phases([Phase("head", 1, 1e-3, dropout=0.5)])
+        >>> settings.apply(phase)
+        >>> model.layers[0].rate
+        0.5
     """
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-    if not layers:
-        raise UserError(
-            "dropout: the head has no dropout layer; give it one, with any rate above 0."
-        )
-    if not dry_run:
-        for layer in layers:
-            layer.rate = rate
 
+    def __init__(self, model: keras.Model, blocks: Sequence[Block] | None = None):
+        dropouts = head_dropouts(model, blocks_or_layers(model, blocks))
+        self._rates = [(layer, layer.rate) for layer in dropouts]
+        self._model = model
 
-def set_label_smoothing(model: keras.Model, amount: float, dry_run: bool = False) -> None:
-    """Sets the label smoothing of the loss, or of all losses, that `model` was compiled with.
+    def check(self, phase: ResolvedPhase) -> None:
+        """Refuses what `apply` could not do.
 
-    Raises:
-        UserError: No loss is an object that has label smoothing.
-    """
-    losses = _smoothing_losses(model)
-    if not losses:
-        raise UserError(
-            "label_smoothing: compile the model with a loss object that has it, for example "
-            "keras.losses.CategoricalCrossentropy(from_logits=True)."
-        )
-    if not dry_run:
-        for loss in losses:
-            loss_arguments(loss)["label_smoothing"] = loss.label_smoothing = amount
+        Raises:
+            UserError: The head has no dropout layer, or one that cannot drop; or a loss isn't a
+                `Smoothed`.
+        """
+        if phase.dropout is not None and not self._rates:
+            raise UserError(
+                "dropout: the head has no dropout layer; give it one, with any rate above 0."
+            )
+        for layer, _ in self._rates:
+            # Keras gives a layer of rate 0 nothing to draw random numbers from.
+            if phase.dropout and getattr(layer, "seed_generator", None) is None:
+                raise UserError(
+                    f"dropout: the head's layer {layer.name!r} was made with rate 0, which Keras "
+                    "cannot change; make it with any rate above 0."
+                )
+        if phase.label_smoothing is not None:
+            check_losses(self._model)
 
-
-def remember_settings(model: keras.Model) -> Callable[[], None]:
-    """Returns a function that sets dropout and label smoothing to what they are now."""
-    rates = [(x, x.rate) for x in model.layers if isinstance(x, keras.layers.Dropout)]
-    smoothing = [loss_arguments(x)["label_smoothing"] for x in _smoothing_losses(model)]
-
-    def put_back() -> None:
-        for layer, rate in rates:
-            layer.rate = rate
-        if smoothing:
-            set_label_smoothing(model, smoothing[0])
-
-    return put_back
-
-
-def _smoothing_losses(model: keras.Model) -> list[keras.losses.Loss]:
-    losses = model.loss.values() if isinstance(model.loss, dict) else [model.loss]
-    return [x for x in losses if "label_smoothing" in loss_arguments(x)]
+    def apply(self, phase: ResolvedPhase) -> None:
+        """Sets what a phase says, before the train function is traced."""
+        for layer, rate in self._rates:
+            layer.rate = rate if phase.dropout is None else phase.dropout
+        for loss in smoothed_losses(self._model):
+            loss.phase_amount = phase.label_smoothing

@@ -12,11 +12,12 @@ from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.devices.replicas import make_exact, replicated
+from ftkeras.devices.replicas import own_steps, replicated
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
-from ftkeras.phases import Phase, Plan, StagedUnfreezing, make_plan, weights_of
+from ftkeras.model.graph import Graph
+from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
@@ -27,6 +28,7 @@ from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.unweighted import Unweighted
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
@@ -42,15 +44,19 @@ class Assembled:
     backbone: Backbone
     model: keras.Model
     penalty: WeightPenalty | None
-    unfreeze: StagedUnfreezing
+    unfreeze: ResumableUnfreezing
     phases: Sequence[Phase]
-    plan: Plan
     trunk: TrunkPlan | None
     devices: Devices
     device: str
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     """The task's own callbacks: `Task.finish` may ask them what they saw."""
+
+    @property
+    def plan(self) -> Plan:
+        """What each phase does."""
+        return self.unfreeze.plan
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
@@ -101,18 +107,10 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
             padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
-        metrics = keras.tree.map_structure(Unweighted, task.metrics(config, data))
-        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
-        make_exact(model)
+        model.compile(
+            optimizer, loss=loss, weighted_metrics=_metrics(task, config, data), jit_compile=jit
+        )
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    unfreeze = StagedUnfreezing(
-        model,
-        phases,
-        blocks=backbone.blocks,
-        steps_per_epoch=feed.steps_per_epoch,
-        recalibrate_on=feed.plain("train") if recalibrates else None,
-        report=print,
-    )
     plan = make_plan(
         model,
         weights,
@@ -120,15 +118,37 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         steps_per_epoch=feed.steps_per_epoch,
         batch_size=config.data.batch_size,
     )
+    unfreeze = ResumableUnfreezing(
+        model,
+        plan,
+        blocks=backbone.blocks,
+        recalibrate_on=feed.plain("train") if recalibrates else None,
+        report=print,
+    )
+    unfreeze.prepare()
+    unfreeze.set_flags(0)
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = batch_size.warn(model, config.data.batch_size, needed)
     notes = (*data.notes, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
+
+    def make_tail(graph: Graph) -> keras.Model:
+        tail = task.tail(model, graph)
+        tail.compile(
+            model.optimizer,
+            loss=loss,
+            # Objects of its own: Keras resets those that a model has not used yet too late.
+            weighted_metrics=_metrics(task, config, data),
+            jit_compile=jit,
+            auto_scale_loss=False,  # the model's optimizer does that already
+        )
+        return tail
+
     options, trunk = build.trunk(config), None
-    if options is not None and (why_not := task.why_no_trunk(config)):
+    if options is not None and (why_not := task.why_no_trunk(config) or _why_no_tail(task, model)):
         if options.always:
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
     elif options is not None:
-        trunk = plan_trunk(model, feed, unfreeze, options)
+        trunk = plan_trunk(model, feed, unfreeze, options, make_tail)
     assembled = Assembled(
         task,
         config,
@@ -139,13 +159,24 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         penalty,
         unfreeze,
         expansion.phases,
-        plan,
         trunk,
         devices,
         device,
         notes,
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
+
+
+def _why_no_tail(task: Task, model: keras.Model) -> str | None:
+    """Returns why no part of the model can be fitted: it would train in another way."""
+    own = own_steps(model)
+    if own and type(task).tail is Task.tail:
+        return f"the model's class has its own {own[0]}, and its task has no `tail` with the same."
+    return None
+
+
+def _metrics(task: Task, config: Config, data: ImageData) -> Any:
+    return keras.tree.map_structure(Unweighted, task.metrics(config, data))
 
 
 def _in_one(loss: Any) -> Callable[[Any, Any], Any]:

@@ -13,13 +13,16 @@ from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
+from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Row, predict_files
 from ftkeras.evaluation.results import format_results
 from ftkeras.export.classifier import Classifier, Servable
+from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.inference import with_kept_outputs
+from ftkeras.phases.smoothing import Smoothed
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
@@ -97,6 +100,18 @@ class Task:
     def why_complete(self, config: Config) -> str | None:
         """Returns why batches cannot be padded, if a loss is about several rows at once."""
         return None
+
+    def tail(self, model: keras.Model, graph: Graph) -> keras.Model:
+        """Returns the part of `model` that trains while its frozen trunk is stored, not compiled.
+
+        If `model` is of a subclass with its own `compute_loss`, nothing is stored unless the task
+        replaces this: the part has to have the same loss.
+
+        Args:
+            model: The whole model, compiled.
+            graph: The calls from the frontier to the model's outputs.
+        """
+        return replica_class(GraphModel)(graph, "tail", model)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too."""
@@ -225,14 +240,19 @@ def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> N
             )
 
 
-def class_loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
+def class_loss(loss: LossConfig, multi_label: bool) -> Smoothed:
     """Returns the loss of logits that the config names; it is a mean over examples."""
-    shared = {"from_logits": True, "label_smoothing": loss.label_smoothing}
+    return Smoothed(_class_loss(loss, multi_label), loss.label_smoothing)
+
+
+def _class_loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
     if loss.name == "focal" and multi_label:
-        return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, **shared)
+        return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, from_logits=True)
     if loss.name == "focal":
         # alpha=1: weighing the classes is the business of data.balance.
-        return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=loss.gamma, **shared)
+        return keras.losses.CategoricalFocalCrossentropy(
+            alpha=1.0, gamma=loss.gamma, from_logits=True
+        )
     if loss.name == "binary_cross_entropy" or (loss.name == "auto" and multi_label):
-        return keras.losses.BinaryCrossentropy(**shared)
-    return keras.losses.CategoricalCrossentropy(**shared)
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    return keras.losses.CategoricalCrossentropy(from_logits=True)

@@ -10,17 +10,16 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.phases.rates import innermost
 from ftkeras.training.callbacks.divergence import DivergenceWatch
 from ftkeras.training.callbacks.progress import FitProgress
 from ftkeras.training.callbacks.record import EpochBoard
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import Saver
 
 _TOGETHER = 16  # steps: by then Python's part is small, and Ctrl-C still answers at once
 _SHORT = 2e8  # the work of a step, as `trunk.cost` counts it: some milliseconds of two cores
 
-_COUNT_RIGHT = (StagedUnfreezing, DivergenceWatch, FitProgress, EpochBoard, Saver)
+_COUNT_RIGHT = (ResumableUnfreezing, DivergenceWatch, FitProgress, EpochBoard, Saver)
 _HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 
@@ -45,7 +44,7 @@ def steps_together(
     """
     if model.steps_per_execution > 1:
         return model.steps_per_execution
-    scaled = innermost(model.optimizer) is not model.optimizer
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     several = model.distribute_strategy.num_replicas_in_sync > 1
     if work > _SHORT or scaled or several or model.run_eagerly or every_steps:
         return 1

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
-from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
@@ -21,6 +20,7 @@ from ftkeras.training.callbacks.record import EpochBoard, EpochRecord
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import SavedTraining, Saver, SavingOptions
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.resume.state import Stateful
@@ -32,7 +32,7 @@ def fit(
     model: keras.Model,
     feed: Feed,
     *,
-    unfreeze: StagedUnfreezing,
+    unfreeze: ResumableUnfreezing,
     run: Run,
     monitor: str,
     average: AveragedWeights | None = None,
@@ -71,7 +71,8 @@ def fit(
     """
     signals, trouble = signals or Signals(), trouble or DivergencePolicy()
     saving = saving or SavingOptions()
-    checkpoints = Checkpoints(run, monitor, average)
+    unfreeze.prepare()  # the states on disk hold its optimizer
+    checkpoints = Checkpoints(model, run, monitor, average)
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     all_callbacks: list[keras.callbacks.Callback] = [
         unfreeze,  # before those that read its phase, its learning rate and its position
@@ -124,7 +125,7 @@ def fit(
 def _train(
     model: keras.Model,
     feed: Feed,
-    unfreeze: StagedUnfreezing,
+    unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan | None,
     saved: SavedTraining,
     callbacks: Sequence[keras.callbacks.Callback],
@@ -137,19 +138,16 @@ def _train(
     once: all that was trained is saved by then.
     """
     for stretch in segments(model, feed, unfreeze, trunk):
+        fitted, (train, val) = stretch.model, stretch.batches
         together = steps_together(model, stretch.work, callbacks, every_steps)
-        with (
-            stretch.fed as (train, val),
-            quick_pointwise_gradients(model),
-            doing_together(model, together),
-        ):
-            saved.before_fit(train)
+        with quick_pointwise_gradients(fitted), doing_together(fitted, together):
+            saved.before_fit(fitted, train)
             train = spread(train, model.distribute_strategy)
             val = None if val is None else spread(val, model.distribute_strategy)
             first = stretch.first_epoch
             if saved.logs is not None:
                 with signals.at_steps():
-                    _validate(model, val, first, saved.logs, callbacks)
+                    _validate(fitted, val, first, saved.logs, callbacks)
                 saved.logs, first = None, first + 1
                 if saved.over:
                     return
@@ -157,7 +155,7 @@ def _train(
                     continue
             if first < stretch.end_epoch:
                 with signals.at_steps():
-                    model.fit(
+                    fitted.fit(
                         train,
                         validation_data=val,
                         initial_epoch=first,

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import keras
 
+from ftkeras.phases.fused_adam import FusedAdam, FusedAdamW
 from ftkeras.phases.selectors import Weight, Weights, is_kernel
 
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
+    "adam": FusedAdam,
+    "adamw": FusedAdamW,
     "adafactor": keras.optimizers.Adafactor,
     "lamb": keras.optimizers.Lamb,
     "lion": keras.optimizers.Lion,

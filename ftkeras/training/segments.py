@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import keras
@@ -15,11 +13,11 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share, take_share
-from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.plan import TrunkPlan, stores_share, strength_of, training_work, views_of
-from ftkeras.trunk.split import TrunkSplit, fed_from_frontier
+from ftkeras.trunk.split import TrunkSplit
 from ftkeras.trunk.store import FrontierStore
 
 _FORWARD = 4  # batches at once in validation
@@ -29,25 +27,27 @@ Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
 
 @dataclass(frozen=True)
 class Segment:
-    """Some epochs, or fewer, and the batches to train them on while `fed` is entered.
+    """Some epochs, or fewer, with the model to fit in them and its batches.
 
     Args:
-        first_epoch: Where it begins.
-        end_epoch: Where it ends at the latest.
-        fed: Gives the batches.
-        work: That of a training step, as `trunk.cost` counts it, where it trains from a store.
+        model: The whole model; or its tail, if the batches are of a stored frontier.
+        batches: For training, and for validation if there is any.
+        first_epoch: The first epoch.
+        end_epoch: The epoch at whose beginning it ends at the latest.
+        work: Of a training step, as `trunk.cost` counts it, if it trains from a store.
     """
 
+    model: keras.Model
+    batches: Batches
     first_epoch: int
     end_epoch: int
-    fed: AbstractContextManager[Batches]
     work: float = math.inf
 
 
 def segments(
     model: keras.Model,
     feed: Feed,
-    unfreeze: StagedUnfreezing,
+    unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan | None,
 ) -> Iterator[Segment]:
     """Yields what to give to `fit`, one after the other, from where `unfreeze` stands.
@@ -59,23 +59,25 @@ def segments(
         trunk: Which phases train from a store; None for a single stretch over all phases.
     """
     if trunk is None or not any(forecast.stored for forecast in trunk.forecasts):
-        yield Segment(unfreeze.position[0], unfreeze.epochs, _plain(feed))
+        yield Segment(model, _plain(feed), unfreeze.position[0], unfreeze.epochs)
         return
     unfreeze.one_fit_a_phase = True
     index = None
     while index != len(unfreeze.phases) - 1:
         index = unfreeze.upcoming()
         phase, split = unfreeze.phases[index], trunk.splits[index]
-        fed = None
+        stored = None
         if trunk.forecasts[index].stored and split is not None:
             start = time.monotonic()
-            fed = _from_stores(model, feed, phase, trunk, split, index)
+            stored = _from_stores(model, feed, phase, trunk, split, index)
             trunk.seconds[phase.name] = time.monotonic() - start
         epochs = unfreeze.position[0], unfreeze.epochs
-        if fed is None or split is None:
-            yield Segment(*epochs, _plain(feed))
-        else:
-            yield Segment(*epochs, fed, feed.batch_size * training_work(split))
+        if stored is None or split is None:
+            yield Segment(model, _plain(feed), *epochs)
+            continue
+        with model.distribute_strategy.scope():
+            tail = trunk.make_tail(split.tail.graph)
+        yield Segment(tail, stored, *epochs, feed.batch_size * training_work(split))
 
 
 def _from_stores(
@@ -85,7 +87,7 @@ def _from_stores(
     trunk: TrunkPlan,
     split: TrunkSplit,
     index: int,
-) -> AbstractContextManager[Batches] | None:
+) -> Batches | None:
     """Returns a phase's batches from its stores, or None where they could not be made."""
     options = trunk.options
     share = feed.share if stores_share(model, feed, phase) else WHOLE
@@ -113,45 +115,36 @@ def _from_stores(
     )
     if stores is None:
         return None
-    return _stored(model, split, dict(zip(parts, stores, strict=True)), feed, share)
+    return _stored(dict(zip(parts, stores, strict=True)), feed, share)
 
 
-@contextlib.contextmanager
-def _plain(feed: Feed) -> Iterator[Batches]:
-    yield feed.train(), feed.validation()
+def _plain(feed: Feed) -> Batches:
+    return feed.train(), feed.validation()
 
 
-@contextlib.contextmanager
-def _stored(
-    model: keras.Model,
-    split: TrunkSplit,
-    stores: dict[str, FrontierStore],
-    feed: Feed,
-    share: Share,
-) -> Iterator[Batches]:
+def _stored(stores: dict[str, FrontierStore], feed: Feed, share: Share) -> Batches:
     splits = feed.data.splits
     left = feed.share if share.count == 1 else WHOLE  # of what the stores yield
-    with fed_from_frontier(model, split):
-        train = stores["train"].batches(
-            splits["train"],
-            batch_size=feed.batch_size,
-            training=True,
-            seed=feed.seed,
-            epoch=feed.epoch,
-            start=feed.start,
-            **feed.options,
-            drop_remainder=feed.drops,
+    train = stores["train"].batches(
+        splits["train"],
+        batch_size=feed.batch_size,
+        training=True,
+        seed=feed.seed,
+        epoch=feed.epoch,
+        start=feed.start,
+        **feed.options,
+        drop_remainder=feed.drops,
+        share=share,
+    )
+    val = None
+    if "val" in stores:
+        # Larger batches go faster, and without a backward pass they fit; but on devices that
+        # want shapes to stay the same, an incomplete one is left out.
+        val = stores["val"].batches(
+            splits["val"],
+            batch_size=feed.batch_size * (1 if feed.full else _FORWARD),
+            drop_remainder=feed.full,
             share=share,
         )
-        val = None
-        if "val" in stores:
-            # Larger batches go faster, and without a backward pass they fit; but on devices that
-            # want shapes to stay the same, an incomplete one is left out.
-            val = stores["val"].batches(
-                splits["val"],
-                batch_size=feed.batch_size * (1 if feed.full else _FORWARD),
-                drop_remainder=feed.full,
-                share=share,
-            )
-            val = take_share(val, left)
-        yield take_share(train, left), val
+        val = take_share(val, left)
+    return take_share(train, left), val

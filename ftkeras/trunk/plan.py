@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import operator
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,13 +16,15 @@ from ftkeras.console import table
 from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
-from ftkeras.model.graph import flatten
+from ftkeras.model.graph import Graph, flatten
 from ftkeras.model.inference import outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import ResolvedPhase
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.split import TrunkSplit, is_within, split_model
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
+
+MakeTail = Callable[[Graph], keras.Model]
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
 _OVERHEAD = 2.0  # seconds to set up a store: graphs to trace, files to open
@@ -88,12 +90,15 @@ class TrunkPlan:
     Args:
         options: How.
         forecasts: One for each phase.
+        make_tail: Makes a model of a split's tail, compiled with the optimizer and the loss of the
+            whole model and with metrics like its. It is called in the strategy's scope.
         splits: The model, divided for each phase; None where it cannot be.
         seconds: How long it took to get the stores, by phase; filled in while training goes on.
     """
 
     options: TrunkOptions
     forecasts: tuple[TrunkForecast, ...]
+    make_tail: MakeTail
     splits: tuple[TrunkSplit | None, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -140,6 +145,7 @@ def plan_trunk(
     feed: Feed,
     unfreeze: StagedUnfreezing,
     options: TrunkOptions,
+    make_tail: MakeTail,
 ) -> TrunkPlan:
     """Decides for each phase whether its trunk is stored: where it can be, and where it pays.
 
@@ -151,16 +157,16 @@ def plan_trunk(
         feed: The data.
         unfreeze: The phases.
         options: How the trunk would be stored.
+        make_tail: As `TrunkPlan` has it.
     """
     why_not = _why_not_any(unfreeze)
     if why_not:
-        return TrunkPlan(
-            options, tuple(TrunkForecast(p.name, False, why_not) for p in unfreeze.phases)
-        )
+        forecasts = [TrunkForecast(phase.name, False, why_not) for phase in unfreeze.phases]
+        return TrunkPlan(options, tuple(forecasts), make_tail)
     graph = flatten(model)
     per_image = 0.0 if graph is None else _forward_seconds(model)
     total = 1.0 if graph is None else work(graph)
-    forecasts: list[TrunkForecast] = []
+    forecasts = []
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
@@ -175,7 +181,7 @@ def plan_trunk(
             forecasts.append(_forecast(model, phase, split, maker, feed, options, unit))
         splits.append(split)
     unfreeze.set_flags(0)
-    return TrunkPlan(options, tuple(forecasts), tuple(splits))
+    return TrunkPlan(options, tuple(forecasts), make_tail, tuple(splits))
 
 
 def _maker(

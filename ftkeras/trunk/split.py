@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import keras
 import tensorflow as tf
 
 from ftkeras.keras_internals import (
-    calling,
     clear_losses,
     flat_layers,
     is_built_in,
@@ -131,29 +129,6 @@ def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[in
     structure: Any = tensors if len(tensors) > 1 else tensors[0]
     indices = [[tensors.index(x) for x in split.trunk.graph.outputs] for split in splits]
     return GraphModel(Graph(trunk.steps, trunk.inputs, tensors, structure), "trunk"), indices
-
-
-@contextlib.contextmanager
-def fed_from_frontier(model: keras.Model, split: TrunkSplit) -> Iterator[None]:
-    """Within this block the model takes tensors of the frontier in place of images.
-
-    It remains the same object with the same weights, optimizer, loss and metrics, so `fit`,
-    `evaluate`, callbacks and checkpoints work as ever; only the trunk isn't run.
-
-    Args:
-        model: The functional model that `split` was made from.
-        split: Made for the `trainable` flags of the moment.
-    """
-    try:
-        with calling(model, split.tail.call):
-            _forget_traces(model)
-            yield
-    finally:
-        _forget_traces(model)
-
-
-def _forget_traces(model: keras.Model) -> None:
-    model.train_function = model.test_function = model.predict_function = None
 
 
 # --------------------------------------------------------------- what may be in the trunk

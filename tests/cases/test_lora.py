@@ -39,9 +39,6 @@ def factors(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [variable for variable in layer.variables if "lora" in variable.name]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 4: the frozen base trains with its factors", raises=AssertionError
-)
 @pytest.mark.parametrize(("name", "selector"), [("wide", "head"), ("tokens", "block:tokens")])
 def test_of_a_layer_with_lora_only_the_factors_train(name, selector):
     """keras-hub 1656."""
@@ -57,9 +54,6 @@ def test_of_a_layer_with_lora_only_the_factors_train(name, selector):
         assert not np.array_equal(factor.numpy(), was)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 4: a variable's own flag is overwritten", raises=AssertionError
-)
 def test_a_variable_frozen_by_its_own_flag_stays_and_is_audited():
     """keras-hub 1656: `enable_lora` is one that sets such a flag."""
     model = token_model()

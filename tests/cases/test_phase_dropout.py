@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import keras
-import pytest
 
 import ftkeras
 
@@ -30,9 +29,6 @@ def dropouts(model: keras.Model) -> Iterator[keras.layers.Dropout]:
             yield layer
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 5: dropout inside blocks changes too", raises=AssertionError
-)
 def test_dropout_inside_the_blocks_of_a_flat_efficientnet_stays():
     """keras 16234."""
     backbone = ftkeras.load_backbone("EfficientNetB0", weights="none", image_size=32)
@@ -53,9 +49,6 @@ def two_layer_base() -> tuple[keras.Model, tuple[ftkeras.Block, ...]]:
     return base, (ftkeras.Block("one", (first,)), ftkeras.Block("two", (second,)))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 5: dropout inside blocks changes too", raises=AssertionError
-)
 def test_dropout_between_the_blocks_of_a_flat_model_stays():
     """keras 16234."""
     base, blocks = two_layer_base()
@@ -69,9 +62,6 @@ def nested_head() -> keras.Model:
     return keras.Sequential([keras.Input((4,)), dropout, logits], name="head")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 5: a nested head is not looked into", raises=AssertionError
-)
 def test_dropout_of_a_nested_head_on_a_flat_base_is_found():
     """keras 16234."""
     base, blocks = two_layer_base()
@@ -79,9 +69,6 @@ def test_dropout_of_a_nested_head_on_a_flat_base_is_found():
     assert rates_in_the_phase(model, blocks) == {"between": 0.1, "head_dropout": 0.5}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 5: a nested head is not looked into", raises=ftkeras.UserError
-)
 def test_dropout_of_a_nested_head_on_a_nested_base_is_found():
     """keras 16234: it says that the head has no dropout layer, which is untrue."""
     base, blocks = two_layer_base()

@@ -20,9 +20,6 @@ def two_outputs(kind: str) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="case 8: the last output alone is the head", raises=AssertionError
-)
 @pytest.mark.parametrize("kind", ["dict", "list"])
 def test_the_head_of_two_outputs_is_both_or_an_error(kind):
     """keras 11607."""

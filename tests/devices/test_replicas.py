@@ -18,12 +18,14 @@ from ftkeras.data.share import Rows
 from ftkeras.devices.replicas import (
     ReplicaSteps,
     examples_of,
-    make_exact,
+    own_steps,
     real_of,
     replica_class,
     replicated,
 )
 from ftkeras.devices.workers import share_of, spread
+from ftkeras.phases.install import PhasedLossScale
+from ftkeras.phases.optimizer import PhasedOptimizer
 from ftkeras.training.unweighted import Unweighted
 
 COUNT = 9  # in batches of 4: the last has one example, for two replicas
@@ -48,6 +50,7 @@ def model(optimizer: keras.optimizers.Optimizer, batch_norm: bool = False) -> ke
     ]
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     made.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=False)
+    optimizer.build(made.trainable_variables)
     return made
 
 
@@ -82,14 +85,13 @@ def trained(strategy: tf.distribute.Strategy, name: str, exact: bool) -> dict[st
     case = CASES[name]
     with strategy.scope():
         optimizer, norm = case.get("optimizer", lambda: SGD(0.5))(), case.get("batch_norm", False)
-        made = model(optimizer, norm)
-        if not exact:
-            stock = network(norm)
-            stock.compile(optimizer, made.loss, weighted_metrics=["accuracy"], jit_compile=False)
-            made = stock
+        if exact:
+            made = model(PhasedOptimizer(optimizer), norm)
+        else:
+            made, loss = network(norm), keras.losses.CategoricalCrossentropy(from_logits=True)
+            made.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
     batches = data(case.get("count", COUNT))
     if exact:
-        make_exact(made)
         batches = spread(share_of(batches, strategy), strategy)
     steps: list[dict[str, float]] = []
     note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: steps.append(logs))
@@ -143,31 +145,25 @@ def test_stock_keras_differs(two_replicas, name, wrong):
 def test_an_overflow_on_any_replica_skips_the_step(two_replicas):
     inputs, labels, _ = next(iter(data(4)))
     heavy = tf.constant([1.0, 1.0, 1.0, 3e38])  # the second replica's; twice that is infinite
+    batches = tf.data.Dataset.from_tensors((inputs, labels, heavy))
+    batches = spread(share_of(batches, two_replicas), two_replicas)
 
-    def weights(exact: bool) -> tuple[np.ndarray, np.ndarray]:
+    def weights(optimizer: Any) -> tuple[np.ndarray, np.ndarray]:
         with two_replicas.scope():
-            optimizer = keras.optimizers.LossScaleOptimizer(SGD(0.5), initial_scale=64.0)
-            made = model(optimizer)
-        if exact:
-            make_exact(made)
+            made = model(optimizer())
         before = made.get_weights()[0]
-        batches = tf.data.Dataset.from_tensors((inputs, labels, heavy))
-        batches = spread(share_of(batches, two_replicas), two_replicas)
         made.fit(batches, shuffle=False, verbose=0)
         return before, made.get_weights()[0]
 
-    before, after = weights(exact=True)
+    before, after = weights(lambda: PhasedLossScale(PhasedOptimizer(SGD(0.5)), initial_scale=64.0))
     np.testing.assert_array_equal(after, before)
-    assert not np.isfinite(weights(exact=False)[1]).all()
+    stock = weights(lambda: keras.optimizers.LossScaleOptimizer(SGD(0.5), initial_scale=64.0))
+    assert not np.isfinite(stock[1]).all()
 
 
 def test_one_replica_is_left_alone():
     plain = network()
     assert replicated(plain) is plain and replica_class(keras.Model) is keras.Model
-    made = model(SGD())
-    before = set(vars(made.optimizer))
-    make_exact(made)
-    assert set(vars(made.optimizer)) == before
     assert float(examples_of(tf.zeros((3, 2)))) == 3
     np.testing.assert_array_equal(real_of(tf.zeros((3, 2))), [1, 1, 1])
 
@@ -194,6 +190,9 @@ def test_a_model_with_steps_of_its_own_knows_the_rows(two_replicas):
     with two_replicas.scope():
         made = replica_class(Counting)(inputs, outputs, seen=seen, name="counting")
         assert isinstance(made, ReplicaSteps) and replicated(made) is made
+        assert own_steps(made) == ["compute_loss"] and own_steps(replicated(network())) == []
+        with pytest.raises(TypeError, match="Counting has its own compute_loss: make it by"):
+            replicated(Counting(inputs, outputs, seen=seen))
         made.compile(SGD(), "mse", run_eagerly=True)
     weights, real = tf.constant([1.5, 1.5, 1.5, 0.0]), tf.constant([1.0, 1.0, 1.0, 0.0])
     rows = Rows(weights, real, tf.fill((4,), 0.75))

@@ -92,7 +92,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
 LONG = """
 import keras, numpy as np, tensorflow as tf
 from ftkeras.errors import TrainingError
-from ftkeras.devices.replicas import make_exact, replicated
+from ftkeras.devices.replicas import replicated
 from ftkeras.devices.strategy import choose_devices
 from ftkeras.devices.workers import agree_on_weights, peers_watched, spread, share_of
 
@@ -100,7 +100,6 @@ devices = choose_devices()
 with devices.strategy.scope():
     model = replicated(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     model.compile("sgd", "mse")
-make_exact(model)
 data = tf.data.Dataset.from_tensor_slices((np.ones((9, 4)), np.ones((9, 2)))).batch(9)
 batches = spread(share_of(data, devices.strategy), devices.strategy)
 try:

@@ -56,6 +56,35 @@ def test_it_holds_the_very_same_weights_once():
     assert len(flat.trainable_variables) == len(model.trainable_variables)
 
 
+def test_its_weights_come_in_the_order_of_the_whole_model():
+    """Else a norm over all gradients is rounded in another way."""
+    inputs = keras.Input((4,))
+    x = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in "ab")])(inputs)
+    heads = keras.Model(inputs, {name: keras.layers.Dense(2, name=name)(x) for name in "pqr"})
+    for model in (branchy(), heads):
+        tail = GraphModel(flatten(model), "tail", model)
+        assert [v.path for v in tail.variables] == [v.path for v in model.variables]
+    by_calls = GraphModel(flatten(heads), "tail")
+    assert [v.path for v in by_calls.variables] != [v.path for v in heads.variables]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_inputs_keep_their_type_whatever_the_policy(dtype):
+    inputs = keras.Input((3,), dtype=dtype)
+    model = keras.Model(inputs, [keras.ops.multiply(inputs, 2), keras.ops.add(inputs, 0)])
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        flat = GraphModel(flatten(model), "flat")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    given = np.array([[1000, 1001, 30001]]).astype(dtype)  # 30001 is no float16
+    doubled, same = flat(given)
+    assert same.dtype == dtype
+    np.testing.assert_array_equal(same, given)
+    np.testing.assert_array_equal(doubled, model(given)[0])
+
+
 def test_sequential_models_are_opened_and_others_are_not():
     sequential = keras.Sequential(
         [keras.Input((4,)), keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])]

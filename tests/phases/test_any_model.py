@@ -91,7 +91,7 @@ def train(model: keras.Model, phases: list[Phase], blocks=None) -> list[set[str]
 
 
 def snapshot(unfreeze: StagedUnfreezing) -> dict[str, np.ndarray]:
-    return {weight.path: weight.variable.numpy() for weight in unfreeze._weights.all}
+    return {weight.path: weight.variable.numpy() for weight in unfreeze.plan.weights.all}
 
 
 HEAD = Phase("head", 1, 1e-2)

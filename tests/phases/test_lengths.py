@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.phases import Phase, StagedUnfreezing, Until
+from ftkeras.phases import Phase, Smoothed, StagedUnfreezing, Until
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 
 INPUTS = np.random.default_rng(0).normal(3.0, 2.0, (16, 4)).astype("float32")
@@ -25,7 +25,7 @@ def small_model() -> keras.Model:
             keras.layers.Dense(2, name="head"),
         ]
     )
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    loss = Smoothed(keras.losses.CategoricalCrossentropy(from_logits=True))
     model.compile(keras.optimizers.Adam(), loss, metrics=["accuracy"], jit_compile=False)
     return model
 
@@ -160,7 +160,7 @@ def test_dropout_and_label_smoothing_follow_the_phase():
 
     class See(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            seen.append((model.layers[2].rate, model.loss.label_smoothing))
+            seen.append((model.layers[2].rate, model.loss.phase_amount))
 
     unfreeze = StagedUnfreezing(
         model,
@@ -190,5 +190,5 @@ def test_settings_that_the_model_has_not_are_refused_at_once():
     plain.compile("adam", "mse")
     with pytest.raises(UserError, match="no dropout layer"):
         StagedUnfreezing(plain, [Phase("a", 1, 0.1, train=["head"], dropout=0.1)])
-    with pytest.raises(UserError, match="a loss object that has it"):
+    with pytest.raises(UserError, match="loss=ftkeras.Smoothed"):
         StagedUnfreezing(plain, [Phase("a", 1, 0.1, train=["head"], label_smoothing=0.1)])

@@ -36,7 +36,7 @@ def trained(strategy: tf.distribute.Strategy) -> tuple[list[np.ndarray], dict[st
     batches = tf.data.Dataset.from_tensor_slices((INPUTS, LABELS)).batch(8)
     model.fit(batches, epochs=unfreeze.epochs, callbacks=[unfreeze], verbose=0, shuffle=False)
     assert set(unfreeze.verdicts) == {"head", "top", "all"}
-    return model.get_weights(), unfreeze.gradient_norms()
+    return model.get_weights(), unfreeze.optimizer.gradient_norms()
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ import keras
 import pytest
 
 from ftkeras.data.feed import Feed
-from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.fit import fit
+from ftkeras.training.resume.phases import ResumableUnfreezing
 
 Training = Callable[..., tuple[dict[str, Any], Run]]
 
@@ -44,7 +45,7 @@ def small_training(small_images) -> Training:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         metrics = [keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.AUC(name="auc")]
         model.compile(optimizer or adamw, loss, weighted_metrics=metrics)
-        unfreeze = StagedUnfreezing(model, phases, steps_per_epoch=batches.steps_per_epoch)
+        unfreeze = ResumableUnfreezing(model, phases, steps_per_epoch=batches.steps_per_epoch)
         average = AveragedWeights(model, 0.9)
         checkpoints = fit(
             model,

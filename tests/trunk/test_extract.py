@@ -23,7 +23,7 @@ from ftkeras.trunk import writer as writers
 from ftkeras.trunk.engines import best_precision, make_engine, relative_difference
 from ftkeras.trunk.extract import Outlet, Part, Trunks, extract, get_stores
 from ftkeras.trunk.key import graph_signature, stamp_examples, store_key
-from ftkeras.trunk.split import fed_from_frontier, is_within, split_model
+from ftkeras.trunk.split import is_within, split_model
 from ftkeras.trunk.store import list_stores, stores_folder
 from ftkeras.trunk.writer import plan_layout
 
@@ -446,8 +446,8 @@ def train(stored, strategy=None):
     shared = {"batch_size": 8, "training": True, "seed": 5, "epoch": epoch}
     losses = []
 
-    def fit(train_data, val_data, start, end):
-        history = model.fit(
+    def fit(fitted, train_data, val_data, start, end):
+        history = fitted.fit(
             train_data,
             validation_data=val_data,
             initial_epoch=start,
@@ -460,15 +460,15 @@ def train(stored, strategy=None):
 
     images = batches(data, image_size=SIZE, **shared), batches(data, image_size=SIZE, batch_size=8)
     if not stored:
-        fit(*images, 0, 3)
-        fit(*images, 3, 5)
+        fit(model, *images, 0, 3)
     else:
-        split = split_model(model)  # `unfreeze` has set the flags of the first phase
+        with strategy.scope():
+            split = split_model(model)  # `unfreeze` has set the flags of the first phase
+            split.tail.compile(optimizer, loss, weighted_metrics=["accuracy"])
         options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
         [store] = get_stores(split, [Part(data, lambda: images[1], "plain")], **options)
-        with fed_from_frontier(model, split):
-            fit(store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
-        fit(*images, 3, 5)
+        fit(split.tail, store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
+    fit(model, *images, 3, 5)
     assert all(not verdict.drifted for verdict in unfreeze.verdicts.values())
     return losses, [variable.numpy() for variable in model.variables]
 

@@ -29,10 +29,12 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.model.assemble import build_model
-from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.model.graph import Graph, GraphModel
+from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.plan import TrunkOptions, plan_trunk
 
 EPOCHS = 4
@@ -103,7 +105,7 @@ def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, 
     keras.utils.clear_session()
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
     model = compiled(backbone, len(data.class_names))
-    unfreeze = StagedUnfreezing(model, [phase], blocks=backbone.blocks)
+    unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
     feed = Feed(data, image_size=size, batch_size=32)
     feed.train()  # images are decoded into memory before the clock starts
     clock = Clock()
@@ -131,10 +133,14 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
     model = compiled(backbone, len(data.class_names))
     phase = Phase("head", train=["head"], epochs=8, learning_rate=3e-3)
-    unfreeze = StagedUnfreezing(model, [phase], blocks=backbone.blocks)
+    unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
     only = ImageData("starter", data.class_names, False, {"train": data.splits["train"]})
     feed = Feed(only, image_size=size, batch_size=32)
-    trunk = plan_trunk(model, feed, unfreeze, TrunkOptions(always=True))
+
+    def make_tail(graph: Graph) -> keras.Model:
+        return compile_like_all(GraphModel(graph, "tail", model), model.optimizer)
+
+    trunk = plan_trunk(model, feed, unfreeze, TrunkOptions(always=True), make_tail)
     config = parse_config(
         {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}, **PHASES}
     )
@@ -148,8 +154,12 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
 
 def compiled(backbone: Backbone, classes: int) -> keras.Model:
     """Returns a new model on the backbone."""
-    model = build_model(backbone, classes, seed=0)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
+    return compile_like_all(build_model(backbone, classes, seed=0), optimizer)
+
+
+def compile_like_all(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> keras.Model:
+    """Compiles a model or a part of one, and returns it."""
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
     return model

@@ -21,6 +21,7 @@ from ftkeras.evaluation.bars import Bar, measured, refuse_unknown
 from ftkeras.evaluation.predict import Row
 from ftkeras.export.classifier import Servable
 from ftkeras.model.assemble import build_heads
+from ftkeras.model.graph import Graph
 from ftkeras.model.head import Hidden, frequency_bias
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
@@ -39,7 +40,12 @@ from ftkeras.tasks.multi_task.evaluation import (
 )
 from ftkeras.tasks.multi_task.export import MultiHead
 from ftkeras.tasks.multi_task.report import head_sections
-from ftkeras.tasks.multi_task.weighting import GradNormWeighed, UncertaintyWeighed, WeighedHeads
+from ftkeras.tasks.multi_task.weighting import (
+    GradNormWeighed,
+    UncertaintyWeighed,
+    WeighedHeads,
+    WeighedTail,
+)
 
 
 class MultiTask(Task):
@@ -112,6 +118,9 @@ class MultiTask(Task):
             hidden=[Hidden(**layer.model_dump()) for layer in head.hidden],
             dropout=head.dropout,
         )
+
+    def tail(self, model: WeighedHeads, graph: Graph) -> WeighedTail:
+        return replica_class(WeighedTail)(graph, model)
 
     def loss(self, config: Config, data: ImageData) -> dict[str, keras.losses.Loss]:
         return {

@@ -13,6 +13,8 @@ import keras
 import tensorflow as tf
 
 from ftkeras.devices.replicas import examples_of, sum_over_replicas
+from ftkeras.keras_internals import own_variables
+from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.head import logits_name
 
 _LEAST = 1e-3  # of a weight, so that no head is lost for good
@@ -47,7 +49,7 @@ class WeighedHeads(keras.Model):
         self._given = dict(weights)
         shown = ("loss", "weight") if self.moving else ("loss",)
         names = [f"{head}_{what}" for what in shown for head in weights]
-        self._shown = {name: keras.metrics.Mean(name=name) for name in names}
+        self.shown = {name: keras.metrics.Mean(name=name) for name in names}
 
     def compute_loss(
         self,
@@ -63,9 +65,9 @@ class WeighedHeads(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         examples = examples_of(y_pred[self.heads[0]])
         for head, loss, weight in zip(self.heads, losses, tf.unstack(self.now()), strict=True):
-            self._shown[f"{head}_loss"].update_state(loss * replicas, sample_weight=examples)
+            self.shown[f"{head}_loss"].update_state(loss * replicas, sample_weight=examples)
             if self.moving:
-                self._shown[f"{head}_weight"].update_state(weight)
+                self.shown[f"{head}_weight"].update_state(weight)
         if training:
             total = self.weighed(tf.stack(losses), y, y_pred, sample_weight)
         else:
@@ -86,6 +88,32 @@ class WeighedHeads(keras.Model):
             sample_weight: By head, the examples' weights (b,), or None.
         """
         return tf.reduce_sum(self.now() * losses)
+
+
+class WeighedTail(GraphModel):
+    """A part of `WeighedHeads`, from a frontier to the heads, with the loss of the whole.
+
+    Args:
+        graph: The part's calls.
+        whole: The whole model, compiled.
+    """
+
+    def __init__(self, graph: Graph, whole: WeighedHeads):
+        super().__init__(graph, "tail", whole)
+        # A method, not the model: Keras would make the trunk a part of this one.
+        self._loss_of_whole = whole.compute_loss
+        self._learned = list(own_variables(whole)[0])
+        self._shown = whole.shown
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        return self._loss_of_whole(x, y, y_pred, sample_weight, training)
 
 
 class UncertaintyWeighed(WeighedHeads):

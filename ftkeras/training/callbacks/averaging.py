@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.keras_internals import micro_steps, variables_inside
-from ftkeras.phases.rates import innermost
+from ftkeras.keras_internals import variables_inside
+from ftkeras.phases.install import phased, template_of
 
 Logs = dict[str, Any]
 
@@ -88,9 +88,11 @@ class AveragedWeights(keras.callbacks.Callback):
     # ------------------------------------------------------------------------ the callback
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        optimizer = innermost(self.model.optimizer)
-        self._every = optimizer.gradient_accumulation_steps or 1
-        self._micro_steps = int(keras.ops.convert_to_numpy(micro_steps(optimizer)))
+        self._every = template_of(self.model.optimizer).gradient_accumulation_steps or 1
+        # Without phases the batches of an unfinished update are not known in public.
+        optimizer = phased(self.model.optimizer)
+        done = 0 if optimizer is None else optimizer.micro_steps
+        self._micro_steps = int(keras.ops.convert_to_numpy(done))
         self._seen = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

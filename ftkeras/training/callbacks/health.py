@@ -35,14 +35,24 @@ class GroupHealth(keras.callbacks.Callback):
         self._warned: set[tuple[str, str]] = set()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        norms = self._unfreeze.gradient_norms()
+        norms, rates = self._unfreeze.optimizer.gradient_norms(), self._rates()
         with self._writer.as_default():
-            for group, rate in self._unfreeze.group_rates().items():
+            for group, rate in rates.items():
                 tf.summary.scalar(f"learning_rate/{group}", rate, step=epoch)
                 tf.summary.scalar(f"gradient_norm/{group}", norms.get(group, 0.0), step=epoch)
-        for group in self._unfreeze.training_groups():
+        for group in rates:
             self._look_at(group, norms.get(group, 0.0))
         self._before = norms
+
+    def _rates(self) -> dict[str, float]:
+        """Returns the learning rate at this moment of the head and of each block that trains."""
+        rate = float(keras.ops.convert_to_numpy(self._unfreeze.optimizer.learning_rate))
+        planned = self._unfreeze.plan.phases[self._unfreeze.index or 0]
+        rates: dict[str, float] = {}
+        for weight in planned.trained:
+            group = weight.block or "head"
+            rates[group] = max(rates.get(group, 0.0), planned.shares[id(weight.variable)] * rate)
+        return rates
 
     def _look_at(self, group: str, norm: float) -> None:
         phase = self._unfreeze.phase.name

@@ -38,13 +38,21 @@ class Checkpoints(keras.callbacks.Callback):
     another best epoch than the one whose weights were written last.
 
     Args:
+        model: Whose weights they are, also while `fit` trains its tail alone.
         run: Where they go.
         monitor: The logged metric that says which epoch is the best; its name tells the direction.
         average: Where given, the best weights are the averaged ones, which validation measured.
     """
 
-    def __init__(self, run: Run, monitor: str, average: AveragedWeights | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        run: Run,
+        monitor: str,
+        average: AveragedWeights | None = None,
+    ):
         super().__init__()
+        self._subject = model
         self.best: float | None = None
         self.best_epoch: int | None = None
         """The best epoch, from 0."""
@@ -68,7 +76,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.best_epoch = epoch
             with contextlib.nullcontext() if self._average is None else self._average.swapped():
                 # Not as Keras writes them: that takes half a second where this takes a tenth.
-                write_state(self._path(epoch), {"weights": values_of(self.model.weights)})
+                write_state(self._path(epoch), {"weights": values_of(self._subject.weights)})
             self._keep([*self._known, epoch])
 
     def load_best(self, model: keras.Model) -> None:

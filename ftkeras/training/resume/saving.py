@@ -12,14 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
-from ftkeras.keras_internals import weights_of_optimizer
-from ftkeras.phases.callback import StagedUnfreezing
-from ftkeras.phases.rates import innermost
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.signals import Signals
 
 Logs = dict[str, Any]
@@ -47,7 +45,7 @@ class SavedTraining:
     """A training and its states on disk: begins with the newest, saves, and goes back.
 
     Args:
-        model: The model that trains.
+        model: The whole model, whichever part of it is fitted.
         run: Where its states are.
         unfreeze: The phases, which know the position.
         average: The moving average, if there is one.
@@ -62,7 +60,7 @@ class SavedTraining:
         model: keras.Model,
         run: Run,
         *,
-        unfreeze: StagedUnfreezing,
+        unfreeze: ResumableUnfreezing,
         average: AveragedWeights | None,
         checkpoints: Checkpoints,
         parts: Mapping[str, state.Stateful],
@@ -75,7 +73,7 @@ class SavedTraining:
         """The training metrics of an epoch of which only the validation is to be done."""
         self.seconds = 0.0
         """How long it took to save the last time."""
-        self._model = model
+        self._model = self._fitted = model
         self._run = run
         self._unfreeze = unfreeze
         self._average = average
@@ -114,7 +112,7 @@ class SavedTraining:
         start = time.monotonic()
         if self._average is not None:
             self._average.unswap()  # where a validation broke off
-        tree = state.take(self._model, self._parts)
+        tree = state.take(self._model, self._fitted, self._parts)
         self._check_finite(tree)
         self.over = over
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
@@ -122,15 +120,21 @@ class SavedTraining:
         self._checkpoints.note_state()
         self.seconds = time.monotonic() - start
 
-    def before_fit(self, batches: tf.data.Dataset) -> None:
-        """Makes sure that the metrics are there for `put_metrics`."""
+    def before_fit(self, fitted: keras.Model, batches: tf.data.Dataset) -> None:
+        """Takes note of whose metrics count, and makes sure that `put_metrics` finds them.
+
+        Args:
+            fitted: What the next `fit` trains: the whole model or its tail.
+            batches: What it trains on.
+        """
+        self._fitted = fitted
         if self._metrics is not None:
-            state.build_metrics(self._model, batches)
+            state.build_metrics(fitted, batches)
 
     def put_metrics(self) -> None:
         """Gives the metrics their values in the midst of an epoch; Keras has just reset them."""
         if self._metrics is not None:
-            state.put_metrics(self._model, self._metrics)
+            state.put_metrics(self._fitted, self._metrics)
         self._metrics = None
 
     def go_back(self, trouble: Divergence, examples: Callable[[int, int], str]) -> None:
@@ -182,7 +186,8 @@ class SavedTraining:
         self._metrics = tree if self._unfreeze.position[1] and self.logs is None else None
 
     def _check_finite(self, tree: state.Tree) -> None:
-        trained = {id(v) for v in weights_of_optimizer(innermost(self._model.optimizer))}
+        groups = self._unfreeze.optimizer.groups
+        trained = {id(weight) for group in groups for weight in group.weights}
         values = [
             *zip(self._model.variables, tree["model"], strict=True),
             *zip(self._model.optimizer.variables, tree["optimizer"], strict=True),
@@ -218,7 +223,7 @@ class Saver(keras.callbacks.Callback):
     def __init__(
         self,
         saved: SavedTraining,
-        unfreeze: StagedUnfreezing,
+        unfreeze: ResumableUnfreezing,
         signals: Signals,
         steps_per_epoch: int,
         options: SavingOptions,

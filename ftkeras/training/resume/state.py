@@ -19,7 +19,7 @@ from ftkeras.keras_internals import (
 )
 from ftkeras.training.resume.state_file import Tree
 
-VERSION = 1
+VERSION = 2
 
 
 class Stateful(Protocol):
@@ -32,22 +32,23 @@ class Stateful(Protocol):
         """Goes on from what `state` returned."""
 
 
-def take(model: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
+def take(model: keras.Model, fitted: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
     """Returns all that a training goes on from.
 
     Variables are listed in the order in which Keras has them, which follows from how the model was
     built; their names count through the process and may be others in the next.
 
     Args:
-        model: The model. `variables` has weights, statistics and the states of seed generators;
+        model: The whole model. `variables` has weights, statistics and states of seed generators;
             the optimizer's has step counts, momenta, accumulated gradients and the loss's scale.
+        fitted: The model whose `fit` runs, and which has the metrics: `model` or its tail.
         parts: What else has a state, by name.
     """
     return {
         "version": VERSION,
         "model": values_of(model.variables),
         "optimizer": values_of(model.optimizer.variables),
-        "metrics": values_of(model.metrics_variables),
+        "metrics": values_of(fitted.metrics_variables),
         "random": _random_state(),
         "parts": {name: part.state() for name, part in parts.items()},
     }
@@ -69,7 +70,7 @@ def put_back(model: keras.Model, parts: Mapping[str, Stateful], tree: Tree) -> N
 
 
 def put_metrics(model: keras.Model, tree: Tree) -> None:
-    """Gives the model's metrics what `take` found; Keras resets them where an epoch begins."""
+    """Gives a fitted model's metrics what `take` found; Keras resets them where an epoch begins."""
     _assign(model.metrics_variables, tree["metrics"], "metrics")
 
 

@@ -13,10 +13,9 @@ import tensorflow as tf
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
-from ftkeras.devices.replicas import make_exact, replica_class, replicated
+from ftkeras.devices.replicas import replica_class, replicated
 from ftkeras.devices.workers import share_of, spread
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.phases.settings import set_dropout
 from ftkeras.runs import finished
 from ftkeras.runs.assemble import assemble
 from ftkeras.tasks.adversarial.attack import Attack
@@ -140,7 +139,6 @@ def test_two_replicas_are_one_device(two_replicas, beta):
     whole = trained(model(FAST, beta, norm=True))
     with two_replicas.scope():
         made = model(FAST, beta, norm=True)
-    make_exact(made)
     for one, two in zip(whole, trained(made), strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
 
@@ -323,7 +321,7 @@ def test_attacks_see_statistics_of_the_present(images, tmp_path):
     made = assemble(config(path)).model
     [norm] = [x for x in made._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
     norm.trainable = True
-    set_dropout(made, 0.0)
+    made.get_layer("head_dropout").rate = 0.0
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
     for _ in range(50):
         trained = made([pixels], training=True)

@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
-from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.phases import Phase
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.run import Run
 from ftkeras.tasks.robust_weights.soups import Blender, KeepProbe, blend, greedy, weights_of_model
 from ftkeras.training.fit import fit
+from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import SavingOptions
 
 
@@ -118,7 +119,7 @@ def test_the_probe_is_what_the_first_phase_leaves_also_in_a_run_that_goes_on(
         feed, model = Feed(small_images, image_size=8, batch_size=8), small_model()
         model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
         phases = [Phase("head", 2, 1e-2), Phase("all", 2, 1e-2, train=["all"])]
-        unfreeze = StagedUnfreezing(model, phases, steps_per_epoch=feed.steps_per_epoch)
+        unfreeze = ResumableUnfreezing(model, phases, steps_per_epoch=feed.steps_per_epoch)
         keeper, run = KeepProbe(model, unfreeze), Run(str(folder))
         saving = SavingOptions(1)
         callbacks = [keeper, stop]

@@ -39,12 +39,12 @@ def test_norms_are_those_of_the_gradients():
     net = model()
     unfreeze = StagedUnfreezing(net, [Phase("all", 1, 1e-9, train=["all"])])
     net.fit(INPUTS, TARGETS, epochs=1, batch_size=8, callbacks=[unfreeze], verbose=0)
-    norms = unfreeze.gradient_norms()
+    norms = unfreeze.optimizer.gradient_norms()
     hidden = np.maximum(INPUTS @ net.get_layer("body").kernel.numpy(), 0)
     error = 2 * (hidden @ net.get_layer("head").kernel.numpy() - TARGETS) / 8
     expected = np.sqrt(((hidden.T @ error) ** 2).sum() + (error.sum(axis=0) ** 2).sum())
     assert norms["head"] == pytest.approx(expected, rel=1e-4)
-    assert unfreeze.gradient_norms() == {}
+    assert unfreeze.optimizer.gradient_norms() == {}
 
 
 def test_a_dead_group_is_named_once(tmp_path):

@@ -16,8 +16,7 @@ def keep(tmp_path, monitor: str, epochs: list[dict[str, float]]) -> tuple[Checkp
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     run = Run(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    callback = Checkpoints(run, monitor)
-    callback.set_model(model)
+    callback = Checkpoints(model, run, monitor)
     for number, logs in enumerate(epochs):
         model.set_weights([np.full((1, 1), number, "float32")])
         callback.on_epoch_end(number, logs)
