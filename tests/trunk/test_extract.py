@@ -442,6 +442,8 @@ def train(stored, strategy=None):
         Phase("top", train=["head", "blocks[-2:]"], epochs=2, learning_rate=0.003, layer_decay=0.5),
     ]
     unfreeze = StagedUnfreezing(model, phases)
+    unfreeze.prepare()
+    unfreeze.set_flags(0)
     count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda n, logs: epoch.assign(n))
     shared = {"batch_size": 8, "training": True, "seed": 5, "epoch": epoch}
     losses = []
@@ -463,8 +465,8 @@ def train(stored, strategy=None):
         fit(model, *images, 0, 3)
     else:
         with strategy.scope():
-            split = split_model(model)  # `unfreeze` has set the flags of the first phase
-            split.tail.compile(optimizer, loss, weighted_metrics=["accuracy"])
+            split = split_model(model)
+            split.tail.compile(model.optimizer, loss, weighted_metrics=["accuracy"])
         options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
         [store] = get_stores(split, [Part(data, lambda: images[1], "plain")], **options)
         fit(split.tail, store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)

@@ -1,6 +1,7 @@
 """An epoch of training without a stored trunk: bare `model.fit` against ftkeras's `fit`.
 
     python tools/bench/step.py [--pairs 5] [--size 96] [--images 512] [--train "blocks[-4:]"]
+    python tools/bench/step.py --against=OTHER    ftkeras's steps here and in another checkout
 
 The same compiled MobileNetV2, the same weights training, the same images in memory, batch size 32.
 Ours has all its callbacks: rates by weight, gradient norms, audit, record, checkpoints, logs.
@@ -15,9 +16,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -70,12 +76,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--train", default="blocks[-4:]")
+    parser.add_argument("--against", help="a checkout of another version, with its own step.py")
     options = parser.parse_args()
-    data = load_data("starter", split={"val": None, "test": "test"})
-    part = data.splits["train"]
-    kept = type(part)("train", part.ids[: options.images], part.labels, part.classes, part.fetch)
-    few = ImageData("starter", data.class_names, False, {"train": kept})
-    phase = Phase("top", train=["head", options.train], epochs=EPOCHS, learning_rate=1e-4)
+    if options.against:
+        print(compare(options.against, options))
+        return
+    data, few, phase = work(options.images, options.train)
     pairs = []
     for _ in range(options.pairs):
         pairs.append(tuple(speed(few, options.size, phase, full) for full in (False, True)))
@@ -91,6 +97,65 @@ def main() -> None:
     header = ("", "one step a call", "ours", *HEADER[3:])
     print(table([row("a stored head, images a second", heads, "-")], header))
     print(f"{options.train} at {options.size} px; medians over {options.pairs} alternating pairs")
+
+
+def work(images: int, train: str) -> tuple[ImageData, ImageData, Phase]:
+    """Returns all images, so many of them without the rest, and the phase to train."""
+    data = load_data("starter", split={"val": None, "test": "test"})
+    part = data.splits["train"]
+    kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
+    few = ImageData("starter", data.class_names, False, {"train": kept})
+    return data, few, Phase("top", train=["head", train], epochs=EPOCHS, learning_rate=1e-4)
+
+
+# What each checkout runs in a process of its own; its own `step.py` has these functions, too.
+ONE = """
+import json, sys
+import step
+from ftkeras.data.dataset import ImageData
+from ftkeras.data.load import load_data
+from ftkeras.phases import Phase
+images, size, train = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+data = load_data("starter", split={"val": None, "test": "test"})
+part = data.splits["train"]
+kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
+few = ImageData("starter", data.class_names, False, {"train": kept})
+phase = Phase("top", train=["head", train], epochs=step.EPOCHS, learning_rate=1e-4)
+rate, first = step.speed(few, size, phase, True)
+print(json.dumps([1 / rate, first, 1 / step.head_speed(data, size, 16)]))
+"""
+
+
+def compare(other: str, options: argparse.Namespace) -> str:
+    """Returns the table of this checkout's times over another's, in alternating pairs."""
+    here = Path(__file__).parents[2]
+    arguments = [str(options.images), str(options.size), options.train]
+    times: list[tuple[list[float], list[float]]] = []
+    for _ in range(options.pairs):
+        pair = [one(Path(folder), arguments) for folder in (other, here)]
+        times.append((pair[0], pair[1]))
+    names = ("seconds per image", "seconds to the first step", "seconds per image, stored head")
+    rows = []
+    for i, name in enumerate(names):
+        ratios = [after[i] / before[i] for before, after in times]
+        numbers = (f"{f(ratios):.3f}" for f in (statistics.median, min, max))
+        rows.append([name, *numbers])
+    return table(rows, ("this version over the other", "ratio", "lowest", "highest"))
+
+
+def one(folder: Path, arguments: list[str]) -> list[float]:
+    """Returns the times of one checkout, measured in a new process."""
+    path = os.pathsep.join([str(folder.resolve()), str(folder.resolve() / "tools" / "bench")])
+    done = subprocess.run(
+        [sys.executable, "-c", ONE, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    times: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return times
 
 
 def row(name: str, pairs: list[tuple[float, float]], goal: str) -> list[object]:
@@ -153,7 +218,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
 
 
 def compiled(backbone: Backbone, classes: int) -> keras.Model:
-    """Returns a new model on the backbone."""
+    """Returns a new model on the backbone, with the optimizer that runs have."""
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
     return compile_like_all(build_model(backbone, classes, seed=0), optimizer)
 

@@ -95,7 +95,7 @@ class ResumableUnfreezing(StagedUnfreezing):
         self.rate_scale = state["rate_scale"]
         self.verdicts = {name: AuditResult.of(fields) for name, fields in state["verdicts"].items()}
         self._loaded, self._audit, self._traced = True, None, None
-        self.set_flags(self.index or 0)
+        self.set_up(self.index or 0)
         if state["audit"] is not None:
             self._audit = Audit(self.subject, self.plan.phases[self.index or 0].trained)
             self._audit.load_state(state["audit"])
