@@ -180,33 +180,26 @@ def symbolic_build(model: keras.Model, data_batch: Any) -> None:
     model._symbolic_build(data_batch=data_batch)
 
 
-def replace_symbolic_build(model: keras.Model, build: Callable[..., None]) -> None:
-    """Has `fit` build a model in another way before it starts; Keras's own fails on a batch that
-    differs between replicas. A Keras without that step needs no other.
+class BuiltFromOneReplica:
+    """Mixed into a model's class, it lets `fit` build the model from one replica's batch.
+
+    Keras builds it from the mean of the replicas' batches. With several workers that mean fails,
+    and of booleans there is none.
     """
-    if hasattr(model, "_maybe_symbolic_build"):
-        model._maybe_symbolic_build = build
 
-
-def averages_over_axis_0(strategy: tf.distribute.Strategy) -> bool:
-    """Whether Keras, with several workers, averages a step's logs over an axis that they lack."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return False
-    try:
-        from keras.src.backend.tensorflow.trainer import reduce_per_replica
-
-        reduce_per_replica(tf.constant(0.0), strategy, "auto")
-    except (ValueError, ImportError):
-        return True
-    return False
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        model: Any = self
+        for _, _, batches in iterator or ():
+            data_batch = tf.nest.map_structure(
+                lambda part: model.distribute_strategy.experimental_local_results(part)[0],
+                next(batches),
+            )
+            break
+        with model.distribute_strategy.scope():
+            symbolic_build(model, data_batch)
 
 
 # ------------------------------------------------------------------------------ optimizers
-
-
-def weights_of_optimizer(optimizer: keras.optimizers.Optimizer) -> Sequence[keras.Variable]:
-    """Returns the weights that an optimizer was built on; `variables` has only its own."""
-    return optimizer._trainable_variables
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
@@ -218,16 +211,6 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return index
 
 
-def micro_steps(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Returns the count of batches; `iterations` counts whole updates of accumulated gradients."""
-    return optimizer._iterations
-
-
-def strategy_of_optimizer(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
-    """Returns the strategy in whose scope an optimizer was made; no public name does."""
-    return optimizer._distribution_strategy
-
-
 def adam_slots(optimizer: keras.optimizers.Optimizer, variable: Any) -> tuple[Any, Any]:
     """Returns Adam's two averages of a weight: of gradients, and of their squares.
 
@@ -237,86 +220,10 @@ def adam_slots(optimizer: keras.optimizers.Optimizer, variable: Any) -> tuple[An
     return optimizer._momentums[index], optimizer._velocities[index]
 
 
-def accumulated_gradients(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]
-) -> list[keras.Variable]:
-    """Returns where an optimizer sums the gradients of these weights between its updates."""
-    indexes = [variable_index(optimizer, variable) for variable in variables]
-    return [optimizer._accumulated_gradients[index] for index in indexes]
-
-
-def clip_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]) -> Any:
-    """Clips gradients as an optimizer was told to; in public it comes with the update."""
-    return optimizer._clip_gradients(gradients)
-
-
 def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """Whether a weight is none of those that `exclude_from_weight_decay` names."""
     uses: bool = optimizer._use_weight_decay(variable)
     return uses
-
-
-def weight_decay_method(
-    optimizer: keras.optimizers.Optimizer,
-) -> Callable[[Sequence[Any]], None]:
-    """Returns an optimizer's method that decays weights; in public it comes with the update."""
-    method: Callable[[Sequence[Any]], None] = optimizer._apply_weight_decay
-    return method
-
-
-def has_own_weight_decay(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer's class decays in another way than all others, as Muon does."""
-    base = keras.optimizers.Optimizer
-    return type(optimizer)._apply_weight_decay is not base._apply_weight_decay
-
-
-def replace_updates(
-    optimizer: keras.optimizers.Optimizer,
-    update_step: Callable[..., None],
-    weight_decay: Callable[..., None],
-) -> None:
-    """Replaces how one optimizer updates a weight, and how it decays all of them.
-
-    Decay needs each weight's own rate, and in public it can only be turned off.
-    """
-    optimizer.update_step = update_step
-    optimizer._apply_weight_decay = weight_decay
-
-
-def restore_updates(optimizer: keras.optimizers.Optimizer) -> None:
-    """Takes back what `replace_updates` did."""
-    for name in ("update_step", "_apply_weight_decay"):
-        detach(optimizer, name)
-
-
-def decays_weights_itself(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether `replace_updates` has left an optimizer's weight decay alone."""
-    return "_apply_weight_decay" not in vars(optimizer)
-
-
-def replace_writing(optimizer: keras.optimizers.Optimizer, write: Callable[..., None]) -> None:
-    """Replaces all that an optimizer does with (gradients, variables) after loss scaling.
-
-    `apply`, the public method, does more: it builds, unscales and counts.
-    """
-    optimizer._backend_apply_gradients = write
-
-
-@contextmanager
-def showing(
-    optimizer: keras.optimizers.Optimizer, micro_steps: Any, learning_rate: Any
-) -> Iterator[None]:
-    """Within this block an optimizer reads another step count and learning rate from itself.
-
-    They are tensors of the graph that is traced just now, so the public setters refuse them.
-    """
-    own = vars(optimizer)  # past Keras's tracking: these are not the optimizer's state
-    before = {name: own[name] for name in ("_iterations", "_learning_rate")}
-    own.update(_iterations=micro_steps, _learning_rate=learning_rate)
-    try:
-        yield
-    finally:
-        own.update(before)
 
 
 # ---------------------------------------------------------------------- random augmentation

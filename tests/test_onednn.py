@@ -11,8 +11,8 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# Replicas without an image, frontiers and what trains from them, and an export that is proved.
-MODULES = ("devices/test_replicas.py", "trunk/test_extract.py", "export/test_saved_model.py")
+# Frontiers and what trains from them, and an export that is proved.
+MODULES = ("trunk/test_extract.py", "export/test_saved_model.py")
 
 
 @pytest.mark.slow

@@ -40,8 +40,9 @@ class Feed:
         options: More arguments for the training batches: mixup, cutmix, balance.
         epoch: Which epoch the training batches are of; assign it before each.
         start: How many examples of that epoch to leave out, because they were trained on already.
-        share: This worker's part of each batch that `fit` gets.
+        share: This worker's part of each batch that `fit` gets, and for how many replicas it is.
         full: Whether `fit` gets full batches alone, for devices that want shapes to stay the same.
+        complete: Why it trains on full batches alone; empty: it does not. See `runs.padding`.
     """
 
     data: ImageData
@@ -59,16 +60,21 @@ class Feed:
     start: tf.Variable = field(default_factory=_counter)
     share: Share = WHOLE
     full: bool = False
+    complete: str = ""
     _strength_index: tf.Variable = field(default_factory=_counter)
     _plain: dict[str, tf.data.Dataset] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        small = [name for name in ("train", "val") if len(self.data.splits.get(name, ())) > 0]
+        wanting = ("train", "val") if self.full else ("train",) if self.complete else ()
+        small = [name for name in wanting if len(self.data.splits.get(name, ())) > 0]
         small = [name for name in small if len(self.data.splits[name]) < self.batch_size]
-        if self.full and small:
+        if small:
+            why = "this device wants full batches"
+            if not self.full:
+                why = f"batches have to be full because {self.complete}"
             raise UserError(
                 f"data.batch_size: {self.batch_size} is more than the images of {small[0]} "
-                f"({len(self.data.splits[small[0]])}), and this device wants full batches."
+                f"({len(self.data.splits[small[0]])}), and {why}."
             )
         self.set_strength(None)
 
@@ -76,7 +82,12 @@ class Feed:
     def steps_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
         count = len(self.data.splits["train"])
-        return count // self.batch_size if self.full else -(-count // self.batch_size)
+        return count // self.batch_size if self.drops else -(-count // self.batch_size)
+
+    @property
+    def drops(self) -> bool:
+        """Whether an epoch of training leaves out the last batch if it is not full."""
+        return self.full or bool(self.complete)
 
     def set_strength(self, name: str | None) -> None:
         """Sets the strength for the epochs that begin from now on; None is the first one."""
@@ -84,7 +95,7 @@ class Feed:
 
     def train(self) -> tf.data.Dataset:
         """Returns the training batches: shuffled, augmented, mixed."""
-        return self._training("train", self.seed, drop_remainder=self.full, **self.options)
+        return self._training("train", self.seed, drop_remainder=self.drops, **self.options)
 
     def name_examples(self, epoch: int, batch: int) -> str:
         """Returns the ids of the first few examples of an epoch's batch, counted from 0."""
@@ -173,7 +184,7 @@ class Feed:
             for name, split in self.data.splits.items()
         }
         data = dataclasses.replace(self.data, splits=splits)
-        return dataclasses.replace(self, data=data, share=WHOLE, full=False)
+        return dataclasses.replace(self, data=data, share=WHOLE, full=False, complete="")
 
     @property
     def recipe(self) -> str:
@@ -190,8 +201,7 @@ class Feed:
             start=self.start,
             strength=self._strength_index if self.varies else self.strength,
             layers=self.layers,
-            share=self.share,
-            **options,
+            **{"share": self.share, **options},
         )
 
     def _batches(self, split: str, **options: Any) -> tf.data.Dataset:

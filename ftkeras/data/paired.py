@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
-from ftkeras.data.share import as_long_as
+from ftkeras.data.share import WHOLE, as_long_as, take_share
 from ftkeras.errors import UserError
 
 TARGET = "target_"
@@ -43,25 +44,26 @@ class PairedFeed(Feed):
 
     def train(self) -> tf.data.Dataset:
         """Returns batches of twice the size: images, labels and weights."""
-        source = self._training("train", self.seed, drop_remainder=True, **self.options)
+        whole: dict[str, Any] = {"drop_remainder": True, "share": WHOLE}
+        source = self._training("train", self.seed, **whole, **self.options)
         length = self.steps_per_epoch * self.batch_size
-        target = self._training(f"{TARGET}train", self.seed + 1, drop_remainder=True, length=length)
+        target = self._training(f"{TARGET}train", self.seed + 1, **whole, length=length)
         paired = tf.data.Dataset.zip(source, target).map(_in_turns, tf.data.AUTOTUNE)
-        return as_long_as(paired, int(source.cardinality()))
+        return take_share(as_long_as(paired, int(source.cardinality())), self.share)
 
     def validation(self) -> tf.data.Dataset | None:
         """Returns what `fit` measures on, or None where the source has no such split."""
-        source = super().validation()
-        if source is None:
+        if "val" not in self.data.splits:
             return None
         name = self.split_for("val")
-        target = self._batches(name, share=self.share, drop_remainder=self.full)
+        source, target = (self._batches(one, drop_remainder=self.full) for one in ("val", name))
         source_size, theirs = len(self.data.splits["val"]), len(self.data.splits[name])
         factor = (source_size + theirs) / source_size
         both = source.map(lambda *batch: _weighed(batch, factor)).concatenate(
             target.map(lambda *batch: _weighed(_without_labels(batch[:2]), 0.0))
         )
-        return as_long_as(both, int(source.cardinality()) + int(target.cardinality()))
+        both = as_long_as(both, int(source.cardinality()) + int(target.cardinality()))
+        return take_share(both, self.share)
 
     def split_for(self, purpose: str) -> str:
         """Returns the target's split for "val" or "test", or what comes nearest."""

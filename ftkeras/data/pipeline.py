@@ -20,7 +20,7 @@ from ftkeras.data.decode import Crop, all_of, random_part, resize_image
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import endless, make_weight, order_of
 from ftkeras.data.preload import keep_in_memory
-from ftkeras.data.share import WHOLE, Share, as_long_as, take_share
+from ftkeras.data.share import WHOLE, Share, as_long_as, pad, take_share, with_rows
 
 Number: TypeAlias = "int | tf.Variable"
 
@@ -69,12 +69,14 @@ def batches(
         cache: "memory" keeps images decoded in memory, "auto" does where they take a quarter of
             what is free or less, "none" does not.
         drop_remainder: Whether to leave out the last batch where it is not full.
-        share: Which part of each batch is wanted; where it can be, nothing else is read.
+        share: Which part of each batch is wanted, and for how many replicas batches are padded. If
+            it can be, nothing else is read.
         length: How many examples an epoch takes, going on where the one before ended; None is all.
 
     Returns:
         Batches (images float32 (b, s, s, 3) 0..255, labels float32 (b, classes)), with weights
-        float32 (b,) as a third element where the split has weights or `balance` makes them.
+        float32 (b,) as a third element if the split has weights or `balance` makes them. For
+        several replicas the third element is always there, and is `Rows`.
     """
     count = len(split) if length is None else length
     weigh = make_weight(split, balance if training else "none")
@@ -110,12 +112,12 @@ def batches(
 
         return _for_row(rows, which, change)
 
-    # MixUp and CutMix need whole batches, and only equal parts fit together batch by batch.
-    several = share.count > 1
-    early = several and not (mixup or cutmix or drop_remainder or batch_size % share.count)
+    mixes = training and bool(mixup or cutmix)
+    early = share.count > 1 and not mixes  # only what is mixed needs whole batches
 
     @tf.autograph.experimental.do_not_convert
-    def example(position: tf.Tensor, now: tf.Tensor, which: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def example(place: Any, now: tf.Tensor, which: tf.Tensor) -> tuple[Any, ...]:
+        position, *row = place if early else (place,)
         index = order(position, now) if shuffle else position
         if training:
             image = augmented(index, _key(seed, _PIXELS, now, position), which)
@@ -123,26 +125,26 @@ def batches(
             image = squared(read(index))
         image = tf.ensure_shape(image, (image_size, image_size, 3))
         weight = () if weigh is None else (weigh(index),)
-        return position, now, image, target(index), *weight
+        return position, now, (image, target(index), *weight), tuple(row)
 
     @tf.autograph.experimental.do_not_convert
-    def mixed(positions: tf.Tensor, nows: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        if not training or not (mixup or cutmix):
-            return batch
-        return mix_batch(batch, mixing_key(seed, nows[0], positions[0]), mixup, cutmix)
+    def finished(positions: tf.Tensor, nows: tf.Tensor, batch: Any, rows: Any) -> tuple[Any, ...]:
+        if early:
+            return with_rows(batch, *rows)
+        if mixes:
+            return mix_batch(batch, mixing_key(seed, nows[0], positions[0]), mixup, cutmix)
+        return tuple(batch)
 
-    in_share = None if not early else functools.partial(_is_ours, share, batch_size, count)
+    in_share = functools.partial(_own_places, share, batch_size, drop_remainder) if early else None
     data = _positions(count, epoch, start, strength, in_share)
     # Many images at a time, handed on in order: parallelism must not change what comes out.
     data = data.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    size = batch_size // share.count if early else batch_size
+    size = -(-batch_size // share.replicas) * share.replicas // share.count if early else batch_size
     data = data.batch(size, drop_remainder=drop_remainder)
-    data = data.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     data = data.prefetch(2)  # two batches wait while the model works on one
-    if early:  # the last batch may have nothing for us
-        left = count if isinstance(start, tf.Variable) else count - start
-        return as_long_as(data, -(-left // batch_size))
-    return take_share(with_length(data, count, start, batch_size, drop_remainder), share)
+    data = with_length(data, count, start, batch_size, drop_remainder)
+    return data if early else take_share(data, share)
 
 
 def _positions(
@@ -150,7 +152,7 @@ def _positions(
     epoch: Number,
     start: Number,
     strength: str | tf.Variable,
-    wanted: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None,
+    in_share: Callable[[tf.data.Dataset], tf.data.Dataset] | None,
 ) -> tf.data.Dataset:
     """Yields (place, epoch, strength) for each example of an epoch, in the order of places.
 
@@ -159,7 +161,7 @@ def _positions(
         epoch: Which one this is.
         start: The first place.
         strength: How strongly to augment; a name is 0.
-        wanted: Of a place and the first, whether it is yielded; None: all are.
+        in_share: From all places to one worker's; None: all are yielded.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -168,8 +170,8 @@ def _positions(
         now, which = _read(epoch, tf.int64), _read(strength, tf.int32)
         first = _read(start, tf.int64)
         dataset = tf.data.Dataset.range(first, count)
-        if wanted is not None:
-            dataset = dataset.filter(lambda position: wanted(position, first))
+        if in_share is not None:
+            dataset = in_share(dataset)
         return tf.data.Dataset.zip((dataset, repeated(now), repeated(which)))
 
     return tf.data.Dataset.from_tensors(0).flat_map(positions)
@@ -184,14 +186,12 @@ def repeated(value: tf.Tensor) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(value).repeat()
 
 
-def _is_ours(
-    share: Share, batch_size: int, count: int, position: tf.Tensor, first: tf.Tensor
-) -> tf.Tensor:
-    """Whether a place is in this worker's part of its batch."""
-    number, within = (position - first) // batch_size, (position - first) % batch_size
-    size = tf.minimum(tf.constant(batch_size, tf.int64), count - first - number * batch_size)
-    begin, end = share.bounds(size)
-    return (begin <= within) & (within < end)
+def _own_places(
+    share: Share, batch_size: int, drop_remainder: bool, places: tf.data.Dataset
+) -> tf.data.Dataset:
+    """Returns (place, real, examples) of one worker's rows: see `pad`."""
+    whole = places.batch(batch_size, drop_remainder=drop_remainder)
+    return whole.map(lambda batch: share.of(pad(batch, share.replicas))).unbatch()
 
 
 def _for_row(rows: Sequence[Strength], which: tf.Tensor, do: Callable[[Strength], Any]) -> Any:

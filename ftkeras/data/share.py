@@ -1,11 +1,33 @@
-"""Shares of global batches: which examples of each one worker reads."""
+"""Shares of global batches: how several replicas divide them, and what one worker reads of each.
+
+Replicas compute what one device would if each has as many rows as the others and the loss of a row
+counts as much as on one device. So a batch whose examples they cannot share evenly is padded with
+examples that it has already. These weigh nothing, and the others weigh more in return.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+
+class Rows(NamedTuple):
+    """What the rows of a padded batch count for; it stands in the place of the weights.
+
+    Args:
+        weights: Each row's weight in a loss that is a mean over rows, float32 (b,), or a dict of
+            them by head: 0 for padding. The mean over the padded batch, over all replicas, is the
+            mean over its examples.
+        real: 1 for an example, 0 for padding, float32 (b,).
+        examples: How many examples of the global batch a row stands for, float32 (b,). The sum is
+            the same on all replicas; over all of them it is the number of examples.
+    """
+
+    weights: Any
+    real: tf.Tensor
+    examples: tf.Tensor
 
 
 @dataclass(frozen=True)
@@ -15,10 +37,16 @@ class Share:
     Args:
         index: Which worker.
         count: How many there are.
+        replicas: How many replicas all workers have; batches are padded for them if it is above 1.
     """
 
     index: int = 0
     count: int = 1
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if self.replicas % self.count:
+            raise ValueError(f"{self.replicas} replicas cannot be those of {self.count} workers")
 
     def bounds(self, size: Any) -> tuple[Any, Any]:
         """Returns where the part of a batch of `size` examples begins and ends.
@@ -31,22 +59,71 @@ class Share:
 
     def of(self, tensors: Any) -> Any:
         """Returns this part of tensors (b, ...) in any structure; it may be empty."""
-        start, end = self.bounds(tf.shape(tf.nest.flatten(tensors)[0])[0])
+        if self.count == 1:
+            return tensors
+        first = tf.nest.flatten(tensors)[0]
+        size = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+        start, end = self.bounds(size)
         return tf.nest.map_structure(lambda tensor: tensor[start:end], tensors)
 
 
 WHOLE = Share()
 
 
+def pad(
+    tensors: Any, multiple: int, real: Any = None, examples: Any = None
+) -> tuple[Any, tf.Tensor, tf.Tensor]:
+    """Repeats rows until their number is a multiple of that of replicas.
+
+    Args:
+        tensors: Tensors (b, ...) in any structure.
+        multiple: How many replicas share them.
+        real: How many of the first rows are examples; left out, all are.
+        examples: How many examples of the global batch the rows stand for; left out, their own.
+
+    Returns:
+        The padded tensors, and the `real` and `examples` of their rows: see `Rows`.
+
+    Example:
+        >>> rows, real, examples = pad(tf.constant([7, 8, 9]), 2)
+        >>> rows.numpy(), real.numpy(), examples.numpy()
+        (array([7, 8, 9, 7], dtype=int32), array([1., 1., 1., 0.], dtype=float32),
+         array([0.75, 0.75, 0.75, 0.75], dtype=float32))
+    """
+    first = tf.nest.flatten(tensors)[0]
+    count = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+    real, total = count if real is None else real, -(-count // multiple) * multiple
+    places = tf.range(total)
+    if not (isinstance(count, int) and count == total):  # if it is known that nothing is missing
+        tensors = tf.nest.map_structure(lambda part: tf.gather(part, places % count), tensors)
+    each = tf.cast(real if examples is None else examples, tf.float32) / tf.cast(total, tf.float32)
+    return tensors, tf.cast(places < real, tf.float32), tf.fill([total], each)
+
+
+def with_rows(
+    batch: tuple[Any, ...], real: tf.Tensor, examples: tf.Tensor
+) -> tuple[Any, Any, Rows]:
+    """Returns a padded batch (inputs, labels[, weights]) with `Rows` in place of the weights."""
+    inputs, labels, *weights = batch
+    scale = real / examples
+    own = weights[0] if weights else tf.ones_like(scale)
+    scaled = tf.nest.map_structure(lambda each: tf.cast(each, tf.float32) * scale, own)
+    return inputs, labels, Rows(scaled, real, examples)
+
+
 def take_share(batches: tf.data.Dataset, share: Share) -> tf.data.Dataset:
-    """Returns this part of every batch, and as many batches: the last part may be empty."""
-    if share.count == 1:
+    """Returns this part of every batch, padded for the replicas, and as many batches."""
+    if share.replicas == 1:
         return batches
-    taken = batches.map(lambda *batch: share.of(batch), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def part(*batch: Any) -> tuple[Any, Any, Rows]:
+        return share.of(with_rows(*pad(batch, share.replicas)))
+
+    taken = batches.map(part, num_parallel_calls=tf.data.AUTOTUNE)
     return as_long_as(taken, int(batches.cardinality()))
 
 
 def as_long_as(data: tf.data.Dataset, length: int) -> tf.data.Dataset:
-    """Tells `fit` a length that is not asserted: a resumed epoch or a share may have less."""
+    """Tells `fit` a length that is not asserted: a resumed epoch may have less."""
     data.cardinality = lambda: tf.constant(length, tf.int64)
     return data

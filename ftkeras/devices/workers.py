@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -32,24 +33,29 @@ _PEER_ERRORS = (
 
 def worker_share(strategy: tf.distribute.Strategy) -> Share:
     """Returns this process's share of every global batch."""
+    replicas = strategy.num_replicas_in_sync
     if not in_step_with_others(strategy):
-        return Share()
+        return Share(replicas=replicas)
     resolver = strategy.cluster_resolver
-    return Share(resolver.task_id, resolver.cluster_spec().num_tasks("worker"))
+    return Share(resolver.task_id, resolver.cluster_spec().num_tasks("worker"), replicas)
 
 
 def share_of(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
-    """Returns this worker's share of global batches that every worker can make."""
+    """Returns this worker's share of global batches that every worker can make, padded."""
     return take_share(batches, worker_share(strategy))
 
 
 def spread(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
-    """Returns what to give to `fit` where `batches` are this worker's share of the global ones.
+    """Returns what to give to `fit`: padded batches, divided among this worker's replicas.
 
     Left to itself TensorFlow has every worker read all the data and throw away what others train
-    on. On one worker `fit` divides the batches among the replicas by itself.
+    on, and gives the last batch of an epoch to the first replicas alone.
+
+    Args:
+        batches: This worker's share of the global batches, from `share_of` or a feed.
+        strategy: What they are trained under.
     """
-    if not in_step_with_others(strategy):
+    if strategy.num_replicas_in_sync == 1:
         return batches
     steps = int(batches.cardinality())
 
@@ -57,19 +63,13 @@ def spread(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.dat
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
         if replicas == 1:
             return batches
-        parts = [Share(index, replicas) for index in range(replicas)]
-        data = tf.data.Dataset.zip(*(batches.map(lambda *b, p=p: p.of(b)) for p in parts))
-        flat = data.flat_map(lambda *parts: _one_after_another(parts))
-        return as_long_as(flat, steps)
+
+        def parts(*batch: Any) -> Any:
+            return tf.nest.map_structure(lambda rows: tf.stack(tf.split(rows, replicas)), batch)
+
+        return as_long_as(batches.map(parts).unbatch(), steps)
 
     return strategy.distribute_datasets_from_function(among_replicas)
-
-
-def _one_after_another(parts: tuple[tuple[tf.Tensor, ...], ...]) -> tf.data.Dataset:
-    data = tf.data.Dataset.from_tensors(parts[0])
-    for part in parts[1:]:
-        data = data.concatenate(tf.data.Dataset.from_tensors(part))
-    return data
 
 
 def wait_for_all(strategy: tf.distribute.Strategy, number: int = 0) -> list[int]:

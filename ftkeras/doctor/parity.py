@@ -19,20 +19,32 @@ import numpy as np
 from ftkeras.console import table, track
 from ftkeras.errors import TrainingError
 
-_EXAMPLES, _BATCH, _EPOCHS = 25, 8, 5  # 20 steps; each epoch ends on a batch of one example
+_EXAMPLES = 25  # with batches of 8, each epoch ends on a batch of one example
+_STEPS = 20  # at least
 TOLERANCE = 1e-5  # what float32 rounds differently in another order of summing, relative
 _SECONDS = 900.0  # after which a process hangs
 
 CASES: dict[str, dict[str, Any]] = {
-    "uneven last batch": {},
-    "example weights, L2": {"weighted": True, "l2": 0.01},
+    "ragged batches": {},
+    "batches of 7": {"batch": 7},
+    "class weights": {"weights": "classes"},
+    "example weights, L2": {"weights": "examples", "l2": 0.01},
     "clipping to a global norm": {"clip_norm": 0.05},
     "accumulation over 2 steps": {"accumulate": 2},
     "batch norm that trains": {"batch_norm": "train"},
+    "two heads, missing labels": {"heads": 2, "batch": 7},
     "all of these, AdamW": {
         "name": "adamw",
-        "weighted": True,
+        "batch": 7,
+        "weights": "examples",
         "l2": 0.01,
+        "clip_norm": 0.05,
+        "accumulate": 2,
+        "heads": 2,
+    },
+    "batch norm, AdamW": {
+        "name": "adamw",
+        "weights": "examples",
         "clip_norm": 0.05,
         "accumulate": 2,
         "batch_norm": "train",
@@ -49,7 +61,7 @@ class Comparison:
         where: On how many replicas or workers.
         loss: Of the loss after each step.
         gradient: Of each layer's gradient norm in each epoch.
-        metrics: Of each epoch's metrics.
+        metrics: Of each epoch's metrics, in training and validation.
         weights: Of the weights and statistics at the end.
     """
 
@@ -175,40 +187,48 @@ def _trace(
     strategy: Any,
     *,
     name: str = "sgd",
-    weighted: bool = False,
+    batch: int = 8,
+    weights: str = "none",
     l2: float = 0.0,
     clip_norm: float | None = None,
     accumulate: int = 1,
     batch_norm: Any = "frozen",
+    heads: int = 1,
 ) -> dict[str, Any]:
     """Trains a small convolutional network in two phases; returns its numbers."""
     import keras
 
-    from ftkeras.devices.replicas import make_exact
+    from ftkeras.devices.replicas import replicated
     from ftkeras.devices.workers import share_of, spread
     from ftkeras.phases import Phase, StagedUnfreezing, weights_of
     from ftkeras.training.optimizer import make_optimizer
     from ftkeras.training.regularization import WeightPenalty
+    from ftkeras.training.unweighted import Unweighted
 
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = _network()
-        weights = weights_of(model)
+        model = replicated(_network(heads))
+        every = weights_of(model)
         optimizer = make_optimizer(
             name,
-            weights,
+            every,
             learning_rate=0.1,
             weight_decay=0.01,
             clip_norm=clip_norm,
             accumulate=accumulate,
         )
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=False)
-        penalty = WeightPenalty(weights.all, l2=l2)
-    make_exact(model)
+        loss: Any = {head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in "ab"}
+        metrics: Any = {head: [Unweighted(keras.metrics.CategoricalAccuracy())] for head in "ab"}
+        if heads == 1:
+            loss, metrics = loss["a"], metrics["a"]
+        model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=False)
+        penalty = WeightPenalty(every.all, l2=l2)
+    trains = batch_norm == "train"
+    data = _batches(batch, weights, heads, drop_remainder=trains)  # which needs full batches
+    epochs = -(-_STEPS // len(data))
     phases = [
         Phase("head", 2, 0.1 if name == "sgd" else 0.01, batch_norm=batch_norm, decay="constant"),
-        Phase("all", _EPOCHS - 2, train=["all"]),
+        Phase("all", epochs - 2, train=["all"]),
     ]
     unfreeze = StagedUnfreezing(model, phases)
     losses: list[float] = []
@@ -218,47 +238,52 @@ def _trace(
         on_epoch_end=lambda *_: norms.append(unfreeze.optimizer.gradient_norms()),
     )
     history = model.fit(
-        spread(share_of(_batches(weighted), strategy), strategy),
+        spread(share_of(data, strategy), strategy),
+        validation_data=spread(share_of(_batches(batch, weights, heads), strategy), strategy),
         epochs=unfreeze.epochs,
         callbacks=[unfreeze, penalty, watch],
         shuffle=False,
         verbose=0,
     ).history
+    logged = [key for key in history if key.endswith("accuracy") or key in ("loss", "val_loss")]
     return {
         "loss": losses,
         "gradient": [[row.get(group, 0.0) for group in sorted(norms[-1])] for row in norms],
-        "metrics": [history["loss"], history["accuracy"]],
+        "metrics": [history[key] for key in sorted(logged)],
         "weights": [float(x) for weight in model.get_weights() for x in weight.ravel()],
     }
 
 
-def _network() -> Any:
+def _network(heads: int) -> Any:
     import keras
 
     layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            # No bias: before batch norm its gradient is rounding alone, which Adam makes steps of.
-            layers.Conv2D(4, 3, use_bias=False, name="first"),
-            layers.BatchNormalization(name="norm"),
-            layers.ReLU(name="relu"),
-            layers.Conv2D(6, 3, strides=2, name="second"),
-            layers.GlobalAveragePooling2D(name="pool"),
-            layers.Dense(3, name="logits"),
-        ]
-    )
+    x = inputs = keras.Input((8, 8, 3))
+    # No bias: before batch norm its gradient is rounding alone, which Adam makes steps of.
+    x = layers.Conv2D(4, 3, use_bias=False, name="first")(x)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    x = layers.Conv2D(6, 3, strides=2, name="second")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = {head: layers.Dense(3, name=f"logits_{head}")(x) for head in "ab"[:heads]}
+    return keras.Model(inputs, logits if heads > 1 else logits["a"])
 
 
-def _batches(weighted: bool) -> Any:
+def _batches(batch: int, weights: str, heads: int, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
 
     random = np.random.default_rng(0)
     images = random.normal(size=(_EXAMPLES, 8, 8, 3)).astype("float32")
-    labels = np.eye(3, dtype="float32")[random.integers(0, 3, _EXAMPLES)]
-    weights = random.uniform(0.2, 2.0, _EXAMPLES).astype("float32")
-    arrays = (images, labels, weights) if weighted else (images, labels)
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(_BATCH)
+    labels = random.integers(0, 3, (2, _EXAMPLES))
+    hot = dict(zip("ab", np.eye(3, dtype="float32")[labels], strict=True))
+    of_examples = random.uniform(0.2, 2.0, _EXAMPLES) * (np.arange(_EXAMPLES) % 5 > 0)
+    own = {"classes": np.array([0.5, 1.0, 3.0])[labels[0]], "examples": of_examples}
+    each = own.get(weights, np.ones(_EXAMPLES)).astype("float32")
+    known = {head: each * (random.uniform(size=_EXAMPLES) < 0.7) for head in "ab"}
+    arrays: Any = (images, hot["a"], each) if weights != "none" else (images, hot["a"])
+    if heads > 1:
+        arrays = (images, hot, known)
+    data = tf.data.Dataset.from_tensor_slices(arrays)
+    return data.batch(batch, drop_remainder=drop_remainder)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.devices.replicas import make_exact
+from ftkeras.devices.replicas import own_steps, replicated
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
@@ -23,11 +23,13 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
 from ftkeras.runs import batch_size, build
+from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.resume.phases import ResumableUnfreezing
+from ftkeras.training.unweighted import Unweighted
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
@@ -86,7 +88,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     task.check(config, data)
     with devices.strategy.scope():
         backbone = build.backbone(config)
-        model = task.model(config, data, backbone)
+        model = replicated(task.model(config, data, backbone))
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, int(model.input_shape[1]), share, full)
@@ -99,15 +101,15 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
             lambda: relative_gradients(model, weights, feed.plain("train").take(8), _in_one(loss)),
         )
         phases, scaling = build.scaled(config, expansion.phases)
+        padding: Sequence[str] = ()
+        if why := task.why_complete(config) or why_full(model, weights, phases):
+            feed, sentence = full_batches(feed, why, devices.replicas)
+            padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
         model.compile(
-            optimizer,
-            loss=loss,
-            weighted_metrics=task.metrics(config, data),
-            jit_compile=jit,
+            optimizer, loss=loss, weighted_metrics=_metrics(task, config, data), jit_compile=jit
         )
-        make_exact(model)
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
     plan = make_plan(
         model,
@@ -127,7 +129,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     unfreeze.set_flags(0)
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = batch_size.warn(model, config.data.batch_size, needed)
-    notes = (*data.notes, *expansion.reasons, *scaling, *filter(None, [tight]))
+    notes = (*data.notes, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
 
     def make_tail(graph: Graph) -> keras.Model:
         tail = task.tail(model, graph)
@@ -135,11 +137,10 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
             model.optimizer,
             loss=loss,
             # Objects of its own: Keras resets those that a model has not used yet too late.
-            weighted_metrics=task.metrics(config, data),
+            weighted_metrics=_metrics(task, config, data),
             jit_compile=jit,
             auto_scale_loss=False,  # the model's optimizer does that already
         )
-        make_exact(tail)
         return tail
 
     options, trunk = build.trunk(config), None
@@ -168,11 +169,14 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:
     """Returns why no part of the model can be fitted: it would train in another way."""
-    steps = ("train_step", "test_step", "compute_loss", "compute_metrics")
-    own = [name for name in steps if getattr(type(model), name) is not getattr(keras.Model, name)]
+    own = own_steps(model)
     if own and type(task).tail is Task.tail:
         return f"the model's class has its own {own[0]}, and its task has no `tail` with the same."
     return None
+
+
+def _metrics(task: Task, config: Config, data: ImageData) -> Any:
+    return keras.tree.map_structure(Unweighted, task.metrics(config, data))
 
 
 def _in_one(loss: Any) -> Callable[[Any, Any], Any]:

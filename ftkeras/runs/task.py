@@ -13,6 +13,7 @@ from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
+from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
@@ -67,8 +68,9 @@ class Task:
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the heads.
 
-        The model may be of a subclass with its own `train_step` or `compute_loss`, made from the
-        same inputs and outputs: only these are saved.
+        The model may be of a subclass with its own `train_step` or `compute_loss`, of which
+        `replica_class` returns the one to make, from the same inputs and outputs: only these are
+        saved.
         """
         return build.model(config, data, backbone)
 
@@ -95,6 +97,10 @@ class Task:
         """Returns why what is frozen cannot run once, where it cannot."""
         return None
 
+    def why_complete(self, config: Config) -> str | None:
+        """Returns why batches cannot be padded, if a loss is about several rows at once."""
+        return None
+
     def tail(self, model: keras.Model, graph: Graph) -> keras.Model:
         """Returns the part of `model` that trains while its frozen trunk is stored, not compiled.
 
@@ -105,7 +111,7 @@ class Task:
             model: The whole model, compiled.
             graph: The calls from the frontier to the model's outputs.
         """
-        return GraphModel(graph, "tail", model)
+        return replica_class(GraphModel)(graph, "tail", model)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         """Returns more callbacks for `fit`; one with `state` and `load_state` is resumed, too.

@@ -133,7 +133,7 @@ def _stored(stores: dict[str, FrontierStore], feed: Feed, share: Share) -> Batch
         epoch=feed.epoch,
         start=feed.start,
         **feed.options,
-        drop_remainder=feed.full,
+        drop_remainder=feed.drops,
         share=share,
     )
     val = None

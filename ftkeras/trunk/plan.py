@@ -270,7 +270,7 @@ def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
     workers = feed.share.count
     random = bool(next(_what_changes(phase, feed), None))
     few = any(len(split) < workers for split in feed.data.splits.values())
-    return workers > 1 and not (random or few or feed.full or model.jit_compile)
+    return workers > 1 and not (random or few or feed.full or feed.complete or model.jit_compile)
 
 
 def views_of(phase: Phase, feed: Feed, options: TrunkOptions) -> int:

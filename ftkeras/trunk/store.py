@@ -24,7 +24,7 @@ from ftkeras.data import dataset
 from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import balanced, make_weight, shuffled
 from ftkeras.data.pipeline import Number, mixing_key, repeated, with_length
-from ftkeras.data.share import WHOLE, Share
+from ftkeras.data.share import WHOLE, Share, pad, with_rows
 from ftkeras.trunk.split import Spec
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -135,7 +135,8 @@ class FrontierStore:
             balance: "none", "class_weights" or "sampling".
             drop_remainder: Whether to leave out the last batch where it is not full.
             share: Which examples the store is of: those from `index` on in steps of `count`. Each
-                batch then has what the store knows of it, which may be nothing; it cannot be mixed.
+                batch then has those of its examples that the store knows, padded for this worker's
+                replicas, with `Rows` in place of the weights. It cannot be mixed.
 
         Returns:
             Batches (frontier, labels float32 (b, classes)[, weights float32 (b,)]), where the
@@ -168,7 +169,7 @@ class FrontierStore:
             epoch_positions, chosen = taken
             indices = order(chosen, now) if training and not sampled else chosen  # (b,)
             if share.count > 1:
-                indices = tf.boolean_mask(indices, indices % share.count == share.index)
+                indices, *rows = _own_rows(indices, share)
             tensors = self.gather(indices // share.count + now % layout.views * stored)
             weight = () if weigh is None else (weigh(indices),)
             batch = (*tensors, target(indices), *weight)
@@ -176,12 +177,25 @@ class FrontierStore:
                 key = mixing_key(seed, now, epoch_positions[0])
                 batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))
             tensors, others = batch[: len(tensors)], batch[len(tensors) :]
-            return tensors if len(tensors) > 1 else tensors[0], *others
+            batch = (tensors if len(tensors) > 1 else tensors[0], *others)
+            return with_rows(batch, *rows) if share.count > 1 else batch
 
         data = tf.data.Dataset.from_tensors(0).flat_map(positions)
         data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         data = data.prefetch(tf.data.AUTOTUNE)
         return with_length(data, count, start, batch_size, drop_remainder)
+
+
+def _own_rows(indices: tf.Tensor, share: Share) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns which examples of a global batch (b,) this worker has stored: see `pad`."""
+    own = tf.boolean_mask(indices, indices % share.count == share.index)
+    real = tf.size(own)
+    examples = tf.size(indices) / share.count  # of equally many, whatever is stored
+    some = tf.concat([own, [share.index]], axis=0)[: tf.maximum(real, 1)]  # never none
+    rows: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = pad(
+        some, share.replicas // share.count, real, examples
+    )
+    return rows
 
 
 # ------------------------------------------------------------------------------ on disk

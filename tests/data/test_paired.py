@@ -40,7 +40,7 @@ def feed(target: int, **options: object) -> PairedFeed:
 def epoch(paired: PairedFeed, number: int = 0, start: int = 0) -> list[tuple[np.ndarray, ...]]:
     paired.epoch.assign(number)
     paired.start.assign(start)
-    return [tuple(part.numpy() for part in batch) for batch in paired.train()]
+    return list(paired.train().as_numpy_iterator())
 
 
 def values(batches: list[tuple[np.ndarray, ...]]) -> list[int]:
@@ -76,7 +76,7 @@ def test_an_epoch_that_goes_on_sees_what_it_would_have_seen():
 
 def test_workers_share_the_pairs():
     whole = epoch(feed(5))
-    parts = [epoch(feed(5, share=Share(index, 2))) for index in range(2)]
+    parts = [epoch(feed(5, share=Share(index, 2, 2))) for index in range(2)]
     for number, batch in enumerate(whole):
         both = np.concatenate([part[number][0] for part in parts])
         np.testing.assert_array_equal(both, batch[0])
@@ -90,6 +90,18 @@ def test_validation_is_of_both_domains_and_weighs_the_source():
     assert images[:, 0, 0, 0].tolist() == [20, 21, 22, 23, 24, 200, 201, 202]
     np.testing.assert_allclose(weights, [8 / 5] * 5 + [0] * 3)
     np.testing.assert_array_equal(labels.sum(axis=1), [1] * 5 + [0] * 3)
+
+
+def test_replicas_share_the_validation_of_both_domains():
+    whole, shared = feed(5).validation(), feed(5, share=Share(replicas=4)).validation()
+    assert whole is not None and shared is not None
+    assert int(shared.cardinality()) == int(whole.cardinality())
+    for batch, (images, labels, rows) in zip(whole, shared, strict=True):
+        real = rows.real.numpy() == 1
+        assert len(images) % 4 == 0 and rows.weights.numpy()[~real].sum() == 0
+        np.testing.assert_array_equal(images[real], batch[0])
+        np.testing.assert_array_equal(labels[real], batch[1])
+        np.testing.assert_allclose(np.mean(rows.weights), np.mean(batch[2]), rtol=1e-6)
 
 
 def test_batches_larger_than_the_source_are_refused():

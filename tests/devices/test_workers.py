@@ -67,7 +67,7 @@ def tree(tmp_path, tiny_backbone) -> dict:
 
 @pytest.mark.parametrize("trunk", ["on", "off"])
 def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
-    tree["data"]["batch_size"] = 8  # 33 images: the last batch is one, and worker 0 has none of it
+    tree["data"]["batch_size"] = 8  # 33 images: the last batch is one, for two workers
     tree["trunk"] = {"mode": trunk}
     tree["phases"][1]["learning_rate"] = 1e-4  # at ten times this it explodes, rounding with it
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
@@ -92,15 +92,14 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
 LONG = """
 import keras, numpy as np, tensorflow as tf
 from ftkeras.errors import TrainingError
-from ftkeras.devices.replicas import make_exact
+from ftkeras.devices.replicas import replicated
 from ftkeras.devices.strategy import choose_devices
 from ftkeras.devices.workers import agree_on_weights, peers_watched, spread, share_of
 
 devices = choose_devices()
 with devices.strategy.scope():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model = replicated(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     model.compile("sgd", "mse")
-make_exact(model)
 data = tf.data.Dataset.from_tensor_slices((np.ones((9, 4)), np.ones((9, 2)))).batch(9)
 batches = spread(share_of(data, devices.strategy), devices.strategy)
 try:

@@ -12,11 +12,11 @@ from ftkeras.errors import TrainingError
 
 @pytest.mark.slow
 def test_replicas_and_workers_train_as_one_device():
-    # The last case has all that the others have.
-    rows = compare_replicas((1, 2, 4), (2,), [list(CASES)[-1]])
-    assert [row.where for row in rows] == ["2 replicas", "4 replicas", "2 workers"]
+    # The last two cases have all that the others have. `test_replicas.py` has two replicas.
+    rows = compare_replicas((1, 4), (2,), list(CASES)[-2:])
+    assert [row.where for row in rows] == ["4 replicas", "2 workers"] * 2
     for row in rows:
-        assert row.worst < TOLERANCE, row
+        assert row.worst < TOLERANCE and row.metrics < TOLERANCE / 10, row
 
 
 def test_the_table_names_what_differs():

@@ -301,20 +301,32 @@ def test_shards_are_of_a_size_that_is_easy_to_handle():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_shares_are_the_batches_together(training):
+@pytest.mark.parametrize(("workers", "batch_size"), [(3, 4), (4, 3)])
+def test_shares_are_the_batches_together(training, workers, batch_size):
+    """With batches of 3 for 4 workers, one of them always has stored none of a batch."""
     arrays, split = rows(11, SPECS[:1]), examples(11)
-    shared = {"batch_size": 4, "training": training, "seed": 3, "epoch": 1}
+    shared = {"batch_size": batch_size, "training": training, "seed": 3, "epoch": 1}
     whole = write(Layout(SPECS[:1], 11, 1, "float32", 100), arrays)
     parts = []
-    for index in range(3):
-        own = arrays[0][index::3]
+    for index in range(workers):
+        own = arrays[0][index::workers]
         store = write(Layout(SPECS[:1], len(own), 1, "float32", 100), [own])
-        part = store.batches(split, share=Share(index, 3), **shared)
-        assert int(part.cardinality()) == 3
+        part = store.batches(split, share=Share(index, workers, 2 * workers), **shared)
+        assert int(part.cardinality()) == -(-11 // batch_size)
         parts.append(list(part.as_numpy_iterator()))
     expected = list(whole.batches(split, **shared).as_numpy_iterator())
     for batch, *found in zip(expected, *parts, strict=True):
-        frontier, labels = (np.concatenate(tensors) for tensors in zip(*found, strict=True))
+        count, losses = len(batch[0]), batch[0][:, 0, 0]
+        shares = []
+        for frontier, _, (weights, real, examples_) in found:
+            assert len(frontier) % 2 == 0 and len(frontier) > 0
+            assert examples_.sum() == pytest.approx(count / workers)
+            assert set(weights[real == 0]) <= {0.0}
+            shares.append(np.mean(frontier[:, 0, 0] * weights))
+        assert np.mean(shares) == pytest.approx(np.mean(losses), rel=1e-6)
+        frontier, labels = (
+            np.concatenate([part[at][part[2].real == 1] for part in found]) for at in (0, 1)
+        )
         by_example, ours = (np.argsort(numbers[:, 0, 0]) for numbers in (batch[0], frontier))
         np.testing.assert_array_equal(frontier[ours], batch[0][by_example])
         np.testing.assert_array_equal(labels[ours], batch[1][by_example])

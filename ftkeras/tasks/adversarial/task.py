@@ -12,6 +12,7 @@ from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
+from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import sample
 from ftkeras.keras_internals import flat_layers
@@ -29,6 +30,7 @@ from ftkeras.tasks.adversarial.evaluation import (
     measure_attacked,
     projected_gradient,
 )
+from ftkeras.training.unweighted import Unweighted
 
 Logs = dict[str, Any]
 
@@ -73,7 +75,8 @@ class AdversarialModel(keras.Model):
         self._attack, self._judge, self._beta, self._seed = attack, judge, beta, seed
         self._rise = rise
         self._divergence = keras.losses.KLDivergence()
-        self._robust_accuracy = keras.metrics.CategoricalAccuracy(name="robust_accuracy")
+        accuracy = keras.metrics.CategoricalAccuracy(name="robust_accuracy")
+        self._robust_accuracy = Unweighted(accuracy)
 
     def train_step(self, data: Any) -> Logs:
         """Attacks, then trains on the attacked images; TRADES on the clean ones beside them."""
@@ -164,7 +167,7 @@ class Adversarial(Task):
         for layer in flat_layers(plain):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = min(layer.momentum, _MOMENTUM)
-        return AdversarialModel(
+        return replica_class(AdversarialModel)(
             plain.inputs,
             plain.outputs,
             attack=attack_of(section),

@@ -114,9 +114,9 @@ class TargetDoubt(keras.metrics.Metric):
         Args:
             source: 1.0 where a row is of the source, (n,).
             logits: (n, classes).
-            sample_weight: Not looked at.
+            sample_weight: 0 for rows to leave out, (n,); None leaves out none.
         """
-        target = 1.0 - source
+        target = 1.0 - source if sample_weight is None else (1.0 - source) * sample_weight
         logs = tf.nn.log_softmax(tf.cast(logits, tf.float32))
         shares = tf.exp(logs)
         self._count.assign_add(tf.reduce_sum(target))

@@ -18,6 +18,7 @@ from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.paired import TARGET, PairedFeed
 from ftkeras.data.share import WHOLE, Share
+from ftkeras.devices.replicas import real_of, replica_class
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import share_interval
 from ftkeras.evaluation.predict import predict_logits
@@ -131,7 +132,7 @@ class DomainModel(keras.Model):
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the metrics of the source's rows, and the doubt about the target's."""
         logits = y_pred[:, : self._classes]
-        self._doubt.update_state(is_source(y), logits)
+        self._doubt.update_state(is_source(y), logits, real_of(y))
         return super().compute_metrics(x, y, logits, sample_weight)
 
 
@@ -221,20 +222,10 @@ class DomainAdaptation(Task):
     ) -> Feed:
         """Sets up batches of both domains where the method trains on both."""
         plain = super().feed(config, data, size, share, full)
-        kept = {
-            field.name: getattr(plain, field.name)
-            for field in dataclasses.fields(plain)
-            if field.init
-        }
         if _section(config).method not in PAIRED:
             return plain
-        devices = tf.distribute.get_strategy().num_replicas_in_sync
-        if plain.batch_size % devices:
-            raise UserError(
-                f"data.batch_size: {plain.batch_size} images of each domain cannot be shared out "
-                f"in pairs to {devices} devices. Take a multiple of {devices}."
-            )
-        return PairedFeed(**kept)
+        fields = [field.name for field in dataclasses.fields(plain) if field.init]
+        return PairedFeed(**{name: getattr(plain, name) for name in fields})
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the head, and for dann a domain classifier."""
@@ -262,7 +253,7 @@ class DomainAdaptation(Task):
                 name="domain",
             )(x)
             outputs = keras.layers.Concatenate(dtype="float32", name="both")([outputs, domain])
-        return DomainModel(
+        return replica_class(DomainModel)(
             plain.inputs,
             outputs,
             classes=len(data.class_names),
@@ -283,6 +274,11 @@ class DomainAdaptation(Task):
         """A store holds one domain."""
         method = _section(config).method
         return f"{method} trains on two streams of images." if method in PAIRED else None
+
+    def why_complete(self, config: Config) -> str | None:
+        """A second loss is about both domains of a batch."""
+        method = _section(config).method
+        return f"{method} compares the domains of a batch" if method in PAIRED else None
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         """Returns what makes the second loss rise."""

@@ -15,6 +15,7 @@ from ftkeras.config.data import ManifestData
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Head, ImageData, Split
 from ftkeras.data.feed import Feed
+from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar, measured, refuse_unknown
 from ftkeras.evaluation.predict import Row
@@ -92,13 +93,15 @@ class MultiTask(Task):
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         section, head = _section(config), config.head
-        make = functools.partial(WeighedHeads, weights=_weights(section))
+        make = functools.partial(replica_class(WeighedHeads), weights=_weights(section))
         if section.weighting == "uncertainty":
             squared = tuple(h.name for h in data.heads if h.kind == "number")
-            make = functools.partial(UncertaintyWeighed, weights=_weights(section), squared=squared)
+            make = functools.partial(
+                replica_class(UncertaintyWeighed), weights=_weights(section), squared=squared
+            )
         elif section.weighting == "gradnorm":
             make = functools.partial(
-                GradNormWeighed,
+                replica_class(GradNormWeighed),
                 weights=_weights(section),
                 alpha=section.alpha,
                 rate=section.weight_rate,
@@ -117,7 +120,7 @@ class MultiTask(Task):
         )
 
     def tail(self, model: WeighedHeads, graph: Graph) -> WeighedTail:
-        return WeighedTail(graph, model)
+        return replica_class(WeighedTail)(graph, model)
 
     def loss(self, config: Config, data: ImageData) -> dict[str, keras.losses.Loss]:
         return {

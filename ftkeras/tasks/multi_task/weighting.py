@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.devices.replicas import sum_over_replicas
+from ftkeras.devices.replicas import examples_of, sum_over_replicas
 from ftkeras.keras_internals import own_variables
 from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.head import logits_name
@@ -63,7 +63,7 @@ class WeighedHeads(keras.Model):
         losses = [self.loss[h](y[h], y_pred[h], sample_weight[h]) for h in self.heads]
         # Keras has divided them by the number of replicas, whose gradients are added.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        examples = tf.shape(y_pred[self.heads[0]])[0]
+        examples = examples_of(y_pred[self.heads[0]])
         for head, loss, weight in zip(self.heads, losses, tf.unstack(self.now()), strict=True):
             self.shown[f"{head}_loss"].update_state(loss * replicas, sample_weight=examples)
             if self.moving:

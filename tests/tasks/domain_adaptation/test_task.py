@@ -13,13 +13,16 @@ import tensorflow as tf
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
-from ftkeras.devices.replicas import make_exact
+from ftkeras.data.paired import PairedFeed
+from ftkeras.devices.replicas import replica_class, replicated
+from ftkeras.devices.workers import share_of, spread
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.seeds import summarize_seeds
 from ftkeras.runs import finished
 from ftkeras.runs.assemble import assemble
 from ftkeras.tasks.domain_adaptation.domains import GradientReversal, is_source
 from ftkeras.tasks.domain_adaptation.task import PAIRED, DomainAdaptation, DomainModel
+from ftkeras.training.unweighted import Unweighted
 
 METHODS = ("none", "adabn", *PAIRED)
 
@@ -43,7 +46,7 @@ def model(method: str, *, jit: bool = False, weight: float = 1.0) -> DomainModel
     if method == "dann":
         domain = keras.layers.Dense(1, name="domain")(GradientReversal(strength)(x))
         logits = keras.layers.Concatenate()([logits, domain])
-    made = DomainModel(
+    made = replica_class(DomainModel)(
         inputs,
         logits,
         classes=3,
@@ -52,10 +55,10 @@ def model(method: str, *, jit: bool = False, weight: float = 1.0) -> DomainModel
         threshold=0.4,
         strength=strength,
     )
-    made.compile(
+    replicated(made).compile(
         keras.optimizers.SGD(0.5),
         keras.losses.CategoricalCrossentropy(from_logits=True),
-        weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        weighted_metrics=[Unweighted(keras.metrics.CategoricalAccuracy(name="accuracy"))],
         jit_compile=jit,
     )
     return made
@@ -118,9 +121,13 @@ def trained(made: keras.Model) -> list[np.ndarray]:
     note = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda _, logs: steps.append([float(v) for v in logs.values()])
     )
-    batches = tf.data.Dataset.from_tensor_slices(rows(24)).batch(8)
+    data, strategy = tf.data.Dataset.from_tensor_slices(rows(24)), made.distribute_strategy
+    batches, uneven = (
+        spread(share_of(data.batch(size), strategy), strategy)
+        for size in (8, 7)  # the latter is padded
+    )
     history = made.fit(
-        batches, validation_data=batches, shuffle=False, callbacks=[note], verbose=0
+        batches, validation_data=uneven, shuffle=False, callbacks=[note], verbose=0
     ).history
     return [np.array(steps), np.array(list(history.values())), *made.get_weights()]
 
@@ -131,7 +138,6 @@ def test_two_replicas_are_one_device(two_replicas, method):
     whole = trained(model(method))
     with two_replicas.scope():
         made = model(method)
-    make_exact(made)
     for one, two in zip(whole, trained(made), strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
 
@@ -275,17 +281,15 @@ def test_a_target_without_labels(domains):
     )
 
 
-def test_no_pair_is_torn_apart_by_devices(domains, two_replicas):
-    """Half of a batch of five pairs would begin or end with a row that stands alone."""
-    task, uneven = DomainAdaptation(), [config(domains, m, "data.batch_size=5") for m in METHODS]
-    data = task.images(uneven[0])
-    with two_replicas.scope():
-        for method, given in zip(METHODS, uneven, strict=True):
-            if method in PAIRED:
-                with pytest.raises(UserError, match="5 images of each .* a multiple of 2"):
-                    task.feed(given, data, 16)
-            else:
-                task.feed(given, data, 16)
+def test_pairs_train_on_full_batches_that_replicas_can_share(domains):
+    for method in METHODS:
+        assembled = assemble(config(domains, method))
+        notes = [note for note in assembled.notes if "training batches are full" in note]
+        if method in PAIRED:
+            assert f"because {method} compares the domains of a batch" in notes[0]
+            assert assembled.feed.complete and isinstance(assembled.feed, PairedFeed)
+        else:  # adabn trains batch norm
+            assert len(notes) == (method == "adabn")
 
 
 def test_what_cannot_be_is_said_before_training(domains, tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.devices.replicas import make_exact
+from ftkeras.devices.replicas import replica_class
+from ftkeras.devices.workers import share_of, spread
 from ftkeras.phases import weights_of
 from ftkeras.tasks.multi_task.weighting import (
     GradNormWeighed,
@@ -18,11 +19,14 @@ from ftkeras.tasks.multi_task.weighting import (
     balanced_weights,
 )
 from ftkeras.training.optimizer import make_optimizer
+from ftkeras.training.unweighted import Unweighted
 
 KINDS: dict[str, Any] = {
-    "fixed": WeighedHeads,
-    "uncertainty": lambda *args, **kw: UncertaintyWeighed(*args, squared=("size",), **kw),
-    "gradnorm": GradNormWeighed,
+    "fixed": lambda *args, **kw: replica_class(WeighedHeads)(*args, **kw),
+    "uncertainty": lambda *args, **kw: replica_class(UncertaintyWeighed)(
+        *args, squared=("size",), **kw
+    ),
+    "gradnorm": lambda *args, **kw: replica_class(GradNormWeighed)(*args, **kw),
 }
 WEIGHTS = {"kind": 2.0, "size": 0.5}
 LOSSES = {
@@ -60,7 +64,7 @@ def model(kind: str, optimizer: Any = None, jit: bool = False) -> Any:
     made.compile(
         optimizer or keras.optimizers.SGD(0.1),
         loss=losses,
-        weighted_metrics={"kind": [keras.metrics.CategoricalAccuracy(name="accuracy")]},
+        weighted_metrics={"kind": [Unweighted(keras.metrics.CategoricalAccuracy(name="accuracy"))]},
         jit_compile=jit,
     )
     return made
@@ -167,13 +171,19 @@ def test_gradnorm_measures_the_gradient_at_the_shared_features():
 def trained(kind: str, strategy: tf.distribute.Strategy) -> list[np.ndarray]:
     with strategy.scope():
         made = model(kind)
-        make_exact(made)
-    history = made.fit(batches(), validation_data=batches(), epochs=2, shuffle=False, verbose=0)
-    return [*made.get_weights(), np.array(list(history.history.values()))]
+    steps: list[list[float]] = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: steps.append([float(v) for v in logs.values()])
+    )
+    uneven = spread(share_of(batches(), strategy), strategy)  # 4, 4, and 1 for two replicas
+    history = made.fit(
+        uneven, validation_data=uneven, epochs=2, shuffle=False, callbacks=[note], verbose=0
+    )
+    return [*made.get_weights(), np.array(steps), np.array(list(history.history.values()))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["uncertainty", "gradnorm"])
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_two_replicas_are_one_device(two_replicas, kind):
     one = trained(kind, tf.distribute.get_strategy())
     for found, expected in zip(trained(kind, two_replicas), one, strict=True):
