@@ -93,16 +93,18 @@ def layers_augment(
         UserError: A name or an argument is wrong, or a layer does not fit into the pipeline.
     """
     changes: list[Augment] = []
-    unseeded = []
+    unseeded: dict[str, None] = {}  # a set that keeps its order
     for name, arguments in specs:
-        if repeatable and "/" in name:  # before TensorFlow refuses keras-cv's global generator
+        # When all must repeat, TensorFlow refuses the generator that keras-cv's layers make.
+        if repeatable and name.startswith("keras_cv/"):
             raise _unrepeatable(name)
         change, is_seeded = layer_augment(name, _make(name, arguments), image_size)
-        if repeatable and not is_seeded:
-            raise _unrepeatable(name)
         changes.append(change)
-        unseeded += [] if is_seeded or name in unseeded else [name]
-    return LayersAugment(changes, unseeded)
+        if not is_seeded:
+            unseeded[name] = None
+    if repeatable and unseeded:
+        raise _unrepeatable(next(iter(unseeded)))
+    return LayersAugment(changes, tuple(unseeded))
 
 
 def _unrepeatable(name: str) -> UserError:
@@ -132,8 +134,10 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
             f"Choose one of {', '.join(known)}."
         )
     try:
-        # Half precision would be too coarse for pixels up to 255.
-        return getattr(layers, bare)(**{"dtype": "float32", **arguments})
+        # Half precision would be too coarse for pixels up to 255. tf.data runs on the CPU, and
+        # cannot read the state of a generator on a GPU.
+        with tf.device("CPU"):
+            return getattr(layers, bare)(**{"dtype": "float32", **arguments})
     except Exception as error:  # a constructor may refuse its arguments in any way
         raise UserError(
             f"data.augmentation: {name} refuses its args: {_first_line(error)}"
