@@ -137,7 +137,7 @@ class PlanRunner:
             self._read_clock(epoch)
             self.enter(self.clock.locate(time)[0])
         index, since = self.clock.locate(time)
-        while index > (self.index or 0) and time % self.plan.accumulation == 0:
+        while index > (self.index or 0) and self.clock.between_updates(time):
             self.clock.ends[self.index or 0] = time
             self.enter((self.index or 0) + 1)
             index, since = self.clock.locate(time)
@@ -217,6 +217,7 @@ class PlanRunner:
 
     def _read_clock(self, epoch: int) -> None:
         if epoch == 0:
+            self.best = BestEpoch()
             return
         if not int(keras.ops.convert_to_numpy(self.optimizer.micro_steps)):
             raise UserError(
