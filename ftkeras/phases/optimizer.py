@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import uses_weight_decay
-from ftkeras.phases.groups import Group, check_same_groups
+from ftkeras.phases.groups import Group, check_same_layout, layout_of
 
 _HANDLED_HERE = (
     "clipnorm",
@@ -518,8 +518,8 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         """Saves the state by weight: which paths a group has, and then its variables."""
         if not self.built:
             return
-        layout = [list(group.paths) for group in self.groups]
-        store[_LAYOUT] = np.frombuffer(json.dumps(layout).encode(), np.uint8)
+        layout = json.dumps(layout_of(self.groups))
+        store[_LAYOUT] = np.frombuffer(layout.encode(), np.uint8)
         for name, variable in self._own().items():
             store[name] = keras.ops.convert_to_numpy(variable)
         for number, inner in enumerate(self._parts.inners):
@@ -530,7 +530,8 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         """Loads what `save_own_variables` saved.
 
         Raises:
-            UserError: It is of other weights, or of weights in other groups.
+            UserError: It is of other weights, or of weights that train in other phases or at other
+                shares of the rate.
         """
         keys = set(store.keys())
         if _LAYOUT not in keys:
@@ -541,10 +542,10 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             )
             return
         saved = json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes())
-        paths = [list(group.paths) for group in self.groups]
-        check_same_groups(saved, paths)
-        for number, inner in enumerate(self._parts.inners):
-            there = saved.index(paths[number])
+        check_same_layout(saved, layout_of(self.groups))
+        numbers = {tuple(paths): number for number, (paths, _) in enumerate(saved)}
+        for inner in self._parts.inners:
+            there = numbers[inner.group.paths]
             for index, variable in enumerate(inner.variables):
                 variable.assign(np.asarray(store[f"group_{there}_{index}"]))
         for name, variable in self._own().items():

@@ -148,7 +148,10 @@ class PlanRunner:
         if self.index is None:
             self.prepare(self.fitted)
             self._read_clock(epoch)
-            self.enter(self.clock.locate(time)[0])
+            begins = self.clock.locate(time)[0]
+            if 0 <= self.best.phase < begins:  # the checkpoint was written before its phase closed
+                self._restore_best(self.phases[self.best.phase])
+            self.enter(begins)
         index, since = self.clock.locate(time)
         while index > (self.index or 0) and self._between_updates():
             self.clock.ends[self.index or 0] = time
@@ -209,8 +212,7 @@ class PlanRunner:
         if not self._running:
             return
         self._running = False
-        if self.best.known and self.phase.until is not None and self.phase.until.restore_best:
-            self.optimizer.restore_best(self.subject.weights)
+        self._restore_best(self.phase)
         audit, self._audit = self._audit, None
         if audit is not None:
             self.verdicts[self.phase.name] = verdict = audit.verdict()
@@ -221,6 +223,10 @@ class PlanRunner:
         count = max(1, min(count, steps - self.position[1])) if steps else 1
         rates = [self.clock.rate(self.index or 0, since + i) for i in range(count)]
         self.optimizer.steer([self.rate_scale * rate for rate in rates])
+
+    def _restore_best(self, phase: ResolvedPhase) -> None:
+        if self.best.known and phase.until is not None and phase.until.restore_best:
+            self.optimizer.restore_best(self.subject.weights)
 
     def _between_updates(self) -> bool:
         # Time does not tell: loss scaling skips batches, and time may count epochs.
