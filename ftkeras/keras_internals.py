@@ -52,7 +52,7 @@ def variables_inside(
     for variable in fixed:
         yield OwnVariable(f"{prefix}{variable.name}", variable, layer, False)
     in_graph = graph_order and isinstance(layer, keras.Model)
-    for child in layer.layers if in_graph else layer._layers:
+    for child in layer.layers if in_graph else _children(layer):
         yield from variables_inside(child, graph_order=graph_order, prefix=f"{prefix}{child.name}/")
 
 
@@ -71,9 +71,13 @@ def layers_inside(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
     Only models have `layers` in public, and those of the top level alone.
     """
-    for child in layer._layers:
+    for child in _children(layer):
         yield child
         yield from layers_inside(child)
+
+
+def _children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def flat_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[keras.layers.Layer]:
@@ -209,15 +213,6 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return index
 
 
-def adam_slots(optimizer: keras.optimizers.Optimizer, variable: Any) -> tuple[Any, Any]:
-    """Returns Adam's two averages of a weight: of gradients, and of their squares.
-
-    In `variables` only their names and order tell which they are.
-    """
-    index = variable_index(optimizer, variable)
-    return optimizer._momentums[index], optimizer._velocities[index]
-
-
 def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """Whether a weight is none of those that `exclude_from_weight_decay` names."""
     uses: bool = optimizer._use_weight_decay(variable)
@@ -243,13 +238,6 @@ def drawn_global_seeds() -> keras.random.SeedGenerator | None:
     from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
     return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-
-
-def is_plain_variable(value: Any) -> bool:
-    """Whether a TensorFlow variable is one on one device: `tf.Variable` is any, of replicas too."""
-    from tensorflow.python.ops import resource_variable_ops
-
-    return isinstance(value, resource_variable_ops.ResourceVariable)
 
 
 def check_workers_every(seconds: int) -> None:

@@ -349,3 +349,30 @@ def test_the_rule_of_subclasses_itself():
     assert names_attributes_of_its_base(Cast) == ["_convert_input_args"]
     assert names_attributes_of_its_base(Watch) == ["_model"]
     assert names_attributes_of_its_base(Fine) == []
+
+
+def test_keras_internals_names_few_private_things():
+    tree = ast.parse((PACKAGE / "keras_internals.py").read_text(encoding="utf-8"))
+    private = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and _PRIVATE.fullmatch(node.attr)
+    }
+    private |= {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _PRIVATE.fullmatch(node.value)
+    }
+    # Methods of Keras that a class overrides.
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    methods = (part for node in classes for part in node.body if isinstance(part, ast.FunctionDef))
+    private |= {method.name for method in methods if _PRIVATE.fullmatch(method.name)}
+    imports = {
+        node.module or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and _PRIVATE_MODULES.match(f"{node.module}.")
+    }
+    assert len(private | imports) <= 25, sorted(private | imports)
+    assert len({name for name in imports if name.startswith("keras.")}) <= 3

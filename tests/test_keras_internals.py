@@ -318,16 +318,6 @@ def test_variable_index(weights):
     assert [internals.variable_index(optimizer, v.value) for v in weights] == [0, 1]
 
 
-@canary("Adam and AdamW update other averages than their own.")
-def test_adam_slots(weights):
-    optimizer = keras.optimizers.Adam(beta_1=0.5, beta_2=0.75)
-    applied(optimizer, weights)
-    for variable, gradient in zip(weights, GRADIENTS, strict=True):
-        means, squares = internals.adam_slots(optimizer, variable)
-        np.testing.assert_allclose(means, 0.5 * gradient, rtol=1e-6)
-        np.testing.assert_allclose(squares, 0.25 * gradient**2, rtol=1e-6)
-
-
 @canary("weights that are excluded from decay decay.")
 def test_uses_weight_decay(weights):
     optimizer = keras.optimizers.AdamW()
@@ -352,14 +342,6 @@ def test_global_seeds():
 def test_drawn_global_seeds():
     seeds = internals.global_seeds()
     assert internals.drawn_global_seeds() is seeds
-
-
-@canary("saving reads each variable slowly, or one replica's part of a metric.")
-def test_is_plain_variable(two_replicas):
-    assert internals.is_plain_variable(tf.Variable(1.0))
-    assert internals.is_plain_variable(keras.Variable(1.0).value)
-    with two_replicas.scope():
-        assert not internals.is_plain_variable(tf.Variable(1.0))
 
 
 @canary("a worker that dies is noticed after a minute instead of some seconds.")

@@ -83,8 +83,8 @@ class PhaseClock:
         return time >= self.end(len(self.phases) - 1)
 
     def stop(self, index: int, time: int) -> None:
-        """Ends a phase at a time, or at the next whole update."""
-        self.ends[index] = self._whole(time)
+        """Ends a phase at a time, or at the next whole update if another phase follows."""
+        self.ends[index] = time if index == len(self.phases) - 1 else self._whole(time)
 
     def _whole(self, time: int) -> int:
         return -(-time // self._every) * self._every

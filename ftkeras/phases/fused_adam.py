@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from ftkeras.keras_internals import adam_slots
+from ftkeras.keras_internals import variable_index
+
+
+@dataclasses.dataclass
+class _Slots:
+    """Adam's slots; in an object, so that Keras's saving does not look inside."""
+
+    momenta: Sequence[keras.Variable]
+    velocities: Sequence[keras.Variable]
 
 
 class _Fused:
@@ -19,12 +29,22 @@ class _Fused:
     `amsgrad`, are updated as Keras does it.
     """
 
+    def add_optimizer_variables(
+        self: Any, variables: Any, name: Any, initializer: Any = "zeros"
+    ) -> Any:
+        """Adds slots, and keeps Adam's own."""
+        slots = super().add_optimizer_variables(variables, name, initializer)  # type: ignore[misc]
+        if isinstance(name, list):  # not the averages of weights
+            self._slots = _Slots(*slots[:2])
+        return slots
+
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one weight."""
         if isinstance(gradient, tf.IndexedSlices) or self.amsgrad:
             super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
             return
-        m, v = adam_slots(self, variable)
+        index = variable_index(self, variable)
+        m, v = self._slots.momenta[index], self._slots.velocities[index]
         dtype = variable.dtype
         step = tf.cast(self.iterations + 1, dtype)
         beta_1, beta_2 = (tf.cast(b, dtype) for b in (self.beta_1, self.beta_2))

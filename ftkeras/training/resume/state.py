@@ -14,7 +14,6 @@ from ftkeras.errors import UserError
 from ftkeras.keras_internals import (
     drawn_global_seeds,
     global_seeds,
-    is_plain_variable,
     symbolic_build,
 )
 from ftkeras.training.resume.state_file import Tree
@@ -86,7 +85,7 @@ def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
 
 
 def _value(value: Any) -> np.ndarray:
-    if not is_plain_variable(value):  # one a replica, say
+    if isinstance(value, tf.distribute.DistributedValues):  # one per replica
         return np.array(tf.convert_to_tensor(value))  # a metric's is the sum over the replicas
     read = tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
     copy: np.ndarray = np.asarray(read.numpy())
