@@ -71,6 +71,7 @@ class _Parts:
     measured_from: int = 0
     steered: float = 0.0  # the rate that a phase has set, without `factor`; 0 before
     factor: float = 1.0  # of `factor`: to read a variable would wait for a GPU, in every step
+    planned: bool = True  # whether its groups are those of phases
     touched: bool = False  # whether something else has set it since `watch`
 
 
@@ -163,8 +164,10 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Builds one group of all these weights: what Keras calls if no phases are known."""
         if not self.built:
-            paths = tuple(variable.path for variable in variables)
-            self.arrange([Group(paths, tuple(variables), (1.0,))])
+            paths = tuple(map(str, range(len(variables))))  # as Keras's own state: by position
+            with tf.init_scope():  # Keras may call it while it traces a train function
+                self.arrange([Group(paths, tuple(variables), (1.0,))])
+            self._parts.planned = False
 
     def arrange(
         self,
@@ -534,15 +537,20 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
                 shares of the rate.
         """
         keys = set(store.keys())
-        if _LAYOUT not in keys:
+        saved = (
+            json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes()) if _LAYOUT in keys else []
+        )
+        try:
+            check_same_layout(saved, layout_of(self.groups))
+        except UserError:
+            if saved and self._parts.planned:
+                raise
             warnings.warn(
-                "the file has the state of an optimizer without phases, which is left out: "
-                "momenta and step counts start again.",
+                "the file has the state of an optimizer with other phases or without, which is "
+                "left out: momenta and step counts start again.",
                 stacklevel=2,
             )
             return
-        saved = json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes())
-        check_same_layout(saved, layout_of(self.groups))
         numbers = {tuple(paths): number for number, (paths, _) in enumerate(saved)}
         for inner in self._parts.inners:
             there = numbers[inner.group.paths]

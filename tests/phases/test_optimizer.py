@@ -563,3 +563,18 @@ def test_tensorflows_checkpoints_hold_all_of_its_state(tmp_path):
     )  # fmt: skip
     for a, b in zip(whole, resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_compiled_with_it_trains_as_with_its_template_and_loads_again(tmp_path):
+    weights, path = [], tmp_path / "model.keras"
+    for wrap in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        adam = keras.optimizers.Adam(0.1, gradient_accumulation_steps=2)
+        model.compile(PhasedOptimizer(adam) if wrap else adam, "mse", jit_compile=False)
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), batch_size=2, verbose=0)
+        weights.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*weights)
+    model.save(path)
+    optimizer = keras.models.load_model(path).optimizer
+    assert int(optimizer.micro_steps) == 4 and int(optimizer.iterations) == 2
