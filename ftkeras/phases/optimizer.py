@@ -69,6 +69,7 @@ class _Parts:
     table: tf.Variable | None = None  # the rates of the steps of one call, if they are several
     row: tf.Variable | None = None  # which of them comes next
     measured_from: int = 0
+    phases_known: bool = True  # whether the groups are those of phases
     steered: float = 0.0  # the rate that a phase has set, without `factor`; 0 before
     factor: float = 1.0  # of `factor`: to read a variable would wait for a GPU, in every step
     touched: bool = False  # whether something else has set it since `watch`
@@ -165,6 +166,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             paths = tuple(variable.path for variable in variables)
             self.arrange([Group(paths, tuple(variables), (1.0,))])
+            self._parts.phases_known = False
 
     def arrange(
         self,
@@ -534,9 +536,10 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
                 shares of the rate.
         """
         keys = set(store.keys())
-        if _LAYOUT not in keys:
+        if _LAYOUT not in keys or not self._parts.phases_known:
+            kinds = "phases that are not known here" if _LAYOUT in keys else "no phases"
             warnings.warn(
-                "the file has the state of an optimizer without phases, which is left out: "
+                f"the file has the state of an optimizer of {kinds}, which is left out: "
                 "momenta and step counts start again.",
                 stacklevel=2,
             )

@@ -224,7 +224,7 @@ class PlanRunner:
         rates = [self.clock.rate(self.index or 0, since + i) for i in range(count)]
         self.optimizer.steer([self.rate_scale * rate for rate in rates])
 
-    def _restore_best(self, phase: ResolvedPhase) -> None:
+    def _restore_best(self, phase: Phase) -> None:
         if self.best.known and phase.until is not None and phase.until.restore_best:
             self.optimizer.restore_best(self.subject.weights)
 

@@ -179,7 +179,7 @@ def test_a_layer_that_was_added_after_the_callback_was_made_is_an_error():
     unfreeze = StagedUnfreezing(model, [Phase("all", 1, 0.01, ["all"])])
     model.add(keras.layers.Dense(3, name="new"))
     before = model.get_weights()
-    with pytest.raises(UserError, match="weight 'new/kernel' was made after the phases"):
+    with pytest.raises(UserError, match="weight 'new/kernel' is not in the plan"):
         model.fit(INPUTS, LABELS, callbacks=[unfreeze], verbose=0)
     for was, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(now, was)
