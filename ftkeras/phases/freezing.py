@@ -98,6 +98,7 @@ def check_all_known(model: keras.Model, weights: Weights) -> None:
     ]
     if new:
         raise UserError(
-            f"weight {new[0]!r} was made after the phases were bound to the model. Build the "
-            "model completely, then make StagedUnfreezing."
+            f"weight {new[0]!r} is not in the plan: it was made after the phases were bound to the "
+            "model, or they were bound to another model. Build the model completely, then make "
+            "StagedUnfreezing."
         )

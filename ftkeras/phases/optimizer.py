@@ -69,9 +69,9 @@ class _Parts:
     table: tf.Variable | None = None  # the rates of the steps of one call, if they are several
     row: tf.Variable | None = None  # which of them comes next
     measured_from: int = 0
+    phases_known: bool = True  # whether the groups are those of phases
     steered: float = 0.0  # the rate that a phase has set, without `factor`; 0 before
     factor: float = 1.0  # of `factor`: to read a variable would wait for a GPU, in every step
-    planned: bool = True  # whether its groups are those of phases
     touched: bool = False  # whether something else has set it since `watch`
 
 
@@ -167,7 +167,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             paths = tuple(map(str, range(len(variables))))  # as Keras's own state: by position
             with tf.init_scope():  # Keras may call it while it traces a train function
                 self.arrange([Group(paths, tuple(variables), (1.0,))])
-            self._parts.planned = False
+            self._parts.phases_known = False
 
     def arrange(
         self,
@@ -537,17 +537,17 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
                 shares of the rate.
         """
         keys = set(store.keys())
-        saved = (
-            json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes()) if _LAYOUT in keys else []
-        )
+        known = _LAYOUT in keys
+        saved = json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes()) if known else []
         try:
             check_same_layout(saved, layout_of(self.groups))
         except UserError:
-            if saved and self._parts.planned:
+            if known and self._parts.phases_known:
                 raise
+            kinds = "phases that are not known here" if known else "no phases"
             warnings.warn(
-                "the file has the state of an optimizer with other phases or without, which is "
-                "left out: momenta and step counts start again.",
+                f"the file has the state of an optimizer of {kinds}, which is left out: "
+                "momenta and step counts start again.",
                 stacklevel=2,
             )
             return

@@ -206,7 +206,7 @@ def test_the_state_of_a_plain_optimizer_is_left_out_with_a_warning(tmp_path):
     other = network()
     unfreeze = StagedUnfreezing(other, THREE)
     unfreeze.prepare(other)
-    with pytest.warns(UserWarning, match="other phases or without, which is left out"):
+    with pytest.warns(UserWarning, match="an optimizer of no phases, which is left out"):
         other.load_weights(tmp_path / "m.weights.h5")
     assert equal(other.get_weights(), model.get_weights())
     fit(other, [unfreeze])
@@ -222,6 +222,22 @@ def test_a_model_that_was_trained_before_the_phases_saves_no_state_of_that(tmp_p
     unfreeze.prepare(other)
     other.load_weights(tmp_path / "m.weights.h5")  # without a warning
     assert int(other.optimizer.micro_steps.numpy()) == 6
+
+
+def test_a_model_that_was_compiled_with_the_optimizer_for_phases_can_be_loaded(tmp_path):
+    model = network()
+    unfreeze = StagedUnfreezing(model, THREE)
+    fit(model, [unfreeze], epochs=1)
+    model.compile(model.optimizer, LOSS, jit_compile=False)
+    fit(model, [unfreeze], epochs=2, initial_epoch=1)
+    assert steps_of(model) == 12
+    model.save(tmp_path / "m.keras")
+    with pytest.warns(UserWarning, match="phases that are not known here, which is left out"):
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+    fit(loaded, [], epochs=1)
+    StagedUnfreezing(loaded, THREE).prepare(loaded)
+    loaded.load_weights(tmp_path / "m.keras")
+    assert steps_of(loaded) == 12
 
 
 # --------------------------------------------------------------------- BackupAndRestore
