@@ -25,6 +25,7 @@ ORDER = (
     "keras_internals",
     "config",
     "run",
+    "inputs",
     "data",
     "backbones",
     "model",

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
-from ftkeras.data import decode, scan
+from ftkeras.data import scan
 from ftkeras.data.walk import files_under, is_utf8, shown
 from ftkeras.errors import UserError
+from ftkeras.inputs.image import decode
 from ftkeras.model.inference import outputs_function
 from ftkeras.model.output import output_of
 

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from ftkeras.data.decode import resize_image
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.metrics import scores_from_logits
 from ftkeras.evaluation.predictions import Predictions
+from ftkeras.inputs.image.decode import resize_image
 
 _MOST = 64  # images in a grid
 _MISTAKES = 25

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import resize_image
 from ftkeras.evaluation.explanation import grad_cam, overlay
 from ftkeras.evaluation.metrics import scores_from_logits
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
+from ftkeras.inputs.image.decode import resize_image
 from ftkeras.report.read import RunFacts
 
 MISTAKES, SUSPECTS = 12, 12  # how many are shown

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras.data import decode, scan
+from ftkeras.data import scan
+from ftkeras.inputs.image import decode
 
 
 def shown(path: str) -> np.ndarray:
