@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "system_errors",
     "imports",
+    "paths",
     "memory",
     "cache",
     "console",
