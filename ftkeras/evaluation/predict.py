@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
-from ftkeras.data import scan
 from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
-from ftkeras.inputs.image import decode
+from ftkeras.inputs.image import decode, scan
 from ftkeras.model.inference import outputs_function
 from ftkeras.model.output import output_of
 from ftkeras.paths import is_utf8, shown
