@@ -22,6 +22,7 @@ ORDER = (
     "memory",
     "cache",
     "console",
+    "findings",
     "starter",
     "keras_internals",
     "config",

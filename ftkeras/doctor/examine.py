@@ -15,8 +15,8 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.doctor import duplicates, images, machine, preprocessing, settings, splits
 from ftkeras.doctor.embed import make_embedding
-from ftkeras.doctor.findings import Diagnosis, Finding
 from ftkeras.errors import UserError
+from ftkeras.findings import Diagnosis, Finding
 from ftkeras.model.assemble import build_model
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import ImageData
-from ftkeras.doctor.findings import Evidence, Finding, percent
+from ftkeras.findings import Evidence, Finding, percent
 
 THUMBNAIL = 32  # pixels a side
 BLANK = 2.0  # standard deviation, of 255, below which an image shows nothing
