@@ -11,7 +11,8 @@ from PIL import Image, ImageEnhance
 
 from ftkeras.data.load import load_data
 from ftkeras.doctor import duplicates
-from ftkeras.doctor.images import Looks, look_at
+from ftkeras.doctor.images import Looks
+from ftkeras.doctor.look import look_at
 
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
