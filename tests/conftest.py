@@ -91,6 +91,19 @@ def photo() -> Callable[..., np.ndarray]:
     return make
 
 
+@pytest.fixture(scope="session")
+def new_photo() -> Callable[..., Image.Image]:
+    """Makes an image as smooth as a photo, of any size; another seed gives quite another one."""
+    import numpy as np
+    from PIL import Image
+
+    def make(seed: int, width: int = 56, height: int = 48) -> Image.Image:
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
+        return Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
+
+    return make
+
+
 @pytest.fixture
 def encode() -> Callable[..., bytes]:
     """Encodes a Pillow image or an array in a format."""

@@ -13,12 +13,13 @@ from ftkeras.config.schema import Config
 from ftkeras.console import duration
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.doctor import duplicates, machine, preprocessing, settings, splits
+from ftkeras.doctor import machine, preprocessing, settings, splits
 from ftkeras.doctor.embed import make_embedding
-from ftkeras.doctor.images import odd_images
 from ftkeras.doctor.look import look_at
 from ftkeras.errors import UserError
 from ftkeras.findings import Diagnosis, Finding
+from ftkeras.inputs.image import duplicates
+from ftkeras.inputs.image.looks import odd_images
 from ftkeras.model.assemble import build_model
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import ImageData
-from ftkeras.doctor.images import CHROMA, Looks, measure
+from ftkeras.inputs.image.looks import CHROMA, Looks, measure
 
 
 def look_at(data: ImageData) -> Looks:
