@@ -1,19 +1,22 @@
-"""What every test stands on: a scratch home, quiet TensorFlow, and two logical CPUs."""
+"""What every test stands on: a scratch home, quiet TensorFlow, two logical CPUs, photos."""
 
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
+    from PIL import Image
 
     from ftkeras.data.dataset import ImageData
 
@@ -61,6 +64,59 @@ def small_images(tmp_path_factory) -> ImageData:
     path = tmp_path_factory.mktemp("data") / "small.npz"
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     return load_data("arrays", path=str(path), split={"val": 0.3}, seed=0)
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("FTKERAS_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def photo() -> Callable[..., np.ndarray]:
+    """Makes uint8 pixels (h, w, channels) that are smooth, like a photo, and differ by seed."""
+    import numpy as np
+    from PIL import Image
+
+    def make(height: int = 40, width: int = 60, channels: int = 3, seed: int = 0) -> np.ndarray:
+        coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+        planes = [
+            np.asarray(Image.fromarray(coarse[..., c]).resize((width, height), Image.BICUBIC))
+            for c in range(channels)
+        ]
+        return np.stack(planes, axis=-1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_photo() -> Callable[..., Image.Image]:
+    """Makes an image as smooth as a photo, of any size; another seed gives quite another one."""
+    import numpy as np
+    from PIL import Image
+
+    def make(seed: int, width: int = 56, height: int = 48) -> Image.Image:
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
+        return Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
+
+    return make
+
+
+@pytest.fixture
+def encode() -> Callable[..., bytes]:
+    """Encodes a Pillow image or an array in a format."""
+
+    from PIL import Image
+
+    def make(image: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:
+        stream = io.BytesIO()
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        image.save(stream, kind, **options)
+        return stream.getvalue()
+
+    return make
 
 
 @pytest.fixture

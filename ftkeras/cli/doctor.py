@@ -38,7 +38,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     config = read_config(values, "doctor") if values.config or values.set else None
     import_tensorflow()
     from ftkeras.doctor import examine
-    from ftkeras.doctor.findings import check_out
+    from ftkeras.findings import check_out
 
     if values.out is not None:
         check_out(values.out)

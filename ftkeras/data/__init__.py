@@ -1,1 +1,1 @@
-"""Images and labels: where they come from, how they are checked, read, augmented and batched."""
+"""Images and labels: where they come from, how they are divided, ordered and batched."""

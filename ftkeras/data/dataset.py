@@ -10,14 +10,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.decode import Crop
+from ftkeras.inputs.image.decode import Crop
 
 
 class Fetch(Protocol):
     """Fetches an image by its index: int64 scalar -> uint8 (h, w, 3); TensorFlow alone."""
 
     def __call__(self, index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-        """Returns the image, or a part of it; see `ftkeras.data.decode.decode_image`.
+        """Returns the image, or a part of it; see `ftkeras.inputs.image.decode.decode_image`.
 
         `least` pixels of the whole image's shorter side are enough, if any are named.
         """

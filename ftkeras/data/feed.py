@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.augment import STRENGTHS
-from ftkeras.data.augment_layers import LayersAugment
 from ftkeras.data.broken import find_broken
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.order import order_of
 from ftkeras.data.pipeline import batches
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.augment import STRENGTHS
+from ftkeras.inputs.image.augment_layers import LayersAugment
 
 
 def _counter() -> tf.Variable:

@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from ftkeras.data.augment import STRENGTHS, Augment, Strength, augment_image
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Crop, all_of, random_part, resize_image
-from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import endless, make_weight, order_of
 from ftkeras.data.preload import keep_in_memory
 from ftkeras.data.share import WHOLE, Share, as_long_as, pad, take_share, with_rows
+from ftkeras.inputs.image.augment import STRENGTHS, Augment, Strength, augment_image
+from ftkeras.inputs.image.decode import Crop, all_of, random_part, resize_image
+from ftkeras.inputs.image.mix import mix_batch
 
 Number: TypeAlias = "int | tf.Variable"
 

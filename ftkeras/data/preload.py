@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import Fetch, Split
-from ftkeras.data.decode import Crop, cut, resize_image
+from ftkeras.inputs.image.decode import Crop, cut, resize_image
 from ftkeras.memory import available_memory
 
 _SAMPLES = 16  # images decoded to estimate how large all are

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Fetch
-from ftkeras.data.decode import Crop, cut, decode_image
-from ftkeras.data.walk import shown, why_not_readable
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.decode import Crop, cut, decode_image
+from ftkeras.paths import shown, why_not_readable
 
 MAX_BYTES = 16 << 30  # of a file that is read whole
 _READ_AHEAD = 1 << 16  # bytes; a typical record in one read

@@ -15,9 +15,9 @@ import tensorflow as tf
 from ftkeras.cache import Remembered, digest
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_records
-from ftkeras.data.scan import VERSION, examine, in_parallel
-from ftkeras.data.walk import shown, why_not_readable
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.scan import VERSION, examine, in_parallel
+from ftkeras.paths import shown, why_not_readable
 
 _FRAME = 16  # bytes that TFRecord puts around a record: length, two checksums
 

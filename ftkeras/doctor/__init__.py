@@ -7,6 +7,6 @@ asks them all.
 from __future__ import annotations
 
 from ftkeras.doctor.examine import examine
-from ftkeras.doctor.findings import Diagnosis, Evidence, Finding
+from ftkeras.findings import Diagnosis, Evidence, Finding
 
 __all__ = ["Diagnosis", "Evidence", "Finding", "examine"]

@@ -15,8 +15,8 @@ from ftkeras.backbones import load_backbone
 from ftkeras.backbones.preprocessing import preprocess
 from ftkeras.console import Progress
 from ftkeras.data.dataset import ImageData
-from ftkeras.data.decode import resize_image
-from ftkeras.doctor.images import Looks
+from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.image.looks import Looks
 from ftkeras.model.inference import outputs_function
 
 _SIZE = 96  # pixels: enough to tell images apart, and quick

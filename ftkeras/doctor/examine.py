@@ -13,10 +13,13 @@ from ftkeras.config.schema import Config
 from ftkeras.console import duration
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
-from ftkeras.doctor import duplicates, images, machine, preprocessing, settings, splits
+from ftkeras.doctor import machine, preprocessing, settings, splits
 from ftkeras.doctor.embed import make_embedding
-from ftkeras.doctor.findings import Diagnosis, Finding
+from ftkeras.doctor.look import look_at
 from ftkeras.errors import UserError
+from ftkeras.findings import Diagnosis, Finding
+from ftkeras.inputs.image import duplicates
+from ftkeras.inputs.image.looks import odd_images
 from ftkeras.model.assemble import build_model
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
@@ -67,16 +70,14 @@ def examine(config: Config | None = None) -> Diagnosis:
 
 def _data_findings(config: Config, data: ImageData, facts: dict[str, str]) -> Iterator[Finding]:
     facts["data"] = _describe(data)
-    looks = images.look_at(data)
+    looks = look_at(data)
     features = make_embedding(data, looks)
     yield from splits.read_errors(data, config.data.max_bad_files)
     yield from splits.check_classes(data)
     yield from duplicates.find_duplicates(looks, data.class_names, features)
     yield from splits.check_shift(data, looks, features)
     size = config.data.image_size or _USUAL_SIZE
-    yield from images.odd_images(
-        looks, data.class_names, image_size=size, resize=config.data.resize
-    )
+    yield from odd_images(looks, data.class_names, image_size=size, resize=config.data.resize)
 
 
 def _model_findings(

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import cache_folder
-from ftkeras.doctor.findings import Finding
+from ftkeras.findings import Finding
 from ftkeras.memory import available_memory
 
 _GIB = 1 << 30

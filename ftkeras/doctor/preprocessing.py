@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.preprocessing import preprocess
-from ftkeras.doctor.findings import Evidence, Finding
+from ftkeras.findings import Evidence, Finding
 from ftkeras.keras_internals import inbound_nodes
 
 KINDS = {  # what each does, and the values that can come out

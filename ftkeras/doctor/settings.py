@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ftkeras.doctor.findings import Evidence, Finding
+from ftkeras.findings import Evidence, Finding
 from ftkeras.memory import available_memory
 from ftkeras.phases import Plan
 from ftkeras.phases.phase import Phase

@@ -9,9 +9,9 @@ import numpy as np
 
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.paired import TARGET
-from ftkeras.doctor.findings import Evidence, Finding, percent
-from ftkeras.doctor.images import Looks
 from ftkeras.evaluation.metrics import auc_shares
+from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.inputs.image.looks import Looks
 
 _FEW = 10  # training images of a class
 _FEW_TO_MEASURE = 50  # images of a whole split

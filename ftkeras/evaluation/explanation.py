@@ -15,11 +15,6 @@ import tensorflow as tf
 from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, flatten
 from ftkeras.model.output import output_of
 
-# From dark to light: told apart in grey, and by people who see red and green alike.
-_COLOURS = np.array(
-    [(20, 11, 52), (106, 23, 110), (188, 55, 84), (243, 120, 25), (252, 255, 164)], np.float32
-)
-
 
 def grad_cam(
     model: keras.Model, multi_label: bool = False
@@ -67,27 +62,6 @@ def grad_cam(
         return tf.math.divide_no_nan(heat, tf.reduce_max(heat, axis=(1, 2), keepdims=True)).numpy()
 
     return explain
-
-
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns an image in grey with a map over it, from dark (0) to bright yellow (1).
-
-    Args:
-        image: (size, size, 3), 0..255.
-        heat: (h, w), 0..1.
-
-    Returns:
-        uint8 (size, size, 3).
-    """
-    size = image.shape[:2]
-    smooth = tf.image.resize(heat[..., None], size, method="bilinear").numpy()  # (size, size, 1)
-    smooth = np.clip(smooth, 0.0, 1.0)
-    at = smooth[..., 0] * (len(_COLOURS) - 1)
-    colour = np.stack(
-        [np.interp(at, np.arange(len(_COLOURS)), _COLOURS[:, c]) for c in range(3)], axis=-1
-    )
-    grey = image.astype(np.float32).mean(axis=-1, keepdims=True)  # (size, size, 1)
-    return np.clip(0.35 * grey + 0.65 * colour, 0, 255).astype(np.uint8)
 
 
 def _last_map(graph: Graph) -> tuple[Tensor, int] | None:

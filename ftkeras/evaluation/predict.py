@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
-from ftkeras.data import decode, scan
-from ftkeras.data.walk import files_under, is_utf8, shown
+from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
+from ftkeras.inputs.image import decode, scan
 from ftkeras.model.inference import outputs_function
 from ftkeras.model.output import output_of
+from ftkeras.paths import is_utf8, shown
 
 
 def predict_logits(

@@ -15,14 +15,8 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import batches
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import bootstrap, interval
-from ftkeras.evaluation.corruptions import (
-    CORRUPTIONS,
-    SEVERITIES,
-    SHIFTS,
-    SMALLEST,
-    corrupt,
-)
 from ftkeras.evaluation.metrics import correct_answers
+from ftkeras.inputs.image.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, SMALLEST, corrupt
 from ftkeras.model.inference import logits_function
 
 _Condition = tuple[str, int]  # a name, and a severity where it has one

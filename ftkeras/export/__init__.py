@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftkeras.export.classifier import Classifier
-from ftkeras.export.golden import golden_images
 from ftkeras.export.saved_model import export_saved_model
+from ftkeras.inputs.image.golden import golden_images
 
 __all__ = ["Classifier", "export_saved_model", "golden_images"]

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data import decode
 from ftkeras.errors import TrainingError
 from ftkeras.export.classifier import Classifier, Servable
 from ftkeras.export.fresh_process import BATCHES
-from ftkeras.export.golden import refused_images
 from ftkeras.export.openvino_engine import openvino_answer
 from ftkeras.export.publish import size_of
 from ftkeras.export.reference import outputs_on_cpu
+from ftkeras.inputs.image import decode
+from ftkeras.inputs.image.golden import refused_images
 from ftkeras.keras_internals import flat_layers
 
 TOLERANCE = 1e-4

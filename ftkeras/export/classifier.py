@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.decode import MODES
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.export.reference import expected_scores, outputs_on_cpu
+from ftkeras.inputs.image.decode import MODES
 from ftkeras.keras_internals import maker, with_constants
 from ftkeras.model.output import Output, output_of
 from ftkeras.version import __version__

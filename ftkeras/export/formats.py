@@ -22,14 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
-from ftkeras.data import decode
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.export.certificate import check_difference, tolerance_of
 from ftkeras.export.classifier import Classifier
 from ftkeras.export.fresh_process import BATCHES, median_seconds
-from ftkeras.export.golden import golden_images
 from ftkeras.export.openvino_engine import openvino_model, run_openvino
 from ftkeras.export.publish import new_version, size_of
+from ftkeras.inputs.image import decode
+from ftkeras.inputs.image.golden import golden_images
 from ftkeras.trunk.engines import import_openvino
 
 Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]

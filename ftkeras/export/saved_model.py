@@ -14,10 +14,10 @@ from typing import Any
 from ftkeras.console import Progress
 from ftkeras.export.certificate import certify_saved_model
 from ftkeras.export.classifier import Servable
-from ftkeras.export.golden import golden_images
 from ftkeras.export.publish import new_version
 from ftkeras.export.serving import write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
+from ftkeras.inputs.image.golden import golden_images
 
 
 def export_saved_model(

@@ -11,8 +11,8 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ftkeras.export.classifier import Servable
-from ftkeras.export.golden import golden_images
 from ftkeras.export.signatures import FEATURE
+from ftkeras.inputs.image.golden import golden_images
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 FOLDER = "serving"

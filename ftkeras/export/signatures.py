@@ -20,7 +20,8 @@ one batch size and without names: nothing that an accelerator's compiler cannot 
 
 A file that cannot be decoded costs no other file its answer: its scores and values are 0, its
 indices -1, its names and features empty or 0, and `error` says why. WebP is such a file: only what
-begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder (`data.file_check`).
+begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder
+(`inputs.image.file_check`).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.data import decode
-from ftkeras.data.file_check import DAMAGED, why_not
 from ftkeras.export.classifier import Outputs, Servable
+from ftkeras.inputs.image import decode
+from ftkeras.inputs.image.file_check import DAMAGED, why_not
 
 FEATURE = "image/encoded"
 """The feature of a tf.Example that holds the image file."""

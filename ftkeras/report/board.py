@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from ftkeras.data.decode import resize_image
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.metrics import scores_from_logits
 from ftkeras.evaluation.predictions import Predictions
+from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.image.show import MOST_IN_GRID, image_grid
 
-_MOST = 64  # images in a grid
 _MISTAKES = 25
 _CELL = 44  # pixels of a confusion matrix's cell, with text
 _MOST_NAMED = 30  # classes whose names and counts are written
@@ -26,7 +25,7 @@ _INK = (33, 37, 41)
 def training_batch(feed: Feed) -> np.ndarray:
     """Returns the first training batch as the model sees it: cut, augmented, mixed."""
     if feed.is_plain:  # without the second that tracing a pipeline takes
-        return image_grid(_pixels(feed, "train", feed.indices(0, 0)[:_MOST]))
+        return image_grid(_pixels(feed, "train", feed.indices(0, 0)[:MOST_IN_GRID]))
     images = next(iter(dataclasses.replace(feed, cache="none").train()))[0]
     return image_grid(images.numpy())
 
@@ -54,25 +53,6 @@ def _pixels(feed: Feed, split: str, indices: Sequence[int]) -> np.ndarray:
     fetch = feed.data.splits[split].fetch
     images = (fetch(tf.constant(index, tf.int64)) for index in indices)
     return np.stack([resize_image(image, feed.image_size, feed.resize) for image in images])
-
-
-def image_grid(images: np.ndarray) -> np.ndarray:
-    """Returns images in rows from left to right, white where there are none.
-
-    Args:
-        images: Numbers 0..255, (n, h, w, 3); 64 at the most are shown.
-
-    Returns:
-        uint8 (rows * (h + 2), columns * (w + 2), 3).
-    """
-    shown = np.clip(np.round(images[:_MOST]), 0, 255).astype(np.uint8)
-    columns = math.ceil(math.sqrt(len(shown)))
-    rows = math.ceil(len(shown) / columns)
-    framed = np.pad(shown, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
-    count, height, width, _ = framed.shape
-    missing = np.full((rows * columns - count, height, width, 3), 255, np.uint8)
-    cells = np.concatenate([framed, missing]).reshape(rows, columns, height, width, 3)
-    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:

@@ -6,7 +6,6 @@ report can be written anew without either.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,15 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import resize_image
-from ftkeras.evaluation.explanation import grad_cam, overlay
+from ftkeras.evaluation.explanation import grad_cam
 from ftkeras.evaluation.metrics import scores_from_logits
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
+from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.image.show import data_uri, overlay
 from ftkeras.report.read import RunFacts
 
 MISTAKES, SUSPECTS = 12, 12  # how many are shown
-_SIDE = 144  # pixels, of a picture
-_QUALITY = 82
 
 
 def shown_mistakes(facts: RunFacts) -> list[Suspect]:
@@ -97,8 +95,7 @@ def make_pictures(
         keys = [key for key in classes if key in index_of]
         images = [resize_image(split.fetch(tf.constant(index_of[k])), size, resize) for k in keys]
         made[name] = {
-            key: {"image": _data_uri(image.numpy())}
-            for key, image in zip(keys, images, strict=True)
+            key: {"image": data_uri(image.numpy())} for key, image in zip(keys, images, strict=True)
         }
         explained = [
             (k, image) for k, image in zip(keys, images, strict=True) if classes[k] is not None
@@ -110,13 +107,5 @@ def make_pictures(
         if heat[0].size == 1:  # a single cell says nothing of where
             continue
         for (key, _), image, one in zip(explained, stacked, heat, strict=True):
-            made[name][key] |= {"overlay": _data_uri(overlay(image, one)), "cells": list(one.shape)}
+            made[name][key] |= {"overlay": data_uri(overlay(image, one)), "cells": list(one.shape)}
     return made
-
-
-def _data_uri(image: np.ndarray) -> str:
-    side = min(_SIDE, image.shape[0])
-    small = tf.image.resize(image, (side, side), antialias=True)
-    small = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
-    encoded = tf.io.encode_jpeg(small, quality=_QUALITY, optimize_size=True).numpy()
-    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")

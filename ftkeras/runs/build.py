@@ -11,12 +11,12 @@ import keras
 from ftkeras.backbones import Backbone, Block, load_backbone
 from ftkeras.config.data import DataSection
 from ftkeras.config.schema import Config, StrategyConfig
-from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.augment_layers import layers_augment
 from ftkeras.model.assemble import build_model
 from ftkeras.model.head import Hidden, frequency_bias
 from ftkeras.model.surgery import (

@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 
 from ftkeras.console import table
-from ftkeras.data.augment import STRENGTHS
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
+from ftkeras.inputs.image.augment import STRENGTHS
 from ftkeras.model.graph import Graph, flatten
 from ftkeras.model.inference import outputs_function
 from ftkeras.phases.callback import StagedUnfreezing

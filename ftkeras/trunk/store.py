@@ -21,10 +21,10 @@ import tensorflow as tf
 
 from ftkeras.cache import cache_folder
 from ftkeras.data import dataset
-from ftkeras.data.mix import mix_batch
 from ftkeras.data.order import balanced, make_weight, shuffled
 from ftkeras.data.pipeline import Number, mixing_key, repeated, with_length
 from ftkeras.data.share import WHOLE, Share, pad, with_rows
+from ftkeras.inputs.image.mix import mix_batch
 from ftkeras.trunk.split import Spec
 
 DTYPES = ("float32", "float16", "bfloat16")

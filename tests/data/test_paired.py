@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.dataset import ImageData, Split
-from ftkeras.data.decode import Crop, cut
 from ftkeras.data.paired import PairedFeed
 from ftkeras.data.share import Share
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.decode import Crop, cut
 
 
 def split(name: str, count: int, first: int) -> Split:

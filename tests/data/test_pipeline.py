@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data import preload
-from ftkeras.data.augment import STRENGTHS
-from ftkeras.data.augment_layers import layers_augment
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Crop, cut, resize_image
 from ftkeras.data.pipeline import batches
+from ftkeras.inputs.image.augment import STRENGTHS
+from ftkeras.inputs.image.augment_layers import layers_augment
+from ftkeras.inputs.image.decode import Crop, cut, resize_image
 
 COUNT = 22
 

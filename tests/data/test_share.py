@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Crop, cut
 from ftkeras.data.pipeline import batches
 from ftkeras.data.share import Rows, Share, take_share
+from ftkeras.inputs.image.decode import Crop, cut
 
 COUNT = 22
 

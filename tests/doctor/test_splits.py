@@ -6,8 +6,8 @@ from scipy.stats import chi2, chi2_contingency, norm
 
 from ftkeras.data.dataset import BadFile, ImageData, Split
 from ftkeras.doctor import splits
-from ftkeras.doctor.images import Looks
 from ftkeras.evaluation.metrics import auc_shares
+from ftkeras.inputs.image.looks import Looks
 
 
 def data(**labels: list[int]) -> ImageData:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from ftkeras.evaluation.explanation import grad_cam, overlay
+from ftkeras.evaluation.explanation import grad_cam
 
 
 def nested(pool: keras.layers.Layer) -> keras.Model:
@@ -79,15 +79,6 @@ def test_a_model_without_a_feature_map_cannot_be_explained():
             return x
 
     assert grad_cam(Own()) is None
-
-
-def test_an_overlay_is_brighter_where_the_map_is_higher():
-    made = overlay(np.full((8, 8, 3), 100.0), np.array([[0.0, 1.0]]))
-    assert made.dtype == np.uint8
-    assert made.shape == (8, 8, 3)
-    brightness = made.mean(axis=(0, 2))
-    assert (np.diff(brightness) >= 0).all()
-    assert brightness[-1] > brightness[0] + 60
 
 
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")

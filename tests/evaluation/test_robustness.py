@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
-from ftkeras.evaluation.corruptions import CORRUPTIONS, SHIFTS
 from ftkeras.evaluation.robustness import format_robustness, measure_robustness, sample
+from ftkeras.inputs.image.corruptions import CORRUPTIONS, SHIFTS
 
 
 def mean_colour_model(size: int = 32) -> keras.Model:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftkeras.data.file_check import WEBP
 from ftkeras.errors import TrainingError
 from ftkeras.export import certificate
 from ftkeras.export.certificate import certify_saved_model
 from ftkeras.export.classifier import Classifier
-from ftkeras.export.golden import broken_image, golden_images, refused_images
 from ftkeras.export.saved_model import export_saved_model
+from ftkeras.inputs.image.file_check import WEBP
+from ftkeras.inputs.image.golden import broken_image, golden_images, refused_images
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
 

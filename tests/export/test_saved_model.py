@@ -15,11 +15,11 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from ftkeras.backbones import load_backbone
-from ftkeras.data import decode
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.export import saved_model
 from ftkeras.export.classifier import Classifier
-from ftkeras.export.golden import golden_images
+from ftkeras.inputs.image import decode
+from ftkeras.inputs.image.golden import golden_images
 from ftkeras.model.assemble import build_model
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]

@@ -15,8 +15,8 @@ from ftkeras.errors import TrainingError, UserError
 from ftkeras.export import formats
 from ftkeras.export.classifier import Classifier
 from ftkeras.export.formats import Sample, export_format
-from ftkeras.export.golden import golden_images
 from ftkeras.export.saved_model import export_saved_model
+from ftkeras.inputs.image.golden import golden_images
 from ftkeras.model.output import Output
 from ftkeras.tasks.multi_task.export import MultiHead
 

@@ -28,9 +28,9 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from ftkeras.export import grpc_client, rest_client
 from ftkeras.export.classifier import Classifier
-from ftkeras.export.golden import broken_image, golden_images
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
+from ftkeras.inputs.image.golden import broken_image, golden_images
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
 FILES = [golden_images()["rotated"], broken_image(), golden_images()["alpha"]]

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras.data.file_check import DAMAGED, EMPTY, UNKNOWN, WEBP
 from ftkeras.errors import UserError
 from ftkeras.export.classifier import Classifier, pooled_features
-from ftkeras.export.golden import broken_image, golden_images, refused_images
 from ftkeras.export.signatures import archive_of
+from ftkeras.inputs.image.file_check import DAMAGED, EMPTY, UNKNOWN, WEBP
+from ftkeras.inputs.image.golden import broken_image, golden_images, refused_images
 from ftkeras.model.head import Hidden, attach_head
 
 NAMES = ["red", "green", "blue"]

@@ -21,10 +21,10 @@ import tensorflow as tf
 from PIL import Image
 
 from ftkeras.backbones.weights_file import load_into, read_model
-from ftkeras.data import scan
 from ftkeras.data.load import load_data
 from ftkeras.data.sources import starter
 from ftkeras.errors import UserError
+from ftkeras.inputs.image import scan
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import tensorflow as tf
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predictions import Predictions
-from ftkeras.report.board import confusion_picture, image_grid, training_batch, worst_mistakes
+from ftkeras.inputs.image.show import image_grid
+from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 
 
 def feed(count: int = 6) -> Feed:
@@ -27,15 +28,6 @@ def shades(grid: np.ndarray) -> list[int]:
     """The grey of each 4 x 4 image of a grid, white ones left out."""
     cells = grid.reshape(grid.shape[0] // 6, 6, grid.shape[1] // 6, 6, 3)[:, 2, :, 2, 0]
     return [value for value in cells.ravel().tolist() if value != 255]
-
-
-def test_a_grid_goes_row_by_row():
-    images = np.arange(5, dtype=np.float32)[:, None, None, None] * np.ones((5, 4, 4, 3))
-    grid = image_grid(images)
-    assert grid.shape == (12, 18, 3)
-    assert shades(grid) == [0, 1, 2, 3, 4]
-    assert (grid[6:, 12:] == 255).all()  # the sixth place
-    assert (grid[0] == 255).all()  # the frame
 
 
 def test_the_first_training_batch_is_shuffled():

@@ -115,7 +115,7 @@ def _read(case: Path) -> str:
 def _read_image(case: Path) -> str:
     import tensorflow as tf
 
-    from ftkeras.data import decode, scan
+    from ftkeras.inputs.image import decode, scan
 
     (path,) = (str(path) for path in case.iterdir() if path.name != "kind")
     (verdict,) = scan.scan_files([path], str(case))

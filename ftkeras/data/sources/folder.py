@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files
-from ftkeras.data.scan import is_image_name, scan_files
-from ftkeras.data.walk import files_under, is_utf8, shown, subfolders
+from ftkeras.data.walk import files_under, subfolders
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.inputs.image.scan import is_image_name, scan_files
+from ftkeras.paths import is_utf8, shown
 
 _SPELLINGS = {
     "train": ("train", "training"),

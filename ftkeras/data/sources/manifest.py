@@ -13,9 +13,9 @@ import numpy as np
 
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files, read_whole
-from ftkeras.data.scan import scan_files
-from ftkeras.data.walk import is_utf8
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.inputs.image.scan import scan_files
+from ftkeras.paths import is_utf8
 
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),

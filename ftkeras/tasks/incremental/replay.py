@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.decode import Crop
 from ftkeras.data.pipeline import batches
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.decode import Crop
 
 KEPT = "kept/"  # how the ids of kept images begin
 

@@ -14,8 +14,8 @@ from ftkeras.console import track
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import batches
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.evaluation.corruptions import CORRUPTIONS, SMALLEST, corrupt
 from ftkeras.evaluation.robustness import sample
+from ftkeras.inputs.image.corruptions import CORRUPTIONS, SMALLEST, corrupt
 from ftkeras.model.inference import Answer
 
 _BATCH = 50  # images a step

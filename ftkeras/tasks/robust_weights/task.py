@@ -21,7 +21,7 @@ from ftkeras.config.schema import Config
 from ftkeras.console import table, track
 from ftkeras.data.dataset import ImageData
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.evaluation.corruptions import SMALLEST
+from ftkeras.inputs.image.corruptions import SMALLEST
 from ftkeras.model.inference import logits_function
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import number, tag

@@ -9,9 +9,9 @@ import tensorflow as tf
 from ftkeras.data import records
 from ftkeras.data.load import load_data
 from ftkeras.data.pipeline import batches
-from ftkeras.data.scan import Verdict
 from ftkeras.data.sources import tfrecord
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.scan import Verdict
 
 NAMES = {"image_feature": "image", "label_feature": "label"}
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from ftkeras.data.load import load_data
 from ftkeras.errors import UserError
-from ftkeras.evaluation.corruptions import corrupt
+from ftkeras.inputs.image.corruptions import corrupt
 from ftkeras.tasks.robust_weights.corrupted import (
     CorruptedSample,
     check_corruptions,

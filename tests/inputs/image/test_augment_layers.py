@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data.augment_layers import JITTERS, OPERATIONS, layer_augment, layers_augment
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.augment_layers import JITTERS, OPERATIONS, layer_augment, layers_augment
 
 SIZE = 16
 DETERMINISTIC = {"AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization", "Equalization"}

@@ -9,7 +9,7 @@ import pytest
 from skimage.color import rgb2hsv
 
 from ftkeras.errors import UserError
-from ftkeras.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, corrupt
+from ftkeras.inputs.image.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, corrupt
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ftkeras.doctor.findings import Evidence, Finding, percent
-from ftkeras.doctor.images import Looks
+from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.inputs.image.looks import Looks
 
 _BITS, _BANDS = 64, 4
 _HAMMING = 8  # bits of 64 in which the hashes of near-duplicates may differ

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ftkeras.data.file_check import BMP, GIF, JPEG, PNG, read_checked
+from ftkeras.inputs.image.file_check import BMP, GIF, JPEG, PNG, read_checked
 
 # From the height and width of an image, int32 (2,), to where a part of it begins and how far it
 # extends, int32 (2,) each.

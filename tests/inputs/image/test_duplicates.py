@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from ftkeras.data.load import load_data
-from ftkeras.doctor import duplicates
-from ftkeras.doctor.images import Looks, look_at
+from ftkeras.doctor.look import look_at
+from ftkeras.inputs.image import duplicates
+from ftkeras.inputs.image.looks import Looks
 
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data import augment
-from ftkeras.data.augment import STRENGTHS, Strength
+from ftkeras.inputs.image import augment
+from ftkeras.inputs.image.augment import STRENGTHS, Strength
 
 
 @pytest.fixture

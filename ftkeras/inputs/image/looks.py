@@ -1,4 +1,4 @@
-"""Every image, looked at once: its size, its contents' fingerprint, a thumbnail; and odd ones."""
+"""What is seen of images: size, the contents' fingerprint, a thumbnail; and odd ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.console import track
-from ftkeras.data.dataset import ImageData
-from ftkeras.doctor.findings import Evidence, Finding, percent
+from ftkeras.findings import Evidence, Finding, percent
 
 THUMBNAIL = 32  # pixels a side
+CHROMA = 4.0  # mean difference between channels, of 255, that JPEG leaves in a grey image
 BLANK = 2.0  # standard deviation, of 255, below which an image shows nothing
 
 _LONG = 4.0  # times as long as wide
@@ -20,7 +19,6 @@ _TINY = 4.0  # times smaller than the model's input, and than most images of the
 _ENLARGED = 2.0
 _MIXED = 0.02  # the smaller share from which grey and colour count as mixed
 _TELLING = 0.5  # difference in the share of grey images that gives a class away
-_CHROMA = 4.0  # mean difference between channels, of 255, that JPEG leaves in a grey image
 
 
 @dataclass(frozen=True)
@@ -73,48 +71,9 @@ class Looks:
         return Evidence(self.ids[row], str(self.splits[row]), detail)
 
 
-def look_at(data: ImageData) -> Looks:
-    """Decodes every image once."""
-    seen: list[list[np.ndarray]] = []
-    splits = data.splits.values()
-    for split in splits:
-        rows = tf.data.Dataset.range(len(split)).map(
-            lambda index, fetch=split.fetch: _measure(fetch(index)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        label = f"look at {split.name} images"
-        seen += track(rows.as_numpy_iterator(), label, len(split))
-    sizes, contents, deviation, chroma, thumbnails = zip(*seen, strict=True)
-    return Looks(
-        ids=[key for split in splits for key in split.ids],
-        splits=np.concatenate([np.full(len(split), split.name) for split in splits]),
-        indices=np.concatenate([np.arange(len(split)) for split in splits]),
-        labels=np.concatenate([split.labels for split in splits]),
-        sizes=np.stack(sizes),
-        contents=np.array(contents),
-        deviation=np.array(deviation),
-        coloured=np.array(chroma) > _CHROMA,
-        thumbnails=np.stack(thumbnails),
-        unknown=_unknown(data),
-    )
-
-
-def _unknown(data: ImageData) -> np.ndarray | None:
-    """Returns which labels, `head=value`, are of heads that have no answer for an image."""
-    if not data.heads:
-        return None
-    heads = [name.partition("=")[0] for name in data.class_names]
-    unknown = np.zeros((sum(map(len, data.splits.values())), len(heads)), bool)
-    for column, head in enumerate(heads):
-        known = [split.targets[head].known for split in data.splits.values()]
-        unknown[:, column] = ~np.concatenate(known)
-    return unknown
-
-
 @tf.autograph.experimental.do_not_convert
-def _measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """uint8 (h, w, 3) -> size, content, deviation, chroma, thumbnail."""
+def measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns size, content, deviation, chroma and thumbnail of an image, uint8 (h, w, 3)."""
     content = tf.strings.to_hash_bucket_strong(
         tf.io.serialize_tensor(image), 2**62, key=[0x66746B65, 0x72617321]
     )

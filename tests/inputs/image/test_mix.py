@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data import mix
+from ftkeras.inputs.image import mix
 
 IMAGES = np.arange(3 * 8 * 8 * 3, dtype=np.float32).reshape(3, 8, 8, 3)
 LABELS = np.eye(3, dtype=np.float32)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras.data import decode, scan
+from ftkeras.inputs.image import decode, scan
 
 
 def shown(path: str) -> np.ndarray:

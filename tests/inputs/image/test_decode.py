@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ftkeras.data import decode
+from ftkeras.inputs.image import decode
 
 
 def decoded(encoded: bytes) -> np.ndarray:

@@ -24,9 +24,9 @@ from PIL import Image, ImageFile, ImageOps
 
 from ftkeras.cache import Remembered, atomic_file, cache_folder, digest
 from ftkeras.console import Progress
-from ftkeras.data import decode
-from ftkeras.data.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
-from ftkeras.data.walk import shown, why_not_readable
+from ftkeras.inputs.image import decode
+from ftkeras.inputs.image.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
+from ftkeras.paths import shown, why_not_readable
 
 T = TypeVar("T")
 R = TypeVar("R")

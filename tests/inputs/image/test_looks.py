@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from ftkeras.data.load import load_data
-from ftkeras.doctor.images import look_at, odd_images
+from ftkeras.doctor.look import look_at
+from ftkeras.inputs.image.looks import odd_images
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.data.augment import Augment
-from ftkeras.data.mix import sample_beta
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.inputs.image.augment import Augment
+from ftkeras.inputs.image.mix import sample_beta
 
 _UNFIT = {  # names that belong elsewhere, and where
     **dict.fromkeys(("MixUp", "CutMix", "FourierMix", "Mosaic"), "it mixes images: see data.mix"),

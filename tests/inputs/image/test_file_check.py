@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras.data import decode, file_check
-from ftkeras.data.file_check import DAMAGED, EMPTY, SCANS, UNKNOWN, WEBP
+from ftkeras.inputs.image import decode, file_check
+from ftkeras.inputs.image.file_check import DAMAGED, EMPTY, SCANS, UNKNOWN, WEBP
 
 ANIMATION = Path(__file__).with_name("anim.webp").read_bytes()  # ends TensorFlow's own decoder
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from ftkeras.doctor.findings import Diagnosis, Evidence, Finding, check_out
 from ftkeras.errors import UserError
+from ftkeras.findings import Diagnosis, Evidence, Finding, check_out
 
 NOTE = Finding("note", "size", "Images are small.", "Find larger ones.")
 COPIES = Finding(

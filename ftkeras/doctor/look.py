@@ -1,0 +1,49 @@
+"""Every image of a run's data, looked at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import track
+from ftkeras.data.dataset import ImageData
+from ftkeras.inputs.image.looks import CHROMA, Looks, measure
+
+
+def look_at(data: ImageData) -> Looks:
+    """Decodes every image once."""
+    seen: list[list[np.ndarray]] = []
+    splits = data.splits.values()
+    for split in splits:
+        rows = tf.data.Dataset.range(len(split)).map(
+            lambda index, fetch=split.fetch: measure(fetch(index)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        label = f"look at {split.name} images"
+        seen += track(rows.as_numpy_iterator(), label, len(split))
+    sizes, contents, deviation, chroma, thumbnails = zip(*seen, strict=True)
+    return Looks(
+        ids=[key for split in splits for key in split.ids],
+        splits=np.concatenate([np.full(len(split), split.name) for split in splits]),
+        indices=np.concatenate([np.arange(len(split)) for split in splits]),
+        labels=np.concatenate([split.labels for split in splits]),
+        sizes=np.stack(sizes),
+        contents=np.array(contents),
+        deviation=np.array(deviation),
+        coloured=np.array(chroma) > CHROMA,
+        thumbnails=np.stack(thumbnails),
+        unknown=_unknown(data),
+    )
+
+
+def _unknown(data: ImageData) -> np.ndarray | None:
+    """Returns which labels, `head=value`, are of heads that have no answer for an image."""
+    if not data.heads:
+        return None
+    heads = [name.partition("=")[0] for name in data.class_names]
+    unknown = np.zeros((sum(map(len, data.splits.values())), len(heads)), bool)
+    for column, head in enumerate(heads):
+        known = [split.targets[head].known for split in data.splits.values()]
+        unknown[:, column] = ~np.concatenate(known)
+    return unknown

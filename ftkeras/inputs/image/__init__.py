@@ -1,0 +1,1 @@
+"""Images: from the bytes of a file to what a model takes, and what is done with pixels."""
