@@ -73,7 +73,7 @@ def make_engine(
         return tensorflow_engine(trunk, strategy), "TensorFlow"
     if not installed:
         return tensorflow_engine(trunk, strategy), "TensorFlow (OpenVINO is not installed)"
-    few = tf.nest.map_structure(lambda part: part[:_CHECKED], sample)
+    few = tf.nest.map_structure(lambda part: part[: min(_CHECKED, batch_size)], sample)
     try:
         run = openvino_engine(trunk, batch_size=min(batch_size, 32), precision=precision)
         (outputs,) = run([few])
@@ -135,12 +135,13 @@ def _replicated_engine(trunk: GraphModel, strategy: tf.distribute.Strategy) -> E
         return strategy.run(run_part, (batch,))
 
     def engine(batches: Iterable[Inputs]) -> Iterator[Frontier]:
-        if not isinstance(batches, tf.data.Dataset):
-            batches = tf.data.Dataset.from_generator(
+        data = batches
+        if not isinstance(data, tf.data.Dataset):
+            data = tf.data.Dataset.from_generator(
                 lambda: (tuple(trunk.graph.in_order(batch)) for batch in batches),
                 output_signature=tuple(_input_specs(trunk)),
             )
-        for batch in strategy.experimental_distribute_dataset(batches):
+        for batch in strategy.experimental_distribute_dataset(data):
             per_tensor = (strategy.experimental_local_results(x) for x in run(batch))
             yield [np.concatenate([part.numpy() for part in parts]) for parts in per_tensor]
 
@@ -168,26 +169,34 @@ def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> En
     hints = {"float32": "f32", "bfloat16": "bf16"}
     config = {"INFERENCE_PRECISION_HINT": hints[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
     compiled = openvino_core().compile_model(model, "CPU", config)
-    inputs, outputs = _in_order(compiled.inputs, "input_"), _in_order(compiled.outputs, "frontier_")
+    inputs = _in_order(compiled.inputs, "input_")
+    ports = {_number(port, "frontier_"): port for port in compiled.outputs}
+    # OpenVINO drops what only passes through, like the padding mask that the tail reads, too.
+    given = trunk.graph.inputs
+    passing = {i: given.index(x) for i, x in enumerate(trunk.graph.outputs) if x in given}
 
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
-    def collect(request: Any, size: int) -> Frontier:
+    def collect(request: Any, parts: list[np.ndarray]) -> Frontier:
         request.wait()
-        return [request.get_tensor(x).data[:size].copy() for x in outputs]
+        return [
+            parts[passing[number]]
+            if number in passing
+            else request.get_tensor(ports[number]).data[: len(parts[0])].copy()
+            for number in range(len(trunk.graph.outputs))
+        ]
 
     def engine(batches: Iterable[Inputs]) -> Iterator[Frontier]:
         idle = [compiled.create_infer_request() for _ in range(at_once)]
-        running: collections.deque[tuple[Any, int]] = collections.deque()
+        running: collections.deque[tuple[Any, list[np.ndarray]]] = collections.deque()
         for parts in _divided(map(trunk.graph.in_order, batches), batch_size):
             if not idle:
-                request, size = running.popleft()
+                request, its_parts = running.popleft()
                 idle.append(request)
-                yield collect(request, size)
-            size = len(parts[0])
-            more = [(0, batch_size - size)]
+                yield collect(request, its_parts)
+            more = [(0, batch_size - len(parts[0]))]
             filled = [np.pad(x, more + [(0, 0)] * (x.ndim - 1)) if more[0][1] else x for x in parts]
-            running.append((idle.pop(), size))
+            running.append((idle.pop(), parts))
             running[-1][0].start_async(dict(zip(inputs, filled, strict=True)))
         while running:
             yield collect(*running.popleft())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import keras
 import numpy as np
 import pytest
@@ -182,6 +184,25 @@ def test_masks_that_are_given_to_a_graph_reach_its_layers():
     assert not np.array_equal(flat(values, mask=mask), model(values))
 
 
+def test_training_from_the_frontier_is_training_the_model():
+    histories = []
+    labels = np.array([0, 1, 1])
+    for stored in (False, True):
+        keras.utils.set_random_seed(1)
+        model = chain(layers.MultiHeadAttention(2, 4), encoder(), layers.LSTM(4))
+        given = TOKENS
+        if stored:
+            split = split_model(model)
+            given = split.trunk.predict(TOKENS, verbose=0)
+            model = GraphModel(split.tail.graph, "tail", model)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.05), loss)
+        fitted = model.fit(given, labels, epochs=4, shuffle=False, verbose=0)
+        histories.append(fitted.history["loss"])
+    np.testing.assert_allclose(*histories, rtol=1e-6)
+    assert histories[0][0] > histories[0][-1]
+
+
 def test_phases_share_the_trunk_and_its_masks():
     model = chain(
         layers.Dense(5, name="a"),
@@ -229,17 +250,32 @@ def test_a_frontier_of_unknown_size_is_not_stored_and_the_reason_says_so():
     assert "no fixed size: (None, None" in split_or_reason(model)
 
 
-@pytest.mark.parametrize("engine", ["exact", "auto"])
-def test_engines_run_trunks_of_several_inputs(engine):
-    split = split_model(bert())
+@pytest.mark.parametrize("precision", ["exact", "float32"])
+def test_engines_run_trunks_of_several_inputs_and_masks(precision):
     sample = {name: tf.constant(x) for name, x in bert_inputs().items()}
-    precision = "exact" if engine == "exact" else "float32"
-    run, _ = make_engine(split.trunk, sample, batch_size=2, precision=precision)
-    expected = split.trunk(bert_inputs())
-    (found,) = run([sample])
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        assert a.dtype == b.dtype.as_numpy_dtype
+    masked = chain(layers.MultiHeadAttention(2, 4), layers.Dense(4), mean())
+    masked.get_layer("embed").trainable = False
+    for model, batch in ((bert(), sample), (masked, tf.constant(TOKENS))):
+        split = split_model(model)
+        run, name = make_engine(split.trunk, batch, batch_size=2, precision=precision)
+        assert "OpenVINO in float32" in name or precision == "exact" or not find_spec("openvino")
+        parts = zip(*run([batch]), strict=True)  # OpenVINO takes no more than two at a time
+        for a, b in zip(map(np.concatenate, parts), split.trunk(batch), strict=True):
+            np.testing.assert_allclose(a.astype("float32"), tf.cast(b, tf.float32), atol=1e-5)
+            assert a.dtype == b.dtype.as_numpy_dtype
+
+
+def test_replicas_run_trunks_of_several_inputs(two_replicas):
+    with two_replicas.scope():
+        split = split_model(bert())
+    batch = {name: tf.constant(x) for name, x in bert_inputs().items()}
+    expected = split.trunk(batch)
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(1)  # one replica gets nothing
+    for given in (data, [batch]):
+        run, _ = make_engine(split.trunk, batch, batch_size=3, strategy=two_replicas)
+        parts = zip(*run(given), strict=True)
+        for a, b in zip(map(np.concatenate, parts), expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_a_model_with_named_inputs_is_timed_at_a_length_that_it_takes():
