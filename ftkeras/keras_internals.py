@@ -7,9 +7,7 @@ Private modules are imported within functions, so that a name that moves breaks 
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -219,58 +217,6 @@ def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> b
     """Whether a weight is none of those that `exclude_from_weight_decay` names."""
     uses: bool = optimizer._use_weight_decay(variable)
     return uses
-
-
-# ---------------------------------------------------------------------- random augmentation
-
-
-def image_preprocessing_base() -> type:
-    """Returns the base of Keras's image preprocessing layers, which has no public name."""
-    base: type = keras.layers.RandomFlip.__mro__[1]
-    return base
-
-
-def choices_of_augmentation(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Returns the layers that `RandAugment` or `AugMix` choose from; no public name does."""
-    names = layer._augment_layers if hasattr(layer, "_augment_layers") else layer._AUGMENT_LAYERS
-    return [getattr(layer, name) for name in names]
-
-
-@contextmanager
-def drawing_from(
-    layer: keras.layers.Layer,
-    seeds: keras.random.SeedGenerator,
-    functions: Mapping[str, Callable[..., tf.Tensor]],
-) -> Iterator[None]:
-    """Within this block a layer, and the layers inside it, draw all random numbers from here.
-
-    Some of Keras's layers and all of keras-cv's ignore a seed from outside. What a layer keeps of
-    the call goes, too: it would belong to the graph that is traced.
-
-    Args:
-        layer: Of Keras or keras-cv.
-        seeds: For Keras's layers.
-        functions: `uniform`, `normal` and `gamma` with the arguments of `tf.random`'s, which
-            keras-cv's layers call.
-    """
-    drawn = types.SimpleNamespace(uniform=functions["uniform"], normal=functions["normal"])
-    sources = {"generator": seeds, "_random_generator": drawn}  # of Keras; of keras-cv
-    with ExitStack() as stack:
-        for part in flat_layers(layer):
-            for name, source in sources.items():
-                if hasattr(part, name):
-                    stack.callback(_restore, vars(part), dict(vars(part)))
-                    attach(part, name, source)
-        # keras-cv's factor samplers call these as functions of the module.
-        for name, function in functions.items():
-            stack.callback(setattr, tf.random, name, getattr(tf.random, name))
-            setattr(tf.random, name, function)
-        yield
-
-
-def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
-    attributes.clear()
-    attributes.update(before)
 
 
 # ----------------------------------------------------------------------- the whole process

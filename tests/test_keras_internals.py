@@ -17,7 +17,6 @@ import pytest
 import tensorflow as tf
 
 from ftkeras import keras_internals as internals
-from ftkeras.data.augment_layers import KeyedSeeds
 
 Test = Callable[..., None]
 
@@ -325,49 +324,6 @@ def test_uses_weight_decay(weights):
     optimizer.exclude_from_weight_decay(var_names=["b"])
     optimizer.build(weights)
     assert [internals.uses_weight_decay(optimizer, v) for v in weights] == [True, False]
-
-
-# ---------------------------------------------------------------------- random augmentation
-
-
-@canary("no layer of Keras can be named in data.augmentation, or layers that are no augmentation.")
-def test_image_preprocessing_base():
-    base = internals.image_preprocessing_base()
-    assert base.__name__ == "BaseImagePreprocessingLayer"
-    for name in ("RandomFlip", "RandomRotation", "RandomErasing", "RandAugment", "AugMix"):
-        assert issubclass(getattr(keras.layers, name), base), name
-    assert not issubclass(keras.layers.Dense, base)
-
-
-@canary("RandAugment and AugMix cannot be used in data.augmentation.")
-def test_choices_of_augmentation():
-    for layer in (keras.layers.RandAugment((0, 255)), keras.layers.AugMix((0, 255))):
-        choices = internals.choices_of_augmentation(layer)
-        assert len(choices) > 5
-        assert all(isinstance(x, internals.image_preprocessing_base()) for x in choices)
-
-
-@canary("augmentation does not follow its key, so that a run cannot be repeated.")
-@pytest.mark.parametrize("home", ["keras", "keras_cv"])
-def test_drawing_from(home):
-    layer = pytest.importorskip(home).layers.RandomFlip("horizontal")
-    image, uniform = tf.reshape(tf.range(12.0), (2, 2, 3)), tf.random.uniform
-    layer(image, training=True)
-    before = dict(vars(layer))
-
-    def drawn(key: int) -> bytes:
-        seeds = KeyedSeeds(tf.constant([3, key]))
-
-        def uniform(shape: Any, *_: Any, **__: Any) -> tf.Tensor:
-            return tf.random.stateless_uniform(shape, seeds.next())
-
-        functions = dict.fromkeys(("uniform", "normal", "gamma"), uniform)
-        with internals.drawing_from(layer, seeds, functions):
-            return np.array(layer(image, training=True)).tobytes()
-
-    flipped = [drawn(key) for key in range(8)]
-    assert len(set(flipped)) == 2 and [drawn(key) for key in range(8)] == flipped
-    assert vars(layer) == before and tf.random.uniform is uniform
 
 
 # ----------------------------------------------------------------------- the whole process

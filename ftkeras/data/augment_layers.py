@@ -1,15 +1,15 @@
-"""Image augmentation layers of Keras and keras-cv, driven by a key instead of their own state.
+"""Image augmentation layers of Keras and keras-cv, in the pipeline.
 
-A layer draws its random numbers from a seed generator that counts its calls, so what an image gets
-depends on which images came before it, and on the order in which threads ran. Here the generator is
-replaced by one whose numbers follow from the key of the image at hand. What a layer draws by any
-other road is found in its graph, and refused.
+A layer of Keras takes its seed in `get_random_transformation`, so what it does to an image follows
+from the image's key alone. RandAugment, AugMix and RandomColorJitter ignore that seed; they are
+composed here from the layers inside them. A layer of keras-cv takes no seed. It is called as it is
+and draws from TensorFlow's global random state.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,7 +18,6 @@ import tensorflow as tf
 from ftkeras.data.augment import Augment
 from ftkeras.data.mix import sample_beta
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.keras_internals import choices_of_augmentation, drawing_from, image_preprocessing_base
 
 _UNFIT = {  # names that belong elsewhere, and where
     **dict.fromkeys(("MixUp", "CutMix", "FourierMix", "Mosaic"), "it mixes images: see data.mix"),
@@ -32,32 +31,87 @@ _UNFIT = {  # names that belong elsewhere, and where
     "RepeatedAugmentation": "it changes the size of batches",
     "Rescaling": "pixels stay 0 to 255; the model scales them itself",
 }
-_STATEFUL = ("Random", "Stateful", "Rng", "Multinomial", "ParameterizedTruncatedNormal", "PyFunc")
-_STATELESS = ("RandomIndexShuffle",)
+# What draws random numbers in a graph, or changes a state such as a generator's.
+_STATEFUL = (
+    *("Assign", "EagerPyFunc", "Multinomial", "ParameterizedTruncatedNormal"),
+    *("PyFunc", "Random", "Rng", "Stateful"),
+)
+_STATELESS = ("RandomIndexShuffle", "StatefulPartitionedCall")
+
+OPERATIONS = (  # the layers inside RandAugment and AugMix; the last four if AugMix has `all_ops`
+    *("random_shear", "random_translation", "random_rotation", "random_posterization"),
+    *("solarization", "auto_contrast", "equalization", "random_brightness"),
+    *("random_color_degeneration", "random_contrast", "random_sharpness"),
+)
+# The layers inside RandomColorJitter, in its order; None if its argument is left out.
+JITTERS = ("random_brightness", "random_contrast", "random_saturation", "random_hue")
 
 
-def layers_augment(specs: Sequence[tuple[str, Mapping[str, Any]]], image_size: int) -> Augment:
-    """Makes one function of a list of layers, applied in order to each image by itself.
+@dataclass(frozen=True)
+class LayersAugment:
+    """Layers that change each image by itself, in order.
+
+    Args:
+        changes: One function per layer: (image float32 (s, s, 3) 0..255, key int32 (2,)) -> image.
+        unseeded: The names of the layers that do not follow the key.
+    """
+
+    changes: Sequence[Augment]
+    unseeded: Sequence[str] = ()
+
+    def __call__(self, image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns the changed image, float32 (s, s, 3) 0..255."""
+        for number, change in enumerate(self.changes):
+            image = change(image, tf.random.fold_in(key, number))
+        return image
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know before training starts."""
+        return tuple(
+            f"data.augmentation: {name} takes no seed. Neither another run nor a resumed one gets "
+            "the same pixels from it."
+            for name in self.unseeded
+        )
+
+
+def layers_augment(
+    specs: Sequence[tuple[str, Mapping[str, Any]]], image_size: int, *, repeatable: bool = False
+) -> LayersAugment:
+    """Makes one function of a list of layers.
 
     Args:
         specs: For each layer its name in `keras.layers`, or `keras_cv/NAME`, and its arguments.
         image_size: Side of the images, in pixels.
+        repeatable: Whether a layer that does not follow the key is an error.
 
     Returns:
-        (image float32 (s, s, 3) 0..255, key int32 (2,)) -> the same kind of image; the key alone
-        decides what happens.
+        (image float32 (s, s, 3) 0..255, key int32 (2,)) -> the same kind of image. The key alone
+        decides what happens, except in the layers that `unseeded` names.
 
     Raises:
         UserError: A name or an argument is wrong, or a layer does not fit into the pipeline.
     """
-    applied = [_traced(name, _make(name, arguments), image_size) for name, arguments in specs]
+    changes: list[Augment] = []
+    unseeded: dict[str, None] = {}  # a set that keeps its order
+    for name, arguments in specs:
+        # When all must repeat, TensorFlow refuses the generator that keras-cv's layers make.
+        if repeatable and name.startswith("keras_cv/"):
+            raise _unrepeatable(name)
+        change, is_seeded = layer_augment(name, _make(name, arguments), image_size)
+        changes.append(change)
+        if not is_seeded:
+            unseeded[name] = None
+    if repeatable and unseeded:
+        raise _unrepeatable(next(iter(unseeded)))
+    return LayersAugment(changes, tuple(unseeded))
 
-    def augment(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        for number, apply in enumerate(applied):
-            image = apply(image, tf.random.fold_in(key, number))
-        return image
 
-    return augment
+def _unrepeatable(name: str) -> UserError:
+    return UserError(
+        f"data.augmentation: {name} takes no seed, so training.deterministic: true cannot hold. "
+        "Choose a layer of keras.layers, or set training.deterministic: false."
+    )
 
 
 def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
@@ -66,14 +120,11 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
         raise UserError(
             f"data.augmentation: {name!r} is not a name of keras.layers or keras_cv/NAME."
         )
-    layers, base = _keras_cv() if home else (keras.layers, image_preprocessing_base())
+    layers, is_augmentation = _keras_cv() if home else (keras.layers, _is_image_preprocessing)
     known = sorted(
         key
         for key, value in vars(layers).items()
-        if isinstance(value, type)
-        and issubclass(value, base)
-        and key not in _UNFIT
-        and not key.endswith("BaseImageAugmentationLayer")
+        if isinstance(value, type) and is_augmentation(value) and key not in _UNFIT
     )
     if bare in _UNFIT:
         raise UserError(f"data.augmentation: {name} cannot be used here; {_UNFIT[bare]}.")
@@ -83,15 +134,21 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
             f"Choose one of {', '.join(known)}."
         )
     try:
-        # Half precision would be too coarse for pixels up to 255.
-        return getattr(layers, bare)(**{"dtype": "float32", **arguments})
+        # Half precision would be too coarse for pixels up to 255. tf.data runs on the CPU, and
+        # cannot read the state of a generator on a GPU.
+        with tf.device("CPU"):
+            return getattr(layers, bare)(**{"dtype": "float32", **arguments})
     except Exception as error:  # a constructor may refuse its arguments in any way
         raise UserError(
             f"data.augmentation: {name} refuses its args: {_first_line(error)}"
         ) from error
 
 
-def _keras_cv() -> tuple[Any, Any]:
+def _is_image_preprocessing(kind: type) -> bool:
+    return hasattr(kind, "get_random_transformation")  # their base has no public name
+
+
+def _keras_cv() -> tuple[Any, Callable[[type], bool]]:
     try:
         import keras_cv
     except ImportError as error:
@@ -100,36 +157,58 @@ def _keras_cv() -> tuple[Any, Any]:
         ) from error
     layers = keras_cv.layers
     bases = (layers.BaseImageAugmentationLayer, layers.VectorizedBaseImageAugmentationLayer)
-    return layers, bases
+    return layers, lambda kind: issubclass(kind, bases) and kind not in bases
 
 
-def _traced(name: str, layer: keras.layers.Layer, size: int) -> Callable[..., tf.Tensor]:
-    """Traces a layer into a function of an image and a key, and makes sure that it is one."""
+def layer_augment(name: str, layer: keras.layers.Layer, size: int) -> tuple[Augment, bool]:
+    """Traces a layer into a function of an image and a key.
+
+    A layer gets its seed from the key if its `call` is that of Keras's image preprocessing layers.
+    Any other layer is called as it is.
+
+    Args:
+        name: What messages call the layer.
+        layer: Takes one image (s, s, 3), 0..255.
+        size: Side of the images, in pixels.
+
+    Returns:
+        (image float32 (s, s, 3) 0..255, key int32 (2,)) -> the same kind of image, and whether the
+        key alone decides what happens.
+
+    Raises:
+        UserError: The layer fails on such images, or changes their shape.
+    """
+    # Every image preprocessing layer of Keras inherits this `call`: it draws a transformation, then
+    # applies it, and nothing more.
+    takes_seed = getattr(type(layer), "call", None) is keras.layers.RandomFlip.call
 
     def apply(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        keyed = KeyedSeeds(key)
-        with _drawing_from(layer, keyed):
-            output = tf.cast(_call(layer, image, keyed), tf.float32)
+        if takes_seed:
+            output = _change(layer, image[tf.newaxis], KeyedSeeds(key))[0]
+        else:
+            output = tf.cast(layer(image, training=True), tf.float32)
         return tf.clip_by_value(tf.ensure_shape(output, (size, size, 3)), 0.0, 255.0)
 
     signature = [tf.TensorSpec((size, size, 3), tf.float32), tf.TensorSpec((2,), tf.int32)]
     try:
-        function = tf.function(apply, input_signature=signature, autograph=False)
+        if takes_seed and not layer.built:
+            layer.build((1, size, size, 3))
+        # Some layers of keras-cv need autograph: they branch on tensors.
+        function = tf.function(apply, input_signature=signature, autograph=not takes_seed)
         traced = function.get_concrete_function()
     except Exception as error:  # a layer may fail in any way on arguments that do not fit
         raise UserError(
             f"data.augmentation: {name} does not work on images of {size} x {size} x 3: "
             f"{_first_line(error)}"
         ) from error
-    graph = traced.graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    kinds = {node.op for node in nodes if node.op not in _STATELESS}
-    if stateful := sorted(kind for kind in kinds if kind.startswith(_STATEFUL)):
-        raise UserError(
-            f"data.augmentation: {name} draws random numbers of its own ({', '.join(stateful)}), "
-            "so a run with it could not be repeated. Choose another layer."
-        )
-    return traced
+    return traced, takes_seed and not _draws_from_state(traced.graph)
+
+
+def _draws_from_state(graph: tf.Graph) -> bool:
+    """Whether a graph draws random numbers by itself, or changes a state."""
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
+    return any(node.op.startswith(_STATEFUL) and node.op not in _STATELESS for node in nodes)
 
 
 class KeyedSeeds(keras.random.SeedGenerator):
@@ -148,75 +227,81 @@ class KeyedSeeds(keras.random.SeedGenerator):
         return tf.random.fold_in(self._key, self._drawn)
 
 
-def _call(layer: Any, image: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
-    # Keras runs every operation of these two on every image and picks one result; and AugMix picks
-    # its operations once, in Python, for all images to come.
-    if isinstance(layer, keras.layers.RandAugment):
-        one_of = _one_of(choices_of_augmentation(layer))
-        for _ in range(layer.num_ops):
-            image = one_of(image, seeds.next())
-        return image
-    if isinstance(layer, keras.layers.AugMix):
-        return _aug_mix(layer, image, seeds)
-    return layer(image, training=True)
+def _change(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
+    """Changes images (1, s, s, 3) by a layer of Keras, with random numbers from `seeds` alone."""
+    return _COMPOSED.get(type(layer), _transform)(layer, images, seeds)
+
+
+def _transform(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
+    images = tf.cast(images, layer.compute_dtype)
+    transformation = layer.get_random_transformation(images, training=True, seed=seeds)
+    return tf.cast(layer.transform_images(images, transformation, training=True), tf.float32)
+
+
+def _rand_augment(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
+    """Cubuk et al. 2020, RandAugment: operations one after the other."""
+    one_of = _one_of(_parts(layer, OPERATIONS))
+    key = seeds.next()  # an operation that is chosen twice does the same twice, as in Keras
+    for _ in range(layer.num_ops):
+        images = one_of(images, seeds.next(), key)
+    return images
+
+
+def _aug_mix(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
+    """Hendrycks et al. 2020, AugMix: chains of operations, blended with the image itself."""
+    one_of = _one_of([*_parts(layer, OPERATIONS), None])
+    gammas = tf.random.stateless_gamma((layer.num_chains,), seeds.next(), layer.alpha)
+    shares = tf.unstack(gammas / tf.reduce_sum(gammas), num=layer.num_chains)  # Dirichlet
+    mixed = tf.zeros_like(images)
+    for share in shares:
+        view = images
+        for _ in range(layer.chain_depth):
+            view = one_of(view, seeds.next(), seeds.next())
+        mixed += share * view
+    own = sample_beta(layer.alpha, seeds.next())
+    return tf.clip_by_value(own * images + (1.0 - own) * mixed, *layer.value_range)
+
+
+def _color_jitter(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
+    for part in _parts(layer, JITTERS):
+        images = _transform(part, images, seeds)
+    return images
+
+
+_COMPOSED = {
+    keras.layers.RandAugment: _rand_augment,
+    keras.layers.AugMix: _aug_mix,
+    keras.layers.RandomColorJitter: _color_jitter,
+}
+
+
+def _parts(layer: Any, names: Sequence[str]) -> list[Any]:
+    """Returns the layers inside a layer that it has of those named."""
+    return [part for name in names if (part := getattr(layer, name, None)) is not None]
 
 
 def _one_of(choices: Sequence[Any]) -> Callable[..., tf.Tensor]:
-    """Makes a function of an image and a key that applies one of several layers; None is none."""
+    """Makes a function that applies one of several layers; None is none.
 
-    def apply(layer: Any, image: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
-        if layer is None:
-            return image
-        with _drawing_from(layer, seeds):
-            return tf.ensure_shape(tf.cast(layer(image, training=True), tf.float32), image.shape)
+    Keras runs all of them on every image and picks one result.
+
+    Returns:
+        (images (1, s, s, 3), a seed for the choice, a key for what the layer draws) -> images.
+    """
+
+    def apply(number: int, images: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        if choices[number] is None:
+            return images
+        changed = _transform(choices[number], images, KeyedSeeds(tf.random.fold_in(key, number)))
+        return tf.ensure_shape(changed, images.shape)
 
     @tf.function(autograph=False)  # traced once, however often it is called
-    def one_of(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        seeds = KeyedSeeds(key)
-        which = tf.random.stateless_uniform((), seeds.next(), 0, len(choices), tf.int32)
-        branches = [lambda layer=layer: apply(layer, image, seeds) for layer in choices]
+    def one_of(images: tf.Tensor, choice: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        which = tf.random.stateless_uniform((), choice, 0, len(choices), tf.int32)
+        branches = [lambda i=i: apply(i, images, key) for i in range(len(choices))]
         return tf.switch_case(which, branches)
 
     return one_of
-
-
-def _aug_mix(layer: Any, image: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
-    """Hendrycks et al. 2020, AugMix: chains of operations, blended with the image itself."""
-    one_of = _one_of([*choices_of_augmentation(layer), None])
-    gammas = tf.random.stateless_gamma((layer.num_chains,), seeds.next(), layer.alpha)
-    shares = tf.unstack(gammas / tf.reduce_sum(gammas), num=layer.num_chains)  # Dirichlet
-    mixed = tf.zeros_like(image)
-    for share in shares:
-        view = image
-        for _ in range(layer.chain_depth):
-            view = one_of(view, seeds.next())
-        mixed += share * view
-    own = sample_beta(layer.alpha, seeds.next())
-    return own * image + (1.0 - own) * mixed
-
-
-def _drawing_from(
-    layer: keras.layers.Layer, seeds: KeyedSeeds
-) -> contextlib.AbstractContextManager[None]:
-    """Makes a layer, and the layers within, draw from `seeds` while the block is traced."""
-
-    def uniform(
-        shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = tf.float32, **_: Any
-    ) -> tf.Tensor:
-        high = 1 if maxval is None and dtype.is_floating else maxval
-        return tf.random.stateless_uniform(shape, seeds.next(), minval, high, dtype)
-
-    def normal(
-        shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32, **_: Any
-    ) -> tf.Tensor:
-        return tf.random.stateless_normal(shape, seeds.next(), mean, stddev, dtype)
-
-    def gamma(
-        shape: Any, alpha: Any, beta: Any = None, dtype: Any = tf.float32, **_: Any
-    ) -> tf.Tensor:
-        return tf.random.stateless_gamma(shape, seeds.next(), alpha, beta, dtype)
-
-    return drawing_from(layer, seeds, {"uniform": uniform, "normal": normal, "gamma": gamma})
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.augment import STRENGTHS, Augment
+from ftkeras.data.augment import STRENGTHS
+from ftkeras.data.augment_layers import LayersAugment
 from ftkeras.data.broken import find_broken
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.order import order_of
@@ -53,7 +55,7 @@ class Feed:
     cache: str = "auto"
     strength: str = "none"
     varies: bool = False
-    layers: Augment | None = None
+    layers: LayersAugment | None = None
     layers_recipe: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     epoch: tf.Variable = field(default_factory=_counter)
@@ -117,6 +119,11 @@ class Feed:
         mixes = self.options.get("mixup") or self.options.get("cutmix")
         augments = self.varies or STRENGTHS[self.strength] != STRENGTHS["none"]
         return not (mixes or augments or self.layers is not None)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know about the batches before training starts."""
+        return () if self.layers is None else self.layers.notes
 
     def validation(self) -> tf.data.Dataset | None:
         """Returns what `fit` measures on, or None where there is no such split."""

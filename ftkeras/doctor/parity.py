@@ -200,9 +200,10 @@ def _trace(
 
     from ftkeras.devices.replicas import replicated
     from ftkeras.devices.workers import share_of, spread
-    from ftkeras.phases import Phase, StagedUnfreezing, weights_of
+    from ftkeras.phases import Phase, weights_of
     from ftkeras.training.optimizer import make_optimizer
     from ftkeras.training.regularization import WeightPenalty
+    from ftkeras.training.resume.phases import ResumableUnfreezing
     from ftkeras.training.unweighted import Unweighted
 
     keras.utils.set_random_seed(0)
@@ -230,7 +231,7 @@ def _trace(
         Phase("head", 2, 0.1 if name == "sgd" else 0.01, batch_norm=batch_norm, decay="constant"),
         Phase("all", epochs - 2, train=["all"]),
     ]
-    unfreeze = StagedUnfreezing(model, phases)
+    unfreeze = ResumableUnfreezing(model, phases)
     losses: list[float] = []
     norms: list[dict[str, float]] = []
     watch = keras.callbacks.LambdaCallback(

@@ -30,6 +30,12 @@ class StagedUnfreezing(PlanRunner, keras.callbacks.Callback):
     train function traced again if other weights train. When a phase ends, it proves by fingerprints
     that nothing frozen has changed.
 
+    A second `fit` begins with the first phase and keeps momenta and step counts, also with another
+    callback of the same phases; `initial_epoch` resumes instead. After `compile`, or with other
+    phases, the optimizer is new. List callbacks that write checkpoints after this one, and so
+    `SwapEMAWeights` if a phase has `until`. What callbacks after this one do when the last epoch
+    ends is not audited.
+
     Args:
         model: A compiled model, the one whose `fit` gets this callback.
         phases: The phases, in order; or a `Plan` of this model.
@@ -123,7 +129,8 @@ class StagedUnfreezing(PlanRunner, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs = {} if logs is None else logs
-        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+        if "learning_rate" not in logs:  # else a callback has logged it, and may have lowered it
+            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         self.position, self.first_batch = (epoch + 1, 0), 0
         self.judge(logs)
         if self.clock.over(self.clock.time(*self.position)):

@@ -86,9 +86,5 @@ class PhaseClock:
         """Ends a phase at a time, or at the next whole update if another phase follows."""
         self.ends[index] = time if index == len(self.phases) - 1 else self._whole(time)
 
-    def between_updates(self, time: int) -> bool:
-        """Whether no accumulated gradients wait for their update."""
-        return time % self._every == 0
-
     def _whole(self, time: int) -> int:
         return -(-time // self._every) * self._every

@@ -80,3 +80,25 @@ def check_own_flags(trained: Sequence[Weight]) -> None:
             f"weight {late[0]!r} was frozen by its own flag or by enable_lora after the phases "
             "were bound to the model. Do that first, then make StagedUnfreezing."
         )
+
+
+def check_all_known(model: keras.Model, weights: Weights) -> None:
+    """Refuses a model that got weights after the phases were bound to it: they would stay frozen.
+
+    Raises:
+        UserError: It names the first such weight.
+    """
+    known = {id(weight.variable) for weight in weights.all}
+    new = [
+        own.path
+        for own in variables_inside(model)
+        if own.trains
+        and id(own.variable) not in known
+        and not frozen_by_owner(own.variable, own.layer)
+    ]
+    if new:
+        raise UserError(
+            f"weight {new[0]!r} is not in the plan: it was made after the phases were bound to the "
+            "model, or they were bound to another model. Build the model completely, then make "
+            "StagedUnfreezing."
+        )

@@ -60,29 +60,41 @@ def canonical_paths(paths: Sequence[str]) -> list[str]:
     return results
 
 
-def check_same_groups(saved: Sequence[Sequence[str]], here: Sequence[Sequence[str]]) -> None:
-    """Raises UserError if groups of a checkpoint are not those of the phases at hand.
+Layout = Sequence[tuple[Sequence[str], Sequence[float | None]]]
 
-    Args:
-        saved: The paths of each group in the checkpoint.
-        here: The paths of each group of the phases.
-    """
-    there, own = {p for paths in saved for p in paths}, {p for paths in here for p in paths}
+
+def layout_of(groups: Sequence[Group]) -> Layout:
+    """Returns the paths and the shares of each group, as a checkpoint keeps them."""
+    return [(list(group.paths), list(group.shares)) for group in groups]
+
+
+def check_same_layout(saved: Layout, here: Layout) -> None:
+    """Raises UserError if groups of a checkpoint are not those of the phases at hand."""
+    there, own = ({p: list(shares) for paths, shares in of for p in paths} for of in (saved, here))
     differences = [
         f"{what} {_some(sorted(paths))}"
-        for what, paths in (("it also trained", there - own), ("now also train", own - there))
+        for what, paths in (
+            ("it also trained", there.keys() - own.keys()),
+            ("now also train", own.keys() - there.keys()),
+        )
         if paths
     ]
     if not differences:
-        strangers = [paths for paths in here if list(paths) not in saved]
-        if not strangers:
+        others = [path for path in own if own[path] != there[path]]
+        if not others:
             return
-        differences = [f"{_some(strangers[0])} trained in other phases, or at other rates"]
+        before, now = (_shares(of[others[0]]) for of in (there, own))
+        differences = [f"in its phases {_some(others)} trained at {before}, and now at {now}"]
     raise UserError(
         "the checkpoint's optimizer belongs to other phases: "
         + "; ".join(differences)
         + ". Use the phases that it was saved with, or begin at the first epoch."
     )
+
+
+def _shares(shares: Sequence[float | None]) -> str:
+    words = ("frozen" if share is None else f"{share:g} of the rate" for share in shares)
+    return f"({', '.join(words)})"
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -44,14 +44,19 @@ class PhasedLossScale(keras.optimizers.LossScaleOptimizer):
 
 def phased(optimizer: keras.optimizers.Optimizer) -> PhasedOptimizer | None:
     """Returns the `PhasedOptimizer` that an optimizer is or holds, or None."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = _unscaled(optimizer)
     return inner if isinstance(inner, PhasedOptimizer) else None
 
 
 def template_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Returns the optimizer that phases copy: inside loss scaling, or inside other phases."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return inner.template if isinstance(inner, PhasedOptimizer) else inner
+    inner = _unscaled(optimizer)
+    return inner.template() if isinstance(inner, PhasedOptimizer) else inner
+
+
+def _unscaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer.inner_optimizer if scaling else optimizer
 
 
 def install(model: keras.Model, groups: Sequence[Group], **options: Any) -> None:

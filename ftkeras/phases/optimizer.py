@@ -13,10 +13,11 @@ settings, and this wrapper shares the gradients out. It uses public names only, 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +26,7 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import uses_weight_decay
-from ftkeras.phases.groups import Group, check_same_groups
+from ftkeras.phases.groups import Group, check_same_layout, layout_of
 
 _HANDLED_HERE = (
     "clipnorm",
@@ -35,6 +36,7 @@ _HANDLED_HERE = (
     "gradient_accumulation_steps",
     "ema_overwrite_frequency",
 )
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _LAYOUT = "layout"  # the key of the state that says which weights the other keys belong to
 
 
@@ -67,8 +69,26 @@ class _Parts:
     table: tf.Variable | None = None  # the rates of the steps of one call, if they are several
     row: tf.Variable | None = None  # which of them comes next
     measured_from: int = 0
-    steered: bool = False  # whether a phase has set the rate
+    phases_known: bool = True  # whether the groups are those of phases
+    steered: float = 0.0  # the rate that a phase has set, without `factor`; 0 before
+    factor: float = 1.0  # of `factor`: to read a variable would wait for a GPU, in every step
     touched: bool = False  # whether something else has set it since `watch`
+
+
+class _Rate(keras.Variable):
+    """A learning rate that others assign to by its optimizer's setter, so that it lasts."""
+
+    def __init__(self, value: float, set_by_others: Callable[[Any], None]):
+        options = {"trainable": False, "aggregation": "only_first_replica"}
+        super().__init__(value, dtype=keras.config.floatx(), name="learning_rate", **options)
+        self._set_by_others = set_by_others
+
+    def assign(self, value: Any) -> None:
+        self._set_by_others(value)
+
+    def put(self, value: float) -> None:
+        """Sets the rate."""
+        super().assign(value)
 
 
 @keras.saving.register_keras_serializable(package="ftkeras")
@@ -110,7 +130,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
     def __init__(self, template: keras.optimizers.Optimizer, name: str = "phased"):
         check_template(template)
         super().__init__(
-            learning_rate=float(keras.ops.convert_to_numpy(template.learning_rate)),
+            learning_rate=self._rate_now,
             loss_scale_factor=template.loss_scale_factor,
             use_ema=template.use_ema,
             ema_momentum=template.ema_momentum,
@@ -118,14 +138,15 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             name=name,
         )
         self._parts = _Parts(template)
-        self._rate = super().learning_rate
+        rate = float(keras.ops.convert_to_numpy(template.learning_rate))
+        self._rate = _Rate(rate, lambda value: setattr(self, "learning_rate", value))
         self._every = template.gradient_accumulation_steps or 1
         self.micro_steps = self._number("micro_steps", dtype="int")
         self.factor = self._number("factor", initializer="ones")
 
-    @property
     def template(self) -> keras.optimizers.Optimizer:
-        """The optimizer whose class and settings the groups have."""
+        """Returns the optimizer whose class and settings the groups have."""
+        # No property: Keras would save the state of an optimizer that is an attribute.
         return self._parts.template
 
     @property
@@ -138,19 +159,15 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         """Over how many batches the gradients of an update are averaged."""
         return self._every
 
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """All of its state."""
-        inside = [v for inner in self._parts.inners for v in inner.optimizer.variables]
-        return [*super().variables, *inside]
-
     # -------------------------------------------------------------------------- building
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Builds one group of all these weights: what Keras calls if no phases are known."""
         if not self.built:
-            paths = tuple(variable.path for variable in variables)
-            self.arrange([Group(paths, tuple(variables), (1.0,))])
+            paths = tuple(map(str, range(len(variables))))  # as Keras's own state: by position
+            with tf.init_scope():  # Keras may call it while it traces a train function
+                self.arrange([Group(paths, tuple(variables), (1.0,))])
+            self._parts.phases_known = False
 
     def arrange(
         self,
@@ -193,7 +210,12 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             for number, name in enumerate(dict.fromkeys(parts.names.values()))
             if name
         }
-        parts.best = [self.add_variable_from_reference(v, name="best") for v in best]
+        parts.best = [
+            self.add_variable_from_reference(v, name="best")
+            for v in (*best, *(self._averages() if best else ()))
+        ]
+        # In a list of its own they belong to `variables` and to TensorFlow's checkpoints.
+        self.group_variables = [list(inner.optimizer.variables) for inner in parts.inners]
         self._let_averages_follow(range(len(groups)))
 
     def _copy(
@@ -201,7 +223,10 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
     ) -> keras.optimizers.Optimizer:
         config = template.get_config()
         config.update({name: None for name in _HANDLED_HERE if name in config})
-        config.update(use_ema=False, learning_rate=lambda: self._rate_now() * self.shares[number])
+        # A product of 1 would be no other rate, but other arithmetic once a graph is optimized.
+        full = all(share in (None, 1.0) for share in group.shares)
+        rate = self._rate_now if full else lambda: self._rate_now() * self.shares[number]
+        config.update(use_ema=False, learning_rate=rate)
         inner = type(template).from_config(config)
         spared = [weight for weight in group.weights if not uses_weight_decay(template, weight)]
         if spared:
@@ -217,15 +242,16 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
 
     def enter(self, phase: int) -> None:
         """Sets the shares of a phase; averages of weights that it freezes become the weights."""
+        self._read_factor()
         shares = [inner.group.shares[phase] for inner in self._parts.inners]
         self.shares.assign([share or 0.0 for share in shares])
         self._let_averages_follow([i for i, share in enumerate(shares) if share is None])
 
     def steer(self, rates: Sequence[float]) -> None:
         """Sets the rates of the next steps: of one, or of all those that one call does."""
-        parts, factor = self._parts, float(keras.ops.convert_to_numpy(self.factor))
-        self._rate.assign(rates[-1] * factor)
-        parts.steered = True
+        parts, factor = self._parts, self._parts.factor
+        self._rate.put(rates[-1] * factor)
+        parts.steered = rates[-1]
         if parts.table is None or parts.row is None:
             return
         full = [*rates, *rates[-1:] * (parts.table.shape[0] - len(rates))]
@@ -244,6 +270,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
     def watch(self) -> None:
         """Forgets who set the rate so far; see `touched`."""
         self._parts.touched = False
+        self._read_factor()
 
     @property
     def touched(self) -> bool:
@@ -263,17 +290,20 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             raise UserError(
                 "the phases set the learning rate: the optimizer's cannot become a schedule."
             )
-        parts = self._parts
+        parts, rate = self._parts, float(keras.ops.convert_to_numpy(value))
         parts.touched = True
         if parts.steered:
-            now = float(keras.ops.convert_to_numpy(self._rate))
-            self.factor.assign(self.factor * (float(keras.ops.convert_to_numpy(value)) / now))
-        self._rate.assign(value)
+            parts.factor = rate / parts.steered
+            self.factor.assign(parts.factor)
+        self._rate.put(rate)
+
+    def _read_factor(self) -> None:
+        self._parts.factor = float(keras.ops.convert_to_numpy(self.factor))
 
     def _rate_now(self) -> Any:
         table, row = self._parts.table, self._parts.row
         if table is None or row is None:
-            return tf.convert_to_tensor(self._rate)
+            return self._rate
         return table[tf.minimum(row, table.shape[0] - 1)]
 
     # ---------------------------------------------------------------------------- updates
@@ -309,6 +339,10 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         else:
             # A condition may hold updates only here, between the replicas.
             context.merge_call(self._between_replicas, args=(ready, places, replicas))
+        if self.use_ema and self.ema_overwrite_frequency:
+            for _, variable in pairs:  # an average need not meet a constraint
+                if variable.constraint is not None:
+                    variable.assign(variable.constraint(variable))
         self.micro_steps.assign_add(1)
         if self._parts.row is not None:
             self._parts.row.assign_add(1)
@@ -394,11 +428,14 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
 
     def _average(self, strategy: Any, inner: _Inner, updates: Any) -> None:
         """Moves the averages of a group, as Keras does: after every batch."""
-        momentum = self.ema_momentum * tf.cast(tf.not_equal(updates, 0), tf.float32)
+        not_first = tf.not_equal(updates, 0)
         often = self.ema_overwrite_frequency
         for weight, average in zip(inner.group.weights, inner.averages, strict=True):
             strategy.extended.update(
-                average.value, _move, args=(weight.value, momentum), group=False
+                average.value,
+                _move,
+                args=(weight.value, not_first, self.ema_momentum),
+                group=False,
             )
             if often:
                 due = tf.equal((updates + 1) % often, 0)
@@ -452,14 +489,22 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
     # --------------------------------------------------------------------- the best epoch
 
     def keep_best(self, variables: Sequence[keras.Variable]) -> None:
-        """Keeps the values of the variables that `arrange` got as `best`."""
-        for kept, variable in zip(self._parts.best, variables, strict=True):
+        """Keeps the values of the variables that `arrange` got as `best`, and of averages."""
+        for kept, variable in zip(self._parts.best, [*variables, *self._averages()], strict=True):
             kept.assign(variable)
 
     def restore_best(self, variables: Sequence[keras.Variable]) -> None:
-        """Gives these variables the values that `keep_best` kept."""
-        for kept, variable in zip(self._parts.best, variables, strict=True):
+        """Gives these variables, and the averages, the values that `keep_best` kept."""
+        for kept, variable in zip(self._parts.best, [*variables, *self._averages()], strict=True):
             variable.assign(kept)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether `arrange` got variables as `best`."""
+        return bool(self._parts.best)
+
+    def _averages(self) -> list[keras.Variable]:
+        return [average for inner in self._parts.inners for average in inner.averages]
 
     # ------------------------------------------------------------------------------ saving
 
@@ -468,7 +513,6 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             "iterations": self.iterations,
             "micro_steps": self.micro_steps,
             "factor": self.factor,
-            "learning_rate": self._rate,
             "clock": self.clock,
         }
         return own | {f"best_{i}": variable for i, variable in enumerate(self._parts.best)}
@@ -477,8 +521,8 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         """Saves the state by weight: which paths a group has, and then its variables."""
         if not self.built:
             return
-        layout = [list(group.paths) for group in self.groups]
-        store[_LAYOUT] = np.frombuffer(json.dumps(layout).encode(), np.uint8)
+        layout = json.dumps(layout_of(self.groups))
+        store[_LAYOUT] = np.frombuffer(layout.encode(), np.uint8)
         for name, variable in self._own().items():
             store[name] = keras.ops.convert_to_numpy(variable)
         for number, inner in enumerate(self._parts.inners):
@@ -489,26 +533,36 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         """Loads what `save_own_variables` saved.
 
         Raises:
-            UserError: It is of other weights, or of weights in other groups.
+            UserError: It is of other weights, or of weights that train in other phases or at other
+                shares of the rate.
         """
         keys = set(store.keys())
-        if _LAYOUT not in keys:
+        known = _LAYOUT in keys
+        saved = json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes()) if known else []
+        try:
+            check_same_layout(saved, layout_of(self.groups))
+        except UserError:
+            if known and self._parts.phases_known:
+                raise
+            kinds = "phases that are not known here" if known else "no phases"
             warnings.warn(
-                "the file has the state of an optimizer without phases, which is left out: "
+                f"the file has the state of an optimizer of {kinds}, which is left out: "
                 "momenta and step counts start again.",
                 stacklevel=2,
             )
             return
-        saved = json.loads(np.asarray(store[_LAYOUT], np.uint8).tobytes())
-        paths = [list(group.paths) for group in self.groups]
-        check_same_groups(saved, paths)
-        for number, inner in enumerate(self._parts.inners):
-            there = saved.index(paths[number])
+        numbers = {tuple(paths): number for number, (paths, _) in enumerate(saved)}
+        for inner in self._parts.inners:
+            there = numbers[inner.group.paths]
             for index, variable in enumerate(inner.variables):
                 variable.assign(np.asarray(store[f"group_{there}_{index}"]))
         for name, variable in self._own().items():
             if name in keys and np.shape(store[name]) == tuple(variable.shape):
                 variable.assign(np.asarray(store[name]))
+        self._read_factor()
+
+    def __repr__(self) -> str:
+        return f"<PhasedOptimizer of {type(self._parts.template).__name__}>"  # Keras's errors
 
     def get_config(self) -> dict[str, Any]:
         """Returns the template's config; which weights are in which group is part of the state."""
@@ -528,16 +582,28 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
 
 def check_template(optimizer: keras.optimizers.Optimizer) -> None:
     """Raises UserError if phases cannot use an optimizer."""
+    kind = type(optimizer).__name__
     if hasattr(optimizer, "optimizers"):
         raise UserError(
-            f"{type(optimizer).__name__}: phases need one optimizer for all weights. Compile the "
-            "model with one; Phase(rates={...}) gives parts of the model their own rates."
+            f"{kind}: phases need one optimizer for all weights. Compile the model with one; "
+            "Phase(rates={...}) gives parts of the model their own rates."
         )
     config = optimizer.get_config()
-    if not isinstance(config["learning_rate"], (int, float)):
+    if not isinstance(config.get("learning_rate", 0.0), (int, float)):
         raise UserError(
-            f"{type(optimizer).__name__}: its learning_rate is a schedule, and the phases set the "
-            "rate. Compile with a number; Phase(decay=...) chooses how the rate falls."
+            f"{kind}: its learning_rate is a schedule, and the phases set the rate. Compile with "
+            "a number; Phase(decay=...) chooses how the rate falls."
+        )
+    takes = inspect.signature(type(optimizer)).parameters.values()
+    lost = [p.name for p in takes if p.kind in _BY_NAME and p.name not in config]
+    try:
+        copy = type(optimizer).from_config(config) if not lost else None
+    except Exception as error:
+        lost = [str(error)]
+    if lost or not isinstance(copy, keras.optimizers.Optimizer):
+        raise UserError(
+            f"{kind}: phases copy the optimizer by its get_config and from_config, which do not "
+            f"give all that it was made with: {', '.join(lost)}. Complete its get_config."
         )
 
 
@@ -568,8 +634,8 @@ def _add(variable: Any, value: Any) -> None:
     variable.assign(value + variable)
 
 
-def _move(average: Any, weight: Any, momentum: Any) -> None:
-    momentum = tf.cast(momentum, average.dtype)
+def _move(average: Any, weight: Any, not_first: Any, momentum: float) -> None:
+    momentum = tf.cast(not_first, average.dtype) * momentum
     average.assign(momentum * average + (1 - momentum) * weight)
 
 

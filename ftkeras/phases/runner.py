@@ -13,7 +13,7 @@ from ftkeras.errors import UserError
 from ftkeras.phases.audit import Audit, AuditResult
 from ftkeras.phases.best import BestEpoch
 from ftkeras.phases.clock import PhaseClock
-from ftkeras.phases.freezing import check_own_flags, set_trainable
+from ftkeras.phases.freezing import check_all_known, check_own_flags, set_trainable
 from ftkeras.phases.groups import same_groups
 from ftkeras.phases.install import install, phased
 from ftkeras.phases.optimizer import PhasedOptimizer
@@ -101,26 +101,42 @@ class PlanRunner:
         """
         self.fitted = self.subject if model is None else model
         optimizer, groups = phased(self.fitted.optimizer), self.plan.groups()
-        if optimizer is not None and same_groups(optimizer.groups, groups):
+        restores = any(phase.until and phase.until.restore_best for phase in self.phases)
+        if (
+            optimizer is not None
+            and same_groups(optimizer.groups, groups)
+            and (optimizer.keeps_best or not restores)
+        ):
             return
         if self.fitted is not self.subject:
             raise UserError("StagedUnfreezing: it was made for another model than `fit` trains.")
-        restores = any(phase.until and phase.until.restore_best for phase in self.phases)
         with self.fitted.distribute_strategy.scope():
             install(
                 self.fitted,
                 groups,
                 clock=len(self.phases) + BestEpoch.SIZE,
                 best=self.subject.weights if restores else (),
-                names={id(w.variable): w.block or "head" for w in self.plan.weights.all},
+                names=self._names_of_gradients(),
             )
         size = sum(map(bytes_of, self.fitted.optimizer.variables))
         self.plan = dataclasses.replace(self.plan, optimizer_bytes=size)
 
+    def _names_of_gradients(self) -> dict[int, str]:
+        # A person's `fit` pays nothing for norms that no callback reads, and keeps its numbers to
+        # the bit: TensorFlow orders other arithmetic if a gradient has two uses.
+        return {}
+
     def start(self, steps_per_epoch: int | None = None) -> None:
-        """Begins a training: the next `move_to` enters the phase of its position."""
+        """Begins a training: the next `move_to` enters the phase of its position.
+
+        Raises:
+            UserError: The model has changed since the plan was made.
+        """
         for planned in self.plan.phases:
             check_own_flags(planned.trained)
+        check_all_known(self.subject, self.plan.weights)
+        if not same_groups(self.optimizer.groups, self.plan.groups()):
+            raise UserError("StagedUnfreezing: `fit` got two of them, and they have other phases.")
         steps = steps_per_epoch or self.plan.steps_per_epoch
         self.clock = PhaseClock(self.phases, steps, self.plan.accumulation)
         self.index = self._traced = None
@@ -132,12 +148,17 @@ class PlanRunner:
         after the last one.
         """
         self.position, time = (epoch, batch), self.clock.time(epoch, batch)
+        if self.index is not None and self.clock.locate(time)[0] < self.index:
+            self.start(self.clock.steps_per_epoch)  # a loop of your own begins again
         if self.index is None:
             self.prepare(self.fitted)
             self._read_clock(epoch)
-            self.enter(self.clock.locate(time)[0])
+            begins = self.clock.locate(time)[0]
+            if 0 <= self.best.phase < begins:  # the checkpoint was written before its phase closed
+                self._restore_best(self.phases[self.best.phase])
+            self.enter(begins)
         index, since = self.clock.locate(time)
-        while index > (self.index or 0) and self.clock.between_updates(time):
+        while index > (self.index or 0) and self._between_updates():
             self.clock.ends[self.index or 0] = time
             self.enter((self.index or 0) + 1)
             index, since = self.clock.locate(time)
@@ -196,8 +217,7 @@ class PlanRunner:
         if not self._running:
             return
         self._running = False
-        if self.best.known and self.phase.until is not None and self.phase.until.restore_best:
-            self.optimizer.restore_best(self.subject.weights)
+        self._restore_best(self.phase)
         audit, self._audit = self._audit, None
         if audit is not None:
             self.verdicts[self.phase.name] = verdict = audit.verdict()
@@ -208,6 +228,17 @@ class PlanRunner:
         count = max(1, min(count, steps - self.position[1])) if steps else 1
         rates = [self.clock.rate(self.index or 0, since + i) for i in range(count)]
         self.optimizer.steer([self.rate_scale * rate for rate in rates])
+
+    def _restore_best(self, phase: Phase) -> None:
+        if self.best.known and phase.until is not None and phase.until.restore_best:
+            self.optimizer.restore_best(self.subject.weights)
+
+    def _between_updates(self) -> bool:
+        # Time does not tell: loss scaling skips batches, and time may count epochs.
+        every = self.plan.accumulation
+        return (
+            every == 1 or int(keras.ops.convert_to_numpy(self.optimizer.micro_steps)) % every == 0
+        )
 
     # The optimizer's state holds what cannot be told from the epoch: so it is in any checkpoint.
 

@@ -1,9 +1,8 @@
-"""Learning rates as pure functions of the step, and phases as a pure function of the epoch."""
+"""Learning rates as pure functions of the step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from ftkeras.phases.phase import Phase
 
@@ -59,25 +58,3 @@ def _one_cycle(done: float) -> float:
 
 def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def locate(
-    phases: Sequence[Phase], epoch: int, steps_per_epoch: int | None = None
-) -> tuple[int, float]:
-    """Returns (index of the phase, epochs since it began) for an epoch counted from 0.
-
-    Phases that end on a metric count with their longest length; past the end the last one counts.
-
-    Example:
-        >>> from ftkeras.phases.phase import Phase, resolve_phases
-        >>> phases = resolve_phases([Phase("a", 2, 1.0), Phase("b", 3, 1.0)])
-        >>> locate(phases, 1), locate(phases, 2), locate(phases, 7)
-        ((0, 1.0), (1, 0.0), (1, 5.0))
-    """
-    since = float(epoch)
-    for index, phase in enumerate(phases[:-1]):
-        length = phase.length(steps_per_epoch)
-        if since < length:
-            return index, since
-        since -= length
-    return len(phases) - 1, since

@@ -129,7 +129,14 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     unfreeze.set_flags(0)
     needed = max(phase.activation_bytes for phase in plan.phases)
     tight = batch_size.warn(model, config.data.batch_size, needed)
-    notes = (*data.notes, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
+    notes = (
+        *data.notes,
+        *feed.notes,
+        *expansion.reasons,
+        *scaling,
+        *padding,
+        *filter(None, [tight]),
+    )
 
     def make_tail(graph: Graph) -> keras.Model:
         tail = task.tail(model, graph)

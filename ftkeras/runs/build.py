@@ -107,7 +107,8 @@ def feed(
                 "strength, not a list of layers."
             )
         rows = [(row.name, row.args) for row in section.augmentation]
-        layers, recipe = layers_augment(rows, image_size), repr(rows)
+        layers = layers_augment(rows, image_size, repeatable=config.training.deterministic)
+        recipe = f"seeded layers {rows!r}"
     return Feed(
         data,
         image_size=image_size,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from ftkeras.backbones import Block
 from ftkeras.phases import Phase, StagedUnfreezing
@@ -12,6 +14,8 @@ from ftkeras.phases import Phase, StagedUnfreezing
 TOKENS = np.random.default_rng(0).integers(1, 50, (24, 6))
 LABELS = np.arange(24) % 3
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+# keras-hub hands its own `fit` a data set, and so Keras a needless `shuffle`.
+IGNORED = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 
 
 def lstm() -> keras.Model:
@@ -97,6 +101,19 @@ def snapshot(unfreeze: StagedUnfreezing) -> dict[str, np.ndarray]:
 HEAD = Phase("head", 1, 1e-2)
 
 
+class OwnStep(keras.Model):
+    """A model whose train step is its owner's, with a penalty on the answers."""
+
+    def train_step(self, data):
+        tokens, labels = data
+        with tf.GradientTape() as tape:
+            answers = self(tokens, training=True)
+            loss = LOSS(labels, answers) + 0.1 * tf.reduce_mean(answers**2)
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+
 def test_an_lstm_text_classifier():
     first, second = train(lstm(), [HEAD, Phase("rnn", train=["head", "block:lstm"])])
     assert first == {"logits/kernel", "logits/bias"}
@@ -154,3 +171,63 @@ def test_mixed_precision_with_loss_scaling(policy):
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (policy == "mixed_float16")
     assert second - first == {"middle/inner/d2/kernel", "middle/inner/d2/bias"}
+
+
+def test_a_train_step_of_ones_own():
+    graph = transformer()
+    model = OwnStep(graph.input, graph.output)
+    first, second = train(model, [HEAD, Phase("norm", train=["norm"])])
+    assert first == {"logits/kernel", "logits/bias"}
+    assert second == {f"norm_{n}/{part}" for n in (1, 2) for part in ("gamma", "beta")}
+
+
+def fit_classifier(model: keras.Model, inputs: object, phases: list[Phase]) -> StagedUnfreezing:
+    """Fits a classifier of keras-hub, and checks what moved."""
+    model.compile(optimizer=keras.optimizers.Adam(), loss=LOSS, jit_compile=False)
+    unfreeze = StagedUnfreezing(model, phases)
+    before = snapshot(unfreeze)
+    options = {"batch_size": 4, "epochs": unfreeze.epochs, "verbose": 0}
+    model.fit(inputs, np.arange(8) % 2, callbacks=[unfreeze], **options)
+    opened = {weight.path for phase in unfreeze.plan.phases for weight in phase.trained}
+    after = snapshot(unfreeze)
+    moved = {path for path in after if not np.array_equal(before[path], after[path])}
+    assert moved == opened < set(after)
+    assert list(unfreeze.verdicts) == [phase.name for phase in phases]
+    return unfreeze
+
+
+@IGNORED
+def test_a_text_classifier_of_keras_hub_with_its_preprocessor_inside_fit():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "the", "a"]
+    hub = keras_hub.models
+    backbone = hub.BertBackbone(
+        vocabulary_size=len(words), num_layers=2, num_heads=2, hidden_dim=8,
+        intermediate_dim=16, max_sequence_length=8,
+    )  # fmt: skip
+    model = hub.BertTextClassifier(
+        backbone=backbone,
+        num_classes=2,
+        preprocessor=hub.BertTextClassifierPreprocessor(
+            hub.BertTokenizer(vocabulary=words), sequence_length=8
+        ),
+    )
+    top = Phase("top", train=["head", "re:transformer_layer_1/feedforward"], layer_decay=0.5)
+    unfreeze = fit_classifier(model, ["the good film", "a bad film"] * 4, [HEAD, top])
+    assert {w.path for w in unfreeze.plan.phases[0].trained} == {"logits/kernel", "logits/bias"}
+    assert unfreeze.plan.weights.blocks[-3:] == (
+        "transformer_layer_0", "transformer_layer_1", "pooled_dense"
+    )  # fmt: skip
+
+
+@IGNORED
+def test_an_image_classifier_of_keras_hub():
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64],
+        stackwise_num_blocks=[1], stackwise_num_strides=[1], block_type="basic_block",
+        image_shape=(8, 8, 3),
+    )  # fmt: skip
+    model = keras_hub.models.ResNetImageClassifier(backbone=backbone, num_classes=2)
+    images = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
+    unfreeze = fit_classifier(model, images, [HEAD, Phase("last", train=["head", "blocks[-2:]"])])
+    frozen = unfreeze.verdicts["last"].frozen
+    assert frozen == len(model.variables) - unfreeze.verdicts["last"].trained

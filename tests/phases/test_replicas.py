@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.phases import Phase
+from ftkeras.training.resume.phases import ResumableUnfreezing
 
 INPUTS = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 LABELS = keras.utils.to_categorical(np.arange(32) % 2, 2)
@@ -32,7 +33,7 @@ def trained(strategy: tf.distribute.Strategy) -> tuple[list[np.ndarray], dict[st
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         optimizer = keras.optimizers.AdamW(weight_decay=0.1)
         model.compile(optimizer, loss, jit_compile=False)
-    unfreeze = StagedUnfreezing(model, PHASES)
+    unfreeze = ResumableUnfreezing(model, PHASES)
     batches = tf.data.Dataset.from_tensor_slices((INPUTS, LABELS)).batch(8)
     model.fit(batches, epochs=unfreeze.epochs, callbacks=[unfreeze], verbose=0, shuffle=False)
     assert set(unfreeze.verdicts) == {"head", "top", "all"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ftkeras.errors import UserError
 from ftkeras.phases.phase import Phase, Until, larger_is_better, resolve_phases
-from ftkeras.phases.schedule import learning_rate, locate
+from ftkeras.phases.schedule import learning_rate
 
 
 def rates(steps: int, **options) -> list[float]:
@@ -53,20 +53,6 @@ def test_every_step_has_a_rate_above_zero_and_at_most_the_peak(steps, warmup, de
     start = round(warmup * steps)
     assert found[:start] == sorted(found[:start])
     assert found[start:] == sorted(found[start:], reverse=True)
-
-
-def test_locate():
-    phases = resolve_phases([Phase("a", 2, 1.0), Phase("b", until=Until(max_epochs=3))])
-    found = [locate(phases, epoch) for epoch in range(7)]
-    assert found == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
-
-
-def test_locate_within_an_epoch():
-    phases = resolve_phases([Phase("a", steps=15, learning_rate=1.0), Phase("b", epochs=2)])
-    found = [locate(phases, epoch, steps_per_epoch=10) for epoch in range(4)]
-    assert found == [(0, 0.0), (0, 1.0), (1, 0.5), (1, 1.5)]
-    with pytest.raises(UserError, match="steps_per_epoch is needed"):
-        locate(phases, 0)
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,15 @@ def test_strength_by_phase_needs_a_strength(arrays):
     )
     with pytest.raises(UserError, match="is a strength, not a list"):
         assemble(listed)
+
+
+@pytest.mark.filterwarnings("ignore")  # keras-cv and what it imports warn of their own
+def test_layers_without_a_seed_are_noted_and_never_deterministic(arrays):
+    pytest.importorskip("keras_cv")
+    layers = "data.augmentation=[{name: keras_cv/GridMask}, {name: RandAugment}]"
+    lines = assemble(config(arrays, layers)).describe().splitlines()
+    (note,) = (line for line in lines if "takes no seed" in line)
+    assert "keras_cv/GridMask takes no seed" in note
+    strict = config(arrays, layers, "training.deterministic=true")
+    with pytest.raises(UserError, match="GridMask takes no seed, so training.deterministic"):
+        build.feed(strict, build.images(strict), 32)

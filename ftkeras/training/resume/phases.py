@@ -24,6 +24,9 @@ class ResumableUnfreezing(StagedUnfreezing):
     _loaded = False
     _cut = False  # whether `fit` was stopped because the rest of an epoch is done
 
+    def _names_of_gradients(self) -> dict[int, str]:
+        return {id(w.variable): w.block or "head" for w in self.plan.weights.all}
+
     @property
     def paused(self) -> bool:
         """Whether a phase has ended and its `fit` should, because another trains the next."""

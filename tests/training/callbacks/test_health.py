@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.phases import Phase, StagedUnfreezing
+from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training.callbacks.health import GroupHealth
+from ftkeras.training.resume.phases import ResumableUnfreezing
 
 INPUTS = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 TARGETS = INPUTS.sum(axis=1, keepdims=True)
@@ -28,7 +29,7 @@ def model(bias: float = 0.0) -> keras.Model:
 
 
 def fit(net: keras.Model, tmp_path, targets=TARGETS, epochs: int = 2) -> list[str]:
-    unfreeze = StagedUnfreezing(net, [Phase("all", epochs, 1e-6, train=["all"])])
+    unfreeze = ResumableUnfreezing(net, [Phase("all", epochs, 1e-6, train=["all"])])
     said: list[str] = []
     health = GroupHealth(Run(str(tmp_path)), unfreeze, report=said.append)
     net.fit(INPUTS, targets, epochs=epochs, batch_size=8, callbacks=[unfreeze, health], verbose=0)
@@ -37,7 +38,7 @@ def fit(net: keras.Model, tmp_path, targets=TARGETS, epochs: int = 2) -> list[st
 
 def test_norms_are_those_of_the_gradients():
     net = model()
-    unfreeze = StagedUnfreezing(net, [Phase("all", 1, 1e-9, train=["all"])])
+    unfreeze = ResumableUnfreezing(net, [Phase("all", 1, 1e-9, train=["all"])])
     net.fit(INPUTS, TARGETS, epochs=1, batch_size=8, callbacks=[unfreeze], verbose=0)
     norms = unfreeze.optimizer.gradient_norms()
     hidden = np.maximum(INPUTS @ net.get_layer("body").kernel.numpy(), 0)
