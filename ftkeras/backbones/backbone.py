@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from ftkeras.errors import UserError
 
 if TYPE_CHECKING:
     import keras
+
+
+Gives = Literal["map", "sequence", "vector"]
+
+_BY_RANK: dict[int, Gives] = {4: "map", 3: "sequence", 2: "vector"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,8 @@ class Backbone:
 
     Args:
         name: The catalog's name, or the path of a `.keras` file.
-        model: From (batch, size, size, 3) float32 images, preprocessed, to one feature map
-            (batch, height, width, channels).
+        model: From (batch, size, size, 3) float32 images, preprocessed, or from several tensors by
+            name, to one tensor of features.
         preprocessing: What `ftkeras.backbones.preprocess` has to do to raw 0..255 RGB first.
         natural_size: The side, in pixels, that the weights were trained at.
         smallest_size: The smallest side, in pixels, that the architecture can take.
@@ -43,3 +51,29 @@ class Backbone:
     natural_size: int
     smallest_size: int
     blocks: tuple[Block, ...]
+
+    @property
+    def gives(self) -> Gives:
+        """What the features are, which decides how the head can pool them.
+
+        Raises:
+            UserError: The model's output is none of map, sequence and vector.
+        """
+        return gives_of(getattr(self.model.output, "shape", ()))
+
+
+def gives_of(shape: Sequence[int | None]) -> Gives:
+    """Returns what features of a shape are: a map, a sequence or a vector.
+
+    Args:
+        shape: (batch, height, width, channels), (batch, steps, channels) or (batch, channels).
+
+    Raises:
+        UserError: Any other shape.
+    """
+    if len(shape) not in _BY_RANK:
+        raise UserError(
+            f"backbone: it gives {tuple(shape)}; a head takes a map (batch, height, width, "
+            "channels), a sequence (batch, steps, channels) or a vector (batch, channels)."
+        )
+    return _BY_RANK[len(shape)]

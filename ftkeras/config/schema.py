@@ -71,8 +71,9 @@ class HiddenLayer(Section):
 class HeadConfig(Section):
     """The new layers on top of the backbone."""
 
-    pooling: Literal["avg", "max", "avg_max"] = "avg"
-    """How the feature map becomes one vector; avg_max concatenates both."""
+    pooling: Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"] = "avg"
+    """How features become one vector. Of a map: avg, max, or avg_max, which concatenates both. Of a
+    sequence, without its padding: mean, max, first, last, or attention. Of a vector: none."""
     hidden: list[HiddenLayer] = []
     """Dense layers before the logits."""
     dropout: Fraction = 0.2

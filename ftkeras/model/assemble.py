@@ -14,7 +14,7 @@ from ftkeras.model.head import attach_head, attach_logits, logits_name, shared_l
 
 
 def build_model(backbone: Backbone, classes: int, **head: Any) -> keras.Model:
-    """Returns a classifier that takes raw images and gives logits.
+    """Returns a classifier that takes raw images, or what the backbone takes, and gives logits.
 
     Preprocessing is inside, so training, evaluation and serving cannot differ in it.
 
@@ -25,7 +25,8 @@ def build_model(backbone: Backbone, classes: int, **head: Any) -> keras.Model:
 
     Returns:
         A model from float32 images (batch, size, size, 3) with values 0..255 in RGB order to
-        float32 logits (batch, classes). The backbone is one nested layer of it.
+        float32 logits (batch, classes). The backbone is one nested layer of it. If the backbone
+        takes anything else, so does the model, by the same names.
 
     Example:
         ```python
@@ -33,9 +34,9 @@ def build_model(backbone: Backbone, classes: int, **head: Any) -> keras.Model:
         model = ftkeras.build_model(backbone, classes=10, dropout=0.3)
         ```
     """
-    images = keras.Input(backbone.model.input_shape[1:], name="image", dtype="float32")
-    features = backbone.model(preprocess(images, backbone.preprocessing))
-    return keras.Model(images, attach_head(features, classes, **head), name="classifier")
+    inputs, features, mask = _features(backbone)
+    logits = attach_head(features, classes, mask=mask, **head)
+    return keras.Model(inputs, logits, name="classifier")
 
 
 def build_heads(
@@ -64,10 +65,8 @@ def build_heads(
     Returns:
         A model like that of `build_model`, whose output is a dict of float32 (batch, units).
     """
-    images = keras.Input(backbone.model.input_shape[1:], name="image", dtype="float32")
-    x = shared_layers(
-        backbone.model(preprocess(images, backbone.preprocessing)), seed=seed, **shared
-    )
+    inputs, features, mask = _features(backbone)
+    x = shared_layers(features, mask=mask, seed=seed, **shared)
     outputs = {
         name: attach_logits(
             x,
@@ -79,4 +78,20 @@ def build_heads(
         )
         for number, (name, count) in enumerate(units.items())
     }
-    return make(inputs=images, outputs=outputs, name="heads")
+    return make(inputs=inputs, outputs=outputs, name="heads")
+
+
+def _features(backbone: Backbone) -> tuple[Any, keras.KerasTensor, keras.KerasTensor | None]:
+    """Returns fresh inputs, the backbone's features of them, and the features' mask.
+
+    The mask of a sequence is the input `padding_mask`, as keras-hub names it; None leaves it to the
+    Keras mask that the features may have.
+    """
+    wanted = backbone.model.inputs
+    if len(wanted) == 1 and len(wanted[0].shape) == 4:
+        images = keras.Input(wanted[0].shape[1:], name="image", dtype="float32")
+        return images, backbone.model(preprocess(images, backbone.preprocessing)), None
+    inputs = {x.name: keras.Input(x.shape[1:], name=x.name, dtype=x.dtype) for x in wanted}
+    given = inputs if len(inputs) > 1 else inputs[wanted[0].name]
+    mask = inputs.get("padding_mask") if backbone.gives == "sequence" else None
+    return given, backbone.model(given), mask

@@ -6,8 +6,8 @@ these models, for any length of time, and still be saved with the model that it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -67,8 +67,17 @@ class Step:
         outputs: list[Any] = keras.tree.flatten(self.operation(*args, **kwargs))
         return outputs
 
+    def on(self, others: Mapping[Tensor, Tensor]) -> Step:
+        """Returns the same call on other tensors: those that `others` has for its inputs."""
 
-@dataclass(frozen=True)
+        def other(argument: Any) -> Any:
+            return others.get(argument, argument) if isinstance(argument, Tensor) else argument
+
+        args, kwargs = keras.tree.map_structure(other, (self.args, self.kwargs))
+        return replace(self, args=args, kwargs=kwargs)
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Steps in an order in which they can run.
 
@@ -77,12 +86,14 @@ class Graph:
         inputs: What must be given.
         outputs: What is asked for.
         structure: How the outputs are nested: a tensor, list, tuple or dict in their place.
+        names: The names of the inputs in a dict; empty if the graph takes none.
     """
 
     steps: tuple[Step, ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     structure: Any
+    names: tuple[str, ...] = ()
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
@@ -90,12 +101,27 @@ class Graph:
         layers = (s.operation for s in self.steps if isinstance(s.operation, keras.layers.Layer))
         return list(dict.fromkeys(layers))
 
+    def in_order(self, inputs: Any) -> list[Any]:
+        """Returns what is given for the inputs, in their order.
+
+        Args:
+            inputs: One value, a list or tuple of them in order, or a dict by input name, in which
+                other names are left out, as Keras does.
+
+        Raises:
+            ValueError: A dict lacks an input.
+        """
+        return _in_order(inputs, self.names)
+
 
 class GraphModel(keras.Model):
     """A model that runs a graph; its layers and weights are those of the model it came from.
 
+    Keras masks reach the layers as in a functional model: each is attached to a tensor.
+
     Args:
-        graph: What to run. One input is given as it is, several as a tuple.
+        graph: What to run. One input is given as it is, several as a list, a tuple or a dict by
+            name; see `Graph.in_order`.
         name: The model's name.
         whole: The model that it came from, to list weights in the same order: that of the calls may
             be another one, and a sum over all gradients is then rounded in another way.
@@ -108,24 +134,60 @@ class GraphModel(keras.Model):
         layers = graph.layers
         if whole is not None:
             order = [id(layer) for layer in layers_inside(whole)]
+            layers = [layer for layer in layers if not isinstance(layer, (ReadMask, AttachMask))]
             layers.sort(key=lambda layer: order.index(id(layer)))
         self._own_layers = layers  # as an attribute, so that Keras finds their weights
         self.built = True
 
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        return None  # the layers attach what masks there are
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        pairs = zip(self.graph.inputs, keras.tree.flatten(inputs), strict=True)
+        pairs = zip(self.graph.inputs, self.graph.in_order(inputs), strict=True)
         values = {tensor: keras.ops.cast(value, tensor.dtype) for tensor, value in pairs}
+        masks = () if mask is None else self.graph.in_order(mask)
+        for tensor, its_mask in zip(self.graph.inputs, masks, strict=False):
+            if its_mask is not None:
+                values[tensor] = AttachMask()([values[tensor], its_mask])
         for step in self.graph.steps:
             values.update(zip(step.outputs, step.call(values, training), strict=True))
         outputs = [values[tensor] for tensor in self.graph.outputs]
         return keras.tree.pack_sequence_as(self.graph.structure, outputs)
 
 
+class ReadMask(keras.layers.Layer):
+    """Returns the Keras mask that is attached to a tensor, or None: Keras passes it as `mask`."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        return mask
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        return None  # a mask has none
+
+
+class AttachMask(keras.layers.Layer):
+    """Takes a tensor and a mask, and returns the tensor with that Keras mask attached."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.copy(inputs[0])  # the tensor itself keeps the mask that it has
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return inputs[1]
+
+
 def flatten(model: keras.Model) -> Graph | None:
     """Returns a functional model's calls, with nested functional models opened.
 
+    Its inputs, and those of nested models, may be one tensor, a list, or a dict by name.
+
     Returns:
-        None where the model isn't functional (nor a built Sequential one), or overrides `call`.
+        None if the model isn't functional (nor a built Sequential one), or overrides `call`.
     """
     opened = _opened(model)
     if opened is None:
@@ -136,24 +198,52 @@ def flatten(model: keras.Model) -> Graph | None:
     structure = opened.output
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         structure = structure[0]  # Keras takes it out of its list, too
-    return Graph(tuple(steps), inputs, tuple(outputs), structure)
+    return Graph(tuple(steps), inputs, tuple(outputs), structure, _input_names(opened))
 
 
 def _walk(model: keras.Model, inputs: Sequence[Tensor], steps: list[Step]) -> list[Tensor]:
     """Appends the model's calls on `inputs` to `steps` and returns its outputs."""
     tensor_of = dict(zip(map(id, model.inputs), inputs, strict=True))
+    sized = [x.shape for x in inputs] != [tuple(x.shape) for x in model.inputs]
     for node in nodes_in_order(model):
         if node.is_input or any(id(x) not in tensor_of for x in node.input_tensors):
             continue
         args, kwargs = node.arguments.fill_in(tensor_of)
-        if _can_open(node.operation, args, kwargs):
-            inner = _opened(node.operation)
-            outputs = _walk(inner, keras.tree.flatten(args[0]), steps)
+        inner = _to_open(node.operation, args, kwargs)
+        if inner is not None:
+            names = _input_names(inner)
+            given = _in_order(args[0], names)
+            masks = [] if kwargs.get("mask") is None else _in_order(kwargs["mask"], names)
+            for index, mask in enumerate(masks):
+                if isinstance(mask, Tensor):
+                    steps.append(attached(given[index], mask))
+                    (given[index],) = steps[-1].outputs
+            outputs = _walk(inner, given, steps)
         else:
-            outputs = [_tensor(x) for x in node.outputs]
+            made = _specs(node.operation, args, kwargs) if sized else node.outputs
+            outputs = [_tensor(x) for x in made]
             steps.append(Step(node.operation, args, kwargs, tuple(outputs)))
         tensor_of.update(zip(map(id, node.outputs), outputs, strict=True))
     return [tensor_of[id(x)] for x in model.outputs]
+
+
+def attached(tensor: Tensor, mask: Tensor) -> Step:
+    """Returns the step that attaches a Keras mask to a tensor."""
+    return Step(AttachMask(), ([tensor, mask],), {}, (Tensor(tensor.shape, tensor.dtype),))
+
+
+def _specs(operation: Any, args: Any, kwargs: Any) -> list[keras.KerasTensor]:
+    """Returns what an operation gives for tensors of these sizes."""
+
+    def symbolic(argument: Any) -> Any:
+        is_tensor = isinstance(argument, Tensor)
+        return keras.KerasTensor(argument.shape, argument.dtype) if is_tensor else argument
+
+    args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+    specs: list[keras.KerasTensor] = keras.tree.flatten(
+        operation.compute_output_spec(*args, **kwargs)
+    )
+    return specs
 
 
 def _opened(operation: Any) -> Any:
@@ -164,18 +254,47 @@ def _opened(operation: Any) -> Any:
     return operation if call == "Functional.call" else None
 
 
-def _can_open(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether running the inner calls one by one is the same as calling a nested model."""
+def _to_open(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Returns the nested model that is called, if running its calls one by one is the same."""
     inner = _opened(operation)
     if inner is None or len(args) != 1 or operation.activity_regularizer is not None:
+        return None
+    others = {name: value for name, value in kwargs.items() if name != "mask"}
+    if any(others.values()):  # training=False is what comes from outside anyway; True is not
+        return None
+    given = _in_order(args[0], _input_names(inner))
+    fit = len(given) == len(inner.inputs) and all(map(_fits, given, inner.inputs))
+    return inner if fit else None
+
+
+def _fits(given: Any, wanted: keras.KerasTensor) -> bool:
+    """Whether a nested model takes a tensor as it is; it may be made for tensors of any size."""
+    if not isinstance(given, Tensor) or given.dtype != wanted.dtype:
         return False
-    if any(kwargs.values()):  # training=False is what comes from outside anyway; True is not
-        return False
-    if isinstance(args[0], dict) or isinstance(inner.input, dict):
-        return False  # Keras would match them by name
-    inputs: Iterable[Tensor] = keras.tree.flatten(args[0])
-    wanted = [(tuple(x.shape), x.dtype) for x in inner.inputs]
-    return [(x.shape, x.dtype) for x in inputs] == wanted
+    pairs = list(zip(given.shape, wanted.shape, strict=False))
+    same_rank = len(given.shape) == len(wanted.shape)
+    return same_rank and all(size in (None, own) for own, size in pairs)
+
+
+def _input_names(model: Any) -> tuple[str, ...]:
+    """Returns the names by which a functional model takes a dict, in the order of its inputs."""
+    structure = model.input
+    pairs = (
+        structure.items() if isinstance(structure, dict) else ((x.name, x) for x in model.inputs)
+    )
+    names = {id(tensor): name for name, tensor in pairs}
+    flat = all(id(x) in names for x in model.inputs)
+    return tuple(names[id(x)] for x in model.inputs) if flat else ()
+
+
+def _in_order(given: Any, names: Sequence[str]) -> list[Any]:
+    if not isinstance(given, dict) or not names:
+        flat: list[Any] = keras.tree.flatten(given)
+        return flat
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ValueError(f"expected the inputs {list(names)} by name; {missing} are missing")
+    return [given[name] for name in names]
 
 
 def _tensor(tensor: keras.KerasTensor) -> Tensor:

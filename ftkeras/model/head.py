@@ -10,8 +10,7 @@ import keras
 import numpy as np
 
 from ftkeras.errors import UserError, did_you_mean
-
-Pooling = Literal["avg", "max", "avg_max"]
+from ftkeras.model.pooling import Pooling, pool
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ def attach_head(
     features: keras.KerasTensor,
     classes: int,
     *,
-    pooling: Pooling = "avg",
+    pooling: Pooling | None = None,
+    mask: keras.KerasTensor | None = None,
     hidden: Sequence[Hidden] = (),
     dropout: float = 0.2,
     initializer: str = "glorot_uniform",
@@ -37,15 +37,19 @@ def attach_head(
     length: float | None = None,
     seed: int = 0,
 ) -> keras.KerasTensor:
-    """Returns logits on top of a feature map.
+    """Returns logits on top of what a backbone gives.
 
     Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `head_unit`,
     `head_length`, `logits`.
 
     Args:
-        features: Feature map, (batch, height, width, channels), or features, (batch, channels).
+        features: A map (batch, height, width, channels), a sequence (batch, steps, channels), or a
+            vector (batch, channels).
         classes: How many logits.
-        pooling: Mean, maximum, or both side by side, over height and width.
+        pooling: How features become one vector; see `ftkeras.model.pooling.pool`. None takes the
+            mean of a map or a sequence, and leaves a vector alone.
+        mask: Of a sequence, (batch, steps), true where a step is no padding; None for its Keras
+            mask.
         hidden: Dense layers before the logits.
         dropout: Dropout rate before the logits, from 0 to below 1.
         initializer: Keras initialiser name for the logits' kernel.
@@ -60,9 +64,12 @@ def attach_head(
         loses the small probabilities.
 
     Raises:
-        UserError: An activation or initialiser that Keras doesn't know.
+        UserError: An activation or initialiser that Keras doesn't know, or a pooling that does not
+            fit the features.
     """
-    x = shared_layers(features, pooling=pooling, hidden=hidden, dropout=dropout, seed=seed)
+    x = shared_layers(
+        features, pooling=pooling, mask=mask, hidden=hidden, dropout=dropout, seed=seed
+    )
     if length is not None:
         x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
         x = keras.layers.Rescaling(length, dtype="float32", name="head_length")(x)
@@ -72,7 +79,8 @@ def attach_head(
 def shared_layers(
     features: keras.KerasTensor,
     *,
-    pooling: Pooling = "avg",
+    pooling: Pooling | None = None,
+    mask: keras.KerasTensor | None = None,
     hidden: Sequence[Hidden] = (),
     dropout: float = 0.2,
     seed: int = 0,
@@ -81,7 +89,7 @@ def shared_layers(
 
     The arguments are those of `attach_head`.
     """
-    x = _pool(features, pooling) if len(features.shape) == 4 else features  # (batch, channels)
+    x = pool(features, pooling, mask)  # (batch, channels)
     for number, layer in enumerate(hidden, start=1):
         x = _hidden(x, layer, number, seed)
     if dropout:
@@ -148,16 +156,6 @@ def frequency_bias(labels: np.ndarray, classes: int, multi_label: bool) -> np.nd
         counts = np.bincount(labels, minlength=classes) + 1.0
         bias = np.log(counts / counts.sum())
     return np.asarray(bias, np.float32)
-
-
-def _pool(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
-    average, maximum = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D
-    if pooling == "avg":
-        return average(name="head_pool")(features)
-    if pooling == "max":
-        return maximum(name="head_pool")(features)
-    both = [average(name="head_pool_avg")(features), maximum(name="head_pool_max")(features)]
-    return keras.layers.Concatenate(name="head_pool")(both)  # (batch, 2 * channels)
 
 
 def _hidden(x: keras.KerasTensor, layer: Hidden, number: int, seed: int) -> keras.KerasTensor:

@@ -40,20 +40,28 @@ def outputs_function(model: keras.Model) -> Answer:
     is traced once for a model and kept with it: tracing takes a second.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units), or a dict of
-            them.
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), or several tensors in a list or a
+            dict by name; returns (n, units), or a dict of them.
     """
     if attached(model, _KEPT) is None:
-        batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
 
-        @tf.function(input_signature=[batch])
-        def answered(images: tf.Tensor) -> Any:
-            outputs = model(images, training=False)
+        @tf.function(input_signature=[batch_spec(model)])
+        def answered(inputs: Any) -> Any:
+            outputs = model(inputs, training=False)
             return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
         attach(model, _KEPT, answered)
     answer: Answer = attached(model, _KEPT)
     return answer
+
+
+def batch_spec(model: keras.Model) -> Any:
+    """Returns the signature of the model's inputs, for a batch of any size."""
+    if not isinstance(model.input_shape, list) and len(model.input_shape) == 4:
+        return tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)  # raw images
+    return tf.nest.map_structure(
+        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), model.input
+    )
 
 
 def with_kept_outputs(model: keras.Model, other: keras.Model) -> keras.Model:

@@ -1,6 +1,7 @@
 """What runs the trunk: TensorFlow, or OpenVINO, which is faster on a CPU.
 
-An engine takes batches of images and yields the frontier of each, in order.
+An engine takes batches of what the model takes (a tensor, or several in a tuple or a dict by name)
+and yields the frontier of each, in order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from ftkeras.imports import hidden
 from ftkeras.model.graph import GraphModel
 
 Frontier: TypeAlias = list[np.ndarray]
-Engine: TypeAlias = Callable[[Iterable[tf.Tensor]], Iterator[Frontier]]
+Inputs: TypeAlias = Any  # a tensor, or a list, tuple or dict of tensors
+Engine: TypeAlias = Callable[[Iterable[Inputs]], Iterator[Frontier]]
 
 _CHECKED = 8  # examples on which OpenVINO is compared with TensorFlow
 # Differences that rounding explains in a deep network, and the norm that they are taken in. In
@@ -42,7 +44,7 @@ def best_precision(asked: str) -> str:
 
 def make_engine(
     trunk: GraphModel,
-    sample: tf.Tensor,
+    sample: Inputs,
     *,
     batch_size: int,
     engine: str = "auto",
@@ -53,7 +55,7 @@ def make_engine(
 
     Args:
         trunk: What to run.
-        sample: Images float32 (b, s, s, 3); a few of them are run through both engines.
+        sample: A batch; a few of its examples are run through both engines.
         batch_size: The largest batch that will come.
         engine: "tensorflow", "openvino", or "auto": OpenVINO where it is installed and there is one
             CPU device, else TensorFlow.
@@ -71,7 +73,7 @@ def make_engine(
         return tensorflow_engine(trunk, strategy), "TensorFlow"
     if not installed:
         return tensorflow_engine(trunk, strategy), "TensorFlow (OpenVINO is not installed)"
-    few = sample[:_CHECKED]
+    few = tf.nest.map_structure(lambda part: part[: min(_CHECKED, batch_size)], sample)
     try:
         run = openvino_engine(trunk, batch_size=min(batch_size, 32), precision=precision)
         (outputs,) = run([few])
@@ -112,31 +114,35 @@ def tensorflow_engine(
         return _replicated_engine(trunk, strategy)
     run = _frozen(trunk, fold)
 
-    def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
-        for images in batches:
-            yield [tensor.numpy() for tensor in run(images)]
+    def engine(batches: Iterable[Inputs]) -> Iterator[Frontier]:
+        for batch in batches:
+            yield [tensor.numpy() for tensor in run(*trunk.graph.in_order(batch))]
 
     return engine
 
 
 def _replicated_engine(trunk: GraphModel, strategy: tf.distribute.Strategy) -> Engine:
-    def run_part(part: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def run_part(part: Inputs) -> tuple[tf.Tensor, ...]:
         # A replica's part may be empty, of which a convolution may make the wrong shape on a CPU.
-        count = tf.shape(part)[0]
-        filled = tf.pad(part, [(0, tf.cast(count == 0, tf.int32)), (0, 0), (0, 0), (0, 0)])
+        tensors = trunk.graph.in_order(part)
+        count = tf.shape(tensors[0])[0]
+        more = [(0, tf.cast(count == 0, tf.int32))]
+        filled = [tf.pad(x, more + [(0, 0)] * (len(x.shape) - 1)) for x in tensors]
         return tuple(tensor[:count] for tensor in _flat(trunk(filled, training=False)))
 
     @tf.function(autograph=False)
-    def run(images: Any) -> Any:
-        return strategy.run(run_part, (images,))
+    def run(batch: Any) -> Any:
+        return strategy.run(run_part, (batch,))
 
-    def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
-        if not isinstance(batches, tf.data.Dataset):
-            batches = tf.data.Dataset.from_generator(
-                lambda: iter(batches), output_signature=_input_spec(trunk)
+    def engine(batches: Iterable[Inputs]) -> Iterator[Frontier]:
+        data = batches
+        if not isinstance(data, tf.data.Dataset):
+            data = tf.data.Dataset.from_generator(
+                lambda: (tuple(trunk.graph.in_order(batch)) for batch in batches),
+                output_signature=tuple(_input_specs(trunk)),
             )
-        for images in strategy.experimental_distribute_dataset(batches):
-            per_tensor = (strategy.experimental_local_results(x) for x in run(images))
+        for batch in strategy.experimental_distribute_dataset(data):
+            per_tensor = (strategy.experimental_local_results(x) for x in run(batch))
             yield [np.concatenate([part.numpy() for part in parts]) for parts in per_tensor]
 
     return engine
@@ -149,78 +155,92 @@ def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> En
     under way at once.
     """
     openvino = import_openvino()
-    spec = _input_spec(trunk)
     model = openvino.convert_model(_frozen(trunk).graph)
     for result in model.get_results():  # what nobody reads counts as an output, too
-        if _number(result.output(0)) is None:
+        if _number(result.output(0), "frontier_") is None:
             model.remove_result(result)
-    model.reshape([batch_size, *spec.shape[1:]])
+    specs, inputs = _input_specs(trunk), _in_order(model.inputs, "input_")
+    model.reshape(
+        {
+            x: [batch_size, *(-1 if size is None else size for size in spec.shape[1:])]
+            for x, spec in zip(inputs, specs, strict=True)
+        }
+    )
     hints = {"float32": "f32", "bfloat16": "bf16"}
     config = {"INFERENCE_PRECISION_HINT": hints[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
     compiled = openvino_core().compile_model(model, "CPU", config)
-    outputs = _in_order(compiled.outputs)
+    inputs = _in_order(compiled.inputs, "input_")
+    ports = {_number(port, "frontier_"): port for port in compiled.outputs}
+    # OpenVINO drops what only passes through, like the padding mask that the tail reads, too.
+    given = trunk.graph.inputs
+    passing = {i: given.index(x) for i, x in enumerate(trunk.graph.outputs) if x in given}
 
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
-    def collect(request: Any, size: int) -> Frontier:
+    def collect(request: Any, parts: list[np.ndarray]) -> Frontier:
         request.wait()
-        return [request.get_tensor(x).data[:size].copy() for x in outputs]
+        return [
+            parts[passing[number]]
+            if number in passing
+            else request.get_tensor(ports[number]).data[: len(parts[0])].copy()
+            for number in range(len(trunk.graph.outputs))
+        ]
 
-    def engine(batches: Iterable[tf.Tensor]) -> Iterator[Frontier]:
+    def engine(batches: Iterable[Inputs]) -> Iterator[Frontier]:
         idle = [compiled.create_infer_request() for _ in range(at_once)]
-        running: collections.deque[tuple[Any, int]] = collections.deque()
-        for images in _divided(batches, batch_size):
+        running: collections.deque[tuple[Any, list[np.ndarray]]] = collections.deque()
+        for parts in _divided(map(trunk.graph.in_order, batches), batch_size):
             if not idle:
-                request, size = running.popleft()
+                request, its_parts = running.popleft()
                 idle.append(request)
-                yield collect(request, size)
-            missing = batch_size - len(images)
-            filled = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images
-            running.append((idle.pop(), len(images)))
-            running[-1][0].start_async({0: filled})
+                yield collect(request, its_parts)
+            more = [(0, batch_size - len(parts[0]))]
+            filled = [np.pad(x, more + [(0, 0)] * (x.ndim - 1)) if more[0][1] else x for x in parts]
+            running.append((idle.pop(), parts))
+            running[-1][0].start_async(dict(zip(inputs, filled, strict=True)))
         while running:
             yield collect(*running.popleft())
 
     return engine
 
 
-def _divided(batches: Iterable[tf.Tensor], largest: int) -> Iterator[np.ndarray]:
-    for images in batches:
-        array = np.asarray(images)
-        for start in range(0, len(array), largest):
-            yield array[start : start + largest]
+def _divided(batches: Iterable[list[Any]], largest: int) -> Iterator[list[np.ndarray]]:
+    for batch in batches:
+        arrays = [np.asarray(tensor) for tensor in batch]
+        for start in range(0, len(arrays[0]), largest):
+            yield [array[start : start + largest] for array in arrays]
 
 
-def _in_order(outputs: Sequence[Any]) -> list[Any]:
-    """Sorts OpenVINO's outputs by the number that `_frozen` gave them."""
-    return sorted(outputs, key=lambda output: _number(output) or 0)
+def _in_order(ports: Sequence[Any], prefix: str) -> list[Any]:
+    """Sorts OpenVINO's inputs or outputs by the number that `_frozen` gave them."""
+    return sorted(ports, key=lambda port: _number(port, prefix) or 0)
 
 
-def _number(output: Any) -> int | None:
-    names = [name for name in output.get_names() if name.startswith("frontier_")]
+def _number(port: Any, prefix: str) -> int | None:
+    names = [name for name in port.get_names() if name.startswith(prefix)]
     return int(names[0].split("_")[1].split(":")[0]) if names else None
 
 
 def _frozen(trunk: GraphModel, fold: bool = True) -> Any:
-    """Returns the trunk as a function; with `fold` its weights are constants."""
+    """Returns the trunk as a function of its inputs in order; `fold` makes weights constants."""
     size = sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in trunk.weights)
     folded = trunk.weights if fold and size <= _LARGEST_FROZEN else []
     values = [(variable, keras.ops.convert_to_numpy(variable)) for variable in folded]
 
-    @tf.function(autograph=False, input_signature=[_input_spec(trunk)])
-    def run(images: tf.Tensor) -> list[tf.Tensor]:
+    @tf.function(autograph=False, input_signature=_input_specs(trunk))
+    def run(*inputs: tf.Tensor) -> list[tf.Tensor]:
         # Constants in their variables' place: freezing the traced graph would take twice as long.
         constants = [(variable, tf.constant(value)) for variable, value in values]
         with keras.StatelessScope(constants) if constants else contextlib.nullcontext():
-            tensors = _flat(trunk(images, training=False))
+            tensors = _flat(trunk(list(inputs), training=False))
         return [tf.identity(x, name=f"frontier_{i}") for i, x in enumerate(tensors)]
 
     return run.get_concrete_function()
 
 
-def _input_spec(trunk: GraphModel) -> tf.TensorSpec:
-    (images,) = trunk.graph.inputs
-    return tf.TensorSpec(images.shape, images.dtype)
+def _input_specs(trunk: GraphModel) -> list[tf.TensorSpec]:
+    inputs = enumerate(trunk.graph.inputs)
+    return [tf.TensorSpec(x.shape, x.dtype, name=f"input_{number}") for number, x in inputs]
 
 
 def _flat(tensors: Any) -> list[tf.Tensor]:

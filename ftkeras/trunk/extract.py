@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.data import dataset
-from ftkeras.trunk.engines import Engine, Frontier, best_precision, make_engine
+from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
 from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
@@ -28,8 +28,9 @@ class Part:
 
     Args:
         examples: What the images are of.
-        images: Returns batches that begin with images float32 (b, s, s, 3): all of the examples in
-            order, once for each view. It is called where they are not stored already.
+        images: Returns batches that begin with what the model takes, images float32 (b, s, s, 3)
+            or several tensors by name: all of the examples in order, once for each view. It is
+            called if they are not stored already.
         recipe: A text that differs where the images' pixels could.
         views: How many versions there are of each image.
     """
@@ -160,9 +161,10 @@ class Trunks:
     def run(self, images: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
         """Returns, batch by batch, the frontier of each division; and a line on what runs."""
         size, engine, precision, strategy = self._options
-        numbers = images.element_spec.shape[1:].num_elements() or _AHEAD  # of an image
+        specs = tf.nest.flatten(images.element_spec)
+        numbers = sum(spec.shape[1:].num_elements() or _AHEAD for spec in specs)  # of an example
         images = images.prefetch(max(2, _AHEAD // (4 * size * numbers)))
-        batches: Iterable[tf.Tensor] = images
+        batches: Iterable[Inputs] = images
         if self._made is None:
             decoding = iter(images)  # goes on while the engine is being made
             first = next(decoding)
@@ -205,8 +207,9 @@ def extract(
 
     Args:
         trunks: What to run.
-        images: Batches that begin with images float32 (b, s, s, 3), in the order of the stores'
-            rows; `tf.data` decodes the next ones meanwhile.
+        images: Batches that begin with what the model takes (images float32 (b, s, s, 3), or
+            several tensors by name), in the order of the stores' rows; `tf.data` decodes the next
+            ones meanwhile.
         outlets: For each trunk where its frontier goes; None leaves one out, but not the first.
         about: What the stores are of, for people.
         report: Gets a line on what ran.
@@ -233,5 +236,5 @@ def extract(
         return [writer.finish() for writer in writers][0]
 
 
-def _first(images: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-    return images
+def _first(inputs: Inputs, *_: tf.Tensor) -> Inputs:
+    return inputs

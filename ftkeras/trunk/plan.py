@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +18,11 @@ from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
 from ftkeras.inputs.image.augment import STRENGTHS
 from ftkeras.model.graph import Graph, flatten
-from ftkeras.model.inference import outputs_function
+from ftkeras.model.inference import batch_spec, outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
-from ftkeras.trunk.cost import work
-from ftkeras.trunk.split import TrunkSplit, is_within, split_model
+from ftkeras.trunk.cost import NOMINAL_LENGTH, work
+from ftkeras.trunk.split import TrunkSplit, is_within, split_or_reason
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
 MakeTail = Callable[[Graph], keras.Model]
@@ -41,7 +42,8 @@ class TrunkOptions:
         dtype: How numbers are stored.
         views: How many augmented versions of each image are stored; 0 stores only what is the same
             every epoch.
-        silence: Run frozen layers without their dropout and stochastic depth; see `split_model`.
+        silence: Run frozen layers without their dropout and stochastic depth, which approximates;
+            see `split_model`.
         memory_budget: Bytes that a store may take in memory; None for half of what is free.
         disk_budget: Bytes that it may take on disk; None for a fifth of what is free.
     """
@@ -164,21 +166,18 @@ def plan_trunk(
         forecasts = [TrunkForecast(phase.name, False, why_not) for phase in unfreeze.phases]
         return TrunkPlan(options, tuple(forecasts), make_tail)
     graph = flatten(model)
-    per_image = 0.0 if graph is None else _forward_seconds(model)
-    total = 1.0 if graph is None else work(graph)
+    unit = 0.0 if graph is None else _seconds_per_work(model, graph)
     forecasts = []
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
-        split = None if graph is None else split_model(model, silence=options.silence, graph=graph)
-        if split is None:
-            forecasts.append(
-                TrunkForecast(phase.name, False, "nothing that takes time stays the same")
-            )
-        else:
-            maker = _maker(unfreeze.phases, forecasts, splits, split, feed)
-            unit = per_image / total
-            forecasts.append(_forecast(model, phase, split, maker, feed, options, unit))
+        split = split_or_reason(model, silence=options.silence, graph=graph)
+        if isinstance(split, str):
+            forecasts.append(TrunkForecast(phase.name, False, split))
+            splits.append(None)
+            continue
+        maker = _maker(unfreeze.phases, forecasts, splits, split, feed)
+        forecasts.append(_forecast(model, phase, split, maker, feed, options, unit))
         splits.append(split)
     unfreeze.set_flags(0)
     return TrunkPlan(options, tuple(forecasts), make_tail, tuple(splits))
@@ -236,7 +235,7 @@ def _forecast(
     once = rows * feed.share.count * trunk if maker == phase.name else 0.0
     facts: dict[str, Any] = {
         "made_in": maker,
-        "exact": not changes and not options.silence,
+        "exact": not changes and not split.silenced,
         "share": trunk / (trunk + tail),
         "bytes": size,
         "seconds_without": tails + epochs * (train + val) * trunk,
@@ -251,6 +250,10 @@ def _forecast(
         return TrunkForecast(phase.name, False, placement.reason, **facts)
     if not options.always and facts["seconds_with"] >= facts["seconds_without"]:
         return TrunkForecast(phase.name, False, "it would save no time", **facts)
+    if split.silenced:
+        first, *others = split.silenced
+        more = f" and {len(others)} more" if others else ""
+        changes.append(f"frozen layers run without dropout ({first}{more})")
     approximate = f"approximates: {' and '.join(changes)}; " if changes else ""
     return TrunkForecast(phase.name, True, approximate + placement.reason, **facts)
 
@@ -297,6 +300,9 @@ def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: Tru
     """Returns why a phase cannot be trained from a store, or nothing."""
     if changes and not options.views:
         return f"{' and '.join(changes)} (trunk.views stores a few versions)"
+    numbers = all(tf.as_dtype(spec.dtype).is_floating for spec in split.frontier)
+    if (feed.options.get("mixup") or feed.options.get("cutmix")) and not numbers:
+        return "mixing blends numbers, and a mask or whole numbers cross the frontier"
     if feed.options.get("cutmix") and any(len(spec.shape) != 3 for spec in split.frontier):
         return "CutMix needs feature maps, and what crosses the frontier is none"
     return ""
@@ -311,16 +317,39 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
     return ""
 
 
-def _forward_seconds(model: keras.Model) -> float:
-    """Times a forward pass, seconds an image; the first call is not counted."""
-    _, height, width, channels = model.input_shape
-    count = max(1, min(16, _TIMED // (height * width)))
-    images = tf.zeros((count, height, width, channels))
+def _seconds_per_work(model: keras.Model, graph: Graph) -> float:
+    """Times a forward pass, and divides by its work.
+
+    Sizes that only the batch decides are nominal; if the model takes no sequence of that length
+    (its positions are numbered up to some other), half of that, and so on.
+    """
+    length = NOMINAL_LENGTH
+    while True:
+        try:
+            return _forward_seconds(model, length) / work(graph, length)
+        except tf.errors.InvalidArgumentError:
+            if length == 1 or not any(None in x.shape[1:] for x in graph.inputs):
+                raise
+            length //= 2
+
+
+def _forward_seconds(model: keras.Model, length: int) -> float:
+    """Times a forward pass, seconds an example; the first call is not counted."""
+    spec = batch_spec(model)
+    shapes = [[n or length for n in x.shape[1:]] for x in tf.nest.flatten(spec)]
+    places = max(math.prod(shape[:2]) for shape in shapes)  # pixels, or steps of a sequence
+    count = max(1, min(16, _TIMED // places))
+    zeros = [
+        tf.zeros((count, *shape), x.dtype)
+        for shape, x in zip(shapes, tf.nest.flatten(spec), strict=True)
+    ]
+    batch = tf.nest.pack_sequence_as(spec, zeros)
     run = outputs_function(model)
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        keras.ops.convert_to_numpy(run(images))  # waits for the device
+        for tensor in tf.nest.flatten(run(batch)):
+            keras.ops.convert_to_numpy(tensor)  # waits for the device
         seconds.append(time.perf_counter() - start)
     replicas = model.distribute_strategy.num_replicas_in_sync if model.distribute_strategy else 1
     return min(seconds[1:]) / count / replicas

@@ -17,11 +17,18 @@ from ftkeras.keras_internals import (
     own_variables,
     seed_generators,
 )
-from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, flatten
+from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, attached, flatten
 from ftkeras.phases.selectors import is_norm
+from ftkeras.trunk.cost import is_table
+from ftkeras.trunk.masks import Masks, find_masks
 
 # What a step may do to the world and still be the same every time.
 _READS = {"Placeholder", "ReadVariableOp", "VarHandleOp"}
+_RECURRENT = (
+    *(keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN),
+    *(keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell),
+)
+_NOTHING = "no expensive layer is frozen"
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,14 @@ class TrunkSplit:
     Args:
         trunk: From the model's input to the frontier: one tensor, or a tuple of several.
         tail: From the frontier to the model's output; all that trains is in it.
-        frontier: The tensors between the two.
+        frontier: The tensors between the two, then the Keras masks that the tail's layers read.
+        silenced: The layers in the trunk that are random in training, and run as at inference.
     """
 
     trunk: GraphModel
     tail: GraphModel
     frontier: tuple[Spec, ...]
+    silenced: tuple[str, ...] = ()
 
 
 def split_model(
@@ -62,24 +71,25 @@ def split_model(
 ) -> TrunkSplit | None:
     """Divides a model by its `trainable` flags into what stays the same and what doesn't.
 
-    A call belongs to the trunk where none of its layer's weights train, where it gives the same
-    for an image every time, also in training, and where all that goes into it comes from the
-    trunk. Dropout, stochastic depth, random layers and batch norm that updates its statistics
-    therefore end the trunk. Of what could be in the trunk, the last cheap steps (padding,
-    activations, normalisation) go to the tail where that makes the frontier smaller.
+    A call belongs to the trunk if none of its layer's weights train, if it gives the same for an
+    example every time, also in training, and if all that goes into it comes from the trunk.
+    Dropout, stochastic depth, random layers and batch norm that updates its statistics therefore
+    end the trunk. Of what could be in the trunk, the last cheap steps (padding, activations,
+    normalisation, embeddings) go to the tail if that makes the frontier smaller. A Keras mask that
+    a layer of the tail reads is part of the frontier.
 
     The layers are shared, not copied, and not changed: the model can be split again for each phase.
 
     Args:
-        model: A functional model; nested functional models are opened.
-        silence: Take layers that are random in training, but have no weights, into the trunk,
-            where they do nothing. The tail then equals the model at inference; in training, the
-            frozen part runs as at inference.
+        model: A functional model; nested functional models are opened. Its inputs may have names.
+        silence: Take frozen layers that are random in training into the trunk, where they run as
+            at inference: dropout, stochastic depth, and layers that hold such, like a transformer
+            block. The tail then equals the model at inference; in training, the frozen part runs as
+            at inference.
         graph: What `flatten` gave for the model; several splits of one graph can be compared.
 
     Returns:
-        None where there is nothing worth storing: the model isn't functional, nothing trains, all
-        trains that takes time, or a tensor at the frontier has no fixed size.
+        None if nothing is worth storing; `split_or_reason` says why.
 
     Example:
         >>> images = keras.Input((8, 8, 3))
@@ -90,23 +100,68 @@ def split_model(
         >>> split_model(model).frontier
         (Spec(shape=(4,), dtype='float32'),)
     """
+    split = split_or_reason(model, silence=silence, graph=graph)
+    return None if isinstance(split, str) else split
+
+
+def split_or_reason(
+    model: keras.Model, *, silence: bool = False, graph: Graph | None = None
+) -> TrunkSplit | str:
+    """Returns what `split_model` does, or why there is nothing worth storing, in a few words."""
     graph = graph or flatten(model)
-    if graph is None or not any(v.trainable for v in model.variables):
-        return None
+    if graph is None:
+        return "the model is not functional"
+    if not any(v.trainable for v in model.variables):
+        return "nothing trains"
     steady, movable = _find_steady(graph, silence)
     tail = {step for step in graph.steps if step not in steady}
     _shrink_frontier(graph, tail, movable)
     frontier = _frontier(graph, tail)
+    if not tail or all(map(_is_cheap, _ancestors(graph, frontier))):
+        return _NOTHING if silence else _random_layer(graph) or _NOTHING
+    masks = find_masks(graph)
+    tail_graph = _tail_graph(graph, tail, frontier, masks)
+    frontier = tail_graph.inputs
+    for x in frontier:
+        if x.shape[0] is not None or None in x.shape[1:]:
+            return f"what crosses the split has no fixed size: {x.shape}"
     trunk_steps = _ancestors(graph, frontier)
-    fixed = all(x.shape[0] is None and None not in x.shape[1:] for x in frontier)
-    if not tail or not fixed or all(_is_cheap(step) for step in trunk_steps):
-        return None
-    tail_steps = tuple(step for step in graph.steps if step in tail)
-    structure: Any = frontier if len(frontier) > 1 else frontier[0]
     return TrunkSplit(
-        trunk=GraphModel(Graph(trunk_steps, graph.inputs, frontier, structure), "trunk"),
-        tail=GraphModel(Graph(tail_steps, frontier, graph.outputs, graph.structure), "tail"),
+        trunk=_trunk_model(tuple(masks.with_readers(trunk_steps)), graph, frontier),
+        tail=GraphModel(tail_graph, "tail"),
         frontier=tuple(Spec(_sizes(x), x.dtype) for x in frontier),
+        silenced=_names(step for step in trunk_steps if step not in movable),
+    )
+
+
+def _trunk_model(steps: tuple[Step, ...], graph: Graph, frontier: tuple[Tensor, ...]) -> GraphModel:
+    structure: Any = frontier if len(frontier) > 1 else frontier[0]
+    return GraphModel(Graph(steps, graph.inputs, frontier, structure, graph.names), "trunk")
+
+
+def _tail_graph(graph: Graph, tail: set[Step], frontier: tuple[Tensor, ...], masks: Masks) -> Graph:
+    """Returns the calls of the tail, which takes the masks that its layers read, too."""
+    steps = [step for step in graph.steps if step in tail]
+    callers = (*steps, None)
+    masked = [x for x in frontier if x in masks.of and any((s, x) in masks.seen for s in callers)]
+    attach = {x: attached(x, masks.of[x]) for x in masked}
+    carriers = {x: step.outputs[0] for x, step in attach.items()}
+
+    def seen(step: Step | None, tensors: Iterable[Tensor]) -> dict[Tensor, Tensor]:
+        return {x: carriers[x] for x in tensors if x in carriers and (step, x) in masks.seen}
+
+    made = {x for step in steps for x in step.outputs}
+    from_trunk = [masks.of[x] for x in masked if masks.of[x] not in made]
+    calls = [attach[x] for x in masked if masks.of[x] in from_trunk]
+    for step in steps:
+        calls.append(step.on(seen(step, step.inputs)))
+        calls += [attach[x] for x in masked if masks.of[x] in step.outputs]
+    at_end = seen(None, graph.outputs)
+    return Graph(
+        tuple(calls),
+        tuple(dict.fromkeys((*frontier, *from_trunk))),
+        tuple(at_end.get(x, x) for x in graph.outputs),
+        graph.structure,
     )
 
 
@@ -126,12 +181,25 @@ def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[in
     """
     trunk = splits[0].trunk.graph
     tensors = tuple(dict.fromkeys(x for split in splits for x in split.trunk.graph.outputs))
-    structure: Any = tensors if len(tensors) > 1 else tensors[0]
     indices = [[tensors.index(x) for x in split.trunk.graph.outputs] for split in splits]
-    return GraphModel(Graph(trunk.steps, trunk.inputs, tensors, structure), "trunk"), indices
+    return _trunk_model(trunk.steps, trunk, tensors), indices
 
 
 # --------------------------------------------------------------- what may be in the trunk
+
+
+def _random_layer(graph: Graph) -> str:
+    """Returns which random frozen layer ends the trunk before expensive ones, or nothing."""
+    with_silence, movable = _find_steady(graph, silence=True)
+    if all(map(_is_cheap, with_silence)):
+        return ""
+    for name in _names(s for s in graph.steps if s in with_silence and s not in movable):
+        return f"{name} is frozen, but random in training (trunk.silence runs it as at inference)"
+    return ""
+
+
+def _names(steps: Iterable[Step]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(step.operation.name for step in steps))
 
 
 def _find_steady(graph: Graph, silence: bool) -> tuple[set[Step], set[Step]]:
@@ -144,8 +212,7 @@ def _find_steady(graph: Graph, silence: bool) -> tuple[set[Step], set[Step]]:
             continue
         if step.operation not in known:
             known[step.operation] = _is_steady(step, training=True)
-        silenced = silence and not getattr(step.operation, "weights", None)
-        if known[step.operation] or (silenced and _is_quiet(step)):
+        if known[step.operation] or (silence and _is_quiet(step)):
             steady.add(step)
             constant.update(step.outputs)
         if known[step.operation]:
@@ -179,19 +246,33 @@ def _is_steady(step: Step, training: bool) -> bool:
 
 
 def _is_quiet(step: Step) -> bool:
-    """Whether a step without weights is steady at inference, as Keras's own all are."""
+    """Whether a frozen step only draws random numbers in training, and is steady at inference."""
+    if not isinstance(step.operation, keras.layers.Layer):
+        return False
     parts = flat_layers(step.operation)
-    return all(map(is_built_in, parts)) or _is_steady(step, training=False)
+    if any(part.activity_regularizer is not None or _keeps_state(part) for part in parts):
+        return False  # in training it would change, or the loss would miss it
+    known = all(is_built_in(x) and not isinstance(x, keras.layers.Lambda) for x in parts)
+    return known or _is_steady(step, training=False)
+
+
+def _keeps_state(layer: keras.layers.Layer) -> bool:
+    """Whether a layer has variables of its own that training changes without a gradient."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return bool(layer.trainable)
+    return bool(own_variables(layer)[1]) and not isinstance(layer, keras.layers.Normalization)
 
 
 def _is_known_steady(layer: keras.layers.Layer) -> bool:
-    if not is_built_in(layer) or seed_generators(layer):
+    if not is_built_in(layer) or isinstance(layer, keras.layers.Lambda):
         return False
-    if isinstance(layer, keras.layers.Lambda):
-        return False
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return not layer.trainable
-    return isinstance(layer, keras.layers.Normalization) or not own_variables(layer)[1]
+    return not _keeps_state(layer) and not (seed_generators(layer) and _draws(layer))
+
+
+def _draws(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of Keras that could draw random numbers does; recurrent ones always could."""
+    rates = isinstance(layer, _RECURRENT) and (layer.dropout, layer.recurrent_dropout)
+    return rates != (0, 0)
 
 
 def _changes_something(step: Step, training: bool) -> bool:
@@ -257,12 +338,12 @@ def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step]) -> None:
 
 
 def _is_cheap(step: Step) -> bool:
-    """Whether running the step takes no time beside a convolution."""
+    """Whether running the step takes no time beside a convolution or a product of matrices."""
     layer = step.operation
     if isinstance(layer, (keras.Model, keras.layers.Wrapper)):
         return False
     scales = is_norm(layer) or isinstance(layer, keras.layers.Normalization)
-    return scales or not getattr(layer, "weights", None)
+    return scales or all(map(is_table, getattr(layer, "weights", ())))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> float:

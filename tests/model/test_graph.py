@@ -101,11 +101,50 @@ def test_sequential_models_are_opened_and_others_are_not():
     assert [type(s.operation).__name__ for s in flatten(around).steps] == ["Own"]
 
 
-@pytest.mark.parametrize("kind", ["training", "size"])
-def test_a_nested_model_that_would_run_differently_stays_whole(kind):
-    inner_in = keras.Input((None, None, 3) if kind == "size" else (4, 4, 3))
+def test_a_nested_model_that_would_run_differently_stays_whole():
+    inner_in = keras.Input((4, 4, 3))
     inner = keras.Model(inner_in, keras.layers.Dropout(0.5)(inner_in), name="inner")
     images = keras.Input((4, 4, 3))
-    x = inner(images, training=True) if kind == "training" else inner(images)
-    (step,) = flatten(keras.Model(images, x)).steps
+    (step,) = flatten(keras.Model(images, inner(images, training=True))).steps
     assert step.operation is inner
+
+
+def test_a_nested_model_of_any_size_is_opened_at_the_size_it_is_called_with():
+    inner_in = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(2, 3, strides=2, name="conv")(inner_in)
+    inner = keras.Model(inner_in, keras.layers.Activation("relu")(x), name="inner")
+    images = keras.Input((9, 7, 3))
+    model = keras.Model(images, inner(images))
+    steps = flatten(model).steps
+    assert [step.outputs[0].shape for step in steps] == [(None, 4, 3, 2)] * 2
+    x = images_like(model)
+    np.testing.assert_array_equal(GraphModel(flatten(model), "flat")(x), model(x))
+
+
+def named(kind, nested=False):
+    """Two inputs by name, in a dict or a list; the model may be called by another, with a dict."""
+    b, a = keras.Input((3,), name="b"), keras.Input((4,), name="a", dtype="int32")
+    x = keras.layers.Concatenate()([keras.layers.Dense(2)(b), keras.ops.cast(a, "float32")])
+    model = keras.Model({"b": b, "a": a} if kind == "dict" else [b, a], keras.layers.Dense(2)(x))
+    if not nested:
+        return model
+    inputs = {"a": keras.Input((4,), name="a", dtype="int32"), "b": keras.Input((3,), name="b")}
+    return keras.Model(inputs, model(inputs))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", ["dict", "list"])
+def test_inputs_are_given_by_name_or_in_order(kind, nested):
+    model = named(kind, nested)
+    graph = flatten(model)
+    flat = GraphModel(graph, "flat")
+    assert not any(isinstance(step.operation, keras.Model) for step in graph.steps)
+    assert graph.names == (("a", "b") if nested or kind == "dict" else ("b", "a"))
+    rng = np.random.default_rng(0)
+    values = {"a": rng.integers(0, 5, (2, 4)), "b": rng.normal(size=(2, 3)).astype("float32")}
+    expected = model(values)
+    in_order = [values[name] for name in graph.names]
+    for given in (values, in_order, tuple(in_order), {**values, "other": np.zeros(2)}):
+        np.testing.assert_array_equal(flat(given), expected)
+    with pytest.raises(ValueError, match=r"\['b'\] are missing"):
+        flat({"a": values["a"]})

@@ -6,8 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+from ftkeras.backbones.backbone import Backbone, gives_of
 from ftkeras.errors import UserError
+from ftkeras.model.assemble import build_model
 from ftkeras.model.head import Hidden, attach_head, frequency_bias
+from ftkeras.model.pooling import POOLINGS, SequencePooling
 
 
 def head(**options) -> keras.Model:
@@ -94,3 +97,116 @@ def test_untrained_sigmoids_predict_each_labels_frequency():
 def test_unknown_names_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         head(**options)
+
+
+# ------------------------------------------------------------------------------ sequences
+
+STEPS = np.random.default_rng(1).normal(size=(4, 5, 3)).astype("float32") - 2.0
+MASK = np.array([[1, 1, 0, 0, 0], [1] * 5, [0, 0, 1, 1, 0], [0] * 5], bool)  # any padding, or all
+
+
+def by_hand(pooling, query):
+    """One vector for each sequence, from its real steps alone; zeros if there are none."""
+
+    def one(real):
+        scores = real @ query / np.sqrt(3.0)
+        weights = np.exp(scores) / np.exp(scores).sum()
+        return {
+            "mean": real.mean(axis=0),
+            "max": real.max(axis=0),
+            "first": real[0],
+            "last": real[-1],
+            "attention": weights @ real,
+        }[pooling]
+
+    rows = (steps[mask] for steps, mask in zip(STEPS, MASK, strict=True))
+    return np.stack([one(real) if len(real) else np.zeros(3) for real in rows])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS["sequence"])
+def test_pooling_of_a_sequence_reads_no_padding(pooling):
+    layer = SequencePooling(pooling)
+    query = np.zeros(3, "float32")
+    layer.build(STEPS.shape)
+    if pooling == "attention":
+        np.testing.assert_allclose(layer(STEPS, mask=MASK), by_hand("mean", query), atol=1e-6)
+        query = np.array([0.5, -1.0, 2.0], "float32")
+        layer.set_weights([query])
+    expected = by_hand(pooling, query)
+    for mask in (MASK, MASK.astype("int32")):
+        np.testing.assert_allclose(layer(STEPS, mask=mask), expected, atol=1e-6)
+    garbage = np.where(MASK[..., None], STEPS, 1e6).astype("float32")
+    np.testing.assert_array_equal(layer(garbage, mask=MASK), layer(STEPS, mask=MASK))
+    np.testing.assert_allclose(layer(STEPS), layer(STEPS, mask=np.ones_like(MASK)))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS["sequence"])
+def test_a_head_on_a_sequence_uses_its_keras_mask_and_is_saved(pooling, tmp_path):
+    tokens = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(9, 3, mask_zero=True, name="embed")(tokens)
+    model = keras.Model(tokens, attach_head(x, 2, pooling=pooling, dropout=0.0))
+    table = model.get_layer("embed").embeddings.numpy()
+    ids = np.array([[4, 5, 6, 0, 0], [7, 8, 1, 2, 3]], np.int32)
+    layer = model.get_layer("head_pool")
+    pooled = np.stack([layer(table[row[row > 0]][None])[0] for row in ids])
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(model(ids), pooled @ kernel + bias, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded(ids), model(ids))
+
+
+def test_the_query_of_attention_learns():
+    sequence = keras.Input((5, 3))
+    model = keras.Model(sequence, attach_head(sequence, 2, pooling="attention", dropout=0.0))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(STEPS, np.array([0, 1, 0, 1]), verbose=0)
+    assert np.abs(model.get_layer("head_pool").query.numpy()).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling", "message"),
+    [
+        ((4, 4, 3), "mean", "'mean' does not fit a backbone that gives a map"),
+        ((4, 4, 3), "none", "choose avg, max, avg_max"),
+        ((5, 3), "avg", "'avg' does not fit a backbone that gives a sequence"),
+        ((3,), "avg", "'avg' does not fit a backbone that gives a vector"),
+        ((2, 4, 4, 3), None, r"it gives \(None, 2, 4, 4, 3\)"),
+        ((), "avg", r"it gives \(None,\)"),
+    ],
+)
+def test_a_pooling_that_does_not_fit_is_refused(shape, pooling, message):
+    with pytest.raises(UserError, match=message):
+        attach_head(keras.Input(shape), 2, pooling=pooling)
+    with pytest.raises(UserError, match="is none of mean"):
+        SequencePooling("avg")
+
+
+@pytest.mark.parametrize(
+    ("shape", "gives", "same_as"),
+    [((4, 4, 3), "map", "avg"), ((5, 3), "sequence", "mean"), ((3,), "vector", "none")],
+)
+def test_the_default_pooling_follows_from_what_the_backbone_gives(shape, gives, same_as):
+    assert gives_of((None, *shape)) == gives
+    values = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
+    outputs = []
+    for pooling in (None, same_as):
+        features = keras.Input(shape)
+        outputs.append(keras.Model(features, attach_head(features, 2, pooling=pooling))(values))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_backbone_with_named_inputs_gets_a_head_that_reads_its_padding_mask():
+    inputs = {
+        name: keras.Input((None,), name=name, dtype="int32") for name in ("ids", "padding_mask")
+    }
+    features = keras.layers.Embedding(9, 3, name="embed")(inputs["ids"])
+    features = features * keras.ops.cast(inputs["padding_mask"], "float32")[..., None] + 5.0
+    backbone = Backbone("tiny", keras.Model(inputs, features), "none", 0, 0, ())
+    assert backbone.gives == "sequence"
+    model = build_model(backbone, 2, pooling="last", dropout=0.0)
+    ids = np.array([[4, 5, 0, 0], [7, 8, 1, 2]], np.int32)
+    logits = model({"ids": ids, "padding_mask": (ids > 0).astype("int32")})
+    last = backbone.model.get_layer("embed").embeddings.numpy()[[5, 2]] + 5.0
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(logits, last @ kernel + bias, atol=1e-5)

@@ -105,6 +105,25 @@ def test_where_it_cannot_be_stored_the_plan_says_why(arrays, override, reason):
     assert top.reason in format_trunk(made.trunk)
 
 
+def test_the_plan_says_what_silence_approximates(arrays, tmp_path):
+    images = keras.Input((64, 64, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4)(images)
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Dropout(0.3, name="drop")(x))
+    keras.Model(images, x).save(tmp_path / "random.keras")
+    random = f"backbone.name={tmp_path / 'random.keras'}"
+    for backbone, silence, exact in (
+        (random, "true", False),
+        (random, "false", True),
+        ("seed=0", "true", True),  # nothing in the tiny backbone is random
+    ):
+        made = assemble(config(arrays, "trunk.mode=on", f"trunk.silence={silence}", backbone))
+        forecast = made.trunk.forecasts[0]
+        assert (forecast.stored, forecast.exact) == (True, exact)
+        said = "approximates: frozen layers run without dropout (drop); " in forecast.reason
+        assert said is not exact
+        assert ("stored, approximate" in format_trunk(made.trunk)) is not exact
+
+
 def test_auto_stores_only_what_saves_time(arrays):
     # A real backbone: the tiny one's trunk costs too little to be worth storing.
     real = "backbone={name: MobileNetV2, weights: none}"
