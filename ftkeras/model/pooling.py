@@ -69,7 +69,8 @@ class SequencePooling(keras.layers.Layer):
     """Makes one vector of a sequence, without its padding.
 
     Keras's own pooling divides by zero if all is padding, and its maximum reads padding, too. Here
-    a sequence without a single real step gives zeros.
+    a sequence without a single real step gives zeros. To load a saved model that has it without
+    ftkeras's own functions, import this module first.
 
     Args:
         pooling: "mean" or "max" over the real steps; "first" or "last" of the real steps;
