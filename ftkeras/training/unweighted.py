@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 
+@keras.saving.register_keras_serializable(package="ftkeras")
 class Unweighted(keras.metrics.Metric):
     """Another metric over the examples that weigh anything, each of which counts once.
 
@@ -49,3 +50,12 @@ class Unweighted(keras.metrics.Metric):
     def reset_state(self) -> None:
         """Starts the other metric again."""
         self._metric.reset_state()
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the other metric's config."""
+        return {"metric": keras.saving.serialize_keras_object(self._metric)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Unweighted:
+        """Makes one from what `get_config` returned."""
+        return cls(keras.saving.deserialize_keras_object(config["metric"]))

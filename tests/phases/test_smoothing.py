@@ -172,7 +172,7 @@ def test_each_loss_has_its_own_amount_in_phases_that_say_none(several):
         [categorical(0.1), "binary_crossentropy"],
         [categorical(0.1), keras.losses.BinaryFocalCrossentropy()],
     ],
-    ids=str,
+    ids=["none", "mse", "string", "short", "sparse", "smooths", "dict", "bare", "focal"],
 )
 def test_a_phase_that_smooths_needs_losses_that_it_can_smooth(losses):
     model = compiled(losses)
