@@ -40,6 +40,7 @@ from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
+from ftkeras.training.optimizer import OPTIMIZERS
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.plan import TrunkOptions, plan_trunk
 
@@ -219,7 +220,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
 
 def compiled(backbone: Backbone, classes: int) -> keras.Model:
     """Returns a new model on the backbone, with the optimizer that runs have."""
-    optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
+    optimizer = OPTIMIZERS["adamw"](1e-4, weight_decay=1e-4)
     return compile_like_all(build_model(backbone, classes, seed=0), optimizer)
 
 
