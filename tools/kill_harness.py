@@ -43,15 +43,19 @@ head: {{dropout: 0.3, hidden: [{{units: 8, dropout: 0.1}}]}}
 phases:
   - {{name: head, train: [head], {length}, learning_rate: 3.0e-3, warmup: 0.2}}
   - {{name: top, train: [head, "blocks[-1:]"], epochs: 2, learning_rate: 1.0e-3, batch_norm: train}}
-optimizer: {{accumulate: 3, clip_norm: 1.0}}
+optimizer: {{accumulate: {accumulate}, clip_norm: 1.0}}
 regularization: {{l2_sp: 1.0e-3}}
 training: {{deterministic: true, average: {{decay: 0.9}}, checkpoint: {{every_steps: {every}}}}}
 trunk: {{mode: {trunk}}}
 """
 CONFIGS = {
-    "augmented": CONFIG.format(strength="light", length="steps: 13", every=4, trunk="'off'"),
+    "augmented": CONFIG.format(
+        strength="light", length="steps: 13", every=4, trunk="'off'", accumulate=3
+    ),
     # Several steps at a call: so a stop that comes within an epoch waits for its validation.
-    "stored": CONFIG.format(strength="none", length="epochs: 2", every="null", trunk="'on'"),
+    "stored": CONFIG.format(
+        strength="none", length="epochs: 2", every="null", trunk="'on'", accumulate=4
+    ),
 }
 _SHORT = "export: {saved_model: false}\nreport: false\n"  # half of the time, if it isn't about them
 

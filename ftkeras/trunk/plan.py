@@ -312,6 +312,11 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
     """Returns why one `fit` a phase would not do, or nothing."""
     if any(phase.steps is not None for phase in unfreeze.phases):
         return "a phase ends on steps"
+    clock, steps = unfreeze.clock, unfreeze.clock.steps_per_epoch or 1
+    uneven = steps % unfreeze.plan.accumulation != 0
+    for index, phase in enumerate(clock.phases[:-1]):
+        if clock.end(index) % steps or (uneven and phase.until is not None):
+            return "a phase ends within an epoch, with a whole update of accumulated gradients"
     if any(phase.batch_norm == "recalibrate" for phase in unfreeze.phases):
         return "a phase recalibrates batch norm"
     return ""

@@ -93,6 +93,7 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
         ("data.augmentation=light", "augmentation makes each epoch's images new"),
         ("data.mix.mixup=0.2", "mixing makes each epoch's images new"),
         ("phases[1]={name: top, steps: 3}", "a phase ends on steps"),
+        ("optimizer.accumulate=7", "a phase ends within an epoch, with a whole update"),
         ("trunk={mode: on, memory_mb: 0, disk_mb: 0}", "are needed"),
         ("trunk={mode: on, views: 1, disk_mb: 9}", ""),
     ],
