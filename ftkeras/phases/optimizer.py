@@ -68,7 +68,6 @@ class _Parts:
     best: list[keras.Variable] = dataclasses.field(default_factory=list)
     table: tf.Variable | None = None  # the rates of the steps of one call, if they are several
     row: tf.Variable | None = None  # which of them comes next
-    measured_from: int = 0
     phases_known: bool = True  # whether the groups are those of phases
     steered: float = 0.0  # the rate that a phase has set, without `factor`; 0 before
     factor: float = 1.0  # of `factor`: to read a variable would wait for a GPU, in every step
@@ -143,6 +142,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         self._every = template.gradient_accumulation_steps or 1
         self.micro_steps = self._number("micro_steps", dtype="int")
         self.factor = self._number("factor", initializer="ones")
+        self.measured_from = self._number("measured_from", dtype="int")
 
     def template(self) -> keras.optimizers.Optimizer:
         """Returns the optimizer whose class and settings the groups have."""
@@ -477,7 +477,8 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         """
         parts = self._parts
         now = int(keras.ops.convert_to_numpy(self.iterations))
-        updates, parts.measured_from = now - parts.measured_from, now
+        updates = now - int(keras.ops.convert_to_numpy(self.measured_from))
+        self.measured_from.assign(now)  # a variable: it resumes with the sums
         norms = {}
         for name, squares in parts.squares.items():
             total = float(keras.ops.convert_to_numpy(squares))

@@ -27,6 +27,10 @@ class ResumableUnfreezing(StagedUnfreezing):
     def _names_of_gradients(self) -> dict[int, str]:
         return {id(w.variable): w.block or "head" for w in self.plan.weights.all}
 
+    def _between_updates(self) -> bool:
+        # Another `fit` has another model, which may lack what this phase trains.
+        return self.one_fit_a_phase or super()._between_updates()
+
     @property
     def paused(self) -> bool:
         """Whether a phase has ended and its `fit` should, because another trains the next."""

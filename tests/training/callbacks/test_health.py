@@ -77,3 +77,23 @@ def test_rates_and_norms_of_each_group_go_to_tensorboard(tmp_path):
     }
     assert found["learning_rate/head"][1] == pytest.approx(0.5e-6)  # cosine: half way
     assert found["gradient_norm/body"][1] > 0
+
+
+def test_norms_are_of_the_updates_since_they_were_read_also_after_a_resume():
+    def made() -> tuple[keras.Model, ResumableUnfreezing]:
+        net = model()
+        unfreeze = ResumableUnfreezing(net, [Phase("all", 2, 1e-6, train=["all"])])
+        unfreeze.prepare()
+        return net, unfreeze
+
+    whole, unfreeze = made()
+    unfreeze.optimizer.iterations.assign(10)
+    assert unfreeze.optimizer.gradient_norms() == {}  # read after 10 updates
+    unfreeze.optimizer.iterations.assign(14)
+    resumed, other = made()
+    for new, old in zip(resumed.optimizer.variables, whole.optimizer.variables, strict=True):
+        new.assign(old)
+    for each in (unfreeze, other):
+        squares = {v.name: v for v in each.optimizer.variables}["squared_gradients_0"]
+        squares.assign(36.0)  # of 4 updates
+        assert list(each.optimizer.gradient_norms().values()) == [3.0]
