@@ -82,9 +82,13 @@ class PlanRunner:
 
     @property
     def optimizer(self) -> PhasedOptimizer:
-        """The optimizer for all phases, once `prepare` has run."""
+        """The optimizer for all phases, once `prepare` has run; before that, a UserError."""
         optimizer = phased(self.fitted.optimizer)
-        assert optimizer is not None
+        if optimizer is None:
+            raise UserError(
+                "StagedUnfreezing: the model has no optimizer for phases yet. `fit` puts it there; "
+                "before `fit`, call unfreeze.prepare(model)."
+            )
         return optimizer
 
     def prepare(self, model: keras.Model | None = None) -> None:

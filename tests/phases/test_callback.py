@@ -223,3 +223,12 @@ def test_uncompiled_model_is_refused():
     model, _ = small_model()
     with pytest.raises(UserError, match="compile the model first"):
         StagedUnfreezing(keras.Model(model.input, model.output), [HEAD])
+
+
+def test_the_optimizer_for_phases_is_there_once_the_model_is_prepared():
+    model, blocks = small_model()
+    unfreeze = StagedUnfreezing(model, [HEAD], blocks=blocks)
+    with pytest.raises(UserError, match=r"call unfreeze\.prepare\(model\)"):
+        _ = unfreeze.optimizer
+    unfreeze.prepare(model)
+    assert unfreeze.optimizer is model.optimizer
