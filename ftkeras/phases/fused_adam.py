@@ -33,7 +33,7 @@ class _Fused(DecaysItself):
         self: Any, variables: Any, name: Any, initializer: Any = "zeros"
     ) -> Any:
         """Adds slots, and keeps Adam's own."""
-        slots = super().add_optimizer_variables(variables, name, initializer)  # type: ignore[misc]
+        slots = super().add_optimizer_variables(variables, name, initializer)
         if isinstance(name, list):  # not the averages of weights
             self._slots = _Slots(*slots[:2])
         return slots
@@ -45,7 +45,7 @@ class _Fused(DecaysItself):
             # Decoupled (Loshchilov and Hutter 2019); Keras multiplies whole tensors twice.
             variable.assign_sub(variable * tf.cast(learning_rate * self.weight_decay, dtype))
         if isinstance(gradient, tf.IndexedSlices) or self.amsgrad:
-            super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+            super().update_step(gradient, variable, learning_rate)
             return
         index = variable_index(self, variable)
         m, v = self._slots.momenta[index], self._slots.velocities[index]
