@@ -164,8 +164,8 @@ def _random_backbone(plan: Plan, weights: str) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
-    most = max(phase.activation_bytes for phase in plan.phases)
-    needed = most + plan.optimizer_bytes + 8 * plan.parameters  # weights and gradients in float32
+    both = 8 * plan.parameters  # weights and gradients in float32
+    needed = plan.activation_bytes + plan.optimizer_bytes + both
     free = available_memory()
     if needed > free:
         yield Finding(

@@ -30,7 +30,6 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
 from ftkeras.training.callbacks.loggers import Loggers
-from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import States
 from ftkeras.training.resume.signals import Signals
 
@@ -162,7 +161,7 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
         run.fail(str(error))
         raise
     except Exception as error:
-        needed = max(phase.activation_bytes for phase in assembled.plan.phases)
+        needed = assembled.plan.activation_bytes
         reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
         run.fail(reason)
         raise TrainingError(reason) from error
@@ -175,22 +174,10 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Trains through all phases; the model has the weights of the best epoch then."""
     config = assembled.config
-    task = assembled.task
-    callbacks = [loggers, build.early_stopping(config), assembled.penalty, *assembled.callbacks]
+    early_stopping = build.early_stopping(config)
+    callbacks = [loggers, *([] if early_stopping is None else [early_stopping])]
     loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
-    checkpoints = fit(
-        assembled.model,
-        assembled.feed,
-        unfreeze=assembled.unfreeze,
-        run=run,
-        monitor=config.training.monitor or task.monitor(config, assembled.data),
-        average=build.average(config, assembled.model),
-        trunk=assembled.trunk,
-        saving=build.saving(config),
-        trouble=build.trouble(config),
-        signals=signals,
-        callbacks=[callback for callback in callbacks if callback is not None],
-    )
+    checkpoints = assembled.fit(run, build.guards(config, signals), callbacks)
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
     outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": checkpoints.best_epoch or 0}
