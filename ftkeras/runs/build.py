@@ -37,7 +37,7 @@ from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.resume.saving import Guards, SavingOptions
 from ftkeras.training.resume.signals import Signals
-from ftkeras.trunk.plan import TrunkOptions
+from ftkeras.trunk.writer import TrunkOptions
 
 
 def images(

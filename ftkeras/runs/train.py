@@ -65,12 +65,9 @@ def train(
     resumes = run.resumes(config, overwrite)
     config = config or run.config
     assembled = assemble(config)
-    task, devices = assembled.task, assembled.devices
-    task.check_bars(bars, _facts(assembled))
-    formats = export_formats(config)
-    check_formats([name for name in formats if name != "saved_model"])
-    evaluation: dict[str, Any] = {}
-    exported: dict[str, str] = {}
+    devices = assembled.devices
+    assembled.task.check_bars(bars, _facts(assembled))
+    check_formats(config.export.formats)
     page = None
     with (
         taking_part(devices, run, resumes) as run,
@@ -82,22 +79,7 @@ def train(
             with peers_watched(devices):
                 assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
-        with (
-            _outcome_recorded(assembled, run) as loggers,
-            signals.stop_over_errors(),
-            peers_watched(devices),
-        ):
-            if task.trains(config):
-                _fit(assembled, run, signals, loggers)
-            else:
-                run.write_text("metrics.jsonl", "")
-            model = task.finish(assembled, run)
-            agree_on_weights(model)
-            if devices.is_chief:
-                evaluation = _evaluate_best(assembled, model, run)
-                _log_result(assembled, run, loggers, evaluation)
-                exported = _export_again(run, formats)
-            wait_for_all(devices.strategy)
+        model, evaluation, exported = _train_and_measure(assembled, run, signals)
         States(run).remove()
         if devices.is_chief and config.report:
             page = _report_or_say_why(assembled, model, run)
@@ -106,6 +88,36 @@ def train(
         _print_end(assembled, run, evaluation, results, time.monotonic() - start)
         require(bars, evaluation)
     return run
+
+
+def _train_and_measure(
+    assembled: Assembled, run: Run, signals: Signals
+) -> tuple[keras.Model, dict[str, Any], dict[str, str]]:
+    """Trains; the chief evaluates and exports, too.
+
+    Returns:
+        The model, what `evaluation.json` holds, and the exported formats' paths by name.
+    """
+    task, config, devices = assembled.task, assembled.config, assembled.devices
+    evaluation: dict[str, Any] = {}
+    exported: dict[str, str] = {}
+    with (
+        _outcome_recorded(assembled, run) as loggers,
+        signals.stop_over_errors(),
+        peers_watched(devices),
+    ):
+        if task.trains(config):
+            _fit(assembled, run, signals, loggers)
+        else:
+            run.write_text("metrics.jsonl", "")
+        model = task.finish(assembled, run)
+        agree_on_weights(model)
+        if devices.is_chief:
+            evaluation = _evaluate_best(assembled, model, run)
+            _log_result(assembled, run, loggers, evaluation)
+            exported = _export_again(run, export_formats(config))
+        wait_for_all(devices.strategy)
+    return model, evaluation, exported
 
 
 @contextlib.contextmanager

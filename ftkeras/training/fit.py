@@ -59,23 +59,13 @@ def fit(
         Interrupted: (after saving) Someone pressed Ctrl-C.
         Preempted: (after saving) SIGTERM came.
     """
-    guards, run, average = guards or Guards(), checkpoints.run, checkpoints.average
+    guards = guards or Guards()
     if in_step_with_others(model.distribute_strategy):
         guards = guards.for_workers()
     unfreeze.prepare()  # the states on disk hold its optimizer
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
-    listening: list[keras.callbacks.Callback] = [
-        unfreeze,  # before those that read its phase, its learning rate and its position
-        DivergenceWatch(unfreeze, guards.trouble.explosion),
-        *([] if average is None else [average]),
-        DataPosition(feed, unfreeze),
-        EpochRecord(run, unfreeze),
-        progress,
-        checkpoints,
-        EpochBoard(run.path("logs"), write_graph=False),
-        GroupHealth(run, unfreeze, report=print),
-        *callbacks,
-    ]
+    explosion = guards.trouble.explosion
+    listening = [*_own_callbacks(feed, unfreeze, checkpoints, explosion), progress, *callbacks]
     saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards.trouble)
     listening.append(Saver(saved, feed.steps_per_epoch, guards))
     saved.begin()
@@ -88,10 +78,27 @@ def fit(
                 saved.go_back(divergence, feed.name_examples)
     finally:
         progress.close()
-        if average is not None:
-            average.unswap()  # if validation was interrupted, the averages are in the model
-        save_last(model, run)
+        if checkpoints.average is not None:
+            checkpoints.average.unswap()  # an interrupted validation leaves them in the model
+        save_last(model, checkpoints.run)
     unfreeze.on_train_end()  # once more, for a run that was killed between the last epoch and this
+
+
+def _own_callbacks(
+    feed: Feed, unfreeze: ResumableUnfreezing, checkpoints: Checkpoints, explosion: float | None
+) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that every training has."""
+    run, average = checkpoints.run, checkpoints.average
+    return [
+        unfreeze,  # before those that read its phase, its learning rate and its position
+        DivergenceWatch(unfreeze, explosion),
+        *([] if average is None else [average]),
+        DataPosition(feed, unfreeze),
+        EpochRecord(run, unfreeze),
+        checkpoints,
+        EpochBoard(run.path("logs"), write_graph=False),
+        GroupHealth(run, unfreeze, report=print),
+    ]
 
 
 def _train(

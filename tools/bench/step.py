@@ -43,7 +43,8 @@ from ftkeras.training.fit import fit
 from ftkeras.training.optimizer import OPTIMIZERS
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.trunk.plan import TrunkOptions, plan_trunk
+from ftkeras.trunk.plan import plan_trunk
+from ftkeras.trunk.writer import TrunkOptions
 
 EPOCHS = 4
 PHASES = {"phases": [{"name": "top", "epochs": EPOCHS, "learning_rate": 1e-4}]}  # of the record
