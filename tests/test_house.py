@@ -443,3 +443,35 @@ def test_functions_are_short_and_take_few_parameters():
 )
 def test_the_rule_of_sizes_itself(source, wrong):
     assert faults(too_large, source) == wrong
+
+
+# ------------------------------------------------------------------------------ one of each
+
+# Files get their final names in one place; these move whole folders.
+_RENAME = {"ftkeras.files", "ftkeras.data.sources.starter", "ftkeras.export.publish"}
+_RENAME |= {"ftkeras.trunk.store", "ftkeras.trunk.writer"}
+_RENAMING = re.compile(r"(os|shutil|gfile|tf\.io\.gfile)\.(rename|replace|move)")
+
+
+def gives_files_their_names(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and _RENAMING.fullmatch(ast.unparse(node)):
+            if module.name not in _RENAME:
+                yield module.fault(node, f"calls {ast.unparse(node)}: use ftkeras.files")
+
+
+def test_whole_files_are_written_by_one_function():
+    assert not (found := faults(gives_files_their_names)), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("os.replace(a, b)", True),
+        ("gfile.rename(a, b, overwrite=True)", True),
+        ("tf.io.gfile.rename(a, b)", True),
+        ("text.replace(a, b), dataclasses.replace(a), os.path.join(a)", False),
+    ],
+)
+def test_the_rule_of_whole_files_itself(source, wrong):
+    assert bool(faults(gives_files_their_names, source)) == wrong

@@ -21,6 +21,7 @@ from ftkeras.errors import Preempted, TrainingError, UserError
 from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
+from ftkeras.files import written_whole
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 from ftkeras.report.files import add_pictures
 from ftkeras.report.summary import end_lines
@@ -199,8 +200,8 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
 
 def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
     model = assembled.task.final(trained)
-    model.save(run.path("model-new.keras"))
-    tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
+    with written_whole(run.path("model.keras")) as temporary:
+        model.save(temporary)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
+from ftkeras.files import written_whole
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -25,10 +26,9 @@ gfile = tf.io.gfile
 
 def save_last(model: keras.Model, run: Run) -> None:
     """Writes `checkpoints/last.weights.h5`, as Keras loads it: whole, or the one before stays."""
-    temporary = run.path("checkpoints", "last-new.weights.h5")
-    check_room(temporary, model)
-    model.save_weights(temporary)
-    gfile.rename(temporary, run.path("checkpoints", "last.weights.h5"), overwrite=True)
+    with written_whole(run.path("checkpoints", "last.weights.h5")) as temporary:
+        check_room(temporary, model)
+        model.save_weights(temporary)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -98,7 +98,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _keep(self, epochs: Sequence[int | None]) -> None:
         kept = {os.path.basename(self._path(epoch)) for epoch in epochs if epoch is not None}
         for name in gfile.listdir(self.run.path("checkpoints")):
-            if re.fullmatch(r"\.?best-\d+\.ckpt(\.tmp)?", name) and name not in kept:
+            if re.fullmatch(r"best-\d+\.ckpt", name) and name not in kept:
                 gfile.remove(self.run.path("checkpoints", name))
 
     def state(self) -> Tree:
@@ -145,8 +145,6 @@ class States:
 
     def newest(self) -> Tree | None:
         """Returns the newest whole state; what is damaged is reported and removed."""
-        for half in gfile.glob(self._path(".state-*.tmp")):  # of a process that was killed
-            gfile.remove(half)
         damaged = False
         for name in reversed(self.names()):
             try:
