@@ -212,8 +212,13 @@ def names_attributes_of_its_base(subclass: type) -> list[str]:
 
 
 def subclasses() -> Iterator[type]:
-    """Yields the classes of each module that has one with a base; this imports the module."""
+    """Yields the classes of each module that has one with a base; this imports the module.
+
+    Those of `keras_internals` are left out: private names may stand there.
+    """
     for module in modules():
+        if module.name == "ftkeras.keras_internals":
+            continue
         classes = [node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
         if not any(node.bases for node in classes):
             continue
