@@ -12,6 +12,7 @@ from ftkeras.data.dataset import ImageData, Listing, Split
 from ftkeras.data.sources import SOURCES
 from ftkeras.data.splits import divide
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.files import whole_path
 
 _IMBALANCE = 10  # the ratio of class counts above which balancing is suggested
 
@@ -55,6 +56,9 @@ def load_data(
             f"data.source: there is no source {source!r}.{did_you_mean(source, SOURCES)} "
             f"Choose one of {', '.join(SOURCES)}."
         )
+    for place in {"path", "data_dir"} & source_args.keys():
+        if source_args[place] is not None:
+            source_args[place] = whole_path(source_args[place])
     names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
     items = SOURCES[source](parts=names, **source_args)
     _check_bad_share(items, max_bad_files if strict else 1.0)

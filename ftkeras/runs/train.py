@@ -297,6 +297,6 @@ def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> 
         add_pictures(run, assembled.task.final(trained), assembled.data.splits)
         return write_page(run, assembled.task)
     except Exception as error:
-        again = f"`ftkeras report {run.folder}` tries again"
+        again = f"`ftkeras report {shlex.quote(run.folder)}` tries again"
         print(f"warning: there is no report: {type(error).__name__}: {error}; {again}")
         return None
