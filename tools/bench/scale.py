@@ -145,7 +145,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     data = load_data(source, path=path, split={"val": 0.01, "test": None})
     scan = time.monotonic() - start
     index = _resident() - before
-    feed = Feed(data, image_size=32, batch_size=BATCH, cache="none", strength="light")
+    feed = Feed(data, ImageInput(32), batch_size=BATCH, cache="none", view="light")
     batches = iter(feed.train())
     for _ in range(10):
         next(batches)
