@@ -136,6 +136,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     from ftkeras.cache import cache_folder
     from ftkeras.data.feed import Feed
     from ftkeras.data.load import load_data
+    from ftkeras.inputs.image.input import ImageInput
     from ftkeras.memory import peak_memory
     from ftkeras.trunk.extract import Part, get_stores
     from ftkeras.trunk.split import split_model

@@ -66,8 +66,8 @@ def test_pickled_objects_are_never_loaded(save, tmp_path):
     [
         ({"images": IMAGES / 255.0, "labels": LABELS}, "must be uint8, 0 to 255"),
         ({"images": IMAGES[0], "labels": LABELS}, "it must be .n, h, w"),
-        ({"images": IMAGES, "labels": LABELS[:5]}, "one row an image"),
-        ({"images": IMAGES, "labels": np.zeros((20, 0))}, "one row an image"),
+        ({"images": IMAGES, "labels": LABELS[:5]}, "one row per example"),
+        ({"images": IMAGES, "labels": np.zeros((20, 0))}, "one row per example"),
         ({"images": IMAGES, "labels": LABELS - 0.5}, "class indices from 0 on"),
         ({"images": IMAGES, "labels": LABELS - 1}, "class indices from 0 on"),
         ({"images": IMAGES, "label": LABELS}, "no array 'labels'. Did you mean 'label'"),

@@ -104,7 +104,7 @@ def test_a_missing_image_is_a_bad_file_with_its_line(write):
         ("path,lable\na.png,cat\n", "x.csv", r"x.csv:2: there is no column 'label'. Did you mean"),
         ("path,label\na.png,cat\na,b,c\n", "x.csv", r"x.csv:3: .* not as many fields"),
         ("path,label\na.png,\n", "x.csv", r"x.csv:2: label must be one label, not ''"),
-        ("path,label\n,cat\n", "x.csv", r"x.csv:2: path must be the path of an image"),
+        ("path,label\n,cat\n", "x.csv", r"x.csv:2: path must be the path of a file"),
         ("path,label,split\na,b,tset\n", "x.csv", r"x.csv:2: split is 'tset'.*mean 'test'"),
         ("path,label,weight\na,b,heavy\n", "x.csv", r"x.csv:2: weight must be a number"),
         ("path,label,weight\na,b,-1\n", "x.csv", r"x.csv:2: weight must be a number"),

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ftkeras.data.scan import scan_files
+from ftkeras.data.scan import MAX_BYTES, scan_files
 from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode, scan
 from ftkeras.inputs.image.input import ImageInput
@@ -159,7 +159,7 @@ def test_a_bomb_between_pillows_two_limits_is_caught_without_decoding(
 
 def test_a_file_too_large_to_read_is_left_alone(tmp_path):
     with open(tmp_path / "sparse.jpg", "wb") as file:
-        file.truncate(scan.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     (verdict,) = scan_files([str(tmp_path / "sparse.jpg")], "x", ImageInput())
     assert "limit is 256 MiB" in verdict.reason
 
