@@ -16,7 +16,8 @@ import PIL
 import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
-from ftkeras.cache import atomic_file, cache_folder
+from ftkeras.cache import cache_folder
+from ftkeras.files import written_whole
 from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
@@ -76,7 +77,7 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
             if not reason and _shown_alike(image, kind, encoded):
                 return Verdict(name)
             copy = cache_folder("normalised", key[:2]) / f"{key}.png"
-            with atomic_file(copy) as temporary:
+            with written_whole(copy) as temporary:
                 render(image).save(temporary, "PNG", compress_level=1)
             return Verdict(str(copy))
     except Image.DecompressionBombError:
