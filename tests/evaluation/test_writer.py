@@ -11,10 +11,12 @@ import tensorflow as tf
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.writer import write_predictions
+from ftkeras.outputs.one_of import OneOf
 
+DRINK = {"drink": OneOf(("caf\u00e9", "tea"))}
 ROWS = [
-    FilePrediction("a, b.jpg", (("caf\u00e9", 0.75), ("tea", 0.25))),
-    FilePrediction("bad.jpg", error="empty file"),
+    FilePrediction("a, b.jpg", DRINK, {"drink": (("caf\u00e9", 0.75), ("tea", 0.25))}),
+    FilePrediction("bad.jpg", DRINK, error="empty file"),
 ]
 
 

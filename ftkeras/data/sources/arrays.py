@@ -67,9 +67,9 @@ def _found(
     class_names: Sequence[str] | None,
     path: str,
 ) -> Listing:
-    multi_label = labels.ndim == 2
-    classes = labels.shape[1] if multi_label else int(labels.max()) + 1
-    if classes > max(len(labels), 2) and not multi_label:
+    several = labels.ndim == 2
+    classes = labels.shape[1] if several else int(labels.max()) + 1
+    if classes > max(len(labels), 2) and not several:
         raise UserError(
             f"{path}: the labels go up to {classes - 1}, and there are only {len(labels)} images. "
             "Number the classes from 0 on."
@@ -79,14 +79,14 @@ def _found(
             f"data.class_names: {len(class_names)} names for {classes} classes in {path}."
         )
     names = list(class_names or map(str, range(classes)))
-    rows = [np.flatnonzero(row) for row in labels] if multi_label else labels[:, np.newaxis]
+    rows = [np.flatnonzero(row) for row in labels] if several else labels[:, np.newaxis]
     return Listing(
         ids=ids,
         labels=[tuple(names[i] for i in row) for row in rows],
         parts=parts,
         make_fetch=from_array(images),
         class_names=names,
-        multi_label=multi_label,
+        kind="labels" if several else "classes",
     )
 
 

@@ -83,7 +83,7 @@ def find(
         # A class of which all images are bad must not vanish unnoticed.
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
-        multi_label=multi_label or label_column is None,
+        kind="labels" if multi_label or label_column is None else "classes",
         columns={
             name: np.array([row.more.get(name, "") for row, _ in kept], object)
             for name in sorted({name for row in rows for name in row.more})

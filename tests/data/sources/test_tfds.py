@@ -93,7 +93,7 @@ def test_several_labels(tmp_path, photo):
     rows = [{"image": photo(8, 8), "tags": tags} for tags in (["a"], ["a", "b"], [], ["b"])]
     prepare(tmp_path, features, {"train": rows})
     found = source.find(name="tiny_set", data_dir=str(tmp_path), parts={}, label_feature="tags")
-    assert found.multi_label
+    assert found.kind == "labels"
     assert sorted(found.labels) == [(), ("a",), ("a", "b"), ("b",)]
 
 
