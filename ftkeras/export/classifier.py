@@ -78,11 +78,6 @@ class Served:
                 raise UserError(
                     f"export: the temperature is {self.temperature_of(name)}; it must be above 0."
                 )
-            thresholds = output.thresholds if isinstance(output, AnyOf) else None
-            if thresholds is not None and len(thresholds) != named:
-                raise UserError(
-                    f"export: there are {len(thresholds)} thresholds for {named} classes."
-                )
 
     @property
     def is_alone(self) -> bool:
@@ -240,7 +235,8 @@ class Classifier(Served):
         thresholds: Sequence[float] | None = None,
     ):
         names = tuple(class_names)
-        output = AnyOf(names, thresholds) if multi_label else OneOf(names)
+        labels = AnyOf(names, thresholds)  # which checks the thresholds
+        output = labels if multi_label else OneOf(names)
         super().__init__(model, {SOURCE: output}, resize, {SOURCE: temperature})
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.errors import UserError
 from ftkeras.outputs.base import Cells
 from ftkeras.outputs.classes import Classes, Ranked
 
@@ -22,6 +23,9 @@ class AnyOf(Classes):
     Args:
         class_names: The labels, in the order of the logits.
         thresholds: The score from which on each label counts as predicted; 0.5 each if left out.
+
+    Raises:
+        UserError: There are more or fewer thresholds than labels.
     """
 
     thresholds: Sequence[float] | None = None
@@ -30,6 +34,12 @@ class AnyOf(Classes):
     watched = "loss"
     exclusive = False
     fewest = 1
+
+    def __post_init__(self) -> None:
+        if self.thresholds is not None and len(self.thresholds) != self.units:
+            raise UserError(
+                f"export: there are {len(self.thresholds)} thresholds for {self.units} classes."
+            )
 
     @classmethod
     def cell(cls, text: str) -> tuple[str, ...]:

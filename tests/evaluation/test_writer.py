@@ -77,7 +77,7 @@ def test_csv_has_columns_for_the_classes_even_after_bad_files(tmp_path):
 
 
 def test_without_a_path_csv_is_printed(capsys):
-    write_predictions(None, [FilePrediction("cat.jpg", (("cat", 1.0),))])
+    write_predictions(None, [FilePrediction("cat.jpg", DRINK, {"drink": (("cat", 1.0),)})])
     assert capsys.readouterr().out == "file,class,score,error\ncat.jpg,cat,1.000000,\n"
 
 
