@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ftkeras.files import write_whole
 
 
 def cache_folder(*parts: str) -> Path:
@@ -24,19 +24,6 @@ def digest(*parts: object) -> str:
     """Returns a short name that follows from `parts`: the same today and on any machine."""
     text = "\0".join(map(str, parts)).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path that becomes `path` when the block ends well, else is removed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Remembered:
@@ -69,6 +56,5 @@ class Remembered:
     def save(self) -> None:
         """Writes the facts down, if there is anything new."""
         if self._changed:
-            with atomic_file(self._path) as temporary:
-                temporary.write_text(json.dumps(self._facts), encoding="utf-8")
+            write_whole(self._path, json.dumps(self._facts))
             self._changed = False

@@ -219,6 +219,17 @@ def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> b
     return uses
 
 
+class DecaysItself(keras.optimizers.Optimizer):
+    """An optimizer whose `update_step` decays the weight, too.
+
+    Keras decays all weights before, in two more passes over each; no public name turns that off
+    without giving up `weight_decay`.
+    """
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        pass
+
+
 # ----------------------------------------------------------------------- the whole process
 
 

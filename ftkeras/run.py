@@ -17,6 +17,7 @@ import tensorflow as tf
 from ftkeras.config.load import differences, dump_config, parse_text
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
+from ftkeras.files import is_half_written, write_whole
 from ftkeras.version import __version__
 
 try:
@@ -27,7 +28,6 @@ except ImportError:  # Windows
 gfile = tf.io.gfile
 
 _LOCK = ".lock"
-_BEFORE_A_RUN = {_LOCK, ".config.yaml.tmp"}  # what a process leaves that is killed at its start
 
 
 class Run:
@@ -66,6 +66,10 @@ class Run:
         if not gfile.exists(self.path("environment.json")):
             self.write_json("environment.json", environment())
         gfile.makedirs(self.path("checkpoints"))
+        for parts in ((), ("checkpoints",), ("predictions",)):
+            for half in gfile.glob(self.path(*parts, ".*")):
+                if is_half_written(os.path.basename(half)):
+                    gfile.remove(half)
         self.set_state("running")
 
     @classmethod
@@ -92,7 +96,8 @@ class Run:
                     f"--out {self.folder}: already holds a run{finished}. Choose another folder, "
                     "or pass --overwrite to replace it."
                 )
-            if not holds_run and not set(gfile.listdir(self.folder)) <= _BEFORE_A_RUN:
+            names = set(gfile.listdir(self.folder)) - {_LOCK}
+            if not holds_run and not all(map(is_half_written, names)):  # of a killed process
                 raise UserError(f"--out {self.folder}: is not empty and not a run. Choose another.")
         self._probe()
 
@@ -193,10 +198,7 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file whole: readers see the old one or the new one, never half."""
-        temporary = self.path(f".{name}.tmp")
-        with gfile.GFile(temporary, "w") as file:
-            file.write(text)
-        gfile.rename(temporary, self.path(name), overwrite=True)
+        write_whole(self.path(name), text)
 
     def read_text(self, name: str) -> str:
         """Returns a file's text; UserError if the run has no such file."""
@@ -244,17 +246,8 @@ class Run:
 
     def fail(self, reason: str) -> None:
         """Records a failure, as well as the disk lets it; raises nothing."""
-        self.remove_half_written()
         with contextlib.suppress(Exception):
             self.set_state("failed", error=reason)
-
-    def remove_half_written(self) -> None:
-        """Removes what a failure left half written, which may be what fills the disk."""
-        for folder in (self.folder, self.path("checkpoints")):
-            with contextlib.suppress(Exception):
-                for name in gfile.listdir(folder):
-                    if "-new." in name or (name.startswith(".") and name.endswith(".tmp")):
-                        gfile.remove(os.path.join(folder, name))
 
     def set_state(self, state: str, **facts: Any) -> None:
         """Records how the run stands: running, finished, interrupted, preempted or failed."""

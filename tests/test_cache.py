@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from ftkeras import cache as subject
 from ftkeras.cache import Remembered
 
 
@@ -32,15 +31,3 @@ def test_a_broken_cache_is_an_empty_one(cache, content):
     (file,) = (cache / "scan").iterdir()
     file.write_text(content)
     assert Remembered("scan", "folder").get("a", "1") is None
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), subject.atomic_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with subject.atomic_file(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

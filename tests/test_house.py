@@ -212,8 +212,13 @@ def names_attributes_of_its_base(subclass: type) -> list[str]:
 
 
 def subclasses() -> Iterator[type]:
-    """Yields the classes of each module that has one with a base; this imports the module."""
+    """Yields the classes of each module that has one with a base; this imports the module.
+
+    Those of `keras_internals` are left out: private names may stand there.
+    """
     for module in modules():
+        if module.name == "ftkeras.keras_internals":
+            continue
         classes = [node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
         if not any(node.bases for node in classes):
             continue
@@ -376,3 +381,100 @@ def test_keras_internals_names_few_private_things():
     }
     assert len(private | imports) <= 25, sorted(private | imports)
     assert len({name for name in imports if name.startswith("keras.")}) <= 3
+
+
+# ------------------------------------------------------------------- the size of functions
+
+_MOST_LINES, _MOST_PARAMETERS = 60, 8
+
+# What is larger still, and why; a row that is needed no more is a fault, so the list only shrinks.
+_STILL_LARGE = {
+    "ftkeras.data.pipeline.batches": "the order of all steps from files to batches",
+    "ftkeras.data.load.load_data": "the options of all sources",
+    "ftkeras.model.head.attach_head": "the layers of all heads",
+    "ftkeras.trunk.store.FrontierStore.batches": "the same steps as in data.pipeline.batches",
+}
+
+
+def functions(node: ast.AST, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yields the functions and methods inside a node with their dotted names."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+            inside = f"{name}.{child.name}"
+            if isinstance(child, ast.FunctionDef):
+                yield inside, child
+            yield from functions(child, inside)
+        else:
+            yield from functions(child, name)
+
+
+def too_large(module: Module) -> Iterator[str]:
+    """Yields functions of more than 60 lines, docstring included, or of more than 8 parameters."""
+    for name, function in functions(module.tree, module.name):
+        given = function.args
+        parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+        parameters += [one for one in (given.vararg, given.kwarg) if one is not None]
+        taken = sum(parameter.arg not in ("self", "cls") for parameter in parameters)
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        if lines > _MOST_LINES or taken > _MOST_PARAMETERS:
+            yield f"{name}: {lines} lines, {taken} parameters"
+
+
+def test_functions_are_short_and_take_few_parameters():
+    found = {fault.partition(":")[0]: fault for fault in faults(too_large)}
+    new, done = found.keys() - _STILL_LARGE.keys(), _STILL_LARGE.keys() - found.keys()
+    assert not new, "\n".join(found[name] for name in sorted(new))
+    assert not done, f"not too large any more, so take them off the list: {sorted(done)}"
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("def f(a, b, c, d, e, f, g, h): ...", []),
+        ("def f(a, b, c, d, /, e, f, g, h, *, i): ...", ["tried.f: 1 lines, 9 parameters"]),
+        ("def f(a, b, c, d, e, f, g, *h, **i): ...", ["tried.f: 1 lines, 9 parameters"]),
+        ("class A:\n def f(self, a, b, c, d, e, f, g, h): ...", []),
+        ("class A:\n a: int\n b: int" + "\n c: int" * 9, []),
+        ("def f():\n" + " x = 1\n" * 59, []),
+        ("def f():\n" + " x = 1\n" * 60, ["tried.f: 61 lines, 0 parameters"]),
+        ("def f():\n '''" + "\n" * 60 + "'''", ["tried.f: 62 lines, 0 parameters"]),
+        (
+            "class A:\n def f(self):\n  def g():\n" + "   x = 1\n" * 60,
+            ["tried.A.f: 62 lines, 0 parameters", "tried.A.f.g: 61 lines, 0 parameters"],
+        ),
+    ],
+)
+def test_the_rule_of_sizes_itself(source, wrong):
+    assert faults(too_large, source) == wrong
+
+
+# ------------------------------------------------------------------------------ one of each
+
+# Files get their final names in one place; these move whole folders.
+_RENAME = {"ftkeras.files", "ftkeras.data.sources.starter", "ftkeras.export.publish"}
+_RENAME |= {"ftkeras.trunk.store", "ftkeras.trunk.writer"}
+_RENAMING = re.compile(r"(os|shutil|gfile|tf\.io\.gfile)\.(rename|replace|move)")
+
+
+def gives_files_their_names(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and _RENAMING.fullmatch(ast.unparse(node)):
+            if module.name not in _RENAME:
+                yield module.fault(node, f"calls {ast.unparse(node)}: use ftkeras.files")
+
+
+def test_whole_files_are_written_by_one_function():
+    assert not (found := faults(gives_files_their_names)), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("os.replace(a, b)", True),
+        ("gfile.rename(a, b, overwrite=True)", True),
+        ("tf.io.gfile.rename(a, b)", True),
+        ("text.replace(a, b), dataclasses.replace(a), os.path.join(a)", False),
+    ],
+)
+def test_the_rule_of_whole_files_itself(source, wrong):
+    assert bool(faults(gives_files_their_names, source)) == wrong

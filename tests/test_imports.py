@@ -20,6 +20,7 @@ ORDER = (
     "imports",
     "paths",
     "memory",
+    "files",
     "cache",
     "console",
     "findings",

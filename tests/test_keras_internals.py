@@ -326,6 +326,17 @@ def test_uses_weight_decay(weights):
     assert [internals.uses_weight_decay(optimizer, v) for v in weights] == [True, False]
 
 
+@canary("Adam and AdamW decay weights twice in a step.")
+def test_decays_itself():
+    class Plain(internals.DecaysItself, keras.optimizers.SGD):
+        pass
+
+    weight = keras.Variable([1.0])
+    optimizer = Plain(0.5, weight_decay=0.1)
+    optimizer.apply([tf.zeros(1)], [weight])
+    np.testing.assert_array_equal(weight.numpy(), [1.0])
+
+
 # ----------------------------------------------------------------------- the whole process
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from ftkeras.config.load import dump_config, parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
+from ftkeras.files import write_whole
 from ftkeras.run import Run
 
 CONFIG = parse_config(
@@ -121,7 +122,7 @@ def test_without_a_config_there_must_be_a_run(folder):
         Run(folder).resumes(None)
 
 
-@pytest.mark.parametrize("left", [[".lock"], [".lock", ".config.yaml.tmp"]])
+@pytest.mark.parametrize("left", [[".lock"], [".lock", ".half-0a1b2c3d-config.yaml"]])
 def test_a_process_that_was_killed_at_its_start_is_in_nobodys_way(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("")
@@ -134,7 +135,12 @@ def test_a_run_whose_process_was_killed_when_only_its_config_was_written_resumes
     run = Run(folder)
     run.write_text("config.yaml", dump_config(CONFIG))
     assert run.resumes(None)
+    halves = [run.path(".half-1-plan.json"), run.path("checkpoints", ".half-2-state.ckpt")]
+    tf.io.gfile.makedirs(run.path("checkpoints"))
+    for half in halves:
+        write_whole(half, "of a process that was killed")
     run.begin()
+    assert not any(map(tf.io.gfile.exists, halves))
     assert tf.io.gfile.isdir(run.path("checkpoints"))
     assert run.state() == "running" and run.read_json("environment.json")["keras"]
 

@@ -45,11 +45,7 @@ def assign(
     shares = np.array([*fractions.values(), 1.0 - sum(fractions.values())])
     shares[shares < 1e-9] = -np.inf  # never dealt to
     order = sorted(range(len(ids)), key=lambda i: digest(seed, ids[i]))
-    members: dict[int, list[int]] = {}
-    for i in order:
-        for label in labels[i]:
-            members.setdefault(label, []).append(i)
-
+    members = _members(order, labels)
     assigned = np.full(len(ids), -1)
     lack = {label: shares * len(examples) for label, examples in members.items()}
     lack_any = shares * len(ids)
@@ -81,6 +77,15 @@ def assign(
         if assigned[i] < 0:
             give(i, int(np.argmax(lack_any)))
     return np.array(parts)[assigned]
+
+
+def _members(order: Sequence[int], labels: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """Returns, by label, the examples that have it, in order."""
+    members: dict[int, list[int]] = {}
+    for i in order:
+        for label in labels[i]:
+            members.setdefault(label, []).append(i)
+    return members
 
 
 def divide(

@@ -93,7 +93,7 @@ def _model_findings(
 
 
 def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
-    return settings.check_config(
+    asked = settings.Settings(
         optimizer=config.optimizer.name,
         weights=config.backbone.weights,
         precision=keras.config.dtype_policy().name,
@@ -102,9 +102,8 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
         accumulate=config.optimizer.accumulate,
         examples=len(assembled.data.splits["train"]),
         validated="val" in assembled.data.splits,
-        plan=assembled.plan,
-        phases=assembled.unfreeze.phases,
     )
+    return settings.check_config(asked, assembled.plan, assembled.unfreeze.phases)
 
 
 def _describe(data: ImageData) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,31 +24,47 @@ _STEPS = 20  # at least
 TOLERANCE = 1e-5  # what float32 rounds differently in another order of summing, relative
 _SECONDS = 900.0  # after which a process hangs
 
-CASES: dict[str, dict[str, Any]] = {
-    "ragged batches": {},
-    "batches of 7": {"batch": 7},
-    "class weights": {"weights": "classes"},
-    "example weights, L2": {"weights": "examples", "l2": 0.01},
-    "clipping to a global norm": {"clip_norm": 0.05},
-    "accumulation over 2 steps": {"accumulate": 2},
-    "batch norm that trains": {"batch_norm": "train"},
-    "two heads, missing labels": {"heads": 2, "batch": 7},
-    "all of these, AdamW": {
-        "name": "adamw",
-        "batch": 7,
-        "weights": "examples",
-        "l2": 0.01,
-        "clip_norm": 0.05,
-        "accumulate": 2,
-        "heads": 2,
-    },
-    "batch norm, AdamW": {
-        "name": "adamw",
-        "weights": "examples",
-        "clip_norm": 0.05,
-        "accumulate": 2,
-        "batch_norm": "train",
-    },
+
+@dataclass(frozen=True)
+class Case:
+    """A way to train that could differ between one device and several.
+
+    Args:
+        name: The optimizer's.
+        batch: Examples a batch, over all devices.
+        weights: "none", "classes" or "examples": by what the loss is weighed.
+        l2: The strength of the penalty on weights.
+        clip_norm: The norm to which gradients are clipped.
+        accumulate: Batches an update.
+        batch_norm: What the first phase does with batch norm: "frozen" or "train".
+        heads: How many outputs the model has.
+    """
+
+    name: str = "sgd"
+    batch: int = 8
+    weights: str = "none"
+    l2: float = 0.0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    heads: int = 1
+
+
+CASES = {
+    "ragged batches": Case(),
+    "batches of 7": Case(batch=7),
+    "class weights": Case(weights="classes"),
+    "example weights, L2": Case(weights="examples", l2=0.01),
+    "clipping to a global norm": Case(clip_norm=0.05),
+    "accumulation over 2 steps": Case(accumulate=2),
+    "batch norm that trains": Case(batch_norm="train"),
+    "two heads, missing labels": Case(heads=2, batch=7),
+    "all of these, AdamW": Case(
+        "adamw", batch=7, weights="examples", l2=0.01, clip_norm=0.05, accumulate=2, heads=2
+    ),
+    "batch norm, AdamW": Case(
+        "adamw", weights="examples", clip_norm=0.05, accumulate=2, batch_norm="train"
+    ),
 }
 
 
@@ -180,55 +196,25 @@ def _main(kind: str, count: int, cases: Sequence[str]) -> None:
         tf.config.set_logical_device_configuration(cpu, devices)
     request = "multi_worker" if kind == "workers" else "mirrored" if count > 1 else "cpu"
     strategy = choose_devices(request).strategy
-    print(json.dumps({name: _trace(strategy, **CASES[name]) for name in cases}))
+    print(json.dumps({name: _trace(strategy, CASES[name]) for name in cases}))
 
 
-def _trace(
-    strategy: Any,
-    *,
-    name: str = "sgd",
-    batch: int = 8,
-    weights: str = "none",
-    l2: float = 0.0,
-    clip_norm: float | None = None,
-    accumulate: int = 1,
-    batch_norm: Any = "frozen",
-    heads: int = 1,
-) -> dict[str, Any]:
+def _trace(strategy: Any, case: Case) -> dict[str, Any]:
     """Trains a small convolutional network in two phases; returns its numbers."""
     import keras
 
-    from ftkeras.devices.replicas import replicated
     from ftkeras.devices.workers import share_of, spread
-    from ftkeras.phases import Phase, weights_of
-    from ftkeras.training.optimizer import make_optimizer
-    from ftkeras.training.regularization import WeightPenalty
+    from ftkeras.phases import Phase
     from ftkeras.training.resume.phases import ResumableUnfreezing
-    from ftkeras.training.unweighted import Unweighted
 
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = replicated(_network(heads))
-        every = weights_of(model)
-        optimizer = make_optimizer(
-            name,
-            every,
-            learning_rate=0.1,
-            weight_decay=0.01,
-            clip_norm=clip_norm,
-            accumulate=accumulate,
-        )
-        loss: Any = {head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in "ab"}
-        metrics: Any = {head: [Unweighted(keras.metrics.CategoricalAccuracy())] for head in "ab"}
-        if heads == 1:
-            loss, metrics = loss["a"], metrics["a"]
-        model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=False)
-        penalty = WeightPenalty(every.all, l2=l2)
-    trains = batch_norm == "train"
-    data = _batches(batch, weights, heads, drop_remainder=trains)  # which needs full batches
-    epochs = -(-_STEPS // len(data))
+        model, penalty = _compiled(case)
+    trains = case.batch_norm == "train"
+    data = _batches(case, drop_remainder=trains)  # which needs full batches
+    epochs, rate = -(-_STEPS // len(data)), 0.1 if case.name == "sgd" else 0.01
     phases = [
-        Phase("head", 2, 0.1 if name == "sgd" else 0.01, batch_norm=batch_norm, decay="constant"),
+        Phase("head", 2, rate, batch_norm=case.batch_norm, decay="constant"),
         Phase("all", epochs - 2, train=["all"]),
     ]
     unfreeze = ResumableUnfreezing(model, phases)
@@ -240,7 +226,7 @@ def _trace(
     )
     history = model.fit(
         spread(share_of(data, strategy), strategy),
-        validation_data=spread(share_of(_batches(batch, weights, heads), strategy), strategy),
+        validation_data=spread(share_of(_batches(case), strategy), strategy),
         epochs=unfreeze.epochs,
         callbacks=[unfreeze, penalty, watch],
         shuffle=False,
@@ -253,6 +239,34 @@ def _trace(
         "metrics": [history[key] for key in sorted(logged)],
         "weights": [float(x) for weight in model.get_weights() for x in weight.ravel()],
     }
+
+
+def _compiled(case: Case) -> tuple[Any, Any]:
+    """Returns the network, compiled, and the penalty on its weights."""
+    import keras
+
+    from ftkeras.devices.replicas import replicated
+    from ftkeras.phases import weights_of
+    from ftkeras.training.optimizer import make_optimizer
+    from ftkeras.training.regularization import WeightPenalty
+    from ftkeras.training.unweighted import Unweighted
+
+    model = replicated(_network(case.heads))
+    every = weights_of(model)
+    optimizer = make_optimizer(
+        case.name,
+        every,
+        learning_rate=0.1,
+        weight_decay=0.01,
+        clip_norm=case.clip_norm,
+        accumulate=case.accumulate,
+    )
+    loss: Any = {head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in "ab"}
+    metrics: Any = {head: [Unweighted(keras.metrics.CategoricalAccuracy())] for head in "ab"}
+    if case.heads == 1:
+        loss, metrics = loss["a"], metrics["a"]
+    model.compile(optimizer, loss, weighted_metrics=metrics, jit_compile=False)
+    return model, WeightPenalty(every.all, l2=case.l2)
 
 
 def _network(heads: int) -> Any:
@@ -269,7 +283,7 @@ def _network(heads: int) -> Any:
     return keras.Model(inputs, logits if heads > 1 else logits["a"])
 
 
-def _batches(batch: int, weights: str, heads: int, drop_remainder: bool = False) -> Any:
+def _batches(case: Case, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
 
     random = np.random.default_rng(0)
@@ -278,13 +292,13 @@ def _batches(batch: int, weights: str, heads: int, drop_remainder: bool = False)
     hot = dict(zip("ab", np.eye(3, dtype="float32")[labels], strict=True))
     of_examples = random.uniform(0.2, 2.0, _EXAMPLES) * (np.arange(_EXAMPLES) % 5 > 0)
     own = {"classes": np.array([0.5, 1.0, 3.0])[labels[0]], "examples": of_examples}
-    each = own.get(weights, np.ones(_EXAMPLES)).astype("float32")
+    each = own.get(case.weights, np.ones(_EXAMPLES)).astype("float32")
     known = {head: each * (random.uniform(size=_EXAMPLES) < 0.7) for head in "ab"}
-    arrays: Any = (images, hot["a"], each) if weights != "none" else (images, hot["a"])
-    if heads > 1:
+    arrays: Any = (images, hot["a"], each) if case.weights != "none" else (images, hot["a"])
+    if case.heads > 1:
         arrays = (images, hot, known)
     data = tf.data.Dataset.from_tensor_slices(arrays)
-    return data.batch(batch, drop_remainder=drop_remainder)
+    return data.batch(case.batch, drop_remainder=drop_remainder)
 
 
 if __name__ == "__main__":

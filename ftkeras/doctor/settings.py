@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ftkeras.findings import Evidence, Finding
 from ftkeras.memory import available_memory
@@ -19,45 +20,64 @@ _HIGHEST_SGD = 1.0  # for a batch of 256
 _LEAST_TRAVEL = 1e-2  # how far a weight of the head can go in a phase, under Adam and its kin
 _FEW_STEPS, _HANDFUL = 50, 5
 
+_UNVALIDATED = Finding(
+    "warning",
+    "no validation",
+    "There are no validation images: the best epoch is chosen by how well it fits training.",
+    "Set data.split.val.",
+)
+_SLOW_HALF = Finding(
+    "warning",
+    "precision",
+    "training.precision is mixed_float16, which is slower than float32 on a CPU.",
+    "Set it to float32.",
+)
 
-def check_config(
-    *,
-    optimizer: str,
-    weights: str,
-    precision: str,
-    on_gpu: bool,
-    batch_size: int,
-    accumulate: int,
-    examples: int,
-    validated: bool,
-    plan: Plan,
-    phases: Sequence[Phase],
-) -> list[Finding]:
-    """Finds settings that contradict each other or the data.
+
+@dataclass(frozen=True)
+class Settings:
+    """What a config asks for, as far as it is checked.
 
     Args:
-        optimizer: The optimizer's name in the config.
-        weights: The backbone's weights in the config.
+        optimizer: The optimizer's name.
+        weights: The backbone's weights.
         precision: The dtype policy.
         on_gpu: Whether a GPU will train.
         batch_size: Examples a step.
         accumulate: Steps an update.
         examples: Training images.
         validated: Whether there are validation images.
+    """
+
+    optimizer: str
+    weights: str
+    precision: str
+    on_gpu: bool
+    batch_size: int
+    accumulate: int
+    examples: int
+    validated: bool
+
+
+def check_config(settings: Settings, plan: Plan, phases: Sequence[Phase]) -> list[Finding]:
+    """Finds settings that contradict each other or the data.
+
+    Args:
+        settings: The settings.
         plan: The phases, resolved against model and data.
         phases: The same phases, resolved among themselves.
     """
-    together = batch_size * accumulate
+    slow_half = settings.precision == "mixed_float16" and not settings.on_gpu
     return [
         *_plan_warnings(plan),
-        *_rates(plan, optimizer, together),
-        *_travel(plan, phases, optimizer, accumulate),
-        *_steps(plan, batch_size, examples),
-        *_batch_norm(plan, accumulate),
-        *_random_backbone(plan, weights),
+        *_rates(plan, settings),
+        *_travel(plan, phases, settings),
+        *_steps(plan, settings),
+        *_batch_norm(plan, settings.accumulate),
+        *_random_backbone(plan, settings.weights),
         *_memory(plan),
-        *([] if validated else [_unvalidated()]),
-        *([_slow_half()] if precision == "mixed_float16" and not on_gpu else []),
+        *([] if settings.validated else [_UNVALIDATED]),
+        *([_SLOW_HALF] if slow_half else []),
     ]
 
 
@@ -67,7 +87,8 @@ def _plan_warnings(plan: Plan) -> Iterator[Finding]:
         yield Finding("warning", "plan", warning[0].upper() + warning[1:], remedy)
 
 
-def _rates(plan: Plan, optimizer: str, batch: int) -> Iterator[Finding]:
+def _rates(plan: Plan, settings: Settings) -> Iterator[Finding]:
+    optimizer, batch = settings.optimizer, settings.batch_size * settings.accumulate
     highest = _HIGHEST.get(optimizer, _HIGHEST_ADAPTIVE)
     if optimizer == "sgd":
         highest = _HIGHEST_SGD * max(batch, 32) / 256
@@ -85,15 +106,14 @@ def _rates(plan: Plan, optimizer: str, batch: int) -> Iterator[Finding]:
         )
 
 
-def _travel(
-    plan: Plan, phases: Sequence[Phase], optimizer: str, accumulate: int
-) -> Iterator[Finding]:
+def _travel(plan: Plan, phases: Sequence[Phase], settings: Settings) -> Iterator[Finding]:
     """An adaptive optimizer moves a weight by about the rate in a step, whatever the gradient."""
+    optimizer = settings.optimizer
     if optimizer in ("sgd", "adafactor", "lamb"):  # these scale steps by gradients or weights
         return
     first, phase = plan.phases[0], phases[0]
     rates = (learning_rate(phase, step, first.steps) for step in range(first.steps))
-    travel = sum(rates) / accumulate
+    travel = sum(rates) / settings.accumulate
     if first.blocks[-1].trained and travel < _LEAST_TRAVEL:
         yield Finding(
             "warning",
@@ -104,7 +124,8 @@ def _travel(
         )
 
 
-def _steps(plan: Plan, batch_size: int, examples: int) -> Iterator[Finding]:
+def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
+    batch_size, examples = settings.batch_size, settings.examples
     total = sum(phase.steps for phase in plan.phases)
     if batch_size > examples:
         yield Finding(
@@ -164,8 +185,8 @@ def _random_backbone(plan: Plan, weights: str) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
-    most = max(phase.activation_bytes for phase in plan.phases)
-    needed = most + plan.optimizer_bytes + 8 * plan.parameters  # weights and gradients in float32
+    both = 8 * plan.parameters  # weights and gradients in float32
+    needed = plan.activation_bytes + plan.optimizer_bytes + both
     free = available_memory()
     if needed > free:
         yield Finding(
@@ -174,21 +195,3 @@ def _memory(plan: Plan) -> Iterator[Finding]:
             f"A step needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
             "Lower data.batch_size or data.image_size, or raise optimizer.accumulate with it.",
         )
-
-
-def _unvalidated() -> Finding:
-    return Finding(
-        "warning",
-        "no validation",
-        "There are no validation images: the best epoch is chosen by how well it fits training.",
-        "Set data.split.val.",
-    )
-
-
-def _slow_half() -> Finding:
-    return Finding(
-        "warning",
-        "precision",
-        "training.precision is mixed_float16, which is slower than float32 on a CPU.",
-        "Set it to float32.",
-    )

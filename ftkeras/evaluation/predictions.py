@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.files import write_whole
 from ftkeras.run import Run
 
 
@@ -37,10 +38,7 @@ def save_predictions(run: Run, split: str, predictions: Predictions) -> None:
         ids=np.asarray(predictions.ids, np.str_),
     )
     tf.io.gfile.makedirs(run.path("predictions"))
-    path = run.path("predictions", f"{split}.npz")
-    with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
-        file.write(buffer.getvalue())
-    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+    write_whole(run.path("predictions", f"{split}.npz"), buffer.getvalue())
 
 
 def load_predictions(run: Run, split: str) -> Predictions:

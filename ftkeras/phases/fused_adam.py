@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.keras_internals import variable_index
+from ftkeras.keras_internals import DecaysItself, uses_weight_decay, variable_index
 
 
 @dataclasses.dataclass
@@ -20,7 +20,7 @@ class _Slots:
     velocities: Sequence[keras.Variable]
 
 
-class _Fused:
+class _Fused(DecaysItself):
     """Replaces the update of Adam (Kingma and Ba 2015) by TensorFlow's own operation.
 
     Keras writes it as separate operations, each of which reads and writes whole tensors. This one
@@ -33,19 +33,22 @@ class _Fused:
         self: Any, variables: Any, name: Any, initializer: Any = "zeros"
     ) -> Any:
         """Adds slots, and keeps Adam's own."""
-        slots = super().add_optimizer_variables(variables, name, initializer)  # type: ignore[misc]
+        slots = super().add_optimizer_variables(variables, name, initializer)
         if isinstance(name, list):  # not the averages of weights
             self._slots = _Slots(*slots[:2])
         return slots
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one weight."""
+        """Decays one weight, and updates it."""
+        dtype = variable.dtype
+        if self.weight_decay and uses_weight_decay(self, variable):
+            # Decoupled (Loshchilov and Hutter 2019); Keras multiplies whole tensors twice.
+            variable.assign_sub(variable * tf.cast(learning_rate * self.weight_decay, dtype))
         if isinstance(gradient, tf.IndexedSlices) or self.amsgrad:
-            super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+            super().update_step(gradient, variable, learning_rate)
             return
         index = variable_index(self, variable)
         m, v = self._slots.momenta[index], self._slots.velocities[index]
-        dtype = variable.dtype
         step = tf.cast(self.iterations + 1, dtype)
         beta_1, beta_2 = (tf.cast(b, dtype) for b in (self.beta_1, self.beta_2))
         tf.raw_ops.ResourceApplyAdam(

@@ -104,6 +104,11 @@ class Plan:
     warnings: tuple[str, ...]
     weights: Weights
 
+    @property
+    def activation_bytes(self) -> int:
+        """What the backward pass of the most expensive phase keeps."""
+        return max(phase.activation_bytes for phase in self.phases)
+
     def as_json(self) -> dict[str, Any]:
         """Returns the plan as plain dicts and lists."""
         return {**_plain(self), "phases": [_plain(phase) for phase in self.phases]}

@@ -43,36 +43,51 @@ HUES = 6
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Maps data to the chart's pixels along one axis.
+class Axis:
+    """What an axis shows.
 
     Args:
-        low, high: The data at both ends.
-        start, end: Where the ends lie.
-        log: Whether the axis is logarithmic.
+        name: What is written beside it.
+        ends: What it reaches from and to.
+        log: Whether it is logarithmic.
+        whole: Whether only whole numbers make sense on it.
+        ticks: Whether it is a scale, with numbers.
     """
 
-    low: float
-    high: float
+    name: str
+    ends: tuple[float, float] = (0.0, 1.0)
+    log: bool = False
+    whole: bool = False
+    ticks: bool = True
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps the data of an axis to the chart's pixels.
+
+    Args:
+        axis: The axis.
+        start, end: Where its ends lie.
+    """
+
+    axis: Axis
     start: float
     end: float
-    log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (
-            (math.log10(v) for v in (self.low, self.high, value))
-            if self.log
-            else (self.low, self.high, value)
-        )
+        low, high, value = (math.log10(v) if self.axis.log else v for v in (*self.axis.ends, value))
         share = (value - low) / (high - low) if high != low else 0.5
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, whole: bool = False) -> list[float]:
-        """Returns about five round numbers on the axis; with `whole`, only whole ones."""
-        if not self.log:
-            return _round_numbers(self.low, self.high, whole)
-        low, high = math.log10(self.low), math.log10(self.high)
-        return [10**tick for tick in _round_numbers(low, high, whole=True)] or [self.low]
+    def ticks(self) -> list[float]:
+        """Returns about five round numbers on the axis."""
+        low, high = self.axis.ends
+        if not self.axis.ticks:
+            return []
+        if not self.axis.log:
+            return _round_numbers(low, high, self.axis.whole)
+        low_power, high_power = math.log10(low), math.log10(high)
+        return [10**tick for tick in _round_numbers(low_power, high_power, whole=True)] or [low]
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,7 @@ class Frame:
         x, y: The scales.
         top, bottom, left, right: Its edges in the chart's pixels.
         height: Of the whole chart.
+        legend: The names of the curves, in the order of their hues.
     """
 
     x: Scale
@@ -90,27 +106,26 @@ class Frame:
     top: float
     bottom: float
     height: float
+    legend: Sequence[str] = ()
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
 
 
 def frame(
-    xs: tuple[float, float],
-    ys: tuple[float, float],
+    x: Axis,
+    y: Axis,
     *,
-    log_x: bool = False,
-    log_y: bool = False,
     legend: Sequence[str] = (),
     height: float = HEIGHT,
     head: float = 0.0,
     foot: float = 0.0,
     under: float = 0.0,
 ) -> Frame:
-    """Returns a plotting area for two ranges, with room for a legend.
+    """Returns a plotting area for two axes, with room for a legend.
 
     Args:
-        xs, ys: What both axes reach from and to.
-        log_x, log_y: Whether they are logarithmic.
+        x: The horizontal axis.
+        y: The vertical axis.
         legend: The names of the curves.
         height: Of the whole chart, without what `under` adds.
         head: Room between legend and plot.
@@ -119,8 +134,8 @@ def frame(
     """
     top = _TOP + _LEGEND_ROW * len(_legend_rows(legend)) + (4 if legend else 0) + head
     bottom = height - _BOTTOM
-    x, y = Scale(*xs, _LEFT, WIDTH - _RIGHT, log_x), Scale(*ys, bottom - foot, top, log_y)
-    return Frame(x, y, top, bottom, height + under)
+    scales = Scale(x, _LEFT, WIDTH - _RIGHT), Scale(y, bottom - foot, top)
+    return Frame(*scales, top, bottom, height + under, legend)
 
 
 def draw(
@@ -129,11 +144,6 @@ def draw(
     *,
     title: str,
     description: str,
-    x_label: str,
-    y_label: str,
-    whole_x: bool = False,
-    y_ticks: bool = True,
-    legend: Sequence[str] = (),
     under: Sequence[Html] = (),
     standalone: bool = False,
 ) -> Html:
@@ -144,11 +154,6 @@ def draw(
         inside: What is drawn over the grid.
         title: What the chart shows.
         description: What can be seen in it, for those who can't see it.
-        x_label: The name of the horizontal axis.
-        y_label: The name of the vertical axis.
-        whole_x: Whether only whole numbers make sense on the horizontal axis.
-        y_ticks: Whether the vertical axis is a scale.
-        legend: The names of the curves, in the order of their hues.
         under: What is drawn under the grid.
         standalone: Whether the chart brings its own colours, to be a file.
     """
@@ -157,24 +162,25 @@ def draw(
         [tag("rect", width=WIDTH, height=area.height, fill="var(--paper)")] if standalone else []
     )
     grid = []
-    for tick in area.x.ticks(whole_x):
+    for tick in area.x.ticks():
         x = area.x(tick)
         grid.append(line(x, area.top, x, area.bottom, "grid"))
         grid.append(words(x, area.bottom + 16, f"{tick:g}", "tick", "middle"))
-    for tick in area.y.ticks() if y_ticks else ():
+    for tick in area.y.ticks():
         y = area.y(tick)
         grid.append(line(area.left, y, area.right, y, "grid"))
         grid.append(words(area.left - 6, y + 4, f"{tick:g}", "tick", "end"))
     middle = (area.top + area.bottom) / 2
     axis = {"class_": "axis", "text_anchor": "middle"}
+    beside = {"x": 12, "y": middle, "transform": f"rotate(-90 12 {middle:g})"}
     labels = [
         words(4, 18, title, "title"),
-        tag("text", x_label, x=(area.left + area.right) / 2, y=area.height - 8, **axis),
-        tag("text", y_label, x=12, y=middle, transform=f"rotate(-90 12 {middle:g})", **axis),
+        tag("text", area.x.axis.name, x=(area.left + area.right) / 2, y=area.height - 8, **axis),
+        tag("text", area.y.axis.name, **beside, **axis),
     ]
     return tag(
         "svg",
-        style, paper, under, grid, labels, _legend(legend), inside,
+        style, paper, under, grid, labels, _legend(area.legend), inside,
         xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {area.height:g}", role="img",
         aria_label=f"{title}. {description}", class_="chart",
     )  # fmt: skip

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ftkeras.report.axes import DASHES, HUES, box, draw, frame, line, point, short, words
+from ftkeras.report.axes import (
+    DASHES,
+    HUES,
+    Axis,
+    Frame,
+    box,
+    draw,
+    frame,
+    line,
+    point,
+    short,
+    words,
+)
 from ftkeras.report.html import Html, tag
 
 _FOOT = 44  # pixels under a reliability diagram, for how many answers there are
@@ -36,6 +48,10 @@ class Curve:
         """The points that can be drawn."""
         return [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if math.isfinite(y)]
 
+    def above_zero(self) -> Curve:
+        """Returns the curve without points whose height is 0 or less."""
+        return replace(self, ys=[y if y > 0 else math.nan for y in self.ys])
+
 
 @dataclass(frozen=True)
 class Span:
@@ -50,11 +66,8 @@ def line_chart(
     curves: Sequence[Curve],
     *,
     title: str,
-    x_label: str,
-    y_label: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    whole_x: bool = False,
+    x: Axis,
+    y: Axis,
     mark: float | None = None,
     mark_name: str = "",
     stretches: Sequence[Span] = (),
@@ -65,69 +78,79 @@ def line_chart(
     Args:
         curves: The curves; one without a finite point is left out.
         title: What the picture shows.
-        x_label: The name of the horizontal axis.
-        y_label: The name of the vertical axis.
-        log_x: Whether the horizontal axis is logarithmic; its values are above 0 then.
-        log_y: Whether the vertical axis is; values that are not above 0 are left out.
-        whole_x: Whether only whole numbers make sense on the horizontal axis.
+        x: The horizontal axis, whose ends follow from the data; a logarithmic one takes values
+            above 0 only.
+        y: The vertical axis; a logarithmic one leaves values out that are not above 0.
         mark: Where to draw a vertical line.
         mark_name: What the line marks; its value if left out.
         stretches: Parts of the horizontal axis to tell apart.
         standalone: Whether the picture is to be a file of its own.
 
     Example:
-        >>> line_chart([Curve("a", [1, 2], [3, 4])], title="t", x_label="x", y_label="y")[:4]
+        >>> line_chart([Curve("a", [1, 2], [3, 4])], title="t", x=Axis("x"), y=Axis("y"))[:4]
         '<svg'
     """
-    drawn = [(curve, [p for p in curve.points if p[1] > 0 or not log_y]) for curve in curves]
-    drawn = [(curve, points) for curve, points in drawn if points]
-    xs = [x for _, points in drawn for x, _ in points] or [0.0, 1.0]
-    ys = [y for _, points in drawn for _, y in points] or [0.0, 1.0]
+    curves = [curve.above_zero() for curve in curves] if y.log else curves
+    drawn = [curve for curve in curves if curve.points]
+    xs = [place[0] for curve in drawn for place in curve.points] or [0.0, 1.0]
+    ys = [place[1] for curve in drawn for place in curve.points] or [0.0, 1.0]
     bounds = [edge for stretch in stretches for edge in (stretch.start, stretch.end)]
-    names = [curve.name for curve, _ in drawn] if len(drawn) > 1 else []
     area = frame(
-        (min([*xs, *bounds]), max([*xs, *bounds])),
-        _with_room(min(ys), max(ys), log_y),
-        log_x=log_x,
-        log_y=log_y,
-        legend=names,
+        replace(x, ends=(min([*xs, *bounds]), max([*xs, *bounds]))),
+        replace(y, ends=_with_room(min(ys), max(ys), y.log)),
+        legend=[curve.name for curve in drawn] if len(drawn) > 1 else [],
         head=_STRIP if stretches else 0.0,
         under=0.0 if mark is None else _STRIP,
     )
     inside: list[Html] = []
     if mark is not None:
-        x = area.x(mark)
-        inside.append(line(x, area.top, x, area.bottom, "mark"))
+        at = area.x(mark)
+        inside.append(line(at, area.top, at, area.bottom, "mark"))
         label = mark_name or f"{mark:.2g}"
-        inside.append(words(x, area.bottom + 30, label, "tick", "middle"))
-    for hue, (curve, points) in enumerate(drawn):
-        path = "M" + "L".join(f"{area.x(x):.1f} {area.y(y):.1f}" for x, y in points)
+        inside.append(words(at, area.bottom + 30, label, "tick", "middle"))
+    for hue, curve in enumerate(drawn):
+        inside += _drawn(curve, area, hue)
+    bands, names = _bands(stretches, area)
+    spans = ((curve.name, curve.points[0][1], curve.points[-1][1]) for curve in drawn)
+    said = "; ".join(f"{name} goes from {first:.4g} to {last:.4g}" for name, first, last in spans)
+    return draw(
+        area,
+        [*inside, *names],
+        title=title,
+        description=said or "No values",
+        under=bands,
+        standalone=standalone,
+    )
+
+
+def _drawn(curve: Curve, area: Frame, hue: int) -> list[Html]:
+    """Returns a curve's line, and its points unless they are too many."""
+    places = [(area.x(x), area.y(y)) for x, y in curve.points]
+    drawn = []
+    if curve.joined:
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         dashes = DASHES[hue % len(DASHES)]
-        if curve.joined:
-            inside.append(
-                tag("path", d=path, class_=f"curve hue{hue % HUES}", stroke_dasharray=dashes)
-            )
-        if len(points) <= _MOST_MARKERS or not curve.joined:
-            notes = (f"{curve.name}, {x_label} {x:g}: {y:.4g}" for x, y in points)
-            inside += [
-                point(area.x(x), area.y(y), hue, note)
-                for (x, y), note in zip(points, notes, strict=True)
-            ]
-    under: list[Html] = []
+        drawn.append(tag("path", d=path, class_=f"curve hue{hue % HUES}", stroke_dasharray=dashes))
+    if len(places) <= _MOST_MARKERS or not curve.joined:
+        about = f"{curve.name}, {area.x.axis.name}"
+        notes = [f"{about} {x:g}: {y:.4g}" for x, y in curve.points]
+        drawn += [point(*place, hue, note) for place, note in zip(places, notes, strict=True)]
+    return drawn
+
+
+def _bands(stretches: Sequence[Span], area: Frame) -> tuple[list[Html], list[Html]]:
+    """Returns what tells stretches apart under the grid, and their names above it."""
+    bands, names = [], []
     for index, stretch in enumerate(stretches):
         start, end = area.x(stretch.start), area.x(stretch.end)
         if index % 2:
-            under.append(box(start, area.top, end, area.bottom, "band"))
+            bands.append(box(start, area.top, end, area.bottom, "band"))
         if index:
-            under.append(line(start, area.top - 12, start, area.bottom, "edge"))
+            bands.append(line(start, area.top - 12, start, area.bottom, "edge"))
         limit = int((end - start) / 7)
         if limit > 2:
-            inside.append(words(start + 2, area.top - 5, short(stretch.name, limit), "tick"))
-    sentences = [f"{c.name} goes from {p[0][1]:.4g} to {p[-1][1]:.4g}" for c, p in drawn]
-    return draw(
-        area, inside, title=title, description="; ".join(sentences) or "No values", x_label=x_label,
-        y_label=y_label, whole_x=whole_x, legend=names, under=under, standalone=standalone,
-    )  # fmt: skip
+            names.append(words(start + 2, area.top - 5, short(stretch.name, limit), "tick"))
+    return bands, names
 
 
 def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
@@ -141,7 +164,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
             None where there is no answer.
         title: What the picture shows.
     """
-    area = frame((0.0, 1.0), (0.0, 1.0), foot=_FOOT)
+    area = frame(Axis("confidence"), Axis("share that is right"), foot=_FOOT)
     most = max((entry["n"] for entry in bins), default=0) or 1
     floor = area.y(0)
     inside: list[Html] = [words(area.left - 6, area.bottom - 4, "answers", "tick", "end")]
@@ -163,10 +186,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
         for e in bins
         if e["n"]
     )
-    return draw(
-        area, inside, title=title, description="; ".join(sentences), x_label="confidence",
-        y_label="share that is right",
-    )  # fmt: skip
+    return draw(area, inside, title=title, description="; ".join(sentences))
 
 
 def scatter_chart(
@@ -183,14 +203,14 @@ def scatter_chart(
     """
     low, high = min(*truth, *answers), max(*truth, *answers)
     ends = _with_room(low, high, False)
-    area = frame(ends, ends)
+    area = frame(Axis(x_label, ends), Axis(y_label, ends))
     inside = [line(area.x(ends[0]), area.y(ends[0]), area.x(ends[1]), area.y(ends[1]), "reference")]
     inside += [
         point(area.x(x), area.y(y), 0, f"{x:.4g} answered as {y:.4g}", 2.4)
         for x, y in zip(truth, answers, strict=True)
     ]
     said = f"{len(truth)} answers, truth from {min(truth):.4g} to {max(truth):.4g}"
-    return draw(area, inside, title=title, description=said, x_label=x_label, y_label=y_label)
+    return draw(area, inside, title=title, description=said)
 
 
 def interval_chart(
@@ -204,8 +224,9 @@ def interval_chart(
         x_label: What the values are.
     """
     ends = [v for _, value, interval in entries for v in (value, *(interval or ()))]
-    rows = (len(entries) - 0.5, -0.5)
-    area = frame(_with_room(min(ends), max(ends), False), rows, height=90 + 40 * len(entries))
+    values = Axis(x_label, _with_room(min(ends), max(ends), False))
+    rows = Axis("", (len(entries) - 0.5, -0.5), ticks=False)
+    area = frame(values, rows, height=90 + 40 * len(entries))
     inside = []
     for row, (name, value, interval) in enumerate(entries):
         y = area.y(row)
@@ -220,10 +241,7 @@ def interval_chart(
     said = "; ".join(
         f"{n} {v:.3f}" + (f" ({i[0]:.3f} to {i[1]:.3f})" if i else "") for n, v, i in entries
     )
-    return draw(
-        area, inside, title=title, description=said, x_label=x_label,
-        y_label="", y_ticks=False,
-    )  # fmt: skip
+    return draw(area, inside, title=title, description=said)
 
 
 def _with_room(low: float, high: float, log: bool) -> tuple[float, float]:

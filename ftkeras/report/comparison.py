@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ftkeras.console import duration
+from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, interval_chart, line_chart
 from ftkeras.report.html import Child, Html, Number, bar, missing, number, table, tag
 from ftkeras.report.page import page
@@ -147,12 +148,8 @@ def _curves(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
         held_out = curves(f"val_{metric}")
         kind, drawn = ("validation", held_out) if held_out else ("training", curves(metric))
         words = metric.replace("_", " ")
-        charts.append(
-            line_chart(
-                drawn, title=f"{kind.capitalize()} {words}", x_label="epoch", y_label=words,
-                whole_x=True,
-            )
-        )  # fmt: skip
+        title, epochs = f"{kind.capitalize()} {words}", Axis("epoch", whole=True)
+        charts.append(line_chart(drawn, title=title, x=epochs, y=Axis(words)))
     shown: Child = tag("div", [tag("figure", chart) for chart in charts], class_="charts")
     if not charts:
         shown = missing("No epoch of these runs has ended.")

@@ -18,17 +18,23 @@ from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
 from ftkeras.model.graph import Graph
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
+from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
+from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
+from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.loggers import check_installed
+from ftkeras.training.fit import fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
+from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
+from ftkeras.training.resume.saving import Guards
 from ftkeras.training.unweighted import Unweighted
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
@@ -58,6 +64,31 @@ class Assembled:
         """What each phase does."""
         return self.unfreeze.plan
 
+    def fit(
+        self, run: Run, guards: Guards, callbacks: Sequence[keras.callbacks.Callback] = ()
+    ) -> Checkpoints:
+        """Trains through all phases; returns what knows the best epoch and its weights.
+
+        Args:
+            run: Where metrics, checkpoints and TensorBoard logs go.
+            guards: What keeps the training from being lost.
+            callbacks: More than the task's own.
+        """
+        monitor = self.config.training.monitor or self.task.monitor(self.config, self.data)
+        average = build.average(self.config, self.model)
+        checkpoints = Checkpoints(self.model, run, monitor, average)
+        penalty = [] if self.penalty is None else [self.penalty]
+        fit(
+            self.model,
+            self.feed,
+            unfreeze=self.unfreeze,
+            checkpoints=checkpoints,
+            trunk=self.trunk,
+            guards=guards,
+            callbacks=[*callbacks, *penalty, *self.callbacks],
+        )
+        return checkpoints
+
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
         section = self.config.backbone
@@ -83,7 +114,6 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     devices = choose_devices(training.strategy)
     precision = prepare(config.seed, training.precision, training.deterministic, devices.kind)
     jit = choose_jit(training.jit, devices, training.deterministic)
-    device = devices.describe(config.data.batch_size, precision, jit)
     data = task.images(config)
     task.check(config, data)
     with devices.strategy.scope():
@@ -107,55 +137,11 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
             padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
         optimizer = build.optimizer(config, weights, penalty)
-        model.compile(
-            optimizer, loss=loss, weighted_metrics=_metrics(task, config, data), jit_compile=jit
-        )
-    recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    plan = make_plan(
-        model,
-        weights,
-        phases,
-        steps_per_epoch=feed.steps_per_epoch,
-        batch_size=config.data.batch_size,
-    )
-    unfreeze = ResumableUnfreezing(
-        model,
-        plan,
-        blocks=backbone.blocks,
-        recalibrate_on=feed.plain("train") if recalibrates else None,
-        report=print,
-    )
-    unfreeze.prepare()
-    unfreeze.set_flags(0)
-    needed = max(phase.activation_bytes for phase in plan.phases)
-    tight = batch_size.warn(model, config.data.batch_size, needed)
-    notes = (
-        *data.notes,
-        *feed.notes,
-        *expansion.reasons,
-        *scaling,
-        *padding,
-        *filter(None, [tight]),
-    )
-
-    def make_tail(graph: Graph) -> keras.Model:
-        tail = task.tail(model, graph)
-        tail.compile(
-            model.optimizer,
-            loss=loss,
-            # Objects of its own: Keras resets those that a model has not used yet too late.
-            weighted_metrics=_metrics(task, config, data),
-            jit_compile=jit,
-            auto_scale_loss=False,  # the model's optimizer does that already
-        )
-        return tail
-
-    options, trunk = build.trunk(config), None
-    if options is not None and (why_not := task.why_no_trunk(config) or _why_no_tail(task, model)):
-        if options.always:
-            raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
-    elif options is not None:
-        trunk = plan_trunk(model, feed, unfreeze, options, make_tail)
+        metrics = _metrics(task, config, data)
+        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
+    unfreeze = _unfreezing(model, weights, backbone, phases, feed)
+    tight = batch_size.warn(model, feed.batch_size, unfreeze.plan.activation_bytes)
+    more = (*expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
         task,
         config,
@@ -165,13 +151,63 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         model,
         penalty,
         unfreeze,
-        expansion.phases,
-        trunk,
-        devices,
-        device,
-        notes,
+        phases=expansion.phases,
+        trunk=_trunk(task, config, data, model, feed, unfreeze),
+        devices=devices,
+        device=devices.describe(feed.batch_size, precision, jit),
+        notes=(*data.notes, *feed.notes, *more),
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
+
+
+def _unfreezing(
+    model: keras.Model, weights: Weights, backbone: Backbone, phases: Sequence[Phase], feed: Feed
+) -> ResumableUnfreezing:
+    """Returns the callback of the plan, as it stands before the first phase."""
+    recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
+    steps, batch_size = feed.steps_per_epoch, feed.batch_size
+    unfreeze = ResumableUnfreezing(
+        model,
+        make_plan(model, weights, phases, steps_per_epoch=steps, batch_size=batch_size),
+        blocks=backbone.blocks,
+        recalibrate_on=feed.plain("train") if recalibrates else None,
+        report=print,
+    )
+    unfreeze.prepare()
+    unfreeze.set_flags(0)
+    return unfreeze
+
+
+def _trunk(
+    task: Task,
+    config: Config,
+    data: ImageData,
+    model: keras.Model,
+    feed: Feed,
+    unfreeze: ResumableUnfreezing,
+) -> TrunkPlan | None:
+    """Plans what is stored, unless the config turns that off or the task cannot have it."""
+
+    def make_tail(graph: Graph) -> keras.Model:
+        tail = task.tail(model, graph)
+        tail.compile(
+            model.optimizer,
+            loss=model.loss,
+            # Objects of its own: Keras resets those that a model has not used yet too late.
+            weighted_metrics=_metrics(task, config, data),
+            jit_compile=model.jit_compile,
+            auto_scale_loss=False,  # the model's optimizer does that already
+        )
+        return tail
+
+    options = build.trunk(config)
+    if options is None:
+        return None
+    if why_not := task.why_no_trunk(config) or _why_no_tail(task, model):
+        if options.always:
+            raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
+        return None
+    return plan_trunk(model, feed, unfreeze, options, make_tail)
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:
@@ -216,9 +252,8 @@ def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) ->
     chart = line_chart(
         [Curve("loss", result.rates, result.losses)],
         title=title,
-        x_label="learning rate",
-        y_label="training loss, smoothed",
-        log_x=True,
+        x=Axis("learning rate", log=True),
+        y=Axis("training loss, smoothed"),
         mark=result.suggestion,
         standalone=True,
     )

@@ -37,8 +37,9 @@ from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.resume.saving import SavingOptions
-from ftkeras.trunk.plan import TrunkOptions
+from ftkeras.training.resume.saving import Guards, SavingOptions
+from ftkeras.training.resume.signals import Signals
+from ftkeras.trunk.writer import TrunkOptions
 
 
 def images(
@@ -236,14 +237,13 @@ def early_stopping(config: Config) -> EarlyStopping | None:
     return None if section is None else EarlyStopping(**section.model_dump())
 
 
-def saving(config: Config) -> SavingOptions:
-    """Returns when to save."""
-    return SavingOptions(**config.training.checkpoint.model_dump())
-
-
-def trouble(config: Config) -> DivergencePolicy:
-    """Returns what to do about trouble in the numbers."""
-    return DivergencePolicy(**config.training.trouble.model_dump())
+def guards(config: Config, signals: Signals) -> Guards:
+    """Returns when to save, what to do about trouble in the numbers, and what signals count."""
+    return Guards(
+        SavingOptions(**config.training.checkpoint.model_dump()),
+        DivergencePolicy(**config.training.trouble.model_dump()),
+        signals,
+    )
 
 
 def trunk(config: Config) -> TrunkOptions | None:

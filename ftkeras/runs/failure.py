@@ -25,7 +25,6 @@ def describe_failure(
     """
 
     def write(text: str) -> str:
-        run.remove_half_written()  # the disk may be full of it
         run.write_text("error.txt", text)
         return run.path("error.txt")
 

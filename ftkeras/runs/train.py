@@ -21,6 +21,7 @@ from ftkeras.errors import Preempted, TrainingError, UserError
 from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
+from ftkeras.files import written_whole
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
@@ -32,7 +33,6 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
 from ftkeras.training.callbacks.loggers import Loggers
-from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import States
 from ftkeras.training.resume.signals import Signals
 
@@ -68,12 +68,9 @@ def train(
     resumes = run.resumes(config, overwrite)
     config = config or run.config
     assembled = assemble(config)
-    task, devices = assembled.task, assembled.devices
-    task.check_bars(bars, _facts(assembled))
-    formats = export_formats(config)
-    check_formats([name for name in formats if name != "saved_model"])
-    evaluation: dict[str, Any] = {}
-    exported: dict[str, str] = {}
+    devices = assembled.devices
+    assembled.task.check_bars(bars, _facts(assembled))
+    check_formats(config.export.formats)
     page = None
     with (
         taking_part(devices, run, resumes) as run,
@@ -85,22 +82,7 @@ def train(
             with peers_watched(devices):
                 assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
-        with (
-            _outcome_recorded(assembled, run) as loggers,
-            signals.stop_over_errors(),
-            peers_watched(devices),
-        ):
-            if task.trains(config):
-                _fit(assembled, run, signals, loggers)
-            else:
-                run.write_text("metrics.jsonl", "")
-            model = task.finish(assembled, run)
-            agree_on_weights(model)
-            if devices.is_chief:
-                evaluation = _evaluate_best(assembled, model, run)
-                _log_result(assembled, run, loggers, evaluation)
-                exported = _export_again(run, formats)
-            wait_for_all(devices.strategy)
+        model, evaluation, exported = _train_and_measure(assembled, run, signals)
         States(run).remove()
         if devices.is_chief and config.report:
             page = _report_or_say_why(assembled, model, run)
@@ -109,6 +91,36 @@ def train(
         _print_end(assembled, run, evaluation, results, time.monotonic() - start)
         require(bars, evaluation)
     return run
+
+
+def _train_and_measure(
+    assembled: Assembled, run: Run, signals: Signals
+) -> tuple[keras.Model, dict[str, Any], dict[str, str]]:
+    """Trains; the chief evaluates and exports, too.
+
+    Returns:
+        The model, what `evaluation.json` holds, and the exported formats' paths by name.
+    """
+    task, config, devices = assembled.task, assembled.config, assembled.devices
+    evaluation: dict[str, Any] = {}
+    exported: dict[str, str] = {}
+    with (
+        _outcome_recorded(assembled, run) as loggers,
+        signals.stop_over_errors(),
+        peers_watched(devices),
+    ):
+        if task.trains(config):
+            _fit(assembled, run, signals, loggers)
+        else:
+            run.write_text("metrics.jsonl", "")
+        model = task.finish(assembled, run)
+        agree_on_weights(model)
+        if devices.is_chief:
+            evaluation = _evaluate_best(assembled, model, run)
+            _log_result(assembled, run, loggers, evaluation)
+            exported = _export_again(run, export_formats(config))
+        wait_for_all(devices.strategy)
+    return model, evaluation, exported
 
 
 @contextlib.contextmanager
@@ -164,7 +176,7 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
         run.fail(str(error))
         raise
     except Exception as error:
-        needed = max(phase.activation_bytes for phase in assembled.plan.phases)
+        needed = assembled.plan.activation_bytes
         reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
         run.fail(reason)
         raise TrainingError(reason) from error
@@ -177,22 +189,10 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Trains through all phases; the model has the weights of the best epoch then."""
     config = assembled.config
-    task = assembled.task
-    callbacks = [loggers, build.early_stopping(config), assembled.penalty, *assembled.callbacks]
+    early_stopping = build.early_stopping(config)
+    callbacks = [loggers, *([] if early_stopping is None else [early_stopping])]
     loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
-    checkpoints = fit(
-        assembled.model,
-        assembled.feed,
-        unfreeze=assembled.unfreeze,
-        run=run,
-        monitor=config.training.monitor or task.monitor(config, assembled.data),
-        average=build.average(config, assembled.model),
-        trunk=assembled.trunk,
-        saving=build.saving(config),
-        trouble=build.trouble(config),
-        signals=signals,
-        callbacks=[callback for callback in callbacks if callback is not None],
-    )
+    checkpoints = assembled.fit(run, build.guards(config, signals), callbacks)
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
     outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": checkpoints.best_epoch or 0}
@@ -202,8 +202,8 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
 
 def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
     model = assembled.task.final(trained)
-    model.save(run.path("model-new.keras"))
-    tf.io.gfile.rename(run.path("model-new.keras"), run.path("model.keras"), overwrite=True)
+    with written_whole(run.path("model.keras")) as temporary:
+        model.save(temporary)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
     return evaluation

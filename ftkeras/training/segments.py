@@ -104,14 +104,11 @@ def _from_stores(
     stores = get_stores(
         split,
         list(parts.values()),
+        options,
         ahead=trunk.ahead(index),
         batch_size=feed.batch_size,
-        dtype=options.dtype,
-        precision=options.precision,
         # Several workers each run it for themselves: one may find it stored, another not.
         strategy=model.distribute_strategy if feed.share.count == 1 else None,
-        memory_budget=options.memory_budget,
-        disk_budget=options.disk_budget,
     )
     if stores is None:
         return None

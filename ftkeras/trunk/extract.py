@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -15,7 +15,13 @@ from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make
 from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
 from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
-from ftkeras.trunk.writer import choose_placement, estimate_bytes, make_writer, plan_layout
+from ftkeras.trunk.writer import (
+    TrunkOptions,
+    choose_placement,
+    estimate_bytes,
+    make_writer,
+    plan_layout,
+)
 
 Report = Callable[[str], None]
 
@@ -44,15 +50,12 @@ class Part:
 def get_stores(
     split: TrunkSplit,
     parts: Sequence[Part],
+    options: TrunkOptions | None = None,
     *,
     ahead: Sequence[TrunkSplit] = (),
     batch_size: int = 32,
-    dtype: str = "float32",
     engine: str = "auto",
-    precision: str = "float32",
     strategy: tf.distribute.Strategy | None = None,
-    memory_budget: int | None = None,
-    disk_budget: int | None = None,
     report: Report = print,
 ) -> list[FrontierStore] | None:
     """Returns the stored frontier of each part: what is there already, or else made now.
@@ -60,68 +63,63 @@ def get_stores(
     Args:
         split: The model, divided for the phase.
         parts: The data.
+        options: How numbers are computed and stored, and how much room they may take.
         ahead: The model, divided for later phases, each trunk a part of this one: while the images
-            run through it, what those phases need is stored too, where there is room on disk.
+            run through it, what those phases need is stored too, if there is room on disk.
         batch_size: Images that run through the trunk at a time.
-        dtype: How numbers are stored: float32, float16 or bfloat16.
         engine: "auto", "tensorflow" or "openvino".
-        precision: "exact" (to the bit as the model does), "float32" or "bfloat16"; see
-            `ftkeras.trunk.engines.make_engine`.
         strategy: The run's.
-        memory_budget: Bytes that a store may take in memory; half of what is free by default.
-        disk_budget: Bytes that it may take on disk; a fifth of what is free by default.
         report: Gets a line on what was decided and done.
 
     Returns:
-        The stores, or None where there is room for one neither on disk nor in memory.
+        The stores, or None if there is room for one neither on disk nor in memory.
     """
-    precision = best_precision(precision)
-    splits = (split, *ahead)
+    options = options or TrunkOptions()
+    options = replace(options, precision=best_precision(options.precision))
+    splits, precision = (split, *ahead), options.precision
     trunks = Trunks(
         splits, batch_size=batch_size, engine=engine, precision=precision, strategy=strategy
     )
     stores = []
     for part in parts:
-        name, stamp = part.examples.name, stamp_examples(part.examples)
-        keys = [
-            store_key(one, examples=stamp, recipe=part.recipe, dtype=dtype, precision=precision)
-            for one in splits
-        ]
+        name, keys = part.examples.name, _keys(splits, part, options)
         store = open_store(keys[0], report)
         if store is not None:
             report(f"trunk     {name}: stored already ({keys[0][:8]})")
             stores.append(store)
             continue
-        outlets = _outlets(splits, keys, part, dtype, memory_budget, disk_budget, report)
+        outlets = _outlets(splits, keys, part, options, report)
         if not outlets:
             return None
         about = f"{len(part.examples)} {name} images, {part.recipe}"
         try:
             stores.append(extract(trunks, part.images(), outlets, about=about, report=report))
-        except OSError as error:  # somebody else filled the disk, or it failed
+        except OSError as error:  # another process filled the disk, or it failed
             report(f"trunk     {name}: nothing is stored: {error}")
             return None
     return stores
+
+
+def _keys(splits: Sequence[TrunkSplit], part: Part, options: TrunkOptions) -> list[str]:
+    stamp = stamp_examples(part.examples)
+    how = {"dtype": options.dtype, "precision": options.precision}
+    return [store_key(one, examples=stamp, recipe=part.recipe, **how) for one in splits]
 
 
 def _outlets(
     splits: Sequence[TrunkSplit],
     keys: Sequence[str],
     part: Part,
-    dtype: str,
-    memory_budget: int | None,
-    disk_budget: int | None,
+    options: TrunkOptions,
     report: Report,
 ) -> list[Outlet | None]:
-    """Decides where each frontier goes; returns nothing where there is no room for the first."""
+    """Decides where each frontier goes; returns nothing if there is no room for the first."""
     outlets: list[Outlet | None] = []
     needed, count = 0, len(part.examples)
     for key, split in zip(keys, splits, strict=True):
-        layout = plan_layout(split.frontier, examples=count, views=part.views, dtype=dtype)
-        size = estimate_bytes(split.frontier, layout.rows, dtype)
-        placement = choose_placement(
-            needed + size, memory_budget=memory_budget, disk_budget=disk_budget
-        )
+        layout = plan_layout(split.frontier, examples=count, views=part.views, dtype=options.dtype)
+        size = estimate_bytes(split.frontier, layout.rows, options.dtype)
+        placement = choose_placement(needed + size, options)
         if not outlets:
             report(f"trunk     {part.examples.name}: {placement.reason}")
             if placement.where == "none":

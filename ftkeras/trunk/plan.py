@@ -23,38 +23,13 @@ from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
 from ftkeras.trunk.cost import NOMINAL_LENGTH, work
 from ftkeras.trunk.split import TrunkSplit, is_within, split_or_reason
-from ftkeras.trunk.writer import choose_placement, estimate_bytes
+from ftkeras.trunk.writer import TrunkOptions, choose_placement, estimate_bytes
 
 MakeTail = Callable[[Graph], keras.Model]
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
 _OVERHEAD = 2.0  # seconds to set up a store: graphs to trace, files to open
 _TIMED = 16 * 224 * 224  # pixels whose forward pass is timed: what no training minds
-
-
-@dataclasses.dataclass(frozen=True)
-class TrunkOptions:
-    """How the trunk is stored.
-
-    Args:
-        always: Store it wherever it is possible, not only where that is expected to save time.
-        precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
-        dtype: How numbers are stored.
-        views: How many augmented versions of each image are stored; 0 stores only what is the same
-            every epoch.
-        silence: Run frozen layers without their dropout and stochastic depth, which approximates;
-            see `split_model`.
-        memory_budget: Bytes that a store may take in memory; None for half of what is free.
-        disk_budget: Bytes that it may take on disk; None for a fifth of what is free.
-    """
-
-    always: bool = False
-    precision: str = "float32"
-    dtype: str = "float32"
-    views: int = 0
-    silence: bool = False
-    memory_budget: int | None = None
-    disk_budget: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,9 +218,7 @@ def _forecast(
     }
     if why_not:
         return TrunkForecast(phase.name, False, why_not, **facts)
-    placement = choose_placement(
-        size, memory_budget=options.memory_budget, disk_budget=options.disk_budget
-    )
+    placement = choose_placement(size, options)
     if placement.where == "none":
         return TrunkForecast(phase.name, False, placement.reason, **facts)
     if not options.always and facts["seconds_with"] >= facts["seconds_without"]:

@@ -38,6 +38,31 @@ _LARGEST_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True)
+class TrunkOptions:
+    """How the trunk is stored.
+
+    Args:
+        always: Store it wherever it is possible, not only where that is expected to save time.
+        precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
+        dtype: How numbers are stored.
+        views: How many augmented versions of each image are stored; 0 stores only what is the same
+            every epoch.
+        silence: Run frozen layers without their dropout and stochastic depth, which approximates;
+            see `split_model`.
+        memory_budget: Bytes that a store may take in memory; None for half of what is free.
+        disk_budget: Bytes that it may take on disk; None for a fifth of what is free.
+    """
+
+    always: bool = False
+    precision: str = "float32"
+    dtype: str = "float32"
+    views: int = 0
+    silence: bool = False
+    memory_budget: int | None = None
+    disk_budget: int | None = None
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where a store goes, and why, in one line.
 
@@ -60,23 +85,22 @@ def estimate_bytes(specs: Sequence[Spec], rows: int, dtype: str) -> int:
     return rows * sum(spec.size * stored_dtype(spec, dtype).size for spec in specs)
 
 
-def choose_placement(
-    needed: int, *, memory_budget: int | None = None, disk_budget: int | None = None
-) -> Placement:
-    """Decides where a store goes: to disk where there is room, else to memory, else nowhere.
+def choose_placement(needed: int, options: TrunkOptions) -> Placement:
+    """Decides where a store goes: to disk if there is room, or else to memory, or else nowhere.
 
     Disk comes first because other runs and later phases find it there; what is read from it often
     stays in the system's page cache, which is as fast as memory and given back when it is needed.
 
     Args:
         needed: Bytes, from `estimate_bytes`.
-        memory_budget: Bytes that it may take in memory; half of what is free by default.
-        disk_budget: Bytes that it may take on disk; a fifth of what is free by default.
+        options: They have the budgets.
 
     Example:
-        >>> choose_placement(2_000_000, memory_budget=10_000_000, disk_budget=1_000_000).where
+        >>> options = TrunkOptions(memory_budget=10_000_000, disk_budget=1_000_000)
+        >>> choose_placement(2_000_000, options).where
         'memory'
     """
+    disk_budget, memory_budget = options.disk_budget, options.memory_budget
     if disk_budget is None:
         disk_budget = shutil.disk_usage(stores_folder()).free // 5
     if memory_budget is None:

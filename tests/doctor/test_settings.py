@@ -42,13 +42,13 @@ def model() -> keras.Model:
 
 
 def found(model, phases=TWO, steps: int = 30, **changed) -> list[str]:
-    given = {**FINE, **changed}
+    given = settings.Settings(**{**FINE, **changed})
     plan = make_plan(
-        model, weights_of(model), phases, steps_per_epoch=steps, batch_size=given["batch_size"]
+        model, weights_of(model), phases, steps_per_epoch=steps, batch_size=given.batch_size
     )
     return [
         f"{f.check}: {f.message}"
-        for f in settings.check_config(plan=plan, phases=resolve_phases(phases), **given)
+        for f in settings.check_config(given, plan, resolve_phases(phases))
     ]
 
 

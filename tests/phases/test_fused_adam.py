@@ -42,3 +42,15 @@ def test_the_rest_is_keras_own_update_to_the_bit(ours, options, sparse):
     weight, _ = trained(ours(0.01, **options), (4, 3), sparse)
     expected, _ = trained(KINDS[ours](0.01, **options), (4, 3), sparse)
     np.testing.assert_array_equal(weight, expected)
+
+
+@pytest.mark.parametrize("ours", KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_excluded_does_not_decay(ours, two_replicas):
+    with two_replicas.scope():
+        weights = [keras.Variable([1.0, 1.0], name=name) for name in ("kernel", "bias")]
+        optimizer = ours(0.5, weight_decay=0.1)
+        optimizer.exclude_from_weight_decay(var_list=weights[1:])
+        optimizer.build(weights)
+    two_replicas.run(lambda: optimizer.apply([tf.zeros(2), tf.zeros(2)], weights))
+    np.testing.assert_allclose(weights[0].numpy(), [0.95, 0.95])
+    np.testing.assert_array_equal(weights[1].numpy(), [1.0, 1.0])

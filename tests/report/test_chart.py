@@ -7,10 +7,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from ftkeras.report.axes import short
+from ftkeras.report.axes import Axis, short
 from ftkeras.report.chart import Curve, Span, interval_chart, line_chart, reliability_chart
 
-LABELS = {"title": "t", "x_label": "x", "y_label": "y"}
+LABELS = {"title": "t", "x": Axis("x"), "y": Axis("y")}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -36,7 +36,7 @@ def test_points_are_spread_over_the_axes():
 
 def test_a_logarithmic_axis_has_powers_of_ten_and_a_mark_its_value():
     curve = Curve("c", [1e-4, 1e-2, 1], [1, 1, 1])
-    svg = line_chart([curve], **LABELS, log_x=True, mark=1e-2)
+    svg = line_chart([curve], **{**LABELS, "x": Axis("x", log=True)}, mark=1e-2)
     (x0, _), (x1, _), (x2, _) = points(svg)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert {"0.0001", "0.01", "1"} <= set(words(svg))
@@ -102,3 +102,11 @@ def test_intervals_lie_under_one_another():
 def test_a_long_name_loses_its_middle():
     assert short("abcdefghij", 5) == "ab…ij"
     assert short("abcde", 5) == "abcde"
+
+
+def test_a_logarithmic_height_leaves_out_what_is_not_above_zero():
+    curve = Curve("c", [1, 2, 3, 4], [0.01, 0.0, -1.0, 1.0])
+    svg = line_chart([curve], title="t", x=Axis("x"), y=Axis("y", log=True))
+    (_, low), (_, high) = points(svg)
+    assert low > high
+    assert "c goes from 0.01 to 1" in svg

@@ -14,7 +14,9 @@ from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.fit import fit
+from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
+from ftkeras.training.resume.saving import Guards
 
 Training = Callable[..., tuple[dict[str, Any], Run]]
 
@@ -33,7 +35,8 @@ def small_training(small_images) -> Training:
         optimizer: keras.optimizers.Optimizer | None = None,
         accumulate: int | None = None,
         feed: dict[str, Any] | None = None,
-        **options: Any,
+        guards: Guards | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> tuple[dict[str, Any], Run]:
         keras.utils.set_random_seed(0)
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -47,14 +50,14 @@ def small_training(small_images) -> Training:
         model.compile(optimizer or adamw, loss, weighted_metrics=metrics)
         unfreeze = ResumableUnfreezing(model, phases, steps_per_epoch=batches.steps_per_epoch)
         average = AveragedWeights(model, 0.9)
-        checkpoints = fit(
+        checkpoints = Checkpoints(model, run, "val_loss", average)
+        fit(
             model,
             batches,
             unfreeze=unfreeze,
-            run=run,
-            monitor="val_loss",
-            average=average,
-            **options,
+            checkpoints=checkpoints,
+            guards=guards or Guards(),
+            callbacks=callbacks,
         )
         last = [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
         checkpoints.load_best(model)

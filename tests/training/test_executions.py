@@ -135,7 +135,7 @@ def test_a_stored_head_trains_the_same_in_fewer_calls_and_after_a_kill(
     # After each call a state is saved; the process ends after the fourth, in the midst of an epoch.
     def save(self: SavedTraining, **options: Any) -> None:
         plain(self, **options)
-        calls.append(self._unfreeze.position)
+        calls.append(self.unfreeze.position)
         if len(calls) == 4:
             raise KeyboardInterrupt
 

@@ -21,7 +21,8 @@ from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task
 from ftkeras.training.fit import fit
-from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.checkpoint import Checkpoints
+from ftkeras.training.resume.saving import Guards, SavingOptions
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.segments import segments
 from ftkeras.trunk.plan import TrunkForecast, format_trunk
@@ -176,20 +177,23 @@ def test_without_a_store_training_is_one_fit(arrays):
 
 
 def trained(
-    made: Assembled, folder: Path, *callbacks: keras.callbacks.Callback, **options: Any
+    made: Assembled,
+    folder: Path,
+    *callbacks: keras.callbacks.Callback,
+    guards: Guards | None = None,
 ) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Trains what was assembled; returns all weights, the last and the best, and the record."""
     run = Run(str(folder)) if folder.exists() else Run.create(str(folder), made.config)
-    checkpoints = fit(
+    average = build.average(made.config, made.model)
+    checkpoints = Checkpoints(made.model, run, "val_loss", average)
+    fit(
         made.model,
         made.feed,
         unfreeze=made.unfreeze,
-        run=run,
-        monitor="val_loss",
-        average=build.average(made.config, made.model),
+        checkpoints=checkpoints,
         trunk=made.trunk,
+        guards=guards,
         callbacks=callbacks,
-        **options,
     )
     weights = [v.numpy() for v in (*made.model.variables, *made.model.optimizer.variables)]
     checkpoints.load_best(made.model)
@@ -242,11 +246,11 @@ def test_the_tail_is_fitted_and_the_whole_model_stays_what_it_is(arrays, tmp_pat
 
 
 def test_a_run_that_is_stopped_in_stored_phases_ends_the_same(arrays, tmp_path):
-    def train(name: str, *callbacks: keras.callbacks.Callback, **options: Any) -> Any:
+    def train(name: str, *callbacks: Any, signals: Signals | None = None) -> Any:
         made = assemble(config(arrays, "data.image_size=32", "trunk.mode=on"))
         assert all(forecast.stored for forecast in made.trunk.forecasts)
-        saving = SavingOptions(every_steps=2)
-        return trained(made, tmp_path / name, *callbacks, saving=saving, **options)
+        guards = Guards(SavingOptions(every_steps=2), signals=signals or Signals())
+        return trained(made, tmp_path / name, *callbacks, guards=guards)
 
     def fail() -> None:
         raise InterruptedError

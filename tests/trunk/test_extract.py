@@ -25,7 +25,7 @@ from ftkeras.trunk.extract import Outlet, Part, Trunks, extract, get_stores
 from ftkeras.trunk.key import graph_signature, stamp_examples, store_key
 from ftkeras.trunk.split import is_within, split_model
 from ftkeras.trunk.store import list_stores, stores_folder
-from ftkeras.trunk.writer import plan_layout
+from ftkeras.trunk.writer import TrunkOptions, plan_layout
 
 layers = keras.layers
 SIZE = 12
@@ -254,7 +254,8 @@ def get(model, data, **options):
     split = split_model(model)
     images = batches(data, image_size=SIZE, batch_size=32, cache="none")
     part = Part(data, lambda: images, options.pop("recipe", "plain"))
-    stores = get_stores(split, [part], engine="tensorflow", report=lines.append, **options)
+    options = TrunkOptions(**options)
+    stores = get_stores(split, [part], options, engine="tensorflow", report=lines.append)
     return stores and stores[0], lines
 
 
@@ -332,7 +333,7 @@ def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk():
         [Part(data, lambda: images, "")],
         {"engine": "tensorflow", "report": lines.append},
     )
-    get_stores(head, parts, ahead=[top], disk_budget=size + 1, **options)
+    get_stores(head, parts, TrunkOptions(disk_budget=size + 1), ahead=[top], **options)
     assert len(list_stores()) == 1
     assert lines[-1] == "trunk     21 images through TensorFlow"
 
@@ -467,8 +468,8 @@ def train(stored, strategy=None):
         with strategy.scope():
             split = split_model(model)
             split.tail.compile(model.optimizer, loss, weighted_metrics=["accuracy"])
-        options = {"strategy": strategy, "precision": "exact", "report": lambda line: None}
-        [store] = get_stores(split, [Part(data, lambda: images[1], "plain")], **options)
+        parts, how = [Part(data, lambda: images[1], "plain")], TrunkOptions(precision="exact")
+        [store] = get_stores(split, parts, how, strategy=strategy, report=lambda line: None)
         fit(split.tail, store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
     fit(model, *images, 3, 5)
     assert all(not verdict.drifted for verdict in unfreeze.verdicts.values())

@@ -41,8 +41,10 @@ from ftkeras.run import Run
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
 from ftkeras.training.optimizer import OPTIMIZERS
+from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.trunk.plan import TrunkOptions, plan_trunk
+from ftkeras.trunk.plan import plan_trunk
+from ftkeras.trunk.writer import TrunkOptions
 
 EPOCHS = 4
 PHASES = {"phases": [{"name": "top", "epochs": EPOCHS, "learning_rate": 1e-4}]}  # of the record
@@ -181,7 +183,8 @@ def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, 
         )
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             run = Run.create(f"{folder}/run", config)
-            fit(model, feed, unfreeze=unfreeze, run=run, monitor="accuracy", callbacks=[clock])
+            best = Checkpoints(model, run, "accuracy")
+            fit(model, feed, unfreeze=unfreeze, checkpoints=best, callbacks=[clock])
     else:
         optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
         optimizer.build(model.trainable_variables)
@@ -213,7 +216,8 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     executions._TOGETHER = steps
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         run = Run.create(f"{folder}/run", config)
-        fit(model, feed, unfreeze=unfreeze, run=run, monitor="accuracy", trunk=trunk)
+        best = Checkpoints(model, run, "accuracy")
+        fit(model, feed, unfreeze=unfreeze, checkpoints=best, trunk=trunk)
         seconds = [record["seconds"] for record in run.metrics()][1:]
     return len(seconds) * len(data.splits["train"]) / sum(seconds)
 

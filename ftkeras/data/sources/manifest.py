@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +84,7 @@ def find(
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
         kind="labels" if multi_label or label_column is None else "classes",
-        columns={
-            name: np.array([row.more.get(name, "") for row, _ in kept], object)
-            for name in sorted({name for row in rows for name in row.more})
-        },
+        columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
         files=[v.path for _, v in kept],
         bad_files=tuple(
             BadFile(row.image, f"{v.reason} ({row.where})")
@@ -95,6 +92,13 @@ def find(
             if v.reason
         ),
     )
+
+
+def _columns(rows: Sequence[_Row], names: Set[str]) -> dict[str, np.ndarray]:
+    """Returns what the columns without a meaning here say, by name."""
+    return {
+        name: np.array([row.more.get(name, "") for row in rows], object) for name in sorted(names)
+    }
 
 
 def _records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

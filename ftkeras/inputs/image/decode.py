@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ftkeras.inputs.image.file_check import BMP, GIF, JPEG, PNG, read_checked
+from ftkeras.inputs.image.file_check import BMP, GIF, PNG, read_checked
 
 # From the height and width of an image, int32 (2,), to where a part of it begins and how far it
 # extends, int32 (2,) each.
@@ -53,15 +53,16 @@ def decode_image(encoded: tf.Tensor, least: int = 0, part: Crop | None = None) -
         >>> image.shape
         TensorShape([2, 3, 3])
     """
-    image = read_checked(encoded, functools.partial(_decode, least=least, part=part))
+
+    def jpeg(file: tf.Tensor) -> tf.Tensor:
+        return _decode_jpeg(file, least, part)
+
+    image = read_checked(encoded, jpeg, _decode_other, after=lambda image: cut(image, part))
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _decode(kind: bytes, file: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor:
-    """Decodes what the check lets pass; see `decode_image`."""
-    if kind == JPEG:
-        return _decode_jpeg(file, least, part)
-    return cut(_DECODERS[kind](file), part)
+def _decode_other(kind: bytes, file: tf.Tensor) -> tf.Tensor:
+    return _DECODERS[kind](file)
 
 
 def _decode_jpeg(encoded: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor:

@@ -8,6 +8,7 @@ TensorFlow operations: the exported model, tf.data and the scan run the same che
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -38,31 +39,36 @@ _RUN = 4096  # blocks that are looked at together
 T = TypeVar("T")
 
 
-def read_checked(encoded: tf.Tensor, read: Callable[[bytes, tf.Tensor], T]) -> T:
+def read_checked(
+    encoded: tf.Tensor,
+    jpeg: Callable[[tf.Tensor], T],
+    other: Callable[[bytes, tf.Tensor], T],
+    after: Callable[[T], T] = lambda result: result,
+) -> T:
     """Passes a file to a reader only if a decoder may see it.
 
     Args:
         encoded: The file's bytes, a scalar string.
-        read: Takes the file's signature (JPEG, PNG, GIF or BMP of this module), and what may be
-            decoded, a scalar string: the file, of a GIF only its first frame.
+        jpeg: Reads a JPEG, a scalar string.
+        other: Reads a file of another kind. Takes its signature (PNG, GIF or BMP of this module),
+            and what may be decoded, a scalar string: the file, of a GIF only its first frame. In
+            a process it is traced once: give the same function each time.
+        after: Takes what `other` returns.
 
     Returns:
-        What `read` returns.
+        What the reader returns.
 
     Raises:
         tf.errors.InvalidArgumentError: No decoder may see the file; `why_not` has the reason.
     """
 
     # Most files are JPEGs, and each operation takes microseconds: theirs are as few as possible.
-    def jpeg() -> T:
+    def checked_jpeg() -> T:
         pixels, parts = _jpeg(encoded)
         fits = (pixels <= MAX_PIXELS) & (parts <= MAX_SCANS + 1)
-        return read(JPEG, _if_true(encoded, fits, _JPEG_LIMITS))
+        return jpeg(_if_true(encoded, fits, _JPEG_LIMITS))
 
-    def other(kind: bytes, file: tf.Tensor, reason: tf.Tensor) -> T:
-        return read(kind, _if_true(file, reason == "", reason))
-
-    return _by_kind(encoded, jpeg, other)
+    return tf.cond(_is_jpeg(encoded), checked_jpeg, lambda: after(_checked(other)(encoded)))
 
 
 def why_not(encoded: tf.Tensor) -> tf.Tensor:
@@ -81,7 +87,7 @@ def why_not(encoded: tf.Tensor) -> tf.Tensor:
         reason = _why_not_sides(tf.io.extract_jpeg_shape(encoded)[:2])
         return tf.where(parts > MAX_SCANS + 1, SCANS, reason)
 
-    return _by_kind(encoded, jpeg, lambda kind, file, reason: reason)
+    return tf.cond(_is_jpeg(encoded), jpeg, lambda: _others(_reason)(encoded))
 
 
 def _if_true(file: tf.Tensor, condition: tf.Tensor, message: str | tf.Tensor) -> tf.Tensor:
@@ -98,12 +104,30 @@ def _jpeg(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.reduce_prod(shape[:2]), tf.size(parts)
 
 
-def _by_kind(
-    encoded: tf.Tensor, jpeg: Callable[[], T], other: Callable[[bytes, tf.Tensor, tf.Tensor], T]
-) -> T:
-    """Calls `jpeg`, or `other` with the signature, what may be decoded, and why nothing may."""
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, len(JPEG)) == JPEG
 
-    def others() -> T:
+
+def _reason(kind: bytes, file: tf.Tensor, reason: tf.Tensor) -> tf.Tensor:
+    return reason
+
+
+@functools.cache
+def _checked(read: Callable[[bytes, tf.Tensor], T]) -> Callable[[tf.Tensor], T]:
+    """Returns what reads a file of any kind but JPEG, if a decoder may see it."""
+    return _others(lambda kind, file, reason: read(kind, _if_true(file, reason == "", reason)))
+
+
+@functools.cache
+def _others(do: Callable[[bytes, tf.Tensor, tf.Tensor], T]) -> Callable[[tf.Tensor], T]:
+    """Returns what calls `do` with a file's signature, what may be decoded, and why nothing may.
+
+    Only for files that are no JPEG. It is a function of its own, which is not inlined: in a graph
+    each operation of a branch that is not taken takes time, 0.25 ms per JPEG in all. And it takes
+    0.3 s to trace.
+    """
+
+    def others(encoded: tf.Tensor) -> T:
         head = tf.strings.substr(encoded, 0, _HEAD) + bytes(_HEAD)  # so that it can be looked at
 
         def starts_with(signature: bytes) -> tf.Tensor:
@@ -112,32 +136,32 @@ def _by_kind(
         def png() -> T:
             sides = _two_integers(head, 16, little_endian=False) % 2**32  # without a sign
             header_first = tf.strings.substr(head, 12, 4) == b"IHDR"
-            return other(PNG, encoded, tf.where(header_first, _why_not_sides(sides), DAMAGED))
+            return do(PNG, encoded, tf.where(header_first, _why_not_sides(sides), DAMAGED))
 
         def bmp() -> T:
             sides = tf.abs(_two_integers(head, 18, little_endian=True))  # top down if negative
-            return other(BMP, encoded, _why_not_sides(sides))
+            return do(BMP, encoded, _why_not_sides(sides))
 
         def gif() -> T:
             end, sides = _first_frame(tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32))
             frame = tf.strings.substr(encoded, 0, end) + b";"  # a GIF's last byte
-            return other(GIF, frame, tf.where(end > 0, _why_not_sides(sides), DAMAGED))
+            return do(GIF, frame, tf.where(end > 0, _why_not_sides(sides), DAMAGED))
 
         def none_of_these() -> T:
             webp = starts_with(b"RIFF") & (tf.strings.substr(head, 8, 4) == b"WEBP")
             reason = tf.where(webp, WEBP, UNKNOWN)
             reason = tf.where(tf.strings.length(encoded) > 0, reason, EMPTY)
-            return other(BMP, tf.constant(b""), reason)  # all branches return the same types
+            return do(BMP, tf.constant(b""), reason)  # all branches return the same types
 
         kinds = [(starts_with(PNG), png), (starts_with(GIF), gif), (starts_with(BMP), bmp)]
         return tf.case(kinds, default=none_of_these)
 
-    if not tf.executing_eagerly():
-        # In a graph each operation of the branch that is not taken takes time, 0.25 ms per JPEG in
-        # all, unless the branch is a function that is not inlined.
-        apart = {"_noinline": True}
-        others = tf.function(others, autograph=False, experimental_attributes=apart)
-    return tf.cond(tf.strings.substr(encoded, 0, len(JPEG)) == JPEG, jpeg, others)
+    return tf.function(
+        others,
+        autograph=False,
+        input_signature=[tf.TensorSpec((), tf.string)],
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def _two_integers(head: tf.Tensor, at: int, little_endian: bool) -> tf.Tensor:

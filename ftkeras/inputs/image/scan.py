@@ -22,8 +22,9 @@ import PIL
 import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
-from ftkeras.cache import Remembered, atomic_file, cache_folder, digest
+from ftkeras.cache import Remembered, cache_folder, digest
 from ftkeras.console import Progress
+from ftkeras.files import written_whole
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
 from ftkeras.paths import shown, why_not_readable
@@ -156,7 +157,7 @@ def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Ver
             if not reason and _shown_alike(image, kind, encoded):
                 return Verdict(name)
             copy = cache_folder("normalised", key[:2]) / f"{key}.png"
-            with atomic_file(copy) as temporary:
+            with written_whole(copy) as temporary:
                 render(image).save(temporary, "PNG", compress_level=1)
             return Verdict(str(copy))
     except Image.DecompressionBombError:

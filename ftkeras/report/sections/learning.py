@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftkeras.console import duration
+from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, Span, line_chart
 from ftkeras.report.html import Child, Html, Number, details, missing, number, table, tag
 from ftkeras.report.read import RunFacts
@@ -32,11 +33,15 @@ def curves(facts: RunFacts) -> Section:
         ]
         charts.append(
             line_chart(
-                drawn, title=_titled(metric), x_label="epoch", y_label=metric.replace("_", " "),
-                whole_x=True, mark=None if best is None else best + 1, mark_name="kept",
+                drawn,
+                title=_titled(metric),
+                x=Axis("epoch", whole=True),
+                y=Axis(metric.replace("_", " ")),
+                mark=None if best is None else best + 1,
+                mark_name="kept",
                 stretches=stretches,
             )
-        )  # fmt: skip
+        )
     seen = [
         (epoch + 0.5, record["learning_rate"])
         for epoch, record in zip(epochs, records, strict=True)
@@ -51,10 +56,13 @@ def curves(facts: RunFacts) -> Section:
     if drawn:
         charts.append(
             line_chart(
-                drawn, title="Learning rate of the head", x_label="epoch", y_label="learning rate",
-                whole_x=True, stretches=stretches,
+                drawn,
+                title="Learning rate of the head",
+                x=Axis("epoch", whole=True),
+                y=Axis("learning rate"),
+                stretches=stretches,
             )
-        )  # fmt: skip
+        )
     lead = (
         "Phases are named along the top. Training values are means over the epoch while the weights"
         " still move, and include dropout and augmentation; validation values are taken at its end."

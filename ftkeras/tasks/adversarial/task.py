@@ -15,6 +15,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import replica_class
 from ftkeras.evaluation.robustness import sample
 from ftkeras.keras_internals import flat_layers
+from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import interval, missing, number, table, tag
 from ftkeras.report.read import RunFacts
@@ -216,9 +217,8 @@ class Adversarial(Task):
             [0.0, *(a["budget"] for a in attacks)],
             [clean["accuracy"], *(a["accuracy"] for a in attacks)],
         )
-        chart = line_chart(
-            [curve], title="Accuracy by budget", x_label="budget, pixel values", y_label="accuracy"
-        )
+        budgets, accuracies = Axis("budget, pixel values"), Axis("accuracy")
+        chart = line_chart([curve], title="Accuracy by budget", x=budgets, y=accuracies)
         lead = (
             f"Accuracy on {results['examples']:,} {facts.split} images, as they are and changed by "
             "projected gradient ascent from a random start (Madry et al. 2018). Whoever attacks "

@@ -35,8 +35,8 @@ from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.few_shot.config import FewShotConfig, FewShotSection
 from ftkeras.tasks.few_shot.features import check_stages, unit_features
 from ftkeras.tasks.few_shot.probes import LinearHead, draw, fit_head, stratified_folds
-from ftkeras.training.fit import fit
 from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.signals import Signals
 
 NAMES = {
     "logistic": "logistic regression",
@@ -230,19 +230,10 @@ def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
     if fresh.trunk is not None:
         fresh.trunk.agree(fresh.devices.strategy)
     scratch = Run.create(run.path("scratch"), config, overwrite=True)
-    callbacks = [*([] if fresh.penalty is None else [fresh.penalty]), *fresh.callbacks]
-    checkpoints = fit(
-        fresh.model,
-        fresh.feed,
-        unfreeze=fresh.unfreeze,
-        run=scratch,
-        monitor=config.training.monitor or fresh.task.monitor(config, data),
-        average=build.average(config, fresh.model),
-        trunk=fresh.trunk,
-        saving=SavingOptions(every_minutes=None),
-        trouble=build.trouble(config),
-        callbacks=callbacks,
+    guards = dataclasses.replace(
+        build.guards(config, Signals()), saving=SavingOptions(every_minutes=None)
     )
+    checkpoints = fresh.fit(scratch, guards)
     checkpoints.load_best(fresh.model)
     tf.io.gfile.rmtree(scratch.folder)
     return fresh.model

@@ -38,44 +38,42 @@ def remember(
         resize: How images become square.
         step: In which step the data came.
     """
-    size = int(model.input_shape[1])
     known = set() if before is None else set(before.ids.tolist())
-    images, labels, parts, ids = [], [], [], []
-    for part in ("train", "val", "test"):
-        split = data.splits.get(part)
-        old = None if before is None else before.split(part, len(data.class_names))
-        new = None
-        if split is not None:
-            new = split.take(np.flatnonzero([key not in known for key in split.ids]))
-        count = 0 if new is None else len(new)
-        if not count and old is None:
+    rows: list[tuple[np.ndarray, ...]] = []
+    for part, most in (("train", per_class), ("val", held_out), ("test", held_out)):
+        new, old = _fresh(data.splits.get(part), known), None
+        if before is not None:
+            old = before.split(part, len(data.class_names))
+        if new is None and old is None:
             continue
-        every = joined(new if count else None, old)
+        every, count = joined(new, old), 0 if new is None else len(new)
         features = None
         if part == "train" and count and per_class:
             features = features_of(model, every, resize, "choose what to remember")
-        most = per_class if part == "train" else held_out
-        chosen = np.concatenate(
-            [
-                _choose(every, np.flatnonzero(every.labels == label), count, features, most)
-                for label in range(len(data.class_names))
-            ]
-        ).astype(np.int64)
-        images.append(pixels(every.take(chosen), size, resize))
-        labels.append(every.labels[chosen])
-        parts.append(np.full(len(chosen), part))
-        keys = [every.ids[i] for i in chosen]
-        ids.append(
-            np.array([k if k in known else f"{KEPT}{step}/{k}" for k in keys], np.str_).reshape(-1)
-        )
+        each = (np.flatnonzero(every.labels == label) for label in range(len(data.class_names)))
+        chosen = [_choose(every, members, count, features, most) for members in each]
+        kept = np.concatenate(chosen).astype(np.int64)
+        keys = [every.ids[i] for i in kept]
+        ids = [key if key in known else f"{KEPT}{step}/{key}" for key in keys]
+        shown = pixels(every.take(kept), int(model.input_shape[1]), resize)
+        rows.append((shown, every.labels[kept], np.full(len(kept), part), np.array(ids, np.str_)))
+    images, labels, parts, names = map(np.concatenate, zip(*rows, strict=True))
     return Exemplars(
-        np.concatenate(images),
-        np.concatenate(labels).astype(np.int32),
-        np.concatenate(parts).astype(np.str_),
-        np.concatenate(ids),
+        images,
+        labels.astype(np.int32),
+        parts.astype(np.str_),
+        names.astype(np.str_),
         data.class_names,
         np.array([per_class, held_out]),
     )
+
+
+def _fresh(split: Split | None, known: set[str]) -> Split | None:
+    """Returns the examples that are not kept already, if there are any."""
+    if split is None:
+        return None
+    rows = np.flatnonzero([key not in known for key in split.ids])
+    return split.take(rows) if len(rows) else None
 
 
 def _choose(

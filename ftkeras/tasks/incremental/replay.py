@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import uuid
 import zipfile
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import batches
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
+from ftkeras.files import write_whole
 from ftkeras.inputs.image.decode import Crop
 
 KEPT = "kept/"  # how the ids of kept images begin
@@ -68,10 +68,7 @@ class Exemplars:
         arrays = {name: value for name, value in vars(self).items() if name != "class_names"}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, class_names=np.array(self.class_names, np.str_), **arrays)
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"  # several workers may write at once
-        with tf.io.gfile.GFile(temporary, "wb") as file:
-            file.write(buffer.getvalue())
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        write_whole(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str) -> Exemplars:

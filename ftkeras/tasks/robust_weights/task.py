@@ -23,6 +23,7 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.inputs.image.corruptions import SMALLEST
 from ftkeras.model.inference import logits_function
+from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import number, tag
 from ftkeras.report.html import table as html_table
@@ -275,8 +276,8 @@ def _report(results: dict[str, Any]) -> Section:
         chart = line_chart(
             [Curve(name, alphas, [row[name] for row in sweep]) for name in ("clean", "corrupted")],
             title="Validation accuracy between the linear probe and the fine-tuned model",
-            x_label="share of the fine-tuned weights",
-            y_label="accuracy",
+            x=Axis("share of the fine-tuned weights"),
+            y=Axis("accuracy"),
             mark=results["alpha"],
         )
         body.append(tag("figure", chart))

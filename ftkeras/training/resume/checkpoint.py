@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
+from ftkeras.files import written_whole
 from ftkeras.phases.phase import larger_is_better
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -25,10 +26,9 @@ gfile = tf.io.gfile
 
 def save_last(model: keras.Model, run: Run) -> None:
     """Writes `checkpoints/last.weights.h5`, as Keras loads it: whole, or the one before stays."""
-    temporary = run.path("checkpoints", "last-new.weights.h5")
-    check_room(temporary, model)
-    model.save_weights(temporary)
-    gfile.rename(temporary, run.path("checkpoints", "last.weights.h5"), overwrite=True)
+    with written_whole(run.path("checkpoints", "last.weights.h5")) as temporary:
+        check_room(temporary, model)
+        model.save_weights(temporary)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -52,15 +52,15 @@ class Checkpoints(keras.callbacks.Callback):
         average: AveragedWeights | None = None,
     ):
         super().__init__()
-        self._subject = model
+        self.subject = model
         self.best: float | None = None
         self.best_epoch: int | None = None
         """The best epoch, from 0."""
         self._known: list[int | None] = []  # what the last two states hold for the best
         self._best_loss = math.inf
-        self._run = run
+        self.run = run
         self._monitor = monitor
-        self._average = average
+        self.average = average
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
@@ -74,9 +74,9 @@ class Checkpoints(keras.callbacks.Callback):
         if self._improves(value, loss):
             self.best, self._best_loss = value, loss
             self.best_epoch = epoch
-            with contextlib.nullcontext() if self._average is None else self._average.swapped():
+            with contextlib.nullcontext() if self.average is None else self.average.swapped():
                 # Not as Keras writes them: that takes half a second where this takes a tenth.
-                write_state(self._path(epoch), {"weights": values_of(self._subject.weights)})
+                write_state(self._path(epoch), {"weights": values_of(self.subject.weights)})
             self._keep([*self._known, epoch])
 
     def load_best(self, model: keras.Model) -> None:
@@ -97,9 +97,9 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _keep(self, epochs: Sequence[int | None]) -> None:
         kept = {os.path.basename(self._path(epoch)) for epoch in epochs if epoch is not None}
-        for name in gfile.listdir(self._run.path("checkpoints")):
-            if re.fullmatch(r"\.?best-\d+\.ckpt(\.tmp)?", name) and name not in kept:
-                gfile.remove(self._run.path("checkpoints", name))
+        for name in gfile.listdir(self.run.path("checkpoints")):
+            if re.fullmatch(r"best-\d+\.ckpt", name) and name not in kept:
+                gfile.remove(self.run.path("checkpoints", name))
 
     def state(self) -> Tree:
         """Returns which epoch is the best, and how good it is."""
@@ -113,7 +113,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.best_epoch = self._known[-1] if self._known else None
 
     def _path(self, epoch: int) -> str:
-        return self._run.path("checkpoints", f"best-{epoch + 1:04d}.ckpt")
+        return self.run.path("checkpoints", f"best-{epoch + 1:04d}.ckpt")
 
     def _improves(self, value: float, loss: float) -> bool:
         if self.best is None or math.isnan(self.best):
@@ -145,8 +145,6 @@ class States:
 
     def newest(self) -> Tree | None:
         """Returns the newest whole state; what is damaged is reported and removed."""
-        for half in gfile.glob(self._path(".state-*.tmp")):  # of a process that was killed
-            gfile.remove(half)
         damaged = False
         for name in reversed(self.names()):
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -12,8 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
-from ftkeras.run import Run
-from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
@@ -41,28 +39,46 @@ class SavingOptions:
     every_epoch: bool = False
 
 
+@dataclass(frozen=True)
+class Guards:
+    """What keeps a training from being lost.
+
+    Args:
+        saving: When to save besides where epochs end.
+        trouble: What to do if the loss is not a number any more, or explodes.
+        signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
+    """
+
+    saving: SavingOptions = SavingOptions()
+    trouble: DivergencePolicy = DivergencePolicy()
+    signals: Signals = field(default_factory=Signals)
+
+    def for_workers(self) -> Guards:
+        """Returns those for workers in step, which save when all are at the same step.
+
+        Reading metrics is a meeting of all workers, and a signal or a clock calls each at another
+        step. So they stop at once.
+        """
+        saving = SavingOptions(self.saving.every_steps, every_minutes=None, every_epoch=True)
+        return Guards(saving, self.trouble)
+
+
 class SavedTraining:
     """A training and its states on disk: begins with the newest, saves, and goes back.
 
     Args:
-        model: The whole model, whichever part of it is fitted.
-        run: Where its states are.
+        checkpoints: The best weights, which the states refer to: of the whole model, whichever
+            part of it is fitted.
         unfreeze: The phases, which know the position.
-        average: The moving average, if there is one.
-        checkpoints: The best weights, which the states refer to.
-        parts: All that has a state, those three included, by name.
+        parts: All that has a state, by name.
         trouble: How often to go back, and at what rates.
         report: Gets a line on what was done.
     """
 
     def __init__(
         self,
-        model: keras.Model,
-        run: Run,
-        *,
-        unfreeze: ResumableUnfreezing,
-        average: AveragedWeights | None,
         checkpoints: Checkpoints,
+        unfreeze: ResumableUnfreezing,
         parts: Mapping[str, state.Stateful],
         trouble: DivergencePolicy,
         report: Callable[[str], None] = print,
@@ -73,15 +89,15 @@ class SavedTraining:
         """The training metrics of an epoch of which only the validation is to be done."""
         self.seconds = 0.0
         """How long it took to save the last time."""
-        self._model = self._fitted = model
-        self._run = run
-        self._unfreeze = unfreeze
-        self._average = average
+        self.unfreeze = unfreeze
+        self._model = self._fitted = checkpoints.subject
+        self._run = checkpoints.run
+        self._average = checkpoints.average
         self._checkpoints = checkpoints
         self._parts = parts
         self._trouble = trouble
         self._report = report
-        self._states = States(run, report)
+        self._states = States(self._run, report)
         self._metrics: state.Tree | None = None  # to be put back where the next epoch begins
         self._rollbacks: list[list[int]] = []  # [epoch, batch] of each trouble
         self._went_back_to = ""
@@ -94,7 +110,7 @@ class SavedTraining:
             self.save()
             return
         self._restore(tree)
-        epoch, batches = self._unfreeze.position
+        epoch, batches = self.unfreeze.position
         self._run.event("resumed", epoch=epoch, batches=batches)
         where = "after the last epoch" if self.over else f"epoch {epoch + 1}, step {batches + 1}"
         self._report(f"resumed   {where}")
@@ -118,7 +134,7 @@ class SavedTraining:
         if self._metrics is not None:  # the epoch has not begun again: the model has other values
             tree["metrics"] = self._metrics["metrics"]
         tree |= {"over": over, "logs": logs, "rollbacks": self._rollbacks}
-        self._states.save(*self._unfreeze.position, tree)
+        self._states.save(*self.unfreeze.position, tree)
         self._checkpoints.note_state()
         self.seconds = time.monotonic() - start
 
@@ -149,8 +165,8 @@ class SavedTraining:
         Raises:
             TrainingError: It went back as often as it may.
         """
-        epoch, batch = self._unfreeze.position
-        where = f"epoch {epoch + 1}, step {max(batch, 1)} (phase {self._unfreeze.phase.name})"
+        epoch, batch = self.unfreeze.position
+        where = f"epoch {epoch + 1}, step {max(batch, 1)} (phase {self.unfreeze.phase.name})"
         self._rollbacks.append([epoch, batch])
         if len(self._rollbacks) > self._trouble.retries:
             raise TrainingError(self._advice(trouble, where, examples))
@@ -162,9 +178,9 @@ class SavedTraining:
         rollbacks, self._went_back_to = self._rollbacks, self._states.names()[-1]
         self._restore(tree)
         self._rollbacks = rollbacks
-        self._unfreeze.rate_scale = self._trouble.shrink ** len(rollbacks)
+        self.unfreeze.rate_scale = self._trouble.shrink ** len(rollbacks)
         self.save(over=self.over, logs=self.logs)  # a run killed now goes on with these rates
-        to_epoch, to_batch = self._unfreeze.position
+        to_epoch, to_batch = self.unfreeze.position
         self._run.event(
             "rollback",
             reason=str(trouble),
@@ -172,11 +188,11 @@ class SavedTraining:
             batches=batch,
             to_epoch=to_epoch,
             to_batches=to_batch,
-            rate_scale=self._unfreeze.rate_scale,
+            rate_scale=self.unfreeze.rate_scale,
         )
         self._report(
             f"trouble   {where}: {trouble}; going back to epoch {to_epoch + 1}, step "
-            f"{to_batch + 1}, with rates times {self._unfreeze.rate_scale:g}"
+            f"{to_batch + 1}, with rates times {self.unfreeze.rate_scale:g}"
         )
 
     def _restore(self, tree: state.Tree) -> None:
@@ -185,10 +201,10 @@ class SavedTraining:
         state.put_back(self._model, self._parts, tree)
         self.over, self.logs = tree["over"], tree["logs"]
         self._rollbacks = tree["rollbacks"]
-        self._metrics = tree if self._unfreeze.position[1] and self.logs is None else None
+        self._metrics = tree if self.unfreeze.position[1] and self.logs is None else None
 
     def _check_finite(self, tree: state.Tree) -> None:
-        groups = self._unfreeze.optimizer.groups
+        groups = self.unfreeze.optimizer.groups
         trained = {id(weight) for group in groups for weight in group.weights}
         values = [
             *zip(self._model.variables, tree["model"], strict=True),
@@ -222,20 +238,13 @@ class Saver(keras.callbacks.Callback):
     So all other callbacks have seen the step or the epoch that has ended.
     """
 
-    def __init__(
-        self,
-        saved: SavedTraining,
-        unfreeze: ResumableUnfreezing,
-        signals: Signals,
-        steps_per_epoch: int,
-        options: SavingOptions,
-    ):
+    def __init__(self, saved: SavedTraining, steps_per_epoch: int, guards: Guards):
         super().__init__()
         self._saved = saved
-        self._unfreeze = unfreeze
-        self._signals = signals
+        self._unfreeze = saved.unfreeze
+        self._signals = guards.signals
         self._steps_per_epoch = steps_per_epoch
-        self._options = options
+        self._options = guards.saving
         self._at = time.monotonic()
         self._logs: Logs = {}
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from ftkeras.files import written_whole
 
 gfile = tf.io.gfile
 
@@ -43,14 +44,11 @@ def write_state(path: str, tree: Tree) -> None:
     facts = {"tree": _plain(tree, arrays), "arrays": [[a.dtype.name, a.shape] for a in arrays]}
     header = json.dumps(facts).encode()
     digest = hashlib.sha256()
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
-    with gfile.GFile(temporary, "wb") as file:
+    with written_whole(path) as temporary, gfile.GFile(temporary, "wb") as file:
         for part in (_MAGIC, _LENGTH.pack(len(header)), header, *map(_bytes, arrays)):
             digest.update(part)
             file.write(part)
         file.write(digest.digest())
-    _flush_to_disk(temporary)  # before the name points to it: else a power cut may leave it empty
-    gfile.rename(temporary, path, overwrite=True)
 
 
 def read_state(path: str) -> Tree:
@@ -104,13 +102,3 @@ def _rebuilt(value: Any, arrays: list[np.ndarray]) -> Any:
 
 def _bytes(array: np.ndarray) -> bytes:
     return array.tobytes()  # in rows, whatever its layout in memory
-
-
-def _flush_to_disk(path: str) -> None:
-    if "://" in path:
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

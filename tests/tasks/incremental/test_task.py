@@ -257,14 +257,14 @@ def _assemble(config: Any, replicas: tf.distribute.Strategy) -> Any:
 
 def _losses(assembled: Any, run: Run) -> list[float]:
     from ftkeras.training.fit import fit
+    from ftkeras.training.resume.checkpoint import Checkpoints
 
     tf.io.gfile.makedirs(run.path("checkpoints"))
     fit(
         assembled.model,
         assembled.feed,
         unfreeze=assembled.unfreeze,
-        run=run,
-        monitor="val_accuracy",
+        checkpoints=Checkpoints(assembled.model, run, "val_accuracy"),
         callbacks=assembled.callbacks,
     )
     return [record[name] for record in run.metrics() for name in ("loss", "val_loss")]

@@ -16,8 +16,9 @@ from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.run import Run
 from ftkeras.tasks.robust_weights.soups import Blender, KeepProbe, blend, greedy, weights_of_model
 from ftkeras.training.fit import fit
+from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.saving import Guards, SavingOptions
 
 
 def test_a_blend_is_a_weighted_sum():
@@ -121,10 +122,14 @@ def test_the_probe_is_what_the_first_phase_leaves_also_in_a_run_that_goes_on(
         phases = [Phase("head", 2, 1e-2), Phase("all", 2, 1e-2, train=["all"])]
         unfreeze = ResumableUnfreezing(model, phases, steps_per_epoch=feed.steps_per_epoch)
         keeper, run = KeepProbe(model, unfreeze), Run(str(folder))
-        saving = SavingOptions(1)
-        callbacks = [keeper, stop]
-        fit(model, feed, unfreeze=unfreeze, run=run, monitor="loss", saving=saving,
-            callbacks=callbacks)  # fmt: skip
+        fit(
+            model,
+            feed,
+            unfreeze=unfreeze,
+            checkpoints=Checkpoints(model, run, "loss"),
+            guards=Guards(SavingOptions(1)),
+            callbacks=[keeper, stop],
+        )
         return keeper
 
     stop = Stop()

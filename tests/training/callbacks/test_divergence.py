@@ -15,7 +15,7 @@ from ftkeras.errors import TrainingError
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
-from ftkeras.training.resume.saving import SavedTraining, SavingOptions
+from ftkeras.training.resume.saving import Guards, SavedTraining, SavingOptions
 
 PHASES = [Phase("head", 2, 1e-2, decay="constant"), Phase("all", 1, train=["all"])]
 
@@ -81,7 +81,7 @@ def rollbacks(run: Run) -> list[dict[str, Any]]:
 def test_a_run_goes_back_with_a_smaller_rate_and_ends_well(small_training, tmp_path, capsys):
     spoil = Spoil(step=8, times=1)
     saving = SavingOptions(every_steps=7)
-    whole, run = small_training(tmp_path, PHASES, callbacks=[spoil], saving=saving)
+    whole, run = small_training(tmp_path, PHASES, callbacks=[spoil], guards=Guards(saving))
     (event,) = rollbacks(run)
     assert "the loss is nan" in event["reason"]
     assert (event["epoch"], event["to_epoch"], event["to_batches"]) == (1, 1, 2)
@@ -99,7 +99,7 @@ def test_a_run_killed_right_after_it_went_back_resumes_with_the_metrics_of_then(
     small_training, tmp_path, monkeypatch
 ):
     saving, spoil = SavingOptions(every_steps=7), Spoil(step=8, times=1)
-    whole, _ = small_training(tmp_path / "whole", PHASES, callbacks=[spoil], saving=saving)
+    whole, _ = small_training(tmp_path / "whole", PHASES, callbacks=[spoil], guards=Guards(saving))
     go_back = SavedTraining.go_back
 
     def go_back_and_die(self: SavedTraining, *args: Any) -> None:
@@ -109,8 +109,8 @@ def test_a_run_killed_right_after_it_went_back_resumes_with_the_metrics_of_then(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SavedTraining, "go_back", go_back_and_die)
         spoil = Spoil(step=8, times=1)
-        small_training(tmp_path / "parts", PHASES, callbacks=[spoil], saving=saving)
-    resumed, run = small_training(tmp_path / "parts", PHASES, saving=saving)
+        small_training(tmp_path / "parts", PHASES, callbacks=[spoil], guards=Guards(saving))
+    resumed, run = small_training(tmp_path / "parts", PHASES, guards=Guards(saving))
     assert resumed["records"] == whole["records"]
     assert len(rollbacks(run)) == 1
 
@@ -119,8 +119,8 @@ def test_a_run_killed_right_after_it_went_back_resumes_with_the_metrics_of_then(
 def test_a_checkpoint_that_leads_to_trouble_again_is_left_for_the_one_before(
     small_training, tmp_path
 ):
-    saving = SavingOptions(every_epoch=True)
-    _, run = small_training(tmp_path, PHASES, callbacks=[Spoil(step=8, times=2)], saving=saving)
+    guards = Guards(SavingOptions(every_epoch=True))
+    _, run = small_training(tmp_path, PHASES, callbacks=[Spoil(step=8, times=2)], guards=guards)
     first, second = rollbacks(run)
     assert (first["to_epoch"], second["to_epoch"]) == (1, 0)
     assert second["rate_scale"] == 0.25
@@ -147,5 +147,5 @@ def test_an_enormous_rate_stops_the_run(small_training, tmp_path):
     optimizer = keras.optimizers.SGD()
     trouble = DivergencePolicy(retries=1)
     with pytest.raises(TrainingError, match="Look at|look at"):
-        small_training(tmp_path, phases, optimizer=optimizer, trouble=trouble)
+        small_training(tmp_path, phases, optimizer=optimizer, guards=Guards(trouble=trouble))
     assert len(rollbacks(Run(str(tmp_path)))) == 1

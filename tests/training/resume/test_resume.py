@@ -15,7 +15,7 @@ from ftkeras.phases import Phase, Until
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.resume import saving
 from ftkeras.training.resume.checkpoint import States
-from ftkeras.training.resume.saving import SavingOptions
+from ftkeras.training.resume.saving import Guards, SavingOptions
 from ftkeras.training.resume.signals import Signals
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training,
     ]
     for stop, every_steps, raised in tries:
         with Signals() as signals, pytest.raises(raised):
-            train("parts", stop, saving=SavingOptions(every_steps), signals=signals)
+            train("parts", stop, guards=Guards(SavingOptions(every_steps), signals=signals))
     resumed, run = train("parts", Kill())
     assert_same(whole, resumed)
     events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
@@ -121,7 +121,8 @@ def test_signals_in_the_validation_of_an_epoch_that_a_phase_cuts_short(small_tra
     }
     for raised, stop in stops.items():
         with Signals() as signals, pytest.raises(raised):
-            small_training(tmp_path / "parts", phases, callbacks=[stop], signals=signals)
+            guards = Guards(signals=signals)
+            small_training(tmp_path / "parts", phases, callbacks=[stop], guards=guards)
     resumed, _ = small_training(tmp_path / "parts", phases)
     assert_same(whole, resumed)
 
@@ -146,7 +147,7 @@ def test_short_epochs_are_saved_now_and_then(
 
     monkeypatch.setattr(States, "save", noted)
     monkeypatch.setattr(saving, "_SHARE", share)
-    small_training(tmp_path, [Phase("all", 3, 1e-2, train=["all"])], saving=options)
+    small_training(tmp_path, [Phase("all", 3, 1e-2, train=["all"])], guards=Guards(options))
     assert positions == saved
 
 

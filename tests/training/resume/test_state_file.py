@@ -96,13 +96,3 @@ def test_a_newest_state_that_cannot_even_be_removed_falls_back(run):
     tf.io.gfile.makedirs(run.path("checkpoints", "state-00001-00000000.ckpt", "a folder"))
     assert states.newest() == {"at": [0, 7]}
     assert len(said) == 1 and "state-00001-00000000.ckpt cannot be read" in said[0]
-
-
-def test_half_a_state_of_a_process_that_was_killed_is_removed(run):
-    half = run.path("checkpoints", ".state-00001-00000000.ckpt.tmp")
-    with open(half, "w") as file:
-        file.write("ftke")
-    states = States(run, print)
-    states.save(0, 3, {"at": 3})
-    assert states.newest() == {"at": 3}
-    assert not tf.io.gfile.exists(half)

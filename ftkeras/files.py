@@ -1,0 +1,67 @@
+"""Files that are written whole: readers see the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+
+_HALF = ".half-"  # how the name of a file begins that is being written
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yields a temporary path in the same folder, which becomes `path` if the block ends well.
+
+    If the block fails, `path` stays as it is. Several processes may write the same file at once:
+    each has a temporary path of its own, which ends like `path`.
+
+    Args:
+        path: The file; local or remote (gs://).
+
+    Example:
+        ```python
+        with written_whole("model.keras") as temporary:
+            model.save(temporary)
+        ```
+    """
+    from tensorflow.io import gfile  # here: importing it takes seconds
+
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f"{_HALF}{uuid.uuid4().hex[:8]}-{name}")
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        gfile.rename(temporary, os.path.join(folder, name), overwrite=True)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            gfile.remove(temporary)
+        raise
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Writes a file whole: text as UTF-8, or bytes."""
+    from tensorflow.io import gfile
+
+    with written_whole(path) as temporary, gfile.GFile(temporary, "wb") as file:
+        file.write(content)
+
+
+def is_half_written(name: str) -> bool:
+    """Whether a file is one that a killed process was writing, by its name."""
+    return name.startswith(_HALF)
+
+
+def flush_to_disk(path: str) -> None:
+    """Waits until a local file's content is on the disk.
+
+    Before the file gets its name: a power cut may leave it empty otherwise.
+    """
+    if "://" in path:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
