@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.console import table
 from ftkeras.keras_internals import flat_layers, inbound_nodes
 from ftkeras.phases.clock import PhaseClock
@@ -327,7 +328,7 @@ def _warnings(
 
 def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
     """Returns how many numbers an example's backward pass keeps."""
-    layers = list(_leaves(model))
+    layers = leaf_layers(model)
     training = {id(weight.layer) for weight in trained}
     holders = [
         i for i, x in enumerate(layers) if any(id(part) in training for part in flat_layers(x))
@@ -341,14 +342,6 @@ def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
         for output in node.outputs
     )
     return sum(math.prod(d or 1 for d in shape) for shape in shapes)
-
-
-def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
 
 
 def bytes_of(variable: keras.Variable) -> int:

@@ -24,6 +24,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from ftkeras.cache import Remembered, cache_folder, digest
 from ftkeras.console import Progress
+from ftkeras.errors import first_line
 from ftkeras.files import written_whole
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
@@ -98,7 +99,7 @@ def scan_files(paths: Sequence[str], about: str) -> list[Verdict]:
                 with tf.io.gfile.GFile(path, "rb") as file:
                     verdict = examine(path, file.read(), digest(path, stamp))
             except (OSError, tf.errors.OpError) as error:
-                return path, "", None, Verdict(path, f"cannot be read: {_first_line(error)}")
+                return path, "", None, Verdict(path, f"cannot be read: {first_line(error)}")
         return path, stamp, ["" if verdict.path == path else verdict.path, verdict.reason], verdict
 
     verdicts = []
@@ -165,7 +166,7 @@ def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Ver
     except PIL.UnidentifiedImageError:
         return Verdict(name, "not an image")
     except Exception as error:  # a decoder may raise anything on a stranger's bytes
-        return Verdict(name, f"broken or truncated: {_first_line(error)}")
+        return Verdict(name, f"broken or truncated: {first_line(error)}")
 
 
 def _too_large(size: tuple[int, int] | None) -> str:
@@ -246,7 +247,3 @@ def render(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", clear.size, "white")
     white.paste(clear, mask=clear.getchannel("A"))
     return white
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.files import written_whole
-from ftkeras.phases.phase import larger_is_better
+from ftkeras.phases.phase import improves
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.resume.disk_space import check_room
@@ -116,11 +116,9 @@ class Checkpoints(keras.callbacks.Callback):
         return self.run.path("checkpoints", f"best-{epoch + 1:04d}.ckpt")
 
     def _improves(self, value: float, loss: float) -> bool:
-        if self.best is None or math.isnan(self.best):
-            return True
         if value == self.best:  # common for the accuracy of a small split
             return loss < self._best_loss
-        return value > self.best if larger_is_better(self._monitor) else value < self.best
+        return improves(self._monitor, value, self.best)
 
 
 class States:
