@@ -1,10 +1,44 @@
-"""Imports of other packages without what they would bring along."""
+"""Imports of other packages: what they read first, and what they would bring along."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+from ftkeras.errors import UserError
+
+_NEEDED = {"floatx": "float32", "image_data_format": "channels_last"}  # of Keras's own file
+
+
+def check_keras_settings(environment: Mapping[str, str]) -> None:
+    """Raises UserError if Keras is set to what ftkeras cannot work with; before it is imported.
+
+    Imported with such settings, Keras fails in its own words, or models fail much later. The
+    backend that Keras's file names does not matter: a verb sets KERAS_BACKEND unless it is set.
+
+    Args:
+        environment: The environment's variables.
+    """
+    backend = environment.get("KERAS_BACKEND") or "tensorflow"
+    if backend != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND is {backend}, and ftkeras needs the TensorFlow backend of Keras: "
+            "unset KERAS_BACKEND, or set it to tensorflow."
+        )
+    file = Path(environment.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+    settings = {}
+    with contextlib.suppress(OSError, ValueError):  # Keras ignores these, too
+        settings = json.loads(file.read_text())
+    for name, needed in _NEEDED.items():
+        if isinstance(settings, dict) and settings.get(name, needed) != needed:
+            raise UserError(
+                f"Keras's {name} is {settings[name]!r}, and ftkeras needs {needed}: change it in "
+                f"{file}."
+            )
 
 
 @contextmanager

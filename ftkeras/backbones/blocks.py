@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 
@@ -26,6 +27,25 @@ def leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
         inner = leaf_layers(layer) if isinstance(layer, keras.Model) else [layer]
         leaves.update(dict.fromkeys(inner))
     return list(leaves)
+
+
+def layer_digests(layers: Sequence[keras.layers.Layer]) -> list[str]:
+    """Returns what tells an architecture by its layers, after each weighted layer.
+
+    A digest is of the classes and names of the weighted layers so far, without the numbers that
+    names end with: Keras counts some of them through the process. Widths are left out, so the
+    same architecture with other widths has the same digest.
+
+    Args:
+        layers: Layers in graph order, with nested models opened.
+    """
+    so_far, digests = hashlib.blake2b(digest_size=4), []
+    for layer in layers:
+        if layer.weights:
+            name = re.sub(r"_?\d+$", "", layer.name)
+            so_far.update(f"{type(layer).__name__} {name}\n".encode())
+            digests.append(so_far.hexdigest())
+    return digests
 
 
 def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:

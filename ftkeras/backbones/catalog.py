@@ -54,6 +54,7 @@ class Entry:
         natural_size: The side in pixels that its ImageNet weights were trained at.
         parameters: How many numbers the model without top holds.
         blocks: How many blocks it has.
+        layers: Its layers' last digest; see `blocks.layer_digests`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Entry:
     natural_size: int
     parameters: int
     blocks: int
+    layers: str
 
 
 CONVNEXT = Family(
@@ -145,47 +147,47 @@ XCEPTION = Family(
 )
 
 _ENTRIES = (
-    #      name, family, natural size, parameters, blocks
-    Entry("ConvNeXtTiny", CONVNEXT, 224, 27_820_128, 19),
-    Entry("ConvNeXtSmall", CONVNEXT, 224, 49_454_688, 37),
-    Entry("ConvNeXtBase", CONVNEXT, 224, 87_566_464, 37),
-    Entry("ConvNeXtLarge", CONVNEXT, 224, 196_230_336, 37),
-    Entry("ConvNeXtXLarge", CONVNEXT, 224, 348_147_968, 37),
-    Entry("DenseNet121", DENSENET, 224, 7_037_504, 5),
-    Entry("DenseNet169", DENSENET, 224, 12_642_880, 5),
-    Entry("DenseNet201", DENSENET, 224, 18_321_984, 5),
-    Entry("EfficientNetB0", EFFICIENTNET, 224, 4_049_571, 17),
-    Entry("EfficientNetB1", EFFICIENTNET, 240, 6_575_239, 24),
-    Entry("EfficientNetB2", EFFICIENTNET, 260, 7_768_569, 24),
-    Entry("EfficientNetB3", EFFICIENTNET, 300, 10_783_535, 27),
-    Entry("EfficientNetB4", EFFICIENTNET, 380, 17_673_823, 33),
-    Entry("EfficientNetB5", EFFICIENTNET, 456, 28_513_527, 40),
-    Entry("EfficientNetB6", EFFICIENTNET, 528, 40_960_143, 46),
-    Entry("EfficientNetB7", EFFICIENTNET, 600, 64_097_687, 56),
-    Entry("EfficientNetV2B0", EFFICIENTNET_V2, 224, 5_919_312, 22),
-    Entry("EfficientNetV2B1", EFFICIENTNET_V2, 240, 6_931_124, 28),
-    Entry("EfficientNetV2B2", EFFICIENTNET_V2, 260, 8_769_374, 29),
-    Entry("EfficientNetV2B3", EFFICIENTNET_V2, 300, 12_930_622, 33),
-    Entry("EfficientNetV2S", EFFICIENTNET_V2, 384, 20_331_360, 41),
-    Entry("EfficientNetV2M", EFFICIENTNET_V2, 480, 53_150_388, 58),
-    Entry("EfficientNetV2L", EFFICIENTNET_V2, 480, 117_746_848, 80),
-    Entry("InceptionResNetV2", INCEPTION_RESNET, 299, 54_336_736, 44),
-    Entry("InceptionV3", INCEPTION_V3, 299, 21_802_784, 12),
-    Entry("MobileNet", MOBILENET, 224, 3_228_864, 14),
-    Entry("MobileNetV2", MOBILENET_V2, 224, 2_257_984, 18),
-    Entry("MobileNetV3Small", MOBILENET_V3, 224, 939_120, 12),
-    Entry("MobileNetV3Large", MOBILENET_V3, 224, 2_996_352, 16),
-    Entry("NASNetMobile", NASNET, 224, 4_269_716, 17),
-    Entry("NASNetLarge", NASNET, 331, 84_916_818, 23),
-    Entry("ResNet50", RESNET, 224, 23_587_712, 17),
-    Entry("ResNet101", RESNET, 224, 42_658_176, 34),
-    Entry("ResNet152", RESNET, 224, 58_370_944, 51),
-    Entry("ResNet50V2", RESNET_V2, 224, 23_564_800, 17),
-    Entry("ResNet101V2", RESNET_V2, 224, 42_626_560, 34),
-    Entry("ResNet152V2", RESNET_V2, 224, 58_331_648, 51),
-    Entry("VGG16", VGG, 224, 14_714_688, 5),
-    Entry("VGG19", VGG, 224, 20_024_384, 5),
-    Entry("Xception", XCEPTION, 299, 20_861_480, 14),
+    #      name, family, natural size, parameters, blocks, layers
+    Entry("ConvNeXtTiny", CONVNEXT, 224, 27_820_128, 19, "18ce8aed"),
+    Entry("ConvNeXtSmall", CONVNEXT, 224, 49_454_688, 37, "2ac34d09"),
+    Entry("ConvNeXtBase", CONVNEXT, 224, 87_566_464, 37, "518268bb"),
+    Entry("ConvNeXtLarge", CONVNEXT, 224, 196_230_336, 37, "8e061901"),
+    Entry("ConvNeXtXLarge", CONVNEXT, 224, 348_147_968, 37, "1f61d53e"),
+    Entry("DenseNet121", DENSENET, 224, 7_037_504, 5, "eb00874e"),
+    Entry("DenseNet169", DENSENET, 224, 12_642_880, 5, "b3b2458a"),
+    Entry("DenseNet201", DENSENET, 224, 18_321_984, 5, "e0c194b3"),
+    Entry("EfficientNetB0", EFFICIENTNET, 224, 4_049_571, 17, "2dd8a90a"),
+    Entry("EfficientNetB1", EFFICIENTNET, 240, 6_575_239, 24, "35089c30"),
+    Entry("EfficientNetB2", EFFICIENTNET, 260, 7_768_569, 24, "35089c30"),
+    Entry("EfficientNetB3", EFFICIENTNET, 300, 10_783_535, 27, "46d2c129"),
+    Entry("EfficientNetB4", EFFICIENTNET, 380, 17_673_823, 33, "02da0b79"),
+    Entry("EfficientNetB5", EFFICIENTNET, 456, 28_513_527, 40, "166cfccb"),
+    Entry("EfficientNetB6", EFFICIENTNET, 528, 40_960_143, 46, "b6dd74b3"),
+    Entry("EfficientNetB7", EFFICIENTNET, 600, 64_097_687, 56, "d118a947"),
+    Entry("EfficientNetV2B0", EFFICIENTNET_V2, 224, 5_919_312, 22, "ca431f9c"),
+    Entry("EfficientNetV2B1", EFFICIENTNET_V2, 240, 6_931_124, 28, "b36a3a01"),
+    Entry("EfficientNetV2B2", EFFICIENTNET_V2, 260, 8_769_374, 29, "083af975"),
+    Entry("EfficientNetV2B3", EFFICIENTNET_V2, 300, 12_930_622, 33, "e970d100"),
+    Entry("EfficientNetV2S", EFFICIENTNET_V2, 384, 20_331_360, 41, "08fb25ff"),
+    Entry("EfficientNetV2M", EFFICIENTNET_V2, 480, 53_150_388, 58, "2bcb2534"),
+    Entry("EfficientNetV2L", EFFICIENTNET_V2, 480, 117_746_848, 80, "cdccad78"),
+    Entry("InceptionResNetV2", INCEPTION_RESNET, 299, 54_336_736, 44, "85d34fde"),
+    Entry("InceptionV3", INCEPTION_V3, 299, 21_802_784, 12, "aa99a520"),
+    Entry("MobileNet", MOBILENET, 224, 3_228_864, 14, "54403563"),
+    Entry("MobileNetV2", MOBILENET_V2, 224, 2_257_984, 18, "cd49cb26"),
+    Entry("MobileNetV3Small", MOBILENET_V3, 224, 939_120, 12, "90fa7f49"),
+    Entry("MobileNetV3Large", MOBILENET_V3, 224, 2_996_352, 16, "a9c426e9"),
+    Entry("NASNetMobile", NASNET, 224, 4_269_716, 17, "c1e3c9c6"),
+    Entry("NASNetLarge", NASNET, 331, 84_916_818, 23, "b6e8eeb8"),
+    Entry("ResNet50", RESNET, 224, 23_587_712, 17, "b30f364f"),
+    Entry("ResNet101", RESNET, 224, 42_658_176, 34, "d8f301c1"),
+    Entry("ResNet152", RESNET, 224, 58_370_944, 51, "84d917cf"),
+    Entry("ResNet50V2", RESNET_V2, 224, 23_564_800, 17, "05b36b99"),
+    Entry("ResNet101V2", RESNET_V2, 224, 42_626_560, 34, "8025b20a"),
+    Entry("ResNet152V2", RESNET_V2, 224, 58_331_648, 51, "f5574973"),
+    Entry("VGG16", VGG, 224, 14_714_688, 5, "85c26373"),
+    Entry("VGG19", VGG, 224, 20_024_384, 5, "7530ee36"),
+    Entry("Xception", XCEPTION, 299, 20_861_480, 14, "66efa7cb"),
 )
 
 CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

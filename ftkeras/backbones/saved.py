@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import keras
@@ -18,7 +17,8 @@ def load(path: str, *, weights: str, image_size: int | None, cut: str | None) ->
 
     Nested models are opened, so that the backbone is one flat graph; a `model.keras` that
     ftkeras wrote serves as it is. A block is one weighted layer with the normalisations after it;
-    in a Keras Applications model, nested or not and known by its name, blocks are the catalog's.
+    in a Keras Applications model, nested or not and known by its layers, blocks are the catalog's.
+    The model's own name decides nothing.
 
     The model has to take raw 0..255 RGB. Only a Keras Applications model with nothing before its
     first convolution gets the preprocessing that its ImageNet weights expect.
@@ -35,7 +35,7 @@ def load(path: str, *, weights: str, image_size: int | None, cut: str | None) ->
     """
     model = weights_file.read_model(path, "backbone.name")
     saved_size = _check_input(model, path)
-    entry = next(filter(None, map(_recognize, _model_names(model))), None)
+    entry = _recognize(model)
     natural_size = saved_size or (entry.natural_size if entry else image_size)
     if natural_size is None:
         raise UserError(f"data.image_size: {path} takes images of any size; say which to use.")
@@ -151,16 +151,11 @@ class _Flattened:
         return output
 
 
-def _model_names(model: keras.Model) -> list[str]:
-    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    return [model.name, *(name for inner in nested for name in _model_names(inner))]
-
-
-def _recognize(model_name: str) -> catalog.Entry | None:
-    """Returns the catalog's entry for a name that Keras gives, such as mobilenetv2_1.00_224."""
-    plain = re.sub(r"[-_.]", "", model_name).lower()
-    names = [name for name in catalog.CATALOG if plain.startswith(name.lower())]
-    return catalog.CATALOG[max(names, key=len)] if names else None
+def _recognize(model: keras.Model) -> catalog.Entry | None:
+    """Returns the catalog's entry whose weighted layers a model begins with."""
+    known = {entry.layers: entry for entry in catalog.CATALOG.values()}
+    digests = blocks.layer_digests(blocks.leaf_layers(model))
+    return next((known[digest] for digest in digests if digest in known), None)
 
 
 def _starts_bare(model: keras.Model) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 
-from ftkeras.imports import hidden
+from ftkeras.imports import check_keras_settings, hidden
 
 # Keras and TensorFlow import these where they are installed, for wrappers, plots and data frames
 # that no verb has to do with. They take nearly as long as Keras and TensorFlow themselves.
@@ -19,7 +19,11 @@ def import_tensorflow() -> None:
 
     On a machine without a GPU it reports several times that there is none, before any log level
     is heeded, and a person would read that as the command's own trouble.
+
+    Raises:
+        UserError: Keras is set to what ftkeras cannot work with.
     """
+    check_keras_settings(os.environ)
     # Later reports of the same kind do heed the level; they come as ERROR.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -76,40 +76,15 @@ def check_versions(versions: Mapping[str, Version]) -> list[Finding]:
 
 
 def check_settings(environment: Mapping[str, str]) -> list[Finding]:
-    """Finds settings of Keras and TensorFlow, in the environment or their files, that break a run.
+    """Finds settings in the environment that make two versions of Keras.
 
     Args:
         environment: The environment's variables.
     """
-    findings = []
-    if keras.config.backend() != "tensorflow":
-        findings.append(
-            Finding(
-                "error",
-                "Keras",
-                f"Keras runs on {keras.config.backend()}; ftkeras needs its TensorFlow backend.",
-                "Set the environment's KERAS_BACKEND to tensorflow.",
-            )
-        )
-    if keras.config.image_data_format() != "channels_last":
-        findings.append(
-            Finding(
-                "error",
-                "Keras",
-                "Keras is set to channels_first; images here are (height, width, channels).",
-                "Set image_data_format to channels_last in ~/.keras/keras.json.",
-            )
-        )
-    if environment.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true"):
-        findings.append(
-            Finding(
-                "warning",
-                "Keras",
-                "TF_USE_LEGACY_KERAS is set: tf.keras is then Keras 2, beside Keras 3.",
-                "Unset it.",
-            )
-        )
-    return findings
+    if environment.get("TF_USE_LEGACY_KERAS", "0").lower() not in ("1", "true"):
+        return []
+    message = "TF_USE_LEGACY_KERAS is set: tf.keras is then Keras 2, beside Keras 3."
+    return [Finding("warning", "Keras", message, "Unset it.")]
 
 
 def _check_gpu() -> list[Finding]:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.backbones import CATALOG, load_backbone
-from ftkeras.backbones.blocks import leaf_layers
+from ftkeras.backbones.blocks import layer_digests, leaf_layers
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import flat_layers, seed_generators
 from ftkeras.model.assemble import build_model
@@ -47,6 +47,7 @@ def test_is_what_the_catalog_says(backbone):
     entry = CATALOG[backbone.name]
     assert backbone.model.count_params() == entry.parameters
     assert len(backbone.blocks) == entry.blocks
+    assert layer_digests(leaf_layers(backbone.model))[-1] == entry.layers
     assert backbone.preprocessing == entry.family.preprocessing
     assert backbone.model.input_shape == (None, *[entry.family.smallest_size] * 2, 3)
     assert len(backbone.model.output_shape) == 4

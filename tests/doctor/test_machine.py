@@ -28,14 +28,10 @@ def test_versions_that_do_not_work_together(versions, fault):
     assert fault in found.message
 
 
-def test_settings_of_keras(monkeypatch):
+def test_settings_of_keras():
     assert machine.check_settings({}) == []
     (found,) = machine.check_settings({"TF_USE_LEGACY_KERAS": "1"})
     assert found.severity == "warning"
-    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
-    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    texts = [finding.message for finding in machine.check_settings({})]
-    assert "runs on jax" in texts[0] and "channels_first" in texts[1]
 
 
 def test_little_room_is_a_warning(monkeypatch):
