@@ -11,7 +11,7 @@ from ftkeras.config.load import leaves
 from ftkeras.console import duration
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, interval_chart, line_chart
-from ftkeras.report.html import Child, Html, Number, bar, missing, number, table, tag
+from ftkeras.report.html import Child, Html, Number, bar, filled, missing, number, table, tag
 from ftkeras.report.page import page
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
@@ -209,10 +209,7 @@ def _cost(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
     longest = max(map(seconds, runs)) or 1.0
     columns: dict[str, Callable[[RunFacts], Child]] = {
         "Epochs": lambda run: len(run.records),
-        "Time in epochs": lambda run: Number(
-            tag("span", duration(seconds(run)), class_="bar",
-                style=f"--share:{seconds(run) / longest:.3f}")
-        ),  # fmt: skip
+        "Time in epochs": lambda run: filled(duration(seconds(run)), seconds(run) / longest),
         "Peak memory (MB)": lambda run: number(
             max((r.get("peak_memory_mb") or np.nan for r in run.records), default=None), ",.0f"
         ),
