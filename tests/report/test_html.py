@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from ftkeras.report.html import Html, Number, bar, filled, interval, number, table, tag, text
+from ftkeras.report.html import Html, Number, filled, interval, number, table, tag, text
 
 
 class Reader(HTMLParser):

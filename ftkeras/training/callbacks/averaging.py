@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import variables_inside
+from ftkeras.phases.callback import Logs
 from ftkeras.phases.install import phased, template_of
-
-Logs = dict[str, Any]
 
 
 @dataclass(frozen=True)

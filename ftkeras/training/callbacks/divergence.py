@@ -10,10 +10,8 @@ from typing import Any
 
 import keras
 
-from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.training.resume.state_file import Tree
-
-Logs = dict[str, Any]
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
 _LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and nothing is wrong

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,13 +12,12 @@ import tensorflow as tf
 
 from ftkeras.config.schema import CheckpointConfig, TroubleConfig
 from ftkeras.errors import TrainingError
+from ftkeras.phases.callback import Logs
 from ftkeras.training.callbacks.divergence import Divergence
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.signals import Signals
-
-Logs = dict[str, Any]
 
 _SHARE = 0.05  # of the time that saving may take where epochs are short
 
@@ -267,7 +265,9 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         over = self.model.stop_training or epoch + 1 >= self._unfreeze.epochs
-        pays = self._guards.every_epoch or self._pays
+        # What a kill would lose has taken so much longer than saving it does.
+        pays = time.monotonic() - self._at >= self._saved.seconds / _SHARE
+        pays = pays or self._guards.every_epoch
         saved = over or pays or self._unfreeze.paused or self._signals.save_asked
         if saved:
             self._save(over=over)
@@ -277,11 +277,6 @@ class Saver(keras.callbacks.Callback):
             if not saved:
                 self._saved.save()
             self._signals.stop()
-
-    @property
-    def _pays(self) -> bool:
-        """Whether what a kill would lose has taken so much longer than saving it does."""
-        return time.monotonic() - self._at >= self._saved.seconds / _SHARE
 
     def _save(self, over: bool = False) -> None:
         self._saved.save(over=over)
