@@ -132,16 +132,7 @@ def phases(
     section = config.phases
     if not isinstance(section, StrategyConfig):
         return Expansion(tuple(section))
-    setting = Setting(
-        epochs=section.epochs,
-        head_rate=section.learning_rate,
-        fine_rate=section.fine_rate,
-        last_n=section.last_n,
-        weights=weights,
-        examples=examples,
-        relative_gradients=relative_gradients,
-    )
-    return expand(section.strategy, setting)
+    return expand(section.strategy, Setting(section, weights, examples, relative_gradients))
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
