@@ -5,22 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.inputs.image.decode import Crop
-
-
-class Fetch(Protocol):
-    """Fetches an image by its index: int64 scalar -> uint8 (h, w, 3); TensorFlow alone."""
-
-    def __call__(self, index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-        """Returns the image, or a part of it; see `ftkeras.inputs.image.decode.decode_image`.
-
-        `least` pixels of the whole image's shorter side are enough, if any are named.
-        """
+Fetch = Callable[[tf.Tensor], tf.Tensor]
+"""From an index, int64 scalar, to a raw example: bytes, a string or an array; TensorFlow alone."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +120,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set: labels in memory, images fetched by index.
+    """One part of a data set: labels in memory, raw examples fetched by index.
 
     Args:
         name: "train", "val" or "test", perhaps of something: "target_train".
         ids: A key for each example. (n,)
         labels: int32 (n,) class indices, -1 where unknown, or float32 (n, classes) multi-hot.
         classes: How many classes there are.
-        fetch: Fetches an image by its index.
+        fetch: Fetches a raw example by its index.
         weights: float32 (n,) weights in the loss, or None.
         columns: More that is known of the examples, str (n,) each.
         files: The file that each example is read from, (n,), where it is read from one.
@@ -163,9 +154,7 @@ class Split:
             self,
             ids=[self.ids[i] for i in chosen],
             labels=self.labels[chosen],
-            fetch=lambda index, least=0, part=None: self.fetch(
-                tf.gather(indices, index), least, part
-            ),
+            fetch=lambda index: self.fetch(tf.gather(indices, index)),
             weights=None if self.weights is None else self.weights[chosen],
             columns={name: column[chosen] for name, column in self.columns.items()},
             files=None if self.files is None else [self.files[i] for i in chosen],
@@ -204,7 +193,7 @@ class ImageData:
     Args:
         source: The name of its source.
         class_names: The classes, in the order of the logits.
-        multi_label: Whether an image may have any number of labels.
+        multi_label: Whether an example may have any number of labels.
         splits: Always "train"; "val" and "test" where they exist.
         bad_files: What was left out.
         notes: Sentences for the user.

@@ -60,10 +60,15 @@ class Task:
         return build.images(config)
 
     def feed(
-        self, config: Config, data: ImageData, size: int, share: Share = WHOLE, full: bool = False
+        self,
+        config: Config,
+        data: ImageData,
+        model: keras.Model,
+        share: Share = WHOLE,
+        full: bool = False,
     ) -> Feed:
         """Sets up the batches; see `Feed`."""
-        return build.feed(config, data, size, share, full)
+        return build.feed(config, data, model, share, full)
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the heads.
@@ -168,13 +173,12 @@ class Task:
     def predict(
         self, run: Run, model: keras.Model, files: Sequence[str], top_k: int
     ) -> Iterator[Row]:
-        """Yields what the model says of each image file, or what is wrong with it."""
+        """Yields what the model says of each file, or what is wrong with it."""
         config, facts = run.config, run.read_json("data.json")
         return predict_files(
             model,
             files,
-            image_size=facts["image_size"],
-            resize=config.data.resize,
+            kind=build.input_of(config, model),
             class_names=facts["class_names"],
             top_k=min(top_k, len(facts["class_names"])),
             multi_label=facts["multi_label"],

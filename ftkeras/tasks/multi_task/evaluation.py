@@ -18,6 +18,7 @@ from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predict import each_output, predict_outputs
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.results import evaluate_predictions, format_results
+from ftkeras.inputs.base import Input
 from ftkeras.model.output import Output, output_of
 from ftkeras.run import Run
 
@@ -247,8 +248,7 @@ def predict_heads(
     paths: Sequence[str],
     heads: Sequence[Head],
     *,
-    image_size: int,
-    resize: str,
+    kind: Input,
     temperatures: Mapping[str, float],
     top_k: int = 5,
     batch_size: int = 32,
@@ -256,18 +256,16 @@ def predict_heads(
     """Yields what each head says of each file, in order; of an unreadable one, why it is so.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, image_size, image_size, 3), returns a dict.
+        model: Returns a dict.
         paths: The files.
         heads: What the outputs mean.
-        image_size: Side of the model's input, in pixels.
-        resize: How images become square: crop, pad or squash.
+        kind: What the files are.
         temperatures: By head, what the logits are divided by; 1 where left out.
         top_k: How many classes to give, at most; of labels all are given.
         batch_size: Images a step.
     """
     what = outputs_of(model, heads)
-    outputs = each_output(model, paths, image_size=image_size, resize=resize, batch_size=batch_size)
-    for path, error, said in outputs:
+    for path, error, said in each_output(model, paths, kind, batch_size):
         answers = {}
         for head in () if error else heads:
             output, temperature = said[head.name], temperatures.get(head.name, 1.0)

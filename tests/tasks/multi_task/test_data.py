@@ -12,8 +12,8 @@ from PIL import Image
 from ftkeras.data.dataset import Listing
 from ftkeras.data.load import load_data
 from ftkeras.data.order import make_weight
-from ftkeras.data.pipeline import batches
 from ftkeras.errors import UserError
+from ftkeras.runs.build import batches
 from ftkeras.tasks.multi_task.data import Question, standardised, with_targets
 
 
