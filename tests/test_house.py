@@ -389,12 +389,9 @@ _MOST_LINES, _MOST_PARAMETERS = 60, 8
 
 # What is larger still, and why; a row that is needed no more is a fault, so the list only shrinks.
 _STILL_LARGE = {
-    "ftkeras.data.pipeline.batches": "the order of all steps from files to batches",
     "ftkeras.data.load.load_data": "the options of all sources",
-    "ftkeras.evaluation.predict.predict_files": "how files are read, and how answers are written",
     "ftkeras.evaluation.results.evaluate_predictions": "one of several labels, or any of them",
     "ftkeras.model.head.attach_head": "the layers of all heads",
-    "ftkeras.trunk.store.FrontierStore.batches": "the same steps as in data.pipeline.batches",
 }
 
 

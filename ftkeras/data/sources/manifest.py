@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -66,9 +67,8 @@ def find(
     """
     columns = (image_column, label_column, split_column, weight_column)
     spelled = {**_PARTS, **{name: part for part, name in parts.items()}}
-    rows = [
-        _parse(where, record, columns, spelled, multi_label) for where, record in _records(path)
-    ]
+    parse = functools.partial(_parse, columns=columns, spelled=spelled, multi_label=multi_label)
+    rows = [parse(where, record) for where, record in _records(path)]
     if not rows:
         raise UserError(
             f"{path}: the manifest lists no {kind.nouns}. Add a line for each {kind.noun}."
@@ -78,7 +78,8 @@ def find(
             raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
     folder = path.rpartition("/")[0]
     verdicts = scan_files([_absolute(row.file, folder) for row in rows], path, kind)
-    kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.reason]
+    judged = list(zip(rows, verdicts, strict=True))
+    kept = [(row, v) for row, v in judged if not v.reason]
     weights = np.array([row.weight for row, _ in kept], np.float32)
     return Listing(
         ids=[row.file for row, _ in kept],
@@ -92,9 +93,7 @@ def find(
         columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
         files=[v.path for _, v in kept],
         bad_files=tuple(
-            BadFile(row.file, f"{v.reason} ({row.where})")
-            for row, v in zip(rows, verdicts, strict=True)
-            if v.reason
+            BadFile(row.file, f"{v.reason} ({row.where})") for row, v in judged if v.reason
         ),
     )
 
