@@ -1,4 +1,4 @@
-"""Files that are written whole: readers see the old one or the new one, never half of one."""
+"""Whole paths, and files that are written whole: readers never see half of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import os
 import uuid
 from collections.abc import Iterator
 
+from ftkeras.errors import UserError
+
 _HALF = ".half-"  # how the name of a file begins that is being written
+
+
+def whole_path(path: str) -> str:
+    """Returns a path that is the same in any working folder: absolute, with `~` as the home."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
@@ -46,6 +53,21 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 
     with written_whole(path) as temporary, gfile.GFile(temporary, "wb") as file:
         file.write(content)
+
+
+def write_out(path: str, text: str) -> None:
+    """Writes a text file where a person wants it, which may be a device or a pipe.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write(text)
+    except tf.errors.OpError as error:
+        raise UserError(f"--out {path}: cannot be written ({error.message}).") from None
 
 
 def is_half_written(name: str) -> bool:

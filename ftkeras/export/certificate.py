@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,25 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
-from ftkeras.export.classifier import Classifier, Servable
+from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import BATCHES
 from ftkeras.export.openvino_engine import openvino_answer
 from ftkeras.export.publish import size_of
 from ftkeras.export.reference import outputs_on_cpu
-from ftkeras.inputs.image import decode
-from ftkeras.inputs.image.golden import refused_images
+from ftkeras.inputs.base import read_each
 from ftkeras.keras_internals import flat_layers
+from ftkeras.outputs.classes import Classes
 
 TOLERANCE = 1e-4
 """The largest difference of two scores (0..1), or of features relative to the largest one, that
 counts as the same answer of the same operations."""
-LIMITS = (
-    "WebP files get an error, and reach no decoder. Rare kinds that training renders with Pillow "
-    "(CMYK JPEG, PNG with a transparent palette or EXIF rotation, compressed BMP) are decoded by "
-    "TensorFlow and may look different."
-)
-"""What no golden image shows."""
 OTHER_TOLERANCE = {"float32": 1e-3, "mixed": 3e-2}
 """The same for another engine's operations: it adds up in another order, and computes in float32
 what the model computes in 16 bits."""
 
 
 def certify_saved_model(
-    path: str | os.PathLike[str], servable: Servable, golden: Mapping[str, bytes]
+    path: str | os.PathLike[str], servable: Served, golden: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """Compares a SavedModel with its Keras model, in a fresh process that imports TensorFlow alone.
 
@@ -62,9 +56,10 @@ def certify_saved_model(
     """
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
-        images = decode.decode_and_resize(encoded, servable.image_size, servable.resize)
+        images = read_each(servable.input, encoded)
     expected = servable.expected(images)
-    refused = refused_images()
+    known = servable.input.able("golden", "export")
+    refused = known.refused_images()
     files = [*golden.values(), *refused.values()]
     answers = _ask_in_fresh_process(os.fspath(path), files, images.numpy())
     signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
@@ -72,7 +67,7 @@ def certify_saved_model(
     for signature in signatures:
         said = {k.split("/")[1]: v for k, v in answers.items() if k.startswith(f"{signature}/")}
         if "error" in said:
-            said = _answered(signature, said, len(golden), refused)
+            said = _answered(signature, said, len(golden), refused, known.is_told)
         if signature == "features":
             differences[signature] = _compare_features(said, servable, images)
         else:
@@ -82,7 +77,7 @@ def certify_saved_model(
         "golden_images": list(golden),
         "refused_images": list(refused),
         "refused": "each gets an error of its own; the other images of the batch are answered",
-        "limits": LIMITS,
+        "limits": known.LIMITS,
         "saved_model": {
             "compared_with": "the Keras model; in a fresh process that imports only TensorFlow",
             "tolerance": TOLERANCE,
@@ -100,7 +95,7 @@ def certify_saved_model(
     }
 
 
-def tolerance_of(classifier: Classifier) -> float:
+def tolerance_of(classifier: Served) -> float:
     """Returns how far another engine's scores may be from the Keras model's."""
     layers = flat_layers(classifier.model, include_self=False)
     half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
@@ -117,7 +112,7 @@ def check_difference(what: str, difference: float, tolerance: float) -> None:
 
 
 def _compare_answers(
-    signature: str, said: Mapping[str, np.ndarray], expected: Any, servable: Servable
+    signature: str, said: Mapping[str, np.ndarray], expected: Any, servable: Served
 ) -> float:
     """Returns the largest difference on the golden images; raises where it is too large."""
     golden = len(tf.nest.flatten(expected)[0])
@@ -131,9 +126,7 @@ def _compare_answers(
     return difference
 
 
-def _compare_features(
-    said: Mapping[str, np.ndarray], servable: Servable, images: tf.Tensor
-) -> float:
+def _compare_features(said: Mapping[str, np.ndarray], servable: Served, images: tf.Tensor) -> float:
     *_, expected = tf.nest.flatten(outputs_on_cpu(servable.network, images))
     off = np.abs(said["features"] - expected).max()
     difference = float(off / np.abs(expected).max(initial=1e-6))
@@ -142,7 +135,11 @@ def _compare_features(
 
 
 def _answered(
-    signature: str, said: Mapping[str, np.ndarray], golden: int, refused: Mapping[str, bytes]
+    signature: str,
+    said: Mapping[str, np.ndarray],
+    golden: int,
+    refused: Mapping[str, bytes],
+    why: Callable[[str, str], bool],
 ) -> dict[str, np.ndarray]:
     """Returns the answers about the golden images, after a check that no other file has one."""
     who = f"export: the SavedModel's signature {signature!r}"
@@ -150,7 +147,7 @@ def _answered(
     if [bool(e) for e in errors] != [False] * golden + [True] * len(refused):
         raise TrainingError(f"{who} does not tell broken images from the others: {errors}")
     for name, error in zip(refused, errors[golden:], strict=True):
-        if ("WebP is not supported" in error) != ("webp" in name):
+        if not why(name, error):
             raise TrainingError(f"{who} gives the image {name!r} another file's error: {error}")
     for name, values in said.items():
         nothing = -1 if values.dtype == np.int32 else values.dtype.type()
@@ -159,8 +156,8 @@ def _answered(
     return {name: values[:golden] for name, values in said.items() if name != "error"}
 
 
-def _second_opinion(servable: Servable, images: np.ndarray, expected: Any) -> dict[str, Any]:
-    if not isinstance(servable, Classifier):
+def _second_opinion(servable: Served, images: np.ndarray, expected: Any) -> dict[str, Any]:
+    if not (servable.is_alone and isinstance(next(iter(servable.outputs.values())), Classes)):
         return {"status": "asked about classifiers alone"}
     if importlib.util.find_spec("openvino") is None:
         return {"status": "not installed"}
@@ -169,7 +166,8 @@ def _second_opinion(servable: Servable, images: np.ndarray, expected: Any) -> di
     except Exception as error:  # an operation that it lacks says nothing against the export
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return {"status": f"cannot run the model: {reason[0]}"}
-    difference = float(np.abs(scores - expected).max())
+    [wanted] = expected.values()
+    difference = float(np.abs(scores - wanted).max())
     check_difference("OpenVINO", difference, tolerance_of(servable))
     return {"tolerance": tolerance_of(servable), "max_difference": difference}
 

@@ -10,9 +10,8 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from ftkeras.export.classifier import Servable
+from ftkeras.export.classifier import Served
 from ftkeras.export.signatures import FEATURE
-from ftkeras.inputs.image.golden import golden_images
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 FOLDER = "serving"
@@ -56,7 +55,7 @@ def model_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_") or "model"
 
 
-def warmup_requests(servable: Servable, name: str) -> list[prediction_log_pb2.PredictionLog]:
+def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.PredictionLog]:
     """Returns requests that make a server load and plan all that real ones will need.
 
     Each signature of encoded images and of floats is asked for one image and for several.
@@ -65,8 +64,9 @@ def warmup_requests(servable: Servable, name: str) -> list[prediction_log_pb2.Pr
         servable: What is served.
         name: What the server calls the model.
     """
-    golden = golden_images()
-    files = [golden[kind] for kind in ("colour", "grey", "alpha", "rotated")]
+    known = servable.input.able("golden", "export")
+    golden = known.golden_images()
+    files = [golden[name] for name in known.WARM_UP]
     signatures = {"serving_default": "image_bytes", "examples": "examples", "images": "images"}
     if servable.has_features:
         signatures["features"] = "image_bytes"
@@ -77,7 +77,7 @@ def warmup_requests(servable: Servable, name: str) -> list[prediction_log_pb2.Pr
     ]
 
 
-def write_warmup(extra: Path, servable: Servable, name: str) -> None:
+def write_warmup(extra: Path, servable: Served, name: str) -> None:
     """Writes the warm-up requests to a version's `assets.extra`."""
     with tf.io.TFRecordWriter(os.fspath(extra / WARMUP_FILE)) as file:
         for request in warmup_requests(servable, name):
@@ -107,10 +107,11 @@ def write_serving_files(directory: str | os.PathLike[str], name: str) -> None:
 
 
 def _question(
-    argument: str, files: list[bytes], batch: int, servable: Servable
+    argument: str, files: list[bytes], batch: int, servable: Served
 ) -> tensor_pb2.TensorProto:
     if argument == "images":
-        shape = tf.TensorShape((batch, servable.image_size, servable.image_size, 3))
+        [spec] = servable.input.takes.values()
+        shape = tf.TensorShape((batch, *spec.shape))
         # One value stands for all: the file stays small, whatever the images' size.
         return tensor_pb2.TensorProto(
             dtype=tf.float32.as_datatype_enum, tensor_shape=shape.as_proto(), float_val=[127.5]

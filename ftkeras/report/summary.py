@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftkeras.console import duration, table
 from ftkeras.data.dataset import ImageData
+from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
 
-_SHOWN = ("val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "loss", "accuracy")
+_SHOWN = (
+    "val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "val_mae", "loss", "accuracy",
+)  # fmt: skip
 
 
 def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str]) -> str:
@@ -23,7 +27,7 @@ def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str
     """
     parts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     lines = [
-        f"data      {data.source}: {parts}; {len(data.class_names)} classes",
+        f"data      {data.source}: {parts}; {answered(data.outputs)}",
         f"backbone  {backbone}",
         f"device    {device}",
         *(f"note      {note}" for note in notes),
@@ -81,8 +85,8 @@ def end_lines(
         *(f"{what:10}  {path}" for what, path in paths.items() if path),
         f"record      {folder}/ (plan.json, metrics.jsonl, evaluation.json, logs/, ...)",
         "",
-        f"next        ftkeras evaluate {folder}",
-        f"            ftkeras predict {folder} IMAGE...",
+        f"next        ftkeras evaluate {shlex.quote(folder)}",
+        f"            ftkeras predict {shlex.quote(folder)} FILE...",
     ]
     return "\n".join(lines)
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.data import DataSection
+from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
+from ftkeras.data.answers import Question
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
@@ -24,7 +26,7 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden, frequency_bias
+from ftkeras.model.head import Hidden
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -35,14 +37,9 @@ from ftkeras.phases.phase import Phase, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
-from ftkeras.training.callbacks.averaging import AveragedWeights
-from ftkeras.training.callbacks.divergence import DivergencePolicy
-from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.resume.saving import Guards, SavingOptions
-from ftkeras.training.resume.signals import Signals
 from ftkeras.trunk.writer import TrunkOptions
 
 
@@ -62,6 +59,17 @@ def images(
     section = config.data if of is None else of
     source = section.model_dump(exclude=set(DataSection.model_fields))
     seed = source.pop("split_seed")
+    asked = [
+        Question(name, output.column or name, output.kind, output.map)
+        for name, output in config.asked.items()
+    ]
+    if asked and isinstance(section, ManifestData):
+        if section.label_column != "label" or section.multi_label:
+            raise UserError(
+                "data: outputs name the columns with their answers; leave out label_column and "
+                "multi_label."
+            )
+        source["label_column"] = None
     return load_data(
         **{**source, **changes},
         seed=config.seed if seed is None else seed,
@@ -70,6 +78,7 @@ def images(
         classes=classes,
         labelled=labelled,
         kind=input_of(config),
+        questions=asked,
     )
 
 
@@ -91,13 +100,27 @@ def backbone(config: Config) -> Backbone:
 
 
 def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
-    """Attaches the head."""
-    head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    classes = len(data.class_names)
-    if config.head.bias_from_frequencies:
-        head["bias"] = frequency_bias(data.splits["train"].labels, classes, data.multi_label)
+    """Attaches the head for the only output."""
+    [units] = [output.units for output in data.outputs.values()]
+    [bias] = biases(config, data).values()
+    return build_model(on, units, bias=bias, **head_options(config))
+
+
+def head_options(config: Config) -> dict[str, Any]:
+    """Returns how heads are made, whatever the outputs are; see `attach_head`."""
+    options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
     hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-    return build_model(on, classes, hidden=hidden, seed=config.seed, **head)
+    return {**options, "hidden": hidden, "seed": config.seed}
+
+
+def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
+    """Returns by output the bias that the last layer starts from; None for zeros."""
+    train, starts = data.splits["train"], {}
+    for name, output in data.outputs.items():
+        answers = train.answers_to(name)
+        wanted = config.head.bias_from_frequencies
+        starts[name] = output.bias(answers.values[answers.places]) if wanted else None
+    return starts
 
 
 def input_of(config: Config, model: keras.Model | None = None) -> Input:
@@ -109,7 +132,7 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
             prepared.
     """
     section = config.data
-    settings = {"resize": section.resize, **section.mix.model_dump()}
+    settings = {"size": section.image_size, "resize": section.resize, **section.mix.model_dump()}
     if not isinstance(section.augmentation, str):
         settings["layers"] = [(row.name, row.args) for row in section.augmentation]
         settings["repeatable"] = config.training.deterministic
@@ -206,16 +229,7 @@ def phases(
     section = config.phases
     if not isinstance(section, StrategyConfig):
         return Expansion(tuple(section))
-    setting = Setting(
-        epochs=section.epochs,
-        head_rate=section.learning_rate,
-        fine_rate=section.fine_rate,
-        last_n=section.last_n,
-        weights=weights,
-        examples=examples,
-        relative_gradients=relative_gradients,
-    )
-    return expand(section.strategy, setting)
+    return expand(section.strategy, Setting(section, weights, examples, relative_gradients))
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
@@ -263,27 +277,6 @@ def optimizer(
         learning_rate=1e-3,  # each phase sets its own
         spared=regularization.anchored if regularization else (),
         **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
-    )
-
-
-def average(config: Config, of: keras.Model) -> AveragedWeights | None:
-    """Makes the moving average of the weights, if the config asks for one."""
-    section = config.training.average
-    return None if section is None else AveragedWeights(of, section.decay)
-
-
-def early_stopping(config: Config) -> EarlyStopping | None:
-    """Makes what ends training early, if the config asks for it."""
-    section = config.training.early_stopping
-    return None if section is None else EarlyStopping(**section.model_dump())
-
-
-def guards(config: Config, signals: Signals) -> Guards:
-    """Returns when to save, what to do about trouble in the numbers, and what signals count."""
-    return Guards(
-        SavingOptions(**config.training.checkpoint.model_dump()),
-        DivergencePolicy(**config.training.trouble.model_dump()),
-        signals,
     )
 
 

@@ -22,6 +22,8 @@ from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.files import written_whole
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import facts_of, only_output
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 from ftkeras.report.files import add_pictures
 from ftkeras.report.summary import end_lines
@@ -30,8 +32,10 @@ from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
+from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.resume.checkpoint import States
+from ftkeras.training.resume.saving import Guards
 from ftkeras.training.resume.signals import Signals
 
 
@@ -186,11 +190,13 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 
 def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Trains through all phases; the model has the weights of the best epoch then."""
-    config = assembled.config
-    early_stopping = build.early_stopping(config)
-    callbacks = [loggers, *([] if early_stopping is None else [early_stopping])]
+    training = assembled.config.training
+    callbacks: list[keras.callbacks.Callback] = [loggers]
+    if training.early_stopping is not None:
+        callbacks.append(EarlyStopping(**training.early_stopping.model_dump()))
     loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
-    checkpoints = assembled.fit(run, build.guards(config, signals), callbacks)
+    guards = Guards(training.checkpoint, training.trouble, signals)
+    checkpoints = assembled.fit(run, guards, callbacks)
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
     outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": checkpoints.best_epoch or 0}
@@ -216,7 +222,7 @@ def _log_result(
         loggers.image(
             f"{split}/confusion_matrix", lambda: confusion_picture(matrix, data.class_names)
         )
-    if not data.heads:
+    if isinstance(only_output(data.outputs), Classes):
         loggers.image(
             f"{split}/mistakes",
             lambda: worst_mistakes(assembled.feed, split, load_predictions(run, split)),
@@ -226,14 +232,15 @@ def _log_result(
 def _facts(assembled: Assembled) -> dict[str, Any]:
     """Returns what `data.json` holds."""
     data = assembled.data
+    outputs = facts_of(data.outputs)
     return {
-        "class_names": list(data.class_names),
-        "multi_label": data.multi_label,
+        "class_names": outputs.pop("class_names"),
+        "multi_label": outputs.pop("multi_label"),
         **assembled.feed.input.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
         "digest": _digest(data),
-        **({"heads": [dataclasses.asdict(head) for head in data.heads]} if data.heads else {}),
+        **outputs,
     }
 
 
@@ -262,11 +269,12 @@ def _check_same_data(data: ImageData, run: Run) -> None:
 
 
 def _digest(data: ImageData) -> str:
-    """Follows from the examples' ids, labels and targets."""
+    """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
     for split in data.splits.values():
-        for name, target in split.targets.items():
-            parts.append((name, list(target.class_names), target.values.tobytes()))
+        for name, answers in split.answers.items():
+            classes = list(data.outputs[name].class_names)
+            parts.append((name, classes, answers.values.tobytes()))
     return digest(data.class_names, *(part for row in parts for part in row))
 
 
@@ -298,6 +306,6 @@ def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> 
         add_pictures(run, model, assembled.data.splits, kind)
         return write_page(run, assembled.task)
     except Exception as error:
-        again = f"`ftkeras report {run.folder}` tries again"
+        again = f"`ftkeras report {shlex.quote(run.folder)}` tries again"
         print(f"warning: there is no report: {type(error).__name__}: {error}; {again}")
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -24,6 +23,10 @@ _PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+# Of the file, the label, the part and the weight.
+_Columns = tuple[str, str | None, str, str]
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,11 @@ def find(
         UserError: With the file and line of what is wrong.
     """
     columns = (image_column, label_column, split_column, weight_column)
-    spelled = {**_PARTS, **{name: part for part, name in parts.items()}}
-    parse = functools.partial(_parse, columns=columns, spelled=spelled, multi_label=multi_label)
-    rows = [parse(where, record) for where, record in _records(path)]
+    rows = _rows(path, parts, columns, multi_label)
     if not rows:
         raise UserError(
             f"{path}: the manifest lists no {kind.nouns}. Add a line for each {kind.noun}."
         )
-    for part, name in parts.items():
-        if not any(row.part == part for row in rows):
-            raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
     folder = path.rpartition("/")[0]
     verdicts = scan_files([_absolute(row.file, folder) for row in rows], path, kind)
     judged = list(zip(rows, verdicts, strict=True))
@@ -89,13 +87,25 @@ def find(
         # A class of which all files are bad must not vanish unnoticed.
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
-        multi_label=multi_label or label_column is None,
+        kind="labels" if multi_label or label_column is None else "classes",
         columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
         files=[v.path for _, v in kept],
         bad_files=tuple(
             BadFile(row.file, f"{v.reason} ({row.where})") for row, v in judged if v.reason
         ),
     )
+
+
+def _rows(path: str, parts: Mapping[str, str], columns: _Columns, multi_label: bool) -> list[_Row]:
+    """Returns the lines; see `find`."""
+    spelled = {**_PARTS, **{name: part for part, name in parts.items()}}
+    rows = [
+        _parse(where, record, columns, spelled, multi_label) for where, record in _records(path)
+    ]
+    for part, name in parts.items():
+        if rows and not any(row.part == part for row in rows):
+            raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
+    return rows
 
 
 def _columns(rows: Sequence[_Row], names: Set[str]) -> dict[str, np.ndarray]:
@@ -144,7 +154,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 def _parse(
     where: str,
     record: Mapping[str, Any],
-    columns: tuple[str, str | None, str, str],
+    columns: _Columns,
     spelled: Mapping[str, str],
     multi_label: bool,
 ) -> _Row:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ftkeras.data.dataset import Listing
 from ftkeras.data.records import Example, found_in, scan_records
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError, did_you_mean, first_line
 from ftkeras.inputs.base import Input
 
 _OWN_NAMES = {
@@ -43,7 +43,7 @@ def find(
         UserError: The data set is unknown, not to be had, or has no such features.
     """
     builder = _prepared(name, data_dir, download)
-    class_names, multi_label = _classes(builder, image_feature, label_feature)
+    class_names, labels_are = _classes(builder, image_feature, label_feature)
     wanted = _split_strings(builder, parts)
     instructions = {part: _instructions(builder, part, text) for part, text in wanted.items()}
     shards = sorted({str(piece.filename) for pieces in instructions.values() for piece in pieces})
@@ -69,7 +69,7 @@ def find(
                     )
     chosen.sort(key=lambda record: (record.shard, record.number))
     in_parts = [part_of[record.shard, record.number] for record in chosen]
-    return found_in(chosen, in_parts, image_feature, class_names, multi_label)
+    return found_in(chosen, in_parts, image_feature, class_names, labels_are)
 
 
 def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
@@ -89,7 +89,7 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
             "prepared under data.data_dir."
         ) from error
     except Exception as error:  # a builder is a stranger's code
-        raise UserError(f"data.name: TFDS cannot load {name!r}: {_first_line(error)}") from error
+        raise UserError(f"data.name: TFDS cannot load {name!r}: {first_line(error)}") from error
     if not builder.is_prepared():
         advice = (
             f"Check the network, or run `tfds build {name}` where there is one, copy the folder "
@@ -100,8 +100,9 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
         try:
             builder.download_and_prepare()
         except Exception as error:  # networks, disks and builders fail in many ways
+            why = first_line(error).rstrip(".")
             raise UserError(
-                f"data.name: TFDS could not prepare {name!r}: {_first_line(error)}. {advice}"
+                f"data.name: TFDS could not prepare {name!r}: {why}. {advice}"
             ) from error
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UserError(
@@ -111,8 +112,8 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
     return builder
 
 
-def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, bool]:
-    """The class names, where the feature has them, and whether there may be several labels."""
+def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, str]:
+    """The class names, where the feature has them, and `Listing.kind`."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -125,9 +126,10 @@ def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list
     if not isinstance(features[image_feature], tfds.features.Image):
         raise UserError(f"data.image_feature: {image_feature!r} of {builder.name} holds no images.")
     label = features[label_feature]
-    multi_label = isinstance(label, tfds.features.Sequence)
-    label = label.feature if multi_label else label
-    return (list(label.names) if isinstance(label, tfds.features.ClassLabel) else None), multi_label
+    several = isinstance(label, tfds.features.Sequence)
+    label = label.feature if several else label
+    names = list(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+    return names, "labels" if several else "classes"
 
 
 def _split_strings(builder: Any, parts: Mapping[str, str]) -> dict[str, str]:
@@ -151,11 +153,8 @@ def _instructions(builder: Any, part: str, text: str) -> list[Any]:
     try:
         return list(builder.info.splits[text].file_instructions)
     except Exception as error:
+        why = first_line(error).rstrip(".")
         raise UserError(
-            f"data.split.{part}: TFDS does not understand {text!r} ({_first_line(error)}). "
+            f"data.split.{part}: TFDS does not understand {text!r} ({why}). "
             f"{builder.name} has the splits {', '.join(builder.info.splits)}."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
