@@ -84,10 +84,11 @@ def _data_findings(config: Config, data: ImageData, facts: dict[str, str]) -> It
 def _model_findings(
     config: Config, assembled: Assembled, facts: dict[str, str]
 ) -> Iterator[Finding]:
-    facts["preprocessing"], findings = preprocessing.check_preprocessing(
-        assembled.model, assembled.backbone, _some_images(assembled.feed)
-    )
-    yield from findings
+    if assembled.feed.input.ability("looks") is not None:  # else no range of values is known
+        facts["preprocessing"], findings = preprocessing.check_preprocessing(
+            assembled.model, assembled.backbone, _some_images(assembled.feed)
+        )
+        yield from findings
     for note in assembled.notes:
         yield Finding("note", "data", note, "docs/data.md says more of it; or go on.")
 

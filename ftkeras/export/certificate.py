@@ -55,8 +55,7 @@ def certify_saved_model(
         TrainingError: The SavedModel could not be asked, or answered differently.
     """
     with tf.device("CPU:0"):
-        encoded = tf.constant(list(golden.values()))
-        images = read_each(servable.input, encoded)
+        images = read_each(servable.input, tf.constant(list(golden.values())))
     expected = servable.expected(images)
     known = servable.input.able("golden", "export")
     refused = known.refused_images()

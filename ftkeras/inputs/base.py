@@ -100,6 +100,11 @@ class Input:
         return ("none",)
 
     @property
+    def training_view(self) -> str:
+        """The view that training takes: one of `views`."""
+        return "none"
+
+    @property
     def mixes(self) -> bool:
         """Whether `mix` does anything."""
         return False
