@@ -187,7 +187,7 @@ class Task:
             outputs,
             image_size=facts["image_size"],
             resize=config.data.resize,
-            temperatures=_temperatures(run, outputs),
+            temperatures=temperatures_of(run, outputs),
             top_k=top_k,
             batch_size=config.data.batch_size,
         )
@@ -199,7 +199,7 @@ class Task:
         for name, output in outputs.items():
             if isinstance(output, AnyOf) and thresholds and len(outputs) == 1:
                 outputs = {name: dataclasses.replace(output, thresholds=thresholds)}
-        resize, temperatures = run.config.data.resize, _temperatures(run, outputs)
+        resize, temperatures = run.config.data.resize, temperatures_of(run, outputs)
         return Served(model, outputs, resize, temperatures)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
@@ -223,7 +223,7 @@ def task_of(config: Config) -> Task:
     return task
 
 
-def _temperatures(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
+def temperatures_of(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
     """Returns by output what a run's logits are divided by where its model is used."""
     evaluation = run.read_json("evaluation.json")
     parts = evaluation.get("heads") or dict.fromkeys(outputs, evaluation)
