@@ -21,7 +21,7 @@ _HOMES = {
     "TrainingError": "ftkeras.errors",
     "Until": "ftkeras.phases",
     "UserError": "ftkeras.errors",
-    "batches": "ftkeras.data.pipeline",
+    "batches": "ftkeras.runs.build",
     "build_model": "ftkeras.model.assemble",
     "compare_runs": "ftkeras.evaluation.comparison",
     "evaluate": "ftkeras.runs.finished",
@@ -87,7 +87,6 @@ if TYPE_CHECKING:
     from ftkeras.backbones import Backbone, Block, load_backbone
     from ftkeras.config.load import load_config
     from ftkeras.data.load import load_data
-    from ftkeras.data.pipeline import batches
     from ftkeras.errors import TrainingError, UserError
     from ftkeras.evaluation.comparison import compare_runs
     from ftkeras.export.classifier import Classifier
@@ -103,6 +102,7 @@ if TYPE_CHECKING:
         weights_of,
     )
     from ftkeras.run import Run
+    from ftkeras.runs.build import batches
     from ftkeras.runs.finished import evaluate, load_model, predict, robustness, write_report
     from ftkeras.runs.train import train
     from ftkeras.tasks.incremental.extend import extend

@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from ftkeras.errors import UserError
 from ftkeras.files import write_whole
 
 
 def cache_folder(*parts: str) -> Path:
-    """Returns (and makes) a folder under FTKERAS_CACHE, or else ~/.cache/ftkeras."""
-    root = os.environ.get("FTKERAS_CACHE") or Path.home() / ".cache" / "ftkeras"
-    folder = Path(root).joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Returns (and makes) a folder under FTKERAS_CACHE, or else ~/.cache/ftkeras.
+
+    If the home cannot be written, a folder of this user's own under the temporary folder serves.
+
+    Raises:
+        UserError: FTKERAS_CACHE names what cannot be a folder.
+    """
+    named = os.environ.get("FTKERAS_CACHE")
+    root = Path(named).expanduser() if named else _default_root(os.path.expanduser("~"))
+    folder = root.joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"FTKERAS_CACHE: {folder} cannot be made ({error.strerror}). Name a folder that can be "
+            "written."
+        ) from None
     return folder
+
+
+@functools.cache
+def _default_root(home: str) -> Path:
+    with contextlib.suppress(OSError):
+        root = Path(home) / ".cache" / "ftkeras"
+        root.mkdir(parents=True, exist_ok=True)
+        if os.access(root, os.W_OK):
+            return root
+    root = Path(tempfile.gettempdir()) / f"ftkeras-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    if root.is_symlink() or (hasattr(os, "getuid") and root.stat().st_uid != os.getuid()):
+        root = Path(tempfile.mkdtemp(prefix="ftkeras-"))  # another user made that one
+    print(
+        f"ftkeras: the home folder cannot be written, so what is kept lies in {root}. "
+        "FTKERAS_CACHE names another folder.",
+        file=sys.stderr,
+    )
+    return root
 
 
 def digest(*parts: object) -> str:

@@ -1,4 +1,4 @@
-"""Files that are written whole: readers see the old one or the new one, never half of one."""
+"""Whole paths, and files that are written whole: readers never see half of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import uuid
 from collections.abc import Iterator
 
 _HALF = ".half-"  # how the name of a file begins that is being written
+
+
+def whole_path(path: str) -> str:
+    """Returns a path that is the same in any working folder: absolute, with `~` as the home."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 @contextlib.contextmanager

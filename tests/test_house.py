@@ -458,9 +458,10 @@ _RENAMING = re.compile(r"(os|shutil|gfile|tf\.io\.gfile)\.(rename|replace|move)"
 
 def gives_files_their_names(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and _RENAMING.fullmatch(ast.unparse(node)):
-            if module.name not in _RENAME:
-                yield module.fault(node, f"calls {ast.unparse(node)}: use ftkeras.files")
+        if not isinstance(node, ast.Attribute) or module.name in _RENAME:
+            continue
+        if _RENAMING.fullmatch(ast.unparse(node)):
+            yield module.fault(node, f"calls {ast.unparse(node)}: use ftkeras.files")
 
 
 def test_whole_files_are_written_by_one_function():

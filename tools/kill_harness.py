@@ -242,9 +242,10 @@ class Workshop:
         import numpy as np
 
         from ftkeras.data.load import load_data
+        from ftkeras.inputs.image.decode import whole
 
         split = load_data("starter").splits["train"]
-        images = np.stack([split.fetch(i).numpy() for i in range(200)])
+        images = np.stack([whole(split.fetch(i)).numpy() for i in range(200)])
         np.savez(self.folder / "images.npz", images=images, labels=split.labels[:200])
         keras.utils.set_random_seed(0)
         layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
+from typing import Any
 
 from absl import flags
 
+from ftkeras.backbones.catalog import find
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
 
-USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER] [--backbone=NAME] [--weights=imagenet]
+USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
+                    [--weights=imagenet]
 Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
 """
 
@@ -19,7 +23,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "data",
         None,
-        "a folder with one folder a class; left out, the starter images",
+        "a folder with one folder per class, a .csv or a .jsonl file; left out, the starter images",
         flag_values=values,
     )
     flags.DEFINE_string("backbone", "MobileNetV2", "see `ftkeras backbones`", flag_values=values)
@@ -33,8 +37,10 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     path = positional[0]
     if os.path.exists(path):
         raise UserError(f"init: {path} exists already. Choose another name, or remove it first.")
+    source = _source(values.data)
+    _check_backbone(values.backbone)
     text = commented_config(
-        data=values.data,
+        source,
         backbone=values.backbone,
         weights=values.weights,
     )
@@ -43,5 +49,29 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
             file.write(text)
     except OSError as error:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
-    print(f"wrote {path}; next: ftkeras train --config={path}")
+    print(f"wrote {path}; next: ftkeras train {shlex.quote(f'--config={path}')}")
     return 0
+
+
+def _source(data: str | None) -> dict[str, Any]:
+    """Returns the section `data` for what --data names."""
+    if data is None:
+        return {"source": "starter", "image_size": 96}
+    path = os.path.expanduser(data)
+    if "://" not in data and not os.path.exists(path):
+        raise UserError(f"init: --data: there is no folder or file {data!r}.")
+    if data.endswith((".csv", ".jsonl")):
+        return {"source": "manifest", "path": data}
+    if os.path.isfile(path):
+        raise UserError(
+            f"init: --data: {data!r} is neither a folder nor a .csv or .jsonl file. Leave it out, "
+            "and write the section data: yourself."
+        )
+    return {"source": "folder", "path": data}
+
+
+def _check_backbone(name: str) -> None:
+    if not name.endswith(".keras"):
+        find(name)
+    elif "://" not in name and not os.path.isfile(os.path.expanduser(name)):
+        raise UserError(f"init: --backbone: there is no file {name!r}.")

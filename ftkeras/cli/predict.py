@@ -30,10 +30,11 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.evaluation.predict import expand_inputs
     from ftkeras.evaluation.writer import write_predictions
     from ftkeras.run import Run
+    from ftkeras.runs.build import input_of
     from ftkeras.runs.finished import predict
 
     run = Run.open(positional[0])
-    files = expand_inputs(positional[1:])
+    files = expand_inputs(positional[1:], input_of(run.config))
     rows = predict(run, files, values.top_k)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""

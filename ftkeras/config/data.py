@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ftkeras.config.fields import Fraction, Images, NonNegativeFloat, Pixels, Section, Strength
+from ftkeras.config.fields import (
+    FilePath,
+    Fraction,
+    Images,
+    NonNegativeFloat,
+    Pixels,
+    Section,
+    Strength,
+)
 
 
 class SplitConfig(Section):
@@ -71,7 +79,7 @@ class FolderData(SplitSection):
     """A folder with one folder a class, optionally under train/, val/ and test/."""
 
     source: Literal["folder"]
-    path: str
+    path: FilePath
     """The folder."""
 
 
@@ -79,7 +87,7 @@ class ManifestData(SplitSection):
     """A CSV or JSON Lines file that lists images and labels."""
 
     source: Literal["manifest"]
-    path: str
+    path: FilePath
     """A .csv or .jsonl file; image paths in it are relative to its own folder."""
     image_column: str = "path"
     """The column that holds the image's path."""
@@ -99,7 +107,7 @@ class TfdsData(SplitSection):
     source: Literal["tfds"]
     name: str
     """The TFDS name, for example tf_flowers or my_dataset:1.0.0."""
-    data_dir: str | None = None
+    data_dir: FilePath | None = None
     """Where TFDS keeps its data; left out, its own default."""
     download: bool = True
     """Whether TFDS may download what is missing."""
@@ -113,7 +121,7 @@ class TfrecordData(SplitSection):
     """Sharded TFRecord files of tf.Example with encoded images."""
 
     source: Literal["tfrecord"]
-    path: str
+    path: FilePath
     """A folder, or a file pattern such as data/train-*.tfrecord."""
     image_feature: str = "image/encoded"
     """The bytes feature that holds the encoded image."""
@@ -129,7 +137,7 @@ class ArraysData(SplitSection):
     """A NumPy .npz file with images and labels (never unpickled)."""
 
     source: Literal["arrays"]
-    path: str
+    path: FilePath
     """An .npz file with `images` (n, h, w[, c]) uint8 and `labels` (n,) or (n, classes),
     or with `x_train`, `y_train`, `x_test`, `y_test`."""
     class_names: list[str] | None = None

@@ -6,9 +6,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    field_validator,
+)
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
+
+from ftkeras.files import whole_path
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 # Upper bounds are far above what makes sense, and keep what follows from a slip finite.
@@ -20,6 +30,21 @@ Pixels = Annotated[int, Field(ge=1, le=8192)]
 Images = Annotated[int, Field(ge=1, le=10**6)]
 Units = Annotated[int, Field(ge=1, le=10**6)]
 Strength = Literal["none", "light", "medium", "strong"]
+
+
+def _name_or_path(name: str) -> str:
+    """Returns a backbone's name as it is, and the path of a file whole."""
+    return whole_path(name) if name.endswith(".keras") else name
+
+
+def _weights_or_path(name: str) -> str:
+    return name if name in ("imagenet", "starter", "none") else whole_path(name)
+
+
+# A run is used from other folders, too, so its config has whole paths.
+FilePath = Annotated[str, AfterValidator(whole_path)]
+NameOrPath = Annotated[str, AfterValidator(_name_or_path)]
+WeightsOrPath = Annotated[str, AfterValidator(_weights_or_path)]
 
 T = TypeVar("T")
 if TYPE_CHECKING:

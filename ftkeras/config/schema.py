@@ -13,12 +13,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from ftkeras.config.data import DataConfig
 from ftkeras.config.fields import (
     Fraction,
+    NameOrPath,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
     Units,
+    WeightsOrPath,
 )
 from ftkeras.config.phases import Phase
 
@@ -48,9 +50,9 @@ class OutputConfig(Section):
 class BackboneConfig(Section):
     """The pretrained network under the head."""
 
-    name: str
+    name: NameOrPath
     """A Keras Applications name (see `ftkeras backbones`), or the path of a .keras file."""
-    weights: str = "imagenet"
+    weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped, MobileNetV2), none, or a file."""
     cut: str | None = None
     """The name of the layer whose output is the backbone's output; left out, the last one."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ftkeras.config.data import FolderData, StarterData
+from ftkeras.config.data import FolderData, ManifestData, StarterData
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
@@ -19,25 +19,30 @@ _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
 # Every field is here with its default; remove what you don't change.
 """
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "folder": FolderData,
+    "manifest": ManifestData,
+    "starter": StarterData,
+}
 
 
-def commented_config(data: str | None, backbone: str, weights: str | None) -> str:
+def commented_config(source: dict[str, Any], backbone: str, weights: str | None) -> str:
     """Returns YAML for two phases, head then last blocks, with a comment on every field.
 
     Args:
-        data: A folder of class folders; None for the images that ftkeras ships.
+        source: What the section `data` says; its source is folder, manifest or starter.
         backbone: A backbone's name.
-        weights: imagenet, starter, none or a file; None for starter where the data are, too.
+        weights: imagenet, starter, none or a file; None for starter if the data are, too.
     """
-    source = {"source": "folder", "path": data} if data else {"source": "starter", "image_size": 96}
-    weights = weights or ("imagenet" if data or backbone != "MobileNetV2" else "starter")
+    shipped = source["source"] == "starter" and backbone == "MobileNetV2"
+    weights = weights or ("starter" if shipped else "imagenet")
     phases = [
         {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
         {"name": "top", "train": ["head", "blocks[-4:]"], "epochs": 5, "learning_rate": 1e-4},
     ]
     config = {"data": source, "backbone": {"name": backbone, "weights": weights}, "phases": phases}
     parse_config(config)  # what we write must be readable
-    sections: dict[str, type[BaseModel]] = {"data": FolderData if data else StarterData}
+    sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}
     lines = _section(Config, config, sections, indent=0)
     return _HEADER + "\n" + "\n".join(lines) + "\n"
 

@@ -1,1 +1,1 @@
-"""Images and labels: where they come from, how they are divided, ordered and batched."""
+"""Examples and labels: where they come from, how they are divided, ordered and batched."""

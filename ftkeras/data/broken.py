@@ -8,10 +8,12 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
+from ftkeras.inputs.base import PLAIN, Input
 
 
 def find_broken(
     split: Split,
+    kind: Input,
     first: int = 0,
     order: Callable[[tf.Tensor], tf.Tensor] = lambda position: position,
     seconds: float = 60.0,
@@ -20,14 +22,20 @@ def find_broken(
 
     Args:
         split: The examples.
+        kind: Decodes them.
         first: The place to begin at; those before it come last.
         order: From a place to an index, int64 scalars; by default the split's own order.
         seconds: When to give up.
     """
     count = len(split)
-    positions = tf.data.Dataset.range(first, first + count).map(lambda position: position % count)
-    sizes = positions.map(
-        lambda position: tf.size(split.fetch(order(position))),
+
+    @tf.autograph.experimental.do_not_convert
+    def size(position: tf.Tensor) -> tf.Tensor:
+        decoded = kind.decode(split.fetch(order(position % count)), PLAIN)
+        return tf.add_n([tf.size(part) for part in tf.nest.flatten(decoded)])
+
+    sizes = tf.data.Dataset.range(first, first + count).map(
+        size,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,  # so that as many came as lie before the one that fails
     )

@@ -5,24 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.inputs.image.decode import Crop
 from ftkeras.outputs.base import Answers, Output
 from ftkeras.outputs.kinds import group_names
 
-
-class Fetch(Protocol):
-    """Fetches an image by its index: int64 scalar -> uint8 (h, w, 3); TensorFlow alone."""
-
-    def __call__(self, index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-        """Returns the image, or a part of it; see `ftkeras.inputs.image.decode.decode_image`.
-
-        `least` pixels of the whole image's shorter side are enough, if any are named.
-        """
+Fetch = Callable[[tf.Tensor], tf.Tensor]
+"""From an index, int64 scalar, to a raw example: bytes, a string or an array; TensorFlow alone."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +32,12 @@ class Listing:
     Args:
         ids: A key for each example that stays the same from machine to machine, such as its path
             under the data folder. (n,)
-        labels: The names of each example's labels, (n,); one each if `kind` is "classes".
+        labels: The names of each example's labels, (n,); one each if `label_kind` is "classes".
         parts: "train", "val", "test", or "" where the source leaves it open. (n,)
         make_fetch: Given example indices (m,) int64, returns `Split.fetch` for those examples.
         class_names: All classes in order, where the source knows them; else they are sorted.
         weights: Each example's weight in the loss, float32 (n,), or None.
-        kind: "classes" if each example has one label, "labels" if it may have any number.
+        label_kind: "classes" if each example has one label, "labels" if it may have any number.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
         files: The file that each example is read from, (n,), where it is read from one.
         bad_files: What was left out.
@@ -58,7 +50,7 @@ class Listing:
     make_fetch: Callable[[np.ndarray], Fetch]
     class_names: Sequence[str] | None = None
     weights: np.ndarray | None = None
-    kind: str = "classes"
+    label_kind: str = "classes"
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Sequence[str] | None = None
     bad_files: tuple[BadFile, ...] = ()
@@ -67,7 +59,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set: labels in memory, images fetched by index.
+    """One part of a data set: labels in memory, raw examples fetched by index.
 
     Args:
         name: "train", "val" or "test", perhaps of something: "target_train".
@@ -75,7 +67,7 @@ class Split:
         labels: What examples are grouped by: int32 (n,) class indices, -1 if unknown, or float32
             (n, classes) multi-hot.
         classes: How many groups there are.
-        fetch: Fetches an image by its index.
+        fetch: Fetches a raw example by its index.
         weights: float32 (n,) weights in the loss, or None.
         columns: More that is known of the examples, str (n,) each.
         files: The file that each example is read from, (n,), where it is read from one.
@@ -102,9 +94,7 @@ class Split:
             self,
             ids=[self.ids[i] for i in chosen],
             labels=self.labels[chosen],
-            fetch=lambda index, least=0, part=None: self.fetch(
-                tf.gather(indices, index), least, part
-            ),
+            fetch=lambda index: self.fetch(tf.gather(indices, index)),
             weights=None if self.weights is None else self.weights[chosen],
             columns={name: column[chosen] for name, column in self.columns.items()},
             files=None if self.files is None else [self.files[i] for i in chosen],

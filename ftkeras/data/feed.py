@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,11 @@ import tensorflow as tf
 
 from ftkeras.data.broken import find_broken
 from ftkeras.data.dataset import ImageData
-from ftkeras.data.order import order_of
-from ftkeras.data.pipeline import batches
+from ftkeras.data.order import IN_ORDER, Order
+from ftkeras.data.pipeline import Examples, batches
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.augment import STRENGTHS
-from ftkeras.inputs.image.augment_layers import LayersAugment
+from ftkeras.inputs.base import Input
 
 
 def _counter() -> tf.Variable:
@@ -30,16 +29,13 @@ class Feed:
 
     Args:
         data: The data set.
-        image_size: Side of the images, in pixels.
-        batch_size: Examples a batch, over all devices.
+        input: What its examples are.
+        batch_size: Examples per batch, over all devices.
         seed: Decides all that is random.
-        resize: How images become square: crop, pad or squash.
-        cache: "auto", "memory" or "none"; see `batches`.
-        strength: The strength of augmentation to begin with.
-        varies: Whether `set_strength` will be called while training goes on.
-        layers: Augments instead of a strength.
-        layers_recipe: A text that differs where the layers do.
-        options: More arguments for the training batches: mixup, cutmix, balance.
+        cache: "auto", "memory" or "none"; see `Examples`.
+        view: The view of an example that training begins with, one of `input.views`.
+        varies: Whether `set_view` will be called while training goes on.
+        balance: "none", "class_weights" or "sampling"; see `Order`.
         epoch: Which epoch the training batches are of; assign it before each.
         start: How many examples of that epoch to leave out, because they were trained on already.
         share: This worker's part of each batch that `fit` gets, and for how many replicas it is.
@@ -48,22 +44,19 @@ class Feed:
     """
 
     data: ImageData
-    image_size: int
+    input: Input
     batch_size: int
     seed: int = 0
-    resize: str = "crop"
     cache: str = "auto"
-    strength: str = "none"
+    view: str = "none"
     varies: bool = False
-    layers: LayersAugment | None = None
-    layers_recipe: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    balance: str = "none"
     epoch: tf.Variable = field(default_factory=_counter)
     start: tf.Variable = field(default_factory=_counter)
     share: Share = WHOLE
     full: bool = False
     complete: str = ""
-    _strength_index: tf.Variable = field(default_factory=_counter)
+    _view_index: tf.Variable = field(default_factory=_counter)
     _plain: dict[str, tf.data.Dataset] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,10 +68,10 @@ class Feed:
             if not self.full:
                 why = f"batches have to be full because {self.complete}"
             raise UserError(
-                f"data.batch_size: {self.batch_size} is more than the images of {small[0]} "
-                f"({len(self.data.splits[small[0]])}), and {why}."
+                f"data.batch_size: {self.batch_size} is more than the {self.input.nouns} of "
+                f"{small[0]} ({len(self.data.splits[small[0]])}), and {why}."
             )
-        self.set_strength(None)
+        self.set_view(None)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -91,13 +84,25 @@ class Feed:
         """Whether an epoch of training leaves out the last batch if it is not full."""
         return self.full or bool(self.complete)
 
-    def set_strength(self, name: str | None) -> None:
-        """Sets the strength for the epochs that begin from now on; None is the first one."""
-        self._strength_index.assign(list(STRENGTHS).index(name or self.strength))
+    def set_view(self, name: str | None) -> None:
+        """Sets the view for the epochs that begin from now on; None is the first one."""
+        self._view_index.assign(list(self.input.views).index(name or self.view))
+
+    @property
+    def order(self) -> Order:
+        """Which training examples come, and when."""
+        return Order(
+            seed=self.seed,
+            shuffle=True,
+            balance=self.balance,
+            epoch=self.epoch,
+            start=self.start,
+            view=self._view_index,
+        )
 
     def train(self) -> tf.data.Dataset:
         """Returns the training batches: shuffled, augmented, mixed."""
-        return self._training("train", self.seed, drop_remainder=self.drops, **self.options)
+        return self._training("train", self.order, drop_remainder=self.drops)
 
     def name_examples(self, epoch: int, batch: int) -> str:
         """Returns the ids of the first few examples of an epoch's batch, counted from 0."""
@@ -108,36 +113,29 @@ class Feed:
     def indices(self, epoch: int, batch: int) -> list[int]:
         """Returns which training examples are in an epoch's batch, counted from 0."""
         split = self.data.splits["train"]
-        order = order_of(split, self.options.get("balance", "none"), self.seed)
-        positions = range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(split)))
-        now = tf.constant(epoch, tf.int64)
-        return [int(order(tf.constant(position, tf.int64), now)) for position in positions]
+        first, end = batch * self.batch_size, min((batch + 1) * self.batch_size, len(split))
+        places = tf.range(first, end, dtype=tf.int64)
+        indices = self.order.index_of(split)(places, tf.constant(epoch, tf.int64))
+        return [int(index) for index in indices]
 
     @property
     def is_plain(self) -> bool:
-        """Whether training sees the images as they are, neither augmented nor mixed."""
-        mixes = self.options.get("mixup") or self.options.get("cutmix")
-        augments = self.varies or STRENGTHS[self.strength] != STRENGTHS["none"]
-        return not (mixes or augments or self.layers is not None)
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What a person should know about the batches before training starts."""
-        return () if self.layers is None else self.layers.notes
+        """Whether training gets the examples as they are, neither augmented nor mixed."""
+        return not (self.input.mixes or self.varies or self.view != "none")
 
     def validation(self) -> tf.data.Dataset | None:
         """Returns what `fit` measures on, or None where there is no such split."""
         if "val" not in self.data.splits:
             return None
-        return self._batches("val", share=self.share, drop_remainder=self.full)
+        return self._batches("val", self.cache, share=self.share, drop_remainder=self.full)
 
     def plain(self, split: str) -> tf.data.Dataset:
         """Returns a split's batches as they are: in order, whole, the same every time.
 
-        Few read them more than once, so decoded images are not kept.
+        Few read them more than once, so decoded examples are not kept.
         """
         if split not in self._plain:  # made once: tracing takes half a second
-            self._plain[split] = self._batches(split, cache="none")
+            self._plain[split] = self._batches(split, "none")
         return self._plain[split]
 
     def find_broken(self, step: int) -> tuple[str, Exception] | None:
@@ -147,42 +145,32 @@ class Feed:
             step: How many steps were trained: those that came next are looked at first.
         """
         train, epoch = self.data.splits["train"], tf.identity(self.epoch)
-        order = order_of(train, self.options.get("balance", "none"), self.seed)
+        order = self.order.index_of(train)
         first = step % self.steps_per_epoch * self.batch_size
-        broken = find_broken(train, first, lambda position: order(position, epoch))
+        broken = find_broken(train, self.input, first, lambda position: order(position, epoch))
         others = (split for split in self.data.splits.values() if split is not train)
-        return broken or next(filter(None, map(find_broken, others)), None)
+        found = (find_broken(split, self.input) for split in others)
+        return broken or next(filter(None, found), None)
 
-    def views(self, count: int, strength: str | None) -> tuple[tf.data.Dataset, str]:
-        """Returns augmented training images to keep: all of one view, then all of the next.
+    def views(self, count: int, view: str | None) -> tuple[tf.data.Dataset, str]:
+        """Returns augmented training examples to keep: all of one version, then all of the next.
 
         Args:
-            count: How many views.
-            strength: How strongly they are augmented; None is the first strength.
+            count: How many versions.
+            view: The view that all are of; None is the first that training takes.
 
         Returns:
-            Batches like those of `train`, in the order of the split, and a text that differs where
-            the pixels could.
+            Batches like those of `train`, in the order of the split, and a text that differs if
+            any number could.
         """
-        strength = strength or self.strength
-        views = [
-            self._batches(
-                "train",
-                training=True,
-                shuffle=False,
-                seed=self.seed,
-                epoch=view,
-                strength=strength,
-                layers=self.layers,
-                cache="none",
-            )
-            for view in range(count)
+        view, train = view or self.view, self.data.splits["train"]
+        read = Examples(train, self.input, [view])
+        each = [
+            batches(train, read, self.batch_size, Order(self.seed, epoch=number))
+            for number in range(count)
         ]
-        all_views = views[0]
-        for view in views[1:]:
-            all_views = all_views.concatenate(view)
-        how = self.layers_recipe or f"{strength} {STRENGTHS[strength]}"
-        return all_views, f"{self.recipe}; {count} views of seed {self.seed}: {how}"
+        recipe = f"{self.input.recipe(view)}; {count} views of seed {self.seed}"
+        return functools.reduce(tf.data.Dataset.concatenate, each), recipe
 
     def own(self) -> Feed:
         """Returns a feed of this worker's share of the examples themselves, every count-th one."""
@@ -193,29 +181,17 @@ class Feed:
         data = dataclasses.replace(self.data, splits=splits)
         return dataclasses.replace(self, data=data, share=WHOLE, full=False, complete="")
 
-    @property
-    def recipe(self) -> str:
-        """A text that differs where the pixels of `plain` could."""
-        return f"{self.image_size} px, {self.resize}"
-
-    def _training(self, split: str, seed: int, **options: Any) -> tf.data.Dataset:
+    def _training(self, split: str, order: Order, **options: Any) -> tf.data.Dataset:
         """Returns the batches of the epoch at hand that are left."""
-        return self._batches(
-            split,
-            training=True,
-            seed=seed,
-            epoch=self.epoch,
-            start=self.start,
-            strength=self._strength_index if self.varies else self.strength,
-            layers=self.layers,
-            **{"share": self.share, **options},
-        )
+        examples = self.data.splits[split]
+        views = self.input.views if self.varies else [self.view]
+        read = Examples(examples, self.input, views, self.cache)
+        mix = self.input.mix if self.input.mixes else None
+        options = {"share": self.share, "mix": mix, **options}
+        return batches(examples, read, self.batch_size, order, **options)
 
-    def _batches(self, split: str, **options: Any) -> tf.data.Dataset:
-        return batches(
-            self.data.splits[split],
-            image_size=self.image_size,
-            batch_size=self.batch_size,
-            resize=self.resize,
-            **{"cache": self.cache, **options},
-        )
+    def _batches(self, split: str, cache: str, **options: Any) -> tf.data.Dataset:
+        """Returns a split's batches as they are."""
+        examples = self.data.splits[split]
+        read = Examples(examples, self.input, cache=cache)
+        return batches(examples, read, self.batch_size, IN_ORDER, **options)

@@ -14,6 +14,9 @@ from ftkeras.data.dataset import ImageData, Listing, Split
 from ftkeras.data.sources import SOURCES
 from ftkeras.data.splits import divide
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.files import whole_path
+from ftkeras.inputs.base import Input
+from ftkeras.inputs.registry import make_input
 from ftkeras.outputs.base import Answers, Output
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import KINDS, SOURCE
@@ -30,10 +33,11 @@ def load_data(
     strict: bool = True,
     classes: Sequence[str] = (),
     labelled: bool = True,
+    kind: Input | None = None,
     questions: Sequence[Question] = (),
     **source_args: Any,
 ) -> ImageData:
-    """Finds the images of a source, checks them, and divides them into splits.
+    """Finds the examples of a source, checks them, and divides them into splits.
 
     Args:
         source: One of `SOURCES`.
@@ -43,8 +47,9 @@ def load_data(
             `splits.divide`.
         strict: Whether too many bad files, or a label that training lacks, are errors; else they
             are for the caller to find.
-        classes: Classes that are known already: they come first, and need no image here.
+        classes: Classes that are known already: they come first, and need no example here.
         labelled: Whether the labels matter; else there may be a single one, or some in no training.
+        kind: What the examples are; left out, images.
         questions: What each output is asked; none: one output answers what the labels say.
         **source_args: What the source takes; see its `find`.
 
@@ -61,30 +66,34 @@ def load_data(
             f"data.source: there is no source {source!r}.{did_you_mean(source, SOURCES)} "
             f"Choose one of {', '.join(SOURCES)}."
         )
+    for place in {"path", "data_dir"} & source_args.keys():
+        if source_args[place] is not None:
+            source_args[place] = whole_path(source_args[place])
     names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
-    items = SOURCES[source](parts=names, **source_args)
-    _check_bad_share(items, max_bad_files if strict else 1.0)
+    kind = kind or make_input()
+    items = SOURCES[source](parts=names, kind=kind, **source_args)
+    _check_bad_share(items, max_bad_files if strict else 1.0, kind.nouns)
     asked = [ask(items, question) for question in questions]
     items = _grouped(items, asked) if asked else items
     named = sorted({n for names in items.labels for n in names})
     class_names = tuple(dict.fromkeys((*classes, *(items.class_names or named))))
     if not (strict and labelled):
         class_names += tuple(name for name in named if name not in class_names)
-    if labelled and len(class_names) < 2 and items.kind == "classes":
+    if labelled and len(class_names) < 2 and items.label_kind == "classes":
         raise UserError(
-            f"data: all images have one label, {class_names[0]!r}. "
-            "Give images of two classes or more."
+            f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
+            f"Give {kind.nouns} of two classes or more."
         )
     number = {name: i for i, name in enumerate(class_names)}
-    labels = _numbers(items, number)
+    labels = _numbers(items, number, kind.nouns)
     parts = divide(items, split, labels, seed)
     if strict and labelled:
-        _check_labels(items, class_names, labels, parts, known=len(classes))
+        _check_labels(items, class_names, labels, parts, kind, known=len(classes))
     splits = {
         name: Split(
             name=name,
             ids=[items.ids[i] for i in indices],
-            labels=_label_array([labels[i] for i in indices], len(class_names), items.kind),
+            labels=_label_array([labels[i] for i in indices], len(class_names), items.label_kind),
             classes=len(class_names),
             fetch=items.make_fetch(indices),
             weights=None if items.weights is None else items.weights[indices].astype(np.float32),
@@ -93,10 +102,10 @@ def load_data(
         )
         for name, indices in parts.items()
     }
-    # With classes that are known already, more images of them may be about to come.
-    imbalance = [] if classes else _imbalance_note(class_names, splits["train"])
+    # With classes that are known already, more examples of them may be about to come.
+    imbalance = [] if classes else _imbalance_note(class_names, splits["train"], kind.nouns)
     notes = [*items.notes, *imbalance]
-    outputs: dict[str, Output] = {SOURCE: _classes_output(items.kind, class_names)}
+    outputs: dict[str, Output] = {SOURCE: _classes_output(items.label_kind, class_names)}
     if asked:
         outputs = _fitted(asked, class_names, parts)
         splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
@@ -123,7 +132,7 @@ def _grouped(items: Listing, asked: Sequence[Asked]) -> Listing:
         items,
         labels=groups_of(asked),
         class_names=None,
-        kind="classes" if only == "classes" else "labels",
+        label_kind="classes" if only == "classes" else "labels",
         columns={name: values for name, values in items.columns.items() if name not in used},
     )
 
@@ -167,7 +176,7 @@ def _answered(
     return dataclasses.replace(split, answers=answers)
 
 
-def _numbers(items: Listing, number: Mapping[str, int]) -> list[list[int]]:
+def _numbers(items: Listing, number: Mapping[str, int], nouns: str) -> list[list[int]]:
     """The class indices of each example; an example's label must be a class."""
     numbers = []
     for key, names in zip(items.ids, items.labels, strict=True):
@@ -175,7 +184,7 @@ def _numbers(items: Listing, number: Mapping[str, int]) -> list[list[int]]:
             if name not in number:
                 raise UserError(
                     f"data: the label {name!r} of {key} is missing from training. Add training "
-                    "images of it, or take it out of val and test."
+                    f"{nouns} of it, or take it out of val and test."
                 )
         numbers.append([number[name] for name in names])
     return numbers
@@ -190,14 +199,14 @@ def _label_array(labels: Sequence[Sequence[int]], classes: int, kind: str) -> np
     return hot  # (n, classes)
 
 
-def _check_bad_share(items: Listing, max_bad_files: float) -> None:
+def _check_bad_share(items: Listing, max_bad_files: float, nouns: str) -> None:
     bad, total = len(items.bad_files), len(items.bad_files) + len(items.ids)
     if total == 0:
-        raise UserError("data: there are no images. Check the source's path and parts.")
+        raise UserError(f"data: there are no {nouns}. Check the source's path and parts.")
     if bad > max_bad_files * total:
         reasons = Counter(file.reason for file in items.bad_files).most_common(3)
         raise UserError(
-            f"data: {bad} of {total} images cannot be used ({bad / total:.1%}, and "
+            f"data: {bad} of {total} {nouns} cannot be used ({bad / total:.1%}, and "
             f"data.max_bad_files is {max_bad_files:.1%}): "
             + "; ".join(f"{count} x {reason}" for reason, count in reasons)
             + f"; the first is {items.bad_files[0].path}. Mend or remove them, or raise the limit."
@@ -209,6 +218,7 @@ def _check_labels(
     class_names: Sequence[str],
     labels: Sequence[Sequence[int]],
     parts: Mapping[str, np.ndarray],
+    kind: Input,
     known: int = 0,
 ) -> None:
     """Every class is in training or among the first, which are known; so are val's and test's."""
@@ -218,17 +228,17 @@ def _check_labels(
             for label in set(labels[i]) - trained:
                 raise UserError(
                     f"data: the label {class_names[label]!r} of {items.ids[i]} ({part}) is missing "
-                    f"from training. Add training images of it, or take it out of {part}."
+                    f"from training. Add training {kind.nouns} of it, or take it out of {part}."
                 )
     for label, name in enumerate(class_names):
         if label not in trained:
             raise UserError(
-                f"data: the class {name!r} has no usable image to train on. "
-                "Add images of it, or remove the class."
+                f"data: the class {name!r} has no usable {kind.noun} to train on. "
+                f"Add {kind.nouns} of it, or remove the class."
             )
 
 
-def _imbalance_note(class_names: Sequence[str], train: Split) -> list[str]:
+def _imbalance_note(class_names: Sequence[str], train: Split, nouns: str) -> list[str]:
     counts = train.counts  # (classes,)
     if not len(counts):
         return []
@@ -236,7 +246,7 @@ def _imbalance_note(class_names: Sequence[str], train: Split) -> list[str]:
     if counts[most] <= _IMBALANCE * counts[least]:
         return []
     return [
-        f"Class {class_names[most]!r} has {counts[most]} training images and "
+        f"Class {class_names[most]!r} has {counts[most]} training {nouns} and "
         f"{class_names[least]!r} has {counts[least]}: consider data.balance=sampling or "
         "data.balance=class_weights."
     ]

@@ -6,18 +6,62 @@ An order is a function of (position, epoch): nothing is shuffled in a buffer, no
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 
-Order = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Number: TypeAlias = "int | tf.Variable"
+IndexOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""(positions int64 () or (b,), epoch int64 ()) -> indices of the same shape."""
 
 
-def shuffled(count: int, seed: int) -> Order:
-    """Returns (position, epoch) -> index, both int64 scalars: a permutation for each epoch."""
+@dataclass(frozen=True)
+class Order:
+    """Which examples an epoch has, in which order, and in which version.
+
+    What may be a variable is read when iteration begins, so that one data set serves all epochs of
+    one `fit`.
+
+    Args:
+        seed: Decides all that is random, together with the epoch and an example's position.
+        shuffle: Whether the examples come in a random order; without it, in their own.
+        balance: "none", "class_weights" (weights that are yielded with the batch), or "sampling",
+            which draws each class equally often.
+        epoch: Which pass over the data this is.
+        start: How many examples of the epoch to leave out, because they were trained on already.
+        view: Which of several views of an example is wanted: an index.
+        length: How many examples an epoch takes, beginning where the one before ended; None: all.
+    """
+
+    seed: int = 0
+    shuffle: bool = False
+    balance: str = "none"
+    epoch: Number = 0
+    start: Number = 0
+    view: Number = 0
+    length: int | None = None
+
+    def index_of(self, split: Split) -> IndexOf:
+        """Returns which example stands at a position of an epoch."""
+        if not self.shuffle:
+            return lambda position, epoch: position
+        count = len(split)
+        if self.balance == "sampling":
+            order = balanced(split, self.seed)
+        else:
+            order = shuffled(count, self.seed)
+        return order if self.length is None else endless(order, count, self.length)
+
+
+IN_ORDER = Order()
+
+
+def shuffled(count: int, seed: int) -> IndexOf:
+    """Returns (position, epoch) -> index: a permutation for each epoch."""
 
     def index(position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -26,7 +70,7 @@ def shuffled(count: int, seed: int) -> Order:
     return index
 
 
-def balanced(split: Split, seed: int) -> Order:
+def balanced(split: Split, seed: int) -> IndexOf:
     """Returns (position, epoch) -> index that draws each class equally often.
 
     An epoch is as long as without balancing. Within a class nothing comes again before all have
@@ -42,6 +86,8 @@ def balanced(split: Split, seed: int) -> Order:
     shuffle = shuffled(count, seed)
 
     def index(position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        if position.shape.rank:  # each class has a key of its own, and `fold_in` takes one
+            return tf.map_fn(lambda one: index(one, epoch), position)
         drawn = shuffle(position, epoch)  # so that classes alternate at random
         group, turn = drawn % kinds, drawn // kinds + epoch * turns
         size = sizes[group]
@@ -52,7 +98,7 @@ def balanced(split: Split, seed: int) -> Order:
     return index
 
 
-def endless(order: Order, count: int, length: int) -> Order:
+def endless(order: IndexOf, count: int, length: int) -> IndexOf:
     """Returns an order for epochs of another length: each begins where the one before ended.
 
     Args:
@@ -71,21 +117,16 @@ def endless(order: Order, count: int, length: int) -> Order:
 def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of the examples by class, one class after the other, and their counts.
 
-    An example stands with each of its labels; those without any come last. Empty classes are left
-    out.
+    An example stands with each of its labels; those without any come last, and those of an unknown
+    class are left out. So are empty classes.
     """
     if split.labels.ndim == 1:
         members = np.argsort(split.labels, kind="stable")
-        return members, np.unique(split.labels, return_counts=True)[1]
+        return members[split.labels[members] >= 0], split.counts[split.counts > 0]
     unlabelled = (split.labels.sum(axis=1) == 0)[:, np.newaxis]  # (n, 1)
     groups = [np.flatnonzero(column) for column in np.hstack([split.labels, unlabelled]).T]
     groups = [members for members in groups if len(members)]
     return np.concatenate(groups), np.array([len(group) for group in groups])
-
-
-def order_of(split: Split, balance: str, seed: int) -> Order:
-    """Returns the order that training takes: `balanced` for "sampling", else `shuffled`."""
-    return balanced(split, seed) if balance == "sampling" else shuffled(len(split), seed)
 
 
 def make_weight(split: Split, balance: str) -> Callable[[tf.Tensor], Any] | None:

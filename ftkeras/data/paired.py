@@ -1,7 +1,8 @@
-"""Batches in which each labelled image stands beside one of another domain, without its label."""
+"""Batches in which each labelled example stands beside one of another domain, without its label."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ TARGET = "target_"
 class PairedFeed(Feed):
     """A feed of two domains: `data` has the splits of both.
 
-    Training batches take turns: a labelled image, then one of the target. The target's come in an
+    Training batches take turns: a labelled example, then one of the target. The target's come in an
     order of their own, all of them before any comes again, whatever the epochs of the source.
-    They are always full: of a few images, the statistics of a domain say little. What is left over
-    of the source comes in other epochs. Validation batches are the source's, then the target's.
+    They are always full: of a few examples, the statistics of a domain say little. What is left
+    over of the source comes in other epochs. Validation batches are the source's, then the
+    target's.
 
     Rows of the target have labels of zeros and weigh nothing, so that losses and metrics that know
     of no domains are the source's alone; the source's weigh more in return, so that a mean over all
@@ -33,7 +35,7 @@ class PairedFeed(Feed):
         super().__post_init__()
         if not self.steps_per_epoch:
             raise UserError(
-                f"data.batch_size: {self.batch_size} is more than the images of train "
+                f"data.batch_size: {self.batch_size} is more than the {self.input.nouns} of train "
                 f"({len(self.data.splits['train'])}), and batches of two domains are always full."
             )
 
@@ -43,11 +45,12 @@ class PairedFeed(Feed):
         return len(self.data.splits["train"]) // self.batch_size
 
     def train(self) -> tf.data.Dataset:
-        """Returns batches of twice the size: images, labels and weights."""
+        """Returns batches of twice the size: inputs, labels and weights."""
         whole: dict[str, Any] = {"drop_remainder": True, "share": WHOLE}
-        source = self._training("train", self.seed, **whole, **self.options)
+        source = self._training("train", self.order, **whole)
         length = self.steps_per_epoch * self.batch_size
-        target = self._training(f"{TARGET}train", self.seed + 1, **whole, length=length)
+        order = dataclasses.replace(self.order, seed=self.seed + 1, balance="none", length=length)
+        target = self._training(f"{TARGET}train", order, **whole, mix=None)
         paired = tf.data.Dataset.zip(source, target).map(_in_turns, tf.data.AUTOTUNE)
         return take_share(as_long_as(paired, int(source.cardinality())), self.share)
 
@@ -56,7 +59,9 @@ class PairedFeed(Feed):
         if "val" not in self.data.splits:
             return None
         name = self.split_for("val")
-        source, target = (self._batches(one, drop_remainder=self.full) for one in ("val", name))
+        source, target = (
+            self._batches(one, self.cache, drop_remainder=self.full) for one in ("val", name)
+        )
         source_size, theirs = len(self.data.splits["val"]), len(self.data.splits[name])
         factor = (source_size + theirs) / source_size
         both = source.map(lambda *batch: _weighed(batch, factor)).concatenate(
@@ -75,9 +80,9 @@ Batch = tuple[tf.Tensor, ...]
 
 
 def _weighed(batch: Batch, factor: float) -> Batch:
-    images, labels, *weights = batch
+    inputs, labels, *weights = batch
     own = weights[0] if weights else tf.ones(tf.shape(labels)[:1])
-    return images, labels, own * factor
+    return inputs, labels, own * factor
 
 
 def _without_labels(batch: Batch) -> Batch:

@@ -1,84 +1,99 @@
-"""Keeps decoded images in memory where they are few enough. It changes speed, never a pixel."""
+"""Keeps decoded examples in memory if they are few enough. It changes speed, never a number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import track
-from ftkeras.data.dataset import Fetch, Split
-from ftkeras.inputs.image.decode import Crop, cut, resize_image
+from ftkeras.data.dataset import Split
+from ftkeras.inputs.base import Input, Tree, View
 from ftkeras.memory import available_memory
 
-_SAMPLES = 16  # images decoded to estimate how large all are
+_SAMPLES = 16  # examples decoded to estimate how large all are
+
+Kept = Callable[[tf.Tensor], Any]
+"""From an index, int64 scalar, to a decoded example."""
 
 
-def keep_in_memory(
-    split: Split, cache: str, square: tuple[int, str] | None, least: int = 0
-) -> tuple[Fetch, bool]:
-    """Decodes all images of a split now, if that is asked for and there is room.
+def keep_in_memory(split: Split, kind: Input, view: View, cache: str) -> Kept | None:
+    """Decodes all examples of a split now, if that is asked for and there is room.
 
     Args:
         split: The examples.
-        cache: "memory", "auto" (where a quarter of the free memory is enough) or "none".
-        square: Size and mode to resize to before keeping; None keeps the images whole.
-        least: How many pixels of an image's shorter side are enough.
+        kind: Decodes them.
+        view: Which versions of an example are going to be made of what is kept.
+        cache: "memory", "auto" (if a quarter of the free memory is enough) or "none".
 
     Returns:
-        What fetches an image by its index, and whether that image is already resized.
+        What returns a decoded example by its index; None if nothing is kept.
     """
-    if cache == "none" or (
-        cache == "auto" and _needed(split, square, least) > available_memory() // 4
-    ):
-        return split.fetch, False
+    if cache == "none":
+        return None
 
     @tf.autograph.experimental.do_not_convert
-    def prepare(index: tf.Tensor) -> tf.Tensor:
-        image = split.fetch(index, least)
-        # Resized images are whole numbers, so a byte holds them.
-        return tf.cast(resize_image(image, *square), tf.uint8) if square else image
+    def decode(index: tf.Tensor) -> Tree:
+        return kind.decode(split.fetch(index), view)
 
     indices = tf.data.Dataset.range(len(split))
-    images = indices.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    label = f"decode {split.name} images into memory"
-    decoded = track(images.as_numpy_iterator(), label, len(split))
-    if square:
-        return _from_stack(decoded, (len(split), square[0], square[0], 3)), True
-    return _from_buffer(list(decoded)), False
+    examples = indices.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    specs = tf.nest.flatten(examples.element_spec)
+    if cache == "auto" and _needed(split, specs, decode) > available_memory() // 4:
+        return None
+    label = f"decode {split.name} {kind.nouns} into memory"
+    decoded = track(map(tf.nest.flatten, examples.as_numpy_iterator()), label, len(split))
+    if all(spec.shape.is_fully_defined() for spec in specs):
+        parts = _from_stacks(decoded, len(split), specs)
+    else:
+        columns = zip(*decoded, strict=True)
+        parts = [_from_buffer(part, spec) for part, spec in zip(columns, specs, strict=True)]
+    structure = examples.element_spec
+    return lambda index: tf.nest.pack_sequence_as(structure, [part(index) for part in parts])
 
 
-def _from_stack(decoded: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> Fetch:
-    stack = np.empty(shape, np.uint8)
-    for i, image in enumerate(decoded):
-        stack[i] = image
+def _from_stacks(
+    decoded: Iterable[list[np.ndarray]], count: int, specs: list[tf.TensorSpec]
+) -> list[Kept]:
+    """Keeps tensors of one shape: filled in one by one, they are never in memory twice."""
+    stacks = [np.empty((count, *spec.shape), spec.dtype.as_numpy_dtype) for spec in specs]
+    for i, tensors in enumerate(decoded):
+        for stack, tensor in zip(stacks, tensors, strict=True):
+            stack[i] = tensor
     with tf.device("CPU:0"):
-        images = tf.constant(stack)  # (n, s, s, 3)
-    return lambda index, least=0, part=None: cut(tf.gather(images, index), part)
+        kept = [tf.constant(stack) for stack in stacks]  # (n, ...)
+    return [functools.partial(tf.gather, stack) for stack in kept]
 
 
-def _from_buffer(decoded: list[np.ndarray]) -> Fetch:
-    """Images of any sizes, one after the other in one buffer."""
-    sizes = np.array([image.size for image in decoded], np.int64)
+def _from_buffer(decoded: Iterable[np.ndarray], spec: tf.TensorSpec) -> Kept:
+    """Keeps tensors of any sizes, one after the other in one buffer."""
+    arrays = list(decoded)
+    sizes = np.array([array.size for array in arrays], np.int64)
     with tf.device("CPU:0"):
-        shapes = tf.constant([image.shape for image in decoded], tf.int32)  # (n, 3)
+        shapes = tf.constant([array.shape for array in arrays], tf.int32)  # (n, rank)
         starts = tf.constant(np.cumsum(sizes) - sizes)  # (n,)
         lengths = tf.constant(sizes)  # (n,)
-        buffer = tf.constant(np.concatenate([image.ravel() for image in decoded]))
+        buffer = tf.constant(np.concatenate([array.ravel() for array in arrays]))
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
+    def kept(index: tf.Tensor) -> tf.Tensor:
         flat = tf.slice(buffer, starts[index, tf.newaxis], lengths[index, tf.newaxis])
-        image = tf.ensure_shape(tf.reshape(flat, shapes[index]), (None, None, 3))
-        return cut(image, part)
+        return tf.ensure_shape(tf.reshape(flat, shapes[index]), spec.shape)
 
-    return fetch
+    return kept
 
 
-def _needed(split: Split, square: tuple[int, str] | None, least: int) -> int:
-    """Bytes that the images would take; from a sample where their sizes differ."""
-    if square:
-        return len(split) * square[0] ** 2 * 3
+def _needed(split: Split, specs: list[tf.TensorSpec], decode: Callable[..., Tree]) -> int:
+    """Bytes that the examples would take; from a sample if their sizes differ."""
+    if all(spec.shape.is_fully_defined() for spec in specs):
+        return len(split) * sum(s.shape.num_elements() * s.dtype.size for s in specs)
     sample = np.unique(np.linspace(0, len(split) - 1, _SAMPLES).astype(np.int64))
-    sizes = [int(tf.size(split.fetch(tf.constant(i), least))) for i in sample]
+    sizes = [
+        sum(
+            int(tf.size(part)) * part.dtype.size for part in tf.nest.flatten(decode(tf.constant(i)))
+        )
+        for i in sample
+    ]
     return int(np.mean(sizes) * len(split))

@@ -1,4 +1,4 @@
-"""How examples are fetched by index: from files, from TFRecord shards, from arrays."""
+"""How raw examples are fetched by index: from files, from TFRecord shards, from arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Fetch
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.decode import Crop, cut, decode_image
 from ftkeras.paths import shown, why_not_readable
 
 MAX_BYTES = 16 << 30  # of a file that is read whole
@@ -35,13 +34,11 @@ def read_whole(path: str) -> io.BytesIO:
 
 
 def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
-    """Returns `Found.make_fetch` for one image a file."""
+    """Returns `Listing.make_fetch` for one example per file: its bytes."""
 
     def make(indices: np.ndarray) -> Fetch:
         chosen = tf.constant([paths[i] for i in indices], tf.string)
-        return lambda index, least=0, part=None: decode_image(
-            tf.io.read_file(chosen[index]), least, part
-        )
+        return lambda index: tf.io.read_file(chosen[index])
 
     return make
 
@@ -49,12 +46,12 @@ def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
 def from_records(
     paths: Sequence[str], offsets: Sequence[int], feature: str
 ) -> Callable[[np.ndarray], Fetch]:
-    """Returns `Found.make_fetch` for records of TFRecord files, read where they lie.
+    """Returns `Listing.make_fetch` for records of TFRecord files, read where they lie.
 
     Args:
-        paths: For each example its shard, or its own image file.
-        offsets: For each example the byte at which its record begins; -1 for an image file.
-        feature: The feature of the tf.Example that holds the encoded image.
+        paths: For each example its shard, or a file of its own.
+        offsets: For each example the byte at which its record begins; -1 for a file of its own.
+        feature: The feature of the tf.Example that holds the example's bytes.
     """
 
     def make(indices: np.ndarray) -> Fetch:
@@ -64,14 +61,13 @@ def from_records(
         offset = tf.constant(np.fromiter((offsets[i] for i in indices), np.int64, len(indices)))
         names = tf.constant(list(numbers), tf.string)
 
-        def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
+        def fetch(index: tf.Tensor) -> tf.Tensor:
             path, at = names[shard[index]], offset[index]
-            encoded = tf.cond(
+            return tf.cond(
                 at < 0,
                 lambda: tf.io.read_file(path),
-                lambda: _image_of(_read_record(path, at), feature),
+                lambda: _bytes_of(_read_record(path, at), feature),
             )
-            return decode_image(encoded, least, part)
 
         return fetch
 
@@ -91,17 +87,17 @@ def _read_record(path: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
 
 
-def _image_of(record: tf.Tensor, feature: str) -> tf.Tensor:
+def _bytes_of(record: tf.Tensor, feature: str) -> tf.Tensor:
     spec = {feature: tf.io.FixedLenFeature((), tf.string)}
     return tf.io.parse_single_example(record, spec)[feature]
 
 
-def from_array(images: np.ndarray) -> Callable[[np.ndarray], Fetch]:
-    """Returns `Found.make_fetch` for uint8 images (n, h, w, 3) in memory."""
+def from_array(array: np.ndarray) -> Callable[[np.ndarray], Fetch]:
+    """Returns `Listing.make_fetch` for examples in memory, (n, ...)."""
 
     def make(indices: np.ndarray) -> Fetch:
         with tf.device("CPU:0"):
-            chosen = tf.constant(images[indices])
-        return lambda index, least=0, part=None: cut(tf.gather(chosen, index), part)
+            chosen = tf.constant(array[indices])
+        return lambda index: tf.gather(chosen, index)
 
     return make

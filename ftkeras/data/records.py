@@ -1,4 +1,4 @@
-"""Looks at every record of TFRecord shards once: where it begins, its labels, its image.
+"""Looks at every record of TFRecord shards once: where it begins, its labels, its content.
 
 Afterwards any record can be read by itself, so that records are shuffled as freely as files are.
 """
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import PIL
 import tensorflow as tf
 
 from ftkeras.cache import Remembered, digest
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_records
+from ftkeras.data.scan import in_parallel
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.scan import VERSION, examine, in_parallel
+from ftkeras.inputs.base import Input
 from ftkeras.paths import shown, why_not_readable
 
 _FRAME = 16  # bytes that TFRecord puts around a record: length, two checksums
@@ -31,7 +31,7 @@ class Example:
         number: Its place in the shard, from 0 on.
         offset: The byte at which it begins.
         labels: Class indices or names.
-        copy: The normalised copy of its image, where it has one.
+        copy: The normalised copy of its content, if it has one.
         reason: Why it is left out, or "".
     """
 
@@ -48,19 +48,21 @@ class Example:
         return f"{self.shard.rpartition('/')[2]}:{self.number}"
 
 
-def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) -> list[Example]:
+def scan_records(
+    shards: Sequence[str], feature: str, label_feature: str, kind: Input
+) -> list[Example]:
     """Examines all records of some shards; unchanged shards are not examined again.
 
     Args:
         shards: The files.
-        image_feature: The bytes feature of an encoded image.
+        feature: The bytes feature of an example.
         label_feature: The int64 or bytes feature of the labels.
+        kind: What the examples are.
 
     Raises:
         UserError: A shard is compressed.
     """
-    versions = (VERSION, PIL.__version__, tf.__version__)
-    known = Remembered("records", image_feature, label_feature, *versions, *sorted(shards))
+    known = Remembered("records", feature, label_feature, *kind.version, *sorted(shards))
     for shard in shards:
         if reason := why_not_readable(shard):
             raise UserError(f"data.path: {shown(shard)}: {reason}.")
@@ -72,10 +74,9 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
         shard, number, offset, content = item
         if content is None:
             return Example(shard, number, offset, (), reason="the rest of the shard is corrupt")
-        key = digest(shard, stamps[shard], offset, image_feature)
-        return _examine(
-            Example(shard, number, offset, ()), content, image_feature, label_feature, key
-        )
+        key = digest(shard, stamps[shard], offset, feature)
+        record = Example(shard, number, offset, ())
+        return _examine(record, content, (feature, label_feature), kind, key)
 
     facts.update((shard, []) for shard in fresh)  # one may be empty
     examined = in_parallel(look, _contents(fresh), "scan records", None)
@@ -85,7 +86,7 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
             facts[shard] = rows
             known.put(shard, stamps[shard], rows)
     finally:
-        known.save()  # also when interrupted: the next scan goes on with the shards that are left
+        known.save()  # also when interrupted: the next scan resumes with the shards that are left
     return [
         Example(shard, number, offset, tuple(labels), copy, reason)
         for shard in shards
@@ -96,23 +97,23 @@ def scan_records(shards: Sequence[str], image_feature: str, label_feature: str) 
 def found_in(
     records: Sequence[Example],
     parts: Sequence[str],
-    image_feature: str,
+    feature: str,
     class_names: Sequence[str] | None,
-    kind: str,
+    label_kind: str,
 ) -> Listing:
-    """Makes a `Found` of records.
+    """Makes a `Listing` of records.
 
     Args:
         records: All records, bad ones too.
-        parts: The part of each, as in `Found`.
-        image_feature: The bytes feature of an encoded image.
+        parts: The part of each, as in `Listing`.
+        feature: The bytes feature of an example.
         class_names: Names of class indices; None names them by their numbers.
-        kind: "classes" if a record has one label, "labels" if any number; as in `Listing`.
+        label_kind: "classes" if a record has one label, "labels" if any number; as in `Listing`.
 
     Raises:
         UserError: A label is outside `class_names`.
     """
-    reasons = [_why_not(record, kind) for record in records]
+    reasons = [_why_not(record, label_kind) for record in records]
     good = [i for i, reason in enumerate(reasons) if not reason]
     numbered = {label for i in good for label in records[i].labels if isinstance(label, int)}
     names = class_names or [str(number) for number in sorted(numbered)] or None
@@ -134,10 +135,10 @@ def found_in(
         make_fetch=from_records(
             [records[i].copy or records[i].shard for i in good],
             [-1 if records[i].copy else records[i].offset for i in good],
-            image_feature,
+            feature,
         ),
         class_names=names,
-        kind=kind,
+        label_kind=label_kind,
         files=[records[i].copy or records[i].shard for i in good],
         bad_files=tuple(
             BadFile(f"{record.shard}:{record.number}", reason)
@@ -147,8 +148,8 @@ def found_in(
     )
 
 
-def _why_not(record: Example, kind: str) -> str:
-    if record.reason or kind == "labels" or len(record.labels) == 1:
+def _why_not(record: Example, label_kind: str) -> str:
+    if record.reason or label_kind == "labels" or len(record.labels) == 1:
         return record.reason
     return f"has {len(record.labels)} labels"
 
@@ -179,7 +180,7 @@ def _count(shard: str) -> tuple[int, bool]:
         if file.read(2) == b"\x1f\x8b":
             raise UserError(
                 f"{shard} is compressed: its records cannot be read one by one. "
-                "Write it without compression; images are compressed already."
+                "Write it without compression."
             )
         while offset < size:
             file.seek(offset)
@@ -192,7 +193,7 @@ def _count(shard: str) -> tuple[int, bool]:
 
 
 def _examine(
-    record: Example, content: bytes, image_feature: str, label_feature: str, key: str
+    record: Example, content: bytes, names: tuple[str, str], kind: Input, key: str
 ) -> Example:
     def bad(reason: str) -> Example:
         return Example(record.shard, record.number, record.offset, (), reason=reason)
@@ -201,19 +202,19 @@ def _examine(
         features = tf.train.Example.FromString(content).features.feature
     except Exception:  # protobuf's own error type differs between its implementations
         return bad("not a tf.Example")
-    for name in (image_feature, label_feature):
+    for name in names:
         if name not in features:
             return bad(f"no feature {name!r} among {', '.join(sorted(features))}")
-    images, labels = features[image_feature].bytes_list.value, features[label_feature]
-    if len(images) != 1:
-        return bad(f"{image_feature} holds {len(images)} images")
+    contents, labels = (features[name] for name in names)
+    held = contents.bytes_list.value
+    if len(held) != 1:
+        return bad(f"{names[0]} holds {len(held)} {kind.nouns}")
     if labels.WhichOneof("kind") == "float_list":
-        return bad(f"{label_feature} holds numbers with fractions")
-    names = [name.decode("utf-8", "replace") for name in labels.bytes_list.value]
-    verdict = examine(record.shard, images[0], key, check_name=False)
-    copy = "" if verdict.path == record.shard else verdict.path
-    label_values = (*labels.int64_list.value, *names)
-    return Example(record.shard, record.number, record.offset, label_values, copy, verdict.reason)
+        return bad(f"{names[1]} holds numbers with fractions")
+    texts = [name.decode("utf-8", "replace") for name in labels.bytes_list.value]
+    verdict = kind.check(held[0], "", key)
+    values = (*labels.int64_list.value, *texts)
+    return Example(record.shard, record.number, record.offset, values, verdict.path, verdict.reason)
 
 
 def _stamp(path: str) -> str:

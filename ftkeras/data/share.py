@@ -66,6 +66,20 @@ class Share:
         start, end = self.bounds(size)
         return tf.nest.map_structure(lambda tensor: tensor[start:end], tensors)
 
+    def stored(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the examples of a global batch (b,) that this worker has, as `pad` does.
+
+        A worker that has stored every `count`-th example from `index` on takes those, and never
+        none: the number of a batch's rows differs from worker to worker.
+        """
+        own = tf.boolean_mask(indices, indices % self.count == self.index)
+        real = tf.size(own)
+        examples = tf.size(indices) / self.count  # of equally many, whatever is stored
+        some = tf.concat([own, [self.index]], axis=0)[: tf.maximum(real, 1)]
+        rows: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+        rows = pad(some, self.replicas // self.count, real, examples)
+        return rows
+
 
 WHOLE = Share()
 

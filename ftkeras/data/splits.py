@@ -129,7 +129,7 @@ def divide(
     share = {"train": float(train) if isinstance(train, (int, float)) else rest, **share}
     if not 0 < share["train"] <= rest + 1e-9:
         raise UserError(
-            f"data.split: train, val and test ask for {sum(share.values()):.0%} of the images "
+            f"data.split: train, val and test ask for {sum(share.values()):.0%} of the examples "
             f"({share}). Make them add up to 1 at the most, with some left for train."
         )
     pool = np.flatnonzero((part == "") | (part == "train")).tolist()

@@ -15,7 +15,7 @@ from ftkeras.backbones import load_backbone
 from ftkeras.backbones.preprocessing import preprocess
 from ftkeras.console import Progress
 from ftkeras.data.dataset import ImageData
-from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.image.decode import resize_image, whole
 from ftkeras.inputs.image.looks import Looks
 from ftkeras.model.inference import outputs_function
 
@@ -37,7 +37,7 @@ def make_embedding(data: ImageData, looks: Looks) -> Callable[[np.ndarray], np.n
             inside = np.flatnonzero(looks.splits[rows] == name)
             indices = tf.data.Dataset.from_tensor_slices(looks.indices[rows[inside]])
             batches = indices.map(
-                lambda index, fetch=split.fetch: resize_image(fetch(index), _SIZE, "squash"),
+                lambda index, fetch=split.fetch: resize_image(whole(fetch(index)), _SIZE, "squash"),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             ).batch(_BATCH)

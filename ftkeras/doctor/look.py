@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import ImageData
+from ftkeras.inputs.image.decode import whole
 from ftkeras.inputs.image.looks import CHROMA, Looks, measure
 
 
@@ -16,7 +17,7 @@ def look_at(data: ImageData) -> Looks:
     splits = data.splits.values()
     for split in splits:
         rows = tf.data.Dataset.range(len(split)).map(
-            lambda index, fetch=split.fetch: measure(fetch(index)),
+            lambda index, fetch=split.fetch: measure(whole(fetch(index))),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

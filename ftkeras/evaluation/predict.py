@@ -1,4 +1,4 @@
-"""A model's answers: about a whole split, or about image files that someone names."""
+"""A model's answers: about a whole split, or about files that someone names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import plain
+from ftkeras.data.reading import from_files
+from ftkeras.data.scan import scan_files
 from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
-from ftkeras.inputs.image import decode, scan
+from ftkeras.inputs.base import Input
 from ftkeras.model.inference import outputs_function
 from ftkeras.model.output import ending_of
 from ftkeras.outputs.base import Output
@@ -45,9 +49,8 @@ def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) ->
     """Returns what a model puts out for a data set, and the labels, both in its order.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (b, size, size, 3), returns (b, units), or a dict of
-            them.
-        dataset: Finite; yields (images, labels) or (images, labels, weights) in batches.
+        model: Returns (b, units), or a dict of them.
+        dataset: Finite; yields (inputs, labels) or (inputs, labels, weights) in batches.
         label: What to say while it runs, for example "evaluate test".
 
     Returns:
@@ -59,8 +62,8 @@ def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) ->
     outputs, labels = [], []
     progress = Progress(label, batches if batches >= 0 else None)
     try:
-        for images, targets, *_ in dataset:
-            outputs.append(tf.nest.map_structure(_numpy, answer(images)))  # (b, units)
+        for inputs, targets, *_ in dataset:
+            outputs.append(tf.nest.map_structure(_numpy, answer(inputs)))  # (b, units)
             labels.append(tf.nest.map_structure(_numpy, targets))
             progress.advance()
     finally:
@@ -129,16 +132,20 @@ class FilePrediction:
         return {"file": self.file, (name if output.is_named else "predictions"): heads[name]}
 
 
-def expand_inputs(patterns: Sequence[str]) -> list[str]:
-    """Returns the image files that files, folders and globs stand for, each once, in order.
+def expand_inputs(patterns: Sequence[str], kind: Input) -> list[str]:
+    """Returns the files that files, folders and globs stand for, each once, in order.
 
-    A file that is named stays, whatever it is. A folder gives the images anywhere under it.
+    A file that is named stays, whatever it is. A folder gives the examples anywhere under it.
+
+    Args:
+        patterns: Paths and globs.
+        kind: What the files are.
 
     Raises:
         UserError: A pattern finds nothing.
 
     Example:
-        >>> expand_inputs(["cat.jpg", "photos/", "more/*.png"])
+        >>> expand_inputs(["cat.jpg", "photos/", "more/*.png"], kind)
         ['cat.jpg', 'photos/dog.jpg', 'more/owl.png']
     """
     files: dict[str, None] = {}  # an ordered set
@@ -146,7 +153,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
         if not is_utf8(pattern):
             paths = []
         elif tf.io.gfile.isdir(pattern):
-            paths = sorted(filter(scan.is_image_name, files_under(pattern)))
+            paths = sorted(filter(kind.accepts, files_under(pattern)))
         elif tf.io.gfile.exists(pattern):
             paths = [pattern]
         else:
@@ -154,7 +161,8 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
             paths = [path for path in matches if not tf.io.gfile.isdir(path)]
         if not paths:
             raise UserError(
-                f"predict: no images at {shown(pattern)!r}. Give image files, folders or globs."
+                f"predict: no {kind.nouns} at {shown(pattern)!r}. "
+                f"Give {kind.noun} files, folders or globs."
             )
         files.update(dict.fromkeys(paths))
     return list(files)
@@ -165,34 +173,30 @@ def predict_files(
     paths: Sequence[str],
     outputs: Mapping[str, Output],
     *,
-    image_size: int,
-    resize: str,
+    kind: Input,
     temperatures: Mapping[str, float] | None = None,
     top_k: int = 5,
     batch_size: int = 32,
 ) -> Iterator[FilePrediction]:
     """Yields what is said of each file, in order; of an unreadable one, why it is so.
 
-    Files are scanned, normalised, decoded and resized as those that training reads.
+    Files are checked, decoded and prepared as those that training reads.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, image_size, image_size, 3), returns (n, units), or a
-            dict of them by output.
+        model: Returns (n, units), or a dict of them by output.
         paths: The files.
         outputs: What the model answers, by name.
-        image_size: Side of the model's input, in pixels.
-        resize: How images become square: crop, pad or squash.
+        kind: What the files are.
         temperatures: By output, what the logits are divided by; 1 if left out.
         top_k: How many classes to give, at most; beside other outputs, all labels are given.
-        batch_size: Images a step.
+        batch_size: Examples per step.
 
     Raises:
         UserError: The model gives neither logits nor scores.
     """
     alone, temperatures = len(outputs) == 1, temperatures or {}
     endings = {name: output.ending(model, name) for name, output in outputs.items()}
-    rows = each_output(model, paths, image_size=image_size, resize=resize, batch_size=batch_size)
-    for path, error, said in rows:
+    for path, error, said in each_output(model, paths, kind, batch_size):
         answers = {}
         for name, output in () if error else outputs.items():
             own = said[name] if isinstance(said, dict) else said
@@ -202,37 +206,31 @@ def predict_files(
 
 
 def each_output(
-    model: keras.Model, paths: Sequence[str], *, image_size: int, resize: str, batch_size: int
+    model: keras.Model, paths: Sequence[str], kind: Input, batch_size: int
 ) -> Iterator[tuple[str, str, Any]]:
     """Yields each file's path, what is wrong with it, and the model's output (units,) for it.
 
     Args: as those of `predict_files`; a model that gives a dict yields one.
     """
-    verdicts = scan.scan_files(paths, "predict")
+    verdicts = scan_files(paths, "predict", kind)
     readable = [verdict.path for verdict in verdicts if not verdict.reason]
-    images = (
-        tf.data.Dataset.from_tensor_slices(tf.constant(readable, tf.string))
-        .map(
-            lambda path: decode.decode_square(tf.io.read_file(path), image_size, resize),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .batch(batch_size)
-        .prefetch(1)
-    )
-    outputs = _outputs(model, images, len(readable))
+    count = len(readable)
+    fetch = from_files(readable)(np.arange(count))
+    split = Split("predict", readable, np.full(count, -1, np.int32), 0, fetch)
+    outputs = _outputs(model, split, kind, batch_size)
     for path, verdict in zip(paths, verdicts, strict=True):
         yield path, verdict.reason, None if verdict.reason else next(outputs)
 
 
-def _outputs(model: keras.Model, images: tf.data.Dataset, total: int) -> Iterator[Any]:
-    """Yields what the model puts out for each image."""
+def _outputs(model: keras.Model, split: Split, kind: Input, batch_size: int) -> Iterator[Any]:
+    """Yields what the model puts out for each example."""
     answer = outputs_function(model)
-    progress = Progress("predict", total)
+    progress = Progress("predict", len(split))
     try:
-        for batch in images:
+        for batch, labels in plain(split, kind, batch_size):
             outputs = tf.nest.map_structure(_numpy, answer(batch))
-            for i in range(len(batch)):
+            for i in range(len(labels)):
                 yield tf.nest.map_structure(lambda output, i=i: output[i], outputs)
-            progress.advance(len(batch))
+            progress.advance(len(labels))
     finally:
         progress.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ def load_predictions(run: Run, split: str) -> Predictions:
     if not tf.io.gfile.exists(path):
         raise UserError(
             f"{run.folder}: the run has no predictions/{split}.npz. "
-            f"`ftkeras evaluate {run.folder} --split={split}` writes it."
+            f"`ftkeras evaluate {shlex.quote(run.folder)} --split={split}` writes it."
         )
     with tf.io.gfile.GFile(path, "rb") as file:
         arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from ftkeras.console import Progress, table
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
+from ftkeras.data.pipeline import plain
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import bootstrap, interval
 from ftkeras.evaluation.metrics import correct_answers
+from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, SMALLEST, corrupt
 from ftkeras.model.inference import logits_function
 
@@ -34,7 +35,7 @@ def sample(split: Split, examples: int | None, seed: int) -> Split:
 
 
 def measure_robustness(
-    model: keras.Model, split: Split, *, resize: str, batch_size: int, seed: int = 0
+    model: keras.Model, split: Split, kind: Input, *, batch_size: int, seed: int = 0
 ) -> dict[str, Any]:
     """Returns the accuracy on a split as it is, under 15 corruptions, and under simple shifts.
 
@@ -46,7 +47,7 @@ def measure_robustness(
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
             (n, units).
         split: The examples.
-        resize: How images become square: crop, pad or squash.
+        kind: What they are.
         batch_size: Images a step.
         seed: Decides noise, angles and flakes, together with an image's place.
 
@@ -63,9 +64,8 @@ def measure_robustness(
     answer, done = logits_function(model, exclusive=split.labels.ndim == 1), 0
     right: dict[_Condition, list[np.ndarray]] = {condition: [] for condition in conditions}
     progress = Progress("robustness", len(split) * len(conditions))
-    plain = batches(split, image_size=size, batch_size=batch_size, resize=resize, cache="none")
     try:
-        for images, *_ in plain:
+        for images, *_ in plain(split, kind, batch_size):
             images = tf.cast(images, tf.uint8).numpy()  # (b, s, s, 3)
             labels = split.labels[done : done + len(images)]
             for condition, change in conditions.items():

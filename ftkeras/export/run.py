@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
+from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.robustness import sample
 from ftkeras.export.classifier import Served, check_convertible
 from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
+from ftkeras.inputs.base import Input
 from ftkeras.run import Run
 
 CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedModel
@@ -64,10 +65,9 @@ def export_run(
     return paths
 
 
-def take(split: Split, examples: int, *, image_size: int, resize: str, seed: int) -> Sample:
+def take(split: Split, examples: int, kind: Input, seed: int) -> Sample:
     """Returns some of a split's images, drawn under the seed, as training resizes them."""
-    drawn = sample(split, examples, seed)
-    dataset = batches(drawn, image_size=image_size, batch_size=32, resize=resize, cache="none")
+    dataset = plain(sample(split, examples, seed), kind, 32)
     parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in dataset]
     images, targets = zip(*parts, strict=True)
     return Sample(np.concatenate(images), np.concatenate(targets))

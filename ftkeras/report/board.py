@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.metrics import softmax
 from ftkeras.evaluation.predictions import Predictions
-from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.base import PLAIN
 from ftkeras.inputs.image.show import MOST_IN_GRID, image_grid
 
 _MISTAKES = 25
@@ -51,8 +51,8 @@ def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray |
 def _pixels(feed: Feed, split: str, indices: Sequence[int]) -> np.ndarray:
     """Returns images of a split as the model sees them, float32 (n, s, s, 3)."""
     fetch = feed.data.splits[split].fetch
-    images = (fetch(tf.constant(index, tf.int64)) for index in indices)
-    return np.stack([resize_image(image, feed.image_size, feed.resize) for image in images])
+    raw = (fetch(tf.constant(index, tf.int64)) for index in indices)
+    return np.stack([np.asarray(feed.input.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw])
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:

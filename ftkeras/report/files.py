@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
+from ftkeras.inputs.base import Input
 from ftkeras.report.comparison import comparison_page
 from ftkeras.report.pictures import make_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
 
 
-def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split]) -> None:
+def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split], kind: Input) -> None:
     """Writes `pictures.json`: the images that the run's page shows.
 
     Args:
@@ -23,8 +24,9 @@ def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split]) -> N
         model: Its model, from images (n, size, size, 3) to logits or scores
             (n, units).
         splits: Its data.
+        kind: What its examples are.
     """
-    pictures = make_pictures(read_run(run.folder), model, splits, run.config.data.resize)
+    pictures = make_pictures(read_run(run.folder), model, splits, kind)
     run.write_json("pictures.json", pictures)
 
 

@@ -17,7 +17,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.evaluation.explanation import grad_cam
 from ftkeras.evaluation.metrics import scores_for
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
-from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.image.show import data_uri, overlay
 from ftkeras.outputs.classes import Classes
 from ftkeras.report.read import RunFacts
@@ -72,7 +72,7 @@ def make_pictures(
     facts: RunFacts,
     model: keras.Model,
     splits: Mapping[str, Split],
-    resize: str,
+    kind: Input,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns what `pictures.json` is to hold: {split: {id: {"image", "overlay"}}}, data URIs.
 
@@ -80,30 +80,30 @@ def make_pictures(
         facts: The run.
         model: Its model: images (n, size, size, 3) to logits or scores.
         splits: Its data.
-        resize: How images become square.
+        kind: What its examples are.
     """
     made: dict[str, dict[str, dict[str, Any]]] = {}
     asked = wanted(facts)
     if not asked or not isinstance(facts.output, Classes):
         return made
     explain = grad_cam(model, exclusive=facts.output.exclusive)
-    size = int(model.input_shape[1])
     for name, classes in asked.items():
         if name not in splits:
             continue
         split = splits[name]
         index_of = {key: i for i, key in enumerate(split.ids)}
         keys = [key for key in classes if key in index_of]
-        images = [resize_image(split.fetch(tf.constant(index_of[k])), size, resize) for k in keys]
+        raw = (split.fetch(tf.constant(index_of[key])) for key in keys)
+        images = [np.asarray(kind.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw]
         made[name] = {
-            key: {"image": data_uri(image.numpy())} for key, image in zip(keys, images, strict=True)
+            key: {"image": data_uri(image)} for key, image in zip(keys, images, strict=True)
         }
         explained = [
             (k, image) for k, image in zip(keys, images, strict=True) if classes[k] is not None
         ]
         if explain is None or not explained:
             continue
-        stacked = np.stack([image.numpy() for _, image in explained])
+        stacked = np.stack([image for _, image in explained])
         heat = explain(stacked, np.array([classes[key] for key, _ in explained]))
         if heat[0].size == 1:  # a single cell says nothing of where
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,8 +85,8 @@ def end_lines(
         *(f"{what:10}  {path}" for what, path in paths.items() if path),
         f"record      {folder}/ (plan.json, metrics.jsonl, evaluation.json, logs/, ...)",
         "",
-        f"next        ftkeras evaluate {folder}",
-        f"            ftkeras predict {folder} IMAGE...",
+        f"next        ftkeras evaluate {shlex.quote(folder)}",
+        f"            ftkeras predict {shlex.quote(folder)} FILE...",
     ]
     return "\n".join(lines)
 

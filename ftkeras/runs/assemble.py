@@ -93,7 +93,7 @@ class Assembled:
         """Returns what a person wants to read before training starts."""
         section = self.config.backbone
         backbone = (
-            f"{section.name} ({section.weights}) at {self.feed.image_size} px, "
+            f"{section.name} ({section.weights}) at {self.feed.input.title}, "
             f"{len(self.backbone.blocks)} blocks"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
@@ -121,7 +121,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         model = replicated(task.model(config, data, backbone))
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
-        feed = task.feed(config, data, int(model.input_shape[1]), share, full)
+        feed = task.feed(config, data, model, share, full)
         weights = weights_of(model, backbone.blocks)
         loss = task.loss(config, data)
         expansion = build.phases(
@@ -155,7 +155,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         trunk=_trunk(task, config, data, model, feed, unfreeze),
         devices=devices,
         device=devices.describe(feed.batch_size, precision, jit),
-        notes=(*data.notes, *feed.notes, *more),
+        notes=(*data.notes, *feed.input.notes, *more),
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
 from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
+from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
+from ftkeras.data.order import Order
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.augment_layers import layers_augment
+from ftkeras.inputs.base import Input
+from ftkeras.inputs.image.input import ImageInput
+from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
 from ftkeras.model.head import Hidden
 from ftkeras.model.surgery import (
@@ -77,6 +83,7 @@ def images(
         classes=classes,
         labelled=labelled,
         questions=asked,
+        kind=input_of(config),
     )
 
 
@@ -121,38 +128,100 @@ def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
     return starts
 
 
+def input_of(config: Config, model: keras.Model | None = None) -> Input:
+    """Returns what an example is.
+
+    Args:
+        config: The config.
+        model: The model that takes the examples; without one they are found and checked, but not
+            prepared.
+    """
+    section = config.data
+    settings = {"resize": section.resize, **section.mix.model_dump()}
+    if not isinstance(section.augmentation, str):
+        settings["layers"] = [(row.name, row.args) for row in section.augmentation]
+        settings["repeatable"] = config.training.deterministic
+    return make_input("image", settings, model)
+
+
 def feed(
-    config: Config, data: ImageData, image_size: int, share: Share = WHOLE, full: bool = False
+    config: Config,
+    data: ImageData,
+    model: keras.Model,
+    share: Share = WHOLE,
+    full: bool = False,
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
-    section = config.data
+    section, augmentation = config.data, config.data.augmentation
     listed = config.phases if isinstance(config.phases, list) else []
-    strengths = {phase.augmentation for phase in listed} - {None}
-    layers, recipe = None, ""
-    if not isinstance(section.augmentation, str):
-        if strengths:
-            raise UserError(
-                "phases: augmentation can be set by phase only where data.augmentation is a "
-                "strength, not a list of layers."
-            )
-        rows = [(row.name, row.args) for row in section.augmentation]
-        layers = layers_augment(rows, image_size, repeatable=config.training.deterministic)
-        recipe = f"seeded layers {rows!r}"
+    varies = any(phase.augmentation is not None for phase in listed)
+    if varies and not isinstance(augmentation, str):
+        raise UserError(
+            "phases: augmentation can be set by phase only where data.augmentation is a "
+            "strength, not a list of layers."
+        )
     return Feed(
         data,
-        image_size=image_size,
+        input_of(config, model),
         batch_size=section.batch_size,
         seed=config.seed,
-        resize=section.resize,
         cache=section.cache,
-        strength=section.augmentation if isinstance(section.augmentation, str) else "none",
-        varies=bool(strengths),
-        layers=layers,
-        layers_recipe=recipe,
-        options={"balance": section.balance, **section.mix.model_dump()},
+        view=augmentation if isinstance(augmentation, str) else "layers",
+        varies=varies,
+        balance=section.balance,
         share=share,
         full=full,
     )
+
+
+def batches(
+    split: Split,
+    *,
+    image_size: int,
+    batch_size: int,
+    training: bool = False,
+    cache: str = "auto",
+    **settings: Any,
+) -> tf.data.Dataset:
+    """Makes batches of images for a training loop of one's own, as those of a run.
+
+    Args:
+        split: The examples.
+        image_size: Side of the images, in pixels.
+        batch_size: Examples per batch, over all devices.
+        training: Whether to shuffle, augment, mix and balance; otherwise all examples come once,
+            in order, and whole.
+        cache: "memory", "auto" or "none"; see `Examples`.
+        **settings: The fields of `ImageInput` (resize, layers, mixup, cutmix) and of `Order`
+            (seed, shuffle, balance, epoch, start, length); `strength`, a name of an augmentation's
+            strength or a variable with its index; and `drop_remainder` and `share`.
+
+    Returns:
+        Batches (images float32 (b, s, s, 3) 0..255, labels float32 (b, classes)); see
+        `ftkeras.data.pipeline.batches`.
+    """
+    kind = ImageInput(image_size, **_taken(settings, ImageInput))
+    order = {"shuffle": True, **_taken(settings, Order)}
+    strength = settings.pop("strength", "none")
+    views = ["layers"] if kind.layers else [strength]
+    if isinstance(strength, tf.Variable):
+        views, order["view"] = list(kind.views), strength
+    if not training:
+        views, order = ["none"], {**order, "shuffle": False, "balance": "none"}
+    return pipeline.batches(
+        split,
+        pipeline.Examples(split, kind, views, cache),
+        batch_size,
+        Order(**order),
+        mix=kind.mix if training and kind.mixes else None,
+        **settings,
+    )
+
+
+def _taken(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Removes from settings those that are fields of a dataclass, and returns them."""
+    names = {field.name for field in dataclasses.fields(kind)} & settings.keys()
+    return {name: settings.pop(name) for name in names}
 
 
 def phases(

@@ -22,6 +22,7 @@ from ftkeras.report.page import run_page
 from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.task import Task, task_of
 
 
@@ -38,7 +39,7 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task.images(config), split)
-    feed = task.feed(config, data, int(model.input_shape[1]))
+    feed = task.feed(config, data, model)
     evaluation = task.measure(model, feed, run, split)
     if split == final_split(data):
         run.write_json("evaluation.json", evaluation)
@@ -63,7 +64,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     measured = measure_robustness(
         model,
         sample(data.splits[split], examples, config.seed),
-        resize=config.data.resize,
+        build.input_of(config, model),
         batch_size=config.data.batch_size,
         seed=config.seed,
     )
@@ -94,17 +95,16 @@ def export(
         TrainingError: A format answers differently; it is not written.
     """
     task = task_of(run.config)
-    facts, resize, seed = run.read_json("data.json"), run.config.data.resize, run.config.seed
+    config, model = run.config, load_model(run)
 
     def samples() -> tuple[Sample, Sample]:
-        data = task.images(run.config)
-        shape = {"image_size": facts["image_size"], "resize": resize}
+        data, kind = task.images(config), build.input_of(config, model)
         return (
-            take(data.splits["train"], CALIBRATED_ON, seed=seed, **shape),
-            take(data.splits[final_split(data)], MEASURED_ON, seed=seed, **shape),
+            take(data.splits["train"], CALIBRATED_ON, kind, config.seed),
+            take(data.splits[final_split(data)], MEASURED_ON, kind, config.seed),
         )
 
-    classifier = task.served(run, load_model(run))
+    classifier = task.served(run, model)
     return export_run(run, classifier, directory or run.path("export"), formats, samples)
 
 
@@ -128,7 +128,9 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
     task = task_of(run.config)
     if lacks_pictures(read_run(run.folder)):
         try:
-            add_pictures(run, load_model(run), task.images(run.config).splits)
+            model = load_model(run)
+            kind = build.input_of(run.config, model)
+            add_pictures(run, model, task.images(run.config).splits, kind)
         except UserError as error:
             print(f"note      the report has no pictures: {error}")
     return write_page(run, task, out)

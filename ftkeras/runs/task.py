@@ -68,10 +68,15 @@ class Task:
         return build.images(config)
 
     def feed(
-        self, config: Config, data: ImageData, size: int, share: Share = WHOLE, full: bool = False
+        self,
+        config: Config,
+        data: ImageData,
+        model: keras.Model,
+        share: Share = WHOLE,
+        full: bool = False,
     ) -> Feed:
         """Sets up the batches; see `Feed`."""
-        return build.feed(config, data, size, share, full)
+        return build.feed(config, data, model, share, full)
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
         """Attaches the heads.
@@ -178,15 +183,14 @@ class Task:
     def predict(
         self, run: Run, model: keras.Model, files: Sequence[str], top_k: int
     ) -> Iterator[FilePrediction]:
-        """Yields what the model says of each image file, or what is wrong with it."""
+        """Yields what the model says of each file, or what is wrong with it."""
         config, facts = run.config, run.read_json("data.json")
         outputs = outputs_of(facts)
         return predict_files(
             model,
             files,
             outputs,
-            image_size=facts["image_size"],
-            resize=config.data.resize,
+            kind=build.input_of(config, model),
             temperatures=temperatures_of(run, outputs),
             top_k=top_k,
             batch_size=config.data.batch_size,

@@ -232,7 +232,7 @@ def _facts(assembled: Assembled) -> dict[str, Any]:
     return {
         "class_names": outputs.pop("class_names"),
         "multi_label": outputs.pop("multi_label"),
-        "image_size": assembled.feed.image_size,
+        **assembled.feed.input.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
         "digest": _digest(data),
@@ -298,9 +298,10 @@ def _print_end(
 def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> str | None:
     """Writes a run's page; a run that is whole is not lost where that fails."""
     try:
-        add_pictures(run, assembled.task.final(trained), assembled.data.splits)
+        model, kind = assembled.task.final(trained), assembled.feed.input
+        add_pictures(run, model, assembled.data.splits, kind)
         return write_page(run, assembled.task)
     except Exception as error:
-        again = f"`ftkeras report {run.folder}` tries again"
+        again = f"`ftkeras report {shlex.quote(run.folder)}` tries again"
         print(f"warning: there is no report: {type(error).__name__}: {error}; {again}")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -12,11 +13,12 @@ import keras
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
-from ftkeras.data.share import WHOLE, Share, take_share
+from ftkeras.data.pipeline import batches
+from ftkeras.data.share import WHOLE, Share
 from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.extract import Part, get_stores
-from ftkeras.trunk.plan import TrunkPlan, stores_share, strength_of, training_work, views_of
+from ftkeras.trunk.plan import TrunkPlan, stores_share, training_work, view_of, views_of
 from ftkeras.trunk.split import TrunkSplit
 from ftkeras.trunk.store import FrontierStore
 
@@ -90,17 +92,24 @@ def _from_stores(
 ) -> Batches | None:
     """Returns a phase's batches from its stores, or None where they could not be made."""
     options = trunk.options
-    share = feed.share if stores_share(model, feed, phase) else WHOLE
-    local = feed.own() if share.count > 1 else feed
+    part = feed.share if stores_share(model, feed, phase) else WHOLE
+    local = feed.own() if part.count > 1 else feed
     parts = {
-        name: Part(local.data.splits[name], functools.partial(local.plain, name), local.recipe)
+        name: Part(
+            local.data.splits[name],
+            functools.partial(local.plain, name),
+            local.input.recipe(),
+            nouns=local.input.nouns,
+        )
         for name in ("train", "val")
         if name in local.data.splits
     }
-    if strength_of(phase, feed):
+    if view_of(phase, feed):
         views = views_of(phase, feed, options)
-        images, recipe = feed.views(views, phase.augmentation)
-        parts["train"] = Part(feed.data.splits["train"], lambda: images, recipe, views)
+        examples, recipe = feed.views(views, phase.augmentation)
+        parts["train"] = dataclasses.replace(
+            parts["train"], inputs=lambda: examples, recipe=recipe, views=views
+        )
     stores = get_stores(
         split,
         list(parts.values()),
@@ -112,36 +121,33 @@ def _from_stores(
     )
     if stores is None:
         return None
-    return _stored(dict(zip(parts, stores, strict=True)), feed, share)
+    return _stored(dict(zip(parts, stores, strict=True)), feed, part)
 
 
 def _plain(feed: Feed) -> Batches:
     return feed.train(), feed.validation()
 
 
-def _stored(stores: dict[str, FrontierStore], feed: Feed, share: Share) -> Batches:
+def _stored(stores: dict[str, FrontierStore], feed: Feed, part: Share) -> Batches:
     splits = feed.data.splits
-    left = feed.share if share.count == 1 else WHOLE  # of what the stores yield
-    train = stores["train"].batches(
+    train = batches(
         splits["train"],
-        batch_size=feed.batch_size,
-        training=True,
-        seed=feed.seed,
-        epoch=feed.epoch,
-        start=feed.start,
-        **feed.options,
+        stores["train"].read(splits["train"], part),
+        feed.batch_size,
+        feed.order,
+        mix=feed.input.mix if feed.input.mixes else None,
         drop_remainder=feed.drops,
-        share=share,
+        share=feed.share,
     )
     val = None
     if "val" in stores:
         # Larger batches go faster, and without a backward pass they fit; but on devices that
         # want shapes to stay the same, an incomplete one is left out.
-        val = stores["val"].batches(
+        val = batches(
             splits["val"],
-            batch_size=feed.batch_size * (1 if feed.full else _FORWARD),
+            stores["val"].read(splits["val"], part),
+            feed.batch_size * (1 if feed.full else _FORWARD),
             drop_remainder=feed.full,
-            share=share,
+            share=feed.share,
         )
-        val = take_share(val, left)
-    return take_share(train, left), val
+    return train, val

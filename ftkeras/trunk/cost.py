@@ -33,8 +33,8 @@ def work(graph: Graph, length: int = NOMINAL_LENGTH) -> float:
         length: What an unknown size counts as, except that of the batch.
 
     Example:
-        >>> images = keras.Input((8, 8, 3))
-        >>> model = keras.Model(images, keras.layers.Conv2D(4, 1, use_bias=False)(images))
+        >>> inputs = keras.Input((8, 8, 3))
+        >>> model = keras.Model(inputs, keras.layers.Conv2D(4, 1, use_bias=False)(inputs))
         >>> work(flatten(model))  # 8 * 8 places * 3 * 4 weights, and 8 * 8 * 4 numbers put out
         3328.0
     """

@@ -1,4 +1,4 @@
-"""Runs the trunk over images once and stores what comes out."""
+"""Runs the trunk over the examples once and stores what comes out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftkeras.trunk.writer import (
 
 Report = Callable[[str], None]
 
-_AHEAD = 64 << 20  # bytes of images that may be ready before they are asked for
+_AHEAD = 64 << 20  # bytes of inputs that may be ready before they are used
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,20 @@ class Part:
     """Some of the data.
 
     Args:
-        examples: What the images are of.
-        images: Returns batches that begin with what the model takes, images float32 (b, s, s, 3)
-            or several tensors by name: all of the examples in order, once for each view. It is
-            called if they are not stored already.
-        recipe: A text that differs where the images' pixels could.
-        views: How many versions there are of each image.
+        examples: Which ones.
+        inputs: Returns batches that begin with what the model takes, a tensor or several by name:
+            all of the examples in order, once for each view. It is called if they are not stored
+            already.
+        recipe: A text that differs if any number of the inputs could.
+        views: How many versions there are of each example.
+        nouns: What people call examples.
     """
 
     examples: dataset.Split
-    images: Callable[[], tf.data.Dataset]
+    inputs: Callable[[], tf.data.Dataset]
     recipe: str
     views: int = 1
+    nouns: str = "examples"
 
 
 def get_stores(
@@ -64,9 +66,9 @@ def get_stores(
         split: The model, divided for the phase.
         parts: The data.
         options: How numbers are computed and stored, and how much room they may take.
-        ahead: The model, divided for later phases, each trunk a part of this one: while the images
-            run through it, what those phases need is stored too, if there is room on disk.
-        batch_size: Images that run through the trunk at a time.
+        ahead: The model, divided for later phases, each trunk a part of this one: while the
+            examples run through it, what those phases need is stored too, if there is room on disk.
+        batch_size: Examples that run through the trunk at a time.
         engine: "auto", "tensorflow" or "openvino".
         strategy: The run's.
         report: Gets a line on what was decided and done.
@@ -91,9 +93,9 @@ def get_stores(
         outlets = _outlets(splits, keys, part, options, report)
         if not outlets:
             return None
-        about = f"{len(part.examples)} {name} images, {part.recipe}"
+        about = f"{len(part.examples)} {name} {part.nouns}, {part.recipe}"
         try:
-            stores.append(extract(trunks, part.images(), outlets, about=about, report=report))
+            stores.append(extract(trunks, part.inputs(), outlets, about=about, report=report))
         except OSError as error:  # another process filled the disk, or it failed
             report(f"trunk     {name}: nothing is stored: {error}")
             return None
@@ -156,15 +158,15 @@ class Trunks:
         self._options = (batch_size, engine, precision, strategy)
         self._made: tuple[Engine, str] | None = None
 
-    def run(self, images: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
+    def run(self, inputs: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
         """Returns, batch by batch, the frontier of each division; and a line on what runs."""
         size, engine, precision, strategy = self._options
-        specs = tf.nest.flatten(images.element_spec)
+        specs = tf.nest.flatten(inputs.element_spec)
         numbers = sum(spec.shape[1:].num_elements() or _AHEAD for spec in specs)  # of an example
-        images = images.prefetch(max(2, _AHEAD // (4 * size * numbers)))
-        batches: Iterable[Inputs] = images
+        inputs = inputs.prefetch(max(2, _AHEAD // (4 * size * numbers)))
+        batches: Iterable[Inputs] = inputs
         if self._made is None:
-            decoding = iter(images)  # goes on while the engine is being made
+            decoding = iter(inputs)  # continues while the engine is being made
             first = next(decoding)
             if strategy is None or strategy.num_replicas_in_sync == 1:
                 batches = itertools.chain([first], decoding)
@@ -195,19 +197,18 @@ class Outlet:
 
 def extract(
     trunks: Trunks,
-    images: tf.data.Dataset,
+    inputs: tf.data.Dataset,
     outlets: Sequence[Outlet | None],
     *,
     about: str = "",
     report: Report = print,
 ) -> FrontierStore:
-    """Runs the trunks over images and stores their frontiers.
+    """Runs the trunks over inputs and stores their frontiers.
 
     Args:
         trunks: What to run.
-        images: Batches that begin with what the model takes (images float32 (b, s, s, 3), or
-            several tensors by name), in the order of the stores' rows; `tf.data` decodes the next
-            ones meanwhile.
+        inputs: Batches that begin with what the model takes (a tensor, or several by name), in the
+            order of the stores' rows; `tf.data` decodes the next ones meanwhile.
         outlets: For each trunk where its frontier goes; None leaves one out, but not the first.
         about: What the stores are of, for people.
         report: Gets a line on what ran.
@@ -215,11 +216,11 @@ def extract(
     Returns:
         The store of the first.
     """
-    frontiers, name = trunks.run(images.map(_first))
+    frontiers, name = trunks.run(inputs.map(_first))
     used = [index for index, outlet in enumerate(outlets) if outlet is not None]
     layouts = [outlet.layout for outlet in outlets if outlet is not None]
     more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
-    report(f"trunk     {layouts[0].rows} images through {name}{more}")
+    report(f"trunk     {layouts[0].rows} examples through {name}{more}")
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(contextlib.closing(make_writer(outlet.layout, outlet.key, about)))

@@ -38,7 +38,7 @@ def store_key(
     Args:
         split: The model, divided; its trunk's weights and graph count, the tail doesn't.
         examples: What `stamp_examples` returned.
-        recipe: What was done to the images: size, way of resizing, augmented views.
+        recipe: What was done to the examples: see `Input.recipe`.
         dtype: How numbers are stored.
         precision: How numbers are computed.
     """
@@ -48,8 +48,8 @@ def store_key(
         for variable in layer.weights
     ]
     versions = (tf.__version__, keras.__version__)
-    images = (examples, recipe)
-    return digest(graph_signature(split.trunk.graph), weights, images, dtype, precision, versions)
+    inputs = (examples, recipe)
+    return digest(graph_signature(split.trunk.graph), weights, inputs, dtype, precision, versions)
 
 
 def graph_signature(graph: Graph) -> str:
@@ -92,10 +92,10 @@ def _relevant(config: Any) -> Any:
 def stamp_examples(split: dataset.Split) -> str:
     """Returns a digest of a split's examples, which changes when one of them does.
 
-    Where examples are read from files, a file's size and time stand for its content, which is
-    quick. Else all images are read and their pixels count.
+    If examples are read from files, a file's size and time stand for its content, which is
+    quick. Otherwise all raw examples are read and their bytes count.
     """
-    stamps: Sequence[Any] = _files(split.files) if split.files else _pixels(split)
+    stamps: Sequence[Any] = _files(split.files) if split.files else _contents(split)
     return digest(bool(split.files), *zip(split.ids, stamps, strict=True))
 
 
@@ -107,12 +107,12 @@ def _files(files: Sequence[str]) -> list[tuple[int, int]]:
     return [known[file] for file in files]
 
 
-def _pixels(split: dataset.Split) -> list[str]:
+def _contents(split: dataset.Split) -> list[str]:
     @tf.autograph.experimental.do_not_convert
     def stamp(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = split.fetch(index)  # (h, w, 3)
-        print_ = tf.raw_ops.Fingerprint(data=tf.reshape(image, [1, -1]), method="farmhash64")
-        return tf.shape(image), print_
+        raw = split.fetch(index)  # bytes, or an array of any shape
+        print_ = tf.raw_ops.Fingerprint(data=tf.reshape(raw, [1, -1]), method="farmhash64")
+        return tf.shape(raw), print_
 
     indices = tf.data.Dataset.range(len(split))
     stamps = indices.map(stamp, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

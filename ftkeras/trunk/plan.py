@@ -16,7 +16,6 @@ import tensorflow as tf
 from ftkeras.console import table
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
-from ftkeras.inputs.image.augment import STRENGTHS
 from ftkeras.model.graph import Graph, flatten
 from ftkeras.model.inference import batch_spec, outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
@@ -29,7 +28,7 @@ MakeTail = Callable[[Graph], keras.Model]
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
 _OVERHEAD = 2.0  # seconds to set up a store: graphs to trace, files to open
-_TIMED = 16 * 224 * 224  # pixels whose forward pass is timed: what no training minds
+_TIMED = 16 * 224 * 224  # places whose forward pass is timed: what no training minds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class TrunkForecast:
         phase: Its name.
         stored: Whether its trunk is stored.
         reason: Why, or why not.
-        made_in: The phase in which the images run through the trunk: this one, or an earlier one
+        made_in: The phase in which the examples run through the trunk: this one, or an earlier one
             whose trunk holds this phase's.
         exact: Whether the tail trains on the very numbers that it would see without a store.
         share: How much of the forward pass is in the trunk, from 0 to 1.
@@ -167,7 +166,7 @@ def _maker(
 ) -> str:
     """Returns the phase during which a trunk runs: the first before it that can see to that.
 
-    Until then nothing in the trunk may have trained, and its images must be the same.
+    Until then nothing in the trunk may have trained, and its examples must be the same.
 
     Args:
         phases: All phases.
@@ -181,8 +180,8 @@ def _maker(
     for before, forecast, other in reversed(list(zip(phases, forecasts, splits, strict=False))):
         if other is None or not is_within(split, other):
             break
-        same_images = strength_of(before, feed) == strength_of(phase, feed)
-        if forecast.stored and forecast.made_in == before.name and same_images:
+        same_examples = view_of(before, feed) == view_of(phase, feed)
+        if forecast.stored and forecast.made_in == before.name and same_examples:
             name = before.name
     return name
 
@@ -241,7 +240,7 @@ def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
 
     A batch then divides among the workers by who has stored what: the same batch, but of parts that
     vary in size, for which XLA would compile anew. What is mixed needs whole batches, and what an
-    augmented image looks like follows from its place among all.
+    augmented example looks like follows from its place among all.
     """
     workers = feed.share.count
     random = bool(next(_what_changes(phase, feed), None))
@@ -250,23 +249,21 @@ def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
 
 
 def views_of(phase: Phase, feed: Feed, options: TrunkOptions) -> int:
-    """Returns how many versions of each training image a phase's store holds."""
-    return max(1, options.views) if strength_of(phase, feed) else 1
+    """Returns how many versions of each training example a phase's store holds."""
+    return max(1, options.views) if view_of(phase, feed) else 1
 
 
-def strength_of(phase: Phase, feed: Feed) -> str | None:
-    """Returns how a phase augments: a strength, "layers", or None where it doesn't."""
-    if feed.layers is not None:
-        return "layers"
-    name = phase.augmentation or feed.strength
-    return None if STRENGTHS[name] == STRENGTHS["none"] else name
+def view_of(phase: Phase, feed: Feed) -> str | None:
+    """Returns how a phase augments: one of `Input.views`, or None if it doesn't."""
+    name = phase.augmentation or feed.view
+    return None if name == "none" else name
 
 
 def _what_changes(phase: Phase, feed: Feed) -> Iterator[str]:
-    if strength_of(phase, feed):
-        yield "augmentation makes each epoch's images new"
-    if feed.options.get("mixup") or feed.options.get("cutmix"):
-        yield "mixing makes each epoch's images new"
+    if view_of(phase, feed):
+        yield f"augmentation makes each epoch's {feed.input.nouns} new"
+    if feed.input.mixes:
+        yield f"mixing makes each epoch's {feed.input.nouns} new"
 
 
 def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: TrunkOptions) -> str:
@@ -274,11 +271,9 @@ def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: Tru
     if changes and not options.views:
         return f"{' and '.join(changes)} (trunk.views stores a few versions)"
     numbers = all(tf.as_dtype(spec.dtype).is_floating for spec in split.frontier)
-    if (feed.options.get("mixup") or feed.options.get("cutmix")) and not numbers:
+    if feed.input.mixes and not numbers:
         return "mixing blends numbers, and a mask or whole numbers cross the frontier"
-    if feed.options.get("cutmix") and any(len(spec.shape) != 3 for spec in split.frontier):
-        return "CutMix needs feature maps, and what crosses the frontier is none"
-    return ""
+    return feed.input.why_not_mixed(split.frontier) if feed.input.mixes else ""
 
 
 def _why_not_any(unfreeze: StagedUnfreezing) -> str:
@@ -315,7 +310,7 @@ def _forward_seconds(model: keras.Model, length: int) -> float:
     """Times a forward pass, seconds an example; the first call is not counted."""
     spec = batch_spec(model)
     shapes = [[n or length for n in x.shape[1:]] for x in tf.nest.flatten(spec)]
-    places = max(math.prod(shape[:2]) for shape in shapes)  # pixels, or steps of a sequence
+    places = max(math.prod(shape[:2]) for shape in shapes)  # of a map, or steps of a sequence
     count = max(1, min(16, _TIMED // places))
     zeros = [
         tf.zeros((count, *shape), x.dtype)

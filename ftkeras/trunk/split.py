@@ -92,10 +92,10 @@ def split_model(
         None if nothing is worth storing; `split_or_reason` says why.
 
     Example:
-        >>> images = keras.Input((8, 8, 3))
-        >>> x = keras.layers.Conv2D(4, 3, name="conv")(images)
+        >>> inputs = keras.Input((8, 8, 3))
+        >>> x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
         >>> x = keras.layers.GlobalAveragePooling2D()(x)
-        >>> model = keras.Model(images, keras.layers.Dense(2)(x))
+        >>> model = keras.Model(inputs, keras.layers.Dense(2)(x))
         >>> model.get_layer("conv").trainable = False
         >>> split_model(model).frontier
         (Spec(shape=(4,), dtype='float32'),)

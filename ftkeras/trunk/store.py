@@ -11,9 +11,9 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ import tensorflow as tf
 
 from ftkeras.cache import cache_folder
 from ftkeras.data import dataset
-from ftkeras.data.order import balanced, make_weight, shuffled
-from ftkeras.data.pipeline import Number, mixing_key, repeated, with_length
-from ftkeras.data.share import WHOLE, Share, pad, with_rows
-from ftkeras.inputs.image.mix import mix_batch
+from ftkeras.data.pipeline import At
+from ftkeras.data.share import WHOLE, Share
 from ftkeras.trunk.split import Spec
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -104,98 +102,44 @@ class FrontierStore:
         ]
         return tf.dynamic_stitch(partitions, parts)
 
-    def batches(
-        self,
-        split: dataset.Split,
-        *,
-        batch_size: int,
-        training: bool = False,
-        seed: int = 0,
-        epoch: Number = 0,
-        start: Number = 0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        balance: str = "none",
-        drop_remainder: bool = False,
-        share: Share = WHOLE,
-    ) -> tf.data.Dataset:
-        """Yields the batches of `ftkeras.data.pipeline.batches`, the frontier in place of images.
+    def read(self, split: dataset.Split, part: Share = WHOLE) -> StoredRows:
+        """Returns what reads batches of the frontier in `ftkeras.data.pipeline.batches`.
 
-        Arguments that both have mean the same, and give the same examples in the same order.
+        The examples, their order and their labels are those that the model itself would get.
 
         Args:
-            split: The examples that the store was made of, or with a `share` all of them.
-            batch_size: Examples a batch, over all devices.
-            training: Whether to shuffle and balance; else all examples come once, in order.
-            seed: Decides the order, together with `epoch`.
-            epoch: Which pass over the data this is; it also chooses the view.
-            start: How many examples of the epoch to leave out.
-            mixup: Alpha of MixUp, which here blends the frontier; 0 is off.
-            cutmix: Alpha of CutMix, likewise: every tensor of the frontier must be a map.
-            balance: "none", "class_weights" or "sampling".
-            drop_remainder: Whether to leave out the last batch where it is not full.
-            share: Which examples the store is of: those from `index` on in steps of `count`. Each
+            split: The examples that the store was made of, or with a `part` all of them.
+            part: Which examples the store is of: those from `index` on in steps of `count`. Each
                 batch then has those of its examples that the store knows, padded for this worker's
-                replicas, with `Rows` in place of the weights. It cannot be mixed.
-
-        Returns:
-            Batches (frontier, labels float32 (b, classes)[, weights float32 (b,)]), where the
-            frontier is a tensor (b, *shape), or a tuple of them.
+                replicas. They cannot be mixed.
         """
-        layout, count = self.layout, len(split)
-        stored = len(range(share.index, count, share.count))
-        if stored != layout.examples:
-            raise ValueError(f"the store is of {layout.examples} examples, the split has {stored}")
-        sampled = training and balance == "sampling"
-        order = balanced(split, seed) if sampled else shuffled(count, seed)
-        weigh = make_weight(split, balance if training else "none")
-        target = split.make_target()
-
-        @tf.autograph.experimental.do_not_convert
-        def positions(_: tf.Tensor) -> tf.data.Dataset:
-            # Variables are read here, when an epoch begins: all that is prefetched is of one epoch.
-            now = tf.identity(tf.cast(epoch, tf.int64))  # a cast may hand a variable on as it is
-            epoch_range = tf.data.Dataset.range(tf.cast(start, tf.int64), count)
-            if sampled:  # the order of sampling takes one place at a time, the other a whole batch
-                epoch_range = epoch_range.map(lambda position: (position, order(position, now)))
-            else:
-                epoch_range = tf.data.Dataset.zip((epoch_range, epoch_range))
-            # By the batch from here on: a step that runs once an example costs more than the rest.
-            taken = epoch_range.batch(batch_size, drop_remainder=drop_remainder)
-            return tf.data.Dataset.zip((taken, repeated(now)))
-
-        @tf.autograph.experimental.do_not_convert
-        def read(taken: tuple[tf.Tensor, tf.Tensor], now: tf.Tensor) -> tuple[Any, ...]:
-            epoch_positions, chosen = taken
-            indices = order(chosen, now) if training and not sampled else chosen  # (b,)
-            if share.count > 1:
-                indices, *rows = _own_rows(indices, share)
-            tensors = self.gather(indices // share.count + now % layout.views * stored)
-            weight = () if weigh is None else (weigh(indices),)
-            batch = (*tensors, target(indices), *weight)
-            if training and (mixup or cutmix):
-                key = mixing_key(seed, now, epoch_positions[0])
-                batch = mix_batch(batch, key, mixup, cutmix, maps=len(tensors))
-            tensors, others = batch[: len(tensors)], batch[len(tensors) :]
-            batch = (tensors if len(tensors) > 1 else tensors[0], *others)
-            return with_rows(batch, *rows) if share.count > 1 else batch
-
-        data = tf.data.Dataset.from_tensors(0).flat_map(positions)
-        data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        data = data.prefetch(tf.data.AUTOTUNE)
-        return with_length(data, count, start, batch_size, drop_remainder)
+        stored = len(range(part.index, len(split), part.count))
+        if stored != self.layout.examples:
+            raise ValueError(
+                f"the store is of {self.layout.examples} examples, the split has {stored}"
+            )
+        return StoredRows(self, part if part.count > 1 else WHOLE)
 
 
-def _own_rows(indices: tf.Tensor, share: Share) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns which examples of a global batch (b,) this worker has stored: see `pad`."""
-    own = tf.boolean_mask(indices, indices % share.count == share.index)
-    real = tf.size(own)
-    examples = tf.size(indices) / share.count  # of equally many, whatever is stored
-    some = tf.concat([own, [share.index]], axis=0)[: tf.maximum(real, 1)]  # never none
-    rows: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = pad(
-        some, share.replicas // share.count, real, examples
-    )
-    return rows
+@dataclass(frozen=True)
+class StoredRows:
+    """Reads the frontier of a batch of examples: a tensor (b, *shape), or a tuple of them.
+
+    The epoch chooses the view.
+    """
+
+    store: FrontierStore
+    part: Share = WHOLE
+    # By the batch: a step that runs once per example costs more than all the rest.
+    by_batch = True
+    pad: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, index: tf.Tensor, at: At) -> Any:
+        """Returns the rows of the examples, int64 (b,)."""
+        layout = self.store.layout
+        rows = index // self.part.count + at.epoch % layout.views * layout.examples
+        tensors = self.store.gather(rows)
+        return tensors if len(tensors) > 1 else tensors[0]
 
 
 # ------------------------------------------------------------------------------ on disk

@@ -45,8 +45,8 @@ class TrunkOptions:
         always: Store it wherever it is possible, not only where that is expected to save time.
         precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
         dtype: How numbers are stored.
-        views: How many augmented versions of each image are stored; 0 stores only what is the same
-            every epoch.
+        views: How many augmented versions of each example are stored; 0 stores only what is the
+            same every epoch.
         silence: Run frozen layers without their dropout and stochastic depth, which approximates;
             see `split_model`.
         memory_budget: Bytes that a store may take in memory; None for half of what is free.

@@ -14,9 +14,6 @@ VERBS = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 21: no verb works if HOME cannot be written"
-)
 @pytest.mark.parametrize("verb", VERBS)
 def test_without_a_home_a_temporary_folder_serves(place, ftkeras, monkeypatch, verb):
     """Source: facebookresearch/detectron2 381."""
@@ -28,9 +25,6 @@ def test_without_a_home_a_temporary_folder_serves(place, ftkeras, monkeypatch, v
     assert "FTKERAS_CACHE" in done.out + done.err
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 21: a run works from one folder alone"
-)
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
 def test_a_run_works_from_any_folder(place, ftkeras, monkeypatch, tmp_path, verb):
     """Source: facebookresearch/hydra 922: relative paths are stored as they were typed."""

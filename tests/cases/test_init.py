@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftkeras import UserError, load_config, load_data
+from ftkeras import load_config, load_data
 
 
 @pytest.fixture
@@ -19,9 +19,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 25: init takes a folder that is not there"
-)
 def test_init_refuses_a_folder_that_is_not_there(folder, ftkeras):
     """Source: seen on version 0.1."""
     done = ftkeras("init", "my.yaml", "--data=phtos/")
@@ -30,9 +27,6 @@ def test_init_refuses_a_folder_that_is_not_there(folder, ftkeras):
     assert not Path("my.yaml").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 25: init takes a table for a folder"
-)
 @pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
 def test_init_does_not_take_a_table_for_a_folder(folder, ftkeras, name):
     """Source: seen on version 0.1. It may refuse the file, or write what reads it."""
@@ -41,9 +35,6 @@ def test_init_does_not_take_a_table_for_a_folder(folder, ftkeras, name):
     assert done.status == 2 or load_config("my.yaml").data.source == "manifest"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 25: init takes a misspelt backbone"
-)
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [("MobilNetV2", "MobileNetV2"), ("EfficientNetV2B", "EfficientNetV2B"), ("resnet5O", "ResNet")],
@@ -57,9 +48,6 @@ def test_init_refuses_a_misspelt_backbone(folder, ftkeras, draw, wrong, meant):
     assert not Path("my.yaml").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 25: a hint with a space cannot be pasted"
-)
 def test_the_hint_of_init_can_be_pasted(folder, ftkeras):
     """Source: seen on version 0.1."""
     done = ftkeras("init", "my config.yaml")
@@ -69,9 +57,6 @@ def test_the_hint_of_init_can_be_pasted(folder, ftkeras):
     assert shlex.split(hint) == ["ftkeras", "train", "--config=my config.yaml"]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 25: a hint with a space cannot be pasted"
-)
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
 def test_the_hints_of_train_can_be_pasted(trained, verb):
     """Source: seen on version 0.1: the run's folder has a space."""
@@ -81,7 +66,6 @@ def test_the_hints_of_train_can_be_pasted(trained, verb):
     assert shlex.split(hints[0])[2] == trained.run
 
 
-@pytest.mark.xfail(strict=True, raises=UserError, reason="case 25: ~ is not expanded")
 @pytest.mark.parametrize("source", ["folder", "manifest", "arrays"])
 def test_the_home_folder_may_be_a_tilde(folder, draw, monkeypatch, source):
     """Source: seen on version 0.1."""

@@ -74,7 +74,7 @@ def test_a_remark_on_a_jpeg_names_its_file(tmp_path, draw, capfd):
     data = library.load_data("folder", path=str(tmp_path), max_bad_files=0.1)
     for split in data.splits.values():
         for i in range(len(split)):
-            split.fetch(i)
+            whole(split.fetch(i))
     lines = [line for line in "".join(capfd.readouterr()).splitlines() if "JPEG" in line]
     assert all("odd.jpg" in line for line in lines), lines
 

@@ -59,9 +59,10 @@ def test_backbones_lists_every_one(capsys):
 
 
 def test_init_writes_a_config_that_loads(place, capsys):
+    os.makedirs("photos", exist_ok=True)
     assert main(["init", "my.yaml", "--data=photos/", "--backbone=ResNet50"]) == 0
     config = load_config("my.yaml")
-    assert (config.data.path, config.backbone.name) == ("photos/", "ResNet50")
+    assert (config.data.path, config.backbone.name) == (f"{place}/photos", "ResNet50")
     assert "ftkeras train --config=my.yaml" in capsys.readouterr().out
 
 

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 import ftkeras
-from ftkeras.config.data import StarterData
 from ftkeras.config.load import dump_config, load_config, parse_config, parse_text
 from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
@@ -46,8 +45,24 @@ def test_an_override_leaves_its_input_alone():
     assert MINIMAL["phases"][0]["epochs"] == 1
 
 
+def test_paths_are_whole(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {
+        "data.path": ("photos/../more", f"{tmp_path}/more"),
+        "backbone.name": ("~/mine.keras", "/home/me/mine.keras"),
+        "backbone.weights": ("mine.h5", f"{tmp_path}/mine.h5"),
+    }
+    config = parse_config(MINIMAL, [f"{name}={typed}" for name, (typed, _) in given.items()])
+    found = (config.data.path, config.backbone.name, config.backbone.weights)
+    assert found == tuple(whole for _, whole in given.values())
+    as_they_are = ["data.path=gs://bucket/photos", "backbone.weights=none"]
+    config = parse_config(MINIMAL, as_they_are)
+    assert (config.data.path, config.backbone.weights) == ("gs://bucket/photos", "none")
+
+
 def test_an_override_is_typed_by_the_schema():
-    assert parse_config(MINIMAL, ["data.path=2024"]).data.path == "2024"
+    assert parse_config(MINIMAL, ["backbone.cut=2024"]).backbone.cut == "2024"
     assert parse_config(MINIMAL, ["phases[0].learning_rate=1e-4"]).phases[0].learning_rate == 1e-4
     assert parse_config(MINIMAL, ["phases[0].train=[head, norm]"]).phases[0].train == [
         "head",
@@ -178,12 +193,20 @@ def test_a_dumped_config_reads_back_equal(tmp_path):
     assert load_config(tmp_path / "c.yaml") == config
 
 
-@pytest.mark.parametrize("data", [None, "my photos/"])
-def test_the_written_config_has_every_field_and_reads_back(tmp_path, data):
-    text = commented_config(data=data, backbone="MobileNetV2", weights=None)
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"source": "starter", "image_size": 96},
+        {"source": "folder", "path": "my photos/"},
+        {"source": "manifest", "path": "my list.csv"},
+    ],
+    ids=lambda source: source["source"],
+)
+def test_the_written_config_has_every_field_and_reads_back(tmp_path, source):
+    text = commented_config(source, backbone="MobileNetV2", weights=None)
     (tmp_path / "c.yaml").write_text(text)
     config = load_config(tmp_path / "c.yaml")
-    assert isinstance(config.data, StarterData) == (data is None)
+    assert config.data.source == source["source"]
     for name in ("label_smoothing", "clip_norm", "early_stopping", "batch_norm", "max_bad_files"):
         assert f"{name}:" in text
 

@@ -12,10 +12,10 @@ from ftkeras.data.dataset import Split
 
 def split_of(labels: np.ndarray, classes: int, weights: np.ndarray | None = None) -> Split:
     ids = [str(i) for i in range(len(labels))]
-    return Split("train", ids, labels, classes, lambda index, least=0, part=None: index, weights)
+    return Split("train", ids, labels, classes, lambda index: index, weights)
 
 
-def epoch_of(index: order.Order, epoch: int, count: int) -> list[int]:
+def epoch_of(index: order.IndexOf, epoch: int, count: int) -> list[int]:
     places = tf.range(count, dtype=tf.int64)
     one = tf.function(lambda place: index(place, tf.constant(epoch, tf.int64)))
     return [int(one(place)) for place in places]

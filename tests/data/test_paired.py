@@ -12,7 +12,7 @@ from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.paired import PairedFeed
 from ftkeras.data.share import Share
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.decode import Crop, cut
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.outputs.one_of import OneOf
 
 
@@ -20,8 +20,8 @@ def split(name: str, count: int, first: int) -> Split:
     """Images whose pixels are all of one value, which counts on from `first`."""
     pixels = tf.constant(np.arange(first, first + count), tf.uint8)
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-        return cut(tf.fill((8, 8, 3), tf.gather(pixels, index)), part)
+    def fetch(index: tf.Tensor) -> tf.Tensor:
+        return tf.fill((8, 8, 3), tf.gather(pixels, index))
 
     return Split(name, [f"{name}{i}" for i in range(count)], np.arange(count) % 2, 2, fetch)
 
@@ -34,8 +34,8 @@ def feed(target: int, **options: object) -> PairedFeed:
         "target_val": split("target_val", 3, 200),
     }
     data = ImageData("arrays", {"label": OneOf(("a", "b"))}, splits)
-    settings = {"image_size": 8, "batch_size": 3, "seed": 1, "cache": "none", **options}
-    return PairedFeed(data, **settings)  # type: ignore[arg-type]
+    settings = {"batch_size": 3, "seed": 1, "cache": "none", **options}
+    return PairedFeed(data, ImageInput(8), **settings)  # type: ignore[arg-type]
 
 
 def epoch(paired: PairedFeed, number: int = 0, start: int = 0) -> list[tuple[np.ndarray, ...]]:

@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from ftkeras.data import preload
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
+from ftkeras.inputs.base import PLAIN, View
 from ftkeras.inputs.image.augment import STRENGTHS
 from ftkeras.inputs.image.augment_layers import layers_augment
-from ftkeras.inputs.image.decode import Crop, cut, resize_image
+from ftkeras.inputs.image.decode import resize_image
+from ftkeras.inputs.image.input import ImageInput
+from ftkeras.runs.build import batches
 
 COUNT = 22
 
@@ -26,9 +28,9 @@ def split(photo) -> Split:
     )
     shapes = tf.constant([(h, w, 3) for h, w in sizes])
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
+    def fetch(index: tf.Tensor) -> tf.Tensor:
         picture = tf.ensure_shape(tf.reshape(pictures[index], shapes[index]), (None, None, 3))
-        return cut(picture, part)
+        return picture
 
     labels = np.arange(COUNT, dtype=np.int32) % 3
     return Split("train", [str(i) for i in range(COUNT)], labels, 3, fetch)
@@ -38,8 +40,8 @@ def split(photo) -> Split:
 def numbered() -> Split:
     """22 one-pixel pictures whose value is their number."""
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-        return cut(tf.ones((1, 1, 3), tf.uint8) * tf.cast(index, tf.uint8), part)
+    def fetch(index: tf.Tensor) -> tf.Tensor:
+        return tf.ones((1, 1, 3), tf.uint8) * tf.cast(index, tf.uint8)
 
     labels = np.arange(COUNT, dtype=np.int32) % 3
     return Split("train", [str(i) for i in range(COUNT)], labels, 3, fetch)
@@ -109,27 +111,19 @@ def test_memory_changes_no_pixel(split, training, strength):
 
 
 def test_auto_keeps_in_memory_what_fits(split, monkeypatch):
-    calls = []
-    counted = Split(
-        split.name,
-        split.ids,
-        split.labels,
-        3,
-        lambda i, least=0, part=None: (calls.append(i), split.fetch(i))[1],
-    )
-    square = (16, "crop")
+    kind = ImageInput(16)
     monkeypatch.setattr(preload, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3)
-    fetch, is_square = preload.keep_in_memory(counted, "auto", square)
-    assert is_square and fetch is not counted.fetch
+    kept = preload.keep_in_memory(split, kind, PLAIN, "auto")
+    assert kept is not None and kept(tf.constant(7)).shape == (16, 16, 3)
     monkeypatch.setattr(preload, "available_memory", lambda: 4 * COUNT * 16 * 16 * 3 - 4)
-    assert preload.keep_in_memory(counted, "auto", square) == (counted.fetch, False)
+    assert preload.keep_in_memory(split, kind, PLAIN, "auto") is None
+    cropped = View(("medium",))  # needs whole images
     needed = sum(h * w * 3 for h, w in ((20 + i, 40 - i) for i in range(COUNT)))
     monkeypatch.setattr(preload, "available_memory", lambda: 3 * needed)
-    assert preload.keep_in_memory(counted, "auto", None) == (counted.fetch, False)
+    assert preload.keep_in_memory(split, kind, cropped, "auto") is None
     monkeypatch.setattr(preload, "available_memory", lambda: 5 * needed)
-    fetch, is_square = preload.keep_in_memory(counted, "auto", None)
-    assert not is_square and fetch is not counted.fetch
-    np.testing.assert_array_equal(fetch(tf.constant(7)), split.fetch(tf.constant(7)))
+    kept = preload.keep_in_memory(split, kind, cropped, "auto")
+    np.testing.assert_array_equal(kept(tf.constant(7)), split.fetch(tf.constant(7)))
 
 
 def test_weights_come_third(numbered):
@@ -151,7 +145,7 @@ def test_balanced_sampling(photo):
         list("x" * 22),
         labels,
         2,
-        lambda i, least=0, part=None: tf.zeros((1, 1, 3), tf.uint8),
+        lambda i: tf.zeros((1, 1, 3), tf.uint8),
     )
     settings = {"image_size": 1, "batch_size": 22, "balance": "sampling"}
     (batch,) = batches(split, training=True, **settings)

@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
 from ftkeras.data.share import Rows, Share, take_share
-from ftkeras.inputs.image.decode import Crop, cut
+from ftkeras.runs.build import batches
 
 COUNT = 22
 
@@ -24,9 +23,9 @@ class Numbered:
         labels = np.arange(COUNT, dtype=np.int32) % 3
         self.split = Split("train", [str(i) for i in range(COUNT)], labels, 3, self.fetch)
 
-    def fetch(self, index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
+    def fetch(self, index: tf.Tensor) -> tf.Tensor:
         self.reads.assign_add(1)
-        return cut(tf.ones((2, 2, 3), tf.uint8) * tf.cast(index, tf.uint8), part)
+        return tf.ones((2, 2, 3), tf.uint8) * tf.cast(index, tf.uint8)
 
 
 OPTIONS = {"image_size": 2, "training": True, "seed": 3, "epoch": 1, "cache": "none"}

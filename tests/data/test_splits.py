@@ -28,7 +28,7 @@ def found(parts: list[str], labels: list[list[int]]) -> Listing:
         ids=[str(i) for i in range(len(parts))],
         labels=[tuple(map(str, row)) for row in labels],
         parts=parts,
-        make_fetch=lambda indices: lambda index, least=0, part=None: index,
+        make_fetch=lambda indices: lambda index: index,
     )
 
 
@@ -144,7 +144,7 @@ def test_fractions_that_do_not_add_up(wanted):
 
 def test_the_record_of_splits_and_bad_files():
     def part(name: str, ids: list[str], labels: np.ndarray) -> Split:
-        return Split(name, ids, labels, classes=2, fetch=lambda index, least=0, part=None: index)
+        return Split(name, ids, labels, classes=2, fetch=lambda index: index)
 
     hot = np.array([[1, 1], [0, 0]], np.float32)
     data = ImageData(

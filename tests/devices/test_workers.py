@@ -78,7 +78,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     assert "worker 0 of 2 workers, as TF_CONFIG says; batches of 8 over all, 4 on each" in said
     assert re.search(r"^\[0\] workers   2 have the same weights, digest \w+$", said, re.M)
     assert [line for line in said.splitlines() if line.startswith("[1] phase")] == []
-    assert ("trunk     17 images through" in said) == (trunk == "on")  # its share of 33
+    assert ("trunk     17 examples through" in said) == (trunk == "on")  # its share of 33
     two = Run.open(str(out))
     assert two.read_json("status.json")["state"] == "finished"
     assert (out / "export" / "1" / "saved_model.pb").exists()

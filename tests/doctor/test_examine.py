@@ -80,7 +80,7 @@ def test_every_planted_fault_is_found(make_photos, new_photo, tmp_path, monkeypa
     with open("all.csv", newline="") as file:
         found = {(r["check"], r["split"], r["name"]): r["severity"] for r in csv.DictReader(file)}
     planted = {
-        ("unreadable files", "", "photos/train/cat/broken.jpg"): "warning",
+        ("unreadable files", "", f"{tmp_path}/photos/train/cat/broken.jpg"): "warning",
         ("duplicates", "train", "train/cat/0.png"): "warning",
         ("duplicates", "train", "train/dog/really a cat.png"): "warning",
         ("contradictory labels", "train", "train/dog/really a cat.png"): "warning",

@@ -34,8 +34,12 @@ def test_a_classifier_as_it_should_be_gives_no_finding(starter, images):
 
 
 def test_a_file_that_lost_its_preprocessing_is_found(starter, images, tmp_path):
-    # Under a name of its own, so that nobody can know what it expects.
-    bare = keras.Model(starter.model.inputs, starter.model.outputs, name="mine")
+    # Its layers have names of their own, so that nobody can know what they expect.
+    def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return type(layer).from_config({**layer.get_config(), "name": f"my_{layer.name}"})
+
+    bare = keras.models.clone_model(starter.model, clone_function=renamed)
+    bare.set_weights(starter.model.get_weights())
     bare.save(tmp_path / "mine.keras")
     mine = load_backbone(str(tmp_path / "mine.keras"))
     _, (found,) = check_preprocessing(build_model(mine, 3), mine, images)

@@ -17,6 +17,7 @@ from ftkeras.evaluation.predict import (
     predict_files,
     predict_logits,
 )
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.one_of import OneOf
 
@@ -80,8 +81,7 @@ def model() -> keras.Model:
 
 def rows(model, paths, **changes) -> list[FilePrediction]:
     options = {
-        "image_size": 8,
-        "resize": "crop",
+        "kind": ImageInput(8),
         "batch_size": 2,
     }
     output = changes.pop("output", OneOf(tuple(COLOURS)))
@@ -90,7 +90,7 @@ def rows(model, paths, **changes) -> list[FilePrediction]:
 
 def test_files_folders_and_globs_are_expanded_once_each(photos):
     def names(*patterns: str) -> list[str]:
-        return [os.path.relpath(path, photos) for path in expand_inputs(patterns)]
+        return [os.path.relpath(path, photos) for path in expand_inputs(patterns, ImageInput())]
 
     everything = names(str(photos))
     assert everything == sorted(everything) and len(everything) == 7
@@ -107,19 +107,23 @@ def test_files_folders_and_globs_are_expanded_once_each(photos):
 def test_a_file_whose_name_looks_like_a_glob_is_itself(tmp_path):
     odd = tmp_path / "cat[1].png"
     Image.new("RGB", (4, 4)).save(odd)
-    assert expand_inputs([str(odd)]) == [str(odd)]
+    assert expand_inputs([str(odd)], ImageInput()) == [str(odd)]
 
 
 def test_nothing_found_is_the_users_error(photos, tmp_path):
     (tmp_path / "void").mkdir()
     for nothing in (tmp_path / "void", tmp_path / "gone.jpg", photos / "*.tiff"):
         with pytest.raises(UserError, match="no images at") as error:
-            expand_inputs([str(photos), str(nothing)])
+            expand_inputs([str(photos), str(nothing)], ImageInput())
         assert str(nothing) in str(error.value)
 
 
 def test_each_file_is_answered_in_order_and_bad_ones_say_why(model, photos):
-    paths = [*expand_inputs([str(photos)]), str(photos / "notes.txt"), str(photos / "gone.jpg")]
+    paths = [
+        *expand_inputs([str(photos)], ImageInput()),
+        str(photos / "notes.txt"),
+        str(photos / "gone.jpg"),
+    ]
     answered = rows(model, paths, top_k=2)
     assert [row.file for row in answered] == paths
     for row in answered:

@@ -13,6 +13,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import format_robustness, measure_robustness, sample
 from ftkeras.inputs.image.corruptions import CORRUPTIONS, SHIFTS
+from ftkeras.inputs.image.input import ImageInput
 
 
 def mean_colour_model(size: int = 32) -> keras.Model:
@@ -31,7 +32,7 @@ def one_colour_images(count: int = 6) -> Split:
         ids=[f"{i}.png" for i in range(count)],
         labels=np.arange(count, dtype=np.int32) % 3,
         classes=3,
-        fetch=lambda index, least=0, part=None: tf.gather(tf.constant(images), index),
+        fetch=lambda index: tf.gather(tf.constant(images), index),
         columns={"number": np.arange(count).astype(str)},
         files=[f"/photos/{i}.png" for i in range(count)],
     )
@@ -39,7 +40,9 @@ def one_colour_images(count: int = 6) -> Split:
 
 @pytest.fixture(scope="module")
 def results():
-    return measure_robustness(mean_colour_model(), one_colour_images(), resize="crop", batch_size=4)
+    return measure_robustness(
+        mean_colour_model(), one_colour_images(), ImageInput(32), batch_size=4
+    )
 
 
 def test_what_the_model_cannot_be_fooled_by_costs_nothing(results):
@@ -72,10 +75,10 @@ def test_the_result_does_not_depend_on_the_batches():
         ids=list("abcde"),
         labels=np.arange(5, dtype=np.int32) % 3,
         classes=3,
-        fetch=lambda index, least=0, part=None: tf.gather(tf.constant(images), index),
+        fetch=lambda index: tf.gather(tf.constant(images), index),
     )
     first, second = (
-        measure_robustness(mean_colour_model(), split, resize="crop", batch_size=size, seed=3)
+        measure_robustness(mean_colour_model(), split, ImageInput(32), batch_size=size, seed=3)
         for size in (5, 2)
     )
     assert first == second
@@ -97,4 +100,4 @@ def test_a_sample_is_of_the_same_examples_in_order():
 
 def test_too_small_images_are_refused():
     with pytest.raises(UserError, match="at least 32 px, and the model's have 16"):
-        measure_robustness(mean_colour_model(16), one_colour_images(), resize="crop", batch_size=4)
+        measure_robustness(mean_colour_model(16), one_colour_images(), ImageInput(16), batch_size=4)

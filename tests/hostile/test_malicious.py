@@ -22,9 +22,10 @@ from PIL import Image
 
 from ftkeras.backbones.weights_file import load_into, read_model
 from ftkeras.data.load import load_data
+from ftkeras.data.scan import scan_files
 from ftkeras.data.sources import starter
 from ftkeras.errors import UserError
-from ftkeras.inputs.image import scan
+from ftkeras.inputs.image.input import ImageInput
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +292,7 @@ def webp_bomb() -> bytes:
 )
 def test_image_bombs_are_left_out(name, make, reason):
     Path(name).write_bytes(make())
-    (verdict,) = scan.scan_files([name], about=name)
+    (verdict,) = scan_files([name], name, ImageInput())
     assert any(text in verdict.reason for text in reason.split("|")), verdict
 
 
@@ -302,7 +303,7 @@ def test_a_gif_of_a_hundred_thousand_frames_shows_its_first():
     content = stream.getvalue()
     start = content.rindex(b"\x21\xf9")  # the second frame
     Path("a.gif").write_bytes(content[:-1] + content[start:-1] * 100_000 + content[-1:])
-    (verdict,) = scan.scan_files(["a.gif"], about="a")
+    (verdict,) = scan_files(["a.gif"], "a", ImageInput())
     assert verdict.reason == "" and verdict.path != "a.gif"
     assert tf.io.decode_png(tf.io.read_file(verdict.path)).shape == (64, 64, 3)
 

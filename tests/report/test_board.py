@@ -8,6 +8,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predictions import Predictions
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.image.show import image_grid
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
@@ -15,10 +16,10 @@ from ftkeras.report.board import confusion_picture, training_batch, worst_mistak
 
 def feed(count: int = 6) -> Feed:
     """Image i is all of the grey 10 * i."""
-    fetch = lambda i, least=0, part=None: tf.cast(tf.fill((4, 4, 3), 10 * i), tf.uint8)  # noqa: E731
+    fetch = lambda i: tf.cast(tf.fill((4, 4, 3), 10 * i), tf.uint8)  # noqa: E731
     split = Split("train", [str(i) for i in range(count)], np.arange(count) % 2, 2, fetch)
     data = ImageData("arrays", {"label": OneOf(("cat", "dog"))}, {"train": split})
-    return Feed(data, image_size=4, batch_size=count)
+    return Feed(data, ImageInput(4), batch_size=count)
 
 
 def answers(logits: np.ndarray, labels: np.ndarray) -> Predictions:
@@ -37,7 +38,7 @@ def test_the_first_training_batch_is_shuffled():
     assert shown != sorted(shown)
     first = next(iter(feed().train()))[0]  # what is shown without a pipeline is what it gives
     assert shown == shades(image_grid(first.numpy()))
-    augmented = dataclasses.replace(feed(), strength="strong")
+    augmented = dataclasses.replace(feed(), view="strong")
     assert not np.array_equal(training_batch(augmented), training_batch(feed()))
 
 

@@ -14,6 +14,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
 from ftkeras.evaluation.explanation import grad_cam
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.run import Run
 from ftkeras.tasks.adversarial.evaluation import measure_attacked
 
@@ -106,13 +107,13 @@ def test_attacks_and_explanations_know_both_classes(activation, units):
     model = shade_model(activation, units)
     split = Split(
         name="test", ids=["a", "b"], labels=np.array([0, 1], np.int32), classes=2,
-        fetch=lambda index, least=0, part=None: keras.ops.take(
+        fetch=lambda index: keras.ops.take(
             np.repeat([[[[40]]], [[[220]]]], 32, 1).repeat(32, 2).repeat(3, 3).astype(np.uint8),
             index, axis=0,
         ),
         columns={}, files=["a", "b"],
     )  # fmt: skip
-    found = measure_attacked(model, split, [], resize="crop", batch_size=2)
+    found = measure_attacked(model, split, ImageInput(int(model.input_shape[1])), [], batch_size=2)
     assert found["clean"]["accuracy"] == 1.0
     explain = grad_cam(model)
     assert explain is not None

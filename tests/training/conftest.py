@@ -10,6 +10,7 @@ import keras
 import pytest
 
 from ftkeras.data.feed import Feed
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -41,8 +42,9 @@ def small_training(small_images) -> Training:
         keras.utils.set_random_seed(0)
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         run = Run(str(folder))
-        settings = {"image_size": 8, "batch_size": 8, **(feed or {"varies": True})}
-        batches = Feed(small_images, **settings)
+        settings = {"batch_size": 8, **(feed or {"varies": True})}
+        kind = ImageInput(8, layers=settings.pop("layers", None))
+        batches = Feed(small_images, kind, view="layers" if kind.layers else "none", **settings)
         model = _small_model()
         adamw = keras.optimizers.AdamW(weight_decay=0.01, gradient_accumulation_steps=accumulate)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)

@@ -11,13 +11,15 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.backbones import load_backbone
+from ftkeras.data import pipeline
 from ftkeras.data.dataset import Split
 from ftkeras.data.load import load_data
-from ftkeras.data.pipeline import batches
+from ftkeras.data.order import Order
 from ftkeras.model.assemble import build_model
 from ftkeras.model.graph import flatten
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
+from ftkeras.runs.build import batches
 from ftkeras.trunk import engines
 from ftkeras.trunk import writer as writers
 from ftkeras.trunk.engines import best_precision, make_engine, relative_difference
@@ -66,8 +68,13 @@ def examples(count=21, classes=3, seed=0):
         [f"{i}.png" for i in range(count)],
         labels,
         classes,
-        lambda i, least=0, part=None: images[i],
+        lambda i: images[i],
     )
+
+
+def batches_of(store, split, batch_size, training=False, **options):
+    order = Order(shuffle=training, **options)
+    return pipeline.batches(split, store.read(split), batch_size, order)
 
 
 def images_of(split, size=8):
@@ -237,16 +244,16 @@ def test_extraction_stores_each_example_once(key):
     layout = plan_layout(split.frontier, examples=len(data))
     trunks = Trunks([split], batch_size=8, engine="tensorflow")
     store = extract(trunks, images_of(data), [Outlet(layout, key)], report=lines.append)
-    for frontier, labels in store.batches(data, batch_size=4, training=True, seed=3, epoch=2):
+    for frontier, labels in batches_of(store, data, batch_size=4, training=True, seed=3, epoch=2):
         assert [tuple(x.shape[1:]) for x in frontier] == [(12, 12, 4), (6, 6, 4)]
         assert labels.shape[1] == 3
     order = batches(data, image_size=SIZE, batch_size=4, training=True, seed=3, epoch=2)
-    stored = store.batches(data, batch_size=4, training=True, seed=3, epoch=2)
+    stored = batches_of(store, data, batch_size=4, training=True, seed=3, epoch=2)
     for (images, labels), (frontier, same) in zip(order, stored, strict=True):
         np.testing.assert_array_equal(labels, same)
         for a, b in zip(frontier, split.trunk(images), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    assert lines == ["trunk     21 images through TensorFlow"]
+    assert lines == ["trunk     21 examples through TensorFlow"]
 
 
 def get(model, data, **options):
@@ -304,11 +311,13 @@ def test_one_pass_over_the_images_makes_what_later_phases_need(name):
     [again] = get_stores(head, parts, ahead=[top], **options)
     assert len(seen) == passed
     for (frontier, _), batch in zip(
-        store.batches(data, batch_size=8), images_of(data), strict=True
+        batches_of(store, data, batch_size=8), images_of(data), strict=True
     ):
         for a, b in zip(frontier, top.trunk(batch), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    for (found, _), batch in zip(again.batches(data, batch_size=8), images_of(data), strict=True):
+    for (found, _), batch in zip(
+        batches_of(again, data, batch_size=8), images_of(data), strict=True
+    ):
         np.testing.assert_allclose(found, head.trunk(batch), rtol=1e-4, atol=1e-5)
 
 
@@ -335,7 +344,7 @@ def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk():
     )
     get_stores(head, parts, TrunkOptions(disk_budget=size + 1), ahead=[top], **options)
     assert len(list_stores()) == 1
-    assert lines[-1] == "trunk     21 images through TensorFlow"
+    assert lines[-1] == "trunk     21 examples through TensorFlow"
 
 
 def test_no_room():
@@ -470,7 +479,8 @@ def train(stored, strategy=None):
             split.tail.compile(model.optimizer, loss, weighted_metrics=["accuracy"])
         parts, how = [Part(data, lambda: images[1], "plain")], TrunkOptions(precision="exact")
         [store] = get_stores(split, parts, how, strategy=strategy, report=lambda line: None)
-        fit(split.tail, store.batches(data, **shared), store.batches(data, batch_size=8), 0, 3)
+        both = batches_of(store, data, **shared), batches_of(store, data, batch_size=8)
+        fit(split.tail, *both, 0, 3)
     fit(model, *images, 3, 5)
     assert all(not verdict.drifted for verdict in unfreeze.verdicts.values())
     return losses, [variable.numpy() for variable in model.variables]

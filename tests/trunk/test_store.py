@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.data import pipeline
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
-from ftkeras.data.share import Share
+from ftkeras.data.order import Order
+from ftkeras.data.share import WHOLE, Share
+from ftkeras.runs.build import batches
 from ftkeras.trunk import store as stores
 from ftkeras.trunk import writer as writers
 from ftkeras.trunk.split import Spec
@@ -39,6 +42,14 @@ def rows(count, specs=SPECS):
     return [rng.normal(size=(count, *spec.shape)).astype("float32") for spec in specs]
 
 
+def batches_of(store, split, batch_size, training=False, share=WHOLE, **options):
+    drop = options.pop("drop_remainder", False)
+    read, order = store.read(split, share), Order(shuffle=training, **options)
+    if not training:
+        order = dataclasses.replace(order, balance="none")
+    return pipeline.batches(split, read, batch_size, order, drop_remainder=drop, share=share)
+
+
 def write(layout, arrays, key=None, batch=3):
     writer = make_writer(layout, key, "a test")
     for start in range(0, layout.rows, batch):
@@ -57,7 +68,7 @@ def examples(count, weights=None):
         [str(i) for i in range(count)],
         labels,
         3,
-        lambda i, least=0, part=None: images[i],
+        lambda i: images[i],
         weights,
     )
 
@@ -117,7 +128,7 @@ def test_batches_hold_the_examples_of_the_image_pipeline(balance, training, weig
     epoch, start = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     options = {"batch_size": 4, "training": training, "seed": 7, "balance": balance}
     options |= {"epoch": epoch, "start": start}
-    ours = store.batches(split, **options)
+    ours = batches_of(store, split, **options)
     theirs = batches(split, image_size=4, **options)
     assert int(ours.cardinality()) == int(theirs.cardinality()) == 3
     seen = []
@@ -135,17 +146,17 @@ def test_batches_hold_the_examples_of_the_image_pipeline(balance, training, weig
 
 def test_a_fixed_start_and_dropped_remainder_shorten_the_epoch():
     store = write(Layout((Spec((1,), "float32"),), 11, 1, "float32", 4), [np.zeros((11, 1), "f4")])
-    data = store.batches(examples(11), batch_size=4, start=1, drop_remainder=True)
+    data = batches_of(store, examples(11), batch_size=4, start=1, drop_remainder=True)
     assert int(data.cardinality()) == len(list(data)) == 2
     with pytest.raises(ValueError, match="of 11 examples, the split has 5"):
-        store.batches(examples(5), batch_size=4)
+        batches_of(store, examples(5), batch_size=4)
 
 
 def test_views_alternate_with_the_epochs():
     layout = Layout((Spec((1,), "float32"),), 3, 2, "float32", 100)
     store = write(layout, [np.array([[0], [1], [2], [10], [11], [12]], "float32")])
     for epoch, expected in ((0, [0, 1, 2]), (1, [10, 11, 12]), (2, [0, 1, 2])):
-        (batch,) = store.batches(examples(3), batch_size=3, epoch=epoch)
+        (batch,) = batches_of(store, examples(3), batch_size=3, epoch=epoch)
         assert batch[0][:, 0].numpy().tolist() == expected
 
 
@@ -317,10 +328,10 @@ def test_shares_are_the_batches_together(training, workers, batch_size):
     for index in range(workers):
         own = arrays[0][index::workers]
         store = write(Layout(SPECS[:1], len(own), 1, "float32", 100), [own])
-        part = store.batches(split, share=Share(index, workers, 2 * workers), **shared)
+        part = batches_of(store, split, share=Share(index, workers, 2 * workers), **shared)
         assert int(part.cardinality()) == -(-11 // batch_size)
         parts.append(list(part.as_numpy_iterator()))
-    expected = list(whole.batches(split, **shared).as_numpy_iterator())
+    expected = list(batches_of(whole, split, **shared).as_numpy_iterator())
     for batch, *found in zip(expected, *parts, strict=True):
         count, losses = len(batch[0]), batch[0][:, 0, 0]
         shares = []

@@ -32,10 +32,11 @@ from absl import app, flags
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
-from ftkeras.data.pipeline import batches
 from ftkeras.evaluation.robustness import sample
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
+from ftkeras.runs.build import batches
 from ftkeras.tasks.adversarial.evaluation import measure_attacked, projected_gradient
 
 METHODS = ("whole", "standard", "fast 4", "pgd 4", "pgd 8", "trades 4")
@@ -101,7 +102,12 @@ def train(name: str, epochs: int, seed: int) -> dict[str, Any]:
         split = sample(assemble(run.config).data.splits["test"], FLAGS.examples, seed)
         attacks = [projected_gradient("linf", budget, STEPS) for budget in BUDGETS]
         results = measure_attacked(
-            ftkeras.load_model(run), split, attacks, resize="crop", batch_size=50, seed=seed
+            ftkeras.load_model(run),
+            split,
+            ImageInput(FLAGS.image_size),
+            attacks,
+            batch_size=50,
+            seed=seed,
         )
         judged = [judge(run, split, budget) for budget in BUDGETS] if FLAGS.judge else []
     return {

@@ -22,10 +22,10 @@ import tensorflow as tf
 from ftkeras.backbones import load_backbone
 from ftkeras.console import table
 from ftkeras.data.load import load_data
-from ftkeras.data.pipeline import batches
 from ftkeras.model.assemble import build_model
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.selectors import weights_of
+from ftkeras.runs.build import batches
 from ftkeras.trunk.engines import best_precision, make_engine
 from ftkeras.trunk.split import split_model
 

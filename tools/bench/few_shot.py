@@ -27,6 +27,7 @@ from ftkeras.data.load import load_data
 from ftkeras.evaluation.bootstrap import mean_interval
 from ftkeras.evaluation.metrics import log_losses
 from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.tasks.few_shot.features import unit_features
 from ftkeras.tasks.few_shot.probes import METHODS, draw, fit_head, stratified_folds
 
@@ -51,7 +52,7 @@ def extract(image_size: int) -> tuple[Features, Features, np.ndarray, np.ndarray
         keras.layers.Concatenate()([extractor.output, extractor.get_layer(last).output]),
     )
     channels = int(extractor.output.shape[1])
-    feed = Feed(data, image_size=image_size, batch_size=50)
+    feed = Feed(data, ImageInput(image_size), batch_size=50)
     features = {
         name: predict_outputs(both, feed.plain(name), name)[0] for name in ("train", "test")
     }

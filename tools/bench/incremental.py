@@ -34,6 +34,7 @@ from ftkeras.backbones import load_backbone
 from ftkeras.config.load import parse_config
 from ftkeras.console import table
 from ftkeras.data.load import load_data
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.run import Run
 from ftkeras.tasks.incremental.replay import pixels
 
@@ -68,7 +69,7 @@ def write_data(folder: Path, seed: int) -> tuple[list[dict[str, Any]], dict[str,
     parts = {}
     for name in ("train", "test"):
         split = data.splits[name].take(np.arange(0, len(data.splits[name]), every))
-        parts[name] = pixels(split, 28, "crop"), split.labels
+        parts[name] = pixels(split, ImageInput(28)), split.labels
     order = np.random.default_rng(seed).permutation(CLASSES)
 
     def write(name: str, classes: np.ndarray) -> dict[str, Any]:

@@ -23,8 +23,8 @@ import tensorflow as tf
 
 from ftkeras.console import table
 from ftkeras.data.load import load_data
-from ftkeras.data.pipeline import batches
 from ftkeras.inputs.image.augment import STRENGTHS, Strength
+from ftkeras.runs.build import batches
 
 HEADER = ("files", "baseline", "baseline img/s", "ours img/s", "ratio", "lowest", "highest", "goal")
 GOALS = {"500x375": 1.2, "4000x3000": 3.0}

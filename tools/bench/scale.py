@@ -136,6 +136,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     from ftkeras.cache import cache_folder
     from ftkeras.data.feed import Feed
     from ftkeras.data.load import load_data
+    from ftkeras.inputs.image.input import ImageInput
     from ftkeras.memory import peak_memory
     from ftkeras.trunk.extract import Part, get_stores
     from ftkeras.trunk.split import split_model
@@ -145,7 +146,7 @@ def measure(source: str, path: str, count: int) -> dict[str, float]:
     data = load_data(source, path=path, split={"val": 0.01, "test": None})
     scan = time.monotonic() - start
     index = _resident() - before
-    feed = Feed(data, image_size=32, batch_size=BATCH, cache="none", strength="light")
+    feed = Feed(data, ImageInput(32), batch_size=BATCH, cache="none", view="light")
     batches = iter(feed.train())
     for _ in range(10):
         next(batches)

@@ -34,6 +34,7 @@ from ftkeras.console import table
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.model.assemble import build_model
 from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.phases import Phase
@@ -174,7 +175,7 @@ def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, 
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
     model = compiled(backbone, len(data.class_names))
     unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
-    feed = Feed(data, image_size=size, batch_size=32)
+    feed = Feed(data, ImageInput(size), batch_size=32)
     feed.train()  # images are decoded into memory before the clock starts
     clock = Clock()
     if full:
@@ -204,7 +205,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     phase = Phase("head", train=["head"], epochs=8, learning_rate=3e-3)
     unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
     only = ImageData("starter", data.outputs, {"train": data.splits["train"]})
-    feed = Feed(only, image_size=size, batch_size=32)
+    feed = Feed(only, ImageInput(size), batch_size=32)
 
     def make_tail(graph: Graph) -> keras.Model:
         return compile_like_all(GraphModel(graph, "tail", model), model.optimizer)

@@ -28,6 +28,7 @@ from ftkeras.backbones import Backbone, load_backbone
 from ftkeras.console import table
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.load import load_data
+from ftkeras.inputs.image.decode import whole
 from ftkeras.model.assemble import build_model
 from ftkeras.phases import Phase, StagedUnfreezing, weights_of
 from ftkeras.phases.strategies import (
@@ -64,7 +65,8 @@ def images(data: ImageData, split: str, size: int) -> Arrays:
     part = data.splits[split]
     shape = (size, size)
     pixels = [
-        tf.image.resize(part.fetch(tf.constant(i, tf.int64)), shape) for i in range(len(part))
+        tf.image.resize(whole(part.fetch(tf.constant(i, tf.int64))), shape)
+        for i in range(len(part))
     ]
     return np.stack(pixels), part.labels
 

@@ -115,10 +115,12 @@ def _read(case: Path) -> str:
 def _read_image(case: Path) -> str:
     import tensorflow as tf
 
+    from ftkeras.data.scan import scan_files
     from ftkeras.inputs.image import decode, scan
+    from ftkeras.inputs.image.input import ImageInput
 
     (path,) = (str(path) for path in case.iterdir() if path.name != "kind")
-    (verdict,) = scan.scan_files([path], str(case))
+    (verdict,) = scan_files([path], str(case), ImageInput())
     if verdict.reason:
         assert "\n" not in verdict.reason
         return f"refused: {verdict.reason}"
@@ -136,11 +138,12 @@ def _read_data(source: str, case: Path, **options: Any) -> str:
     import tensorflow as tf
 
     from ftkeras.data.load import load_data
+    from ftkeras.inputs.image import decode
 
     data = load_data(source, max_bad_files=0.99, **options)
     for split in data.splits.values():
         for index in range(len(split)):
-            assert split.fetch(tf.constant(index, tf.int64)).shape[-1] == 3
+            assert decode.whole(split.fetch(tf.constant(index, tf.int64))).shape[-1] == 3
     return "read"
 
 

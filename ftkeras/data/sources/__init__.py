@@ -1,7 +1,7 @@
 """Where data comes from: one module a source, all of them in `SOURCES`.
 
-A source is a function that takes the fields of its config section, and `parts` (the strings among
-data.split's train, val and test), and returns what it found as a `Found`.
+A source is a function that takes the fields of its config section, `parts` (the strings among
+data.split's train, val and test), and the kind of its examples. It returns a `Listing`.
 """
 
 from __future__ import annotations

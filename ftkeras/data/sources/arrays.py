@@ -1,4 +1,4 @@
-"""A NumPy .npz file with images and labels."""
+"""A NumPy .npz file with examples and labels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ import numpy as np
 from ftkeras.data.dataset import Listing
 from ftkeras.data.reading import from_array, read_whole
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.inputs.base import Input
 from ftkeras.memory import available_memory
 
 _PARTS = ("train", "val", "test")
 
 
 def find(
-    *, path: str, parts: Mapping[str, str], class_names: Sequence[str] | None = None
+    *,
+    path: str,
+    parts: Mapping[str, str],
+    kind: Input,
+    class_names: Sequence[str] | None = None,
 ) -> Listing:
-    """Finds the images of an .npz file; nothing in it is unpickled.
+    """Finds the examples of an .npz file; nothing in it is unpickled.
 
     Args:
-        path: The file: `images` (n, h, w[, 1 | 3]) uint8 and `labels`, (n,) class indices or
-            (n, classes) zeros and ones; or `x_train`, `y_train`, and the same for val and test.
+        path: The file: an array (n, ...) named for what they are, such as `images`, and `labels`,
+            (n,) class indices or (n, classes) zeros and ones; or `x_train`, `y_train`, and the same
+            for val and test.
         parts: Names in place of train, val and test: "holdout" reads x_holdout and y_holdout.
+        kind: What the examples are.
         class_names: Names of the classes; left out, the numbers.
 
     Raises:
@@ -36,58 +43,48 @@ def find(
             raise UserError(
                 f"data.split.{part}: {path} has no array 'x_{name}'; it has {', '.join(arrays)}."
             )
-    if "images" in arrays:
-        pairs = [("", "images", "labels")]
+    if kind.nouns in arrays:
+        pairs = [("", kind.nouns, "labels")]
     else:
         pairs = [(p, f"x_{n}", f"y_{n}") for p, n in wanted.items() if f"x_{n}" in arrays]
     if not any(part in ("", "train") for part, _, _ in pairs):
         raise UserError(
-            f"data.path: {path} must hold the arrays images and labels, or x_train and y_train; "
-            f"it holds {', '.join(arrays) or 'none'}."
+            f"data.path: {path} must hold the arrays {kind.nouns} and labels, or x_train and "
+            f"y_train; it holds {', '.join(arrays) or 'none'}."
         )
-    images = [_images(arrays[x], f"{path}: {x}") for _, x, _ in pairs]
-    labels = [_labels(arrays, y, len(i), path) for (_, _, y), i in zip(pairs, images, strict=True)]
-    if len({i.shape[1:] for i in images}) > 1 or len({y.shape[1:] for y in labels}) > 1:
-        raise UserError(f"{path}: the parts' images or labels differ in shape.")
-    return _found(
-        np.concatenate(images),
-        np.concatenate(labels),
-        [part for (part, _, _), i in zip(pairs, images, strict=True) for _ in i],
-        [f"{x}[{k}]" for (_, x, _), i in zip(pairs, images, strict=True) for k in range(len(i))],
-        class_names,
-        path,
+    examples = [kind.check_array(arrays[x], f"{path}: {x}") for _, x, _ in pairs]
+    counts = [len(part) for part in examples]
+    labels = [_labels(arrays, y, n, path) for (_, _, y), n in zip(pairs, counts, strict=True)]
+    if len({x.shape[1:] for x in examples}) > 1 or len({y.shape[1:] for y in labels}) > 1:
+        raise UserError(f"{path}: the parts' {kind.nouns} or labels differ in shape.")
+    all_labels = np.concatenate(labels)
+    several = all_labels.ndim == 2
+    names = _names(all_labels, class_names, path)
+    rows = [np.flatnonzero(row) for row in all_labels] if several else all_labels[:, None]
+    return Listing(
+        ids=[f"{x}[{k}]" for (_, x, _), n in zip(pairs, counts, strict=True) for k in range(n)],
+        labels=[tuple(names[i] for i in row) for row in rows],
+        parts=[part for (part, _, _), n in zip(pairs, counts, strict=True) for _ in range(n)],
+        make_fetch=from_array(np.concatenate(examples)),
+        class_names=names,
+        label_kind="labels" if several else "classes",
     )
 
 
-def _found(
-    images: np.ndarray,
-    labels: np.ndarray,
-    parts: list[str],
-    ids: list[str],
-    class_names: Sequence[str] | None,
-    path: str,
-) -> Listing:
+def _names(labels: np.ndarray, class_names: Sequence[str] | None, path: str) -> list[str]:
+    """Returns the names of the classes that labels (n,) or (n, classes) tell of."""
     several = labels.ndim == 2
     classes = labels.shape[1] if several else int(labels.max()) + 1
     if classes > max(len(labels), 2) and not several:
         raise UserError(
-            f"{path}: the labels go up to {classes - 1}, and there are only {len(labels)} images. "
-            "Number the classes from 0 on."
+            f"{path}: the labels go up to {classes - 1}, and there are only {len(labels)} examples."
+            " Number the classes from 0 on."
         )
     if class_names is not None and len(class_names) < classes:
         raise UserError(
             f"data.class_names: {len(class_names)} names for {classes} classes in {path}."
         )
-    names = list(class_names or map(str, range(classes)))
-    rows = [np.flatnonzero(row) for row in labels] if several else labels[:, np.newaxis]
-    return Listing(
-        ids=ids,
-        labels=[tuple(names[i] for i in row) for row in rows],
-        parts=parts,
-        make_fetch=from_array(images),
-        class_names=names,
-        kind="labels" if several else "classes",
-    )
+    return list(class_names or map(str, range(classes)))
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
@@ -101,7 +98,7 @@ def _load(path: str) -> dict[str, np.ndarray]:
         if unpacked > available_memory() // 2:
             raise UserError(
                 f"data.path: {path} unpacks to {unpacked / 1e9:.1f} GB, and this machine's memory "
-                "cannot hold that twice. Save the images as files, or in TFRecord shards."
+                "cannot hold that twice. Save the examples as files, or in TFRecord shards."
             )
         content.seek(0)
         loaded = np.load(content, allow_pickle=False)
@@ -116,20 +113,6 @@ def _load(path: str) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _images(array: np.ndarray, where: str) -> np.ndarray:
-    """Returns uint8 (n, h, w, 3)."""
-    if array.dtype != np.uint8:
-        raise UserError(
-            f"{where} is {array.dtype}; it must be uint8, 0 to 255. "
-            "Scale it and convert it with .astype('uint8')."
-        )
-    if array.ndim == 3:
-        array = array[..., np.newaxis]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise UserError(f"{where} has the shape {array.shape}; it must be (n, h, w[, 1 or 3]).")
-    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
-
-
 def _labels(arrays: Mapping[str, np.ndarray], name: str, count: int, path: str) -> np.ndarray:
     """Returns int (n,) class indices, or int (n, classes) zeros and ones."""
     if name not in arrays:
@@ -140,7 +123,7 @@ def _labels(arrays: Mapping[str, np.ndarray], name: str, count: int, path: str) 
     if labels.ndim not in (1, 2) or len(labels) != count or 0 in labels.shape:
         raise UserError(
             f"{path}: {name} has the shape {labels.shape}; it must be ({count},) or "
-            f"({count}, classes), one row an image."
+            f"({count}, classes), one row per example."
         )
     whole = np.issubdtype(labels.dtype, np.number) and np.array_equal(labels, labels.astype(int))
     in_range = whole and labels.min() >= 0 and (labels.ndim == 1 or labels.max() <= 1)

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files
+from ftkeras.data.scan import scan_files
 from ftkeras.data.walk import files_under, subfolders
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.inputs.image.scan import is_image_name, scan_files
+from ftkeras.inputs.base import Input
 from ftkeras.paths import is_utf8, shown
 
 _SPELLINGS = {
@@ -20,15 +21,16 @@ _SPELLINGS = {
 }
 
 
-def find(*, path: str, parts: Mapping[str, str]) -> Listing:
-    """Finds the images of a folder; a class is the name of the folder an image lies in.
+def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
+    """Finds the examples of a folder; a class is the name of the folder that one lies in.
 
     Args:
         path: The folder.
-        parts: Subfolders that hold train, val or test, where they have names of their own.
+        parts: Subfolders that hold train, val or test, if they have names of their own.
+        kind: What the files are.
 
     Raises:
-        UserError: There is no such folder, or it holds no class folders with images.
+        UserError: There is no such folder, or it holds no class folders with examples.
     """
     path = path.rstrip("/") or "/"
     if not is_utf8(path):
@@ -37,33 +39,33 @@ def find(*, path: str, parts: Mapping[str, str]) -> Listing:
         is_file = tf.io.gfile.exists(path)
         raise UserError(
             f"data.path: {path!r} is {'a file' if is_file else 'not there'}. "
-            "Give a folder that holds one folder of images for each class."
+            f"Give a folder that holds one folder of {kind.nouns} for each class."
         )
-    if not any(map(is_image_name, files_under(path))):
+    if not any(map(kind.accepts, files_under(path))):
         raise UserError(
-            f"data.path: there are no images in {path!r}. "
-            "Give a folder that holds one folder of JPEG, PNG, GIF, BMP or WebP files a class."
+            f"data.path: there are no {kind.nouns} in {path!r}. "
+            f"Give a folder that holds one folder of {kind.files} for each class."
         )
     roots, notes = _part_folders(path, parts)
     train = roots.get("train", roots.get("", path))
-    class_names = [name for name in subfolders(train) if any(_images(f"{train}/{name}"))]
+    class_names = [name for name in subfolders(train) if _files(f"{train}/{name}", kind)]
     if not class_names:
         raise UserError(
-            f"data.path: the images in {train!r} lie in no class folders. "
-            "Make one folder for each class and move its images there."
+            f"data.path: the {kind.nouns} in {train!r} lie in no class folders. "
+            f"Make one folder for each class and move its {kind.nouns} there."
         )
     rows = [  # (part, class, path)
-        (part, name, image)
+        (part, name, file)
         for part, root in roots.items()
         for name in subfolders(root)
-        for image in _images(f"{root}/{name}")
+        for file in _files(f"{root}/{name}", kind)
     ]
-    verdicts = scan_files([image for _, _, image in rows], about=path)
+    verdicts = scan_files([file for _, _, file in rows], path, kind)
     kept = [
         (row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if not verdict.reason
     ]
     return Listing(
-        ids=[image[len(path) :].lstrip("/") for (_, _, image), _ in kept],
+        ids=[file[len(path) :].lstrip("/") for (_, _, file), _ in kept],
         labels=[(name,) for (_, name, _), _ in kept],
         parts=[part for (part, _, _), _ in kept],
         make_fetch=from_files([verdict.path for _, verdict in kept]),
@@ -89,7 +91,7 @@ def _part_folders(path: str, parts: Mapping[str, str]) -> tuple[dict[str, str], 
                 )
         if names:
             roots[part] = f"{path}/{names[0]}"
-    # A class may be called "train": a part's folder holds folders, and a class's holds images.
+    # A class may be called "train": a part's folder holds folders, and a class's holds files.
     if "train" not in roots or not subfolders(roots["train"]):
         if parts:
             raise UserError(
@@ -102,6 +104,6 @@ def _part_folders(path: str, parts: Mapping[str, str]) -> tuple[dict[str, str], 
     return roots, notes
 
 
-def _images(path: str) -> Sequence[str]:
-    """All images under a class folder, at any depth, sorted."""
-    return sorted(filter(is_image_name, files_under(path)))
+def _files(path: str, kind: Input) -> Sequence[str]:
+    """All examples under a class folder, at any depth, sorted."""
+    return sorted(filter(kind.accepts, files_under(path)))

@@ -1,4 +1,4 @@
-"""A CSV or JSON Lines file that lists images and labels."""
+"""A CSV or JSON Lines file that lists examples and labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files, read_whole
+from ftkeras.data.scan import scan_files
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.inputs.image.scan import scan_files
+from ftkeras.inputs.base import Input
 from ftkeras.paths import is_utf8
 
 _PARTS = {
@@ -27,7 +28,7 @@ _PARTS = {
 @dataclass(frozen=True)
 class _Row:
     where: str  # file:line
-    image: str
+    file: str
     labels: tuple[str, ...]
     part: str
     weight: float
@@ -38,25 +39,27 @@ def find(
     *,
     path: str,
     parts: Mapping[str, str],
+    kind: Input,
     image_column: str = "path",
     label_column: str | None = "label",
     split_column: str = "split",
     weight_column: str = "weight",
     multi_label: bool = False,
 ) -> Listing:
-    """Finds the images that a manifest lists.
+    """Finds the examples that a manifest lists.
 
     Columns that have no meaning here are kept: evaluation measures the model by their values.
 
     Args:
-        path: A .csv or .jsonl file; image paths in it are relative to its own folder.
+        path: A .csv or .jsonl file; paths in it are relative to its own folder.
         parts: What the split column says for train, val or test, where it is something else.
-        image_column: The column of the image's path.
+        kind: What the files are.
+        image_column: The column of a file's path.
         label_column: The column of the label; with `multi_label` of several: a list in JSON,
-            "a;b" in CSV. None: the images have no label.
+            "a;b" in CSV. None: the examples have no label.
         split_column: The column of the part; where it is missing or empty, that is left open.
         weight_column: The column of the example's weight in the loss; it may be missing.
-        multi_label: Whether an image may have any number of labels.
+        multi_label: Whether an example may have any number of labels.
 
     Raises:
         UserError: With the file and line of what is wrong.
@@ -67,27 +70,29 @@ def find(
         _parse(where, record, columns, spelled, multi_label) for where, record in _records(path)
     ]
     if not rows:
-        raise UserError(f"{path}: the manifest lists no images. Add a line for each image.")
+        raise UserError(
+            f"{path}: the manifest lists no {kind.nouns}. Add a line for each {kind.noun}."
+        )
     for part, name in parts.items():
         if not any(row.part == part for row in rows):
             raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
     folder = path.rpartition("/")[0]
-    verdicts = scan_files([_absolute(row.image, folder) for row in rows], about=path)
+    verdicts = scan_files([_absolute(row.file, folder) for row in rows], path, kind)
     kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.reason]
     weights = np.array([row.weight for row, _ in kept], np.float32)
     return Listing(
-        ids=[row.image for row, _ in kept],
+        ids=[row.file for row, _ in kept],
         labels=[row.labels for row, _ in kept],
         parts=[row.part for row, _ in kept],
         make_fetch=from_files([v.path for _, v in kept]),
-        # A class of which all images are bad must not vanish unnoticed.
+        # A class of which all files are bad must not vanish unnoticed.
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
-        kind="labels" if multi_label or label_column is None else "classes",
+        label_kind="labels" if multi_label or label_column is None else "classes",
         columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
         files=[v.path for _, v in kept],
         bad_files=tuple(
-            BadFile(row.image, f"{v.reason} ({row.where})")
+            BadFile(row.file, f"{v.reason} ({row.where})")
             for row, v in zip(rows, verdicts, strict=True)
             if v.reason
         ),
@@ -144,20 +149,20 @@ def _parse(
     spelled: Mapping[str, str],
     multi_label: bool,
 ) -> _Row:
-    image_column, label_column, split_column, weight_column = columns
-    for column, field in ((image_column, "image_column"), (label_column, "label_column")):
+    path_column, label_column, split_column, weight_column = columns
+    for column, field in ((path_column, "image_column"), (label_column, "label_column")):
         if column is not None and column not in record:
             raise UserError(
                 f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
                 f"Its columns are {', '.join(record)}; data.{field} names another."
             )
-    image = record[image_column]
-    if not isinstance(image, str) or not image:
-        raise UserError(f"{where}: {image_column} must be the path of an image, not {image!r}.")
+    file = record[path_column]
+    if not isinstance(file, str) or not file:
+        raise UserError(f"{where}: {path_column} must be the path of a file, not {file!r}.")
     labels: tuple[str, ...] = ()
     if label_column is not None:
         labels = _labels(record[label_column], label_column, where, multi_label)
-    if not all(map(is_utf8, (image, *labels))):
+    if not all(map(is_utf8, (file, *labels))):
         raise UserError(f"{where}: half a surrogate pair is not text.")
     part = record.get(split_column) or ""
     if part and spelled.get(str(part)) is None:
@@ -167,7 +172,7 @@ def _parse(
         )
     return _Row(
         where=where,
-        image=image,
+        file=file,
         labels=labels,
         part=spelled[str(part)] if part else "",
         weight=_weight(record.get(weight_column), weight_column, where),
@@ -210,6 +215,6 @@ def _weight(value: Any, column: str, where: str) -> float:
     return weight
 
 
-def _absolute(image: str, folder: str) -> str:
-    is_absolute = image.startswith("/") or "://" in image or not folder
-    return image if is_absolute else f"{folder}/{image}"
+def _absolute(file: str, folder: str) -> str:
+    is_absolute = file.startswith("/") or "://" in file or not folder
+    return file if is_absolute else f"{folder}/{file}"

@@ -1,4 +1,4 @@
-"""The Fashion-MNIST images that ftkeras ships."""
+"""The Fashion-MNIST data that ftkeras ships."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from ftkeras.cache import cache_folder
 from ftkeras.data.dataset import Listing
 from ftkeras.data.sources import folder
 from ftkeras.errors import UserError
+from ftkeras.inputs.base import Input
 from ftkeras.starter import archive_path
 
 
-def find(*, parts: Mapping[str, str]) -> Listing:
-    """Finds the starter's images, unpacking them on first use."""
-    return folder.find(path=str(unpack(archive_path())), parts=parts)
+def find(*, parts: Mapping[str, str], kind: Input) -> Listing:
+    """Finds the starter's examples, unpacking them on first use."""
+    return folder.find(path=str(unpack(archive_path())), parts=parts, kind=kind)
 
 
 def unpack(archive: Path) -> Path:

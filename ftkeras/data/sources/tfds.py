@@ -1,4 +1,4 @@
-"""Any data set of TensorFlow Datasets that has encoded images and labels."""
+"""Any data set of TensorFlow Datasets that has examples as bytes, and labels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ftkeras.data.dataset import Listing
 from ftkeras.data.records import Example, found_in, scan_records
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.inputs.base import Input
 
 _OWN_NAMES = {
     "train": ("train",),
@@ -20,6 +21,7 @@ def find(
     *,
     name: str,
     parts: Mapping[str, str],
+    kind: Input,
     data_dir: str | None = None,
     download: bool = True,
     image_feature: str = "image",
@@ -29,23 +31,24 @@ def find(
 
     Args:
         name: The TFDS name, for example "tf_flowers" or "my_dataset:1.0.0".
+        kind: What the examples are.
         parts: TFDS split strings such as "train[:80%]". Where train has none, it is the data
             set's own, without what val and test take of it.
         data_dir: Where TFDS keeps its data; None is its own default.
         download: Whether TFDS may download what is missing.
-        image_feature: The feature that holds the image.
+        image_feature: The feature that holds the example.
         label_feature: The feature that holds the label, or a sequence of labels.
 
     Raises:
-        UserError: The data set is unknown, not to be had, or not of images and labels.
+        UserError: The data set is unknown, not to be had, or has no such features.
     """
     builder = _prepared(name, data_dir, download)
-    class_names, kind = _classes(builder, image_feature, label_feature)
+    class_names, label_kind = _classes(builder, image_feature, label_feature)
     wanted = _split_strings(builder, parts)
     instructions = {part: _instructions(builder, part, text) for part, text in wanted.items()}
     shards = sorted({str(piece.filename) for pieces in instructions.values() for piece in pieces})
     by_shard: dict[str, list[Example]] = {shard: [] for shard in shards}
-    for record in scan_records(shards, image_feature, label_feature):
+    for record in scan_records(shards, image_feature, label_feature, kind):
         by_shard[record.shard].append(record)
     part_of: dict[tuple[str, int], str] = {}
     chosen: list[Example] = []
@@ -66,7 +69,7 @@ def find(
                     )
     chosen.sort(key=lambda record: (record.shard, record.number))
     in_parts = [part_of[record.shard, record.number] for record in chosen]
-    return found_in(chosen, in_parts, image_feature, class_names, kind)
+    return found_in(chosen, in_parts, image_feature, class_names, label_kind)
 
 
 def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
@@ -109,7 +112,7 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
 
 
 def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, str]:
-    """The class names, where the feature has them, and `Listing.kind`."""
+    """The class names, where the feature has them, and `Listing.label_kind`."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features

@@ -1,4 +1,4 @@
-"""Sharded TFRecord files of tf.Example with encoded images."""
+"""Sharded TFRecord files of tf.Example, each with the bytes of an example."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import Listing
 from ftkeras.data.records import found_in, scan_records
 from ftkeras.errors import UserError
+from ftkeras.inputs.base import Input
 
 _SHARD = re.compile(r"\.tfrec(ord)?s?\b|-\d{5}-of-\d{5}")
 _PART = re.compile(r"(?:^|[-_.])(train|val|test)(?:ing|id|idation)?(?=[-_.])", re.IGNORECASE)
@@ -20,6 +21,7 @@ def find(
     *,
     path: str,
     parts: Mapping[str, str],
+    kind: Input,
     image_feature: str = "image/encoded",
     label_feature: str = "image/class/label",
     class_names: Sequence[str] | None = None,
@@ -31,7 +33,8 @@ def find(
         path: A folder, or a file pattern.
         parts: File patterns, by name, of train, val or test; left out, names that begin with or
             contain train, val or test say so.
-        image_feature: The bytes feature that holds the encoded image.
+        kind: What the records are.
+        image_feature: The bytes feature that holds the example.
         label_feature: The int64 feature (a class index) or bytes feature (a class name).
         class_names: Names for integer labels; left out, the numbers.
         multi_label: Whether the label feature may hold any number of labels.
@@ -41,9 +44,10 @@ def find(
     """
     shards = _shards(path)
     part_of = _parts_by_pattern(shards, parts) if parts else _parts_by_name(shards)
-    records = scan_records(sorted(part_of), image_feature, label_feature)
-    kind = "labels" if multi_label else "classes"
-    return found_in(records, [part_of[r.shard] for r in records], image_feature, class_names, kind)
+    records = scan_records(sorted(part_of), image_feature, label_feature, kind)
+    labels = "labels" if multi_label else "classes"
+    parts_of = [part_of[record.shard] for record in records]
+    return found_in(records, parts_of, image_feature, class_names, labels)
 
 
 def _shards(path: str) -> list[str]:

@@ -98,6 +98,11 @@ def _decode_jpeg(encoded: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor
     return tf.cond(orientation == 1, part_of_it, all_of_it)
 
 
+def whole(raw: tf.Tensor) -> tf.Tensor:
+    """Returns an image in full size, uint8 (h, w, 3): of a file's bytes, or as it is."""
+    return decode_image(raw) if raw.dtype == tf.string else raw
+
+
 def cut(image: tf.Tensor, part: Crop | None) -> tf.Tensor:
     """Returns a part of an image (h, w, 3); None is all of it."""
     if part is None:

@@ -8,29 +8,19 @@ cache folder, which then stands for the file.
 from __future__ import annotations
 
 import io
-import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 import PIL
 import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
-from ftkeras.cache import Remembered, cache_folder, digest
-from ftkeras.console import Progress
+from ftkeras.cache import cache_folder
 from ftkeras.files import written_whole
+from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
-from ftkeras.paths import shown, why_not_readable
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -48,18 +38,8 @@ UNSUPPORTED = frozenset(
     + (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".tga", ".ppm", ".pgm", ".exr")
 )
 
-MAX_BYTES = 256 << 20
 _ORIENTATION = 0x0112
 VERSION = 4  # of what `examine` decides; a new one forgets the cached scans
-_CHUNK = 256  # files in flight
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the scan says of one image: leave it out (a reason), or read it from `path`."""
-
-    path: str
-    reason: str = ""
 
 
 def is_image_name(name: str) -> bool:
@@ -68,78 +48,18 @@ def is_image_name(name: str) -> bool:
     return not base.name.startswith(".") and base.suffix.lower() in FORMATS.keys() | UNSUPPORTED
 
 
-def scan_files(paths: Sequence[str], about: str) -> list[Verdict]:
-    """Examines image files, several at a time; what is known of unchanged files is not redone.
-
-    Args:
-        paths: The files, anywhere that `tf.io.gfile` reads.
-        about: What they belong to (a folder, a manifest); names the cache.
-
-    Returns:
-        A verdict for each path, in order.
-    """
-    known = Remembered("scan", about, VERSION, PIL.__version__, tf.__version__)
-
-    def look(path: str) -> tuple[str, str, list[str] | None, Verdict]:
-        if reason := why_not_readable(path):
-            return path, "", None, Verdict(shown(path), reason)
-        try:
-            stat = tf.io.gfile.stat(path)
-        except tf.errors.OpError:
-            return path, "", None, Verdict(path, "no such file")
-        stamp = f"{stat.length}:{stat.mtime_nsec}"
-        fact = known.get(path, stamp)
-        if isinstance(fact, list) and (not fact[0] or fact[1] or os.path.exists(fact[0])):
-            return path, stamp, None, Verdict(fact[0] or path, fact[1])
-        if stat.length > MAX_BYTES:
-            verdict = Verdict(path, f"file of {stat.length >> 20} MiB; the limit is 256 MiB")
-        else:
-            try:
-                with tf.io.gfile.GFile(path, "rb") as file:
-                    verdict = examine(path, file.read(), digest(path, stamp))
-            except (OSError, tf.errors.OpError) as error:
-                return path, "", None, Verdict(path, f"cannot be read: {_first_line(error)}")
-        return path, stamp, ["" if verdict.path == path else verdict.path, verdict.reason], verdict
-
-    verdicts = []
-    try:
-        for path, stamp, fact, verdict in in_parallel(look, paths, "scan images", len(paths)):
-            verdicts.append(verdict)
-            if fact:
-                known.put(path, stamp, fact)
-    finally:
-        known.save()  # also when interrupted: the next scan goes on from here
-    return verdicts
-
-
-def in_parallel(
-    look: Callable[[T], R], items: Iterable[T], label: str, total: int | None
-) -> Iterator[R]:
-    """Yields `look(item)` in order from a pool of threads; Pillow and TensorFlow free the GIL."""
-    progress = Progress(label, total)
-    remaining = iter(items)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks about odd but readable files
-        while chunk := list(islice(remaining, _CHUNK)):
-            for result in pool.map(look, chunk):
-                yield result
-                progress.advance()
-    progress.close()
-
-
-def examine(name: str, encoded: bytes, key: str, check_name: bool = True) -> Verdict:
+def examine(name: str, encoded: bytes, key: str) -> Verdict:
     """Decides about one image.
 
     Args:
-        name: The file's path.
+        name: The file's path, whose extension must fit the content; empty if it has none.
         encoded: The file's bytes.
         key: A name for its normalised copy, unique to this content.
-        check_name: Whether the name's extension must fit the content.
 
     Returns:
         The verdict; its path is `name`, or that of the normalised copy.
     """
-    suffix = PurePosixPath(name).suffix.lower() if check_name else ""
+    suffix = PurePosixPath(name).suffix.lower()
     if suffix in UNSUPPORTED:
         return Verdict(name, f"{suffix[1:]} images are not supported; convert it to JPEG or PNG")
     if not encoded:

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
+from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.bootstrap import share_interval
+from ftkeras.inputs.base import Input
 from ftkeras.model.output import ending_of
 from ftkeras.tasks.adversarial.attack import Attack
 
@@ -36,9 +37,9 @@ def projected_gradient(norm: str, budget: float, steps: int) -> Attack:
 def measure_attacked(
     model: keras.Model,
     split: Split,
+    kind: Input,
     attacks: Sequence[Attack],
     *,
-    resize: str,
     batch_size: int,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -51,23 +52,16 @@ def measure_attacked(
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
             (n, units).
         split: Examples with one label each.
+        kind: What they are.
         attacks: What to measure.
-        resize: How images become square: crop, pad or squash.
         batch_size: Images a step.
         seed: Decides the attacks' random starts.
     """
-    plain = batches(
-        split,
-        image_size=int(model.input_shape[1]),
-        batch_size=batch_size,
-        resize=resize,
-        cache="none",
-    )
     judges = [_answers(model, None, seed), *(_answers(model, attack, seed) for attack in attacks)]
     right: list[list[np.ndarray]] = [[] for _ in judges]
     progress = Progress("attack", len(split))
     try:
-        for images, labels, *_ in plain:
+        for images, labels, *_ in plain(split, kind, batch_size):
             for judge, results in zip(judges, right, strict=True):
                 results.append(judge(images, labels).numpy())
             progress.advance(len(images))

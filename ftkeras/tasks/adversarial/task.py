@@ -194,8 +194,8 @@ class Adversarial(Task):
         attacked = measure_attacked(
             model,
             sample(feed.data.splits[split], section.judge.examples, config.seed),
+            feed.input,
             [projected_gradient(section.norm, budget, section.judge.steps) for budget in budgets],
-            resize=config.data.resize,
             batch_size=config.data.batch_size,
             seed=config.seed,
         )

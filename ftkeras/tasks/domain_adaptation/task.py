@@ -216,10 +216,15 @@ class DomainAdaptation(Task):
             )
 
     def feed(
-        self, config: Config, data: ImageData, size: int, share: Share = WHOLE, full: bool = False
+        self,
+        config: Config,
+        data: ImageData,
+        model: keras.Model,
+        share: Share = WHOLE,
+        full: bool = False,
     ) -> Feed:
         """Sets up batches of both domains where the method trains on both."""
-        plain = super().feed(config, data, size, share, full)
+        plain = super().feed(config, data, model, share, full)
         if _section(config).method not in PAIRED:
             return plain
         fields = [field.name for field in dataclasses.fields(plain) if field.init]

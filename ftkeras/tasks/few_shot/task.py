@@ -98,7 +98,7 @@ class FewShot(Task):
         with assembled.devices.strategy.scope():
             features = unit_features(build.backbone(config), section.stages)
         shown = dataclasses.replace(data, splits={"train": pool.take(used), "test": test})
-        feed = self.feed(config, shown, assembled.feed.image_size)
+        feed = self.feed(config, shown, assembled.model)
         inputs = {
             name: predict_outputs(features, feed.plain(name), f"features of {name}")[0]
             for name in shown.splits
@@ -219,7 +219,7 @@ def _answers(
         if model is None:
             print(f"few-shot  phases on {what}")
             model = _trained(config, data, run)
-        feed = build.feed(config, data, int(model.input_shape[1]))
+        feed = build.feed(config, data, model)
         run.write_json(name, predict_logits(model, feed.plain("test"), "answers")[0].tolist())
     return np.array(run.read_json(name))
 

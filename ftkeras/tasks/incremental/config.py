@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ftkeras.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, Section
+from ftkeras.config.fields import FilePath, NonNegativeFloat, NonNegativeInt, PositiveFloat, Section
 from ftkeras.config.schema import Config
 
 
 class IncrementalSection(Section):
     """How new classes or images are learned without forgetting the old."""
 
-    base: str
+    base: FilePath
     """The finished run that is extended; it stays where it is."""
     distillation: NonNegativeFloat = 1.0
     """Weight of learning without forgetting (Li and Hoiem 2016): old logits stay near the base's on

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.cache import digest
 from ftkeras.data.dataset import ImageData, Split
-from ftkeras.data.pipeline import batches
+from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.inputs.base import Input
 from ftkeras.tasks.incremental.replay import KEPT, Exemplars, herd, joined, pixels
 
 
@@ -20,7 +20,7 @@ def remember(
     *,
     per_class: int,
     held_out: int,
-    resize: str,
+    kind: Input,
     step: int = 0,
 ) -> Exemplars:
     """Chooses the images that stand for a run's data.
@@ -35,7 +35,7 @@ def remember(
         before: What was kept before.
         per_class: How many training images of each class.
         held_out: How many validation and test images, of each.
-        resize: How images become square.
+        kind: What the examples are.
         step: In which step the data came.
     """
     known = set() if before is None else set(before.ids.tolist())
@@ -49,13 +49,13 @@ def remember(
         every, count = joined(new, old), 0 if new is None else len(new)
         features = None
         if part == "train" and count and per_class:
-            features = features_of(model, every, resize, "choose what to remember")
+            features = features_of(model, every, kind, "choose what to remember")
         each = (np.flatnonzero(every.labels == label) for label in range(len(data.class_names)))
         chosen = [_choose(every, members, count, features, most) for members in each]
         kept = np.concatenate(chosen).astype(np.int64)
         keys = [every.ids[i] for i in kept]
         ids = [key if key in known else f"{KEPT}{step}/{key}" for key in keys]
-        shown = pixels(every.take(kept), int(model.input_shape[1]), resize)
+        shown = pixels(every.take(kept), kind)
         rows.append((shown, every.labels[kept], np.full(len(kept), part), np.array(ids, np.str_)))
     images, labels, parts, names = map(np.concatenate, zip(*rows, strict=True))
     return Exemplars(
@@ -89,13 +89,7 @@ def _choose(
     return np.array([*old.tolist(), *order][:most], np.int64)
 
 
-def features_of(model: keras.Model, split: Split, resize: str, label: str) -> np.ndarray:
+def features_of(model: keras.Model, split: Split, kind: Input, label: str) -> np.ndarray:
     """Returns what a model's logits see of a split's images, float32 (n, d)."""
     below = keras.Model(model.inputs, model.get_layer("logits").input)
-    return predict_outputs(below, plain(split, below, resize), label)[0]
-
-
-def plain(split: Split, model: keras.Model, resize: str) -> tf.data.Dataset:
-    """Returns a split's batches as the model takes them, in order."""
-    size = int(model.input_shape[1])
-    return batches(split, image_size=size, batch_size=32, resize=resize, cache="none")
+    return predict_outputs(below, plain(split, kind, 32), label)[0]

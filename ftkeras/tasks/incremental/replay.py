@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
+from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
 from ftkeras.files import write_whole
-from ftkeras.inputs.image.decode import Crop
+from ftkeras.inputs.base import Input
 
 KEPT = "kept/"  # how the ids of kept images begin
 
@@ -122,14 +122,19 @@ def joined(first: Split | None, second: Split | None) -> Split:
         assert only is not None
         return only
     count = len(first)
+    specs = [tf.data.Dataset.range(1).map(split.fetch).element_spec for split in (first, second)]
+    alike = specs[0].dtype == specs[1].dtype
 
-    def fetch(index: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
-        image = tf.cond(
+    def as_file(raw: tf.Tensor) -> tf.Tensor:  # kept images are arrays, and may stand beside files
+        return raw if alike or raw.dtype == tf.string else tf.io.encode_png(raw)
+
+    def fetch(index: tf.Tensor) -> tf.Tensor:
+        raw = tf.cond(
             index < count,
-            lambda: first.fetch(tf.minimum(index, count - 1), least, part),
-            lambda: second.fetch(tf.maximum(index - count, 0), least, part),
+            lambda: as_file(first.fetch(tf.minimum(index, count - 1))),
+            lambda: as_file(second.fetch(tf.maximum(index - count, 0))),
         )
-        return tf.ensure_shape(image, (None, None, 3))
+        return raw if raw.dtype == tf.string else tf.ensure_shape(raw, (None, None, 3))
 
     weights = None
     if first.weights is not None or second.weights is not None:
@@ -156,10 +161,11 @@ def joined(first: Split | None, second: Split | None) -> Split:
     )
 
 
-def pixels(split: Split, size: int, resize: str) -> np.ndarray:
+def pixels(split: Split, kind: Input) -> np.ndarray:
     """Returns a split's images as a model takes them: uint8 (n, size, size, 3)."""
     if not len(split):
-        return np.zeros((0, size, size, 3), np.uint8)
-    dataset = batches(split, image_size=size, batch_size=32, resize=resize, cache="none")
+        [spec] = kind.takes.values()
+        return np.zeros((0, *spec.shape), np.uint8)
     # Resized images are whole numbers, so a byte holds them.
-    return np.concatenate([images.numpy().astype(np.uint8) for images, *_ in dataset])
+    parts = (images.numpy().astype(np.uint8) for images, *_ in plain(split, kind, 32))
+    return np.concatenate(list(parts))

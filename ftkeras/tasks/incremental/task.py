@@ -128,10 +128,9 @@ class Base:
                 f"incremental.base: {self.run.folder} has no {MEMORY}, and its data are gone: "
                 f"{error}"
             ) from None
-        model, config = load_model(self.run), self.run.config
-        memory = remember(
-            model, data, None, per_class=each, held_out=held_out, resize=config.data.resize
-        )
+        model = load_model(self.run)
+        kind = build.input_of(self.run.config, model)
+        memory = remember(model, data, None, per_class=each, held_out=held_out, kind=kind)
         memory.save(path)
         print(f"memory    {path}: {len(memory.ids)} images of {len(self.class_names)} classes")
         return memory
@@ -204,7 +203,7 @@ class Incremental(Task):
         seen = train.take(_first_of_each(train.labels, _SEEN))
         kernel, bias = old.get_layer("logits").get_weights()
         if cosine and not lengths:
-            asked = features_of(old, seen, config.data.resize, "old features")
+            asked = features_of(old, seen, build.input_of(config, old), "old features")
             lengths = [float(np.linalg.norm(asked, axis=1).mean())]
             kernel, bias = to_cosine(kernel, bias)
         head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
@@ -225,7 +224,7 @@ class Incremental(Task):
                 f"remembers have images of {size} px. Set it to {size}."
             )
         copy_body(old, model)
-        features = features_of(model, seen, config.data.resize, "start new classes")
+        features = features_of(model, seen, build.input_of(config, model), "start new classes")
         grown = grow_logits(kernel, bias, features, seen.labels, classes, cosine=cosine)
         model.get_layer("logits").set_weights(grown)
         if not section.distillation:
@@ -250,7 +249,7 @@ class Incremental(Task):
             weights = weights_of(model, assembled.backbone.blocks)
             trained = [s for phase in assembled.phases for s in phase.train or ()]
             variables = [weight.variable for weight in select(weights, trained or ["head"])]
-            images = pixels(kept, int(model.input_shape[1]), config.data.resize)
+            images = pixels(kept, assembled.feed.input)
             fisher = diagonal_fisher(model, images, variables, len(base.class_names))
             with assembled.devices.strategy.scope():
                 callbacks.append(ElasticWeights(variables, fisher, section.ewc))
@@ -274,7 +273,7 @@ class Incremental(Task):
             memory,
             per_class=section.memory // len(data.class_names),
             held_out=section.held_out,
-            resize=config.data.resize,
+            kind=assembled.feed.input,
             step=len(base.steps),
         ).save(run.path(MEMORY))
         unmeasured: list[float | None] = [None] * len(_steps(base, data.class_names))

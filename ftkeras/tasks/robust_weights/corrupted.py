@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import Split
-from ftkeras.data.pipeline import batches
+from ftkeras.data.pipeline import plain
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.robustness import sample
+from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.corruptions import CORRUPTIONS, SMALLEST, corrupt
 from ftkeras.model.inference import Answer
 
@@ -62,9 +63,8 @@ def corrupted_sample(
     names: Sequence[str],
     severity: int,
     *,
+    kind: Input,
     examples: int,
-    image_size: int,
-    resize: str,
     seed: int,
 ) -> CorruptedSample:
     """Draws images of a split under the seed and corrupts them.
@@ -73,14 +73,13 @@ def corrupted_sample(
         split: The examples.
         names: Some of `CORRUPTIONS`.
         severity: 1 to 5.
+        kind: What the examples are.
         examples: How many images, at most.
-        image_size: Side of the images, in pixels.
-        resize: How images become square: crop, pad or squash.
         seed: Decides the images, noise and flakes.
     """
     drawn = sample(split, examples, seed)
-    plain = batches(drawn, image_size=image_size, batch_size=_BATCH, resize=resize, cache="none")
-    clean = np.concatenate([tf.cast(images, tf.uint8).numpy() for images, *_ in plain])
+    batches = plain(drawn, kind, _BATCH)
+    clean = np.concatenate([tf.cast(images, tf.uint8).numpy() for images, *_ in batches])
     images = {
         name: np.stack(
             [

@@ -200,9 +200,8 @@ class _Scorer:
                 self._assembled.data.splits[split],
                 self._section.corruptions,
                 self._section.severity,
+                kind=self._assembled.feed.input,
                 examples=self._section.examples,
-                image_size=self._assembled.feed.image_size,
-                resize=self._assembled.config.data.resize,
                 seed=self._assembled.config.seed,
             )
         return self._samples[split]

@@ -32,7 +32,7 @@ class DataPosition(keras.callbacks.Callback):
         self._feed.start.assign(batches * self._feed.batch_size)
         if batches == 0:  # else the strength is that with which the epoch began
             self._strength = self._unfreeze.phase.augmentation
-        self._feed.set_strength(self._strength)
+        self._feed.set_view(self._strength)
 
     def state(self) -> Tree:
         """Returns the strength of the epoch's augmentation."""

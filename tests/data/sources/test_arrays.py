@@ -7,6 +7,9 @@ import tensorflow as tf
 from ftkeras.data.load import load_data
 from ftkeras.data.sources import arrays
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.input import ImageInput
+
+KIND = ImageInput()
 
 IMAGES = np.arange(20 * 4 * 5, dtype=np.uint8).reshape(20, 4, 5)
 LABELS = np.arange(20) % 2
@@ -35,7 +38,7 @@ def test_images_and_labels(save):
 
 def test_parts_as_keras_saves_them(save):
     path = save(x_train=IMAGES, y_train=LABELS[:, None], x_test=IMAGES[:4], y_test=LABELS[:4])
-    found = arrays.find(path=path, parts={})
+    found = arrays.find(kind=KIND, path=path, parts={})
     assert found.parts == ["train"] * 20 + ["test"] * 4
     assert found.class_names == ["0", "1"]
 
@@ -43,8 +46,8 @@ def test_parts_as_keras_saves_them(save):
 def test_rows_of_zeros_and_ones_are_several_labels(save):
     hot = np.zeros((20, 3))
     hot[:, 0], hot[::2, 2] = 1, 1
-    found = arrays.find(path=save(images=IMAGES, labels=hot), parts={})
-    assert found.kind == "labels" and found.labels[:2] == [("0", "2"), ("0",)]
+    found = arrays.find(kind=KIND, path=save(images=IMAGES, labels=hot), parts={})
+    assert found.label_kind == "labels" and found.labels[:2] == [("0", "2"), ("0",)]
 
 
 def test_pickled_objects_are_never_loaded(save, tmp_path):
@@ -54,7 +57,7 @@ def test_pickled_objects_are_never_loaded(save, tmp_path):
 
     path = save(images=np.array([Trap()], dtype=object), labels=LABELS)
     with pytest.raises(UserError, match="never loaded"):
-        arrays.find(path=path, parts={})
+        arrays.find(kind=KIND, path=path, parts={})
     assert not (tmp_path / "sprung").exists()
 
 
@@ -63,8 +66,8 @@ def test_pickled_objects_are_never_loaded(save, tmp_path):
     [
         ({"images": IMAGES / 255.0, "labels": LABELS}, "must be uint8, 0 to 255"),
         ({"images": IMAGES[0], "labels": LABELS}, "it must be .n, h, w"),
-        ({"images": IMAGES, "labels": LABELS[:5]}, "one row an image"),
-        ({"images": IMAGES, "labels": np.zeros((20, 0))}, "one row an image"),
+        ({"images": IMAGES, "labels": LABELS[:5]}, "one row per example"),
+        ({"images": IMAGES, "labels": np.zeros((20, 0))}, "one row per example"),
         ({"images": IMAGES, "labels": LABELS - 0.5}, "class indices from 0 on"),
         ({"images": IMAGES, "labels": LABELS - 1}, "class indices from 0 on"),
         ({"images": IMAGES, "label": LABELS}, "no array 'labels'. Did you mean 'label'"),
@@ -73,18 +76,23 @@ def test_pickled_objects_are_never_loaded(save, tmp_path):
 )
 def test_arrays_that_do_not_fit(save, contents, message):
     with pytest.raises(UserError, match=message):
-        arrays.find(path=save(**contents), parts={})
+        arrays.find(kind=KIND, path=save(**contents), parts={})
 
 
 def test_too_few_names(save):
     with pytest.raises(UserError, match="1 names for 2 classes"):
-        arrays.find(path=save(images=IMAGES, labels=LABELS), parts={}, class_names=["even"])
+        arrays.find(
+            kind=KIND,
+            path=save(images=IMAGES, labels=LABELS),
+            parts={},
+            class_names=["even"],
+        )
 
 
 def test_a_file_that_is_no_npz(tmp_path):
     (tmp_path / "data.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UserError, match="not an .npz file"):
-        arrays.find(path=str(tmp_path / "data.npz"), parts={})
+        arrays.find(kind=KIND, path=str(tmp_path / "data.npz"), parts={})
     np.save(tmp_path / "data.npy", IMAGES)
     with pytest.raises(UserError, match="holds one array"):
-        arrays.find(path=str(tmp_path / "data.npy"), parts={})
+        arrays.find(kind=KIND, path=str(tmp_path / "data.npy"), parts={})

@@ -7,6 +7,9 @@ import pytest
 from ftkeras.data.load import load_data
 from ftkeras.data.sources import manifest
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.input import ImageInput
+
+IMAGES = ImageInput()
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def test_csv_with_all_columns(write):
     path = write(
         "path,label,split,weight\ncat/0.png,cat,train,2\ndog/0.png,dog,,\ndog/1.png,dog,valid,0.5\n"
     )
-    found = manifest.find(path=path, parts={})
+    found = manifest.find(kind=IMAGES, path=path, parts={})
     assert found.ids == ["cat/0.png", "dog/0.png", "dog/1.png"]
     assert found.labels == [("cat",), ("dog",), ("dog",)]
     assert found.parts == ["train", "", "val"]
@@ -44,7 +47,9 @@ def test_further_columns_are_kept_by_split(write):
     assert data.splits["test"].columns["camera"].tolist() == ["x", "x"]
     lines = [{"path": f"{a}/0.png", "label": a, "width": 3} for a in ("cat", "dog")]
     lines[1].pop("width")
-    found = manifest.find(path=write("\n".join(map(json.dumps, lines)), "a.jsonl"), parts={})
+    found = manifest.find(
+        kind=IMAGES, path=write("\n".join(map(json.dumps, lines)), "a.jsonl"), parts={}
+    )
     assert {name: column.tolist() for name, column in found.columns.items()} == {"width": ["3", ""]}
 
 
@@ -55,7 +60,12 @@ def test_json_lines_with_label_lists(write):
     ]
     path = write("\n".join(map(json.dumps, rows)) + "\n\n", "list.jsonl")
     found = manifest.find(
-        path=path, parts={}, image_column="file", label_column="tags", multi_label=True
+        kind=IMAGES,
+        path=path,
+        parts={},
+        image_column="file",
+        label_column="tags",
+        multi_label=True,
     )
     assert found.labels == [("cat", "indoors"), ()]
     assert found.class_names == ["cat", "indoors"] and found.weights is None
@@ -72,15 +82,17 @@ def test_several_labels_in_csv_end_to_end(write):
 
 def test_parts_may_have_names_of_their_own(write):
     path = write("path,label,split\ncat/0.png,cat,fold1\ndog/0.png,dog,fold2\n")
-    found = manifest.find(path=path, parts={"train": "fold1", "test": "fold2"})
+    found = manifest.find(kind=IMAGES, path=path, parts={"train": "fold1", "test": "fold2"})
     assert found.parts == ["train", "test"]
     with pytest.raises(UserError, match="no line of .* has the split 'fold3'"):
-        manifest.find(path=path, parts={"train": "fold1", "val": "fold2", "test": "fold3"})
+        manifest.find(
+            kind=IMAGES, path=path, parts={"train": "fold1", "val": "fold2", "test": "fold3"}
+        )
 
 
 def test_a_missing_image_is_a_bad_file_with_its_line(write):
     path = write("path,label\ncat/0.png,cat\ndog/9.png,dog\n")
-    found = manifest.find(path=path, parts={})
+    found = manifest.find(kind=IMAGES, path=path, parts={})
     assert [(bad.path, bad.reason) for bad in found.bad_files] == [
         ("dog/9.png", f"no such file ({path}:3)")
     ]
@@ -92,7 +104,7 @@ def test_a_missing_image_is_a_bad_file_with_its_line(write):
         ("path,lable\na.png,cat\n", "x.csv", r"x.csv:2: there is no column 'label'. Did you mean"),
         ("path,label\na.png,cat\na,b,c\n", "x.csv", r"x.csv:3: .* not as many fields"),
         ("path,label\na.png,\n", "x.csv", r"x.csv:2: label must be one label, not ''"),
-        ("path,label\n,cat\n", "x.csv", r"x.csv:2: path must be the path of an image"),
+        ("path,label\n,cat\n", "x.csv", r"x.csv:2: path must be the path of a file"),
         ("path,label,split\na,b,tset\n", "x.csv", r"x.csv:2: split is 'tset'.*mean 'test'"),
         ("path,label,weight\na,b,heavy\n", "x.csv", r"x.csv:2: weight must be a number"),
         ("path,label,weight\na,b,-1\n", "x.csv", r"x.csv:2: weight must be a number"),
@@ -108,9 +120,9 @@ def test_a_missing_image_is_a_bad_file_with_its_line(write):
 )
 def test_what_is_wrong_is_named_with_its_line(write, text, name, message):
     with pytest.raises(UserError, match=message):
-        manifest.find(path=write(text, name), parts={})
+        manifest.find(kind=IMAGES, path=write(text, name), parts={})
 
 
 def test_a_missing_manifest(tmp_path):
     with pytest.raises(UserError, match="no readable file"):
-        manifest.find(path=str(tmp_path / "list.csv"), parts={})
+        manifest.find(kind=IMAGES, path=str(tmp_path / "list.csv"), parts={})

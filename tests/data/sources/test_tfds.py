@@ -9,6 +9,10 @@ import tensorflow as tf
 from ftkeras.data.load import load_data
 from ftkeras.data.sources import tfds as source
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.decode import whole
+from ftkeras.inputs.image.input import ImageInput
+
+IMAGES = ImageInput()
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytestmark = pytest.mark.filterwarnings("ignore")  # TFDS and what it imports warn of their own
@@ -62,7 +66,7 @@ def test_images_and_labels_are_those_of_tfds(tiny, photo):
     assert data.class_names == ("dog", "cat")
     split = data.splits["train"]
     for i in range(len(split)):
-        pixels = split.fetch(tf.constant(i, tf.int64)).numpy()
+        pixels = whole(split.fetch(tf.constant(i, tf.int64))).numpy()
         number = pixels.shape[0] - 10
         np.testing.assert_array_equal(pixels, photo(10 + number, 12, seed=number))
         assert data.class_names[split.labels[i]] == ("cat", "dog")[number % 2]
@@ -92,8 +96,10 @@ def test_several_labels(tmp_path, photo):
     }
     rows = [{"image": photo(8, 8), "tags": tags} for tags in (["a"], ["a", "b"], [], ["b"])]
     prepare(tmp_path, features, {"train": rows})
-    found = source.find(name="tiny_set", data_dir=str(tmp_path), parts={}, label_feature="tags")
-    assert found.kind == "labels"
+    found = source.find(
+        kind=IMAGES, name="tiny_set", data_dir=str(tmp_path), parts={}, label_feature="tags"
+    )
+    assert found.label_kind == "labels"
     assert sorted(found.labels) == [(), ("a",), ("a", "b"), ("b",)]
 
 
@@ -107,7 +113,7 @@ def test_several_labels(tmp_path, photo):
 )
 def test_split_strings_that_do_not_work(tiny, parts, message):
     with pytest.raises(UserError, match=message):
-        source.find(parts=parts, **tiny)
+        source.find(kind=IMAGES, parts=parts, **tiny)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_split_strings_that_do_not_work(tiny, parts, message):
 )
 def test_settings_that_do_not_work(tiny, changed, message):
     with pytest.raises(UserError, match=message):
-        source.find(parts={}, **{**tiny, **changed})
+        source.find(kind=IMAGES, parts={}, **{**tiny, **changed})
 
 
 def test_a_failed_download_says_what_to_do(tiny, monkeypatch):
@@ -130,7 +136,7 @@ def test_a_failed_download_says_what_to_do(tiny, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(UserError, match="'cifar10': no route to host. Check the network, or run"):
-        source.find(parts={}, **{**tiny, "name": "cifar10", "download": True})
+        source.find(kind=IMAGES, parts={}, **{**tiny, "name": "cifar10", "download": True})
 
 
 def test_without_tfds_the_extra_is_named(monkeypatch):
@@ -143,4 +149,4 @@ def test_without_tfds_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r'pip install "ftkeras\[tfds\]"'):
-        source.find(name="x", parts={})
+        source.find(kind=IMAGES, name="x", parts={})

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data import records
 from ftkeras.data.load import load_data
-from ftkeras.data.pipeline import batches
 from ftkeras.data.sources import tfrecord
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.scan import Verdict
+from ftkeras.inputs.base import Verdict
+from ftkeras.inputs.image.decode import whole
+from ftkeras.inputs.image.input import ImageInput
+from ftkeras.runs.build import batches
+
+IMAGES = ImageInput()
 
 NAMES = {"image_feature": "image", "label_feature": "label"}
 
@@ -60,38 +63,36 @@ def test_any_record_is_read_by_itself(shards, tmp_path, photo):
     assert train.ids[:2] == ["train-0.tfrecord:0", "train-0.tfrecord:1"]
     assert train.labels.tolist() == [0, 1] * 6
     for i in (11, 3, 0, 7):  # in any order; 3 and 7 and 11 are WebP, read from their copies
-        pixels = train.fetch(tf.constant(i, tf.int64)).numpy()
+        pixels = whole(train.fetch(tf.constant(i, tf.int64))).numpy()
         np.testing.assert_array_equal(pixels, photo(10 + i, 12, seed=i))
     (batch,) = batches(data.splits["val"], image_size=8, batch_size=8)
     assert batch[0].shape == (6, 8, 8, 3)
 
 
 def test_names_of_shards_say_their_part(shards, tmp_path):
-    found = tfrecord.find(path=str(tmp_path), parts={}, **NAMES)
+    found = tfrecord.find(kind=IMAGES, path=str(tmp_path), parts={}, **NAMES)
     assert found.parts == ["train"] * 12 + ["val"] * 6
-    found = tfrecord.find(path=f"{tmp_path}/val-*", parts={}, **NAMES)
+    found = tfrecord.find(kind=IMAGES, path=f"{tmp_path}/val-*", parts={}, **NAMES)
     assert found.parts == [""] * 6
 
 
 def test_unchanged_shards_are_scanned_once(shards, tmp_path, monkeypatch):
-    first = tfrecord.find(path=str(tmp_path), parts={}, **NAMES)
-    monkeypatch.setattr(
-        "ftkeras.data.records.examine", lambda *args, **kwargs: pytest.fail("again")
-    )
-    again = tfrecord.find(path=str(tmp_path), parts={}, **NAMES)
+    first = tfrecord.find(kind=IMAGES, path=str(tmp_path), parts={}, **NAMES)
+    monkeypatch.setattr(ImageInput, "check", lambda *args: pytest.fail("again"))
+    again = tfrecord.find(kind=IMAGES, path=str(tmp_path), parts={}, **NAMES)
     assert (first.ids, first.labels) == (again.ids, again.labels)
 
 
 def test_an_interrupted_scan_goes_on_with_the_shards_that_are_left(shards, tmp_path, monkeypatch):
-    examine, seen = records.examine, []
+    check, seen = ImageInput.check, []
 
-    def watched(name: str, *args: object, **options: bool) -> Verdict:
+    def watched(self: ImageInput, raw: bytes, name: str, key: str) -> Verdict:
         if len(seen) == 8:
             raise KeyboardInterrupt  # in the midst of the second shard
         seen.append(name)
-        return examine(name, *args, **options)
+        return check(self, raw, name, key)
 
-    monkeypatch.setattr(records, "examine", watched)
+    monkeypatch.setattr(ImageInput, "check", watched)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         load_data("tfrecord", path=str(tmp_path), **NAMES)
@@ -107,18 +108,22 @@ def test_names_as_labels(write, encode, photo):
         "a.tfrecord",
         [example(image=image, label=[b"cat", b"indoors"]), example(image=image, label=b"dog")],
     )
-    found = tfrecord.find(path=path, parts={}, multi_label=True, **NAMES)
+    found = tfrecord.find(kind=IMAGES, path=path, parts={}, multi_label=True, **NAMES)
     assert found.labels == [("cat", "indoors"), ("dog",)]
-    single = tfrecord.find(path=path, parts={}, **NAMES)
+    single = tfrecord.find(kind=IMAGES, path=path, parts={}, **NAMES)
     assert [bad.reason for bad in single.bad_files] == ["has 2 labels"]
 
 
 def test_numbers_are_named_in_order(write, encode, photo):
     image = encode(photo(), "JPEG")
     path = write("a.tfrecord", [example(image=image, label=i) for i in (10, 9, 2)])
-    assert tfrecord.find(path=path, parts={}, **NAMES).class_names == ["2", "9", "10"]
+    assert tfrecord.find(kind=IMAGES, path=path, parts={}, **NAMES).class_names == [
+        "2",
+        "9",
+        "10",
+    ]
     with pytest.raises(UserError, match="has the label 10, and there are 2 class names"):
-        tfrecord.find(path=path, parts={}, class_names=["a", "b"], **NAMES)
+        tfrecord.find(kind=IMAGES, path=path, parts={}, class_names=["a", "b"], **NAMES)
 
 
 def test_bad_records_are_named_with_the_reason(write, encode, photo):
@@ -134,7 +139,7 @@ def test_bad_records_are_named_with_the_reason(write, encode, photo):
     path = write("a.tfrecord", records)
     with open(path, "ab") as file:
         file.write(b"half a record")
-    found = tfrecord.find(path=path, parts={}, **NAMES)
+    found = tfrecord.find(kind=IMAGES, path=path, parts={}, **NAMES)
     assert found.ids == ["a.tfrecord:0"]
     expected = ["broken or truncated", "empty file", "holds 2 images", "no feature 'image' among"]
     expected += ["not a tf.Example", "the rest of the shard is corrupt"]
@@ -145,14 +150,14 @@ def test_bad_records_are_named_with_the_reason(write, encode, photo):
 def test_compressed_shards_are_refused(write):
     path = write("a.tfrecord", [b"x"], compression_type="GZIP")
     with pytest.raises(UserError, match="is compressed"):
-        tfrecord.find(path=path, parts={})
+        tfrecord.find(kind=IMAGES, path=path, parts={})
 
 
 def test_patterns_that_do_not_fit(shards, tmp_path):
     with pytest.raises(UserError, match="no file matches 'vel-"):
-        tfrecord.find(path=str(tmp_path), parts={"val": "vel-*"})
+        tfrecord.find(kind=IMAGES, path=str(tmp_path), parts={"val": "vel-*"})
     with pytest.raises(UserError, match="train-0.tfrecord is in train and in val"):
-        tfrecord.find(path=str(tmp_path), parts={"train": "train-*", "val": "*-0.*"})
+        tfrecord.find(kind=IMAGES, path=str(tmp_path), parts={"train": "train-*", "val": "*-0.*"})
     os.mkdir(tmp_path / "empty")
     with pytest.raises(UserError, match="no TFRecord files"):
-        tfrecord.find(path=str(tmp_path / "empty"), parts={})
+        tfrecord.find(kind=IMAGES, path=str(tmp_path / "empty"), parts={})

@@ -11,7 +11,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from ftkeras.data.scan import MAX_BYTES, scan_files
+from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode, scan
+from ftkeras.inputs.image.input import ImageInput
 
 
 def shown(path: str) -> np.ndarray:
@@ -19,10 +22,10 @@ def shown(path: str) -> np.ndarray:
     return decode.decode_image(tf.io.read_file(path)).numpy()
 
 
-def verdict_of(folder, name: str, content: bytes) -> scan.Verdict:
+def verdict_of(folder, name: str, content: bytes) -> Verdict:
     path = folder / name
     path.write_bytes(content)
-    return scan.scan_files([str(path)], about=str(folder))[0]
+    return scan_files([str(path)], str(folder), ImageInput())[0]
 
 
 def huge_png() -> bytes:
@@ -88,7 +91,7 @@ def test_training_sees_what_pillow_shows(tmp_path, photo, name):
     image, kind, options = pictures(photo)[name]
     path = tmp_path / name
     image.save(path, kind, **options)
-    (verdict,) = scan.scan_files([str(path)], about=name)
+    (verdict,) = scan_files([str(path)], name, ImageInput())
     assert verdict.reason == ""
     with warnings.catch_warnings(), Image.open(path) as opened:
         warnings.simplefilter("ignore")
@@ -99,7 +102,7 @@ def test_only_the_unusual_is_copied(tmp_path, photo):
     copied = set()
     for name, (image, kind, options) in pictures(photo).items():
         image.save(tmp_path / name, kind, **options)
-        (verdict,) = scan.scan_files([str(tmp_path / name)], about=name)
+        (verdict,) = scan_files([str(tmp_path / name)], name, ImageInput())
         if verdict.path != str(tmp_path / name):
             copied.add(name)
     plain = {"rgb.jpg", "progressive.jpeg", "grey.jpg", "turned.jpg", "rgb.png", "rgba.png"}
@@ -156,8 +159,8 @@ def test_a_bomb_between_pillows_two_limits_is_caught_without_decoding(
 
 def test_a_file_too_large_to_read_is_left_alone(tmp_path):
     with open(tmp_path / "sparse.jpg", "wb") as file:
-        file.truncate(scan.MAX_BYTES + 1)
-    (verdict,) = scan.scan_files([str(tmp_path / "sparse.jpg")], about="x")
+        file.truncate(MAX_BYTES + 1)
+    (verdict,) = scan_files([str(tmp_path / "sparse.jpg")], "x", ImageInput())
     assert "limit is 256 MiB" in verdict.reason
 
 
@@ -167,17 +170,17 @@ def test_unchanged_files_are_not_looked_at_again(tmp_path, photo, encode, monkey
     real = scan.examine
     monkeypatch.setattr(scan, "examine", lambda *args: looks.append(args[0]) or real(*args))
     path = str(tmp_path / "a.webp")
-    assert scan.scan_files([path], about=str(tmp_path)) == [first]
+    assert scan_files([path], str(tmp_path), ImageInput()) == [first]
     assert looks == []
     os.utime(path, (1, 1))
-    assert scan.scan_files([path], about=str(tmp_path))[0].reason == ""
+    assert scan_files([path], str(tmp_path), ImageInput())[0].reason == ""
     assert looks == [path]
 
 
 def test_a_deleted_copy_is_made_again(tmp_path, photo, encode):
     first = verdict_of(tmp_path, "a.webp", encode(photo(), "WEBP"))
     os.remove(first.path)
-    again = scan.scan_files([str(tmp_path / "a.webp")], about=str(tmp_path))[0]
+    again = scan_files([str(tmp_path / "a.webp")], str(tmp_path), ImageInput())[0]
     assert again == first and os.path.exists(again.path)
 
 
@@ -186,7 +189,7 @@ def test_verdicts_keep_the_order_of_the_paths(tmp_path, photo, encode):
     for i in range(40):
         paths.append(str(tmp_path / f"{i}.png"))
         (tmp_path / f"{i}.png").write_bytes(encode(photo(), "PNG") if i % 3 else b"")
-    verdicts = scan.scan_files([*paths, str(tmp_path / "missing.png")], about="x")
+    verdicts = scan_files([*paths, str(tmp_path / "missing.png")], "x", ImageInput())
     assert [v.path for v in verdicts[:-1]] == paths
     assert [v.reason for v in verdicts] == ["" if i % 3 else "empty file" for i in range(40)] + [
         "no such file"

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import Split
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.tasks.incremental.replay import Exemplars, herd, joined, pixels
 
 
@@ -92,5 +93,5 @@ def test_two_splits_become_one():
     shapes = [both.fetch(tf.constant(i, tf.int64)).shape.as_list() for i in range(3)]
     assert shapes == [[6, 5, 3], [6, 5, 3], [4, 4, 3]]
     assert joined(None, second) is second and joined(first, None) is first
-    seen = pixels(both, 4, "squash")
+    seen = pixels(both, ImageInput(4, "squash"))
     assert seen.shape == (3, 4, 4, 3) and seen[:, 0, 0, 0].tolist() == [7, 7, 9]

@@ -9,6 +9,8 @@ import tensorflow as tf
 from ftkeras.data.load import load_data
 from ftkeras.errors import UserError
 from ftkeras.inputs.image.corruptions import corrupt
+from ftkeras.inputs.image.decode import whole
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.tasks.robust_weights.corrupted import (
     CorruptedSample,
     check_corruptions,
@@ -30,7 +32,7 @@ def test_accuracy_is_the_share_of_right_answers_by_corruption():
 
 def test_images_follow_from_the_seed_and_are_those_of_the_split():
     split = load_data("starter").splits["test"]
-    options = {"examples": 3, "image_size": 32, "resize": "crop"}
+    options = {"examples": 3, "kind": ImageInput(32)}
     names = ["gaussian_noise", "contrast"]
     one, again, other = (
         corrupted_sample(split, names, 3, seed=seed, **options) for seed in (0, 0, 1)
@@ -41,7 +43,7 @@ def test_images_follow_from_the_seed_and_are_those_of_the_split():
     assert not np.array_equal(one.images["gaussian_noise"], other.images["gaussian_noise"])
     place = int(np.sort(np.random.default_rng(0).permutation(len(split))[:3])[0])
     assert one.labels[0] == split.labels[place]
-    image = tf.image.resize(split.fetch(tf.constant(place, tf.int64)), (32, 32))
+    image = tf.image.resize(whole(split.fetch(tf.constant(place, tf.int64))), (32, 32))
     expected = corrupt(tf.cast(image, tf.uint8).numpy(), "contrast", 3, seed=0)
     assert np.abs(one.images["contrast"][0].astype(int) - expected).max() <= 2
 

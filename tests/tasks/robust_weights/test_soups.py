@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.run import Run
@@ -117,7 +118,7 @@ def test_the_probe_is_what_the_first_phase_leaves_also_in_a_run_that_goes_on(
     def train(folder: Path, stop: Stop) -> KeepProbe:
         keras.utils.set_random_seed(0)
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        feed, model = Feed(small_images, image_size=8, batch_size=8), small_model()
+        feed, model = Feed(small_images, ImageInput(8), batch_size=8), small_model()
         model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
         phases = [Phase("head", 2, 1e-2), Phase("all", 2, 1e-2, train=["all"])]
         unfreeze = ResumableUnfreezing(model, phases, steps_per_epoch=feed.steps_per_epoch)

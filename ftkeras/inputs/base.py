@@ -1,0 +1,186 @@
+"""What an example is: the one thing that every kind of input answers for, and nothing of any kind.
+
+A source yields *raw* examples: the bytes of a file, a string, an array. An `Input` turns them into
+what a model takes. All else, from the source to the served model, is ignorant of the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+Tree: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
+"""What a model takes of one example or of a batch: a tensor, or several by the inputs' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check says of one raw example: leave it out (a reason), or read it from `path`."""
+
+    path: str
+    reason: str = ""
+
+
+class View(NamedTuple):
+    """Which version of an example is wanted: always the same one, or one that a tensor picks.
+
+    Args:
+        names: The names of the versions that it may be, each one of `Input.views`.
+        which: The index among them, an int32 scalar, if there are several.
+    """
+
+    names: tuple[str, ...]
+    which: Any = 0
+
+    def pick(self, make: Callable[[str], Any]) -> Any:
+        """Returns what `make` returns for the version that is wanted."""
+        if len(self.names) == 1:
+            return make(self.names[0])
+        return tf.switch_case(self.which, [lambda name=name: make(name) for name in self.names])
+
+
+PLAIN = View(("none",))
+"""The example as it is, without anything random."""
+
+
+class Input:
+    """What an example of one kind is, from what a source yields to what the model takes.
+
+    A kind is a subclass. It must have `kind`, `noun`, and what raises NotImplementedError here; the
+    rest it may replace. Everything from `decode` on consists of TensorFlow
+    operations, so that it runs in tf.data and in a served model, and they see the same numbers.
+
+    Attributes:
+        kind: The name of the kind: `data.input.kind` of a config.
+        noun: What people call one example, "image"; `nouns` is the plural.
+        files: What people call files that hold one example each.
+        pad: What fills a dimension of None, by the name of the input; what has none gets 0.
+        version: What differs if `check` may decide differently.
+    """
+
+    kind: str
+    noun: str
+    files: str = "files"
+    pad: Mapping[str, Any] = MappingProxyType({})
+    version: tuple[Any, ...] = ()
+
+    @property
+    def nouns(self) -> str:
+        """What people call several examples."""
+        return f"{self.noun}s"
+
+    @property
+    def takes(self) -> Mapping[str, tf.TensorSpec]:
+        """The model's inputs by name, as specs of one example, without the batch.
+
+        A dimension of None is padded to the longest example of each batch.
+        """
+        raise NotImplementedError
+
+    @property
+    def raw(self) -> tf.TensorSpec:
+        """What a source yields for one example."""
+        raise NotImplementedError
+
+    @property
+    def views(self) -> Sequence[str]:
+        """The versions of an example that training may ask for, by name; "none" is the first."""
+        return ("none",)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `mix` does anything."""
+        return False
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know before training starts."""
+        return ()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What `data.json` of a run holds of the input, ready for JSON."""
+        return {"input": self.kind}
+
+    @property
+    def title(self) -> str:
+        """What the model takes, in a few words for people."""
+        return self.nouns
+
+    def recipe(self, view: str = "none") -> str:
+        """Returns a text that differs if any number of a version could: it names stored trunks."""
+        raise NotImplementedError
+
+    def accepts(self, name: str) -> bool:
+        """Whether a file's name says that it is an example."""
+        raise NotImplementedError
+
+    def check(self, raw: bytes, name: str, key: str) -> Verdict:
+        """Decides whether a file's content can be used.
+
+        Args:
+            raw: The content.
+            name: The path of the file; empty if the content comes from a file of many.
+            key: A name for a normalised copy, unique to this content.
+
+        Returns:
+            The verdict; its path is `name`, or that of a copy that is to be read instead.
+        """
+        return Verdict(name)
+
+    def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
+        """Returns an array (n, ...) of raw examples as they are to be read.
+
+        Raises:
+            UserError: It holds no such examples; `where` names it.
+        """
+        return array
+
+    def decode(self, raw: tf.Tensor, view: View) -> Tree:
+        """Returns what a cache may keep of an example: the same every time.
+
+        Args:
+            raw: As a source yields it.
+            view: Which versions may follow; what it picks is not known yet.
+        """
+        raise NotImplementedError
+
+    def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
+        """Returns what the model takes, as in `takes`.
+
+        Args:
+            kept: What `decode` returned for a view of the same names.
+            view: Which version is wanted.
+            key: int32 (2,); it alone decides all that is random. PLAIN ignores it.
+        """
+        raise NotImplementedError
+
+    def read(self, raw: tf.Tensor, view: View, key: tf.Tensor) -> Tree:
+        """Returns the same as `prepare` of `decode`, if nothing is kept; perhaps faster."""
+        return self.prepare(self.decode(raw, view), view, key)
+
+    def mix(self, batch: tuple[Any, ...], key: tf.Tensor) -> tuple[Any, ...]:
+        """Returns a batch (inputs, labels[, weights]) of blended examples, in the same shapes.
+
+        Args:
+            batch: The inputs are a Tree, or what a trunk makes of one: a tuple of tensors.
+            key: int32 (2,); it alone decides all that is random.
+        """
+        return batch
+
+    def why_not_mixed(self, specs: Sequence[Any]) -> str:
+        """Returns why tensors of these specs (with a `shape`) cannot be mixed, or ""."""
+        return ""
+
+
+def ensure_takes(tree: Tree, takes: Mapping[str, tf.TensorSpec]) -> Tree:
+    """Returns a tree of one example, its static shapes those that the model takes."""
+    if isinstance(tree, dict):
+        return {name: tf.ensure_shape(tree[name], spec.shape) for name, spec in takes.items()}
+    [spec] = takes.values()
+    return tf.ensure_shape(tree, spec.shape)

@@ -1,0 +1,71 @@
+"""The kinds of input by name: those that ftkeras has, and those that others register."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from ftkeras.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import keras
+
+    from ftkeras.inputs.base import Input
+
+Maker = Callable[[Mapping[str, Any], "keras.Model | None"], "Input"]
+"""From the settings of a kind, and the model that takes the examples, to the input.
+
+The settings are what a config's `data.input` holds besides `kind`. The model is None if none is
+built yet: examples are then found and checked, but not prepared.
+"""
+
+DEFAULT = "image"
+_HOMES = {"image": "ftkeras.inputs.image.input"}  # each has a function `make`
+_REGISTERED: dict[str, Maker] = {}
+
+
+def register_input(kind: str, make: Maker) -> None:
+    """Makes a kind of input known by name, so that `data.input.kind` of a config can name it.
+
+    Args:
+        kind: Its name. A name that is registered already gets the new maker.
+        make: Makes the input; see `Maker`.
+
+    Raises:
+        UserError: ftkeras has a kind of that name.
+
+    Example:
+        ```python
+        ftkeras.register_input("points", lambda settings, model: Points(**settings))
+        ```
+    """
+    if kind in _HOMES:
+        raise UserError(f"register_input: ftkeras has a kind {kind!r} already. Take another name.")
+    _REGISTERED[kind] = make
+
+
+def make_input(
+    kind: str = DEFAULT,
+    settings: Mapping[str, Any] | None = None,
+    model: keras.Model | None = None,
+) -> Input:
+    """Returns an input of a kind; see `Maker`.
+
+    Raises:
+        UserError: There is no such kind, or it refuses the settings.
+    """
+    if kind in _HOMES:
+        make = cast(Maker, importlib.import_module(_HOMES[kind]).make)
+    elif kind in _REGISTERED:
+        make = _REGISTERED[kind]
+    else:
+        known = [*_HOMES, *_REGISTERED]
+        raise UserError(
+            f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} There are "
+            f"{', '.join(known)}; ftkeras.register_input makes another known."
+        )
+    try:
+        return make(settings or {}, model)
+    except TypeError as error:  # a field that it does not have
+        raise UserError(f"data.input: {error}") from error
