@@ -44,3 +44,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, cut where it gets long; or its class.
+
+    Example:
+        >>> first_line(ValueError("no such shape.\\nSee above.")), first_line(KeyError())
+        ('no such shape.', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -7,6 +7,8 @@ import os
 import uuid
 from collections.abc import Iterator
 
+from ftkeras.errors import UserError
+
 _HALF = ".half-"  # how the name of a file begins that is being written
 
 
@@ -51,6 +53,21 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 
     with written_whole(path) as temporary, gfile.GFile(temporary, "wb") as file:
         file.write(content)
+
+
+def write_out(path: str, text: str) -> None:
+    """Writes a text file where a person wants it, which may be a device or a pipe.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write(text)
+    except tf.errors.OpError as error:
+        raise UserError(f"--out {path}: cannot be written ({error.message}).") from None
 
 
 def is_half_written(name: str) -> bool:

@@ -11,9 +11,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import tensorflow as tf
-
 from ftkeras.errors import UserError
+from ftkeras.files import write_out
 
 Severity = Literal["error", "warning", "note"]
 
@@ -113,11 +112,7 @@ class Diagnosis:
         content = json.dumps(self.as_json(), indent=1) + "\n"
         if path.lower().endswith(".csv"):
             content = self._csv()
-        try:
-            with tf.io.gfile.GFile(path, "w") as file:
-                file.write(content)
-        except tf.errors.OpError as error:
-            raise UserError(f"--out {path}: cannot be written ({error.message}).") from None
+        write_out(path, content)
 
     def _csv(self) -> str:
         stream = io.StringIO()

@@ -392,7 +392,6 @@ _STILL_LARGE = {
     "ftkeras.data.pipeline.batches": "the order of all steps from files to batches",
     "ftkeras.data.load.load_data": "the options of all sources",
     "ftkeras.model.head.attach_head": "the layers of all heads",
-    "ftkeras.trunk.store.FrontierStore.batches": "the same steps as in data.pipeline.batches",
 }
 
 
@@ -457,10 +456,10 @@ _RENAMING = re.compile(r"(os|shutil|gfile|tf\.io\.gfile)\.(rename|replace|move)"
 
 
 def gives_files_their_names(module: Module) -> Iterator[str]:
+    if module.name in _RENAME:
+        return
     for node in ast.walk(module.tree):
-        if not isinstance(node, ast.Attribute) or module.name in _RENAME:
-            continue
-        if _RENAMING.fullmatch(ast.unparse(node)):
+        if isinstance(node, ast.Attribute) and _RENAMING.fullmatch(ast.unparse(node)):
             yield module.fault(node, f"calls {ast.unparse(node)}: use ftkeras.files")
 
 

@@ -41,11 +41,7 @@ def load(
         model = _download(entry, size)
     else:
         model = _complete(entry, _build(entry, size, None))
-        if weights == "starter":
-            from ftkeras import starter
-
-            starter.load_weights_into(model)
-        elif weights != "none":
+        if weights != "none":
             weights_file.load_into(model, weights, entry.name)
     groups = blocks.find_blocks(model, entry.family)
     if cut is not None:

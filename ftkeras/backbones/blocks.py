@@ -11,13 +11,15 @@ import keras
 from ftkeras.backbones.backbone import Block
 from ftkeras.backbones.catalog import Family
 
-_NORMALIZATION = (
+NORMS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
-    keras.layers.Normalization,
     keras.layers.RMSNormalization,
 )
+"""The layers that normalise activations by learned scale and offset."""
+
+_NORMALIZATION = (*NORMS, keras.layers.Normalization)
 
 
 def leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -41,11 +41,7 @@ def load(path: str, *, weights: str, image_size: int | None, cut: str | None) ->
         raise UserError(f"data.image_size: {path} takes images of any size; say which to use.")
     size = natural_size if image_size is None else image_size
     flat = _Flattened(model, size, path, keep_weights=weights == "imagenet").cut(cut)
-    if weights == "starter":
-        from ftkeras import starter
-
-        starter.load_weights_into(flat)
-    elif weights not in ("imagenet", "none"):
+    if weights not in ("imagenet", "none"):
         weights_file.load_into(flat, weights, path)
     groups = blocks.find_blocks(flat, entry.family) if entry else ()
     return Backbone(

@@ -27,6 +27,8 @@ _MAX_SWELLING = 100  # how much weights may be compressed
 def load_into(model: keras.Model, path: str, name: str) -> None:
     """Fills a model with the weights of a file, or changes nothing and says what does not fit.
 
+    "starter" stands for the shipped weights of MobileNetV2.
+
     A file that also holds a classifier on top fits too: what it has beyond the model is left out.
 
     Args:
@@ -39,6 +41,11 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
         UserError: There is no such file, it cannot be read, it does not fit, or it does not tell
             which of its layers is which.
     """
+    if path == "starter":
+        from ftkeras import starter
+
+        starter.load_weights_into(model)
+        return
     if not Path(path).is_file() and not (path.endswith(".keras") and tf.io.gfile.exists(path)):
         raise UserError(
             f"backbone.weights: no file {path!r}; allowed are imagenet, starter, none, or the path "
@@ -49,7 +56,8 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
             _fill(model, layers_of(read_model(path, "backbone.weights")))
             return
         with ExitStack() as stack:
-            files = [stack.enter_context(_open(each)) for each in _files(path)]
+            paths = shards(path) if path.endswith(".json") else [path]
+            files = [stack.enter_context(_open(each)) for each in paths]
             if is_legacy(files[0]):
                 _fill(model, legacy_layers(files[0], layers_of(model), path))
             else:
@@ -74,10 +82,6 @@ def weights_in_order(source: keras.Model, model: keras.Model) -> list[np.ndarray
         for key, value in pair(mine, theirs).items():
             values[id(mine.arrays[key])] = _read(value)
     return [values[id(variable)] for variable in model.weights]
-
-
-def _files(path: str) -> list[str]:
-    return shards(path) if path.endswith(".json") else [path]
 
 
 def _open(path: str) -> h5py.File:

@@ -37,7 +37,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         older_than=None if values.older_than_days is None else values.older_than_days * 86_400,
     )
     rows = [
-        (store.key[:8], f"{store.bytes / 1e6:.1f} MB", _ago(store.used), store.about)
+        (
+            store.key[:8],
+            f"{store.bytes / 1e6:.1f} MB",
+            f"{duration(time.time() - store.used)} ago",
+            store.about,
+        )
         for store in list_stores()
     ]
     print(f"stored trunks in {stores_folder()}: {len(rows)}")
@@ -47,7 +52,3 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         freed = sum(store.bytes for store in removed)
         print(f"removed {len(removed)}, {freed / 1e6:.1f} MB")
     return 0
-
-
-def _ago(moment: float) -> str:
-    return f"{duration(time.time() - moment)} ago"

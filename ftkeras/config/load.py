@@ -220,7 +220,7 @@ def differences(old: Config, new: Config) -> list[str]:
         >>> differences(config, config.model_copy(update={"seed": 1}))  # doctest: +SKIP
         ['seed: 0 -> 1']
     """
-    before, after = (dict(_leaves(config.model_dump(mode="json"))) for config in (old, new))
+    before, after = (dict(leaves(config.model_dump(mode="json"))) for config in (old, new))
     names = dict.fromkeys((*before, *after))
     return [
         f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
@@ -229,13 +229,19 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields what nested dicts and lists hold by its path; a list of plain values stays whole.
+
+    Example:
+        >>> dict(leaves({"seed": 1, "phases": [{"epochs": 2}]}))
+        {'seed': 1, 'phases[0].epochs': 2}
+    """
     if isinstance(value, dict) and value:
         for key, inside in value.items():
-            yield from _leaves(inside, f"{name}.{key}" if name else key)
+            yield from leaves(inside, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and any(isinstance(inside, (dict, list)) for inside in value):
         for number, inside in enumerate(value):
-            yield from _leaves(inside, f"{name}[{number}]")
+            yield from leaves(inside, f"{name}[{number}]")
     else:
         yield name, value
 

@@ -6,6 +6,7 @@ Nothing here imports TensorFlow. `ftkeras.phases` gives the fields their effect.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -50,6 +51,16 @@ def larger_is_better(metric: str) -> bool:
     return not metric.endswith(("loss", "mae")) and any(
         part in metric for part in _LARGER_IS_BETTER
     )
+
+
+def improves(metric: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
+    """Whether a metric's value is better than the best so far, by more than `min_delta`.
+
+    Any value is better than none, and than one that is not a number.
+    """
+    if best is None or math.isnan(best):
+        return True
+    return (value - best if larger_is_better(metric) else best - value) > min_delta
 
 
 def _one_line_errors(cls: type[T]) -> type[T]:
@@ -99,13 +110,6 @@ class Until:
     """Whether the next phase starts from the weights of the best epoch."""
 
     _no_null_characters = field_validator("*")(without_null_characters)
-
-    def improves(self, value: float, best: float | None) -> bool:
-        """Whether `value` is better than `best` by at least `min_delta`."""
-        if best is None:
-            return True
-        gain = value - best if larger_is_better(self.metric) else best - value
-        return gain > self.min_delta
 
 
 @_one_line_errors

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from ftkeras.cache import Remembered, digest
 from ftkeras.console import Progress
+from ftkeras.errors import first_line
 from ftkeras.inputs.base import Input, Verdict
 from ftkeras.paths import shown, why_not_readable
 
@@ -54,8 +55,7 @@ def scan_files(paths: Sequence[str], about: str, kind: Input) -> list[Verdict]:
                 with tf.io.gfile.GFile(path, "rb") as file:
                     verdict = kind.check(file.read(), path, digest(path, stamp))
             except (OSError, tf.errors.OpError) as error:
-                first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                return path, "", None, Verdict(path, f"cannot be read: {first_line}")
+                return path, "", None, Verdict(path, f"cannot be read: {first_line(error)}")
         return path, stamp, ["" if verdict.path == path else verdict.path, verdict.reason], verdict
 
     verdicts = []

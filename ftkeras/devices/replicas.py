@@ -132,7 +132,7 @@ class ReplicaSteps(BuiltFromOneReplica):
         if context is None or not isinstance(results, dict):
             return results
         sums = [v for v in self.metrics_variables if v.aggregation == "sum"]
-        values = _all_sum([tf.convert_to_tensor(v.value) for v in sums])
+        values = sum_over_replicas([tf.convert_to_tensor(v.value) for v in sums])
         with keras.StatelessScope(state_mapping=list(zip(sums, values, strict=True))):
             everywhere = self.get_metrics_result()
         results = {name: everywhere.get(name, value) for name, value in results.items()}
@@ -184,12 +184,6 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return tensors
-    return _all_sum(tensors)
-
-
-def _all_sum(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-    """Returns the sums over all replicas, on each of them."""
-    context = tf.distribute.get_replica_context()
     devices = context.strategy.extended.worker_devices
     if len(devices) == 1:  # then TensorFlow wants the tensor's own to be said
         with tf.device(devices[0]):

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -87,34 +87,27 @@ def check_settings(environment: Mapping[str, str]) -> list[Finding]:
     return [Finding("warning", "Keras", message, "Unset it.")]
 
 
-def _check_gpu() -> list[Finding]:
+def _check_gpu() -> Iterator[Finding]:
     present = Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia").exists()
-    if not present or tf.config.list_physical_devices("GPU"):
-        return []
-    built = "is" if tf.test.is_built_with_cuda() else "is not"
-    return [
-        Finding(
+    if present and not tf.config.list_physical_devices("GPU"):
+        built = "is" if tf.test.is_built_with_cuda() else "is not"
+        yield Finding(
             "warning",
             "GPU",
             f"There is an NVIDIA GPU, and TensorFlow (which {built} built for it) does not see it.",
             'pip install "tensorflow[and-cuda]", and compare the driver with what it asks for.',
         )
-    ]
 
 
-def _check_room() -> list[Finding]:
-    findings = []
+def _check_room() -> Iterator[Finding]:
     if available_memory() < _LITTLE:
         message = f"Only {available_memory() / _GIB:.1f} GiB of memory are free."
-        findings.append(
-            Finding("warning", "memory", message, "Close something, or train elsewhere.")
-        )
+        yield Finding("warning", "memory", message, "Close something, or train elsewhere.")
     for path, free in _disks().items():
         if free < _LITTLE:
             message = f"Only {free / _GIB:.1f} GiB are free at {path}."
             remedy = "Make room, or choose another folder (--out of train, or FTKERAS_CACHE)."
-            findings.append(Finding("warning", "disk", message, remedy))
-    return findings
+            yield Finding("warning", "disk", message, remedy)
 
 
 def _disks() -> dict[str, int]:

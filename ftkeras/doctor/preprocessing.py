@@ -6,6 +6,8 @@ trains, and badly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -43,7 +45,7 @@ def check_preprocessing(
     low, high = float(reached.min()), float(reached.max())
     name, least, most = KINDS[backbone.preprocessing]
     said = f"{backbone.preprocessing} ({name}): {low:.2f} .. {high:.2f} in {len(images)} images"
-    findings = _raw_range(images)
+    findings = list(_raw_range(images))
     if not least - 0.01 <= low <= high <= most + 0.01:
         findings.append(
             Finding(
@@ -60,18 +62,15 @@ def check_preprocessing(
     return said, [*findings, *_judge_fit(backbone, misfits), *_dead(backbone.model, reached)]
 
 
-def _raw_range(images: np.ndarray) -> list[Finding]:
-    if images.max() > 1.5 or images.max() <= 0:
-        return []
-    return [
-        Finding(
+def _raw_range(images: np.ndarray) -> Iterator[Finding]:
+    if 0 < images.max() <= 1.5:
+        yield Finding(
             "error",
             "pixel range",
             f"No pixel of {len(images)} images is above {images.max():.2g}: they seem scaled to "
             "0..1 already, and the model takes 0..255.",
             "Store the images as bytes, 0..255.",
         )
-    ]
 
 
 def statistics_misfit(backbone: keras.Model, images: np.ndarray) -> dict[str, float]:
@@ -109,15 +108,13 @@ def statistics_misfit(backbone: keras.Model, images: np.ndarray) -> dict[str, fl
     return misfits
 
 
-def _judge_fit(backbone: Backbone, misfits: dict[str, float]) -> list[Finding]:
+def _judge_fit(backbone: Backbone, misfits: dict[str, float]) -> Iterator[Finding]:
     if not misfits:
-        return []
+        return
     best = min(misfits, key=misfits.__getitem__)
     misfit = misfits[backbone.preprocessing]
-    if misfit <= _CLEARLY * misfits[best] + 0.5:
-        return []
-    return [
-        Finding(
+    if misfit > _CLEARLY * misfits[best] + 0.5:
+        yield Finding(
             "error",
             "preprocessing of the weights",
             f"{backbone.name} gets {backbone.preprocessing} ({KINDS[backbone.preprocessing][0]}), "
@@ -127,24 +124,21 @@ def _judge_fit(backbone: Backbone, misfits: dict[str, float]) -> list[Finding]:
             "first layers, or take weights that fit.",
             tuple(Evidence(kind, detail=f"{misfits[kind]:.3g} nats") for kind in misfits),
         )
-    ]
 
 
-def _dead(backbone: keras.Model, reached: np.ndarray) -> list[Finding]:
+def _dead(backbone: keras.Model, reached: np.ndarray) -> Iterator[Finding]:
     maps = backbone(reached, training=False).numpy()  # (n, h, w, channels)
     features = maps.mean(axis=tuple(range(1, maps.ndim - 1)))  # (n, channels)
     if not np.isfinite(features).all():
         message = "Some of the backbone's features are not finite."
-        return [Finding("error", "features", message, "Take other weights; these are broken.")]
+        yield Finding("error", "features", message, "Take other weights; these are broken.")
+        return
     spread = features.std(axis=0)  # (channels,)
     dead = float(np.mean(spread <= 1e-6 * np.abs(features).max(axis=0)))
-    if dead < _DEAD:
-        return []
-    return [
-        Finding(
+    if dead >= _DEAD:
+        yield Finding(
             "error",
             "features",
             f"{dead:.0%} of the backbone's features are the same for all of {len(reached)} images.",
             "Check that the weights belong to this backbone, and their preprocessing.",
         )
-    ]

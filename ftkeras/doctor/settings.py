@@ -9,7 +9,6 @@ from ftkeras.findings import Evidence, Finding
 from ftkeras.memory import available_memory
 from ftkeras.phases import Plan
 from ftkeras.phases.phase import Phase
-from ftkeras.phases.plan import PlannedPhase
 from ftkeras.phases.schedule import learning_rate
 
 # Rates above which an optimizer usually diverges on a new head. SGD's grows with the batch (Goyal
@@ -151,7 +150,11 @@ def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
 
 
 def _batch_norm(plan: Plan, accumulate: int) -> Iterator[Finding]:
-    live = [phase.name for phase in plan.phases if _trains_batch_norm(phase)]
+    live = [
+        phase.name
+        for phase in plan.phases
+        if any(block.batch_norm == "training" for block in phase.blocks)
+    ]
     if live and accumulate > 1:
         yield Finding(
             "warning",
@@ -160,10 +163,6 @@ def _batch_norm(plan: Plan, accumulate: int) -> Iterator[Finding]:
             "Set batch_norm: frozen in these phases.",
             tuple(Evidence(name) for name in live),
         )
-
-
-def _trains_batch_norm(phase: PlannedPhase) -> bool:
-    return any(block.batch_norm == "training" for block in phase.blocks)
 
 
 def _random_backbone(plan: Plan, weights: str) -> Iterator[Finding]:

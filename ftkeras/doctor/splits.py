@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import ImageData
 from ftkeras.data.paired import TARGET
 from ftkeras.evaluation.metrics import auc_shares
 from ftkeras.findings import Evidence, Finding, percent
@@ -23,22 +23,19 @@ _LEAST = 40
 _COMPONENTS = 50
 
 
-def read_errors(data: ImageData, max_bad_files: float) -> list[Finding]:
+def read_errors(data: ImageData, max_bad_files: float) -> Iterator[Finding]:
     """Reports the files that were left out as unreadable."""
     bad = data.bad_files
-    if not bad:
-        return []
     total = len(bad) + sum(map(len, data.splits.values()))
-    return [
-        Finding(
+    if bad:
+        yield Finding(
             "error" if len(bad) > max_bad_files * total else "warning",
             "unreadable files",
             f"{percent(len(bad), total)} files cannot be used; data.max_bad_files allows "
             f"{max_bad_files:.1%}.",
-            "Mend, convert or remove them.",
+            "Fix, convert or remove them.",
             tuple(Evidence(file.path, detail=file.reason) for file in bad),
         )
-    ]
 
 
 def others(data: ImageData) -> list[str]:
@@ -46,63 +43,53 @@ def others(data: ImageData) -> list[str]:
     return [name for name in data.splits if name != "train" and not name.startswith(TARGET)]
 
 
-def check_classes(data: ImageData) -> list[Finding]:
+def check_classes(data: ImageData) -> Iterator[Finding]:
     """Finds classes that are missing from a split, or too small to learn from."""
     counts = {name: split.counts for name, split in data.splits.items()}
     train = counts["train"]
-    findings = []
     for name in others(data):
-        findings += _missing(data, name, counts[name], train)
+        yield from _missing(data, name, counts[name], train)
     unlearned = [i for i, count in enumerate(train) if not count]
     if unlearned:
-        findings.append(
-            Finding(
-                "error",
-                "class missing from train",
-                f"{percent(len(unlearned), len(train))} classes have no training image.",
-                "Add training images of them, or take them out of val and test.",
-                tuple(_class(data, i, counts) for i in unlearned),
-            )
+        yield Finding(
+            "error",
+            "class missing from train",
+            f"{percent(len(unlearned), len(train))} classes have no training image.",
+            "Add training images of them, or take them out of val and test.",
+            tuple(_class(data, i, counts) for i in unlearned),
         )
     few = [i for i, count in enumerate(train) if 0 < count < _FEW]
     if few:
-        findings.append(
-            Finding(
-                "warning",
-                "tiny classes",
-                f"{percent(len(few), len(train))} classes have fewer than {_FEW} training images.",
-                "Find more images of them, merge them with others, or leave them out.",
-                tuple(_class(data, i, counts) for i in few),
-            )
+        yield Finding(
+            "warning",
+            "tiny classes",
+            f"{percent(len(few), len(train))} classes have fewer than {_FEW} training images.",
+            "Find more images of them, merge them with others, or leave them out.",
+            tuple(_class(data, i, counts) for i in few),
         )
-    return findings
 
 
-def _missing(data: ImageData, name: str, counts: np.ndarray, train: np.ndarray) -> list[Finding]:
+def _missing(
+    data: ImageData, name: str, counts: np.ndarray, train: np.ndarray
+) -> Iterator[Finding]:
     missing = [i for i, count in enumerate(counts) if not count and train[i]]
     total = len(data.splits[name])
-    findings = []
     if missing:
-        findings.append(
-            Finding(
-                "warning",
-                f"class missing from {name}",
-                f"{percent(len(missing), len(counts))} classes have no {name} image: nobody will "
-                "see how well they do.",
-                f"Move some of their images to {name}, or raise data.split.{name}.",
-                tuple(Evidence(data.class_names[i], name, f"{train[i]} in train") for i in missing),
-            )
+        yield Finding(
+            "warning",
+            f"class missing from {name}",
+            f"{percent(len(missing), len(counts))} classes have no {name} image: nobody will "
+            "see how well they do.",
+            f"Move some of their images to {name}, or raise data.split.{name}.",
+            tuple(Evidence(data.class_names[i], name, f"{train[i]} in train") for i in missing),
         )
     if total < _FEW_TO_MEASURE:
-        findings.append(
-            Finding(
-                "note",
-                f"small {name}",
-                f"{name} has {total} images: one of them moves its accuracy by {1 / total:.1%}.",
-                f"Raise data.split.{name}, or read small differences as noise.",
-            )
+        yield Finding(
+            "note",
+            f"small {name}",
+            f"{name} has {total} images: one of them moves its accuracy by {1 / total:.1%}.",
+            f"Raise data.split.{name}, or read small differences as noise.",
         )
-    return findings
 
 
 def _class(data: ImageData, index: int, counts: dict[str, np.ndarray]) -> Evidence:
@@ -115,7 +102,7 @@ def _class(data: ImageData, index: int, counts: dict[str, np.ndarray]) -> Eviden
 
 def check_shift(
     data: ImageData, looks: Looks, features: Callable[[np.ndarray], np.ndarray]
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Compares val and test with train: their shares of classes, then images of like classes.
 
     Args:
@@ -123,15 +110,13 @@ def check_shift(
         looks: What was seen of its images.
         features: Rows (m,) of `looks` -> a backbone's features (m, channels).
     """
-    findings: list[Finding] = []
     for name in others(data):
-        findings += _label_shift(data, name)
-        findings += _image_shift(looks, name, features)
-    return findings
+        yield from _label_shift(data, name)
+        yield from _image_shift(looks, name, features)
 
 
 def _label_shift(data: ImageData, name: str) -> Iterator[Finding]:
-    train, other = (_label_counts(data.splits[split]) for split in ("train", name))
+    train, other = data.splits["train"].counts, data.splits[name].counts
     seen = (train + other) > 0
     if not seen.any():  # numbers have no classes
         return
@@ -174,10 +159,6 @@ def label_distance(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     sure = ((chi_square / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
     shares = table / table.sum(axis=1, keepdims=True)
     return float(np.abs(shares[0] - shares[1]).sum() / 2), sure
-
-
-def _label_counts(split: Split) -> np.ndarray:
-    return split.counts
 
 
 def _image_shift(

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
-from ftkeras.errors import TrainingError, UserError
+from ftkeras.errors import TrainingError, UserError, first_line
 from ftkeras.export.certificate import check_difference, tolerance_of
 from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import BATCHES, median_seconds
@@ -131,8 +131,9 @@ def export_format(
             except UserError:
                 raise
             except Exception as error:  # converters raise anything
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise TrainingError(f"export: {name} cannot take this model: {reason}") from error
+                raise TrainingError(
+                    f"export: {name} cannot take this model: {first_line(error)}"
+                ) from error
             progress.advance(note="checking")
             certificate = _certify(classifier, Path(folder), written, test, golden)
             for file, tree in {"ftkeras": classifier.card(), "certificate": certificate}.items():

@@ -119,8 +119,12 @@ def _without_seeds(config: Any) -> Any:
 # --------------------------------------------------------------------------- activations
 
 
-def swap_activation(model: keras.Model, old: str, new: str) -> tuple[keras.Model, int]:
+def swap_activation(
+    model: keras.Model, old: str, new: str
+) -> tuple[keras.Model, dict[int, Any], int]:
     """Returns a copy of a model with one activation replaced by another, and how many it had.
+
+    Between the two, each operation's counterpart in the copy by id of the operation.
 
     Replaced are `Activation` and `ReLU` layers (`ReLU(max_value=6)` is "relu6"), the `activation=`
     of any layer, and activation operations; nested models are opened. Names and weights stay.
@@ -135,21 +139,10 @@ def swap_activation(model: keras.Model, old: str, new: str) -> tuple[keras.Model
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="relu")])
-        >>> swapped, count = swap_activation(model, "relu", "swish")
+        >>> swapped, _, count = swap_activation(model, "relu", "swish")
         >>> count, swapped.layers[0].activation.__name__
         (1, 'silu')
     """
-    copy, _, count = _swap(model, old, new)
-    return copy, count
-
-
-def swap_activation_in(backbone: Backbone, old: str, new: str) -> tuple[Backbone, int]:
-    """Does `swap_activation` on a backbone; its blocks hold the new model's layers."""
-    model, copies, count = _swap(backbone.model, old, new)
-    return _with_model(backbone, model, copies), count
-
-
-def _swap(model: keras.Model, old: str, new: str) -> tuple[keras.Model, dict[int, Any], int]:
     if _canonical(new) is None:
         known = [name for name in dir(keras.activations) if _canonical(name)]
         guess = did_you_mean(new, known)
@@ -176,6 +169,12 @@ def _swap(model: keras.Model, old: str, new: str) -> tuple[keras.Model, dict[int
 
     copy, copies = _remake(model, change)
     return copy, copies, there[wanted]
+
+
+def swap_activation_in(backbone: Backbone, old: str, new: str) -> tuple[Backbone, int]:
+    """Does `swap_activation` on a backbone; its blocks hold the new model's layers."""
+    model, copies, count = swap_activation(backbone.model, old, new)
+    return _with_model(backbone, model, copies), count
 
 
 def _activations(operation: Any) -> list[str]:

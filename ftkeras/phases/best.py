@@ -1,4 +1,4 @@
-"""The best epoch of a phase that ends on a metric."""
+"""The best epoch so far, and how long ago it was: for what ends on a metric."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftkeras.errors import TrainingError
-from ftkeras.phases.phase import Phase
+from ftkeras.phases.phase import Phase, Until, improves
 
 
 class BestEpoch:
-    """Watches the metric of a phase that has `until`.
+    """Watches a metric that ends a phase, or the whole training.
 
     Args:
-        phase: The index of the phase.
+        phase: The index of the phase that it ends.
         value: The best value so far.
         waited: How many epochs since then were no better; -1 if there is no best value.
         epoch: After how many epochs of training it last looked.
@@ -40,30 +40,31 @@ class BestEpoch:
         """Whether there is a best value."""
         return self._waited >= 0
 
-    def judge(self, phase: Phase, epoch: int, logs: Mapping[str, Any]) -> bool:
+    def judge(self, until: Until, epoch: int, logs: Mapping[str, Any], who: str) -> bool:
         """Looks at the metrics after so many epochs; returns whether this is the best one.
+
+        Args:
+            until: Which metric, and what counts as an improvement.
+            epoch: How many epochs are done.
+            logs: The metrics of the last one.
+            who: What asks for the metric, for the error.
 
         Raises:
             TrainingError: The metric is not among them.
         """
-        until = phase.until
-        if until is None:
-            return False
         if until.metric not in logs:
-            raise TrainingError(
-                f"phase {phase.name!r}: until.metric {until.metric!r} is not logged. "
-                f"Logged: {', '.join(logs)}."
-            )
+            raise TrainingError(f"{who} {until.metric!r} is not logged. Logged: {', '.join(logs)}.")
         self._epoch, value = epoch, float(logs[until.metric])
-        if until.improves(value, self._value if self.known else None):
+        best = self._value if self.known else None
+        if improves(until.metric, value, best, until.min_delta):
             self._value, self._waited = value, 0
             return True
-        self._waited = max(self._waited, 0) + 1
+        self._waited += 1
         return False
 
-    def over(self, phase: Phase) -> bool:
-        """Whether the phase has waited long enough."""
-        return phase.until is not None and self._waited >= phase.until.patience
+    def over(self, until: Until) -> bool:
+        """Whether there was no improvement for long enough."""
+        return self._waited >= until.patience
 
     def check(self, phases: Sequence[Phase], epoch: int) -> None:
         """Warns if a checkpoint was written before the last epoch's metric was looked at."""

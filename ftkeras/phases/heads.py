@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 
 from ftkeras.backbones import Block
+from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import flat_layers, variables_inside
 from ftkeras.model.graph import Graph, Tensor, flatten
@@ -66,7 +66,8 @@ def _after(graph: Graph, inside: set[keras.layers.Layer]) -> list[keras.layers.L
 def _last_layers(model: keras.Model) -> list[keras.layers.Layer]:
     graph = flatten(model)
     if graph is None:
-        if _several(getattr(model, "loss", None)):
+        losses = getattr(model, "loss", None)
+        if isinstance(losses, (dict, list, tuple)) and len(losses) > 1:
             raise UserError(
                 "blocks: the model has several losses and is not functional, so its layers do not "
                 "show which are the heads. Give blocks=; the layers outside them are the head."
@@ -93,18 +94,8 @@ def _ends(graph: Graph, output: Tensor) -> Iterator[keras.layers.Layer]:
 
 def _weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the layers that hold weights that were made to train, with nested models opened."""
-    layers: dict[keras.layers.Layer, None] = {}
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            layers.update(dict.fromkeys(_weighted_layers(layer)))
-        elif _has_weights(layer):
-            layers[layer] = None
-    return list(layers)
+    return [layer for layer in leaf_layers(model) if _has_weights(layer)]
 
 
 def _has_weights(layer: keras.layers.Layer) -> bool:
     return any(own.trains for own in variables_inside(layer))
-
-
-def _several(losses: Any) -> bool:
-    return isinstance(losses, (dict, list, tuple)) and len(losses) > 1

@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ftkeras.config.phases import LENGTHS, BatchNorm, Decay, Phase, Until, larger_is_better
+from ftkeras.config.phases import (
+    LENGTHS,
+    BatchNorm,
+    Decay,
+    Phase,
+    Until,
+    improves,
+    larger_is_better,
+)
 from ftkeras.errors import UserError
 
 __all__ = [
@@ -14,6 +22,7 @@ __all__ = [
     "Decay",
     "Phase",
     "Until",
+    "improves",
     "larger_is_better",
     "resolve_phases",
     "scale_rates",

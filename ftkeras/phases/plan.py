@@ -10,16 +10,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.console import table
+from ftkeras.errors import UserError
 from ftkeras.keras_internals import flat_layers, inbound_nodes
 from ftkeras.phases.clock import PhaseClock
 from ftkeras.phases.freezing import trained_weights
 from ftkeras.phases.groups import Group, canonical_paths
 from ftkeras.phases.install import template_of
 from ftkeras.phases.phase import Phase, resolve_phases
-from ftkeras.phases.rates import rate_shares
 from ftkeras.phases.schedule import turning_points
-from ftkeras.phases.selectors import Weight, Weights
+from ftkeras.phases.selectors import Weight, Weights, select
 
 _SMALL_BATCH = 16
 _SAMPLES = 60  # of a phase's learning rate
@@ -230,6 +231,30 @@ def _plan_phase(
     )
 
 
+def rate_shares(weights: Weights, phase: Phase, trained: Sequence[Weight]) -> dict[int, float]:
+    """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
+
+    With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A
+    rate in `rates` replaces that; where several selectors name a weight, the last one counts.
+
+    Raises:
+        UserError: A selector in `rates` names nothing that the phase trains.
+    """
+    depth = {name: len(weights.blocks) - i for i, name in enumerate(weights.blocks)}
+    shares = {
+        id(weight.variable): phase.layer_decay ** depth.get(weight.block or "", 0)
+        for weight in trained
+    }
+    for selector, rate in phase.rates.items():
+        named = [w for w in select(weights, [selector]) if id(w.variable) in shares]
+        if not named:
+            raise UserError(
+                f"phase {phase.name!r}: rates: {selector!r} names nothing that this phase trains."
+            )
+        shares.update({id(weight.variable): rate / phase.learning_rate for weight in named})
+    return shares
+
+
 def evenly_spaced(steps: int, most: int) -> list[int]:
     """Returns up to `most` steps of `steps`, the first and the last among them.
 
@@ -327,7 +352,7 @@ def _warnings(
 
 def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
     """Returns how many numbers an example's backward pass keeps."""
-    layers = list(_leaves(model))
+    layers = leaf_layers(model)
     training = {id(weight.layer) for weight in trained}
     holders = [
         i for i, x in enumerate(layers) if any(id(part) in training for part in flat_layers(x))
@@ -341,14 +366,6 @@ def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
         for output in node.outputs
     )
     return sum(math.prod(d or 1 for d in shape) for shape in shapes)
-
-
-def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
 
 
 def bytes_of(variable: keras.Variable) -> int:

@@ -205,11 +205,13 @@ class PlanRunner:
 
     def judge(self, logs: dict[str, Any]) -> None:
         """Looks at the metrics of the epoch that has ended, which may end the phase."""
-        epoch = self.position[0]
-        if self.best.judge(self.phase, epoch, logs):
-            self.optimizer.keep_best(self.subject.weights)
-        if self.best.over(self.phase):
-            self.clock.stop(self.index or 0, self.clock.time(epoch))
+        epoch, until = self.position[0], self.phase.until
+        if until is not None:
+            who = f"phase {self.phase.name!r}: until.metric"
+            if self.best.judge(until, epoch, logs, who):
+                self.optimizer.keep_best(self.subject.weights)
+            if self.best.over(until):
+                self.clock.stop(self.index or 0, self.clock.time(epoch))
         self.keep_clock()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import keras
 
 from ftkeras.backbones import Block
+from ftkeras.backbones.blocks import NORMS
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.keras_internals import variables_inside
 from ftkeras.phases.heads import blocks_or_layers
@@ -152,12 +153,7 @@ def choices(weights: Weights) -> str:
 
 def is_norm(layer: keras.layers.Layer) -> bool:
     """Whether a layer normalises activations by learned scale and offset."""
-    return isinstance(layer, _norm_layers())
-
-
-def _norm_layers() -> tuple[type, ...]:
-    names = ("Batch", "Layer", "Group", "RMS", "Spectral")
-    return tuple(getattr(keras.layers, f"{n}Normalization") for n in names if n != "Spectral")
+    return isinstance(layer, NORMS)
 
 
 def _select_one(weights: Weights, selector: str) -> list[Weight]:

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 import yaml
 
+from ftkeras.config.schema import StrategyConfig
 from ftkeras.errors import UserError
 from ftkeras.phases.phase import Phase
 from ftkeras.phases.selectors import Weights
@@ -29,19 +30,13 @@ class Setting:
     """What a strategy works with.
 
     Attributes:
-        epochs: Epochs of all phases together.
-        head_rate: Peak learning rate while only the head trains.
-        fine_rate: Peak learning rate while pretrained weights train.
-        last_n: How many blocks `last_n` unfreezes.
+        asked: Epochs of all phases together, peak rates, and how many blocks `last_n` unfreezes.
         weights: The model's weights and blocks.
         examples: How many training examples there are.
         relative_gradients: Gives each block's gradient norm over its weights' norm on the data.
     """
 
-    epochs: int
-    head_rate: float
-    fine_rate: float
-    last_n: int
+    asked: StrategyConfig
     weights: Weights
     examples: int
     relative_gradients: RelativeGradients
@@ -90,12 +85,12 @@ def phases_as_yaml(phases: Sequence[Phase]) -> str:
 
 def linear_probe(setting: Setting) -> Expansion:
     """Trains the head alone."""
-    return Expansion((_head(setting, setting.epochs),))
+    return Expansion((_head(setting, setting.asked.epochs),))
 
 
 def full(setting: Setting) -> Expansion:
     """Trains everything from the first step."""
-    return Expansion((_fine("full", ["all"], setting, setting.epochs),))
+    return Expansion((_fine("full", ["all"], setting, setting.asked.epochs),))
 
 
 def lp_ft(setting: Setting) -> Expansion:
@@ -105,7 +100,7 @@ def lp_ft(setting: Setting) -> Expansion:
 
 def last_n(setting: Setting) -> Expansion:
     """The head, then the last n blocks with it."""
-    return _then(setting, "last", ["head", f"blocks[-{setting.last_n}:]"])
+    return _then(setting, "last", ["head", f"blocks[-{setting.asked.last_n}:]"])
 
 
 def bitfit(setting: Setting) -> Expansion:
@@ -121,14 +116,14 @@ def norm_only(setting: Setting) -> Expansion:
 def gradual(setting: Setting) -> Expansion:
     """One more block an epoch, from the top (ULMFiT: Howard and Ruder 2018)."""
     _need(setting, "gradual", 2)
-    moves = min(setting.epochs - 1, len(setting.weights.blocks))
+    moves = min(setting.asked.epochs - 1, len(setting.weights.blocks))
     phases = [_head(setting, 1)]
     for number in range(1, moves + 1):
         phases.append(
             Phase(
                 f"top_{number}",
-                epochs=setting.epochs - moves if number == moves else 1,
-                learning_rate=setting.fine_rate,
+                epochs=setting.asked.epochs - moves if number == moves else 1,
+                learning_rate=setting.asked.fine_rate,
                 train=["head", f"blocks[-{number}:]"],
                 decay="cosine" if number == moves else "constant",
             )
@@ -218,24 +213,25 @@ def relative_gradients(
 
 
 def _head(setting: Setting, epochs: int) -> Phase:
-    return Phase("head", epochs=epochs, learning_rate=setting.head_rate, train=["head"])
+    return Phase("head", epochs=epochs, learning_rate=setting.asked.learning_rate, train=["head"])
 
 
 def _fine(name: str, train: list[str], setting: Setting, epochs: int) -> Phase:
-    rate = setting.fine_rate
+    rate = setting.asked.fine_rate
     return Phase(name, epochs=epochs, learning_rate=rate, train=train, warmup=0.1, decay="cosine")
 
 
 def _then(setting: Setting, name: str, train: list[str]) -> Expansion:
     """Half of the epochs for the head, the rest for `train`."""
     _need(setting, name, 2)
-    first = setting.epochs // 2
-    return Expansion((_head(setting, first), _fine(name, train, setting, setting.epochs - first)))
+    epochs = setting.asked.epochs
+    first = epochs // 2
+    return Expansion((_head(setting, first), _fine(name, train, setting, epochs - first)))
 
 
 def _need(setting: Setting, name: str, epochs: int) -> None:
-    if setting.epochs < epochs:
+    if setting.asked.epochs < epochs:
         raise UserError(
             f"phases.epochs: this strategy has a phase {name!r} after the head, so it needs at "
-            f"least {epochs} epochs; got {setting.epochs}."
+            f"least {epochs} epochs; got {setting.asked.epochs}."
         )

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ftkeras.config.load import leaves
 from ftkeras.console import duration
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, interval_chart, line_chart
-from ftkeras.report.html import Child, Html, Number, bar, missing, number, table, tag
+from ftkeras.report.html import Child, Html, Number, bar, filled, missing, number, table, tag
 from ftkeras.report.page import page
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
@@ -42,22 +43,6 @@ def run_names(runs: Sequence[RunFacts]) -> list[str]:
     """Returns a name for each run: its folder's, or the whole path where two are alike."""
     names = [run.name for run in runs]
     return [r.folder if names.count(r.name) > 1 else r.name for r in runs]
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns a config's fields by their paths.
-
-    Example:
-        >>> flat({"seed": 1, "phases": [{"epochs": 2}]})
-        {'seed': 1, 'phases[0].epochs': 2}
-    """
-    if isinstance(tree, dict) and tree:
-        parts = [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list) and any(isinstance(value, dict) for value in tree):
-        parts = [(f"{prefix}[{i}]", value) for i, value in enumerate(tree)]
-    else:
-        return {prefix: tree}
-    return {key: leaf for path, value in parts for key, leaf in flat(value, path).items()}
 
 
 def _results(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
@@ -198,7 +183,7 @@ def _classes(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
 
 def _differences(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
     """Returns the fields of the configs that are not the same for all."""
-    configs = [flat(run.config) for run in runs]
+    configs = [dict(leaves(run.config)) for run in runs]
     fields = dict.fromkeys(field for config in configs for field in config)
     differ = [f for f in fields if any(c.get(f) != configs[0].get(f) for c in configs)]
     if not differ:
@@ -224,10 +209,7 @@ def _cost(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
     longest = max(map(seconds, runs)) or 1.0
     columns: dict[str, Callable[[RunFacts], Child]] = {
         "Epochs": lambda run: len(run.records),
-        "Time in epochs": lambda run: Number(
-            tag("span", duration(seconds(run)), class_="bar",
-                style=f"--share:{seconds(run) / longest:.3f}")
-        ),  # fmt: skip
+        "Time in epochs": lambda run: filled(duration(seconds(run)), seconds(run) / longest),
         "Peak memory (MB)": lambda run: number(
             max((r.get("peak_memory_mb") or np.nan for r in run.records), default=None), ",.0f"
         ),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import keras
-import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.errors import UserError
+from ftkeras.files import write_out
 from ftkeras.inputs.base import Input
 from ftkeras.report.comparison import comparison_page
 from ftkeras.report.pictures import make_pictures
@@ -33,18 +32,5 @@ def add_pictures(run: Run, model: keras.Model, splits: Mapping[str, Split], kind
 def write_comparison(runs: Sequence[Run], out: str | None = None) -> str:
     """Writes the page of several runs, `report.html` if left out; returns where it is."""
     out = out or "report.html"
-    write_file(out, comparison_page([read_run(run.folder) for run in runs]))
+    write_out(out, comparison_page([read_run(run.folder) for run in runs]))
     return out
-
-
-def write_file(path: str, text: str) -> None:
-    """Writes a text file.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    try:
-        with tf.io.gfile.GFile(path, "w") as file:
-            file.write(text)
-    except tf.errors.OpError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.message}).") from None

@@ -82,13 +82,16 @@ def interval(ends: Sequence[float] | None, form: str = ".1%") -> Number:
     return Number(f"{number(ends[0], form)} to {number(ends[1], form)}")
 
 
-def bar(value: Any, form: str = ".3f", share: float | None = None) -> Number:
-    """Returns a number with a bar under it, as long as its share of 0..1."""
+def bar(value: Any, form: str = ".3f") -> Number:
+    """Returns a share of 0..1 with a bar under it; a dash if there is none."""
     shown = number(value, form)
-    if shown == "-":
-        return shown
-    share = min(max(float(value) if share is None else share, 0.0), 1.0)
-    return Number(tag("span", shown, class_="bar", style=f"--share:{share:.3f}"))
+    return shown if shown == "-" else filled(shown, float(value))
+
+
+def filled(shown: Child, share: float) -> Number:
+    """Returns a number, as it is shown, with a bar under it as long as its share of 0..1."""
+    style = f"--share:{min(max(share, 0.0), 1.0):.3f}"
+    return Number(tag("span", shown, class_="bar", style=style))
 
 
 def table(

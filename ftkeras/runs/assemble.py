@@ -16,18 +16,19 @@ from ftkeras.devices.replicas import own_steps, replicated
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
+from ftkeras.files import write_out
 from ftkeras.model.graph import Graph
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
-from ftkeras.report.files import write_file
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
+from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.fit import fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
@@ -75,7 +76,8 @@ class Assembled:
             callbacks: More than the task's own.
         """
         monitor = self.config.training.monitor or self.task.monitor(self.config, self.data)
-        average = build.average(self.config, self.model)
+        averaging = self.config.training.average
+        average = AveragedWeights(self.model, averaging.decay) if averaging else None
         checkpoints = Checkpoints(self.model, run, monitor, average)
         penalty = [] if self.penalty is None else [self.penalty]
         fit(
@@ -257,5 +259,5 @@ def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) ->
         mark=result.suggestion,
         standalone=True,
     )
-    write_file(out, chart)
+    write_out(out, chart)
     return result

@@ -37,14 +37,9 @@ from ftkeras.phases.phase import Phase, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
-from ftkeras.training.callbacks.averaging import AveragedWeights
-from ftkeras.training.callbacks.divergence import DivergencePolicy
-from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.training.resume.saving import Guards, SavingOptions
-from ftkeras.training.resume.signals import Signals
 from ftkeras.trunk.writer import TrunkOptions
 
 
@@ -234,16 +229,7 @@ def phases(
     section = config.phases
     if not isinstance(section, StrategyConfig):
         return Expansion(tuple(section))
-    setting = Setting(
-        epochs=section.epochs,
-        head_rate=section.learning_rate,
-        fine_rate=section.fine_rate,
-        last_n=section.last_n,
-        weights=weights,
-        examples=examples,
-        relative_gradients=relative_gradients,
-    )
-    return expand(section.strategy, setting)
+    return expand(section.strategy, Setting(section, weights, examples, relative_gradients))
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
@@ -291,27 +277,6 @@ def optimizer(
         learning_rate=1e-3,  # each phase sets its own
         spared=regularization.anchored if regularization else (),
         **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
-    )
-
-
-def average(config: Config, of: keras.Model) -> AveragedWeights | None:
-    """Makes the moving average of the weights, if the config asks for one."""
-    section = config.training.average
-    return None if section is None else AveragedWeights(of, section.decay)
-
-
-def early_stopping(config: Config) -> EarlyStopping | None:
-    """Makes what ends training early, if the config asks for it."""
-    section = config.training.early_stopping
-    return None if section is None else EarlyStopping(**section.model_dump())
-
-
-def guards(config: Config, signals: Signals) -> Guards:
-    """Returns when to save, what to do about trouble in the numbers, and what signals count."""
-    return Guards(
-        SavingOptions(**config.training.checkpoint.model_dump()),
-        DivergencePolicy(**config.training.trouble.model_dump()),
-        signals,
     )
 
 

@@ -16,8 +16,9 @@ from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
+from ftkeras.files import write_out
 from ftkeras.outputs.kinds import only_classes
-from ftkeras.report.files import add_pictures, write_comparison, write_file
+from ftkeras.report.files import add_pictures, write_comparison
 from ftkeras.report.page import run_page
 from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
@@ -139,7 +140,7 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
 def write_page(run: Run, task: Task, out: str | None = None) -> str:
     """Writes the page of a run with what is there; returns where it is."""
     out, facts = out or run.path("report.html"), read_run(run.folder)
-    write_file(out, run_page(facts, task.sections(facts)))
+    write_out(out, run_page(facts, task.sections(facts)))
     return out
 
 

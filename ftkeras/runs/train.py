@@ -32,8 +32,10 @@ from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
+from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.resume.checkpoint import States
+from ftkeras.training.resume.saving import Guards
 from ftkeras.training.resume.signals import Signals
 
 
@@ -188,11 +190,13 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 
 def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Trains through all phases; the model has the weights of the best epoch then."""
-    config = assembled.config
-    early_stopping = build.early_stopping(config)
-    callbacks = [loggers, *([] if early_stopping is None else [early_stopping])]
+    training = assembled.config.training
+    callbacks: list[keras.callbacks.Callback] = [loggers]
+    if training.early_stopping is not None:
+        callbacks.append(EarlyStopping(**training.early_stopping.model_dump()))
     loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
-    checkpoints = assembled.fit(run, build.guards(config, signals), callbacks)
+    guards = Guards(training.checkpoint, training.trouble, signals)
+    checkpoints = assembled.fit(run, guards, callbacks)
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
     outcome = {"trunk": trunk, "audit": verdicts, "best_epoch": checkpoints.best_epoch or 0}

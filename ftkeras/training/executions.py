@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from ftkeras.training.callbacks.divergence import DivergenceWatch
-from ftkeras.training.callbacks.progress import FitProgress
-from ftkeras.training.callbacks.record import EpochBoard
+from ftkeras.training.callbacks.record import EpochBoard, FitProgress
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import Saver
 

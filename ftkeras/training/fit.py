@@ -12,9 +12,12 @@ from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
 from ftkeras.training.callbacks.divergence import Divergence, DivergenceWatch
 from ftkeras.training.callbacks.health import GroupHealth
-from ftkeras.training.callbacks.position import DataPosition
-from ftkeras.training.callbacks.progress import FitProgress
-from ftkeras.training.callbacks.record import EpochBoard, EpochRecord
+from ftkeras.training.callbacks.record import (
+    DataPosition,
+    EpochBoard,
+    EpochRecord,
+    FitProgress,
+)
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last

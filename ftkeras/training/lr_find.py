@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.errors import UserError
+from ftkeras.training.resume import state
 
 _SMOOTHING = 0.9  # of the running mean of the loss
 _DIVERGED = 4.0  # times the lowest loss
@@ -94,16 +93,11 @@ def find_learning_rate(
 
 @contextmanager
 def _everything_put_back(model: keras.Model) -> Iterator[None]:
-    # `variables` has weights, statistics and the states of seed generators.
-    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    values = [variable.numpy() for variable in variables]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    tensorflow_state = tf.random.get_global_generator().state.numpy()
+    tree = state.take(model, model, parts={})
+    drawn = tf.random.get_global_generator().state.numpy()
     try:
         yield
     finally:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        tf.random.get_global_generator().state.assign(tensorflow_state)
+        state.put_back(model, {}, tree)
+        model.reset_metrics()
+        tf.random.get_global_generator().state.assign(drawn)

@@ -216,7 +216,7 @@ def extract(
     Returns:
         The store of the first.
     """
-    frontiers, name = trunks.run(inputs.map(_first))
+    frontiers, name = trunks.run(inputs.map(lambda first, *_: first))
     used = [index for index, outlet in enumerate(outlets) if outlet is not None]
     layouts = [outlet.layout for outlet in outlets if outlet is not None]
     more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
@@ -233,7 +233,3 @@ def extract(
                 writer.append(frontier[index])
             shown.advance(len(frontier[0][0]))
         return [writer.finish() for writer in writers][0]
-
-
-def _first(inputs: Inputs, *_: tf.Tensor) -> Inputs:
-    return inputs

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ftkeras.trunk.split import Spec
 
 DTYPES = ("float32", "float16", "bfloat16")
 MANIFEST = "manifest.json"
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 1 << 22  # bytes read at a time
 
 
@@ -209,9 +209,9 @@ def open_store(key: str, report: Callable[[str], None] | None = None) -> Frontie
 
 def map_store(folder: Path, manifest: dict[str, Any]) -> FrontierStore:
     """Returns a store over the files of a folder, mapped into memory and read where needed."""
-    specs = tuple(Spec(tuple(shape), dtype) for shape, dtype in manifest["specs"])
-    numbers = (manifest[name] for name in ("examples", "views", "dtype", "shard_rows"))
-    layout = Layout(specs, *numbers)
+    facts = manifest["layout"]
+    specs = tuple(Spec(tuple(spec["shape"]), spec["dtype"]) for spec in facts["specs"])
+    layout = Layout(**{**facts, "specs": specs})
     shards = []
     with tf.device("CPU:0"):
         for number, spec in enumerate(specs):
@@ -238,11 +238,7 @@ def as_manifest(layout: Layout, shards: dict[str, tuple[int, int]], about: str) 
     return {
         "version": _VERSION,
         "about": about,
-        "specs": [[list(spec.shape), spec.dtype] for spec in layout.specs],
-        "examples": layout.examples,
-        "views": layout.views,
-        "dtype": layout.dtype,
-        "shard_rows": layout.shard_rows,
+        "layout": asdict(layout),
         "shards": {name: list(facts) for name, facts in shards.items()},
     }
 

@@ -11,6 +11,14 @@ from ftkeras.inputs.image.looks import Looks
 from ftkeras.outputs.one_of import OneOf
 
 
+def check_classes(parts) -> list:
+    return list(splits.check_classes(parts))
+
+
+def read_errors(parts, most: float) -> list:
+    return list(splits.read_errors(parts, most))
+
+
 def data(**labels: list[int]) -> ImageData:
     parts = {
         name: Split(
@@ -27,13 +35,11 @@ def checks(findings) -> list[tuple[str, str]]:
 
 def test_full_splits_are_fine():
     full = [0, 1, 2] * 20
-    assert splits.check_classes(data(train=full, val=full, test=full)) == []
+    assert check_classes(data(train=full, val=full, test=full)) == []
 
 
 def test_missing_and_tiny_classes_are_named():
-    found = splits.check_classes(
-        data(train=[0] * 30 + [1] * 9, val=[0] * 50, test=[0] * 25 + [2] * 25)
-    )
+    found = check_classes(data(train=[0] * 30 + [1] * 9, val=[0] * 50, test=[0] * 25 + [2] * 25))
     assert checks(found) == [
         ("warning", "class missing from val"),
         ("warning", "class missing from test"),
@@ -49,13 +55,13 @@ def test_missing_and_tiny_classes_are_named():
 
 
 def test_a_split_too_small_to_measure_with_is_a_note():
-    found = splits.check_classes(data(train=[0, 1, 2] * 10, val=[0, 1, 2, 0] * 2))
+    found = check_classes(data(train=[0, 1, 2] * 10, val=[0, 1, 2, 0] * 2))
     assert checks(found) == [("note", "small val")]
     assert "12.5%" in found[0].message
 
 
 def test_another_domain_is_not_expected_to_be_like_train():
-    found = splits.check_classes(data(train=[0, 1, 2] * 20, target_train=[-1] * 60))
+    found = check_classes(data(train=[0, 1, 2] * 20, target_train=[-1] * 60))
     assert found == []
     assert splits.others(data(train=[0], val=[0], target_val=[-1])) == ["val"]
 
@@ -63,9 +69,9 @@ def test_another_domain_is_not_expected_to_be_like_train():
 def test_unreadable_files_are_an_error_where_they_are_many():
     bad = (BadFile("a.jpg", "empty file"),)
     some = ImageData("folder", {"label": OneOf(("a", "b"))}, data(train=[0] * 19).splits, bad)
-    assert checks(splits.read_errors(some, 0.05)) == [("warning", "unreadable files")]
-    assert checks(splits.read_errors(some, 0.04)) == [("error", "unreadable files")]
-    assert splits.read_errors(data(train=[0]), 0.0) == []
+    assert checks(read_errors(some, 0.05)) == [("warning", "unreadable files")]
+    assert checks(read_errors(some, 0.04)) == [("error", "unreadable files")]
+    assert read_errors(data(train=[0]), 0.0) == []
 
 
 @pytest.mark.parametrize("other", [[30, 30, 40], [31, 29, 41], [60, 20, 20], [300, 320, 380]])

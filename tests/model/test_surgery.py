@@ -138,7 +138,7 @@ def test_a_swap_computes_what_a_model_built_with_the_new_activation_does():
     backbone = small_backbone("relu")
     expected = small_backbone("swish").model  # all but its last layer, a ReLU
     expected = keras.Model(expected.input, keras.ops.silu(expected.layers[-2].output))
-    swapped, count = swap_activation(backbone.model, "relu", "swish")
+    swapped, _, count = swap_activation(backbone.model, "relu", "swish")
     assert count == 3
     assert [layer.name for layer in swapped.layers] == [old.name for old in backbone.model.layers]
     assert values(swapped).keys() == values(backbone.model).keys()
@@ -152,7 +152,7 @@ def test_a_swap_computes_what_a_model_built_with_the_new_activation_does():
 def test_a_swap_leaves_the_given_model_as_it_was():
     backbone = small_backbone("relu")
     before = backbone.model.predict(IMAGES, verbose=0)
-    swapped, _ = swap_activation(backbone.model, "relu", "tanh")
+    swapped, *_ = swap_activation(backbone.model, "relu", "tanh")
     swapped.get_layer("conv1").kernel.assign_add(keras.ops.ones((3, 3, 3, 4)))
     np.testing.assert_array_equal(backbone.model.predict(IMAGES, verbose=0), before)
 
@@ -165,7 +165,7 @@ def test_nested_models_wrapped_layers_and_operations_are_reached():
     x = keras.ops.relu(inner(inputs))
     x = keras.layers.Bidirectional(keras.layers.LSTM(3, activation="relu"))(x)
     outer = keras.Model(inputs, keras.layers.Dense(2)(x))
-    swapped, count = swap_activation(outer, "relu", "silu")
+    swapped, _, count = swap_activation(outer, "relu", "silu")
     assert count == 5  # two in the nested model, the operation, and the LSTM in both directions
     with pytest.raises(UserError, match=r"has no 'relu'.* It has: silu \(5\)\."):
         swap_activation(swapped, "relu", "gelu")

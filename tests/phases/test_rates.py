@@ -8,7 +8,7 @@ import pytest
 from ftkeras.errors import UserError
 from ftkeras.phases import Phase, weights_of
 from ftkeras.phases.phase import resolve_phases
-from ftkeras.phases.rates import rate_shares
+from ftkeras.phases.plan import rate_shares
 from ftkeras.phases.selectors import select
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftkeras.errors import UserError
-from ftkeras.phases.phase import Phase, Until, larger_is_better, resolve_phases
+from ftkeras.phases.best import BestEpoch
+from ftkeras.phases.phase import Phase, Until, improves, resolve_phases
 from ftkeras.phases.schedule import learning_rate
 
 
@@ -134,12 +135,26 @@ def test_the_first_phase_must_say_enough(phases, message):
         resolve_phases(phases)
 
 
-def test_until_knows_the_direction():
-    assert larger_is_better("val_accuracy")
-    assert not larger_is_better("val_loss")
-    up, down = Until("val_auc", min_delta=0.1), Until("val_loss", min_delta=0.1)
-    assert up.improves(0.7, 0.5)
-    assert not up.improves(0.55, 0.5)
-    assert down.improves(0.3, 0.5)
-    assert not down.improves(0.45, 0.5)
-    assert down.improves(9.0, None)
+@pytest.mark.parametrize(
+    ("metric", "value", "best", "better"),
+    [
+        ("val_auc", 0.7, 0.5, True),
+        ("val_auc", 0.55, 0.5, False),
+        ("val_loss", 0.3, 0.5, True),
+        ("val_loss", 0.45, 0.5, False),
+        ("val_loss", 9.0, None, True),
+        ("val_auc", 0.1, float("nan"), True),
+        ("val_auc", float("nan"), 0.5, False),
+    ],
+)
+def test_what_improves_follows_from_the_metrics_name(metric, value, best, better):
+    assert improves(metric, value, best, min_delta=0.1) == better
+
+
+def test_a_metric_that_was_no_number_at_first_can_still_improve():
+    until, best = Until("val_auc", patience=2), BestEpoch(0)
+    seen = [float("nan"), 0.5, 0.4, 0.6, 0.6, 0.5]
+    assert [best.judge(until, n, {"val_auc": v}, "phase") for n, v in enumerate(seen, 1)] == [
+        True, True, False, True, False, False,
+    ]  # fmt: skip
+    assert best.over(until)

@@ -29,10 +29,9 @@ def model(sizes: str = "abcdef", norm: bool = False) -> keras.Model:
 
 def setting(epochs: int = 10, examples: int = 2000, weights: Weights | None = None) -> Setting:
     return Setting(
-        epochs=epochs,
-        head_rate=1e-2,
-        fine_rate=1e-3,
-        last_n=2,
+        StrategyConfig(
+            strategy="auto", epochs=epochs, learning_rate=1e-2, fine_rate=1e-3, last_n=2
+        ),
         weights=weights or weights_of(model()),
         examples=examples,
         relative_gradients=lambda: {"a": 0.1, "b": 5.0, "c": 0.2, "d": 7.0, "e": 0.3, "f": 3.0},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from ftkeras.report.html import Html, Number, bar, interval, number, table, tag, text
+from ftkeras.report.html import Html, Number, filled, interval, number, table, tag, text
 
 
 class Reader(HTMLParser):
@@ -45,7 +45,7 @@ def test_numbers_are_written_or_dashed():
     assert [number(v, ".2f") for v in (1.234, None, float("nan"), "x")] == ["1.23", "-", "-", "-"]
     assert interval([0.123, 0.456]) == "12.3% to 45.6%"
     assert interval(None) == "-"
-    assert "--share:1.000" in bar(7, ".0f", share=7)
+    assert "--share:1.000" in filled("7", 7)
 
 
 def test_a_table_has_headers_a_caption_and_aligns_numbers():

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ftkeras.config.load import leaves
 from ftkeras.errors import UserError
 from ftkeras.report.axes import COLOURS
-from ftkeras.report.comparison import comparison_page, flat, run_names
+from ftkeras.report.comparison import comparison_page, run_names
 from ftkeras.report.page import SECTIONS, run_page
 from ftkeras.report.read import read_run
 
@@ -226,7 +227,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(make_run, tmp_path):
 
 def test_a_configs_fields_are_named_as_set_names_them():
     tree = {"seed": 1, "phases": [{"train": ["head"]}], "mix": {}}
-    assert flat(tree) == {"seed": 1, "phases[0].train": ["head"], "mix": {}}
+    assert dict(leaves(tree)) == {"seed": 1, "phases[0].train": ["head"], "mix": {}}
 
 
 def luminance(colour: str) -> float:

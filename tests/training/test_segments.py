@@ -13,16 +13,16 @@ import pytest
 
 import ftkeras
 from ftkeras.config.load import parse_config
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import CheckpointConfig, Config
 from ftkeras.errors import Interrupted, UserError
 from ftkeras.model.graph import GraphModel
 from ftkeras.run import Run
-from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task
+from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import Checkpoints
-from ftkeras.training.resume.saving import Guards, SavingOptions
+from ftkeras.training.resume.saving import Guards
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.segments import segments
 from ftkeras.trunk.plan import TrunkForecast, format_trunk
@@ -184,7 +184,8 @@ def trained(
 ) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Trains what was assembled; returns all weights, the last and the best, and the record."""
     run = Run(str(folder)) if folder.exists() else Run.create(str(folder), made.config)
-    average = build.average(made.config, made.model)
+    averaging = made.config.training.average
+    average = AveragedWeights(made.model, averaging.decay) if averaging else None
     checkpoints = Checkpoints(made.model, run, "val_loss", average)
     fit(
         made.model,
@@ -249,7 +250,7 @@ def test_a_run_that_is_stopped_in_stored_phases_ends_the_same(arrays, tmp_path):
     def train(name: str, *callbacks: Any, signals: Signals | None = None) -> Any:
         made = assemble(config(arrays, "data.image_size=32", "trunk.mode=on"))
         assert all(forecast.stored for forecast in made.trunk.forecasts)
-        guards = Guards(SavingOptions(every_steps=2), signals=signals or Signals())
+        guards = Guards(CheckpointConfig(every_steps=2), signals=signals or Signals())
         return trained(made, tmp_path / name, *callbacks, guards=guards)
 
     def fail() -> None:

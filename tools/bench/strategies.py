@@ -25,6 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from ftkeras.backbones import Backbone, load_backbone
+from ftkeras.config.schema import StrategyConfig
 from ftkeras.console import table
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.load import load_data
@@ -101,10 +102,9 @@ def setting(model: keras.Model, backbone: Backbone, train: Arrays, epochs: int) 
     weights = weights_of(model, backbone.blocks)
     batches = tf.data.Dataset.from_tensor_slices(train).batch(BATCH).take(4)
     return Setting(
-        epochs=epochs,
-        head_rate=HEAD_RATE,
-        fine_rate=FINE_RATE,
-        last_n=4,
+        StrategyConfig(
+            strategy="auto", epochs=epochs, learning_rate=HEAD_RATE, fine_rate=FINE_RATE
+        ),
         weights=weights,
         examples=len(train[1]),
         relative_gradients=lambda: relative_gradients(model, weights, batches, LOSS),

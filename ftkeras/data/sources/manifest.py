@@ -25,6 +25,10 @@ _PARTS = {
 }
 
 
+# Of the file, the label, the part and the weight.
+_Columns = tuple[str, str | None, str, str]
+
+
 @dataclass(frozen=True)
 class _Row:
     where: str  # file:line
@@ -65,17 +69,11 @@ def find(
         UserError: With the file and line of what is wrong.
     """
     columns = (image_column, label_column, split_column, weight_column)
-    spelled = {**_PARTS, **{name: part for part, name in parts.items()}}
-    rows = [
-        _parse(where, record, columns, spelled, multi_label) for where, record in _records(path)
-    ]
+    rows = _rows(path, parts, columns, multi_label)
     if not rows:
         raise UserError(
             f"{path}: the manifest lists no {kind.nouns}. Add a line for each {kind.noun}."
         )
-    for part, name in parts.items():
-        if not any(row.part == part for row in rows):
-            raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
     folder = path.rpartition("/")[0]
     verdicts = scan_files([_absolute(row.file, folder) for row in rows], path, kind)
     kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.reason]
@@ -97,6 +95,18 @@ def find(
             if v.reason
         ),
     )
+
+
+def _rows(path: str, parts: Mapping[str, str], columns: _Columns, multi_label: bool) -> list[_Row]:
+    """Returns the lines; see `find`."""
+    spelled = {**_PARTS, **{name: part for part, name in parts.items()}}
+    rows = [
+        _parse(where, record, columns, spelled, multi_label) for where, record in _records(path)
+    ]
+    for part, name in parts.items():
+        if rows and not any(row.part == part for row in rows):
+            raise UserError(f"data.split.{part}: no line of {path} has the split {name!r}.")
+    return rows
 
 
 def _columns(rows: Sequence[_Row], names: Set[str]) -> dict[str, np.ndarray]:
@@ -145,7 +155,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 def _parse(
     where: str,
     record: Mapping[str, Any],
-    columns: tuple[str, str | None, str, str],
+    columns: _Columns,
     spelled: Mapping[str, str],
     multi_label: bool,
 ) -> _Row:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ftkeras.data.dataset import Listing
 from ftkeras.data.records import Example, found_in, scan_records
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError, did_you_mean, first_line
 from ftkeras.inputs.base import Input
 
 _OWN_NAMES = {
@@ -89,7 +89,7 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
             "prepared under data.data_dir."
         ) from error
     except Exception as error:  # a builder is a stranger's code
-        raise UserError(f"data.name: TFDS cannot load {name!r}: {_first_line(error)}") from error
+        raise UserError(f"data.name: TFDS cannot load {name!r}: {first_line(error)}") from error
     if not builder.is_prepared():
         advice = (
             f"Check the network, or run `tfds build {name}` where there is one, copy the folder "
@@ -100,8 +100,9 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
         try:
             builder.download_and_prepare()
         except Exception as error:  # networks, disks and builders fail in many ways
+            why = first_line(error).rstrip(".")
             raise UserError(
-                f"data.name: TFDS could not prepare {name!r}: {_first_line(error)}. {advice}"
+                f"data.name: TFDS could not prepare {name!r}: {why}. {advice}"
             ) from error
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UserError(
@@ -152,11 +153,8 @@ def _instructions(builder: Any, part: str, text: str) -> list[Any]:
     try:
         return list(builder.info.splits[text].file_instructions)
     except Exception as error:
+        why = first_line(error).rstrip(".")
         raise UserError(
-            f"data.split.{part}: TFDS does not understand {text!r} ({_first_line(error)}). "
+            f"data.split.{part}: TFDS does not understand {text!r} ({why}). "
             f"{builder.name} has the splits {', '.join(builder.info.splits)}."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError, did_you_mean, first_line
 from ftkeras.inputs.image.augment import Augment
 from ftkeras.inputs.image.mix import sample_beta
 
@@ -140,7 +140,7 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
             return getattr(layers, bare)(**{"dtype": "float32", **arguments})
     except Exception as error:  # a constructor may refuse its arguments in any way
         raise UserError(
-            f"data.augmentation: {name} refuses its args: {_first_line(error)}"
+            f"data.augmentation: {name} refuses its args: {first_line(error)}"
         ) from error
 
 
@@ -199,7 +199,7 @@ def layer_augment(name: str, layer: keras.layers.Layer, size: int) -> tuple[Augm
     except Exception as error:  # a layer may fail in any way on arguments that do not fit
         raise UserError(
             f"data.augmentation: {name} does not work on images of {size} x {size} x 3: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     return traced, takes_seed and not _draws_from_state(traced.graph)
 
@@ -302,7 +302,3 @@ def _one_of(choices: Sequence[Any]) -> Callable[..., tf.Tensor]:
         return tf.switch_case(which, branches)
 
     return one_of
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
 from ftkeras.cache import cache_folder
+from ftkeras.errors import first_line
 from ftkeras.files import written_whole
 from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode
@@ -85,7 +86,7 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
     except PIL.UnidentifiedImageError:
         return Verdict(name, "not an image")
     except Exception as error:  # a decoder may raise anything on a stranger's bytes
-        return Verdict(name, f"broken or truncated: {_first_line(error)}")
+        return Verdict(name, f"broken or truncated: {first_line(error)}")
 
 
 def _too_large(size: tuple[int, int] | None) -> str:
@@ -166,7 +167,3 @@ def render(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", clear.size, "white")
     white.paste(clear, mask=clear.getchannel("A"))
     return white
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -8,7 +8,7 @@ from typing import Any
 from ftkeras.console import duration
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, Span, line_chart
-from ftkeras.report.html import Child, Html, Number, details, missing, number, table, tag
+from ftkeras.report.html import Child, Html, Number, details, filled, missing, number, table, tag
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 
@@ -169,7 +169,7 @@ def cost(facts: RunFacts) -> Section:
             [
                 tag("span", name, class_="long"),
                 len(records),
-                _time(sum(seconds), sum(seconds) / total),
+                filled(duration(sum(seconds)), sum(seconds) / total),
                 Number(duration(sum(seconds) / len(seconds))),
                 Number(duration(min(seconds))),
                 number(peak or None, ",.0f"),
@@ -189,11 +189,6 @@ def cost(facts: RunFacts) -> Section:
     more = tag("p", f"The optimizer's state takes {bytes_ / 1e6:,.1f} MB.") if bytes_ else None
     body = [table("Time and memory by phase", header, rows), more]
     return Section("cost", title, body, lead)
-
-
-def _time(seconds: float, share: float) -> Number:
-    shown = tag("span", duration(seconds), class_="bar", style=f"--share:{share:.3f}")
-    return Number(shown)
 
 
 def _blocks(facts: RunFacts) -> Html:

@@ -15,6 +15,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import replica_class
 from ftkeras.evaluation.robustness import sample
 from ftkeras.keras_internals import flat_layers
+from ftkeras.phases.callback import Logs
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import interval, missing, number, table, tag
@@ -31,8 +32,6 @@ from ftkeras.tasks.adversarial.evaluation import (
     projected_gradient,
 )
 from ftkeras.training.unweighted import Unweighted
-
-Logs = dict[str, Any]
 
 # An attack sees batch norm's moving statistics, training the batch's own. The momentum of many
 # backbones, .999, leaves the former hundreds of steps behind: attacks on another network.

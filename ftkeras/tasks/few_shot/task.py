@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import CheckpointConfig, Config
 from ftkeras.console import table
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.errors import UserError
@@ -35,8 +35,7 @@ from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.few_shot.config import FewShotConfig, FewShotSection
 from ftkeras.tasks.few_shot.features import check_stages, unit_features
 from ftkeras.tasks.few_shot.probes import LinearHead, draw, fit_head, stratified_folds
-from ftkeras.training.resume.saving import SavingOptions
-from ftkeras.training.resume.signals import Signals
+from ftkeras.training.resume.saving import Guards
 
 NAMES = {
     "logistic": "logistic regression",
@@ -230,9 +229,7 @@ def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
     if fresh.trunk is not None:
         fresh.trunk.agree(fresh.devices.strategy)
     scratch = Run.create(run.path("scratch"), config, overwrite=True)
-    guards = dataclasses.replace(
-        build.guards(config, Signals()), saving=SavingOptions(every_minutes=None)
-    )
+    guards = Guards(CheckpointConfig(every_minutes=None), config.training.trouble)
     checkpoints = fresh.fit(scratch, guards)
     checkpoints.load_best(fresh.model)
     tf.io.gfile.rmtree(scratch.folder)

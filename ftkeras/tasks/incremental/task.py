@@ -37,6 +37,7 @@ from ftkeras.tasks.incremental.distill import Distillation, Teacher
 from ftkeras.tasks.incremental.elastic import ElasticWeights, diagonal_fisher
 from ftkeras.tasks.incremental.forgetting import accuracy_by_step, summarize
 from ftkeras.tasks.incremental.grow import (
+    EqualLengths,
     alignment,
     copy_body,
     fit_bias,
@@ -44,7 +45,6 @@ from ftkeras.tasks.incremental.grow import (
     scale_new,
     to_cosine,
 )
-from ftkeras.tasks.incremental.lengths import EqualLengths
 from ftkeras.tasks.incremental.remember import features_of, remember
 from ftkeras.tasks.incremental.replay import Exemplars, joined, pixels
 

@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import variables_inside
+from ftkeras.phases.callback import Logs
 from ftkeras.phases.install import phased, template_of
-
-Logs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,11 @@ class AveragedWeights(keras.callbacks.Callback):
         if self.model.train_function is not self._seen:
             self._seen = self.model.train_function
             moving = {id(v): (path, v) for path, v, moves in _variables(self._averaged) if moves}
-            self._begin({key: at for key, at in moving.items() if key not in self._averages})
+            new = [at for key, at in moving.items() if key not in self._averages]
+            for path, variable in new:
+                self._make(path, variable, self._updates)
+            if new:
+                self._make_functions()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._micro_steps += 1
@@ -156,8 +159,11 @@ class AveragedWeights(keras.callbacks.Callback):
 
         Keys: `updates`, and for each averaged variable `average/PATH` and `since/PATH`.
         """
-        with self._weights_in_model():
-            averages = {f"average/{a.path}": a.value.numpy() for a in self._averages.values()}
+        swapped = self._in_model
+        self.unswap()
+        averages = {f"average/{a.path}": a.value.numpy() for a in self._averages.values()}
+        if swapped:
+            self.swap()
         since = {f"since/{a.path}": np.int64(a.since) for a in self._averages.values()}
         return {"updates": np.asarray(self._updates), **averages, **since}
 
@@ -185,12 +191,6 @@ class AveragedWeights(keras.callbacks.Callback):
 
     # ------------------------------------------------------------------------------- inside
 
-    def _begin(self, starting: Mapping[int, tuple[str, keras.Variable]]) -> None:
-        for path, variable in starting.values():
-            self._make(path, variable, self._updates)
-        if starting:
-            self._make_functions()
-
     def _make(self, path: str, variable: keras.Variable, since: int) -> _Average:
         with self._strategy.scope():  # one copy a device, like the variable's
             start = keras.ops.convert_to_tensor(variable)
@@ -198,16 +198,6 @@ class AveragedWeights(keras.callbacks.Callback):
         average = _Average(path, variable, value, since)
         self._averages[id(variable)] = average
         return average
-
-    @contextmanager
-    def _weights_in_model(self) -> Iterator[None]:
-        swapped = self._in_model
-        self.unswap()
-        try:
-            yield
-        finally:
-            if swapped:
-                self.swap()
 
     def _make_functions(self) -> None:
         """Makes one graph of each operation over all averages: a call costs one dispatch."""
@@ -228,7 +218,7 @@ class AveragedWeights(keras.callbacks.Callback):
 
         def copy() -> None:
             for average in averages:
-                self._on_each_device(average, _copy)
+                self._on_each_device(average, lambda value, variable: variable.assign(value))
 
         self._update, self._exchange, self._copy = map(tf.function, (update, exchange, copy))
 
@@ -245,10 +235,6 @@ def _exchange(average: tf.Variable, variable: tf.Variable) -> None:
     before = tf.identity(variable)
     variable.assign(average)
     average.assign(before)
-
-
-def _copy(average: tf.Variable, variable: tf.Variable) -> None:
-    variable.assign(average)
 
 
 def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable, bool]]:

@@ -6,33 +6,15 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.training.resume.state_file import Tree
-
-Logs = dict[str, Any]
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
 _LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and nothing is wrong
-
-
-@dataclass(frozen=True)
-class DivergencePolicy:
-    """What to do about trouble.
-
-    Args:
-        retries: How often a run goes back to its last good checkpoint.
-        shrink: The factor on all learning rates each time it does.
-        explosion: How many times the usual loss is an explosion; None never finds one.
-    """
-
-    retries: int = 2
-    shrink: float = 0.5
-    explosion: float | None = 10.0
 
 
 class Divergence(Exception):
@@ -40,7 +22,7 @@ class Divergence(Exception):
 
 
 class DivergenceWatch(keras.callbacks.Callback):
-    """Raises Trouble out of `fit` where the loss is not finite, or explodes.
+    """Raises Divergence out of `fit` where the loss is not finite, or explodes.
 
     Keras hands each step's loss on as a number, so looking at it costs nothing. It hands on the
     mean since the epoch began, from which the step's own loss follows. A loss explodes where the

@@ -7,13 +7,12 @@ from typing import Any
 
 import keras
 
-from ftkeras.phases.phase import larger_is_better
+from ftkeras.phases.best import BestEpoch
+from ftkeras.phases.phase import Until
 from ftkeras.training.resume.state_file import Tree
 
-Logs = dict[str, Any]
 
-
-class EarlyStopping(keras.callbacks.EarlyStopping):
+class EarlyStopping(keras.callbacks.Callback):
     """Ends training once a metric no longer improves; several fits are one training.
 
     Args:
@@ -22,21 +21,20 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         min_delta: The smallest change that counts as an improvement.
     """
 
-    _REMEMBERED = ("wait", "best", "best_epoch", "stopped_epoch")
-
     def __init__(self, metric: str, patience: int, min_delta: float):
-        mode: Any = "max" if larger_is_better(metric) else "min"
-        super().__init__(metric, min_delta=min_delta, patience=patience, mode=mode)
-        super().on_train_begin()
+        super().__init__()
+        self._until = Until(metric, patience, min_delta)
+        self._best = BestEpoch()
 
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Keras would forget here what was the best."""
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._best.judge(self._until, epoch, logs or {}, "training.early_stopping.metric")
+        if self._best.over(self._until):
+            self.model.stop_training = True
 
     def state(self) -> Tree:
         """Returns the best value, and how long it has been waiting for a better one."""
-        return {name: getattr(self, name) for name in self._REMEMBERED}
+        return {"best": self._best.numbers()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
-        for name in self._REMEMBERED:
-            setattr(self, name, state[name])
+        """Resumes from what `state` returned."""
+        self._best = BestEpoch.of(state["best"])

@@ -9,11 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.resume.state_file import Tree
-
-Logs = dict[str, Any]
 
 
 class GroupHealth(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -16,7 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.errors import UserError
+from ftkeras.config.load import leaves
+from ftkeras.errors import UserError, first_line
 from ftkeras.run import Run
 
 Value: TypeAlias = "bool | int | float | str"
@@ -190,7 +192,7 @@ class Loggers(keras.callbacks.Callback):
         try:
             pixels = make()
         except Exception as error:
-            self._report(f"warning: no picture {name}: {_first_line(error)}")
+            self._report(f"warning: no picture {name}: {first_line(error)}")
             return
         if pixels is not None:
             self._tell(lambda logger: logger.image(name, pixels))
@@ -213,7 +215,7 @@ class Loggers(keras.callbacks.Callback):
                 self._warn(name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
-        self._report(f"warning: {name} failed, the run goes on without it: {_first_line(error)}")
+        self._report(f"warning: {name} failed, the run goes on without it: {first_line(error)}")
 
 
 def check_installed(names: Sequence[str]) -> None:
@@ -226,25 +228,19 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Value]:
+def flatten(tree: Any) -> dict[str, Value]:
     """Returns the leaves of nested dicts and lists by dotted names; what is None is left out.
 
     Example:
         >>> flatten({"seed": 1, "phases": [{"name": "head", "train": ["norm", "bias"]}]})
         {'seed': 1, 'phases.0.name': 'head', 'phases.0.train': 'norm, bias'}
     """
-    if isinstance(tree, Mapping):
-        children = tree.items()
-    elif isinstance(tree, (list, tuple)) and any(isinstance(x, Mapping) for x in tree):
-        children = dict(enumerate(tree)).items()
-    elif isinstance(tree, (list, tuple)):
-        return {prefix: ", ".join(map(str, tree))}
-    else:
-        return {} if tree is None else {prefix: tree}
-    flat: dict[str, Value] = {}
-    for name, child in children:
-        flat |= flatten(child, f"{prefix}.{name}" if prefix else str(name))
-    return flat
+    rows = {re.sub(r"\[(\d+)\]", r".\1", name): value for name, value in leaves(tree)}
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in rows.items()
+        if value is not None and value != {}
+    }
 
 
 def _name(run: Run) -> str:
@@ -261,8 +257,3 @@ def _known_id(run: Run, logger: str) -> str | None:
 def _keep_id(run: Run, logger: str, value: str) -> None:
     known = run.read_json(_IDS) if tf.io.gfile.exists(run.path(_IDS)) else {}
     run.write_json(_IDS, {**known, logger: value})
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""The record of a run by epoch: `metrics.jsonl` and TensorBoard."""
+"""What a training writes, shows and reads by epoch: its record, its progress line, its data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 
+from ftkeras.console import Progress, duration
+from ftkeras.data.feed import Feed
 from ftkeras.memory import peak_memory_record
-from ftkeras.phases.callback import StagedUnfreezing
+from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.run import Run
 from ftkeras.training.resume.state_file import Tree
-
-Logs = dict[str, Any]
 
 
 class EpochBoard(keras.callbacks.TensorBoard):
@@ -67,3 +67,68 @@ class EpochRecord(keras.callbacks.Callback):
 
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._start
+
+
+class FitProgress(keras.callbacks.Callback):
+    """Shows how far training is and how long it will take; one lasting line an epoch."""
+
+    def __init__(self, unfreeze: StagedUnfreezing, steps_per_epoch: int):
+        super().__init__()
+        self._unfreeze = unfreeze
+        self._steps_per_epoch = steps_per_epoch
+        self._progress = Progress("training", steps_per_epoch * unfreeze.epochs)
+        self._place = ""
+        self._done = 0  # steps of this epoch
+        self._epoch_start = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._done = self._unfreeze.position[1]
+        self._progress.skip_to(epoch * self._steps_per_epoch + self._done)
+        self._place = self._name(epoch)
+        self._epoch_start = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        before, self._done = self._done, self._unfreeze.position[1]
+        self._progress.advance(self._done - before, self._place)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        shown = sorted((logs or {}).items(), key=lambda item: "loss" not in item[0])
+        numbers = "  ".join(f"{n} {float(v):.4f}" for n, v in shown if n != "learning_rate")
+        seconds = duration(time.monotonic() - self._epoch_start)
+        self._progress.say(f"{self._name(epoch)}: {numbers}  ({seconds})")
+
+    def close(self) -> None:
+        """Ends the progress line; call it when all of the training is over."""
+        self._progress.close()
+
+    def _name(self, epoch: int) -> str:
+        return f"{self._unfreeze.phase.name}, epoch {epoch + 1}/{self._unfreeze.epochs}"
+
+
+class DataPosition(keras.callbacks.Callback):
+    """Tells the data which epoch begins, and how strongly its phase augments.
+
+    `fit` asks for the epoch's first batch after this; order and augmentation follow from it.
+    """
+
+    def __init__(self, feed: Feed, unfreeze: StagedUnfreezing):
+        super().__init__()
+        self._feed = feed
+        self._unfreeze = unfreeze
+        self._strength: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        batches = self._unfreeze.position[1]
+        self._feed.epoch.assign(epoch)
+        self._feed.start.assign(batches * self._feed.batch_size)
+        if batches == 0:  # else the strength is that with which the epoch began
+            self._strength = self._unfreeze.phase.augmentation
+        self._feed.set_view(self._strength)
+
+    def state(self) -> Tree:
+        """Returns the strength of the epoch's augmentation."""
+        return {"strength": self._strength}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self._strength = state["strength"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -14,21 +15,45 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.files import written_whole
-from ftkeras.phases.phase import larger_is_better
+from ftkeras.phases.phase import improves
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
-from ftkeras.training.resume.disk_space import check_room
 from ftkeras.training.resume.state import values_of
 from ftkeras.training.resume.state_file import DamagedState, Tree, read_state, write_state
 
 gfile = tf.io.gfile
 
+_A_DATASET = 4096  # bytes that HDF5 adds for each, at most
+_CANNOT_TELL = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # file systems without allocation
+
 
 def save_last(model: keras.Model, run: Run) -> None:
     """Writes `checkpoints/last.weights.h5`, as Keras loads it: whole, or the one before stays."""
     with written_whole(run.path("checkpoints", "last.weights.h5")) as temporary:
-        check_room(temporary, model)
+        _check_room(temporary, model)
         model.save_weights(temporary)
+
+
+def _check_room(path: str, model: keras.Model) -> None:
+    """Raises OSError if weights and optimizer would not fit: HDF5 would end the process."""
+    if "://" in path or not hasattr(os, "posix_fallocate"):
+        return
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    needed = sum(
+        math.prod(variable.shape) * tf.as_dtype(variable.dtype).size + _A_DATASET
+        for variable in variables
+        if variable.dtype != "string"
+    )
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        if error.errno not in _CANNOT_TELL:
+            raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(path)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -71,7 +96,8 @@ class Checkpoints(keras.callbacks.Callback):
             )
         value = float(logs[self._monitor])
         loss = float(logs.get("val_loss", logs["loss"]))
-        if self._improves(value, loss):
+        better = improves(self._monitor, value, self.best)
+        if better or (value == self.best and loss < self._best_loss):  # equal in a small split
             self.best, self._best_loss = value, loss
             self.best_epoch = epoch
             with contextlib.nullcontext() if self.average is None else self.average.swapped():
@@ -114,13 +140,6 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _path(self, epoch: int) -> str:
         return self.run.path("checkpoints", f"best-{epoch + 1:04d}.ckpt")
-
-    def _improves(self, value: float, loss: float) -> bool:
-        if self.best is None or math.isnan(self.best):
-            return True
-        if value == self.best:  # common for the accuracy of a small split
-            return loss < self._best_loss
-        return value > self.best if larger_is_better(self._monitor) else value < self.best
 
 
 class States:

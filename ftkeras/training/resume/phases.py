@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftkeras.phases.audit import Audit, AuditResult
-from ftkeras.phases.callback import StagedUnfreezing
-
-Logs = dict[str, Any]
+from ftkeras.phases.callback import Logs, StagedUnfreezing
 
 
 class ResumableUnfreezing(StagedUnfreezing):

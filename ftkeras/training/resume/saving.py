@@ -5,38 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.config.schema import CheckpointConfig, TroubleConfig
 from ftkeras.errors import TrainingError
-from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy
+from ftkeras.phases.callback import Logs
+from ftkeras.training.callbacks.divergence import Divergence
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.signals import Signals
 
-Logs = dict[str, Any]
-
 _SHARE = 0.05  # of the time that saving may take where epochs are short
-
-
-@dataclass(frozen=True)
-class SavingOptions:
-    """When to save besides where epochs end.
-
-    Args:
-        every_steps: After every so many steps of the run.
-        every_minutes: After the first step that ends so long after the last time.
-        every_epoch: At each epoch's end, even where epochs are so short that this would take more
-            than a twentieth of the time.
-    """
-
-    every_steps: int | None = None
-    every_minutes: float | None = 10.0
-    every_epoch: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +30,14 @@ class Guards:
         saving: When to save besides where epochs end.
         trouble: What to do if the loss is not a number any more, or explodes.
         signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
+        every_epoch: Whether to save at each epoch's end, even if epochs are so short that this
+            takes more than a twentieth of the time.
     """
 
-    saving: SavingOptions = SavingOptions()
-    trouble: DivergencePolicy = DivergencePolicy()
+    saving: CheckpointConfig = CheckpointConfig()
+    trouble: TroubleConfig = TroubleConfig()
     signals: Signals = field(default_factory=Signals)
+    every_epoch: bool = False
 
     def for_workers(self) -> Guards:
         """Returns those for workers in step, which save when all are at the same step.
@@ -59,8 +45,8 @@ class Guards:
         Reading metrics is a meeting of all workers, and a signal or a clock calls each at another
         step. So they stop at once.
         """
-        saving = SavingOptions(self.saving.every_steps, every_minutes=None, every_epoch=True)
-        return Guards(saving, self.trouble)
+        saving = CheckpointConfig(every_steps=self.saving.every_steps, every_minutes=None)
+        return Guards(saving, self.trouble, every_epoch=True)
 
 
 class SavedTraining:
@@ -80,7 +66,7 @@ class SavedTraining:
         checkpoints: Checkpoints,
         unfreeze: ResumableUnfreezing,
         parts: Mapping[str, state.Stateful],
-        trouble: DivergencePolicy,
+        trouble: TroubleConfig,
         report: Callable[[str], None] = print,
     ):
         self.over = False
@@ -123,7 +109,7 @@ class SavedTraining:
             logs: The training metrics where all of the epoch but its validation is done.
 
         Raises:
-            Trouble: A weight or its momentum isn't finite: nothing to come back to.
+            Divergence: A weight or its momentum isn't finite: nothing to come back to.
         """
         start = time.monotonic()
         if self._average is not None:
@@ -244,7 +230,7 @@ class Saver(keras.callbacks.Callback):
         self._unfreeze = saved.unfreeze
         self._signals = guards.signals
         self._steps_per_epoch = steps_per_epoch
-        self._options = guards.saving
+        self._guards = guards
         self._at = time.monotonic()
         self._logs: Logs = {}
 
@@ -258,7 +244,7 @@ class Saver(keras.callbacks.Callback):
         if self._signals.stop_asked:
             self._saved.save()
             self._signals.stop()
-        steps, minutes = self._options.every_steps, self._options.every_minutes
+        steps, minutes = self._guards.saving.every_steps, self._guards.saving.every_minutes
         passed = epoch * self._steps_per_epoch + done
         late = minutes is not None and time.monotonic() - self._at >= 60 * minutes
         if self._signals.save_asked or late or (steps is not None and passed % steps == 0):
@@ -279,7 +265,9 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         over = self.model.stop_training or epoch + 1 >= self._unfreeze.epochs
-        pays = self._options.every_epoch or self._pays
+        # What a kill would lose has taken so much longer than saving it does.
+        pays = time.monotonic() - self._at >= self._saved.seconds / _SHARE
+        pays = pays or self._guards.every_epoch
         saved = over or pays or self._unfreeze.paused or self._signals.save_asked
         if saved:
             self._save(over=over)
@@ -289,11 +277,6 @@ class Saver(keras.callbacks.Callback):
             if not saved:
                 self._saved.save()
             self._signals.stop()
-
-    @property
-    def _pays(self) -> bool:
-        """Whether what a kill would lose has taken so much longer than saving it does."""
-        return time.monotonic() - self._at >= self._saved.seconds / _SHARE
 
     def _save(self, over: bool = False) -> None:
         self._saved.save(over=over)

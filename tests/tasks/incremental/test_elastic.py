@@ -8,7 +8,7 @@ import pytest
 
 from ftkeras.phases import weights_of
 from ftkeras.tasks.incremental.elastic import ElasticWeights, diagonal_fisher
-from ftkeras.tasks.incremental.lengths import EqualLengths
+from ftkeras.tasks.incremental.grow import EqualLengths
 from ftkeras.training.regularization import WeightPenalty
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.config.schema import CheckpointConfig
 from ftkeras.data.feed import Feed
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase
@@ -19,7 +20,7 @@ from ftkeras.tasks.robust_weights.soups import Blender, KeepProbe, blend, greedy
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.training.resume.saving import Guards, SavingOptions
+from ftkeras.training.resume.saving import Guards
 
 
 def test_a_blend_is_a_weighted_sum():
@@ -128,7 +129,7 @@ def test_the_probe_is_what_the_first_phase_leaves_also_in_a_run_that_goes_on(
             feed,
             unfreeze=unfreeze,
             checkpoints=Checkpoints(model, run, "loss"),
-            guards=Guards(SavingOptions(1)),
+            guards=Guards(CheckpointConfig(every_steps=1)),
             callbacks=[keeper, stop],
         )
         return keeper

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.config.schema import CheckpointConfig, TroubleConfig
 from ftkeras.errors import TrainingError
 from ftkeras.phases import Phase, StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training.callbacks.divergence import Divergence, DivergencePolicy, DivergenceWatch
-from ftkeras.training.resume.saving import Guards, SavedTraining, SavingOptions
+from ftkeras.training.callbacks.divergence import Divergence, DivergenceWatch
+from ftkeras.training.resume.saving import Guards, SavedTraining
 
 PHASES = [Phase("head", 2, 1e-2, decay="constant"), Phase("all", 1, train=["all"])]
 
@@ -80,7 +81,7 @@ def rollbacks(run: Run) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_a_run_goes_back_with_a_smaller_rate_and_ends_well(small_training, tmp_path, capsys):
     spoil = Spoil(step=8, times=1)
-    saving = SavingOptions(every_steps=7)
+    saving = CheckpointConfig(every_steps=7)
     whole, run = small_training(tmp_path, PHASES, callbacks=[spoil], guards=Guards(saving))
     (event,) = rollbacks(run)
     assert "the loss is nan" in event["reason"]
@@ -98,7 +99,7 @@ def test_a_run_goes_back_with_a_smaller_rate_and_ends_well(small_training, tmp_p
 def test_a_run_killed_right_after_it_went_back_resumes_with_the_metrics_of_then(
     small_training, tmp_path, monkeypatch
 ):
-    saving, spoil = SavingOptions(every_steps=7), Spoil(step=8, times=1)
+    saving, spoil = CheckpointConfig(every_steps=7), Spoil(step=8, times=1)
     whole, _ = small_training(tmp_path / "whole", PHASES, callbacks=[spoil], guards=Guards(saving))
     go_back = SavedTraining.go_back
 
@@ -119,7 +120,7 @@ def test_a_run_killed_right_after_it_went_back_resumes_with_the_metrics_of_then(
 def test_a_checkpoint_that_leads_to_trouble_again_is_left_for_the_one_before(
     small_training, tmp_path
 ):
-    guards = Guards(SavingOptions(every_epoch=True))
+    guards = Guards(every_epoch=True)
     _, run = small_training(tmp_path, PHASES, callbacks=[Spoil(step=8, times=2)], guards=guards)
     first, second = rollbacks(run)
     assert (first["to_epoch"], second["to_epoch"]) == (1, 0)
@@ -145,7 +146,7 @@ def test_a_batch_of_nan_pixels_stops_the_run_and_is_named(small_training, small_
 def test_an_enormous_rate_stops_the_run(small_training, tmp_path):
     phases = [Phase("all", 3, 1e6, train=["all"], batch_norm="train")]
     optimizer = keras.optimizers.SGD()
-    trouble = DivergencePolicy(retries=1)
+    trouble = TroubleConfig(retries=1)
     with pytest.raises(TrainingError, match="Look at|look at"):
         small_training(tmp_path, phases, optimizer=optimizer, guards=Guards(trouble=trouble))
     assert len(rollbacks(Run(str(tmp_path)))) == 1

@@ -10,12 +10,13 @@ import keras
 import numpy as np
 import pytest
 
+from ftkeras.config.schema import CheckpointConfig
 from ftkeras.errors import Interrupted, Preempted
 from ftkeras.phases import Phase, Until
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.resume import saving
 from ftkeras.training.resume.checkpoint import States
-from ftkeras.training.resume.saving import Guards, SavingOptions
+from ftkeras.training.resume.saving import Guards
 from ftkeras.training.resume.signals import Signals
 
 pytestmark = pytest.mark.slow
@@ -103,7 +104,8 @@ def test_a_training_that_is_killed_again_and_again_ends_the_same(small_training,
     ]
     for stop, every_steps, raised in tries:
         with Signals() as signals, pytest.raises(raised):
-            train("parts", stop, guards=Guards(SavingOptions(every_steps), signals=signals))
+            guards = Guards(CheckpointConfig(every_steps=every_steps), signals=signals)
+            train("parts", stop, guards=guards)
     resumed, run = train("parts", Kill())
     assert_same(whole, resumed)
     events = [json.loads(line) for line in run.read_text("events.jsonl").splitlines()]
@@ -130,9 +132,9 @@ def test_signals_in_the_validation_of_an_epoch_that_a_phase_cuts_short(small_tra
 @pytest.mark.parametrize(
     ("share", "options", "saved"),
     [
-        (1e9, SavingOptions(), [0, 1, 2, 3]),
-        (1e-9, SavingOptions(), [0, 3]),
-        (1e-9, SavingOptions(every_epoch=True), [0, 1, 2, 3]),
+        (1e9, Guards(), [0, 1, 2, 3]),
+        (1e-9, Guards(), [0, 3]),
+        (1e-9, Guards(every_epoch=True), [0, 1, 2, 3]),
     ],
 )
 def test_short_epochs_are_saved_now_and_then(
@@ -147,7 +149,7 @@ def test_short_epochs_are_saved_now_and_then(
 
     monkeypatch.setattr(States, "save", noted)
     monkeypatch.setattr(saving, "_SHARE", share)
-    small_training(tmp_path, [Phase("all", 3, 1e-2, train=["all"])], guards=Guards(options))
+    small_training(tmp_path, [Phase("all", 3, 1e-2, train=["all"])], guards=options)
     assert positions == saved
 
 
