@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftkeras.errors import TrainingError, UserError, did_you_mean
 
-if TYPE_CHECKING:  # the command line reads bars before it imports TensorFlow
+if TYPE_CHECKING:  # bars are read before Keras is imported
     from ftkeras.outputs.base import Output
 
 _RELATIONS: dict[str, Callable[[float, float], bool]] = {

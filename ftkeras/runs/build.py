@@ -77,8 +77,8 @@ def images(
         strict=strict,
         classes=classes,
         labelled=labelled,
-        kind=input_of(config),
         questions=asked,
+        kind=input_of(config),
     )
 
 
@@ -163,9 +163,9 @@ def feed(
     full: bool = False,
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
-    section, augmentation, kind = config.data, config.data.augmentation, input_of(config, model)
-    if kind.kind != "image":
-        augmentation = kind.training_view
+    section, kind = config.data, input_of(config, model)
+    is_image = kind.kind == "image"
+    augmentation = section.augmentation if is_image else kind.training_view
     listed = config.phases if isinstance(config.phases, list) else []
     varies = any(phase.augmentation is not None for phase in listed)
     if varies and not isinstance(augmentation, str):
