@@ -202,14 +202,13 @@ def _trunk(
         )
         return tail
 
-    options = build.trunk(config)
-    if options is None:
+    if config.trunk.mode == "off":
         return None
     if why_not := task.why_no_trunk(config) or _why_no_tail(task, model):
-        if options.always:
+        if config.trunk.mode == "on":
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
         return None
-    return plan_trunk(model, feed, unfreeze, options, make_tail)
+    return plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

@@ -38,7 +38,6 @@ from ftkeras.run import Run
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.trunk.writer import TrunkOptions
 
 
 def images(
@@ -249,22 +248,6 @@ def optimizer(
         learning_rate=1e-3,  # each phase sets its own
         spared=regularization.anchored if regularization else (),
         **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
-    )
-
-
-def trunk(config: Config) -> TrunkOptions | None:
-    """Returns how the trunk is stored, unless the config turns that off."""
-    section = config.trunk
-    if section.mode == "off":
-        return None
-    return TrunkOptions(
-        always=section.mode == "on",
-        precision=section.precision,
-        dtype=section.dtype,
-        views=section.views,
-        silence=section.silence,
-        memory_budget=None if section.memory_mb is None else section.memory_mb << 20,
-        disk_budget=None if section.disk_mb is None else section.disk_mb << 20,
     )
 
 
