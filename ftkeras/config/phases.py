@@ -48,7 +48,9 @@ def larger_is_better(metric: str) -> bool:
         (True, False)
     """
     # A head may have any name, which comes before the metric's own.
-    return not metric.endswith("loss") and any(part in metric for part in _LARGER_IS_BETTER)
+    return not metric.endswith(("loss", "mae")) and any(
+        part in metric for part in _LARGER_IS_BETTER
+    )
 
 
 def improves(metric: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:

@@ -24,6 +24,26 @@ from ftkeras.config.fields import (
 )
 from ftkeras.config.phases import Phase
 
+# ------------------------------------------------------------------------------- outputs
+
+Kind = Literal["classes", "labels", "number"]
+OutputName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
+
+class OutputConfig(Section):
+    """One question that the model answers about each example."""
+
+    kind: Kind = "classes"
+    """One of several classes, any number of labels ('a;b' in CSV, a list in JSON), or a number."""
+    column: str | None = None
+    """The manifest's column with the answers, or label: what the source calls so; left out, the
+    output's name. An empty cell is an answer that nobody knows."""
+    map: dict[str, str] = {}
+    """What the column's values stand for: {sneaker: shoe}; to "" is: not known."""
+    weight: PositiveFloat = 1.0
+    """How much the output's loss counts beside others; if weights move, what they start from."""
+
+
 # --------------------------------------------------------------------- backbone and head
 
 
@@ -89,8 +109,11 @@ class HeadConfig(Section):
 class LossConfig(Section):
     """What training minimises."""
 
-    name: Literal["auto", "cross_entropy", "binary_cross_entropy", "focal"] = "auto"
-    """auto: cross-entropy for one label an image, binary cross-entropy for several."""
+    name: Literal[
+        "auto", "cross_entropy", "binary_cross_entropy", "focal", "mse", "mae", "huber"
+    ] = "auto"
+    """auto: cross-entropy for one of several classes, binary cross-entropy for any number of
+    labels, mse for a number. An output that does not take what is named takes its own of auto."""
     label_smoothing: Fraction = 0.0
     """How much of each target is spread over the other classes (Szegedy et al. 2016)."""
     gamma: NonNegativeFloat = 2.0
@@ -204,7 +227,8 @@ class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
-    """The metric that tells the best epoch; left out, val_accuracy (several labels: val_loss)."""
+    """The metric that tells the best epoch; left out, val_accuracy (any number of labels, or
+    several outputs: val_loss; a number: val_mae)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
@@ -267,6 +291,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random choice follows from it."""
     data: DataConfig
+    outputs: dict[OutputName, Kind | OutputConfig] = {}
+    """What the model answers, by name: {age: number}, or {age: {kind: number, column: years}}; left
+    out, what the source's labels say."""
     backbone: BackboneConfig
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
@@ -278,6 +305,14 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     report: bool = True
     """Write report.html when training ends."""
+
+    @property
+    def asked(self) -> dict[str, OutputConfig]:
+        """The outputs with all their settings; none if the source's labels say what is asked."""
+        return {
+            name: OutputConfig(kind=asked) if isinstance(asked, str) else asked
+            for name, asked in self.outputs.items()
+        }
 
     @model_validator(mode="after")
     def _phase_names_differ(self) -> Config:

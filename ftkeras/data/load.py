@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ftkeras.data.answers import Asked, Question, ask, groups_of
 from ftkeras.data.dataset import ImageData, Listing, Split
 from ftkeras.data.sources import SOURCES
 from ftkeras.data.splits import divide
@@ -15,6 +17,9 @@ from ftkeras.errors import UserError, did_you_mean
 from ftkeras.files import whole_path
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import make_input
+from ftkeras.outputs.base import Answers, Output
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import KINDS, SOURCE
 
 _IMBALANCE = 10  # the ratio of class counts above which balancing is suggested
 
@@ -29,7 +34,7 @@ def load_data(
     classes: Sequence[str] = (),
     labelled: bool = True,
     kind: Input | None = None,
-    prepare: Callable[[Listing], Listing] | None = None,
+    questions: Sequence[Question] = (),
     **source_args: Any,
 ) -> ImageData:
     """Finds the examples of a source, checks them, and divides them into splits.
@@ -45,7 +50,7 @@ def load_data(
         classes: Classes that are known already: they come first, and need no example here.
         labelled: Whether the labels matter; else there may be a single one, or some in no training.
         kind: What the examples are; left out, images.
-        prepare: Changes what the source found, before it is divided.
+        questions: What each output is asked; none: one output answers what the labels say.
         **source_args: What the source takes; see its `find`.
 
     Raises:
@@ -68,12 +73,13 @@ def load_data(
     kind = kind or make_input()
     items = SOURCES[source](parts=names, kind=kind, **source_args)
     _check_bad_share(items, max_bad_files if strict else 1.0, kind.nouns)
-    items = items if prepare is None else prepare(items)
+    asked = [ask(items, question) for question in questions]
+    items = _grouped(items, asked) if asked else items
     named = sorted({n for names in items.labels for n in names})
     class_names = tuple(dict.fromkeys((*classes, *(items.class_names or named))))
     if not (strict and labelled):
         class_names += tuple(name for name in named if name not in class_names)
-    if labelled and len(class_names) < 2 and not items.multi_label:
+    if labelled and len(class_names) < 2 and items.kind == "classes":
         raise UserError(
             f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
             f"Give {kind.nouns} of two classes or more."
@@ -87,27 +93,87 @@ def load_data(
         name: Split(
             name=name,
             ids=[items.ids[i] for i in indices],
-            labels=_label_array([labels[i] for i in indices], len(class_names), items.multi_label),
+            labels=_label_array([labels[i] for i in indices], len(class_names), items.kind),
             classes=len(class_names),
             fetch=items.make_fetch(indices),
             weights=None if items.weights is None else items.weights[indices].astype(np.float32),
             columns={column: values[indices] for column, values in items.columns.items()},
             files=None if items.files is None else [items.files[i] for i in indices],
-            targets={head: target.of(indices) for head, target in items.targets.items()},
         )
         for name, indices in parts.items()
     }
     # With classes that are known already, more examples of them may be about to come.
     imbalance = [] if classes else _imbalance_note(class_names, splits["train"], kind.nouns)
     notes = [*items.notes, *imbalance]
+    outputs: dict[str, Output] = {SOURCE: _classes_output(items.kind, class_names)}
+    if asked:
+        outputs = _fitted(asked, class_names, parts)
+        splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
     return ImageData(
         source=source,
-        class_names=class_names,
-        multi_label=items.multi_label,
+        outputs=outputs,
         splits=splits,
         bad_files=items.bad_files,
         notes=tuple(notes),
     )
+
+
+def _classes_output(kind: str, class_names: tuple[str, ...]) -> Output:
+    made = KINDS[kind]
+    assert issubclass(made, Classes)
+    return made(class_names)
+
+
+def _grouped(items: Listing, asked: Sequence[Asked]) -> Listing:
+    """Returns what a source found, with the answers in place of its labels."""
+    used = {one.question.column for one in asked}
+    only = asked[0].question.kind if len(asked) == 1 else ""
+    return dataclasses.replace(
+        items,
+        labels=groups_of(asked),
+        class_names=None,
+        kind="classes" if only == "classes" else "labels",
+        columns={name: values for name, values in items.columns.items() if name not in used},
+    )
+
+
+def _fitted(
+    asked: Sequence[Asked], class_names: tuple[str, ...], parts: Mapping[str, np.ndarray]
+) -> dict[str, Output]:
+    """Returns the outputs by name, numbers in units of their spread in training.
+
+    Raises:
+        UserError: Training has no answer to a question, or the same number always.
+    """
+    outputs = {}
+    for one in asked:
+        train = one.answers.of(parts["train"])
+        if not len(train.places):
+            raise UserError(f"{one.question.field}: no training example has an answer. Add some.")
+        if len(asked) == 1 and class_names:  # some may be known besides those that were found
+            outputs[one.question.name] = _classes_output(one.question.kind, class_names)
+        else:
+            fitted = one.output.fitted(train.values[train.places], one.question.field)
+            outputs[one.question.name] = fitted
+    return outputs
+
+
+def _answered(
+    split: Split, asked: Sequence[Asked], outputs: Mapping[str, Output], indices: np.ndarray
+) -> Split:
+    """Returns a split with the answers to each question, unless its labels say all of them."""
+    answers = {
+        one.question.name: outputs[one.question.name].in_own_units(one.answers.of(indices))
+        for one in asked
+    }
+    if len(asked) == 1:
+        [(name, only)] = answers.items()
+        known = None if len(only.places) == len(split) else only.known
+        if split.classes:
+            answers = {} if known is None else {name: Answers(split.labels, split.classes, known)}
+        else:
+            answers = {name: dataclasses.replace(only, known=known)}
+    return dataclasses.replace(split, answers=answers)
 
 
 def _numbers(items: Listing, number: Mapping[str, int], nouns: str) -> list[list[int]]:
@@ -124,9 +190,9 @@ def _numbers(items: Listing, number: Mapping[str, int], nouns: str) -> list[list
     return numbers
 
 
-def _label_array(labels: Sequence[Sequence[int]], classes: int, multi_label: bool) -> np.ndarray:
-    if not multi_label:
-        return np.array([row[0] for row in labels], np.int32)  # (n,)
+def _label_array(labels: Sequence[Sequence[int]], classes: int, kind: str) -> np.ndarray:
+    if kind == "classes":
+        return np.array([row[0] if row else -1 for row in labels], np.int32)  # (n,)
     hot = np.zeros((len(labels), classes), np.float32)
     for row, numbers in zip(hot, labels, strict=True):
         row[list(numbers)] = 1.0

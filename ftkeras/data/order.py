@@ -122,7 +122,7 @@ def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """
     if split.labels.ndim == 1:
         members = np.argsort(split.labels, kind="stable")
-        return members, split.counts[split.counts > 0]
+        return members, np.unique(split.labels, return_counts=True)[1]
     unlabelled = (split.labels.sum(axis=1) == 0)[:, np.newaxis]  # (n, 1)
     groups = [np.flatnonzero(column) for column in np.hstack([split.labels, unlabelled]).T]
     groups = [members for members in groups if len(members)]
@@ -132,16 +132,19 @@ def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
 def make_weight(split: Split, balance: str) -> Callable[[tf.Tensor], Any] | None:
     """Returns int64 index (...) -> weights in the loss, float32 (...); None where all are alike.
 
-    Where there are several heads, it returns a dict with the weights for each.
+    Of several outputs, it returns a dict with the weights for each.
     """
     weights = example_weights(split, balance)
-    if split.targets:
-        by_head = {
-            name: tf.constant(target.weights if weights is None else target.weights * weights)
-            for name, target in split.targets.items()
+    if len(split.answers) > 1:
+        every = np.ones(len(split), np.float32) if weights is None else weights
+        by_output = {
+            name: tf.constant(every if answers.weights is None else answers.weights * every)
+            for name, answers in split.answers.items()
         }
-        return lambda index: {name: tf.gather(each, index) for name, each in by_head.items()}
-    return None if weights is None else lambda index: tf.gather(weights, index)
+        return lambda index: {name: tf.gather(each, index) for name, each in by_output.items()}
+    own = [a.weights for a in split.answers.values() if a.weights is not None]
+    [only] = [o if weights is None else o * weights for o in own] or [weights]
+    return None if only is None else lambda index: tf.gather(only, index)
 
 
 def example_weights(split: Split, balance: str) -> np.ndarray | None:
@@ -156,11 +159,12 @@ def example_weights(split: Split, balance: str) -> np.ndarray | None:
         return split.weights
     inverse = (1.0 / np.maximum(split.counts, 1)).astype(np.float32)  # (classes,)
     if split.labels.ndim == 1:
-        weights = inverse[split.labels]  # (n,)
+        weights, without = inverse[split.labels], split.labels < 0  # (n,)
     else:
         labels = split.labels.sum(axis=1)  # (n,)
-        weights = split.labels @ inverse / np.maximum(labels, 1.0)
-        weights[labels == 0] = weights[labels > 0].mean()
+        weights, without = split.labels @ inverse / np.maximum(labels, 1.0), labels == 0
+    if without.any():
+        weights[without] = weights[~without].mean()
     weights /= weights.mean()
     if split.weights is not None:
         weights = weights * split.weights

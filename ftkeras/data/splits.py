@@ -145,7 +145,7 @@ def write_splits(data: ImageData, path: str) -> None:
         writer.writerow(["id", "split", "label"])
         for split in data.splits.values():
             for key, label in zip(split.ids, split.labels, strict=True):
-                indices = np.flatnonzero(label) if data.multi_label else [label]
+                indices = [label] if split.labels.ndim == 1 else np.flatnonzero(label)
                 names = ";".join(data.class_names[i] for i in indices if i >= 0)
                 writer.writerow([key, split.name, names])
 

@@ -21,6 +21,7 @@ from ftkeras.findings import Diagnosis, Finding
 from ftkeras.inputs.image import duplicates
 from ftkeras.inputs.image.looks import odd_images
 from ftkeras.model.assemble import build_model
+from ftkeras.outputs.kinds import answered
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 
@@ -107,13 +108,7 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
 
 def _describe(data: ImageData) -> str:
     parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    if not data.heads:
-        return f"{data.source}: {parts}; {len(data.class_names)} classes"
-    heads = (
-        f"{head.name} ({f'{head.units} {head.kind}' if head.class_names else 'a number'})"
-        for head in data.heads
-    )
-    return f"{data.source}: {parts}; heads {', '.join(heads)}"
+    return f"{data.source}: {parts}; {answered(data.outputs)}"
 
 
 def _some_images(feed: Feed) -> np.ndarray:

@@ -40,11 +40,14 @@ def look_at(data: ImageData) -> Looks:
 
 def _unknown(data: ImageData) -> np.ndarray | None:
     """Returns which labels, `head=value`, are of heads that have no answer for an image."""
-    if not data.heads:
+    if len(data.outputs) == 1:
         return None
     heads = [name.partition("=")[0] for name in data.class_names]
     unknown = np.zeros((sum(map(len, data.splits.values())), len(heads)), bool)
     for column, head in enumerate(heads):
-        known = [split.targets[head].known for split in data.splits.values()]
-        unknown[:, column] = ~np.concatenate(known)
+        start = 0
+        for split in data.splits.values():
+            unknown[start : start + len(split), column] = True
+            unknown[start + split.answers_to(head).places, column] = False
+            start += len(split)
     return unknown

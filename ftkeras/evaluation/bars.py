@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ftkeras.errors import TrainingError, UserError, did_you_mean
-from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.outputs.base import Output
 
 _RELATIONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -103,24 +101,22 @@ def whole(results: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def check_metrics(bars: Sequence[Bar], class_names: Sequence[str], multi_label: bool) -> None:
+def check_metrics(bars: Sequence[Bar], outputs: Mapping[str, Output]) -> None:
     """Refuses, before anything is measured, a metric that will not be.
 
     Args:
         bars: The conditions.
-        class_names: One name a class.
-        multi_label: Whether an example may have any number of labels.
+        outputs: What the model answers, by name.
 
     Raises:
         UserError: A bar names a metric that an evaluation of such a model does not give.
     """
     if not bars:
         return
-    # An evaluation of one example a class tells the names that a real one has.
-    classes = len(class_names)
-    labels = np.eye(classes) if multi_label else np.arange(classes)
-    results = evaluate_predictions(labels, np.eye(classes), class_names, multi_label, resamples=1)
-    refuse_unknown(bars, measured(results))
+    # Answers that are made up tell the names that real ones have.
+    parts = {name: o.measure(*o.made_up(), resamples=1) for name, o in outputs.items()}
+    alone = len(parts) == 1
+    refuse_unknown(bars, measured(next(iter(parts.values())) if alone else {"heads": parts}))
 
 
 def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:

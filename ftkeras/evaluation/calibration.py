@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.evaluation.metrics import correct_answers, log_losses, scores_from_logits
+from ftkeras.evaluation.metrics import correct_answers, log_losses, scores_for
 
 BINS = 15
 _STEEPNESS = (0.01, 100.0)  # of 1 / temperature: what a fit may answer
 _PRECISION = 1e-6
 
 
-def outcomes(
-    labels: np.ndarray, logits: np.ndarray, multi_label: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns how sure each answer was and whether it was right.
 
     Of one label an image that is the best class and its score, (n,). Of several labels each class
@@ -27,15 +25,14 @@ def outcomes(
     Args:
         labels: Int (n,), or multi-hot (n, classes).
         logits: Float (n, classes).
-        multi_label: Whether an image may have any number of labels.
 
     Returns:
         Correct, bool, and confidence, float in 0..1.
     """
-    scores = scores_from_logits(logits, multi_label)
-    if multi_label:
+    scores = scores_for(labels, logits)
+    if labels.ndim == 2:
         return labels.ravel() > 0.5, scores.ravel()
-    return correct_answers(labels, logits, multi_label), scores.max(axis=1)
+    return correct_answers(labels, logits), scores.max(axis=1)
 
 
 def bin_of(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
@@ -59,19 +56,18 @@ def expected_calibration_error(
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def calibration(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> dict[str, Any]:
+def calibration(labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
     """Returns the calibration error, the likelihood, and the bins of a reliability diagram.
 
     Args:
         labels: Int (n,), or multi-hot (n, classes).
         logits: Float (n, classes).
-        multi_label: Whether an image may have any number of labels.
 
     Returns:
         `ece`, `nll`, and `bins`, from confidence 0 to 1: each with `n` answers, their mean
         `confidence` and their `accuracy`, both None where there is none.
     """
-    correct, confidence = outcomes(labels, logits, multi_label)
+    correct, confidence = outcomes(labels, logits)
     where = bin_of(confidence)
     counts = np.bincount(where, minlength=BINS)
     sums = [np.bincount(where, values, minlength=BINS) for values in (confidence, correct)]
@@ -89,7 +85,7 @@ def calibration(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> di
     }
 
 
-def fit_temperature(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> float:
+def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """Returns the temperature T under which logits / T are likeliest, on images kept from training.
 
     The likelihood is convex in 1 / T: Newton's method, kept inside a bracket. The targets are
@@ -97,12 +93,11 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -
     so that a few images that are all right do not make the model sure of everything.
 
     Args:
-        labels: Int (n,), or multi-hot (n, classes).
+        labels: Int (n,), or multi-hot (n, classes), of which each class is a sigmoid of its own.
         logits: Float (n, classes).
-        multi_label: Whether each class is a sigmoid of its own.
     """
     z, examples = np.asarray(logits, np.float64), len(logits)
-    if multi_label:
+    if labels.ndim == 2:
         target = (examples * labels + 0.5) / (examples + 1)
     else:
         z = z - z.max(axis=1, keepdims=True)
@@ -110,8 +105,8 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -
         wanted = (examples * own + z.mean(axis=1)) / (examples + 1)  # the target's mean logit
 
     def slope_and_curvature(steepness: float) -> tuple[float, float]:
-        scores = scores_from_logits(steepness * z, multi_label)
-        if multi_label:
+        scores = scores_for(labels, steepness * z)
+        if labels.ndim == 2:
             return ((scores - target) * z).mean(), (scores * (1 - scores) * z**2).mean()
         mean = (scores * z).sum(axis=1)
         return (mean - wanted).mean(), (scores * (z - mean[:, None]) ** 2).sum(axis=1).mean()

@@ -13,6 +13,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
 from ftkeras.evaluation.metrics import correct_answers
 from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.outputs.kinds import only_classes, outputs_of
 from ftkeras.run import Run
 
 _LEVEL = 0.05  # a difference that chance explains more often than this is called noise
@@ -54,24 +55,19 @@ def compare_runs(
         UserError: A run was not measured on the split, or the two have other classes or images.
     """
     runs = (first, second)
-    facts = [run.read_json("data.json") for run in runs]
-    if any(known.get("heads") for known in facts):
-        raise UserError("compare: it takes runs with one head; these have several.")
-    for name in ("class_names", "multi_label"):
-        if facts[0][name] != facts[1][name]:
-            raise UserError(
-                f"compare: {first.folder} and {second.folder} answer different questions: their "
-                f"{name} in data.json differ. Compare runs on the same classes."
-            )
+    one, other = (only_classes(outputs_of(run.read_json("data.json")), "compare") for run in runs)
+    if one != other:
+        raise UserError(
+            f"compare: {first.folder} and {second.folder} answer different questions: their "
+            f"classes in data.json differ. Compare runs on the same classes."
+        )
     a, b = (load_predictions(run, split) for run in runs)
     pair = on_shared_images(a, b)
     return {
         "runs": [{"folder": run.folder, **_size(run)} for run in runs],
         "split": split,
         "left_out": [len(whole.ids) - len(pair[0].ids) for whole in (a, b)],
-        **compare_predictions(
-            *pair, facts[0]["class_names"], facts[0]["multi_label"], resamples=resamples, seed=seed
-        ),
+        **compare_predictions(*pair, one.class_names, resamples=resamples, seed=seed),
     }
 
 
@@ -107,7 +103,6 @@ def compare_predictions(
     first: Predictions,
     second: Predictions,
     class_names: Sequence[str],
-    multi_label: bool,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -117,8 +112,7 @@ def compare_predictions(
     Args:
         first: Model A's answers.
         second: Model B's answers to the same images.
-        class_names: One name a class.
-        multi_label: Whether an image may have any number of labels.
+        class_names: One name per class.
         resamples: How many times the bootstrap draws the images anew.
         seed: Of the bootstrap.
 
@@ -127,7 +121,7 @@ def compare_predictions(
         `only_b` got right, `p`, `noise` (p is 0.05 or more), and `classes`, most gained first.
     """
     labels, examples = first.labels, len(first.labels)
-    right = [correct_answers(labels, p.logits, multi_label) for p in (first, second)]  # (n,) each
+    right = [correct_answers(labels, p.logits) for p in (first, second)]  # (n,) each
     gain = right[1].astype(np.float64) - right[0]
     differences = bootstrap(
         lambda drawn: [drawn @ gain / examples], examples, resamples=resamples, seed=seed

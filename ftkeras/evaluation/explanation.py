@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, flatten
-from ftkeras.model.output import output_of
+from ftkeras.model.output import ending_of
 
 
 def grad_cam(
-    model: keras.Model, multi_label: bool = False
+    model: keras.Model, *, exclusive: bool = True
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """Returns a function that says where a model sees a class.
 
@@ -27,7 +27,7 @@ def grad_cam(
     Args:
         model: From images (n, size, size, 3) to logits or scores (n, units); functional, and the
             backbone may be nested in it.
-        multi_label: Whether an image may have any number of labels.
+        exclusive: Whether exactly one class is right; otherwise each is a question of its own.
 
     Returns:
         From images (n, size, size, 3) and class indices (n,) to float32 maps (n, h, w), whose
@@ -44,7 +44,7 @@ def grad_cam(
     cut = None if graph is None else _last_map(graph)
     if graph is None or cut is None:
         return None
-    output = output_of(model, multi_label)
+    ending = ending_of(model, exclusive=exclusive)
     feature_map, after = cut
     before = Graph(graph.steps[:after], graph.inputs, (feature_map,), feature_map)
     behind = Graph(graph.steps[after:], (feature_map,), graph.outputs, graph.structure)
@@ -54,7 +54,7 @@ def grad_cam(
         features = tf.cast(to_map(tf.convert_to_tensor(images), training=False), tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(features)  # (n, h, w, channels)
-            logits = output.logits(to_outputs(features, training=False))  # (n, classes)
+            logits = ending.logits(to_outputs(features, training=False))  # (n, classes)
             chosen = tf.gather(logits, tf.constant(classes, tf.int32), axis=1, batch_dims=1)
         slopes = tape.gradient(chosen, features)
         importance = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)  # (n, 1, 1, channels)

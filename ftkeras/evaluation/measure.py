@@ -7,43 +7,79 @@ from typing import Any
 import keras
 import numpy as np
 
+from ftkeras.data.dataset import Split
 from ftkeras.data.feed import Feed
-from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.predict import predict_logits
+from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, save_predictions
-from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.outputs.base import Output
 from ftkeras.run import Run
 
 
 def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
     """Returns what `evaluation.json` holds; keeps the answers it rests on in `predictions/`.
 
-    The temperature is fitted on the validation split, where there is one.
+    Each output is measured on the examples whose answer is known. Of several outputs, `heads` has
+    the results of each, and the answers are kept in `predictions/SPLIT-OUTPUT.npz`. Temperatures
+    are fitted on the validation split, if there is one.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
-            (n, units).
+        model: Returns (n, units), or a dict of them by output.
         feed: The run's data.
         run: Where the answers are kept.
         split: What to measure the model on.
+
+    Raises:
+        UserError: The model gives neither logits nor scores.
     """
     data = feed.data
-    answers = {}
-    for name in dict.fromkeys(name for name in ("val", split) if name in data.splits):
-        logits, _ = predict_logits(model, feed.plain(name), f"evaluate {name}", data.multi_label)
-        part = data.splits[name]
-        answers[name] = Predictions(logits, part.labels, np.array(part.ids))
-        save_predictions(run, name, answers[name])
-    temperature, note = 1.0, "there is no validation split to fit a temperature on"
-    if val := answers.get("val"):
-        temperature = fit_temperature(val.labels, val.logits, data.multi_label)
-        note = "fitted on the validation split"
-    measured = evaluate_predictions(
-        answers[split].labels,
-        answers[split].logits,
-        data.class_names,
-        data.multi_label,
-        temperature=temperature,
-        columns=data.splits[split].columns,
-    )
-    return {"split": split, **measured, "temperature_note": note}
+    alone = len(data.outputs) == 1
+    answers: dict[tuple[str, str], Predictions] = {}
+    for part in dict.fromkeys(name for name in ("val", split) if name in data.splits):
+        said, _ = predict_outputs(model, feed.plain(part), f"evaluate {part}")
+        for name, output in data.outputs.items():
+            own = said[name] if isinstance(said, dict) else said
+            kept = output.kept(own, output.ending(model, name))
+            answers[part, name] = _of_known(data.splits[part], name, kept)
+            save_predictions(run, part if alone else f"{part}-{name}", answers[part, name])
+    results = {
+        name: _measured(output, data.splits[split], name, answers[split, name],
+                        answers.get(("val", name)), alone)
+        for name, output in data.outputs.items()
+    }  # fmt: skip
+    if alone:
+        return {"split": split, **next(iter(results.values()))}
+    heads = {name: {"kind": data.outputs[name].kind, **part} for name, part in results.items()}
+    return {"split": split, "examples": len(data.splits[split]), "heads": heads}
+
+
+def _of_known(split: Split, name: str, kept: np.ndarray) -> Predictions:
+    """Returns what is kept, with the answers, of the examples whose answer is known."""
+    answers = split.answers_to(name)
+    known = answers.places
+    return Predictions(kept[known], answers.values[known], np.array(split.ids)[known])
+
+
+def _measured(
+    output: Output,
+    split: Split,
+    name: str,
+    answers: Predictions,
+    val: Predictions | None,
+    alone: bool,
+) -> dict[str, Any]:
+    if not len(answers.labels) and not alone:
+        return {"examples": 0, "intervals": {}}
+    temperature = None
+    if val is not None and len(val.labels):
+        temperature = output.temperature(val.labels, val.logits)
+    known = split.answers_to(name).places
+    columns = {column: values[known] for column, values in split.columns.items()}
+    scale = 1.0 if temperature is None else temperature
+    results = output.measure(answers.labels, answers.logits, temperature=scale, columns=columns)
+    if alone and "temperature" in results:
+        results["temperature_note"] = (
+            "there is no validation split to fit a temperature on"
+            if temperature is None
+            else "fitted on the validation split"
+        )
+    return results

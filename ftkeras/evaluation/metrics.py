@@ -21,28 +21,35 @@ class ClassMetrics(NamedTuple):
     f1: np.ndarray
 
 
-def scores_from_logits(logits: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Returns softmax scores, or sigmoid ones where each label is its own question.
-
-    Args:
-        logits: Float (n, classes).
-        multi_label: Whether an example may have any number of labels.
-    """
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns scores that add up to 1 for each example, float64 (n, classes)."""
     logits = np.asarray(logits, np.float64)
-    if multi_label:
-        return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
     return np.exp(logits - _log_sum_exp(logits)[:, None])
 
 
-def correct_answers(labels: np.ndarray, logits: np.ndarray, multi_label: bool) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Returns a score for each label by itself, float64 (n, classes)."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64)))  # without overflow
+
+
+def scores_for(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Returns softmax scores if each example has one label, else sigmoid scores, (n, classes).
+
+    Args:
+        labels: Int (n,), or multi-hot (n, classes).
+        logits: Float (n, classes).
+    """
+    return softmax(logits) if labels.ndim == 1 else sigmoid(logits)
+
+
+def correct_answers(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Returns whether each example's answer is right, bool (n,); of several labels, all of them.
 
     Args:
         labels: Int (n,), or multi-hot (n, classes).
         logits: Float (n, classes).
-        multi_label: Whether an example may have any number of labels.
     """
-    if multi_label:
+    if labels.ndim == 2:
         return ((labels > 0.5) == (logits >= 0)).all(axis=1)
     return logits.argmax(axis=1) == labels
 

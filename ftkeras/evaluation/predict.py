@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,20 +19,20 @@ from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
 from ftkeras.model.inference import outputs_function
-from ftkeras.model.output import output_of
+from ftkeras.model.output import ending_of
+from ftkeras.outputs.base import Output
 from ftkeras.paths import is_utf8, shown
 
 
 def predict_logits(
-    model: keras.Model, dataset: tf.data.Dataset, label: str, multi_label: bool = False
+    model: keras.Model, dataset: tf.data.Dataset, label: str
 ) -> tuple[np.ndarray, Any]:
-    """Returns the logits and labels of a data set, both in its order.
+    """Returns a classifier's logits for a data set, and the labels, both in its order.
 
     Args:
-        model: Returns logits or scores (b, units).
+        model: Returns logits or scores (b, units), of which exactly one class is right.
         dataset: As `predict_outputs` takes it.
         label: What to say while it runs, for example "evaluate test".
-        multi_label: Whether an example may have any number of labels.
 
     Returns:
         Logits float32 (n, classes), and labels as the data set gives them, (n, ...).
@@ -40,9 +40,9 @@ def predict_logits(
     Raises:
         UserError: The model's outputs are neither logits nor scores.
     """
-    output = output_of(model, multi_label)
+    ending = ending_of(model)
     outputs, labels = predict_outputs(model, dataset, label)
-    return output.logits(outputs).numpy(), labels
+    return ending.logits(outputs).numpy(), labels
 
 
 def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) -> tuple[Any, Any]:
@@ -81,48 +81,55 @@ def _joined(parts: Sequence[Any]) -> Any:
     return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-class Row(Protocol):
-    """What a model says of one file, or why it could not be asked."""
-
-    @property
-    def error(self) -> str:
-        """Why the file could not be read, or an empty string."""
-
-    def cells(self) -> dict[str, str]:
-        """Returns a row of a table, by column; all that is answered have the same columns."""
-
-    def record(self) -> dict[str, Any]:
-        """Returns it ready for JSON."""
-
-
 @dataclass(frozen=True)
 class FilePrediction:
     """What the model says of one file, or why it could not be asked.
 
     Args:
         file: The path as it was given or found.
-        best: (class name, score) pairs, the best first; empty where there is an error.
+        outputs: What the model answers, by name.
+        answers: By output, what it says: (class name, score) pairs, the best first, or a number;
+            empty if there is an error.
         error: Why the file could not be read, or an empty string.
     """
 
     file: str
-    best: tuple[tuple[str, float], ...] = ()
+    outputs: Mapping[str, Output]
+    answers: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
 
+    @property
+    def best(self) -> Any:
+        """What the only output says; empty if there is an error.
+
+        Raises:
+            ValueError: There are several.
+        """
+        [name] = self.outputs
+        return self.answers.get(name, ())
+
     def cells(self) -> dict[str, str]:
-        """Returns file, class, score, class_2, score_2, ..., error."""
-        best: dict[str, str] = {}
-        for number, (name, score) in enumerate(self.best, start=1):
-            end = f"_{number}" if number > 1 else ""
-            best |= {f"class{end}": name, f"score{end}": f"{score:.6f}"}
-        return {"file": self.file, **(best or {"class": "", "score": ""}), "error": self.error}
+        """Returns file, class, score, class_2, score_2, ..., error; or a number by its name.
+
+        Several outputs give NAME and NAME_score for classes, NAME for labels and numbers.
+        """
+        alone, cells = len(self.outputs) == 1, dict[str, str]()
+        for name, output in self.outputs.items():
+            cells |= output.cells(name, self.answers.get(name), alone=alone)
+        return {"file": self.file, **cells, "error": self.error}
 
     def record(self) -> dict[str, Any]:
-        """Returns {"file": ..., "predictions": [{"class": ..., "score": ...}, ...]}."""
+        """Returns {"file": ..., "predictions": [{"class": ..., "score": ...}, ...]} for JSON.
+
+        A number stands under its own name; the answers of several outputs under `heads`.
+        """
         if self.error:
             return {"file": self.file, "error": self.error}
-        best = [{"class": name, "score": round(score, 6)} for name, score in self.best]
-        return {"file": self.file, "predictions": best}
+        heads = {n: output.record(self.answers[n]) for n, output in self.outputs.items()}
+        if len(heads) > 1:
+            return {"file": self.file, "heads": heads}
+        [(name, output)] = self.outputs.items()
+        return {"file": self.file, (name if output.is_named else "predictions"): heads[name]}
 
 
 def expand_inputs(patterns: Sequence[str], kind: Input) -> list[str]:
@@ -164,39 +171,38 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[str]:
 def predict_files(
     model: keras.Model,
     paths: Sequence[str],
+    outputs: Mapping[str, Output],
     *,
     kind: Input,
-    class_names: Sequence[str],
-    multi_label: bool,
-    temperature: float = 1.0,
+    temperatures: Mapping[str, float] | None = None,
     top_k: int = 5,
     batch_size: int = 32,
 ) -> Iterator[FilePrediction]:
-    """Yields the best classes of each file, in order; of an unreadable one, why it is so.
+    """Yields what is said of each file, in order; of an unreadable one, why it is so.
 
     Files are checked, decoded and prepared as those that training reads.
 
     Args:
-        model: Returns logits or scores (n, units).
+        model: Returns (n, units), or a dict of them by output.
         paths: The files.
-        kind: What they are.
-        class_names: One name a class.
-        multi_label: The scores of logits are sigmoids instead of a softmax.
-        temperature: What the logits are divided by.
-        top_k: How many classes to give, at most.
+        outputs: What the model answers, by name.
+        kind: What the files are.
+        temperatures: By output, what the logits are divided by; 1 if left out.
+        top_k: How many classes to give, at most; beside other outputs, all labels are given.
         batch_size: Examples per step.
 
     Raises:
-        UserError: The model's outputs are neither logits nor scores.
+        UserError: The model gives neither logits nor scores.
     """
-    output = output_of(model, multi_label)
+    alone, temperatures = len(outputs) == 1, temperatures or {}
+    endings = {name: output.ending(model, name) for name, output in outputs.items()}
     for path, error, said in each_output(model, paths, kind, batch_size):
-        if error:
-            yield FilePrediction(path, error=error)
-            continue
-        [row] = output.scores(said[None], temperature).numpy()  # (classes,)
-        best = np.argsort(-row, kind="stable")[:top_k]
-        yield FilePrediction(path, tuple((class_names[c], float(row[c])) for c in best))
+        answers = {}
+        for name, output in () if error else outputs.items():
+            own = said[name] if isinstance(said, dict) else said
+            scores = output.scores(own[None], endings[name], temperatures.get(name, 1.0))
+            answers[name] = output.answer(np.asarray(scores)[0], top_k, alone=alone)
+        yield FilePrediction(path, outputs, answers, error)
 
 
 def each_output(

@@ -21,7 +21,7 @@ from ftkeras.evaluation.metrics import (
     in_top_k,
     log_losses,
     ratio,
-    scores_from_logits,
+    softmax,
 )
 from ftkeras.evaluation.slices import accuracy_by_slice
 
@@ -32,6 +32,11 @@ _TITLES = {
     "nll": "negative log likelihood",
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R squared",
+    "baseline_mae": "mean absolute error of the mean",
+    "baseline_rmse": "root mean squared error of the mean",
 }
 
 
@@ -39,7 +44,6 @@ def evaluate_predictions(
     labels: np.ndarray,
     logits: np.ndarray,
     class_names: Sequence[str],
-    multi_label: bool,
     *,
     temperature: float = 1.0,
     columns: Mapping[str, np.ndarray] | None = None,
@@ -50,16 +54,15 @@ def evaluate_predictions(
 
     `intervals` holds 95% percentile bootstrap intervals over the examples. What depends on the
     scores themselves (`ece`, `nll`) is of the logits as they are; `calibration` has it before and
-    after they are divided by the temperature. Of a multi-label model `accuracy` asks that all
+    after they are divided by the temperature. Of several labels `accuracy` asks that all
     labels of an example are right (subset accuracy, as in scikit-learn), and `label_accuracy`
     counts each label by itself. What is undefined is None, and is left out of averages.
 
     Args:
-        labels: Int (n,), or one-hot or multi-hot (n, classes).
+        labels: Int (n,), one label each; or multi-hot (n, classes), any number of labels, of which
+            one counts as predicted if its score is at least 0.5.
         logits: Float (n, classes).
-        class_names: One name a class.
-        multi_label: Whether an example may have any number of labels; one counts as predicted
-            where its score is at least 0.5.
+        class_names: One name per class.
         temperature: What the logits are divided by where the model is used.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
         resamples: How many times the bootstrap draws the test set anew.
@@ -78,27 +81,24 @@ def evaluate_predictions(
             "Lower the learning rate, or set optimizer.clip_norm."
         )
     draw = {"resamples": resamples, "seed": seed}
-    if multi_label:
-        labels = labels > 0.5
-        correct = correct_answers(labels, logits, multi_label)
-        measured = _evaluate_multi_label(labels, logits, class_names, correct, **draw)
-    else:
-        labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
-        correct = correct_answers(labels, logits, multi_label)
-        measured = _evaluate_single_label(labels, logits, class_names, correct, **draw)
+    several = labels.ndim == 2
+    labels = labels > 0.5 if several else labels
+    correct = correct_answers(labels, logits)
+    evaluate = _evaluate_several_labels if several else _evaluate_one_label
+    measured = evaluate(labels, logits, class_names, correct, **draw)
     return {
         "examples": len(labels),
         **measured,
         "temperature": float(temperature),
         "calibration": {
-            "before": calibration(labels, logits, multi_label),
-            "after": calibration(labels, logits / temperature, multi_label),
+            "before": calibration(labels, logits),
+            "after": calibration(labels, logits / temperature),
         },
         "slices": accuracy_by_slice(columns or {}, correct, **draw),
     }
 
 
-def _evaluate_single_label(
+def _evaluate_one_label(
     labels: np.ndarray, logits: np.ndarray, names: Sequence[str], correct: np.ndarray, **draw: int
 ) -> dict[str, Any]:
     classes, everyone = len(names), np.arange(len(labels))
@@ -106,11 +106,11 @@ def _evaluate_single_label(
     matrix = confusion_matrix(labels, predicted, classes)
     support = matrix.sum(axis=1)
     each = class_metrics(matrix.diagonal(), support, matrix.sum(axis=0))
-    scores = scores_from_logits(logits, multi_label=False)
+    scores = softmax(logits)
     areas, shares = _areas(labels[:, None] == np.arange(classes), scores)
     top_5 = {"top_5_accuracy": in_top_k(labels, logits, 5)} if classes > 5 else {}
     means = {"accuracy": correct, **top_5, "auc": shares, "nll": log_losses(labels, logits)}
-    answers = outcomes(labels, logits, multi_label=False)
+    answers = outcomes(labels, logits)
     pairs = ((everyone[correct], labels[correct]), (everyone, labels), (everyone, predicted))
     return {
         **_with_intervals(means, pairs, answers, classes, **draw),
@@ -119,7 +119,7 @@ def _evaluate_single_label(
     }
 
 
-def _evaluate_multi_label(
+def _evaluate_several_labels(
     labels: np.ndarray, logits: np.ndarray, names: Sequence[str], correct: np.ndarray, **draw: int
 ) -> dict[str, Any]:
     predicted = logits >= 0
@@ -135,7 +135,7 @@ def _evaluate_multi_label(
         "auc": shares,
         "nll": log_losses(labels, logits),
     }
-    answers = outcomes(labels, logits, multi_label=True)
+    answers = outcomes(labels, logits)
     pairs = tuple(np.nonzero(m) for m in (labels & predicted, labels, predicted))
     return {
         **_with_intervals(means, pairs, answers, len(names), **draw),
@@ -220,44 +220,73 @@ def _number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def format_results(results: dict[str, Any]) -> str:
-    """Returns what `evaluate_predictions` measured as tables: the whole, each class, each slice.
+def headline(results: Mapping[str, Any]) -> str:
+    """Returns what `measure` returned in one line."""
+    if "heads" in results:
+        mains = {name: main_metric(part) for name, part in results["heads"].items()}
+        shown = [f"{name} {m[0]} {m[1]:.4f}" for name, m in mains.items() if m is not None]
+        return f"{results['split']} {', '.join(shown)}"
+    name, value = main_metric(results, ("accuracy", "mae")) or ("", 0.0)
+    low, high = results["intervals"][name]
+    rest = (
+        f"macro-F1 {results['macro_f1']:.4f}"
+        if "macro_f1" in results
+        else f"{results['baseline_mae']:.4f} if it always said the mean of training"
+    )
+    between = f"(95% interval {low:.3f} to {high:.3f})"
+    return f"{results['split']} {name} {value:.4f} {between}, {rest}"
 
-    Where there are many classes, those with the lowest F1 are shown.
-    """
 
-    def shown(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
+def main_metric(
+    results: Mapping[str, Any], among: Sequence[str] = ("label_accuracy", "accuracy", "mae")
+) -> tuple[str, float] | None:
+    """Returns the name and value of the metric that says most about an output."""
+    return next(((m, results[m]) for m in among if results.get(m) is not None), None)
 
-    def span(bounds: Sequence[float] | None) -> str:
-        return " to ".join(map(shown, bounds or ()))
 
+def format_results(results: Mapping[str, Any]) -> str:
+    """Returns what `measure` returned as tables, one output after the other."""
+    if "heads" in results:
+        return "\n\n".join(
+            f"{name} ({part['kind']})\n{format_results(part)}"
+            for name, part in results["heads"].items()
+        )
     whole = [
         (
             _TITLES.get(name, name.replace("_", " ")),
-            shown(value),
-            span(results["intervals"].get(name)),
+            _shown(value),
+            _span(results["intervals"].get(name)),
         )
         for name, value in results.items()
         if value is None or isinstance(value, float)
     ]
+    text = f"{results['examples']} images\n\n{table(whole, ('metric', 'value', '95% interval'))}"
+    return text + (_format_classes(results) if "per_class" in results else "")
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _span(bounds: Sequence[float] | None) -> str:
+    return " to ".join(map(_shown, bounds or ()))
+
+
+def _format_classes(results: Mapping[str, Any]) -> str:
+    """Returns tables of the classes and of the slices; of many classes, the lowest F1."""
     worst = sorted(results["per_class"], key=lambda row: -1.0 if row["f1"] is None else row["f1"])
     each = results["per_class"] if len(worst) <= _MOST_ROWS else worst[:_MOST_ROWS]
     columns = [name for name in each[0] if name not in ("name", "support")]
-    cells = [(row["name"], row["support"], *(shown(row[c]) for c in columns)) for row in each]
+    cells = [(row["name"], row["support"], *(_shown(row[c]) for c in columns)) for row in each]
     titles = ("class", "images", *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
     note = "" if each is results["per_class"] else f"\n({_MOST_ROWS} of {len(worst)} classes)"
     after = results["calibration"]["after"]
-    scaled = (
-        f"at the temperature: expected calibration error {after['ece']:.4f}, negative log "
-        f"likelihood {after['nll']:.4f}"
-    )
     text = (
-        f"{results['examples']} images\n\n{table(whole, ('metric', 'value', '95% interval'))}"
-        f"\n{scaled}\n\n{table(cells, titles)}{note}"
+        f"\nat the temperature: expected calibration error {after['ece']:.4f}, negative log "
+        f"likelihood {after['nll']:.4f}\n\n{table(cells, titles)}{note}"
     )
     slices = [
-        (column, value, row["n"], shown(row["accuracy"]), span(row["interval"]))
+        (column, value, row["n"], _shown(row["accuracy"]), _span(row["interval"]))
         for column, values in results["slices"].items()
         for value, row in values.items()
     ]

@@ -61,8 +61,7 @@ def measure_robustness(
             f"{size}. Train it with data.image_size={SMALLEST} or more."
         )
     conditions = _conditions(seed)
-    multi_label, done = split.labels.ndim == 2, 0
-    answer = logits_function(model, multi_label)
+    answer, done = logits_function(model, exclusive=split.labels.ndim == 1), 0
     right: dict[_Condition, list[np.ndarray]] = {condition: [] for condition in conditions}
     progress = Progress("robustness", len(split) * len(conditions))
     try:
@@ -72,7 +71,7 @@ def measure_robustness(
             for condition, change in conditions.items():
                 changed = [change(image, done + i) for i, image in enumerate(images)]
                 logits = answer(np.stack(changed).astype(np.float32)).numpy()
-                right[condition].append(correct_answers(labels, logits, multi_label))
+                right[condition].append(correct_answers(labels, logits))
                 progress.advance(len(images))
             done += len(images)
     finally:

@@ -29,19 +29,16 @@ class Suspect:
     suggested_score: float
 
 
-def confident_mistakes(
-    labels: np.ndarray, scores: np.ndarray, multi_label: bool, most: int
-) -> list[Suspect]:
+def confident_mistakes(labels: np.ndarray, scores: np.ndarray, most: int) -> list[Suspect]:
     """Returns the wrong answers that the model is surest of, the surest first.
 
     Args:
-        labels: Int (n,), or multi-hot (n, classes).
+        labels: Int (n,), or multi-hot (n, classes): then each class is a question of its own, whose
+            answer is wrong if the score is on the other side of 0.5 than the label.
         scores: Probabilities (n, classes).
-        multi_label: Whether each class is a question of its own; its answer is wrong where the
-            score is on the other side of 0.5 than the label.
         most: How many to return.
     """
-    if multi_label:
+    if labels.ndim == 2:
         doubt = np.abs(labels - scores)  # (n, classes)
         return _of_classes(labels, scores, doubt, (labels > 0.5) != (scores >= 0.5))[:most]
     said = scores.argmax(axis=1)
@@ -50,7 +47,7 @@ def confident_mistakes(
     return [_suspect(labels, scores, int(i), int(said[i])) for i in surest]
 
 
-def likely_label_errors(labels: np.ndarray, scores: np.ndarray, multi_label: bool) -> list[Suspect]:
+def likely_label_errors(labels: np.ndarray, scores: np.ndarray) -> list[Suspect]:
     """Returns the examples whose labels are likely wrong, the likeliest first.
 
     Confident learning (Northcutt et al. 2021) in its simple form: a class's threshold is the mean
@@ -59,12 +56,11 @@ def likely_label_errors(labels: np.ndarray, scores: np.ndarray, multi_label: boo
     how far the other class is ahead.
 
     Args:
-        labels: Int (n,), or multi-hot (n, classes).
+        labels: Int (n,), or multi-hot (n, classes): then each class is a question of its own, and
+            "it is so" and "it is not so" are the two classes.
         scores: Probabilities (n, classes).
-        multi_label: Whether each class is a question of its own: then "it is so" and "it is not
-            so" are the two classes.
     """
-    if multi_label:
+    if labels.ndim == 2:
         there = labels > 0.5
         own = np.where(there, scores, 1 - scores)  # (n, classes): of the given answer
         typical = np.where(there, _mean(own, there), _mean(own, ~there))

@@ -14,17 +14,19 @@ from typing import TextIO
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.evaluation.predict import Row
+from ftkeras.evaluation.predict import FilePrediction
 
 
-def write_predictions(path: str | os.PathLike[str] | None, rows: Iterable[Row]) -> tuple[int, int]:
+def write_predictions(
+    path: str | os.PathLike[str] | None, rows: Iterable[FilePrediction]
+) -> tuple[int, int]:
     """Writes predictions as they come, so that an interruption keeps those that were made.
 
     CSV has the columns of the rows' `cells`; JSON Lines has each row's `record`.
 
     Args:
         path: A .csv or .jsonl file, local or remote; None prints CSV.
-        rows: What `predict_files` or `predict_heads` yields; not asked before the file is open.
+        rows: What `predict_files` yields; not asked before the file is open.
 
     Returns:
         How many files were answered, and how many could not be read.
@@ -37,7 +39,7 @@ def write_predictions(path: str | os.PathLike[str] | None, rows: Iterable[Row]) 
         raise UserError(f"predict: {os.fspath(path or '')!r} must end in .csv or .jsonl.")
     answered = failed = 0
 
-    def counted() -> Iterator[Row]:
+    def counted() -> Iterator[FilePrediction]:
         nonlocal answered, failed
         for row in rows:
             answered += not row.error
@@ -66,7 +68,7 @@ def _opened(path: str | os.PathLike[str] | None) -> Iterator[TextIO]:
         yield file
 
 
-def _write_csv(file: TextIO, rows: Iterator[Row]) -> None:
+def _write_csv(file: TextIO, rows: Iterator[FilePrediction]) -> None:
     head = []
     for row in rows:  # up to the first answer, which says which columns there are
         head.append(row)
@@ -79,7 +81,7 @@ def _write_csv(file: TextIO, rows: Iterator[Row]) -> None:
         table.writerow(row.cells())
 
 
-def _write_json_lines(file: TextIO, rows: Iterator[Row]) -> None:
+def _write_json_lines(file: TextIO, rows: Iterator[FilePrediction]) -> None:
     for row in rows:
         file.write(json.dumps(row.record(), ensure_ascii=False) + "\n")
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.export.reference import expected_scores, outputs_on_cpu
+from ftkeras.export.reference import outputs_on_cpu
 from ftkeras.inputs.image.decode import MODES
 from ftkeras.keras_internals import maker, with_constants
-from ftkeras.model.output import Output, output_of
+from ftkeras.model.output import Ending
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.base import Output
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import SOURCE, told
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.version import __version__
 
 _MOST_BYTES = (1 << 31) - 1  # of a graph that holds its weights
@@ -29,96 +34,55 @@ Outputs = dict[str, tf.Tensor]
 Arrays = Mapping[str, np.ndarray]
 
 
-class Servable(Protocol):
-    """A model with all that a SavedModel's signatures and its certificate ask of it."""
-
-    @property
-    def resize(self) -> str:
-        """How images become square: crop, pad or squash."""
-
-    @property
-    def model(self) -> keras.Model:
-        """Takes raw 0..255 RGB float32 (n, size, size, 3)."""
-
-    @property
-    def image_size(self) -> int:
-        """Side of the model's input, in pixels."""
-
-    @property
-    def has_features(self) -> bool:
-        """Whether the model's pooled features are known."""
-
-    @property
-    def network(self) -> keras.Model:
-        """The model as one that puts out its answers and, where known, pooled features."""
-
-    def answers(self, said: Sequence[tf.Tensor]) -> Outputs:
-        """Returns what clients get, from the network's outputs without the features."""
-
-    def expected(self, images: tf.Tensor) -> Any:
-        """Returns what clients should get, from the Keras model's own outputs, in NumPy."""
-
-    def difference(self, expected: Any, said: Arrays) -> tuple[float, str]:
-        """Returns how far a signature's answers are from those expected, and what is wrong else.
-
-        Args:
-            expected: What `expected` said, for as many images.
-            said: The signature's outputs.
-        """
-
-    def card(self) -> dict[str, Any]:
-        """Returns what a person or a client may want to know, ready for JSON."""
-
-
 @dataclass(frozen=True)
-class Classifier:
-    """A trained model with its labels, temperature and thresholds.
+class Served:
+    """A trained model with what its outputs mean.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units): logits, or
-            scores of a softmax or sigmoid, which are served as they are. See `output_of`.
-        class_names: One name per class. If the model has one unit, two names: what a score near 0
-            means, then what a score near 1 means.
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units), or a dict of
+            them by output: logits, scores of a softmax or sigmoid (which are served as they are;
+            see `ending_of`), or numbers.
+        outputs: What the model answers, by name.
         resize: How images become square: crop, pad or squash.
-        multi_label: An image may have any number of labels: logits become sigmoids, not a softmax.
-        temperature: What the logits are divided by (Guo et al. 2017). Those of a softmax p are
-            log(p), those of a sigmoid log(p / (1 - p)).
-        thresholds: For `multi_label`: the score from which on a class counts as predicted, one a
-            class; 0.5 each when left out.
+        temperatures: By output, what the logits are divided by (Guo et al. 2017); 1 if left out.
+            Those of a softmax p are log(p), those of a sigmoid log(p / (1 - p)).
 
     Raises:
-        UserError: Something does not fit the model, or its outputs are neither logits nor scores.
+        UserError: Something does not fit the model, or it gives neither logits nor scores.
 
     Example:
         ```python
-        classifier = Classifier(model, class_names=["cat", "dog"])
-        export_saved_model(classifier, "export")
+        served = Served(model, {"kind": OneOf(("bag", "shoe")), "age": Number(40.0, 12.0)})
+        export_saved_model(served, "export")
         ```
     """
 
     model: keras.Model
-    class_names: Sequence[str]
+    outputs: Mapping[str, Output]
     resize: str = "crop"
-    multi_label: bool = False
-    temperature: float = 1.0
-    thresholds: Sequence[float] | None = None
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        classes = self.output.classes
-        if len(self.class_names) != classes:
-            raise UserError(
-                f"export: the model has {classes} classes, and there are {len(self.class_names)} "
-                f"class names.{_ONE_UNIT if self.output.units == 1 else ''}"
-            )
         if self.resize not in MODES:
             guess = did_you_mean(self.resize, MODES)
             raise UserError(f"export: resize is one of {', '.join(MODES)}.{guess}")
-        if not self.temperature > 0:
-            raise UserError(f"export: the temperature is {self.temperature}; it must be above 0.")
-        if self.thresholds is not None and len(self.thresholds) != classes:
-            raise UserError(
-                f"export: there are {len(self.thresholds)} thresholds for {classes} classes."
-            )
+        for name, output in self.outputs.items():
+            ending, named = self.endings[name], len(output.class_names)
+            if ending is not None and ending.classes != named:
+                who = "the model" if self.is_alone else f"the output {name!r}"
+                raise UserError(
+                    f"export: {who} has {ending.classes} classes, and there are {named} class "
+                    f"names.{_ONE_UNIT if ending.units == 1 else ''}"
+                )
+            if not self.temperature_of(name) > 0:
+                raise UserError(
+                    f"export: the temperature is {self.temperature_of(name)}; it must be above 0."
+                )
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is only one output."""
+        return len(self.outputs) == 1
 
     @property
     def image_size(self) -> int:
@@ -126,9 +90,9 @@ class Classifier:
         return int(self.model.input_shape[1])
 
     @functools.cached_property
-    def output(self) -> Output:
-        """What the model's outputs are."""
-        return output_of(self.model, self.multi_label)
+    def endings(self) -> dict[str, Ending | None]:
+        """Whether each output is logits or scores; None of numbers."""
+        return {name: output.ending(self.model, name) for name, output in self.outputs.items()}
 
     @functools.cached_property
     def network(self) -> keras.Model:
@@ -140,29 +104,55 @@ class Classifier:
         """Whether the model's pooled features are known."""
         return len(self.network.outputs) > len(self.model.outputs)
 
-    def scores(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Returns float32 scores (n, classes), in the order of the classes."""
-        return self.output.scores(outputs, self.temperature)
+    def temperature_of(self, name: str) -> float:
+        """Returns what the logits of an output are divided by."""
+        return float(self.temperatures.get(name, 1.0))
 
     def answers(self, said: Sequence[tf.Tensor]) -> Outputs:
-        """Returns what clients get, from the model's outputs."""
-        return ranked(self, self.scores(said[0]))
+        """Returns what clients get, from the network's outputs without the features."""
+        # Keras puts the outputs of a dict in the order of their names.
+        by_name = dict(zip(sorted(self.outputs), said, strict=True))
+        return {
+            f"{self._prefix(name)}{what}": values
+            for name in by_name
+            for what, values in self.outputs[name].served(self._scores(name, by_name)).items()
+        }
 
-    def difference(self, expected: np.ndarray, said: Arrays) -> tuple[float, str]:
-        """Returns the largest difference of scores, and what else is wrong."""
-        return ranked_difference(self.class_names, expected, said)
-
-    def expected(self, images: tf.Tensor) -> np.ndarray:
-        """Returns the scores (n, classes), in the order of the classes, by the Keras model itself.
+    def expected(self, images: tf.Tensor) -> dict[str, np.ndarray]:
+        """Returns by output the scores (n, classes) or values (n,), by the Keras model itself.
 
         Args:
             images: Float32 (n, size, size, 3), 0..255.
         """
-        return expected_scores(outputs_on_cpu(self.model, images), self.output, self.temperature)
+        said = outputs_on_cpu(self.model, images)
+        by_name = said if isinstance(said, dict) else dict.fromkeys(self.outputs, said)
+        return {
+            name: output.expected(by_name[name], self.endings[name], self.temperature_of(name))
+            for name, output in self.outputs.items()
+        }
+
+    def difference(self, expected: Mapping[str, np.ndarray], said: Arrays) -> tuple[float, str]:
+        """Returns how far a signature's answers are from those expected, and what else is wrong.
+
+        Args:
+            expected: What `expected` returned, for as many images.
+            said: The signature's outputs.
+        """
+        worst, faults = 0.0, []
+        for name, output in self.outputs.items():
+            start = self._prefix(name)
+            own = {k.removeprefix(start): v for k, v in said.items() if k.startswith(start)}
+            off, fault = output.difference(expected[name], own)
+            worst = max(worst, off) if off == off else off  # NaN stays
+            of = "" if self.is_alone else f" of the output {name!r}"
+            faults += [f"{fault}{of}"] if fault else []
+        return worst, "; ".join(faults)
 
     @functools.cached_property
     def frozen(self) -> Any:
-        """The function from images to scores, its weights constants: what converters take.
+        """The function from images to the only output's scores, its weights constants.
+
+        It is what converters take.
 
         Raises:
             UserError: The model is too large for one graph.
@@ -174,25 +164,93 @@ class Classifier:
                 "formats holds 2. Export a SavedModel."
             )
         images = tf.TensorSpec((None, *self.model.input_shape[1:]), tf.float32, "images")
+        [name] = self.outputs
 
         @tf.function(autograph=False, input_signature=[images])
         def answer(images: tf.Tensor) -> tf.Tensor:
-            return tf.identity(self.scores(self.model(images, training=False)), "scores")
+            [said] = keras.tree.flatten(self.model(images, training=False))
+            return tf.identity(self._scores(name, {name: said}), "scores")
 
         with tf.device("CPU:0"):
             return with_constants(answer.get_concrete_function())
 
     def card(self) -> dict[str, Any]:
         """Returns what a person or a client may want to know, ready for JSON."""
+        rest = {"image_size": self.image_size, "resize": self.resize}
+        only = next(iter(self.outputs.values()))
+        if not self.is_alone or only.is_named:
+            cards = {
+                name: {"kind": output.kind, **output.card(self.temperature_of(name))}
+                for name, output in self.outputs.items()
+            }
+            return {"heads": cards, **rest, "versions": versions()}
+        thresholds = only.thresholds if isinstance(only, AnyOf) else None
         return {
-            "class_names": list(self.class_names),
-            "image_size": self.image_size,
-            "resize": self.resize,
-            "multi_label": self.multi_label,
-            "temperature": self.temperature,
-            "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "class_names": list(only.class_names),
+            **rest,
+            "multi_label": isinstance(only, AnyOf),
+            "temperature": self.temperature_of(next(iter(self.outputs))),
+            "thresholds": None if thresholds is None else list(thresholds),
             "versions": versions(),
         }
+
+    def _scores(self, name: str, said: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return self.outputs[name].scores(said[name], self.endings[name], self.temperature_of(name))
+
+    def _prefix(self, name: str) -> str:
+        return "" if self.is_alone and not self.outputs[name].is_named else f"{name}_"
+
+
+class Classifier(Served):
+    """A trained model of one output with its labels, temperature and thresholds.
+
+    Args:
+        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units): logits, or
+            scores of a softmax or sigmoid, which are served as they are. See `ending_of`.
+        class_names: One name per class. If the model has one unit, two names: what a score near 0
+            means, then what a score near 1 means.
+        resize: How images become square: crop, pad or squash.
+        multi_label: An image may have any number of labels: logits become sigmoids, not a softmax.
+        temperature: What the logits are divided by; see `Served`.
+        thresholds: For `multi_label`: the score from which on a class counts as predicted, one per
+            class; 0.5 each if left out.
+
+    Raises:
+        UserError: Something does not fit the model, or its outputs are neither logits nor scores.
+
+    Example:
+        ```python
+        classifier = Classifier(model, class_names=["cat", "dog"])
+        export_saved_model(classifier, "export")
+        ```
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        class_names: Sequence[str],
+        resize: str = "crop",
+        multi_label: bool = False,
+        temperature: float = 1.0,
+        thresholds: Sequence[float] | None = None,
+    ):
+        names = tuple(class_names)
+        labels = AnyOf(names, thresholds)  # which checks the thresholds
+        output = labels if multi_label else OneOf(names)
+        super().__init__(model, {SOURCE: output}, resize, {SOURCE: temperature})
+
+
+def check_convertible(outputs: Mapping[str, Output], format_name: str, field: str) -> None:
+    """Refuses outputs that only a SavedModel takes.
+
+    Raises:
+        UserError: There are several outputs, or the only one is a number.
+    """
+    if len(outputs) > 1 or not isinstance(next(iter(outputs.values())), Classes):
+        raise UserError(
+            f"{field}: {format_name} takes a model with one output of classes or labels, not "
+            f"{told(outputs)}. Export a SavedModel (export.saved_model)."
+        )
 
 
 def versions() -> dict[str, str]:
@@ -202,54 +260,6 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
-
-
-class Ranks(Protocol):
-    """What gives scores a meaning."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """One name a class."""
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether each class is a question of its own."""
-
-    @property
-    def thresholds(self) -> Sequence[float] | None:
-        """Of a multi-label model: the score from which on a class counts as predicted."""
-
-
-def ranked(classes: Ranks, scores: tf.Tensor) -> Outputs:
-    """Returns scores (n, classes), in the order of the classes, as clients get them."""
-    best = tf.math.top_k(scores, k=len(classes.class_names))
-    outputs = {
-        "scores": best.values,
-        "class_indices": best.indices,
-        "class_names": tf.gather(tf.constant(list(classes.class_names)), best.indices),
-    }
-    if classes.multi_label:
-        thresholds = classes.thresholds or [0.5] * len(classes.class_names)
-        needed = tf.gather(tf.constant(list(thresholds), tf.float32), best.indices)
-        outputs["predicted"] = best.values >= needed
-    return outputs
-
-
-def ranked_difference(
-    class_names: Sequence[str], expected: np.ndarray, said: Arrays
-) -> tuple[float, str]:
-    """Returns the largest difference of what `ranked` gave from scores, and what else is wrong.
-
-    Args:
-        class_names: One name a class.
-        expected: Scores (n, classes), in the order of the classes.
-        said: The outputs of `ranked`, for the same images.
-    """
-    indices = said["class_indices"]  # (n, classes)
-    difference = float(np.abs(said["scores"] - np.take_along_axis(expected, indices, 1)).max())
-    names = np.array(class_names)[indices]
-    same = np.array_equal(said.get("class_names", names), names)
-    return difference, "" if same else "gives other class names"
 
 
 def with_features(model: keras.Model) -> keras.Model:

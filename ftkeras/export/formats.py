@@ -24,12 +24,13 @@ import tensorflow as tf
 from ftkeras.console import Progress
 from ftkeras.errors import TrainingError, UserError, first_line
 from ftkeras.export.certificate import check_difference, tolerance_of
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import BATCHES, median_seconds
 from ftkeras.export.openvino_engine import openvino_model, run_openvino
 from ftkeras.export.publish import new_version, size_of
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.golden import golden_images
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.trunk.engines import import_openvino
 
 Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -95,7 +96,7 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def export_format(
-    classifier: Classifier,
+    classifier: Served,
     directory: str | os.PathLike[str],
     name: str,
     *,
@@ -163,7 +164,7 @@ def _quiet() -> Iterator[None]:
 # ------------------------------------------------------------------------------- formats
 
 
-def write_litert(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
+def write_litert(classifier: Served, folder: Path, calibration: Sample) -> dict[str, Written]:
     """Writes float16 weights, and 8-bit weights and activations; both take and give float32."""
 
     def representative() -> Iterable[list[np.ndarray]]:
@@ -205,7 +206,7 @@ def _litert_answer(file: Path) -> Answer:
     return answer
 
 
-def write_onnx(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
+def write_onnx(classifier: Served, folder: Path, calibration: Sample) -> dict[str, Written]:
     """Writes ONNX in float32, with a free batch size."""
     import onnxruntime
     import tf2onnx
@@ -228,7 +229,7 @@ def write_onnx(classifier: Classifier, folder: Path, calibration: Sample) -> dic
     return {"onnx": Written(answer, tolerance_of(classifier), (file.name,))}
 
 
-def write_openvino(classifier: Classifier, folder: Path, calibration: Sample) -> dict[str, Written]:
+def write_openvino(classifier: Served, folder: Path, calibration: Sample) -> dict[str, Written]:
     """Writes OpenVINO's IR in float32, with a free batch size."""
     file = folder / "model.xml"
     import_openvino().save_model(openvino_model(classifier), file, compress_to_fp16=False)
@@ -236,7 +237,7 @@ def write_openvino(classifier: Classifier, folder: Path, calibration: Sample) ->
     return {"openvino": Written(answer, tolerance, (file.name, "model.bin"))}
 
 
-WRITERS: dict[str, Callable[[Classifier, Path, Sample], dict[str, Written]]] = {
+WRITERS: dict[str, Callable[[Served, Path, Sample], dict[str, Written]]] = {
     "litert": write_litert,
     "onnx": write_onnx,
     "openvino": write_openvino,
@@ -251,18 +252,23 @@ _PACKAGES = {
 
 
 def _certify(
-    classifier: Classifier,
+    classifier: Served,
     folder: Path,
     written: Mapping[str, Written],
     test: Sample,
     golden: Mapping[str, bytes] | None,
 ) -> dict[str, Any]:
     golden = golden_images() if golden is None else golden
+
+    def scores_of(images: np.ndarray) -> np.ndarray:
+        [scores] = classifier.expected(tf.constant(images)).values()
+        return scores
+
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
         images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
-    expected = classifier.expected(images)
-    accuracy = _accuracy(lambda x: classifier.expected(tf.constant(x)), test, classifier)
+    expected = scores_of(images.numpy())
+    accuracy = _accuracy(scores_of, test, classifier)
     certificate = {
         "compared_with": "the Keras model, on golden images and on images of the test split",
         "golden_images": list(golden),
@@ -291,12 +297,12 @@ def _certify(
     return {**certificate, "size_bytes": size_of(folder)}
 
 
-def _accuracy(answer: Answer, test: Sample, classifier: Classifier) -> float | None:
+def _accuracy(answer: Answer, test: Sample, classifier: Served) -> float | None:
     """Returns how often the best class is right; of several labels, how often each label is."""
     if not len(test):
         return None
     scores = np.concatenate([answer(batch) for batch in test.batches(_BATCH)])
-    if classifier.multi_label:
+    if not isinstance(next(iter(classifier.outputs.values())), OneOf):
         return float(np.mean((scores >= 0.5) == (test.targets >= 0.5)))
     return float(np.mean(scores.argmax(axis=1) == test.targets.argmax(axis=1)))
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Served
 from ftkeras.trunk.engines import openvino_core
 
 
-def openvino_model(classifier: Classifier) -> Any:
+def openvino_model(classifier: Served) -> Any:
     """Returns the classifier as an `openvino.Model` from images to scores."""
     with tempfile.TemporaryDirectory() as scratch:
         # From a file it is read by OpenVINO itself, ten times as fast as from Python's objects.
@@ -36,6 +36,6 @@ def run_openvino(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: np.array(compiled(images)[0])
 
 
-def openvino_answer(classifier: Classifier) -> Callable[[np.ndarray], np.ndarray]:
+def openvino_answer(classifier: Served) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the classifier as OpenVINO runs it."""
     return run_openvino(openvino_model(classifier))

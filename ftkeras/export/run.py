@@ -11,9 +11,8 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
-from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import sample
-from ftkeras.export.classifier import Classifier, Servable
+from ftkeras.export.classifier import Served, check_convertible
 from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
@@ -25,7 +24,7 @@ CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedMo
 
 def export_run(
     run: Run,
-    servable: Servable,
+    servable: Served,
     directory: str,
     formats: Sequence[str],
     samples: Callable[[], tuple[Sample, Sample]],
@@ -45,11 +44,8 @@ def export_run(
     """
     others = [name for name in formats if name != "saved_model"]
     check_formats(others)
-    if others and not isinstance(servable, Classifier):
-        raise UserError(
-            f"export: {others[0]} takes a model with one head; this one has several. "
-            "Export a SavedModel."
-        )
+    if others:
+        check_convertible(servable.outputs, others[0], "export")
     paths = {}
     if "saved_model" in formats:
         paths["saved_model"] = export_saved_model(
@@ -62,7 +58,6 @@ def export_run(
     if others:
         calibration, test = samples()
     for name in others:
-        assert isinstance(servable, Classifier)
         paths[name] = export_format(
             servable, os.path.join(directory, name), name, calibration=calibration, test=test
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from ftkeras.console import Progress
 from ftkeras.export.certificate import certify_saved_model
-from ftkeras.export.classifier import Servable
+from ftkeras.export.classifier import Served
 from ftkeras.export.publish import new_version
 from ftkeras.export.serving import write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
@@ -21,7 +21,7 @@ from ftkeras.inputs.image.golden import golden_images
 
 
 def export_saved_model(
-    servable: Servable,
+    servable: Served,
     directory: str | os.PathLike[str],
     *,
     name: str = "model",

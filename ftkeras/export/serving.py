@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from ftkeras.export.classifier import Servable
+from ftkeras.export.classifier import Served
 from ftkeras.export.signatures import FEATURE
 from ftkeras.inputs.image.golden import golden_images
 
@@ -56,7 +56,7 @@ def model_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_") or "model"
 
 
-def warmup_requests(servable: Servable, name: str) -> list[prediction_log_pb2.PredictionLog]:
+def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.PredictionLog]:
     """Returns requests that make a server load and plan all that real ones will need.
 
     Each signature of encoded images and of floats is asked for one image and for several.
@@ -77,7 +77,7 @@ def warmup_requests(servable: Servable, name: str) -> list[prediction_log_pb2.Pr
     ]
 
 
-def write_warmup(extra: Path, servable: Servable, name: str) -> None:
+def write_warmup(extra: Path, servable: Served, name: str) -> None:
     """Writes the warm-up requests to a version's `assets.extra`."""
     with tf.io.TFRecordWriter(os.fspath(extra / WARMUP_FILE)) as file:
         for request in warmup_requests(servable, name):
@@ -107,7 +107,7 @@ def write_serving_files(directory: str | os.PathLike[str], name: str) -> None:
 
 
 def _question(
-    argument: str, files: list[bytes], batch: int, servable: Servable
+    argument: str, files: list[bytes], batch: int, servable: Served
 ) -> tensor_pb2.TensorProto:
     if argument == "images":
         shape = tf.TensorShape((batch, servable.image_size, servable.image_size, 3))

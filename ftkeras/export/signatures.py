@@ -8,8 +8,9 @@ All of a classifier's return, for each of n images, all classes with the best fi
     predicted      bool    (n, classes)   multi-label only: the score reaches the class's threshold
     error          string  (n,)           of encoded images: empty, or why there is no answer
 
-Of a model with several heads, each of these names begins with its head's, as in `NAME_scores`, and
-a head for numbers gives `NAME_value`, float32 (n,).
+Of a model with several outputs, each of these names begins with its output's, as in `NAME_scores`.
+A number gives `NAME_value`, float32 (n,), in the units of the data that it was trained on, even if
+there is no other output.
 
 `serving_default` takes `image_bytes`, string (n,): image files as they are, of any sizes, decoded
 and resized inside by the code that training uses. `examples` takes `examples`, string (n,):
@@ -33,7 +34,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.export.classifier import Outputs, Servable
+from ftkeras.export.classifier import Outputs, Served
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.file_check import DAMAGED, why_not
 
@@ -41,7 +42,7 @@ FEATURE = "image/encoded"
 """The feature of a tf.Example that holds the image file."""
 
 
-def archive_of(servable: Servable, static_batch: int | None = None) -> keras.export.ExportArchive:
+def archive_of(servable: Served, static_batch: int | None = None) -> keras.export.ExportArchive:
     """Returns an archive of the model with its signatures.
 
     Args:

@@ -43,7 +43,7 @@ def build_heads(
     backbone: Backbone,
     units: Mapping[str, int],
     *,
-    biases: Mapping[str, np.ndarray],
+    biases: Mapping[str, np.ndarray | None],
     initializer: str = "glorot_uniform",
     seed: int = 0,
     make: Callable[..., keras.Model] = keras.Model,
@@ -56,7 +56,7 @@ def build_heads(
     Args:
         backbone: What `load_backbone` returned.
         units: By head, how many numbers it puts out.
-        biases: By head, the bias to start from, float (units,); zeros where left out.
+        biases: By head, the bias to start from, float (units,); None, or left out, for zeros.
         initializer: Keras initialiser name for the last kernels.
         seed: Seed of initialisers and dropout.
         make: The model's class, perhaps one with a loss of its own.

@@ -130,34 +130,6 @@ def logits_name(head: str) -> str:
     return f"logits_{head}"
 
 
-def frequency_bias(labels: np.ndarray, classes: int, multi_label: bool) -> np.ndarray:
-    """Returns the bias with which untrained logits already predict the class frequencies.
-
-    Without it the first epoch is spent on learning how common each class is (Karpathy, "A recipe
-    for training neural networks", 2019).
-
-    Args:
-        labels: int (n,) class indices, or multi-hot (n, classes) for `multi_label`.
-        classes: The number of classes.
-        multi_label: Whether each class is a yes-or-no question of its own.
-
-    Returns:
-        float32 (classes,): log frequency, or log odds for `multi_label`. Counts have one added, so
-        that a class never seen stays finite.
-
-    Example:
-        >>> frequency_bias(np.array([0, 0, 0, 1]), 2, multi_label=False).round(3)
-        array([-0.405, -1.099], dtype=float32)
-    """
-    if multi_label:
-        present = (labels > 0).sum(axis=0) + 1.0
-        bias = np.log(present) - np.log(len(labels) + 2.0 - present)
-    else:
-        counts = np.bincount(labels, minlength=classes) + 1.0
-        bias = np.log(counts / counts.sum())
-    return np.asarray(bias, np.float32)
-
-
 def _hidden(x: keras.KerasTensor, layer: Hidden, number: int, seed: int) -> keras.KerasTensor:
     kernel = _initializer(layer.initializer, seed + number)
     x = keras.layers.Dense(layer.units, kernel_initializer=kernel, name=f"head_dense_{number}")(x)

@@ -9,19 +9,19 @@ import keras
 import tensorflow as tf
 
 from ftkeras.keras_internals import attach, attached
-from ftkeras.model.output import output_of
+from ftkeras.model.output import ending_of
 
 Answer = Callable[[tf.Tensor], Any]  # a tensor, or a dict of them where there are several heads
 
 _KEPT = "_ftkeras_outputs"
 
 
-def logits_function(model: keras.Model, multi_label: bool = False) -> Answer:
+def logits_function(model: keras.Model, *, exclusive: bool = True) -> Answer:
     """Returns a function from images to a classifier's logits, whatever its last activation.
 
     Args:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores (n, units).
-        multi_label: Whether an image may have any number of labels.
+        exclusive: Whether exactly one class is right; otherwise each is a question of its own.
 
     Returns:
         From float32 images (n, size, size, 3) to float32 logits (n, classes).
@@ -29,8 +29,8 @@ def logits_function(model: keras.Model, multi_label: bool = False) -> Answer:
     Raises:
         UserError: The model's outputs are neither logits nor scores.
     """
-    output, answer = output_of(model, multi_label), outputs_function(model)
-    return lambda images: output.logits(answer(images))
+    ending, answer = ending_of(model, exclusive=exclusive), outputs_function(model)
+    return lambda images: ending.logits(answer(images))
 
 
 def outputs_function(model: keras.Model) -> Answer:

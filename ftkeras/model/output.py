@@ -35,27 +35,27 @@ _ANYTHING = {"FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper
 
 
 @dataclass(frozen=True)
-class Output:
-    """What one output of a classifier is.
+class Ending:
+    """What a classifier puts out, which its last layer decides.
 
     One unit that tells two classes apart counts as both: its sigmoid is the score of the second
     class, as in Keras's losses.
 
     Args:
         kind: logits; or scores: of a softmax, or of one sigmoid per unit.
-        units: How many numbers per image.
-        multi_label: Whether an image may have any number of labels.
+        units: How many numbers per example.
+        exclusive: Whether exactly one class is right; otherwise each is a question of its own.
 
     Example:
         ```python
-        output = output_of(model, multi_label=False)
-        scores = output.scores(model(images, training=False))  # (n, output.classes)
+        ending = ending_of(model)
+        scores = ending.scores(model(images, training=False))  # (n, ending.classes)
         ```
     """
 
     kind: Literal["logits", "softmax", "sigmoid"]
     units: int
-    multi_label: bool
+    exclusive: bool = True
 
     @property
     def classes(self) -> int:
@@ -71,7 +71,7 @@ class Output:
         """
         if self.kind == "logits" or temperature != 1:
             logits = self._as_logits(outputs) / temperature
-            return tf.sigmoid(logits) if self._is_independent else tf.nn.softmax(logits)
+            return tf.sigmoid(logits) if self.is_independent else tf.nn.softmax(logits)
         scores = tf.cast(outputs, tf.float32)
         return tf.concat([1 - scores, scores], axis=1) if self._is_binary else scores
 
@@ -84,22 +84,22 @@ class Output:
         Raises:
             UserError: One sigmoid per class is not the softmax of any logits.
         """
-        if self._is_independent and not self.multi_label:
+        if self.exclusive and self.is_independent:
             raise UserError(
-                "model: the last layer gives each class a sigmoid of its own, and the data have "
-                "one label per image. Measure such a model on multi-label data, or end it with a "
-                "softmax."
+                "model: the last layer gives each class a sigmoid of its own, and exactly one "
+                "class is right for each example. Measure such a model on data with any number of "
+                "labels, or end it with a softmax."
             )
         return self._as_logits(outputs)
 
     @property
     def _is_binary(self) -> bool:
-        return self.units == 1 and not self.multi_label
+        return self.units == 1 and self.exclusive
 
     @property
-    def _is_independent(self) -> bool:
+    def is_independent(self) -> bool:
         """Whether each class has a sigmoid of its own."""
-        return self.multi_label or (self.kind == "sigmoid" and not self._is_binary)
+        return not self.exclusive or (self.kind == "sigmoid" and not self._is_binary)
 
     def _as_logits(self, outputs: tf.Tensor) -> tf.Tensor:
         logits = tf.cast(outputs, tf.float32)
@@ -112,16 +112,16 @@ class Output:
         return tf.concat([-logits / 2, logits / 2], axis=1) if self._is_binary else logits
 
 
-def output_of(model: keras.Model, multi_label: bool, name: str | None = None) -> Output:
-    """Returns what a classifier's output is, from the activation of its last layer.
+def ending_of(model: keras.Model, name: str | None = None, *, exclusive: bool = True) -> Ending:
+    """Returns what a classifier puts out, from the activation of its last layer.
 
     Nested models are opened; dropout, reshaping, casts and averages are passed through. A layer of
     another make says what it puts out by an attribute `activation`, as Keras's own layers do.
 
     Args:
         model: Returns (n, units).
-        multi_label: Whether an image may have any number of labels.
         name: Which output, if the model returns a dict.
+        exclusive: Whether exactly one class is right; otherwise each is a question of its own.
 
     Raises:
         UserError: The outputs are neither logits nor scores, or do not suit the labels.
@@ -144,15 +144,15 @@ def output_of(model: keras.Model, multi_label: bool, name: str | None = None) ->
             "logits nor scores. End the model with a layer that has no activation (logits), a "
             "softmax over all classes, or a sigmoid."
         )
-    if end.activation == "softmax" and (multi_label or shape[1] == 1):
+    if end.activation == "softmax" and (not exclusive or shape[1] == 1):
         why = (
-            "scores that share 1 among the classes, and multi_label=True asks for one score per "
-            "label. Leave multi_label out, or end the model with a sigmoid."
-            if multi_label
-            else "1 for every image, since it has one unit. End the model with a sigmoid."
+            "1 for every example, since it has one unit. End the model with a sigmoid."
+            if exclusive
+            else "scores that share 1 among the classes, and any number of labels (multi_label) "
+            "needs one score per label. Leave multi_label out, or end the model with a sigmoid."
         )
         raise UserError(f"model: the softmax of {end.layer} gives {why}")
-    return Output(_KINDS[end.activation], shape[1], multi_label)  # type: ignore[arg-type]
+    return Ending(_KINDS[end.activation], shape[1], exclusive)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

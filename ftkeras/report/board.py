@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from ftkeras.data.feed import Feed
-from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.evaluation.metrics import softmax
 from ftkeras.evaluation.predictions import Predictions
 from ftkeras.inputs.base import PLAIN
 from ftkeras.inputs.image.show import MOST_IN_GRID, image_grid
@@ -43,7 +43,7 @@ def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray |
         sure = np.where((logits > 0) != (labels > 0), np.abs(logits), -np.inf).max(axis=1)
     else:
         wrong = logits.argmax(axis=1) != labels
-        sure = np.where(wrong, scores_from_logits(logits, False).max(axis=1), -np.inf)
+        sure = np.where(wrong, softmax(logits).max(axis=1), -np.inf)
     worst = [i for i in np.argsort(-sure, kind="stable").tolist() if np.isfinite(sure[i])]
     return image_grid(_pixels(feed, split, worst[:_MISTAKES])) if worst else None
 

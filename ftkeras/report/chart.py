@@ -189,6 +189,30 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
     return draw(area, inside, title=title, description="; ".join(sentences))
 
 
+def scatter_chart(
+    truth: Sequence[float], answers: Sequence[float], *, title: str, x_label: str, y_label: str
+) -> Html:
+    """Returns a picture of answers over what is true; right ones lie on the dashed diagonal.
+
+    Args:
+        truth: What is true, one number per example.
+        answers: What was answered.
+        title: What the picture shows.
+        x_label: The name of the horizontal axis.
+        y_label: The name of the vertical axis.
+    """
+    low, high = min(*truth, *answers), max(*truth, *answers)
+    ends = _with_room(low, high, False)
+    area = frame(Axis(x_label, ends), Axis(y_label, ends))
+    inside = [line(area.x(ends[0]), area.y(ends[0]), area.x(ends[1]), area.y(ends[1]), "reference")]
+    inside += [
+        point(area.x(x), area.y(y), 0, f"{x:.4g} answered as {y:.4g}", 2.4)
+        for x, y in zip(truth, answers, strict=True)
+    ]
+    said = f"{len(truth)} answers, truth from {min(truth):.4g} to {max(truth):.4g}"
+    return draw(area, inside, title=title, description=said)
+
+
 def interval_chart(
     entries: Sequence[tuple[str, float, tuple[float, float] | None]], *, title: str, x_label: str
 ) -> Html:

@@ -63,7 +63,7 @@ def _results(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
     ]
     charts = [
         tag("figure", _intervals([(n, e) for n, _, e in measured], metric))
-        for metric in ("accuracy", "macro_f1")
+        for metric in ("accuracy", "macro_f1", "mae")
         if metric in shown
     ]
     lead = (

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 from importlib import resources
 
+from ftkeras.outputs.classes import Classes
 from ftkeras.report.axes import STYLE
 from ftkeras.report.html import Child, Html, tag
 from ftkeras.report.read import RunFacts
@@ -14,6 +15,7 @@ from ftkeras.report.sections.classes import confusion, per_class
 from ftkeras.report.sections.examples import label_errors, mistakes
 from ftkeras.report.sections.learning import cost, curves, plan
 from ftkeras.report.sections.origin import data, environment, repeat
+from ftkeras.report.sections.outputs import of_outputs
 from ftkeras.report.sections.overview import described, overview
 from ftkeras.report.sections.trust import calibration, exported, proof, robustness
 from ftkeras.version import __version__
@@ -23,25 +25,26 @@ SECTIONS = (
     overview, repeat, curves, plan, per_class, confusion, calibration, mistakes, label_errors,
     robustness, proof, cost, exported, data, environment,
 )  # fmt: skip
+# Only of a single output with classes; `of_outputs` makes what others have.
+_OF_CLASSES = (per_class, confusion, calibration, mistakes, label_errors, robustness)
 
 # No script can run and nothing can be loaded, whatever a class or a file may be called.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
 
-def run_page(facts: RunFacts, more: Sequence[Section] = (), leave_out: Sequence[str] = ()) -> Html:
+def run_page(facts: RunFacts, more: Sequence[Section] = ()) -> Html:
     """Returns the report of one run.
 
     Args:
         facts: What `read_run` found in its folder.
         more: The task's own sections, which come second.
-        leave_out: The anchors of sections that say nothing of the task.
     """
     state = facts.status.get("state", "")
     when = str(facts.status.get("time", ""))[:16].replace("T", " ")
     kicker = " ".join(["ftkeras run", *([f"- {state} {when} UTC"] if state else [])])
-    first, *rest = (make(facts) for make in SECTIONS)
-    kept = [section for section in rest if section.anchor not in leave_out]
-    return page(facts.name, kicker, described(facts), [first, *more, *kept])
+    has_classes = isinstance(facts.output, Classes)
+    first, *rest = (make(facts) for make in SECTIONS if has_classes or make not in _OF_CLASSES)
+    return page(facts.name, kicker, described(facts), [first, *of_outputs(facts), *more, *rest])
 
 
 def page(title: str, kicker: str, subtitle: Child, sections: Sequence[Section]) -> Html:

@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.evaluation.explanation import grad_cam
-from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.evaluation.metrics import scores_for
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.image.show import data_uri, overlay
+from ftkeras.outputs.classes import Classes
 from ftkeras.report.read import RunFacts
 
 MISTAKES, SUSPECTS = 12, 12  # how many are shown
@@ -27,19 +28,19 @@ MISTAKES, SUSPECTS = 12, 12  # how many are shown
 def shown_mistakes(facts: RunFacts) -> list[Suspect]:
     """Returns the mistakes that a report of the run shows."""
     predictions = facts.predictions.get(facts.split)
-    if predictions is None:
+    if predictions is None or not isinstance(facts.output, Classes):
         return []
-    scores = scores_from_logits(predictions.logits, facts.multi_label)
-    return confident_mistakes(predictions.labels, scores, facts.multi_label, MISTAKES)
+    scores = scores_for(predictions.labels, predictions.logits)
+    return confident_mistakes(predictions.labels, scores, MISTAKES)
 
 
 def label_suspects(facts: RunFacts, split: str) -> list[Suspect]:
     """Returns the likely label errors of a split; all of them, the likeliest first."""
     predictions = facts.predictions.get(split)
-    if predictions is None:
+    if predictions is None or not isinstance(facts.output, Classes):
         return []
-    scores = scores_from_logits(predictions.logits, facts.multi_label)
-    return likely_label_errors(predictions.labels, scores, facts.multi_label)
+    scores = scores_for(predictions.labels, predictions.logits)
+    return likely_label_errors(predictions.labels, scores)
 
 
 def wanted(facts: RunFacts) -> dict[str, dict[str, int | None]]:
@@ -83,9 +84,9 @@ def make_pictures(
     """
     made: dict[str, dict[str, dict[str, Any]]] = {}
     asked = wanted(facts)
-    if not asked:
+    if not asked or not isinstance(facts.output, Classes):
         return made
-    explain = grad_cam(model, facts.multi_label)
+    explain = grad_cam(model, exclusive=facts.output.exclusive)
     for name, classes in asked.items():
         if name not in splits:
             continue

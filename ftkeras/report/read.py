@@ -15,6 +15,8 @@ import yaml
 
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.outputs.base import Output
+from ftkeras.outputs.kinds import facts_of, only_output, outputs_of
 from ftkeras.run import Run
 
 SPLITS = ("test", "val", "train")  # the ones first that are worth most
@@ -34,7 +36,7 @@ class RunFacts:
         bad_files: (path, reason) of each file that was left out.
         task: `task.json`, what the run's task wrote down; empty where missing.
         evaluation, robustness, certificate: The files of these names; None where missing.
-        predictions: By split.
+        predictions: By split; of several outputs by SPLIT-OUTPUT.
         pictures: `pictures.json`: by example, data URIs of its image and of its overlay.
     """
 
@@ -57,15 +59,36 @@ class RunFacts:
     pictures: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def class_names(self) -> list[str]:
-        """The classes, in the order of the logits."""
-        measured = (self.evaluation or {}).get("per_class", ())
-        return list(self.data.get("class_names") or (row["name"] for row in measured))
+    def outputs(self) -> dict[str, Output]:
+        """What the model answers, by name."""
+        measured = self.evaluation or {}
+        names = [row["name"] for row in measured.get("per_class", ())]
+        told = {"class_names": names, "multi_label": "label_accuracy" in measured}
+        return outputs_of({**told, **{k: v for k, v in self.data.items() if v or k not in told}})
 
     @property
-    def multi_label(self) -> bool:
-        """Whether an image may have any number of labels."""
-        return bool(self.data.get("multi_label", "label_accuracy" in (self.evaluation or {})))
+    def output(self) -> Output | None:
+        """The only output; None if there are several."""
+        return only_output(self.outputs)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of the only output, in the order of the logits."""
+        return list(self.output.class_names) if self.output else []
+
+    def of(self, name: str) -> RunFacts:
+        """Returns what is known of one of several outputs, as if it were the only one."""
+        part = (self.evaluation or {}).get("heads", {}).get(name, {})
+        return dataclasses.replace(
+            self,
+            evaluation={"split": self.split, **part},
+            data={**self.data, "heads": None, **facts_of({name: self.outputs[name]})},
+            predictions={
+                split: self.predictions[f"{split}-{name}"]
+                for split in SPLITS
+                if f"{split}-{name}" in self.predictions
+            },
+        )
 
     @property
     def split(self) -> str:
@@ -109,8 +132,12 @@ def read_run(folder: str) -> RunFacts:
         certificate=_json(run, "certificate.json"),
         pictures=_json(run, "pictures.json") or {},
     )
-    loaded = {split: _predictions(run, split, len(facts.class_names)) for split in SPLITS}
-    known = {split: predictions for split, predictions in loaded.items() if predictions is not None}
+    alone, known = facts.output is not None, {}
+    for split in SPLITS:
+        for name, output in facts.outputs.items():
+            key = split if alone else f"{split}-{name}"
+            if (predictions := _predictions(run, key, output.units)) is not None:
+                known[key] = predictions
     return dataclasses.replace(facts, predictions=known)
 
 
@@ -141,9 +168,9 @@ def _bad_files(run: Run) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows if len(row) == 2]
 
 
-def _predictions(run: Run, split: str, classes: int) -> Predictions | None:
+def _predictions(run: Run, key: str, units: int) -> Predictions | None:
     try:
-        predictions = load_predictions(run, split)
+        predictions = load_predictions(run, key)
     except (UserError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return predictions if predictions.logits.shape[1:] == (classes,) else None
+    return predictions if predictions.logits.shape[1:] == (units,) else None

@@ -8,9 +8,12 @@ from typing import Any
 
 from ftkeras.console import duration, table
 from ftkeras.data.dataset import ImageData
+from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
 
-_SHOWN = ("val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "loss", "accuracy")
+_SHOWN = (
+    "val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "val_mae", "loss", "accuracy",
+)  # fmt: skip
 
 
 def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str]) -> str:
@@ -24,7 +27,7 @@ def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str
     """
     parts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     lines = [
-        f"data      {data.source}: {parts}; {len(data.class_names)} classes",
+        f"data      {data.source}: {parts}; {answered(data.outputs)}",
         f"backbone  {backbone}",
         f"device    {device}",
         *(f"note      {note}" for note in notes),

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.data import DataSection
+from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
+from ftkeras.data.answers import Question
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
@@ -24,7 +26,7 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden, frequency_bias
+from ftkeras.model.head import Hidden
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -56,6 +58,17 @@ def images(
     section = config.data if of is None else of
     source = section.model_dump(exclude=set(DataSection.model_fields))
     seed = source.pop("split_seed")
+    asked = [
+        Question(name, output.column or name, output.kind, output.map)
+        for name, output in config.asked.items()
+    ]
+    if asked and isinstance(section, ManifestData):
+        if section.label_column != "label" or section.multi_label:
+            raise UserError(
+                "data: outputs name the columns with their answers; leave out label_column and "
+                "multi_label."
+            )
+        source["label_column"] = None
     return load_data(
         **{**source, **changes},
         seed=config.seed if seed is None else seed,
@@ -64,6 +77,7 @@ def images(
         classes=classes,
         labelled=labelled,
         kind=input_of(config),
+        questions=asked,
     )
 
 
@@ -85,13 +99,27 @@ def backbone(config: Config) -> Backbone:
 
 
 def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
-    """Attaches the head."""
-    head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    classes = len(data.class_names)
-    if config.head.bias_from_frequencies:
-        head["bias"] = frequency_bias(data.splits["train"].labels, classes, data.multi_label)
+    """Attaches the head for the only output."""
+    [units] = [output.units for output in data.outputs.values()]
+    [bias] = biases(config, data).values()
+    return build_model(on, units, bias=bias, **head_options(config))
+
+
+def head_options(config: Config) -> dict[str, Any]:
+    """Returns how heads are made, whatever the outputs are; see `attach_head`."""
+    options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
     hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-    return build_model(on, classes, hidden=hidden, seed=config.seed, **head)
+    return {**options, "hidden": hidden, "seed": config.seed}
+
+
+def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
+    """Returns by output the bias that the last layer starts from; None for zeros."""
+    train, starts = data.splits["train"], {}
+    for name, output in data.outputs.items():
+        answers = train.answers_to(name)
+        wanted = config.head.bias_from_frequencies
+        starts[name] = output.bias(answers.values[answers.places]) if wanted else None
+    return starts
 
 
 def input_of(config: Config, model: keras.Model | None = None) -> Input:

@@ -12,11 +12,12 @@ from ftkeras.backbones.weights_file import read_model
 from ftkeras.data.dataset import ImageData
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
-from ftkeras.evaluation.predict import Row
+from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.files import write_out
+from ftkeras.outputs.kinds import only_classes
 from ftkeras.report.files import add_pictures, write_comparison
 from ftkeras.report.page import run_page
 from ftkeras.report.pictures import lacks_pictures
@@ -60,8 +61,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task_of(config).images(config), split)
-    if data.heads:
-        raise UserError("robustness: it is measured of models with one head; this one has several.")
+    only_classes(data.outputs, "robustness")
     measured = measure_robustness(
         model,
         sample(data.splits[split], examples, config.seed),
@@ -73,7 +73,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     return measured
 
 
-def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[Row]:
+def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
     """Yields what a run's model says of each image file, or what is wrong with it."""
     yield from task_of(run.config).predict(run, load_model(run), files, top_k)
 
@@ -140,7 +140,7 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
 def write_page(run: Run, task: Task, out: str | None = None) -> str:
     """Writes the page of a run with what is there; returns where it is."""
     out, facts = out or run.path("report.html"), read_run(run.folder)
-    write_out(out, run_page(facts, task.sections(facts), task.leaves_out))
+    write_out(out, run_page(facts, task.sections(facts)))
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from ftkeras.backbones import Backbone
-from ftkeras.config.schema import Config, LossConfig
+from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
@@ -17,12 +18,15 @@ from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
-from ftkeras.evaluation.predict import Row, predict_files
-from ftkeras.evaluation.results import format_results
-from ftkeras.export.classifier import Classifier, Servable
+from ftkeras.evaluation.predict import FilePrediction, predict_files
+from ftkeras.evaluation.results import format_results, headline
+from ftkeras.export.classifier import Served, check_convertible
 from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.inference import with_kept_outputs
-from ftkeras.phases.smoothing import Smoothed
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.base import Output
+from ftkeras.outputs.kinds import only_output, outputs_of, told
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
@@ -48,12 +52,16 @@ class Task:
 
     def check(self, config: Config, data: ImageData) -> None:
         """Raises UserError, before anything is built, for what cannot work together."""
-        if config.loss.name == "cross_entropy" and data.multi_label:
+        check_loss(config.loss.name, data.outputs)
+        if config.data.balance != "none" and not data.class_names:
             raise UserError(
-                "loss.name: cross_entropy is for one label an image, but these data have several. "
-                "Use binary_cross_entropy, focal or auto."
+                "data.balance: all outputs are numbers, which are of no class. Drop it."
             )
-        check_monitors(config, data, [metric.name for metric in self.metrics(config, data)])
+        if config.data.mix.mixup or config.data.mix.cutmix:
+            check_mix(data)
+        if config.export.formats:
+            check_convertible(data.outputs, config.export.formats[0], "export.formats")
+        check_monitors(config, data, self.logged(config, data))
 
     def images(self, config: Config) -> ImageData:
         """Finds, checks and splits the data."""
@@ -81,22 +89,28 @@ class Task:
 
     def loss(self, config: Config, data: ImageData) -> Any:
         """Returns what `compile` takes as the loss; it is a mean over examples."""
-        return class_loss(config.loss, data.multi_label)
+        losses = {name: output.loss(config.loss) for name, output in data.outputs.items()}
+        return losses if len(losses) > 1 else next(iter(losses.values()))
 
     def metrics(self, config: Config, data: ImageData) -> Any:
         """Returns what `compile` takes as weighted metrics."""
-        if data.multi_label:
-            return [
-                # Of single labels; `evaluation.json` has it by the same name.
-                keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
-                keras.metrics.AUC(multi_label=True, from_logits=True, name="auc"),
-            ]
-        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
+        metrics = {name: output.metrics() for name, output in data.outputs.items()}
+        if len(metrics) > 1:
+            return {name: each[:1] for name, each in metrics.items()}
+        return next(iter(metrics.values()))
+
+    def logged(self, config: Config, data: ImageData) -> list[str]:
+        """Returns the names that training logs, besides `loss`."""
+        metrics = self.metrics(config, data)
+        if not isinstance(metrics, dict):
+            return [metric.name for metric in metrics]
+        own = [f"{name}_{metric.name}" for name, each in metrics.items() for metric in each]
+        return [*(f"{name}_loss" for name in metrics), *own]
 
     def monitor(self, config: Config, data: ImageData) -> str:
         """Returns the metric that tells the best epoch where the config names none."""
-        name = "loss" if data.multi_label else "accuracy"
-        return ("val_" if "val" in data.splits else "") + name
+        only = only_output(data.outputs)
+        return ("val_" if "val" in data.splits else "") + (only.watched if only else "loss")
 
     def why_no_trunk(self, config: Config) -> str | None:
         """Returns why what is frozen cannot run once, where it cannot."""
@@ -156,15 +170,11 @@ class Task:
             bars: The conditions.
             facts: What `data.json` holds.
         """
-        check_metrics(bars, facts["class_names"], facts["multi_label"])
+        check_metrics(bars, outputs_of(facts))
 
     def headline(self, evaluation: dict[str, Any]) -> str:
         """Returns the result in one line."""
-        low, high = evaluation["intervals"]["accuracy"]
-        return (
-            f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} "
-            f"(95% interval {low:.3f} to {high:.3f}), macro-F1 {evaluation['macro_f1']:.4f}"
-        )
+        return headline(evaluation)
 
     def format_results(self, evaluation: dict[str, Any]) -> str:
         """Returns the result as tables."""
@@ -172,38 +182,33 @@ class Task:
 
     def predict(
         self, run: Run, model: keras.Model, files: Sequence[str], top_k: int
-    ) -> Iterator[Row]:
+    ) -> Iterator[FilePrediction]:
         """Yields what the model says of each file, or what is wrong with it."""
         config, facts = run.config, run.read_json("data.json")
+        outputs = outputs_of(facts)
         return predict_files(
             model,
             files,
+            outputs,
             kind=build.input_of(config, model),
-            class_names=facts["class_names"],
-            top_k=min(top_k, len(facts["class_names"])),
-            multi_label=facts["multi_label"],
-            temperature=temperature_of(run),
+            temperatures=_temperatures(run, outputs),
+            top_k=top_k,
             batch_size=config.data.batch_size,
         )
 
-    def served(self, run: Run, model: keras.Model) -> Servable:
+    def served(self, run: Run, model: keras.Model) -> Served:
         """Returns what is exported."""
-        facts, evaluation = run.read_json("data.json"), run.read_json("evaluation.json")
-        return Classifier(
-            model,
-            facts["class_names"],
-            resize=run.config.data.resize,
-            multi_label=facts["multi_label"],
-            temperature=float(evaluation.get("temperature", 1.0)),
-            thresholds=evaluation.get("thresholds"),
-        )
+        outputs = outputs_of(run.read_json("data.json"))
+        thresholds = run.read_json("evaluation.json").get("thresholds")
+        for name, output in outputs.items():
+            if isinstance(output, AnyOf) and thresholds and len(outputs) == 1:
+                outputs = {name: dataclasses.replace(output, thresholds=thresholds)}
+        resize, temperatures = run.config.data.resize, _temperatures(run, outputs)
+        return Served(model, outputs, resize, temperatures)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
         return ()
-
-    leaves_out: Sequence[str] = ()
-    """The anchors of sections that every report has and that say nothing of this task."""
 
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
@@ -212,16 +217,74 @@ class Task:
 def task_of(config: Config) -> Task:
     """Returns the task that a config names: `TASK` of its package in `ftkeras.tasks`.
 
-    Found by name, so that nothing here depends on a single task.
+    Found by name, so that nothing here depends on a single task. A classification with several
+    outputs is the task that can weigh their losses.
     """
-    task = importlib.import_module(f"ftkeras.tasks.{config.task}.task").TASK
+    several = config.task == "classification" and len(config.outputs) > 1
+    name = "multi_task" if several else config.task
+    task = importlib.import_module(f"ftkeras.tasks.{name}.task").TASK
     assert isinstance(task, Task)
     return task
 
 
-def temperature_of(run: Run) -> float:
-    """Returns what a run's logits are divided by where its model is used."""
-    return float(run.read_json("evaluation.json").get("temperature", 1.0))
+def _temperatures(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
+    """Returns by output what a run's logits are divided by where its model is used."""
+    evaluation = run.read_json("evaluation.json")
+    parts = evaluation.get("heads") or dict.fromkeys(outputs, evaluation)
+    return {name: float(part.get("temperature", 1.0)) for name, part in parts.items()}
+
+
+def only_one_of(data: ImageData, who: str) -> OneOf:
+    """Returns the only output, which is one of several classes, with every answer known.
+
+    Args:
+        data: The data.
+        who: What needs it, for the error.
+
+    Raises:
+        UserError: There are several outputs, the only one is of another kind, or there are examples
+            whose answer is unknown.
+    """
+    only = only_output(data.outputs)
+    if not isinstance(only, OneOf):
+        raise UserError(
+            f"{who}: it takes one output, which is one of several classes, not "
+            f"{told(data.outputs)}."
+        )
+    unknown = sum(a.known is not None for split in data.splits.values()
+                  for a in split.answers.values())  # fmt: skip
+    if unknown:
+        raise UserError(f"{who}: an answer to {told(data.outputs)} is unknown; it needs all.")
+    return only
+
+
+def check_loss(name: str, outputs: Mapping[str, Output]) -> None:
+    """Refuses a loss that no output takes, and one of classes where there are labels; UserError.
+
+    The outputs that do not take it, but take one of another kind, keep their own.
+    """
+    if name == "auto":
+        return
+    if name == "cross_entropy" and any(isinstance(output, AnyOf) for output in outputs.values()):
+        raise UserError(
+            "loss.name: cross_entropy is for one label per example, but an output has several. "
+            "Use binary_cross_entropy, focal or auto."
+        )
+    if not any(name in output.losses for output in outputs.values()):
+        possible = dict.fromkeys(n for output in outputs.values() for n in output.losses)
+        raise UserError(
+            f"loss.name: {name} does not fit {told(outputs)}. Use auto, {', '.join(possible)}."
+        )
+
+
+def check_mix(data: ImageData) -> None:
+    """Refuses to mix examples whose answers are not all known; UserError."""
+    answers = data.splits["train"].answers
+    if len(data.outputs) > 1 or any(a.known is not None for a in answers.values()):
+        raise UserError(
+            "data.mix: MixUp and CutMix would blend answers that are known with some that are not. "
+            "Turn them off."
+        )
 
 
 def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> None:
@@ -245,21 +308,3 @@ def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> N
                 f"{field}: no metric {name!r} is logged.{did_you_mean(name, names)} "
                 f"Logged: {', '.join(names)}."
             )
-
-
-def class_loss(loss: LossConfig, multi_label: bool) -> Smoothed:
-    """Returns the loss of logits that the config names; it is a mean over examples."""
-    return Smoothed(_class_loss(loss, multi_label), loss.label_smoothing)
-
-
-def _class_loss(loss: LossConfig, multi_label: bool) -> keras.losses.Loss:
-    if loss.name == "focal" and multi_label:
-        return keras.losses.BinaryFocalCrossentropy(gamma=loss.gamma, from_logits=True)
-    if loss.name == "focal":
-        # alpha=1: weighing the classes is the business of data.balance.
-        return keras.losses.CategoricalFocalCrossentropy(
-            alpha=1.0, gamma=loss.gamma, from_logits=True
-        )
-    if loss.name == "binary_cross_entropy" or (loss.name == "auto" and multi_label):
-        return keras.losses.BinaryCrossentropy(from_logits=True)
-    return keras.losses.CategoricalCrossentropy(from_logits=True)

@@ -22,6 +22,8 @@ from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.files import written_whole
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import facts_of, only_output
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 from ftkeras.report.files import add_pictures
 from ftkeras.report.summary import end_lines
@@ -220,7 +222,7 @@ def _log_result(
         loggers.image(
             f"{split}/confusion_matrix", lambda: confusion_picture(matrix, data.class_names)
         )
-    if not data.heads:
+    if isinstance(only_output(data.outputs), Classes):
         loggers.image(
             f"{split}/mistakes",
             lambda: worst_mistakes(assembled.feed, split, load_predictions(run, split)),
@@ -230,14 +232,15 @@ def _log_result(
 def _facts(assembled: Assembled) -> dict[str, Any]:
     """Returns what `data.json` holds."""
     data = assembled.data
+    outputs = facts_of(data.outputs)
     return {
-        "class_names": list(data.class_names),
-        "multi_label": data.multi_label,
+        "class_names": outputs.pop("class_names"),
+        "multi_label": outputs.pop("multi_label"),
         **assembled.feed.input.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
         "digest": _digest(data),
-        **({"heads": [dataclasses.asdict(head) for head in data.heads]} if data.heads else {}),
+        **outputs,
     }
 
 
@@ -266,11 +269,12 @@ def _check_same_data(data: ImageData, run: Run) -> None:
 
 
 def _digest(data: ImageData) -> str:
-    """Follows from the examples' ids, labels and targets."""
+    """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
     for split in data.splits.values():
-        for name, target in split.targets.items():
-            parts.append((name, list(target.class_names), target.values.tobytes()))
+        for name, answers in split.answers.items():
+            classes = list(data.outputs[name].class_names)
+            parts.append((name, classes, answers.values.tobytes()))
     return digest(data.class_names, *(part for row in parts for part in row))
 
 

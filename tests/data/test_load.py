@@ -11,7 +11,7 @@ from ftkeras.inputs.image.decode import whole
 
 def test_a_folder_becomes_splits(make_folder):
     data = load_data("folder", path=str(make_folder({"cat": 20, "dog": 20})), seed=3)
-    assert data.class_names == ("cat", "dog") and not data.multi_label
+    assert data.class_names == ("cat", "dog") and data.outputs["label"].exclusive
     assert {name: len(split) for name, split in data.splits.items()} == {
         "train": 28,
         "val": 6,

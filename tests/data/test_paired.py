@@ -13,6 +13,7 @@ from ftkeras.data.paired import PairedFeed
 from ftkeras.data.share import Share
 from ftkeras.errors import UserError
 from ftkeras.inputs.image.input import ImageInput
+from ftkeras.outputs.one_of import OneOf
 
 
 def split(name: str, count: int, first: int) -> Split:
@@ -32,7 +33,7 @@ def feed(target: int, **options: object) -> PairedFeed:
         "target_train": split("target_train", target, 100),
         "target_val": split("target_val", 3, 200),
     }
-    data = ImageData("arrays", ("a", "b"), False, splits)
+    data = ImageData("arrays", {"label": OneOf(("a", "b"))}, splits)
     settings = {"batch_size": 3, "seed": 1, "cache": "none", **options}
     return PairedFeed(data, ImageInput(8), **settings)  # type: ignore[arg-type]
 

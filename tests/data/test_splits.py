@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from ftkeras.data import splits
 from ftkeras.data.dataset import BadFile, ImageData, Listing, Split
 from ftkeras.errors import UserError
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.one_of import OneOf
 
 DEFAULT = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -145,7 +147,9 @@ def test_the_record_of_splits_and_bad_files():
         return Split(name, ids, labels, classes=2, fetch=lambda index: index)
 
     hot = np.array([[1, 1], [0, 0]], np.float32)
-    data = ImageData("folder", ("cat", "dog"), True, {"train": part("train", ["a,1", "b"], hot)})
+    data = ImageData(
+        "folder", {"label": AnyOf(("cat", "dog"))}, {"train": part("train", ["a,1", "b"], hot)}
+    )
     splits.write_splits(data, "ram://record/splits.csv")
     with tf.io.gfile.GFile("ram://record/splits.csv") as file:
         assert list(csv.reader(file.read().splitlines())) == [
@@ -154,7 +158,9 @@ def test_the_record_of_splits_and_bad_files():
             ["b", "train", ""],
         ]
     alone = np.array([1, 0], np.int32)
-    data = ImageData("folder", ("cat", "dog"), False, {"val": part("val", ["a", "b"], alone)})
+    data = ImageData(
+        "folder", {"label": OneOf(("cat", "dog"))}, {"val": part("val", ["a", "b"], alone)}
+    )
     splits.write_splits(data, "ram://record/single.csv")
     with tf.io.gfile.GFile("ram://record/single.csv") as file:
         assert file.read().splitlines()[1:] == ["a,val,dog", "b,val,cat"]

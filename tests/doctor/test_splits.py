@@ -8,6 +8,7 @@ from ftkeras.data.dataset import BadFile, ImageData, Split
 from ftkeras.doctor import splits
 from ftkeras.evaluation.metrics import auc_shares
 from ftkeras.inputs.image.looks import Looks
+from ftkeras.outputs.one_of import OneOf
 
 
 def check_classes(parts) -> list:
@@ -25,7 +26,7 @@ def data(**labels: list[int]) -> ImageData:
         )
         for name, y in labels.items()
     }
-    return ImageData("folder", ("cat", "dog", "emu"), False, parts)
+    return ImageData("folder", {"label": OneOf(("cat", "dog", "emu"))}, parts)
 
 
 def checks(findings) -> list[tuple[str, str]]:
@@ -67,7 +68,7 @@ def test_another_domain_is_not_expected_to_be_like_train():
 
 def test_unreadable_files_are_an_error_where_they_are_many():
     bad = (BadFile("a.jpg", "empty file"),)
-    some = ImageData("folder", ("a", "b"), False, data(train=[0] * 19).splits, bad)
+    some = ImageData("folder", {"label": OneOf(("a", "b"))}, data(train=[0] * 19).splits, bad)
     assert checks(read_errors(some, 0.05)) == [("warning", "unreadable files")]
     assert checks(read_errors(some, 0.04)) == [("error", "unreadable files")]
     assert read_errors(data(train=[0]), 0.0) == []

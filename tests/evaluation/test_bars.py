@@ -6,9 +6,13 @@ import pytest
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.bars import Bar, check_metrics, measured, parse_bars, require
 from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.number import Number
+from ftkeras.outputs.one_of import OneOf
 
 NAMES = ["cat", "dog", "st. bernard"]
-RESULTS = evaluate_predictions(np.array([0, 0, 1, 1]), np.eye(3)[[0, 1, 1, 1]], NAMES, False)
+ONE, ANY = {"pet": OneOf(tuple(NAMES))}, {"pet": AnyOf(tuple(NAMES))}
+RESULTS = evaluate_predictions(np.array([0, 0, 1, 1]), np.eye(3)[[0, 1, 1, 1]], NAMES)
 
 
 def test_expressions_are_read_as_people_write_them():
@@ -62,11 +66,16 @@ def test_every_bar_that_is_missed_is_named_with_its_value():
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_measured():
-    check_metrics(parse_bars(["accuracy>=0.5", "accuracy.low>=0.4"]), NAMES, False)
-    check_metrics(parse_bars(["mean_average_precision>=0.5"]), NAMES, True)
+    check_metrics(parse_bars(["accuracy>=0.5", "accuracy.low>=0.4"]), ONE)
+    check_metrics(parse_bars(["mean_average_precision>=0.5"]), ANY)
     with pytest.raises(UserError, match="Did you mean 'accuracy'"):
-        check_metrics(parse_bars(["acuracy>=0.5"]), NAMES, False)
+        check_metrics(parse_bars(["acuracy>=0.5"]), ONE)
     with pytest.raises(UserError, match="'mean_average_precision' is measured"):
-        check_metrics(parse_bars(["mean_average_precision>=0.5"]), NAMES, False)
+        check_metrics(parse_bars(["mean_average_precision>=0.5"]), ONE)
     with pytest.raises(UserError, match="per_class.cow.f1"):
-        check_metrics(parse_bars(["per_class.cow.f1>=0.5"]), NAMES, False)
+        check_metrics(parse_bars(["per_class.cow.f1>=0.5"]), ONE)
+    several = {"pet": ONE["pet"], "age": Number(10.0, 2.0)}
+    check_metrics(parse_bars(["pet.accuracy>=0.5", "age.mae.high<=3"]), several)
+    check_metrics(parse_bars(["mae<=3", "r2>=0", "baseline_mae>=1"]), {"age": Number()})
+    with pytest.raises(UserError, match="no metric 'mae' is measured"):
+        check_metrics(parse_bars(["mae<=3"]), several)

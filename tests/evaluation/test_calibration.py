@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from ftkeras.evaluation import calibration
-from ftkeras.evaluation.metrics import log_losses, scores_from_logits
+from ftkeras.evaluation.metrics import log_losses, sigmoid, softmax
 
 ECE = calibration.expected_calibration_error
 
@@ -26,41 +26,41 @@ def test_calibration_error_of_a_sure_and_wrong_model_is_one():
 
 def test_the_bins_hold_every_answer_and_sum_to_the_error(predictions):
     labels, logits = predictions(3, examples=500)
-    measured = calibration.calibration(labels, logits, multi_label=False)
+    measured = calibration.calibration(labels, logits)
     full = [row for row in measured["bins"] if row["n"]]
     assert len(measured["bins"]) == 15
     assert sum(row["n"] for row in full) == 500
     gaps = [row["n"] * abs(row["accuracy"] - row["confidence"]) for row in full]
     assert measured["ece"] == pytest.approx(sum(gaps) / 500)
-    assert measured["nll"] == pytest.approx(log_loss(labels, scores_from_logits(logits, False)))
+    assert measured["nll"] == pytest.approx(log_loss(labels, softmax(logits)))
     for i, row in enumerate(measured["bins"]):
         assert not row["n"] or i / 15 < row["confidence"] <= (i + 1) / 15
 
 
 def test_of_several_labels_each_is_a_question():
     labels, logits = np.array([[1, 0], [1, 1]]), np.log([[4.0, 4.0], [4.0, 4.0]])  # sigmoid 0.8
-    measured = calibration.calibration(labels, logits, multi_label=True)
+    measured = calibration.calibration(labels, logits)
     assert measured["ece"] == pytest.approx(0.8 - 3 / 4)
     assert [row["n"] for row in measured["bins"] if row["n"]] == [4]
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("true_temperature", [0.4, 1.0, 3.0])
-def test_a_known_temperature_is_found(multi_label, true_temperature):
+def test_a_known_temperature_is_found(several, true_temperature):
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(20_000, 5))
-    scores = scores_from_logits(logits, multi_label)
-    if multi_label:
+    scores = (sigmoid if several else softmax)(logits)
+    if several:
         labels = rng.random(logits.shape) < scores
     else:
         labels = (scores.cumsum(axis=1) > rng.random((len(logits), 1))).argmax(axis=1)
-    found = calibration.fit_temperature(labels, logits * true_temperature, multi_label)
+    found = calibration.fit_temperature(labels, logits * true_temperature)
     assert found == pytest.approx(true_temperature, rel=0.04)
 
 
 def test_no_other_temperature_is_likelier(predictions):
     labels, logits = predictions(1, examples=2000)
-    found = calibration.fit_temperature(labels, logits, multi_label=False)
+    found = calibration.fit_temperature(labels, logits)
     grid = np.append(np.linspace(0.2, 3, 200), found)
     # The smoothed targets of the fit: one image more, of any class.
     smooth = [
@@ -80,8 +80,8 @@ def all_classes_loss(logits: np.ndarray) -> np.ndarray:
 def test_few_images_that_are_all_right_do_not_make_a_model_sure():
     labels = np.arange(9) % 3
     logits = 5.0 * np.eye(3)[labels]  # scores of 0.987
-    temperature = calibration.fit_temperature(labels, logits, multi_label=False)
-    surest = scores_from_logits(logits / temperature, False).max()
+    temperature = calibration.fit_temperature(labels, logits)
+    surest = softmax(logits / temperature).max()
     assert surest == pytest.approx((9 + 1 / 3) / 10)  # Platt's target, closed form
 
 
@@ -89,5 +89,5 @@ def test_few_images_that_are_all_right_do_not_make_a_model_sure():
 def test_logits_that_say_nothing_or_too_much_give_a_number(scale, expected):
     labels = np.arange(9) % 3
     logits = scale * np.eye(3)[labels]
-    found = calibration.fit_temperature(labels, logits, multi_label=False)
+    found = calibration.fit_temperature(labels, logits)
     assert found == pytest.approx(expected, rel=1e-3)

@@ -65,7 +65,7 @@ def test_mcnemar_is_exact_for_many_images():
 
 
 def test_the_paired_interval_is_that_of_the_discordant_images():
-    results = compare_predictions(*pair(800, 20, 60, 120), NAMES, False, resamples=4000)
+    results = compare_predictions(*pair(800, 20, 60, 120), NAMES, resamples=4000)
     assert results["accuracy"] == [0.82, 0.86]
     assert results["difference"] == pytest.approx(0.04)
     half = 1.96 * np.sqrt((80 / 1000 - 0.04**2) / 1000)  # of the mean of 1000 of -1, 0 and 1
@@ -74,13 +74,13 @@ def test_the_paired_interval_is_that_of_the_discordant_images():
     assert results["p"] == pytest.approx(binomtest(20, 80).pvalue)
     assert results["noise"] is False
     assert verdict(results).startswith("B is better than A by 4.0% of the images (95%")
-    swapped = compare_predictions(*pair(800, 60, 20, 120), NAMES, False)
+    swapped = compare_predictions(*pair(800, 60, 20, 120), NAMES)
     assert verdict(swapped).startswith("B is worse than A by 4.0% of the images (95%")
 
 
 @pytest.mark.parametrize("only", [(0, 0), (30, 34)])
 def test_small_differences_are_called_noise(only):
-    results = compare_predictions(*pair(500, *only, 10), NAMES, False)
+    results = compare_predictions(*pair(500, *only, 10), NAMES)
     assert results["noise"] is True
     assert verdict(results).startswith("The difference is noise: B is right on ")
 
@@ -89,7 +89,7 @@ def test_classes_gained_and_lost_by_hand():
     labels = np.array([0] * 4 + [1] * 4, np.int32)
     first = answers(np.array([0, 0, 1, 1, 1, 1, 1, 1], bool), labels)
     second = answers(np.array([1, 1, 1, 1, 1, 1, 0, 1], bool), labels)
-    cat, dog = compare_predictions(first, second, NAMES, False)["classes"]
+    cat, dog = compare_predictions(first, second, NAMES)["classes"]
     assert cat == {"name": "cat", "n": 4, "accuracy": [0.5, 1.0], "change": 0.5, "p": 0.5}
     assert dog == {"name": "dog", "n": 4, "accuracy": [1.0, 0.75], "change": -0.25, "p": 1.0}
 
@@ -99,7 +99,7 @@ def test_of_several_labels_each_class_is_a_column():
     ids = np.array(["a", "b", "c"])
     first = Predictions(np.array([[1, -1], [1, -1], [-1, -1]], np.float32), labels, ids)
     second = Predictions(np.array([[1, -1], [1, 1], [1, 1]], np.float32), labels, ids)
-    results = compare_predictions(first, second, NAMES, True)
+    results = compare_predictions(first, second, NAMES)
     assert results["accuracy"] == pytest.approx([1 / 3, 2 / 3])
     assert [row["name"] for row in results["classes"]] == ["dog", "cat"]
     assert [row["accuracy"] for row in results["classes"]] == [
@@ -169,5 +169,5 @@ def test_runs_that_cannot_be_compared_say_why(runs):
     with pytest.raises(UserError, match=r"no predictions/val.npz.*evaluate .* --split=val"):
         compare_runs(*runs, "val")
     runs[1].write_json("data.json", {"class_names": ["cat", "cow"], "multi_label": False})
-    with pytest.raises(UserError, match="answer different questions: their class_names"):
+    with pytest.raises(UserError, match="answer different questions: their classes"):
         compare_runs(*runs)

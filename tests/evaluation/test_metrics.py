@@ -16,20 +16,16 @@ seeds = st.integers(0, 2**31 - 1)
 # --------------------------------------------------------------------------- by hand
 
 
-def test_scores_from_logits_by_hand():
+def test_scores_by_hand():
     odds = np.log([[1.0, 3.0], [2.0, 2.0]])
-    np.testing.assert_allclose(
-        metrics.scores_from_logits(odds, multi_label=False), [[0.25, 0.75], [0.5, 0.5]]
-    )
-    np.testing.assert_allclose(
-        metrics.scores_from_logits(odds, multi_label=True), [[1 / 2, 3 / 4], [2 / 3, 2 / 3]]
-    )
+    np.testing.assert_allclose(metrics.softmax(odds), [[0.25, 0.75], [0.5, 0.5]])
+    np.testing.assert_allclose(metrics.sigmoid(odds), [[1 / 2, 3 / 4], [2 / 3, 2 / 3]])
 
 
 def test_scores_and_losses_survive_huge_logits():
     huge = np.array([[1e4, -1e4]])
-    np.testing.assert_array_equal(metrics.scores_from_logits(huge, multi_label=False), [[1, 0]])
-    np.testing.assert_array_equal(metrics.scores_from_logits(huge, multi_label=True), [[1, 0]])
+    np.testing.assert_array_equal(metrics.softmax(huge), [[1, 0]])
+    np.testing.assert_array_equal(metrics.sigmoid(huge), [[1, 0]])
     assert metrics.log_losses(np.array([1]), huge).tolist() == [2e4]
 
 
@@ -62,7 +58,7 @@ def test_what_one_class_only_leaves_undefined():
 def test_metrics_agree_with_scikit_learn(predictions, seed, k):
     labels, logits = predictions(seed)
     predicted = logits.argmax(axis=1)
-    scores = metrics.scores_from_logits(logits, multi_label=False)
+    scores = metrics.softmax(logits)
 
     matrix = metrics.confusion_matrix(labels, predicted, 4)
     np.testing.assert_array_equal(

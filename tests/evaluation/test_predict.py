@@ -18,6 +18,8 @@ from ftkeras.evaluation.predict import (
     predict_logits,
 )
 from ftkeras.inputs.image.input import ImageInput
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.one_of import OneOf
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -80,11 +82,10 @@ def model() -> keras.Model:
 def rows(model, paths, **changes) -> list[FilePrediction]:
     options = {
         "kind": ImageInput(8),
-        "class_names": list(COLOURS),
-        "multi_label": False,
         "batch_size": 2,
     }
-    return list(predict_files(model, paths, **(options | changes)))
+    output = changes.pop("output", OneOf(tuple(COLOURS)))
+    return list(predict_files(model, paths, {"colour": output}, **(options | changes)))
 
 
 def test_files_folders_and_globs_are_expanded_once_each(photos):
@@ -137,8 +138,8 @@ def test_each_file_is_answered_in_order_and_bad_ones_say_why(model, photos):
     assert green.best[0][1] == pytest.approx(odds, abs=1e-6)
 
 
-def test_multi_label_scores_are_sigmoids_and_top_k_stops_at_the_classes(model, photos):
-    (row,) = rows(model, [str(photos / "red" / "red.png")], multi_label=True, top_k=9)
+def test_scores_of_labels_are_sigmoids_and_top_k_stops_at_the_classes(model, photos):
+    (row,) = rows(model, [str(photos / "red" / "red.png")], output=AnyOf(tuple(COLOURS)), top_k=9)
     assert [name for name, _ in row.best] == ["red", "green", "blue"]
     assert [score for _, score in row.best] == pytest.approx([1 / (1 + np.exp(-5)), 0.5, 0.5])
 

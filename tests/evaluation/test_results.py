@@ -9,15 +9,15 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.evaluation.metrics import scores_from_logits
+from ftkeras.evaluation.metrics import scores_for, softmax
 from ftkeras.evaluation.results import evaluate_predictions, format_results
 
 
 def test_single_label_summary_agrees_with_scikit_learn(predictions):
     labels, logits = predictions(7, classes=6)
     names = [f"class {c}" for c in range(6)]
-    summary = evaluate_predictions(labels, logits, names, multi_label=False)
-    predicted, scores = logits.argmax(axis=1), scores_from_logits(logits, multi_label=False)
+    summary = evaluate_predictions(labels, logits, names)
+    predicted, scores = logits.argmax(axis=1), softmax(logits)
     assert summary["examples"] == 60
     assert summary["accuracy"] == sklearn_metrics.accuracy_score(labels, predicted)
     assert summary["macro_f1"] == pytest.approx(
@@ -36,19 +36,11 @@ def test_single_label_summary_agrees_with_scikit_learn(predictions):
     assert summary["top_5_accuracy"] >= summary["accuracy"]
 
 
-def test_one_hot_labels_mean_the_same(predictions):
-    labels, logits = predictions(3)
-    names = ["a", "b", "c", "d"]
-    assert evaluate_predictions(
-        np.eye(4, dtype=np.float32)[labels], logits, names, multi_label=False
-    ) == evaluate_predictions(labels, logits, names, multi_label=False)
-
-
-def test_multi_label_summary_agrees_with_scikit_learn():
+def test_summary_of_several_labels_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     labels = rng.random((50, 3)) < [0.5, 0.2, 0.8]
     logits = rng.normal(size=(50, 3)) + 2 * labels - 1
-    summary = evaluate_predictions(labels.astype(np.float32), logits, ["a", "b", "c"], True)
+    summary = evaluate_predictions(labels.astype(np.float32), logits, ["a", "b", "c"])
     predicted = logits >= 0
     for average in ("micro", "macro"):
         assert summary[f"{average}_f1"] == pytest.approx(
@@ -69,7 +61,7 @@ def test_multi_label_summary_agrees_with_scikit_learn():
 
 def test_summary_is_strict_json_even_where_metrics_are_undefined():
     summary = evaluate_predictions(
-        np.array([0, 0]), np.array([[2.0, 1.0, 0.0]] * 2), ["a", "b", "never"], multi_label=False
+        np.array([0, 0]), np.array([[2.0, 1.0, 0.0]] * 2), ["a", "b", "never"]
     )
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["auc"] is None and summary["intervals"]["auc"] is None
@@ -82,23 +74,23 @@ def test_summary_is_strict_json_even_where_metrics_are_undefined():
         "auc": None,
     }
     nothing = np.zeros((3, 2))
-    summary = evaluate_predictions(nothing, nothing - 1, ["a", "b"], multi_label=True)
+    summary = evaluate_predictions(nothing, nothing - 1, ["a", "b"])
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["accuracy"] == 1.0 and summary["macro_f1"] is None
 
 
 def test_nothing_to_evaluate_and_diverged_logits_are_said_plainly():
     with pytest.raises(UserError, match="no images"):
-        evaluate_predictions(np.zeros(0, int), np.zeros((0, 2)), ["a", "b"], False)
+        evaluate_predictions(np.zeros(0, int), np.zeros((0, 2)), ["a", "b"])
     with pytest.raises(TrainingError, match="diverged"):
-        evaluate_predictions(np.array([0]), np.array([[np.nan, 0]]), ["a", "b"], False)
+        evaluate_predictions(np.array([0]), np.array([[np.nan, 0]]), ["a", "b"])
 
 
 def test_the_temperature_changes_calibration_and_no_answer(predictions):
     labels, logits = predictions(2)
-    plain = evaluate_predictions(labels, logits, list("abcd"), False)
-    scaled = evaluate_predictions(labels, logits, list("abcd"), False, temperature=2.0)
-    halved = evaluate_predictions(labels, logits / 2, list("abcd"), False)
+    plain = evaluate_predictions(labels, logits, list("abcd"))
+    scaled = evaluate_predictions(labels, logits, list("abcd"), temperature=2.0)
+    halved = evaluate_predictions(labels, logits / 2, list("abcd"))
     assert scaled["calibration"]["before"] == plain["calibration"]["before"]
     assert scaled["calibration"]["after"] == halved["calibration"]["before"]
     assert (scaled["accuracy"], scaled["nll"]) == (plain["accuracy"], plain["nll"])
@@ -111,9 +103,7 @@ def test_accuracy_interval_is_the_binomial_one():
     labels = np.zeros(400, int)
     logits = np.where(np.arange(400)[:, None] < 320, [[1.0, 0.0]], [[0.0, 1.0]])
     columns = {"camera": np.array(["old", "new"] * 200)}
-    summary = evaluate_predictions(
-        labels, logits, ["a", "b"], False, columns=columns, resamples=4000
-    )
+    summary = evaluate_predictions(labels, logits, ["a", "b"], columns=columns, resamples=4000)
     half = 1.96 * np.sqrt(0.8 * 0.2 / 400)
     assert summary["intervals"]["accuracy"] == pytest.approx([0.8 - half, 0.8 + half], abs=0.004)
     half *= np.sqrt(2)
@@ -122,13 +112,13 @@ def test_accuracy_interval_is_the_binomial_one():
     )
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_intervals_match_a_plain_bootstrap_by_scikit_learn(predictions, multi_label):
+@pytest.mark.parametrize("several", [False, True])
+def test_intervals_match_a_plain_bootstrap_by_scikit_learn(predictions, several):
     labels, logits = predictions(11, classes=3, examples=150)
-    targets = np.eye(3)[labels] if multi_label else labels
-    answers = logits >= 0 if multi_label else logits.argmax(axis=1)
-    scores = scores_from_logits(logits, multi_label)
-    summary = evaluate_predictions(targets, logits, ["a", "b", "c"], multi_label)
+    targets = np.eye(3)[labels] if several else labels
+    answers = logits >= 0 if several else logits.argmax(axis=1)
+    scores = scores_for(targets, logits)
+    summary = evaluate_predictions(targets, logits, ["a", "b", "c"])
     rng = np.random.default_rng(1)
     drawn = [rng.integers(0, 150, 150) for _ in range(250)]
     second = {
@@ -140,7 +130,7 @@ def test_intervals_match_a_plain_bootstrap_by_scikit_learn(predictions, multi_la
             sklearn_metrics.roc_auc_score(targets[d], scores[d], multi_class="ovr") for d in drawn
         ],
     }
-    if not multi_label:
+    if not several:
         second["nll"] = [sklearn_metrics.log_loss(targets[d], scores[d]) for d in drawn]
     for name, values in second.items():
         low, high = np.percentile(values, [2.5, 97.5])
@@ -151,7 +141,7 @@ def test_intervals_match_a_plain_bootstrap_by_scikit_learn(predictions, multi_la
 def test_intervals_follow_the_seed(predictions):
     labels, logits = predictions(5)
     first, again, other = (
-        evaluate_predictions(labels, logits, list("abcd"), False, seed=seed) for seed in (1, 1, 2)
+        evaluate_predictions(labels, logits, list("abcd"), seed=seed) for seed in (1, 1, 2)
     )
     assert first == again
     assert first["intervals"] != other["intervals"]
@@ -169,7 +159,7 @@ def test_slices_count_by_value_and_put_numbers_into_quarters():
         "file": np.array([f"{i}.jpg" for i in range(40)], object),
         "always": np.array(["x"] * 40, object),
     }
-    slices = evaluate_predictions(labels, logits, ["a", "b"], False, columns=columns)["slices"]
+    slices = evaluate_predictions(labels, logits, ["a", "b"], columns=columns)["slices"]
     assert list(slices) == ["camera", "width"]
     assert slices["camera"] == {
         "old": {"n": 10, "accuracy": 0.0, "interval": [0.0, 0.0]},
@@ -188,7 +178,7 @@ def test_format_results_shows_the_whole_each_class_and_each_slice():
     labels = np.array([0, 0, 1, 1])
     logits = np.array([[2.0, 0, 0], [0, 2, 0], [0, 2, 0], [0, 2, 0]])
     columns = {"camera": np.array(["new", "old", "old", "old"])}
-    results = evaluate_predictions(labels, logits, ["cat", "dog", "owl"], False, columns=columns)
+    results = evaluate_predictions(labels, logits, ["cat", "dog", "owl"], columns=columns)
     lines = format_results(results).splitlines()
     assert lines[0] == "4 images"
     assert any(line.split()[:2] == ["accuracy", "0.7500"] and " to " in line for line in lines)
@@ -206,6 +196,6 @@ def test_format_results_of_many_classes_shows_the_worst():
     logits = np.eye(40)
     logits[17] = 0
     logits[17, 3] = 1  # 17 is never found
-    text = format_results(evaluate_predictions(np.arange(40), logits, names, multi_label=False))
+    text = format_results(evaluate_predictions(np.arange(40), logits, names))
     assert "class 17 " in text and text.endswith("(30 of 40 classes)")
     assert text.count("\nclass ") == 31  # with the title

@@ -11,10 +11,12 @@ import tensorflow as tf
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.writer import write_predictions
+from ftkeras.outputs.one_of import OneOf
 
+DRINK = {"drink": OneOf(("caf\u00e9", "tea"))}
 ROWS = [
-    FilePrediction("a, b.jpg", (("caf\u00e9", 0.75), ("tea", 0.25))),
-    FilePrediction("bad.jpg", error="empty file"),
+    FilePrediction("a, b.jpg", DRINK, {"drink": (("caf\u00e9", 0.75), ("tea", 0.25))}),
+    FilePrediction("bad.jpg", DRINK, error="empty file"),
 ]
 
 
@@ -75,7 +77,7 @@ def test_csv_has_columns_for_the_classes_even_after_bad_files(tmp_path):
 
 
 def test_without_a_path_csv_is_printed(capsys):
-    write_predictions(None, [FilePrediction("cat.jpg", (("cat", 1.0),))])
+    write_predictions(None, [FilePrediction("cat.jpg", DRINK, {"drink": (("cat", 1.0),)})])
     assert capsys.readouterr().out == "file,class,score,error\ncat.jpg,cat,1.000000,\n"
 
 

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data.dataset import Head
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.export import formats
-from ftkeras.export.classifier import Classifier
+from ftkeras.export.classifier import Classifier, Served
 from ftkeras.export.formats import Sample, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.inputs.image.golden import golden_images
-from ftkeras.model.output import Output
-from ftkeras.tasks.multi_task.export import MultiHead
+from ftkeras.model.output import Ending
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.number import Number
+from ftkeras.outputs.one_of import OneOf
 
 NAMES = ["red", "green", "blue"]
 SIZE = 16
@@ -76,7 +77,8 @@ def test_the_graph_and_its_reference_are_the_closed_form(activation, kind, tempe
     said = {name: values.numpy() for name, values in answer(tf.constant(pixels)).items()}
     scores = np.take_along_axis(said["scores"], np.argsort(said["class_indices"]), axis=1)
     np.testing.assert_allclose(scores, wanted, atol=1e-5)
-    np.testing.assert_allclose(served.expected(tf.constant(pixels)), wanted, atol=1e-5)
+    [expected] = served.expected(tf.constant(pixels)).values()
+    np.testing.assert_allclose(expected, wanted, atol=1e-5)
     names = ["class_indices", "class_names", "scores"]
     assert sorted(said) == sorted([*names, *(["predicted"] if kind == "label" else [])])
 
@@ -84,7 +86,8 @@ def test_the_graph_and_its_reference_are_the_closed_form(activation, kind, tempe
 def test_at_temperature_1_the_reference_is_the_models_own_output():
     for activation, kind in (("softmax", "class"), ("sigmoid", "label")):
         served, pixels = classifier(activation, kind), tf.constant(images(4), tf.float32)
-        np.testing.assert_array_equal(served.expected(pixels), served.model(pixels))
+        [expected] = served.expected(pixels).values()
+        np.testing.assert_array_equal(expected, served.model(pixels))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_at_temperature_1_the_reference_is_the_models_own_output():
             {"class_names": ["a", "b"], "multi_label": True},
             "1 classes, .*are 2.*one label",
         ),
-        ("softmax", 1, {"class_names": ["a", "b"]}, "1 for every image"),
+        ("softmax", 1, {"class_names": ["a", "b"]}, "1 for every example"),
     ],
 )
 def test_what_cannot_be_served_is_refused_when_the_classifier_is_made(
@@ -109,12 +112,12 @@ def test_what_cannot_be_served_is_refused_when_the_classifier_is_made(
         Classifier(**{"model": colour_model(activation, units), "class_names": NAMES} | facts)
 
 
-def planted(self: Output, outputs: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
+def planted(self: Ending, outputs: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
     """A softmax on top of the scores."""
     return tf.nn.softmax(_right(self, outputs, temperature))
 
 
-_right = Output.scores
+_right = Ending.scores
 
 
 @pytest.mark.slow
@@ -130,7 +133,7 @@ def test_the_saved_model_of_a_softmax_serves_its_scores(tmp_path, monkeypatch):
     found = json.loads(Path(path, "assets.extra", "certificate.json").read_text())
     assert max(found["saved_model"]["max_difference"].values()) < 1e-6
 
-    monkeypatch.setattr(Output, "scores", planted)
+    monkeypatch.setattr(Ending, "scores", planted)
     with pytest.raises(TrainingError, match="and the Keras model disagree by 0.4"):
         export_saved_model(Classifier(model, NAMES), tmp_path, golden=golden)
 
@@ -150,7 +153,7 @@ def test_every_format_serves_them_under_a_temperature(name, tmp_path, monkeypatc
             limit = 0.03 if "int8" in file else 0.01 if "float16" in file else 1e-5
             wanted = closed_form(kind, pixels, 2.0)
             np.testing.assert_allclose(one.answer(pixels), wanted, atol=limit, err_msg=file)
-    monkeypatch.setattr(Output, "scores", planted)
+    monkeypatch.setattr(Ending, "scores", planted)
     with pytest.raises(TrainingError, match="disagree by 0"):
         served = classifier("softmax", "class")
         export_format(served, tmp_path, name, calibration=sample, test=sample)
@@ -169,18 +172,18 @@ def test_scores_that_a_layer_of_another_make_calls_logits_are_caught():
         lying.expected(tf.constant(images(4), tf.float32))
 
 
-def test_each_head_is_served_as_it_is():
+def test_each_output_is_served_as_it_is():
     image = keras.Input((SIZE, SIZE, 3))
     ends = {"kind": ("softmax", 3), "good": ("sigmoid", 1), "tags": ("sigmoid", 3)}
     outputs = {name: colour_model(*end)(image) for name, end in ends.items()}
     model = keras.Model(image, outputs | {"age": colour_model("relu", 1)(image)})
-    heads = [
-        Head("kind", "classes", tuple(NAMES)),
-        Head("good", "classes", ("bad", "good")),
-        Head("tags", "labels", tuple(NAMES)),
-        Head("age", "number", mean=10.0, scale=2.0),
-    ]
-    served = MultiHead(model, heads, temperatures={"kind": 2.0})
+    answers = {
+        "kind": OneOf(tuple(NAMES)),
+        "good": OneOf(("bad", "good")),
+        "tags": AnyOf(tuple(NAMES)),
+        "age": Number(mean=10.0, scale=2.0),
+    }
+    served = Served(model, answers, temperatures={"kind": 2.0})
     pixels = tf.constant(images(6), tf.float32)
     said = served.answers(keras.tree.flatten(served.network(pixels, training=False)))
     said = {name: values.numpy() for name, values in said.items()}
@@ -197,4 +200,4 @@ def test_each_head_is_served_as_it_is():
         np.testing.assert_allclose(scores, wanted, atol=1e-5)
     np.testing.assert_allclose(said["age_value"], expected["age"], rtol=1e-6)
     with pytest.raises(UserError, match="activation relu"):
-        MultiHead(model, [Head("age", "classes", ("young", "old"))])
+        Served(model, {"age": OneOf(("young", "old"))})

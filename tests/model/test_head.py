@@ -9,8 +9,10 @@ import pytest
 from ftkeras.backbones.backbone import Backbone, gives_of
 from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden, attach_head, frequency_bias
+from ftkeras.model.head import Hidden, attach_head
 from ftkeras.model.pooling import POOLINGS, SequencePooling
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.one_of import OneOf
 
 
 def head(**options) -> keras.Model:
@@ -74,7 +76,7 @@ def test_logits_are_float32_under_mixed_precision():
 
 def test_untrained_logits_predict_the_class_frequencies():
     labels = np.array([0] * 6 + [1] * 3 + [2] * 1)
-    bias = frequency_bias(labels, 4, multi_label=False)
+    bias = OneOf(tuple("abcd")).bias(labels)
     model = head(bias=bias, initializer="zeros")
     scores = keras.ops.softmax(model(FEATURES))[0]
     np.testing.assert_allclose(scores, [7 / 14, 4 / 14, 2 / 14, 1 / 14], rtol=1e-5)
@@ -82,7 +84,7 @@ def test_untrained_logits_predict_the_class_frequencies():
 
 def test_untrained_sigmoids_predict_each_labels_frequency():
     labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.float32)
-    bias = frequency_bias(labels, 2, multi_label=True)
+    bias = AnyOf(("a", "b")).bias(labels)
     np.testing.assert_allclose(1 / (1 + np.exp(-bias)), [4 / 6, 2 / 6], rtol=1e-6)
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from ftkeras.errors import UserError
-from ftkeras.model.output import output_of
+from ftkeras.model.output import ending_of
 
 
 class Own(layers.Layer):
@@ -110,7 +110,7 @@ ENDS = {
 def test_the_last_activation_is_found(kind, number):
     """And what it does is what the numbers show."""
     found = model(*ENDS[kind][number]())
-    output = output_of(found, multi_label=kind == "sigmoid")
+    output = ending_of(found, exclusive=kind != "sigmoid")
     assert (output.kind, output.units, output.classes) == (kind, 3, 3)
     said = found(np.random.default_rng(0).normal(0, 5, (16, 8)), training=False)
     scores = output.scores(said).numpy()
@@ -147,7 +147,7 @@ def test_the_last_activation_is_found(kind, number):
         (lambda: (dense(4, "softmax"), lambda x: x[:, :3]), "softmax over 4 of 3 units"),
         (
             lambda: (dense(1, "softmax"),),
-            "1 for every image, since it has one unit. End .* a sigmoid",
+            "1 for every example, since it has one unit. End .* a sigmoid",
         ),
         (
             lambda: (dense(3, "softmax"), layers.Rescaling(2.0)),
@@ -173,20 +173,20 @@ def test_what_is_neither_logits_nor_scores_is_refused_with_the_remedy(last, mess
     if isinstance(ends[-1], layers.Layer):
         ends[-1].name = "last"
     with pytest.raises(UserError, match=message):
-        output_of(model(*ends), multi_label=False)
+        ending_of(model(*ends))
 
 
 def test_a_softmax_of_several_labels_is_refused():
     with pytest.raises(UserError, match="share 1 among the classes.* Leave multi_label out, or"):
-        output_of(model(dense(3, "softmax")), multi_label=True)
+        ending_of(model(dense(3, "softmax")), exclusive=False)
 
 
 def test_one_sigmoid_per_class_is_served_but_not_measured_with_one_label():
-    output = output_of(model(dense(3, "sigmoid")), multi_label=False)
+    output = ending_of(model(dense(3, "sigmoid")))
     said = np.array([[0.9, 0.6, 0.1]], np.float32)
     np.testing.assert_array_equal(output.scores(said), said)
     np.testing.assert_allclose(output.scores(said, 2.0), [[0.75, 0.5505, 0.25]], atol=1e-4)
-    with pytest.raises(UserError, match="a sigmoid of its own, and the data have one label"):
+    with pytest.raises(UserError, match="a sigmoid of its own, and exactly one class"):
         output.logits(said)
 
 
@@ -194,12 +194,12 @@ def test_each_of_several_outputs_is_what_it_is():
     vector = keras.Input((8,))
     ends = {"b": dense(3, "softmax"), "a": dense(1, "sigmoid"), "c": dense(2)}
     several = keras.Model(vector, {name: layer(vector) for name, layer in ends.items()})
-    kinds = {name: output_of(several, False, name) for name in ends}
+    kinds = {name: ending_of(several, name) for name in ends}
     assert {name: (x.kind, x.classes) for name, x in kinds.items()} == {
         "a": ("sigmoid", 2), "b": ("softmax", 3), "c": ("logits", 2)
     }  # fmt: skip
     with pytest.raises(UserError, match="no output 'd'"):
-        output_of(several, False, "d")
+        ending_of(several, "d")
 
 
 LOGITS = np.array([[5.0, 0.0, -3.0], [-20.0, 1.0, 1.0]], np.float32)
@@ -209,7 +209,7 @@ LOGITS = np.array([[5.0, 0.0, -3.0], [-20.0, 1.0, 1.0]], np.float32)
 @pytest.mark.parametrize("kind", ENDS)
 def test_scores_and_logits_mean_the_same_under_every_temperature(kind, temperature):
     several = kind == "sigmoid"
-    output = output_of(model(dense(3, None if kind == "logits" else kind)), several)
+    output = ending_of(model(dense(3, None if kind == "logits" else kind)), exclusive=not several)
     said = {"logits": LOGITS, "softmax": ops.softmax(LOGITS), "sigmoid": ops.sigmoid(LOGITS)}[kind]
     activation = ops.sigmoid if several else ops.softmax
     expected = activation(LOGITS / temperature)
@@ -224,7 +224,7 @@ def test_one_unit_is_two_classes_or_one_label(activation, temperature):
     p = 1 / (1 + np.exp(-z / temperature))
     said = z if activation == "linear" else ops.sigmoid(z)
     one = model(dense(1, activation))
-    both, label = output_of(one, multi_label=False), output_of(one, multi_label=True)
+    both, label = ending_of(one), ending_of(one, exclusive=False)
     assert (both.classes, label.classes) == (2, 1)
     np.testing.assert_allclose(both.scores(said, temperature), np.hstack([1 - p, p]), atol=1e-6)
     np.testing.assert_allclose(label.scores(said, temperature), p, atol=1e-6)
@@ -235,7 +235,7 @@ def test_one_unit_is_two_classes_or_one_label(activation, temperature):
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_scores_of_0_and_1_have_finite_logits(kind):
-    output = output_of(model(dense(2, kind)), kind == "sigmoid")
+    output = ending_of(model(dense(2, kind)), exclusive=kind != "sigmoid")
     logits = output.logits(np.array([[0.0, 1.0]], np.float32)).numpy()
     assert np.isfinite(logits).all() and logits[0, 1] > logits[0, 0] + 80
     assert output.scores(np.array([[0.0, 1.0]], np.float32), 2.0).numpy().tolist()[0][1] > 0.999

@@ -8,7 +8,8 @@ import pytest
 
 import ftkeras
 from ftkeras.config.schema import LossConfig
-from ftkeras.runs.task import class_loss
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.training.resume.phases import ResumableUnfreezing
 
 ONE_HOT = np.eye(3, dtype="float32")
@@ -56,7 +57,8 @@ def test_the_losses_of_configs_have_the_numbers_of_keras(name, multi_label):
     expected = getattr(keras.losses, f"{kind}{focal}Crossentropy")(
         from_logits=True, label_smoothing=0.2, **options
     )
-    loss = class_loss(LossConfig(name=name, label_smoothing=0.2), multi_label)
+    output = (AnyOf if multi_label else OneOf)(("a", "b", "c"))
+    loss = output.loss(LossConfig(name=name, label_smoothing=0.2))
     targets = SEVERAL if binary else ONE_HOT
     np.testing.assert_array_equal(loss(targets, LOGITS), expected(targets, LOGITS))
 

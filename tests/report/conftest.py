@@ -46,9 +46,7 @@ def make_run(tmp_path) -> MakeRun:
         labels, logits = _answers(len(names), examples, multi_label, seed, accuracy)
         ids = np.array([f"photos/{i:04d}.jpg" for i in range(examples)])
         save_predictions(run, "test", Predictions(logits, labels, ids))
-        measured = evaluate_predictions(
-            labels, logits, names, multi_label, temperature=1.3, resamples=20
-        )
+        measured = evaluate_predictions(labels, logits, names, temperature=1.3, resamples=20)
         write("evaluation.json", {"split": "test", **measured})
         levels = {name: [0.7, 0.6, 0.5, 0.4, 0.3] for name in CORRUPTIONS}
         checks = {

@@ -10,6 +10,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predictions import Predictions
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.image.show import image_grid
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
 
 
@@ -17,7 +18,7 @@ def feed(count: int = 6) -> Feed:
     """Image i is all of the grey 10 * i."""
     fetch = lambda i: tf.cast(tf.fill((4, 4, 3), 10 * i), tf.uint8)  # noqa: E731
     split = Split("train", [str(i) for i in range(count)], np.arange(count) % 2, 2, fetch)
-    data = ImageData("arrays", ("cat", "dog"), False, {"train": split})
+    data = ImageData("arrays", {"label": OneOf(("cat", "dog"))}, {"train": split})
     return Feed(data, ImageInput(4), batch_size=count)
 
 

@@ -108,7 +108,7 @@ def work(images: int, train: str) -> tuple[ImageData, ImageData, Phase]:
     data = load_data("starter", split={"val": None, "test": "test"})
     part = data.splits["train"]
     kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
-    few = ImageData("starter", data.class_names, False, {"train": kept})
+    few = ImageData("starter", data.outputs, {"train": kept})
     return data, few, Phase("top", train=["head", train], epochs=EPOCHS, learning_rate=1e-4)
 
 
@@ -123,7 +123,7 @@ images, size, train = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 data = load_data("starter", split={"val": None, "test": "test"})
 part = data.splits["train"]
 kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
-few = ImageData("starter", data.class_names, False, {"train": kept})
+few = ImageData("starter", data.outputs, {"train": kept})
 phase = Phase("top", train=["head", train], epochs=step.EPOCHS, learning_rate=1e-4)
 rate, first = step.speed(few, size, phase, True)
 print(json.dumps([1 / rate, first, 1 / step.head_speed(data, size, 16)]))
@@ -204,7 +204,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     model = compiled(backbone, len(data.class_names))
     phase = Phase("head", train=["head"], epochs=8, learning_rate=3e-3)
     unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
-    only = ImageData("starter", data.class_names, False, {"train": data.splits["train"]})
+    only = ImageData("starter", data.outputs, {"train": data.splits["train"]})
     feed = Feed(only, ImageInput(size), batch_size=32)
 
     def make_tail(graph: Graph) -> keras.Model:

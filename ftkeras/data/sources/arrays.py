@@ -58,24 +58,24 @@ def find(
     if len({x.shape[1:] for x in examples}) > 1 or len({y.shape[1:] for y in labels}) > 1:
         raise UserError(f"{path}: the parts' {kind.nouns} or labels differ in shape.")
     all_labels = np.concatenate(labels)
-    multi_label = all_labels.ndim == 2
+    several = all_labels.ndim == 2
     names = _names(all_labels, class_names, path)
-    rows = [np.flatnonzero(row) for row in all_labels] if multi_label else all_labels[:, None]
+    rows = [np.flatnonzero(row) for row in all_labels] if several else all_labels[:, None]
     return Listing(
         ids=[f"{x}[{k}]" for (_, x, _), n in zip(pairs, counts, strict=True) for k in range(n)],
         labels=[tuple(names[i] for i in row) for row in rows],
         parts=[part for (part, _, _), n in zip(pairs, counts, strict=True) for _ in range(n)],
         make_fetch=from_array(np.concatenate(examples)),
         class_names=names,
-        multi_label=multi_label,
+        kind="labels" if several else "classes",
     )
 
 
 def _names(labels: np.ndarray, class_names: Sequence[str] | None, path: str) -> list[str]:
     """Returns the names of the classes that labels (n,) or (n, classes) tell of."""
-    multi_label = labels.ndim == 2
-    classes = labels.shape[1] if multi_label else int(labels.max()) + 1
-    if classes > max(len(labels), 2) and not multi_label:
+    several = labels.ndim == 2
+    classes = labels.shape[1] if several else int(labels.max()) + 1
+    if classes > max(len(labels), 2) and not several:
         raise UserError(
             f"{path}: the labels go up to {classes - 1}, and there are only {len(labels)} examples."
             " Number the classes from 0 on."

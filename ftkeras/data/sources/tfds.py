@@ -43,7 +43,7 @@ def find(
         UserError: The data set is unknown, not to be had, or has no such features.
     """
     builder = _prepared(name, data_dir, download)
-    class_names, multi_label = _classes(builder, image_feature, label_feature)
+    class_names, labels_are = _classes(builder, image_feature, label_feature)
     wanted = _split_strings(builder, parts)
     instructions = {part: _instructions(builder, part, text) for part, text in wanted.items()}
     shards = sorted({str(piece.filename) for pieces in instructions.values() for piece in pieces})
@@ -69,7 +69,7 @@ def find(
                     )
     chosen.sort(key=lambda record: (record.shard, record.number))
     in_parts = [part_of[record.shard, record.number] for record in chosen]
-    return found_in(chosen, in_parts, image_feature, class_names, multi_label)
+    return found_in(chosen, in_parts, image_feature, class_names, labels_are)
 
 
 def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
@@ -112,8 +112,8 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
     return builder
 
 
-def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, bool]:
-    """The class names, where the feature has them, and whether there may be several labels."""
+def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, str]:
+    """The class names, where the feature has them, and `Listing.kind`."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -126,9 +126,10 @@ def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list
     if not isinstance(features[image_feature], tfds.features.Image):
         raise UserError(f"data.image_feature: {image_feature!r} of {builder.name} holds no images.")
     label = features[label_feature]
-    multi_label = isinstance(label, tfds.features.Sequence)
-    label = label.feature if multi_label else label
-    return (list(label.names) if isinstance(label, tfds.features.ClassLabel) else None), multi_label
+    several = isinstance(label, tfds.features.Sequence)
+    label = label.feature if several else label
+    names = list(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+    return names, "labels" if several else "classes"
 
 
 def _split_strings(builder: Any, parts: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ftkeras.evaluation.metrics import confusion_matrix
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.report.html import Child, Html, bar, interval, missing, number, scrolling, table, tag
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
@@ -81,7 +83,7 @@ def confusion(facts: RunFacts) -> Section:
     title = "Confusion"
     matrix = confusion_of(facts)
     if matrix is None:
-        if facts.multi_label:
+        if isinstance(facts.output, AnyOf):
             sentence = (
                 "With several labels an image no answer takes another's place, so there is no "
                 "confusion matrix; precision and recall by class say what is missed or made up."
@@ -130,7 +132,7 @@ def confusion(facts: RunFacts) -> Section:
 def confusion_of(facts: RunFacts) -> np.ndarray | None:
     """Returns the confusion matrix, (classes, classes): truth by row, answers by column."""
     predictions, classes = facts.predictions.get(facts.split), len(facts.class_names)
-    if facts.multi_label:
+    if not isinstance(facts.output, OneOf):
         return None
     if predictions is not None:
         return confusion_matrix(predictions.labels, predictions.logits.argmax(axis=1), classes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import told
 from ftkeras.report.html import Child, Html, definitions, details, table, tag
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
@@ -44,8 +46,7 @@ def data(facts: RunFacts) -> Section:
         ("Source", section.get("source")),
         *((key.capitalize(), section[key]) for key in ("path", "name") if section.get(key)),
         *((f"{name.capitalize()} images", f"{count:,}") for name, count in examples.items()),
-        ("Classes", len(facts.class_names)),
-        ("Labels an image", "any number" if facts.multi_label else "one"),
+        *_answers(facts),
         ("Image size", f"{facts.data.get('image_size', '-')} px, {section.get('resize', '')}"),
         ("Augmentation", _augmentation(section.get("augmentation"))),
         ("Balance", section.get("balance")),
@@ -61,6 +62,13 @@ def data(facts: RunFacts) -> Section:
     else:
         body.append(tag("p", "No file was left out."))
     return Section("data", "Data", body)
+
+
+def _answers(facts: RunFacts) -> list[tuple[Child, Child]]:
+    if not isinstance(facts.output, Classes):
+        return [("Outputs", told(facts.outputs))]
+    labels = "one" if facts.output.exclusive else "any number"
+    return [("Classes", len(facts.class_names)), ("Labels an image", labels)]
 
 
 def environment(facts: RunFacts) -> Section:

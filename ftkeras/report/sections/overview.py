@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftkeras.console import duration
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import told
 from ftkeras.report.html import Child, Html, missing, tag
 from ftkeras.report.pictures import label_suspects
 from ftkeras.report.read import RunFacts
@@ -23,6 +25,10 @@ METRICS = {
     "auc": ("AUC", False, "how well scores rank, over the classes"),
     "nll": ("Log loss", False, "of the right answer, in nats; lower is better"),
     "ece": ("Calibration error", False, "gap between confidence and accuracy"),
+    "mae": ("Mean absolute error", False, "in the units of the data; lower is better"),
+    "rmse": ("Root mean squared error", False, "large errors count more; lower is better"),
+    "r2": ("R squared", False, "share of the variance that the answers explain"),
+    "baseline_mae": ("Error of the mean", False, "if the answer was always training's mean"),
 }
 
 
@@ -33,9 +39,12 @@ def described(facts: RunFacts) -> str:
     images = facts.data.get("examples", {}).get("train")
     count = f"{images:,} images" if images else "images"
     where = data.get("path") or data.get("name") or data.get("source", "")
-    classes = len(facts.class_names)
-    kinds = f" of {classes} classes" if classes else ""
-    kinds = f" with {classes} labels" if facts.multi_label else kinds
+    classes, output = len(facts.class_names), facts.output
+    if isinstance(output, Classes):
+        kinds = f" of {classes} classes" if classes else ""
+        kinds = kinds if output.exclusive else f" with {classes} labels"
+    else:
+        kinds = f" to answer {told(facts.outputs)},"
     size = facts.data.get("image_size")
     return (
         f"{backbone.get('name', 'A backbone')} ({weights} weights) fine-tuned on {count}{kinds}"

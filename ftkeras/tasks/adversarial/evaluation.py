@@ -14,7 +14,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.bootstrap import share_interval
 from ftkeras.inputs.base import Input
-from ftkeras.model.output import output_of
+from ftkeras.model.output import ending_of
 from ftkeras.tasks.adversarial.attack import Attack
 
 
@@ -80,12 +80,12 @@ def measure_attacked(
 
 def _answers(model: keras.Model, attack: Attack | None, seed: int) -> Any:
     """Returns a graph from images and labels to whether each answer is right, bool (b,)."""
-    output = output_of(model, multi_label=False)
+    ending = ending_of(model)
     batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    targets = tf.TensorSpec((None, output.classes), tf.float32)
+    targets = tf.TensorSpec((None, ending.classes), tf.float32)
 
     def logits_of(images: tf.Tensor) -> tf.Tensor:
-        return output.logits(model(images, training=False))
+        return ending.logits(model(images, training=False))
 
     @tf.function(input_signature=[batch, targets], autograph=False)
     def answers(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

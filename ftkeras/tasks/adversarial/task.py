@@ -13,7 +13,6 @@ from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import replica_class
-from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import sample
 from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.callback import Logs
@@ -24,7 +23,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 from ftkeras.run import Run
 from ftkeras.runs import build
-from ftkeras.runs.task import Task, check_monitors
+from ftkeras.runs.task import Task, check_monitors, only_one_of
 from ftkeras.tasks.adversarial.attack import Attack
 from ftkeras.tasks.adversarial.config import AdversarialConfig, AdversarialSection
 from ftkeras.tasks.adversarial.evaluation import (
@@ -153,11 +152,8 @@ class Adversarial(Task):
     """Trains against an attack, and measures with another."""
 
     def check(self, config: Config, data: ImageData) -> None:
-        """Refuses several labels an image."""
-        if data.multi_label:
-            raise UserError(
-                "task adversarial: the data have several labels an image; it takes one."
-            )
+        """Refuses what is not one of several classes."""
+        only_one_of(data, "task adversarial")
         check_monitors(config, data, ["accuracy", "robust_accuracy"])
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:

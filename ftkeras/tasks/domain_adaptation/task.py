@@ -32,7 +32,7 @@ from ftkeras.report.section import Section, evaluate_command
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
-from ftkeras.runs.task import Task, check_monitors
+from ftkeras.runs.task import Task, check_monitors, only_one_of
 from ftkeras.tasks.domain_adaptation.config import DomainConfig, DomainSection
 from ftkeras.tasks.domain_adaptation.domains import (
     GradientReversal,
@@ -166,10 +166,8 @@ class DomainAdaptation(Task):
             target = build.images(config, of=_section(config).target, labelled=False)
         except UserError as error:  # which speaks of the section that data mostly are in
             raise UserError(re.sub("^data", "domain_adaptation.target", str(error))) from None
-        if source.multi_label or target.multi_label:
-            raise UserError(
-                "task domain_adaptation: the data have several labels an image; it takes one."
-            )
+        for data in (source, target):
+            only_one_of(data, "task domain_adaptation")
         number = {name: i for i, name in enumerate(source.class_names)}
         strangers = [name for name in target.class_names if name not in number]
         numbers = np.array([number.get(name, -1) for name in target.class_names], np.int32)

@@ -31,7 +31,7 @@ from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.few_shot.config import FewShotConfig, FewShotSection
 from ftkeras.tasks.few_shot.features import check_stages, unit_features
 from ftkeras.tasks.few_shot.probes import LinearHead, draw, fit_head, stratified_folds
@@ -69,14 +69,12 @@ class FewShot(Task):
 
     def check(self, config: Config, data: ImageData) -> None:
         super().check(config, data)
-        if data.multi_label:
-            raise UserError("task: few_shot is for one label an image, and these have several.")
+        only_one_of(data, "task few_shot")
 
     def images(self, config: Config) -> ImageData:
         """Returns the first draw as the training split, and the test split."""
         data = build.images(config)
-        if data.multi_label:
-            return data  # for `check` to refuse
+        only_one_of(data, "task few_shot")
         return _on_draw(data, _pool(data, config), config, 0)
 
     def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
@@ -267,7 +265,7 @@ def _model(
         model = keras.Model(features.input, logits(features.output), name=trained.name)
     temperature = 1.0
     if candidate.held_out is not None:
-        temperature = fit_temperature(labels, candidate.held_out, False)
+        temperature = fit_temperature(labels, candidate.held_out)
     model.get_layer("logits").set_weights([kernel / temperature, bias / temperature])
     return model
 

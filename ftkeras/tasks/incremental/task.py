@@ -20,6 +20,8 @@ from ftkeras.evaluation.predict import predict_logits
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.model.assemble import build_model
 from ftkeras.model.head import Hidden
+from ftkeras.outputs.kinds import only_output, outputs_of, told
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.phases.audit import fingerprint
 from ftkeras.phases.selectors import select, weights_of
 from ftkeras.report.html import number, table
@@ -29,7 +31,7 @@ from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.finished import load_model
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.incremental.config import IncrementalConfig, IncrementalSection
 from ftkeras.tasks.incremental.distill import Distillation, Teacher
 from ftkeras.tasks.incremental.elastic import ElasticWeights, diagonal_fisher
@@ -77,11 +79,13 @@ class Base:
         if not tf.io.gfile.exists(run.path("config.yaml")):
             raise UserError(f"incremental.base: {run.folder} is not a run (it has no config.yaml).")
         task, facts = run.config.task, run.read_json("data.json")
-        if task not in ("classification", "incremental") or facts["multi_label"]:
-            what = "has several labels an image" if facts["multi_label"] else f"is of task {task!r}"
+        outputs = outputs_of(facts)
+        if task not in ("classification", "incremental") or not isinstance(
+            only_output(outputs), OneOf
+        ):
             raise UserError(
-                f"incremental.base: {run.folder} {what}; what can be extended is a classification "
-                "with one label an image."
+                f"incremental.base: {run.folder} is of task {task!r} and answers {told(outputs)}; "
+                "what can be extended is a classification with one output, one of several classes."
             )
         if run.state() != "finished":
             raise UserError(
@@ -153,8 +157,6 @@ class Incremental(Task):
     def check(self, config: Config, data: ImageData) -> None:
         """Refuses what has no old classes to compare with, or no images to correct by."""
         super().check(config, data)
-        if data.multi_label:
-            raise UserError("data: several labels an image cannot be learned incrementally.")
         if _section(config).correction == "bias" and "val" not in data.splits:
             raise UserError(
                 "incremental.correction: bias is fitted on validation images, and there are none. "
@@ -166,8 +168,7 @@ class Incremental(Task):
         """Returns the new images, and with them what the base remembers."""
         section, base = _section(config), Base.of(config)
         new = build.images(config, classes=base.class_names)
-        if new.multi_label:
-            return new  # `check` says so
+        only_one_of(new, "task incremental")
         # This may write the memory: what is new can be read.
         memory = base.memory(section.memory, section.held_out)
         classes = len(new.class_names)

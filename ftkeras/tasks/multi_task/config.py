@@ -1,41 +1,34 @@
-"""What a config of several heads says."""
+"""How a config weighs the losses of several outputs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from ftkeras.config.fields import NonNegativeFloat, PositiveFloat, Section
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import Config, OutputConfig, OutputName
 
 
-class HeadOfMany(Section):
-    """One head: what it is asked, and how much its loss counts."""
+class HeadOfMany(OutputConfig):
+    """One output as version 0.1 wrote it, with its name; now `outputs` holds them."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    name: OutputName
     """A name for metrics, reports and the exported model's outputs: lower case, digits, _."""
     column: str = "label"
-    """The manifest's column with the answers, or label: what the source calls so. An empty cell is
-    an answer that nobody knows."""
-    kind: Literal["classes", "labels", "number"] = "classes"
-    """One of several classes, any number of labels ('a;b' in CSV, a list in JSON), or a number."""
-    map: dict[str, str] = {}
-    """What the column's values stand for: {sneaker: shoe}; to "" is: not known."""
-    weight: PositiveFloat = 1.0
-    """How much the head's loss counts; where weights are found, what they start from."""
+    """The manifest's column with the answers, or label: what the source calls so."""
 
 
 class MultiTaskSection(Section):
-    """Several heads on one network."""
+    """How much the loss of each output counts."""
 
-    heads: Annotated[list[HeadOfMany], Field(min_length=1)]
-    """The heads."""
+    heads: list[HeadOfMany] = []
+    """The outputs as version 0.1 wrote them; write them as `outputs`."""
     weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
-    """How much each head's loss counts: as given, by the noise of its targets (Kendall et al.
-    2018), or so that heads learn at similar rates (Chen et al. 2018)."""
+    """How much each output's loss counts: as given, by the noise of its targets (Kendall et al.
+    2018), or so that outputs learn at similar rates (Chen et al. 2018)."""
     alpha: NonNegativeFloat = 1.5
-    """gradnorm: how strongly a head that lags behind is favoured."""
+    """gradnorm: how strongly an output that lags behind is favoured."""
     weight_rate: PositiveFloat = 0.025
     """gradnorm: the step size of the weights."""
 
@@ -49,9 +42,19 @@ class MultiTaskSection(Section):
 
 
 class MultiTaskConfig(Config):
-    """A network that answers several questions about each image."""
+    """A network that answers several questions about each example."""
 
     task: Literal["multi_task"]
     """What is learned."""
-    multi_task: MultiTaskSection
-    """The heads, and how their losses are weighed."""
+    multi_task: MultiTaskSection = MultiTaskSection()
+    """How the outputs' losses are weighed."""
+
+    @property
+    def asked(self) -> dict[str, OutputConfig]:
+        return super().asked or {head.name: head for head in self.multi_task.heads}
+
+    @model_validator(mode="after")
+    def _some_outputs(self) -> MultiTaskConfig:
+        if bool(self.outputs) == bool(self.multi_task.heads):
+            raise ValueError("outputs: multi_task needs them; multi_task.heads is their old place")
+        return self

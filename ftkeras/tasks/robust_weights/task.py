@@ -31,7 +31,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.robust_weights.config import RobustWeightsConfig, RobustWeightsSection
 from ftkeras.tasks.robust_weights.corrupted import (
     CorruptedSample,
@@ -49,8 +49,7 @@ class RobustWeights(Task):
     def check(self, config: Config, data: ImageData) -> None:
         super().check(config, data)
         section = _section(config)
-        if data.multi_label:
-            raise UserError("task: robust_weights is for one label an image; these have several.")
+        only_one_of(data, "task robust_weights")
         if "val" not in data.splits:
             raise UserError("data.split.val: robust_weights chooses on a validation split.")
         size = config.data.image_size or SMALLEST  # no backbone's natural size is smaller

@@ -142,7 +142,7 @@ def test_the_answers_are_kept_and_the_temperature_is_that_of_validation(run):
     assert test.logits.shape == (9, 3) and test.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert np.mean(test.logits.argmax(axis=1) == test.labels) == recorded["accuracy"]
     val = load_predictions(run, "val")
-    assert recorded["temperature"] == fit_temperature(val.labels, val.logits, multi_label=False)
+    assert recorded["temperature"] == fit_temperature(val.labels, val.logits)
 
 
 def test_predictions_are_scaled_by_the_temperature(run, photos, monkeypatch):

@@ -26,16 +26,15 @@ from ftkeras.evaluation.writer import write_predictions
 from ftkeras.export import grpc_client
 from ftkeras.runs.finished import export
 from ftkeras.runs.task import task_of
-from ftkeras.tasks.multi_task.evaluation import evaluate_numbers
 from ftkeras.tasks.multi_task.task import TASK
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
-HEADS = [
-    {"name": "colour", "column": "colour"},
-    {"name": "tags", "column": "tags", "kind": "labels"},
-    {"name": "light", "column": "light", "kind": "number", "weight": 0.5},
-    {"name": "warm", "column": "colour", "map": {"red": "yes", "green": "no", "blue": "no"}},
-]
+OUTPUTS = {
+    "colour": "classes",
+    "tags": "labels",
+    "light": {"kind": "number", "weight": 0.5},
+    "warm": {"column": "colour", "map": {"red": "yes", "green": "no", "blue": "no"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,8 @@ def manifest(tmp_path_factory, tiny_backbone) -> Path:
 def config(manifest: Path, *overrides: str, **sections: Any) -> Config:
     tree = {
         "task": "multi_task",
-        "multi_task": {"heads": HEADS, "weighting": "uncertainty"},
+        "outputs": OUTPUTS,
+        "multi_task": {"weighting": "uncertainty"},
         "data": {
             "source": "manifest",
             "path": str(manifest / "list.csv"),
@@ -182,12 +182,15 @@ def test_evaluate_bars_and_the_report_speak_of_heads(run):
     with pytest.raises(UserError, match=r"no metric 'accuracy' is measured"):
         task_of(run.config).check_bars(parse_bars(["accuracy>=0.1"]), run.read_json("data.json"))
     page = run.read_text("report.html")
-    assert 'id="heads"' in page and 'id="confusion-colour"' in page and 'id="confusion"' not in page
-    with pytest.raises(UserError, match="several"):
+    assert (
+        'id="outputs"' in page and 'id="confusion-colour"' in page and 'id="confusion"' not in page
+    )
+    assert 'id="numbers-light"' in page
+    with pytest.raises(UserError, match="one output of classes or labels, not 'colour'"):
         ftkeras.robustness(run, 4)
-    with pytest.raises(UserError, match="these have several"):
+    with pytest.raises(UserError, match="compare: it takes one output"):
         compare_runs(run, run, "test")
-    with pytest.raises(UserError, match="onnx takes a model with one head"):
+    with pytest.raises(UserError, match="onnx takes a model with one output"):
         export(run, formats=["onnx"])
 
 
@@ -232,11 +235,11 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
     ("override", "message"),
     [
         ("data.mix.mixup=0.2", "MixUp and CutMix would blend"),
-        ("export.formats=[onnx]", "onnx takes a model with one head"),
-        ("loss.name=cross_entropy", "a head has several"),
+        ("export.formats=[onnx]", "onnx takes a model with one output"),
+        ("loss.name=cross_entropy", "an output has several"),
         ("training.monitor=val_accuracy", "no metric 'val_accuracy' is logged"),
         ("data.multi_label=true", "leave out label_column and multi_label"),
-        ("multi_task.heads[0].column=colours", "the data have no column 'colours'. Did you mean"),
+        ("outputs.colour={column: colours}", "the data have no column 'colours'. Did you mean"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(manifest, override, message):
@@ -247,51 +250,55 @@ def test_what_cannot_work_is_refused_before_training(manifest, override, message
 
 def test_numbers_alone_cannot_be_balanced(manifest):
     """There is no class whose frequency a weight could be made from."""
-    given = config(manifest, "data.balance=class_weights", multi_task={"heads": HEADS[2:3]})
-    with pytest.raises(UserError, match="data.balance: all heads are numbers"):
+    given = config(manifest, "data.balance=class_weights", outputs={"light": "number"})
+    with pytest.raises(UserError, match="data.balance: all outputs are numbers"):
         TASK.check(given, TASK.images(given))
 
 
 def test_gradnorm_wants_heads_to_balance(manifest):
-    given = config(manifest, multi_task={"heads": HEADS[:1], "weighting": "gradnorm"})
-    with pytest.raises(UserError, match="two heads or more"):
+    given = config(manifest, "multi_task.weighting=gradnorm", outputs={"colour": "classes"})
+    with pytest.raises(UserError, match="two outputs or more"):
         TASK.check(given, TASK.images(given))
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_metrics_have_the_names_that_a_monitor_may_use(manifest, count):
-    given = config(
-        manifest, "training.monitor=colour_accuracy", multi_task={"heads": HEADS[:count]}
-    )
+    """Several outputs put their names before them."""
+    name = "accuracy" if count == 1 else "colour_accuracy"
+    some = dict(list(OUTPUTS.items())[:count])
+    given = config(manifest, f"training.monitor={name}", outputs=some)
     data = TASK.images(given)
     TASK.check(given, data)
     images = keras.Input((2,))
-    outputs = {h.name: keras.layers.Dense(h.units)(images) for h in data.heads}
+    outputs = {n: keras.layers.Dense(o.units)(images) for n, o in data.outputs.items()}
+    targets = {n: np.zeros((3, o.units)) for n, o in data.outputs.items()}
+    if count == 1:
+        [outputs], [targets] = outputs.values(), targets.values()
     model = keras.Model(images, outputs)
     model.compile(loss=TASK.loss(given, data), weighted_metrics=TASK.metrics(given, data))
-    targets = {h.name: np.zeros((3, h.units)) for h in data.heads}
-    assert "colour_accuracy" in model.evaluate(
-        np.zeros((3, 2)), targets, verbose=0, return_dict=True
-    )
+    assert name in model.evaluate(np.zeros((3, 2)), targets, verbose=0, return_dict=True)
 
 
-def test_names_of_heads_differ(manifest):
+def test_a_config_of_version_0_1_asks_the_same(manifest):
+    heads = [
+        {"name": name, **({"kind": asked} if isinstance(asked, str) else asked)}
+        | ({} if name == "warm" else {"column": name})
+        for name, asked in OUTPUTS.items()
+    ]
+    old = config(manifest, outputs={}, multi_task={"heads": heads, "weighting": "uncertainty"})
+    now = config(manifest)
+    assert TASK.images(old).outputs == TASK.images(now).outputs
+    assert "outputs: {NAME: KIND" in TASK.images(old).notes[-1]
+    for one, other in zip(old.asked.values(), now.asked.values(), strict=True):
+        assert (one.kind, one.map, one.weight) == (other.kind, other.map, other.weight)
     with pytest.raises(UserError, match="'colour' is given twice"):
-        config(manifest, multi_task={"heads": [HEADS[0], HEADS[0]]})
+        config(manifest, outputs={}, multi_task={"heads": [heads[0], heads[0]]})
+    with pytest.raises(UserError, match="outputs: multi_task needs them"):
+        config(manifest, outputs={})
 
 
 def test_the_shipped_config_asks_two_questions_about_the_starter():
     given = load_config("configs/multi_task.yaml")
     data = TASK.images(given)
-    assert [len(head.class_names) for head in data.heads] == [10, 5]
-    assert all(target.known.all() for target in data.splits["test"].targets.values())
-
-
-def test_errors_of_numbers():
-    truth, answers = np.array([1.0, 2.0, 4.0, 5.0]), np.array([1.0, 3.0, 4.0, 3.0])
-    found = evaluate_numbers(truth, answers)
-    assert found["mae"] == 0.75
-    assert found["rmse"] == pytest.approx(np.sqrt(5 / 4))
-    assert found["r2"] == pytest.approx(0.5)
-    assert found["intervals"]["mae"][0] <= 0.75 <= found["intervals"]["mae"][1]
-    assert evaluate_numbers(np.ones(3), np.ones(3))["r2"] is None
+    assert [output.units for output in data.outputs.values()] == [10, 5]
+    assert all(answers.known.all() for answers in data.splits["test"].answers.values())

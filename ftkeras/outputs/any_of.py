@@ -1,0 +1,89 @@
+"""Any number of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+from ftkeras.outputs.base import Cells
+from ftkeras.outputs.classes import Classes, Ranked
+
+_PREDICTED = 0.5  # the score from which on a label counts as predicted
+
+
+@dataclass(frozen=True)
+class AnyOf(Classes):
+    """Any number of labels: a sigmoid each, trained by binary cross-entropy.
+
+    Args:
+        class_names: The labels, in the order of the logits.
+        thresholds: The score from which on each label counts as predicted; 0.5 each if left out.
+
+    Raises:
+        UserError: There are more or fewer thresholds than labels.
+    """
+
+    thresholds: Sequence[float] | None = None
+    kind = "labels"
+    losses = ("binary_cross_entropy", "focal")
+    watched = "loss"
+    exclusive = False
+    fewest = 1
+
+    def __post_init__(self) -> None:
+        if self.thresholds is not None and len(self.thresholds) != self.units:
+            raise UserError(
+                f"export: there are {len(self.thresholds)} thresholds for {self.units} classes."
+            )
+
+    @classmethod
+    def cell(cls, text: str) -> tuple[str, ...]:
+        return tuple(filter(None, map(str.strip, text.split(";"))))
+
+    def values_of(self, cells: Cells) -> np.ndarray:
+        index_of = {name: i for i, name in enumerate(self.class_names)}
+        hot = np.zeros((len(cells), self.units), np.float32)
+        for row, names in zip(hot, cells, strict=True):
+            row[[index_of[name] for name in names or ()]] = 1.0
+        return hot
+
+    @classmethod
+    def loss_named(cls, name: str, gamma: float) -> keras.losses.Loss:
+        if name == "focal":
+            return keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True)
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [
+            # Of single labels; `evaluation.json` has it by the same name.
+            keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
+            keras.metrics.AUC(multi_label=True, from_logits=True, name="auc"),
+        ]
+
+    def bias(self, values: np.ndarray) -> np.ndarray:
+        """Returns the bias with which untrained logits already predict the labels' frequencies.
+
+        These are log odds; see `OneOf.bias`.
+
+        Args:
+            values: Multi-hot (n, labels).
+        """
+        present = (values > 0).sum(axis=0) + 1.0
+        return (np.log(present) - np.log(len(values) + 2.0 - present)).astype(np.float32)
+
+    def cells_beside(self, name: str, answer: Ranked) -> dict[str, str]:
+        return {name: ";".join(label for label, score in answer if score >= _PREDICTED)}
+
+    def made_up(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.eye(self.units), np.eye(self.units)
+
+    def served(self, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+        answers = super().served(scores)
+        thresholds = self.thresholds or [_PREDICTED] * self.units
+        needed = tf.gather(tf.constant(list(thresholds), tf.float32), answers["class_indices"])
+        return answers | {"predicted": answers["scores"] >= needed}
