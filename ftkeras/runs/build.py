@@ -38,7 +38,6 @@ from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
 from ftkeras.training.callbacks.loggers import Loggers, flatten
-from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
 
 
@@ -263,19 +262,6 @@ def penalty(
         l2=section.l2,
         l2_sp=section.l2_sp,
         new_blocks=[block.name for block in _new_blocks(config, on)],
-    )
-
-
-def optimizer(
-    config: Config, weights: Weights, regularization: WeightPenalty | None
-) -> keras.optimizers.Optimizer:
-    """Makes the one optimizer; weights that are pulled elsewhere don't decay."""
-    return make_optimizer(
-        config.optimizer.name,
-        weights,
-        learning_rate=1e-3,  # each phase sets its own
-        spared=regularization.anchored if regularization else (),
-        **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
     )
 
 
