@@ -391,7 +391,6 @@ _MOST_LINES, _MOST_PARAMETERS = 60, 8
 _STILL_LARGE = {
     "ftkeras.data.pipeline.batches": "the order of all steps from files to batches",
     "ftkeras.data.load.load_data": "the options of all sources",
-    "ftkeras.model.head.attach_head": "the layers of all heads",
 }
 
 

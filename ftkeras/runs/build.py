@@ -26,7 +26,6 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -107,8 +106,7 @@ def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
 def head_options(config: Config) -> dict[str, Any]:
     """Returns how heads are made, whatever the outputs are; see `attach_head`."""
     options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-    return {**options, "hidden": hidden, "seed": config.seed}
+    return {**options, "hidden": config.head.hidden, "seed": config.seed}
 
 
 def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
