@@ -148,7 +148,7 @@ def test_a_config_names_a_kind_and_its_settings(points, clouds):
 
 def test_what_a_kind_cannot_do_is_refused_by_name(points):
     assert points.ability("show") is None
-    with pytest.raises(UserError, match="robustness: ftkeras knows no corruptions of clouds"):
+    with pytest.raises(UserError, match="robustness: clouds have no 'corruptions'"):
         points.able("corruptions", "robustness")
     assert make_input().able("corruptions", "robustness").SMALLEST == 32
 
