@@ -79,7 +79,7 @@ def load_data(
     class_names = tuple(dict.fromkeys((*classes, *(items.class_names or named))))
     if not (strict and labelled):
         class_names += tuple(name for name in named if name not in class_names)
-    if labelled and len(class_names) < 2 and items.kind == "classes":
+    if labelled and len(class_names) < 2 and items.label_kind == "classes":
         raise UserError(
             f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
             f"Give {kind.nouns} of two classes or more."
@@ -93,7 +93,7 @@ def load_data(
         name: Split(
             name=name,
             ids=[items.ids[i] for i in indices],
-            labels=_label_array([labels[i] for i in indices], len(class_names), items.kind),
+            labels=_label_array([labels[i] for i in indices], len(class_names), items.label_kind),
             classes=len(class_names),
             fetch=items.make_fetch(indices),
             weights=None if items.weights is None else items.weights[indices].astype(np.float32),
@@ -105,7 +105,7 @@ def load_data(
     # With classes that are known already, more examples of them may be about to come.
     imbalance = [] if classes else _imbalance_note(class_names, splits["train"], kind.nouns)
     notes = [*items.notes, *imbalance]
-    outputs: dict[str, Output] = {SOURCE: _classes_output(items.kind, class_names)}
+    outputs: dict[str, Output] = {SOURCE: _classes_output(items.label_kind, class_names)}
     if asked:
         outputs = _fitted(asked, class_names, parts)
         splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
@@ -132,7 +132,7 @@ def _grouped(items: Listing, asked: Sequence[Asked]) -> Listing:
         items,
         labels=groups_of(asked),
         class_names=None,
-        kind="classes" if only == "classes" else "labels",
+        label_kind="classes" if only == "classes" else "labels",
         columns={name: values for name, values in items.columns.items() if name not in used},
     )
 

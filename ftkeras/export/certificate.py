@@ -15,11 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
-from ftkeras.export.classifier import Served
+from ftkeras.export.classifier import Served, outputs_on_cpu
 from ftkeras.export.fresh_process import BATCHES
 from ftkeras.export.openvino_engine import openvino_answer
 from ftkeras.export.publish import size_of
-from ftkeras.export.reference import outputs_on_cpu
 from ftkeras.inputs.base import read_each
 from ftkeras.keras_internals import flat_layers
 from ftkeras.outputs.classes import Classes

@@ -26,7 +26,6 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -38,9 +37,7 @@ from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
 from ftkeras.training.callbacks.loggers import Loggers, flatten
-from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.trunk.writer import TrunkOptions
 
 
 def images(
@@ -77,8 +74,8 @@ def images(
         strict=strict,
         classes=classes,
         labelled=labelled,
-        kind=input_of(config),
         questions=asked,
+        kind=input_of(config),
     )
 
 
@@ -109,8 +106,7 @@ def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
 def head_options(config: Config) -> dict[str, Any]:
     """Returns how heads are made, whatever the outputs are; see `attach_head`."""
     options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-    return {**options, "hidden": hidden, "seed": config.seed}
+    return {**options, "hidden": config.head.hidden, "seed": config.seed}
 
 
 def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
@@ -162,9 +158,9 @@ def feed(
     full: bool = False,
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
-    section, augmentation, kind = config.data, config.data.augmentation, input_of(config, model)
-    if kind.kind != "image":
-        augmentation = kind.training_view
+    section, kind = config.data, input_of(config, model)
+    is_image = kind.kind == "image"
+    augmentation = section.augmentation if is_image else kind.training_view
     listed = config.phases if isinstance(config.phases, list) else []
     varies = any(phase.augmentation is not None for phase in listed)
     if varies and not isinstance(augmentation, str):
@@ -281,35 +277,6 @@ def penalty(
         l2=section.l2,
         l2_sp=section.l2_sp,
         new_blocks=[block.name for block in _new_blocks(config, on)],
-    )
-
-
-def optimizer(
-    config: Config, weights: Weights, regularization: WeightPenalty | None
-) -> keras.optimizers.Optimizer:
-    """Makes the one optimizer; weights that are pulled elsewhere don't decay."""
-    return make_optimizer(
-        config.optimizer.name,
-        weights,
-        learning_rate=1e-3,  # each phase sets its own
-        spared=regularization.anchored if regularization else (),
-        **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
-    )
-
-
-def trunk(config: Config) -> TrunkOptions | None:
-    """Returns how the trunk is stored, unless the config turns that off."""
-    section = config.trunk
-    if section.mode == "off":
-        return None
-    return TrunkOptions(
-        always=section.mode == "on",
-        precision=section.precision,
-        dtype=section.dtype,
-        views=section.views,
-        silence=section.silence,
-        memory_budget=None if section.memory_mb is None else section.memory_mb << 20,
-        disk_budget=None if section.disk_mb is None else section.disk_mb << 20,
     )
 
 

@@ -69,7 +69,8 @@ def full_batches(feed: Feed, why: str, replicas: int) -> tuple[Feed, str]:
     if feed.batch_size % replicas:
         raise UserError(
             f"data.batch_size: {feed.batch_size} {feed.input.nouns} cannot be shared evenly among "
-            f"{replicas} replicas, and batches have to be full because {why}. Take a multiple of {replicas}."
+            f"{replicas} replicas, and batches have to be full because {why}. Take a multiple of "
+            f"{replicas}."
         )
     full = dataclasses.replace(feed, complete=why)
     left = len(feed.data.splits["train"]) % feed.batch_size

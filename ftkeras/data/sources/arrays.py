@@ -67,7 +67,7 @@ def find(
         parts=[part for (part, _, _), n in zip(pairs, counts, strict=True) for _ in range(n)],
         make_fetch=from_array(np.concatenate(examples)),
         class_names=names,
-        kind="labels" if several else "classes",
+        label_kind="labels" if several else "classes",
     )
 
 

@@ -87,7 +87,7 @@ def find(
         # A class of which all files are bad must not vanish unnoticed.
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
-        kind="labels" if multi_label or label_column is None else "classes",
+        label_kind="labels" if multi_label or label_column is None else "classes",
         columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
         files=[v.path for _, v in kept],
         bad_files=tuple(
