@@ -199,7 +199,9 @@ class Input:
         """
         module = self.ability(name)
         if module is None:
-            raise UserError(f"{verb}: {self.nouns} have no {name!r}; see abilities in docs/inputs.md.")
+            raise UserError(
+                f"{verb}: {self.nouns} have no {name!r}; see abilities in docs/inputs.md."
+            )
         return module
 
     def why_not_mixed(self, specs: Sequence[Any]) -> str:
