@@ -158,7 +158,23 @@ def _task(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "tasks" and len(parts) > 1 else ""
 
 
-RULES = (against_the_order, cycles, between_tasks, belong_to_one_task)
+_MAY_NAME_A_KIND = ("backbones", "cli", "runs.build")
+
+
+def name_a_kind(imports: Imports) -> list[str]:
+    """Returns each import of a kind of input from outside of its folder."""
+    faults = []
+    for module, imported in imports.items():
+        own = module.split(".")[:2]
+        for other in sorted(imported):
+            home = other.split(".")[:2]
+            is_kind = home[0] == "inputs" and home[1:] not in ([], ["base"], ["registry"])
+            if is_kind and home != own and not module.startswith(_MAY_NAME_A_KIND):
+                faults.append(f"{module} imports {other}: ask the input instead")
+    return faults
+
+
+RULES = (against_the_order, cycles, between_tasks, belong_to_one_task, name_a_kind)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -171,6 +187,8 @@ def test_the_house_keeps_the_rule(rule):
     ("rule", "module", "line"),
     [
         (against_the_order, "backbones/catalog.py", "from ftkeras.phases import callback"),
+        (name_a_kind, "export/formats.py", "from ftkeras.inputs.image import decode"),
+        (name_a_kind, "phases/callback.py", "from ftkeras.inputs.image.decode import cut"),
         (against_the_order, "errors.py", "import ftkeras.config.load"),
         (against_the_order, "training/fit.py", "def f():\n    from ..tasks import few_shot"),
         (against_the_order, "helpers.py", "from ftkeras.errors import UserError"),
@@ -188,6 +206,7 @@ def test_a_broken_rule_is_found(tmp_path, rule, module, line):
         "config/load.py": "",
         "data/load.py": "from ftkeras.data.splits import divide",
         "data/splits.py": "",
+        "inputs/image/decode.py": "",
         "model/probes.py": "",
         "phases/callback.py": "",
         "tasks/__init__.py": "",

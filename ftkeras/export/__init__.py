@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from ftkeras.export.classifier import Classifier
 from ftkeras.export.saved_model import export_saved_model
-from ftkeras.inputs.image.golden import golden_images
 
-__all__ = ["Classifier", "export_saved_model", "golden_images"]
+__all__ = ["Classifier", "export_saved_model"]

@@ -141,7 +141,7 @@ class Input:
     @property
     def title(self) -> str:
         """What the model takes, in a few words for people."""
-        return self.nouns
+        return f"for {self.nouns}"
 
     def recipe(self, view: str = "none") -> str:
         """Returns a text that differs if any number of a version could: it names stored trunks."""
@@ -149,7 +149,7 @@ class Input:
 
     def accepts(self, name: str) -> bool:
         """Whether a file's name says that it is an example."""
-        raise NotImplementedError
+        return False
 
     def check(self, raw: bytes, name: str, key: str) -> Verdict:
         """Decides whether a file's content can be used.
@@ -162,7 +162,8 @@ class Input:
         Returns:
             The verdict; its path is `name`, or that of a copy that is to be read instead.
         """
-        return Verdict(name)
+        whole = self.raw.dtype == tf.string
+        return Verdict(name, "" if whole else f"a {self.noun} is read from an array, not a file")
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
         """Returns an array (n, ...) of raw examples as they are to be read.
@@ -217,7 +218,9 @@ class Input:
         """
         module = self.ability(name)
         if module is None:
-            raise UserError(f"{verb}: ftkeras knows no {name} of {self.nouns}.")
+            raise UserError(
+                f"{verb}: {self.nouns} have no {name!r}; see abilities in docs/inputs.md."
+            )
         return module
 
     def why_not_mixed(self, specs: Sequence[Any]) -> str:

@@ -96,7 +96,7 @@ class Assembled:
         """Returns what a person wants to read before training starts."""
         section = self.config.backbone
         backbone = (
-            f"{section.name} ({section.weights}) at {self.feed.input.title}, "
+            f"{section.name} ({section.weights}) {self.feed.input.title}, "
             f"{len(self.backbone.blocks)} blocks"
         )
         return start_lines(self.data, backbone, self.device, self.notes)

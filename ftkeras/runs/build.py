@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.data import DataSection, ManifestData, MixConfig
+from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
@@ -141,10 +141,9 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
 
 
 def _check_images_fields(section: DataSection, kind: Input) -> None:
-    """Refuses what only images can have, unless it says that nothing is wanted."""
-    nothing = {"image_size": None, "resize": "crop", "augmentation": "none", "mix": MixConfig()}
-    for name in section.model_fields_set & nothing.keys():
-        if getattr(section, name) != nothing[name]:
+    """Refuses fields that only images have, unless they are as if left out."""
+    for name in ("image_size", "resize", "augmentation", "mix"):
+        if getattr(section, name) not in (DataSection.model_fields[name].default, "none"):
             raise UserError(
                 f"data.{name}: this is for images, and the data are {kind.nouns}. Leave it out; "
                 f"what {kind.nouns} can have is set in data.input."

@@ -73,6 +73,8 @@ def train(
     devices = assembled.devices
     assembled.task.check_bars(bars, _facts(assembled))
     check_formats(config.export.formats)
+    if export_formats(config):
+        assembled.feed.input.able("golden", "export")
     page = None
     with (
         taking_part(devices, run, resumes) as run,

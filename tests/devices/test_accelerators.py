@@ -62,7 +62,7 @@ def test_a_whole_train_step_becomes_one_xla_program(arrays, backbone, weights):
     assembled = assemble(parse_config(tree(arrays, backbone, weights), ()))
     model, unfreeze = assembled.model, assembled.unfreeze
     assert model.compute_dtype == "bfloat16"
-    feed = build.feed(assembled.config, assembled.data, 32, full=True)
+    feed = build.feed(assembled.config, assembled.data, assembled.model, full=True)
     unfreeze.set_model(model)
     unfreeze.enter(1)  # everything trains, batch norm too
     batch = next(iter(feed.train()))
@@ -94,21 +94,26 @@ def test_a_compiled_fit_trains_as_one_that_is_not():
     assert losses(True) == pytest.approx(losses(False), rel=1e-5)
 
 
+def of_32_px() -> keras.Model:
+    image = keras.Input((32, 32, 3))
+    return keras.Model(image, image)
+
+
 def test_full_batches_have_one_shape(arrays):
     config = parse_config(tree(arrays), ())
     data = build.images(config)
-    feed = build.feed(config, data, 32, full=True)
+    feed = build.feed(config, data, of_32_px(), full=True)
     images, labels = feed.train().element_spec
     assert images.shape == (8, 32, 32, 3)
     assert labels.shape == (8, 2)
     assert feed.steps_per_epoch == len(data.splits["train"]) // 8 == int(feed.train().cardinality())
     with pytest.raises(UserError, match="this device wants full batches"):
-        build.feed(parse_config(tree(arrays), ["data.batch_size=25"]), data, 32, full=True)
+        build.feed(parse_config(tree(arrays), ["data.batch_size=25"]), data, of_32_px(), full=True)
 
 
 def test_no_python_runs_in_the_pipeline(arrays):
     config = parse_config(tree(arrays), ())
-    feed = build.feed(config, build.images(config), 32)
+    feed = build.feed(config, build.images(config), of_32_px())
     for batches in (feed.train(), feed.plain("test")):
         graph = tf.compat.v1.GraphDef()
         variant = batches._variant_tensor

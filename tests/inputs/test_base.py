@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,10 +17,13 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.data.pipeline import Examples, batches, plain
 from ftkeras.data.share import Share
+from ftkeras.doctor.examine import examine
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.registry import make_input, register_input
 from ftkeras.runs import build
+from ftkeras.runs.finished import evaluate, predict, robustness
+from ftkeras.runs.train import train
 from ftkeras.trunk.key import stamp_examples
 
 COUNT = 12
@@ -148,7 +152,7 @@ def test_a_config_names_a_kind_and_its_settings(points, clouds):
 
 def test_what_a_kind_cannot_do_is_refused_by_name(points):
     assert points.ability("show") is None
-    with pytest.raises(UserError, match="robustness: ftkeras knows no corruptions of clouds"):
+    with pytest.raises(UserError, match="robustness: clouds have no 'corruptions'"):
         points.able("corruptions", "robustness")
     assert make_input().able("corruptions", "robustness").SMALLEST == 32
 
@@ -163,3 +167,33 @@ def test_messages_speak_of_the_kind(points, clouds, tmp_path):
         Feed(data, points, 64, full=True)
     (batch, _), *_ = plain(data.splits["train"], points, 2)
     assert batch.shape == (2, 8, 2) and PLAIN.names == ("none",)
+
+
+def test_a_run_of_another_kind_trains_from_a_store_and_is_measured(points, clouds, tmp_path):
+    inputs = keras.Input((8, 2))
+    hidden = keras.layers.Dense(8, "relu", name="first")(inputs)
+    backbone = keras.Model(inputs, keras.layers.Dense(8, "relu", name="second")(hidden))
+    backbone.save(tmp_path / "net.keras")
+    tree = {
+        "data": {"source": "arrays", "path": clouds, "input": {"kind": "points"}, "batch_size": 4},
+        "backbone": {"name": str(tmp_path / "net.keras")},
+        "head": {"pooling": "mean"},
+        "phases": [
+            {"name": "head", "epochs": 1, "learning_rate": 1e-2},
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-3},
+        ],
+        "trunk": {"mode": "on", "views": 2},
+        "export": {"saved_model": False},
+    }
+    with pytest.raises(UserError, match="export: clouds have no 'golden'"):
+        train(parse_config(tree, ["export.saved_model=true"]), str(tmp_path / "refused"))
+    run = train(parse_config(tree), str(tmp_path / "run"))
+    assert [row["stored"] for row in run.read_json("plan.json")["trunk"]] == [True, True]
+    assert evaluate(run, "val")["examples"] == 2
+    assert (tmp_path / "run" / "report.html").is_file()
+    [row] = predict(run, [clouds])
+    assert row.error == "a cloud is read from an array, not a file"
+    with pytest.raises(UserError, match="robustness: clouds have no 'corruptions'"):
+        robustness(run, 4)
+    findings = examine(parse_config(tree)).findings
+    assert not [f for f in findings if f.severity == "error"]

@@ -93,7 +93,7 @@ class ImageInput(Input):
     @property
     def title(self) -> str:
         """The size."""
-        return f"{self.size} px"
+        return f"at {self.size} px"
 
     @property
     def notes(self) -> Sequence[str]:

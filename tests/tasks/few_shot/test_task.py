@@ -69,7 +69,7 @@ def test_the_kept_model_is_the_method_that_was_chosen(run):
     pool, test = data.splits["train"], data.splits["test"]
     chosen = draw(pool.labels, 4, seed=0, turn=0)
     features = unit_features(build.backbone(run.config), 2)
-    feed = build.feed(run.config, data, 32)
+    feed = build.feed(run.config, data, ftkeras.load_model(run))
     support = predict_outputs(features, feed.plain("train"), "")[0][chosen]
     labels = pool.labels[chosen]
     folds = list(stratified_folds(labels, 4, seed=0))
