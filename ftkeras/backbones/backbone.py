@@ -40,8 +40,8 @@ class Backbone:
         model: From (batch, size, size, 3) float32 images, preprocessed, or from several tensors by
             name, to one tensor of features.
         preprocessing: What `ftkeras.backbones.preprocess` has to do to raw 0..255 RGB first.
-        natural_size: The side, in pixels, that the weights were trained at.
-        smallest_size: The smallest side, in pixels, that the architecture can take.
+        natural_size: Of images, the side in pixels that the weights were trained at; else 0.
+        smallest_size: Of images, the smallest side in pixels that the architecture can take.
         blocks: From input to output; together they hold each weighted layer exactly once.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,27 +21,35 @@ def load(path: str, *, weights: str, image_size: int | None, cut: str | None) ->
     in a Keras Applications model, nested or not and known by its layers, blocks are the catalog's.
     The model's own name decides nothing.
 
-    The model has to take raw 0..255 RGB. Only a Keras Applications model with nothing before its
-    first convolution gets the preprocessing that its ImageNet weights expect.
+    A model of images has to take raw 0..255 RGB. Only a Keras Applications model with nothing
+    before its first convolution gets the preprocessing that its ImageNet weights expect.
+
+    A model that takes anything else, one tensor or several, keeps its inputs as they are. It is
+    used up to its end, unless `cut` names a layer.
 
     Args:
         path: The `.keras` file. It is loaded in safe mode: Lambda layers are refused.
         weights: imagenet to keep the file's own, none for random ones, or another file.
         image_size: Side of the input in pixels; None for the size that the model was saved with.
         cut: The name of the layer whose output becomes the backbone's; None for the last one with
-            a feature map larger than one pixel.
+            a feature map larger than one pixel, or of a model that takes no images for its own.
 
     Raises:
         UserError: The file, the model, the cut, the size or the weights cannot work.
     """
     model = weights_file.read_model(path, "backbone.name")
-    saved_size = _check_input(model, path)
+    if not getattr(model, "inputs", None):
+        raise UserError(f"backbone.name: {path} holds no Functional or Sequential model.")
     entry = _recognize(model)
-    natural_size = saved_size or (entry.natural_size if entry else image_size)
-    if natural_size is None:
-        raise UserError(f"data.image_size: {path} takes images of any size; say which to use.")
-    size = natural_size if image_size is None else image_size
-    flat = _Flattened(model, size, path, keep_weights=weights == "imagenet").cut(cut)
+    natural_size = _natural_size(model, entry, image_size, path)
+    if natural_size:
+        size = natural_size if image_size is None else image_size
+        inputs = [keras.Input((size, size, 3), name="image")]
+        what = f"images of {size} px"
+    else:
+        inputs = [keras.Input(x.shape[1:], name=x.name, dtype=x.dtype) for x in model.inputs]
+        what = "its inputs"
+    flat = _Flattened(model, inputs, path, what, keep_weights=weights == "imagenet").cut(cut)
     if weights not in ("imagenet", "none"):
         weights_file.load_into(flat, weights, path)
     groups = blocks.find_blocks(flat, entry.family) if entry else ()
@@ -54,76 +63,103 @@ def load(path: str, *, weights: str, image_size: int | None, cut: str | None) ->
     )
 
 
-def _check_input(model: keras.Model, path: str) -> int | None:
-    """Returns the side of the square image that the model takes, or None for any."""
-    try:
-        inputs = model.inputs
-    except AttributeError:
-        inputs = None
-    if not inputs:
-        raise UserError(f"backbone.name: {path} holds no Functional or Sequential model.")
-    shape = tuple(inputs[0].shape)
-    if len(inputs) > 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+def _natural_size(
+    model: keras.Model, entry: catalog.Entry | None, image_size: int | None, path: str
+) -> int:
+    """Returns the side of the square RGB image that the model takes; 0 if it takes anything else.
+
+    Raises:
+        UserError: Nothing says which size; or one is asked for, and it takes no such image.
+    """
+    shape = tuple(model.inputs[0].shape)
+    if len(model.inputs) == 1 and len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]:
+        size = shape[1] or (entry.natural_size if entry else image_size)
+        if size is None:
+            raise UserError(f"data.image_size: {path} takes images of any size; say which to use.")
+        return int(size)
+    if image_size is not None:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise UserError(
-            f"backbone.name: {path} takes {shapes}; a backbone takes one square RGB image, "
-            "(None, size, size, 3)."
+            f"data.image_size: {path} takes {shapes}, and no square RGB image, "
+            "(None, size, size, 3). Leave image_size out, or take another backbone."
         )
-    return shape[1]
+    return 0
 
 
 class _Flattened:
-    """The same layers, made anew in one graph on an input of the wanted size.
+    """The same layers, made again in one graph on new inputs.
 
     Args:
         model: A Functional or Sequential model, with others nested in it or not.
-        size: Side of the input in pixels.
+        inputs: The new inputs, in the order of the model's own.
         path: The model's file, for messages.
+        what: What the new inputs are, for messages.
         keep_weights: Whether the new layers get the weights of the old.
     """
 
-    def __init__(self, model: keras.Model, size: int, path: str, *, keep_weights: bool):
+    def __init__(
+        self,
+        model: keras.Model,
+        inputs: Sequence[keras.KerasTensor],
+        path: str,
+        what: str,
+        *,
+        keep_weights: bool,
+    ):
         self.path = path
         self.name = model.name
-        self.images = keras.Input((size, size, 3), name="image")
+        self.inputs = list(inputs)
+        # Several are in the model's own structure, which may be a dict by name or a list.
+        several = len(self.inputs) > 1
+        self.given = keras.tree.pack_sequence_as(model.input, inputs) if several else inputs[0]
         self.outputs: dict[str, Any] = {}
         self._new: dict[Any, Any] = {}
         try:
-            self._run(model, self.images)
+            self.end = self._run(model, self.given)
             if keep_weights:
                 for old, new in self._new.items():
                     if getattr(old, "weights", None):
                         weights_file.assign(new, old.get_weights())
         except (ValueError, TypeError) as error:
             reason = weights_file.one_line(error)
-            raise UserError(
-                f"backbone.name: {path} cannot take images of {size} px: {reason}"
-            ) from error
+            raise UserError(f"backbone.name: {path} cannot take {what}: {reason}") from error
 
     def cut(self, name: str | None) -> keras.Model:
         """Returns the model up to the layer of that name."""
+        if name is not None and name not in self.outputs:
+            near = did_you_mean(name, self.outputs)
+            raise UserError(f"backbone.cut: {self.path} has no layer {name!r}.{near}")
+        if len(self.inputs[0].shape) == 4:
+            name = self._map(name)
+        end = self.end if name is None else self.outputs[name]
+        if not isinstance(end, keras.KerasTensor):
+            raise UserError(
+                f"backbone.name: {self.path} gives several tensors; backbone.cut names the layer "
+                "whose output is taken."
+            )
+        return keras.Model(self.given, end, name=self.name)
+
+    def _map(self, name: str | None) -> str:
+        """Returns the layer at which a model of images is cut: it gives a feature map."""
         maps = [layer for layer, output in self.outputs.items() if len(output.shape) == 4]
         large = [layer for layer in maps if max(self.outputs[layer].shape[1:3]) > 1]
         if not maps:
             raise UserError(f"backbone.name: no layer of {self.path} puts out a feature map.")
         if name is None:
-            name = (large or maps)[-1]
-        if name not in self.outputs:
-            near = did_you_mean(name, self.outputs)
-            raise UserError(f"backbone.cut: {self.path} has no layer {name!r}.{near}")
+            return (large or maps)[-1]
         if name not in maps:
             raise UserError(
                 f"backbone.cut: layer {name!r} puts out {tuple(self.outputs[name].shape)}, not a "
                 f"feature map; the last feature map is that of {(large or maps)[-1]!r}."
             )
-        return keras.Model(self.images, self.outputs[name], name=self.name)
+        return name
 
-    def _run(self, model: keras.Model, images: Any) -> Any:
+    def _run(self, model: keras.Model, inputs: Any) -> Any:
         if isinstance(model, keras.Sequential):
             for layer in model.layers:
-                images = self._call(self._renew(layer), images)
-            return images
-        return run_through_graph(model, images, self._renew, self._call)
+                inputs = self._call(self._renew(layer), inputs)
+            return inputs
+        return run_through_graph(model, inputs, self._renew, self._call)
 
     def _renew(self, layer: Any) -> Any:
         if isinstance(layer, keras.Model):

@@ -40,7 +40,7 @@ class Case:
         heads: How many outputs the model has.
     """
 
-    name: str = "sgd"
+    name: Literal["sgd", "adamw"] = "sgd"
     batch: int = 8
     weights: str = "none"
     l2: float = 0.0
@@ -245,6 +245,7 @@ def _compiled(case: Case) -> tuple[Any, Any]:
     """Returns the network, compiled, and the penalty on its weights."""
     import keras
 
+    from ftkeras.config.schema import OptimizerConfig
     from ftkeras.devices.replicas import replicated
     from ftkeras.phases import weights_of
     from ftkeras.training.optimizer import make_optimizer
@@ -253,14 +254,10 @@ def _compiled(case: Case) -> tuple[Any, Any]:
 
     model = replicated(_network(case.heads))
     every = weights_of(model)
-    optimizer = make_optimizer(
-        case.name,
-        every,
-        learning_rate=0.1,
-        weight_decay=0.01,
-        clip_norm=case.clip_norm,
-        accumulate=case.accumulate,
+    section = OptimizerConfig(
+        name=case.name, weight_decay=0.01, clip_norm=case.clip_norm, accumulate=case.accumulate
     )
+    optimizer = make_optimizer(section, every, learning_rate=0.1)
     loss: Any = {head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in "ab"}
     metrics: Any = {head: [Unweighted(keras.metrics.CategoricalAccuracy())] for head in "ab"}
     if case.heads == 1:

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.errors import UserError, did_you_mean
-from ftkeras.inputs.image.decode import MODES
+from ftkeras.errors import UserError
+from ftkeras.inputs.base import Input
+from ftkeras.inputs.registry import make_input
 from ftkeras.keras_internals import maker, with_constants
 from ftkeras.model.output import Ending
 from ftkeras.outputs.any_of import AnyOf
@@ -44,6 +45,7 @@ class Served:
         resize: How images become square: crop, pad or squash.
         temperatures: By output, what the logits are divided by (Guo et al. 2017); 1 if left out.
             Those of a softmax p are log(p), those of a sigmoid log(p / (1 - p)).
+        kind: What an example is; left out, an image, which `resize` is about.
 
     Raises:
         UserError: Something does not fit the model, or it gives neither logits nor scores.
@@ -59,11 +61,13 @@ class Served:
     outputs: Mapping[str, Output]
     resize: str = "crop"
     temperatures: Mapping[str, float] = field(default_factory=dict)
+    kind: Input | None = None
 
     def __post_init__(self) -> None:
-        if self.resize not in MODES:
-            guess = did_you_mean(self.resize, MODES)
-            raise UserError(f"export: resize is one of {', '.join(MODES)}.{guess}")
+        try:
+            self.input  # noqa: B018 - made here, so that what is wrong with it shows at once
+        except UserError as error:
+            raise UserError(f"export: {error}") from None
         for name, output in self.outputs.items():
             ending, named = self.readings[name], len(output.class_names)
             if isinstance(ending, Ending) and ending.classes != named:
@@ -82,10 +86,10 @@ class Served:
         """Whether there is only one output."""
         return len(self.outputs) == 1
 
-    @property
-    def image_size(self) -> int:
-        """Side of the model's input, in pixels."""
-        return int(self.model.input_shape[1])
+    @functools.cached_property
+    def input(self) -> Input:
+        """What an example is."""
+        return self.kind or make_input(settings={"resize": self.resize}, model=self.model)
 
     @functools.cached_property
     def readings(self) -> dict[str, Reading]:
@@ -174,7 +178,7 @@ class Served:
 
     def card(self) -> dict[str, Any]:
         """Returns what a person or a client may want to know, ready for JSON."""
-        rest = {"image_size": self.image_size, "resize": self.resize}
+        rest = dict(self.input.facts)
         only = next(iter(self.outputs.values()))
         if not self.is_alone or only.is_named:
             cards = {

@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import keras
 import numpy as np
 
+from ftkeras.config.schema import HiddenLayer
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.model.pooling import Pooling, pool
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """One dense layer between pooling and logits."""
-
-    units: int
-    activation: str = "relu"
-    normalization: Literal["none", "batch", "layer"] = "none"
-    dropout: float = 0.0
-    initializer: str = "glorot_uniform"
 
 
 def attach_head(
     features: keras.KerasTensor,
     classes: int,
     *,
-    pooling: Pooling | None = None,
-    mask: keras.KerasTensor | None = None,
-    hidden: Sequence[Hidden] = (),
-    dropout: float = 0.2,
     initializer: str = "glorot_uniform",
     bias: np.ndarray | None = None,
     length: float | None = None,
     seed: int = 0,
+    **shared: Any,
 ) -> keras.KerasTensor:
     """Returns logits on top of what a backbone gives.
 
@@ -46,18 +32,13 @@ def attach_head(
         features: A map (batch, height, width, channels), a sequence (batch, steps, channels), or a
             vector (batch, channels).
         classes: How many logits.
-        pooling: How features become one vector; see `ftkeras.model.pooling.pool`. None takes the
-            mean of a map or a sequence, and leaves a vector alone.
-        mask: Of a sequence, (batch, steps), true where a step is no padding; None for its Keras
-            mask.
-        hidden: Dense layers before the logits.
-        dropout: Dropout rate before the logits, from 0 to below 1.
         initializer: Keras initialiser name for the logits' kernel.
         bias: The logits' bias to start from, float (classes,); zeros when left out.
         length: What all features are brought to before the logits see them, which are cosines times
             one number then where the columns of their kernel have one length, too. One near their
             own lets the kernel learn as fast as that of a linear head. None leaves them alone.
         seed: Seed of initialisers and dropout.
+        **shared: Options of `shared_layers`: pooling, mask, hidden, dropout.
 
     Returns:
         Float32 logits, (batch, classes), whatever the dtype policy: softmax in half precision
@@ -67,9 +48,7 @@ def attach_head(
         UserError: An activation or initialiser that Keras doesn't know, or a pooling that does not
             fit the features.
     """
-    x = shared_layers(
-        features, pooling=pooling, mask=mask, hidden=hidden, dropout=dropout, seed=seed
-    )
+    x = shared_layers(features, seed=seed, **shared)
     if length is not None:
         x = keras.layers.UnitNormalization(dtype="float32", name="head_unit")(x)
         x = keras.layers.Rescaling(length, dtype="float32", name="head_length")(x)
@@ -81,13 +60,21 @@ def shared_layers(
     *,
     pooling: Pooling | None = None,
     mask: keras.KerasTensor | None = None,
-    hidden: Sequence[Hidden] = (),
+    hidden: Sequence[HiddenLayer] = (),
     dropout: float = 0.2,
     seed: int = 0,
 ) -> keras.KerasTensor:
     """Returns what the logits of a head, or of several, are made of: (batch, channels).
 
-    The arguments are those of `attach_head`.
+    Args:
+        features: See `attach_head`.
+        pooling: How features become one vector; see `ftkeras.model.pooling.pool`. None takes the
+            mean of a map or a sequence, and leaves a vector alone.
+        mask: Of a sequence, (batch, steps), true where a step is no padding; None for its Keras
+            mask.
+        hidden: Dense layers before the logits.
+        dropout: Dropout rate before the logits, from 0 to below 1.
+        seed: Seed of initialisers and dropout.
     """
     x = pool(features, pooling, mask)  # (batch, channels)
     for number, layer in enumerate(hidden, start=1):
@@ -130,7 +117,7 @@ def logits_name(head: str) -> str:
     return f"logits_{head}"
 
 
-def _hidden(x: keras.KerasTensor, layer: Hidden, number: int, seed: int) -> keras.KerasTensor:
+def _hidden(x: keras.KerasTensor, layer: HiddenLayer, number: int, seed: int) -> keras.KerasTensor:
     kernel = _initializer(layer.initializer, seed + number)
     x = keras.layers.Dense(layer.units, kernel_initializer=kernel, name=f"head_dense_{number}")(x)
     if layer.normalization == "batch":

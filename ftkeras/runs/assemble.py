@@ -32,6 +32,7 @@ from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.fit import fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
+from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
@@ -138,7 +139,8 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
             feed, sentence = full_batches(feed, why, devices.replicas)
             padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
-        optimizer = build.optimizer(config, weights, penalty)
+        spared = penalty.anchored if penalty else ()  # they are pulled elsewhere
+        optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
@@ -202,14 +204,13 @@ def _trunk(
         )
         return tail
 
-    options = build.trunk(config)
-    if options is None:
+    if config.trunk.mode == "off":
         return None
     if why_not := task.why_no_trunk(config) or _why_no_tail(task, model):
-        if options.always:
+        if config.trunk.mode == "on":
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
         return None
-    return plan_trunk(model, feed, unfreeze, options, make_tail)
+    return plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.data import DataSection, ManifestData
+from ftkeras.config.data import DataSection, ManifestData, MixConfig
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
@@ -26,7 +26,6 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -38,9 +37,7 @@ from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
 from ftkeras.training.callbacks.loggers import Loggers, flatten
-from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
-from ftkeras.trunk.writer import TrunkOptions
 
 
 def images(
@@ -109,8 +106,7 @@ def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
 def head_options(config: Config) -> dict[str, Any]:
     """Returns how heads are made, whatever the outputs are; see `attach_head`."""
     options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-    hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-    return {**options, "hidden": hidden, "seed": config.seed}
+    return {**options, "hidden": config.head.hidden, "seed": config.seed}
 
 
 def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
@@ -132,11 +128,27 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
             prepared.
     """
     section = config.data
-    settings = {"resize": section.resize, **section.mix.model_dump()}
+    if section.input is not None and section.input.kind != "image":
+        kind = make_input(section.input.kind, section.input.settings, model)
+        _check_images_fields(section, kind)
+        return kind
+    settings = {"size": section.image_size, "resize": section.resize, **section.mix.model_dump()}
     if not isinstance(section.augmentation, str):
         settings["layers"] = [(row.name, row.args) for row in section.augmentation]
         settings["repeatable"] = config.training.deterministic
-    return make_input("image", settings, model)
+    own = {} if section.input is None else section.input.settings
+    return make_input("image", {**settings, **own}, model)
+
+
+def _check_images_fields(section: DataSection, kind: Input) -> None:
+    """Refuses what only images can have, unless it says that nothing is wanted."""
+    nothing = {"image_size": None, "resize": "crop", "augmentation": "none", "mix": MixConfig()}
+    for name in section.model_fields_set & nothing.keys():
+        if getattr(section, name) != nothing[name]:
+            raise UserError(
+                f"data.{name}: this is for images, and the data are {kind.nouns}. Leave it out; "
+                f"what {kind.nouns} can have is set in data.input."
+            )
 
 
 def feed(
@@ -147,7 +159,9 @@ def feed(
     full: bool = False,
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
-    section, augmentation = config.data, config.data.augmentation
+    section, kind = config.data, input_of(config, model)
+    is_image = kind.kind == "image"
+    augmentation = section.augmentation if is_image else kind.training_view
     listed = config.phases if isinstance(config.phases, list) else []
     varies = any(phase.augmentation is not None for phase in listed)
     if varies and not isinstance(augmentation, str):
@@ -157,7 +171,7 @@ def feed(
         )
     return Feed(
         data,
-        input_of(config, model),
+        kind,
         batch_size=section.batch_size,
         seed=config.seed,
         cache=section.cache,
@@ -264,35 +278,6 @@ def penalty(
         l2=section.l2,
         l2_sp=section.l2_sp,
         new_blocks=[block.name for block in _new_blocks(config, on)],
-    )
-
-
-def optimizer(
-    config: Config, weights: Weights, regularization: WeightPenalty | None
-) -> keras.optimizers.Optimizer:
-    """Makes the one optimizer; weights that are pulled elsewhere don't decay."""
-    return make_optimizer(
-        config.optimizer.name,
-        weights,
-        learning_rate=1e-3,  # each phase sets its own
-        spared=regularization.anchored if regularization else (),
-        **config.optimizer.model_dump(exclude={"name", "scale_rate", "base_batch_size"}),
-    )
-
-
-def trunk(config: Config) -> TrunkOptions | None:
-    """Returns how the trunk is stored, unless the config turns that off."""
-    section = config.trunk
-    if section.mode == "off":
-        return None
-    return TrunkOptions(
-        always=section.mode == "on",
-        precision=section.precision,
-        dtype=section.dtype,
-        views=section.views,
-        silence=section.silence,
-        memory_budget=None if section.memory_mb is None else section.memory_mb << 20,
-        disk_budget=None if section.disk_mb is None else section.disk_mb << 20,
     )
 
 

@@ -204,7 +204,8 @@ class Task:
             if isinstance(output, AnyOf) and thresholds and len(outputs) == 1:
                 outputs = {name: dataclasses.replace(output, thresholds=thresholds)}
         resize, temperatures = run.config.data.resize, temperatures_of(run, outputs)
-        return Served(model, outputs, resize, temperatures)
+        kind = build.input_of(run.config, model)
+        return Served(model, outputs, resize, temperatures, kind)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import keras
 
+from ftkeras.config.schema import OptimizerConfig
 from ftkeras.phases.fused_adam import FusedAdam, FusedAdamW
 from ftkeras.phases.selectors import Weight, Weights, is_kernel
 
@@ -23,41 +24,32 @@ _WITH_MOMENTUM = ("rmsprop", "sgd")
 
 
 def make_optimizer(
-    name: str,
+    section: OptimizerConfig,
     weights: Weights,
     *,
-    learning_rate: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    clip_norm: float | None = None,
-    accumulate: int = 1,
+    learning_rate: float = 1e-3,
     spared: Iterable[Weight] = (),
 ) -> keras.optimizers.Optimizer:
     """Returns a Keras optimizer whose weight decay leaves out biases and normalisation.
 
     Decaying those shrinks what has no scale to shrink and costs accuracy (He et al. 2019, "Bag of
-    tricks for image classification", section 3.1).
+    tricks for image classification", section 3.1). It is decoupled, and counts times the learning
+    rate (Loshchilov and Hutter 2019).
 
     Args:
-        name: One of `OPTIMIZERS`.
+        section: Which optimizer, and its settings.
         weights: The model's weights.
         learning_rate: The rate before any phase sets its own.
-        weight_decay: Decoupled decay a step, times the learning rate (Loshchilov and Hutter 2019).
-        momentum: For sgd and rmsprop.
-        clip_norm: Global gradient norm to clip to.
         spared: More weights that don't decay.
-        accumulate: Steps over which gradients are averaged before an update.
-
-    Raises:
-        KeyError: `name` isn't in `OPTIMIZERS`.
     """
+    name, weight_decay = section.name, section.weight_decay
     optimizer = OPTIMIZERS[name](
         learning_rate=learning_rate,
         # AdamW refuses None; others would decay by nothing at a cost.
         weight_decay=weight_decay if name == "adamw" else weight_decay or None,
-        global_clipnorm=clip_norm,
-        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
-        **({"momentum": momentum} if name in _WITH_MOMENTUM else {}),
+        global_clipnorm=section.clip_norm,
+        gradient_accumulation_steps=section.accumulate if section.accumulate > 1 else None,
+        **({"momentum": section.momentum} if name in _WITH_MOMENTUM else {}),
     )
     if weight_decay:
         excluded = [weight.variable for weight in spared]

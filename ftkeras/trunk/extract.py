@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import tensorflow as tf
 
+from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import Progress
 from ftkeras.data import dataset
 from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
@@ -16,7 +17,6 @@ from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
 from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
 from ftkeras.trunk.writer import (
-    TrunkOptions,
     choose_placement,
     estimate_bytes,
     make_writer,
@@ -52,7 +52,7 @@ class Part:
 def get_stores(
     split: TrunkSplit,
     parts: Sequence[Part],
-    options: TrunkOptions | None = None,
+    options: TrunkConfig | None = None,
     *,
     ahead: Sequence[TrunkSplit] = (),
     batch_size: int = 32,
@@ -76,8 +76,8 @@ def get_stores(
     Returns:
         The stores, or None if there is room for one neither on disk nor in memory.
     """
-    options = options or TrunkOptions()
-    options = replace(options, precision=best_precision(options.precision))
+    options = options or TrunkConfig()
+    options = options.model_copy(update={"precision": best_precision(options.precision)})
     splits, precision = (split, *ahead), options.precision
     trunks = Trunks(
         splits, batch_size=batch_size, engine=engine, precision=precision, strategy=strategy
@@ -102,7 +102,7 @@ def get_stores(
     return stores
 
 
-def _keys(splits: Sequence[TrunkSplit], part: Part, options: TrunkOptions) -> list[str]:
+def _keys(splits: Sequence[TrunkSplit], part: Part, options: TrunkConfig) -> list[str]:
     stamp = stamp_examples(part.examples)
     how = {"dtype": options.dtype, "precision": options.precision}
     return [store_key(one, examples=stamp, recipe=part.recipe, **how) for one in splits]
@@ -112,7 +112,7 @@ def _outlets(
     splits: Sequence[TrunkSplit],
     keys: Sequence[str],
     part: Part,
-    options: TrunkOptions,
+    options: TrunkConfig,
     report: Report,
 ) -> list[Outlet | None]:
     """Decides where each frontier goes; returns nothing if there is no room for the first."""

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import table
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
@@ -22,7 +23,7 @@ from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
 from ftkeras.trunk.cost import NOMINAL_LENGTH, work
 from ftkeras.trunk.split import TrunkSplit, is_within, split_or_reason
-from ftkeras.trunk.writer import TrunkOptions, choose_placement, estimate_bytes
+from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
 MakeTail = Callable[[Graph], keras.Model]
 
@@ -72,7 +73,7 @@ class TrunkPlan:
         seconds: How long it took to get the stores, by phase; filled in while training goes on.
     """
 
-    options: TrunkOptions
+    options: TrunkConfig
     forecasts: tuple[TrunkForecast, ...]
     make_tail: MakeTail
     splits: tuple[TrunkSplit | None, ...] = ()
@@ -120,7 +121,7 @@ def plan_trunk(
     model: keras.Model,
     feed: Feed,
     unfreeze: StagedUnfreezing,
-    options: TrunkOptions,
+    options: TrunkConfig,
     make_tail: MakeTail,
 ) -> TrunkPlan:
     """Decides for each phase whether its trunk is stored: where it can be, and where it pays.
@@ -192,7 +193,7 @@ def _forecast(
     split: TrunkSplit,
     maker: str,
     feed: Feed,
-    options: TrunkOptions,
+    options: TrunkConfig,
     unit: float,
 ) -> TrunkForecast:
     changes = list(_what_changes(phase, feed))
@@ -220,7 +221,7 @@ def _forecast(
     placement = choose_placement(size, options)
     if placement.where == "none":
         return TrunkForecast(phase.name, False, placement.reason, **facts)
-    if not options.always and facts["seconds_with"] >= facts["seconds_without"]:
+    if options.mode != "on" and facts["seconds_with"] >= facts["seconds_without"]:
         return TrunkForecast(phase.name, False, "it would save no time", **facts)
     if split.silenced:
         first, *others = split.silenced
@@ -248,7 +249,7 @@ def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
     return workers > 1 and not (random or few or feed.full or feed.complete or model.jit_compile)
 
 
-def views_of(phase: Phase, feed: Feed, options: TrunkOptions) -> int:
+def views_of(phase: Phase, feed: Feed, options: TrunkConfig) -> int:
     """Returns how many versions of each training example a phase's store holds."""
     return max(1, options.views) if view_of(phase, feed) else 1
 
@@ -266,7 +267,7 @@ def _what_changes(phase: Phase, feed: Feed) -> Iterator[str]:
         yield f"mixing makes each epoch's {feed.input.nouns} new"
 
 
-def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: TrunkOptions) -> str:
+def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: TrunkConfig) -> str:
     """Returns why a phase cannot be trained from a store, or nothing."""
     if changes and not options.views:
         return f"{' and '.join(changes)} (trunk.views stores a few versions)"

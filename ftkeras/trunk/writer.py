@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.config.schema import TrunkConfig
 from ftkeras.memory import available_memory
 from ftkeras.trunk.split import Spec
 from ftkeras.trunk.store import (
@@ -35,31 +36,6 @@ _SHARD_BYTES = 256 << 20
 _STALE_SECONDS = 24 * 3600.0  # after which another machine's unfinished store is taken as given up
 _BUILDING = ".building-"
 _LARGEST_FLOAT16 = 65504.0
-
-
-@dataclass(frozen=True)
-class TrunkOptions:
-    """How the trunk is stored.
-
-    Args:
-        always: Store it wherever it is possible, not only where that is expected to save time.
-        precision: "exact", "float32" or "bfloat16"; see `ftkeras.trunk.engines.make_engine`.
-        dtype: How numbers are stored.
-        views: How many augmented versions of each example are stored; 0 stores only what is the
-            same every epoch.
-        silence: Run frozen layers without their dropout and stochastic depth, which approximates;
-            see `split_model`.
-        memory_budget: Bytes that a store may take in memory; None for half of what is free.
-        disk_budget: Bytes that it may take on disk; None for a fifth of what is free.
-    """
-
-    always: bool = False
-    precision: str = "float32"
-    dtype: str = "float32"
-    views: int = 0
-    silence: bool = False
-    memory_budget: int | None = None
-    disk_budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +61,7 @@ def estimate_bytes(specs: Sequence[Spec], rows: int, dtype: str) -> int:
     return rows * sum(spec.size * stored_dtype(spec, dtype).size for spec in specs)
 
 
-def choose_placement(needed: int, options: TrunkOptions) -> Placement:
+def choose_placement(needed: int, options: TrunkConfig) -> Placement:
     """Decides where a store goes: to disk if there is room, or else to memory, or else nowhere.
 
     Disk comes first because other runs and later phases find it there; what is read from it often
@@ -93,18 +69,16 @@ def choose_placement(needed: int, options: TrunkOptions) -> Placement:
 
     Args:
         needed: Bytes, from `estimate_bytes`.
-        options: They have the budgets.
+        options: How much room there is.
 
     Example:
-        >>> options = TrunkOptions(memory_budget=10_000_000, disk_budget=1_000_000)
-        >>> choose_placement(2_000_000, options).where
+        >>> choose_placement(2_000_000, TrunkConfig(memory_mb=10, disk_mb=1)).where
         'memory'
     """
-    disk_budget, memory_budget = options.disk_budget, options.memory_budget
-    if disk_budget is None:
-        disk_budget = shutil.disk_usage(stores_folder()).free // 5
-    if memory_budget is None:
-        memory_budget = available_memory() // 2
+    on_disk, in_memory = options.disk_mb, options.memory_mb
+    free = shutil.disk_usage(stores_folder()).free
+    disk_budget = free // 5 if on_disk is None else on_disk << 20
+    memory_budget = available_memory() // 2 if in_memory is None else in_memory << 20
     size, disk, memory = (_megabytes(n) for n in (needed, disk_budget, memory_budget))
     if needed <= disk_budget:
         return Placement("disk", f"{size} on disk, of {disk} allowed there")

@@ -165,11 +165,36 @@ def test_too_small_a_size(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (8, 9, 3), (8, 3)])
-def test_wrong_input_shape(shape, tmp_path):
+def test_a_size_is_for_square_colour_images(shape, tmp_path):
     inputs = keras.Input(shape)
     path = _save(keras.Model(inputs, layers.Flatten()(inputs)), tmp_path)
-    with pytest.raises(UserError, match="a backbone takes one square RGB image"):
-        load_backbone(path)
+    with pytest.raises(UserError, match="data.image_size: .* no square RGB image"):
+        load_backbone(path, image_size=8)
+
+
+def test_a_model_of_anything_else_keeps_its_inputs_and_its_end(tmp_path):
+    inputs = keras.Input((12, 2), name="points")
+    middle = layers.Conv1D(4, 3, name="first")(inputs)
+    model = keras.Model(inputs, layers.LSTM(5, name="second")(middle))
+    points = np.random.default_rng(0).normal(size=(2, 12, 2)).astype("float32")
+    backbone = load_backbone(_save(model, tmp_path))
+    assert (backbone.gives, [b.name for b in backbone.blocks]) == ("vector", ["first", "second"])
+    assert backbone.model.inputs[0].name == "points"
+    np.testing.assert_allclose(backbone.model(points), model(points), rtol=1e-6)
+    cut = load_backbone(str(tmp_path / "own.keras"), cut="first")
+    assert (cut.gives, cut.model.output_shape) == ("sequence", (None, 10, 4))
+
+
+def test_several_inputs_keep_their_names(tmp_path):
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="bool", name="padding_mask")
+    counted = keras.ops.cast(keras.ops.expand_dims(mask, -1), "float32")
+    features = layers.Dense(4)(layers.Embedding(10, 8)(ids) * counted)
+    model = keras.Model({"token_ids": ids, "padding_mask": mask}, features)
+    given = {"token_ids": np.ones((2, 5), "int32"), "padding_mask": np.eye(2, 5) == 0}
+    backbone = load_backbone(_save(model, tmp_path))
+    assert backbone.gives == "sequence"
+    np.testing.assert_allclose(backbone.model(given), model(given), rtol=1e-6)
 
 
 def test_no_feature_map(tmp_path):

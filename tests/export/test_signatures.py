@@ -10,12 +10,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from ftkeras.config.schema import HiddenLayer
 from ftkeras.errors import UserError
 from ftkeras.export.classifier import Classifier, pooled_features
 from ftkeras.export.signatures import archive_of
 from ftkeras.inputs.image.file_check import DAMAGED, EMPTY, UNKNOWN, WEBP
 from ftkeras.inputs.image.golden import broken_image, golden_images, refused_images
-from ftkeras.model.head import Hidden, attach_head
+from ftkeras.model.head import attach_head
 
 NAMES = ["red", "green", "blue"]
 SIZE = 8
@@ -172,9 +173,9 @@ def backbone(output_rank: int) -> keras.Model:
     ("rank", "head", "channels"),
     [
         (4, {}, 4),
-        (4, {"pooling": "avg_max", "hidden": [Hidden(7, dropout=0.1)]}, 8),
+        (4, {"pooling": "avg_max", "hidden": [HiddenLayer(units=7, dropout=0.1)]}, 8),
         (2, {"dropout": 0.0}, 4),
-        (2, {"hidden": [Hidden(7), Hidden(5, normalization="batch")]}, 4),
+        (2, {"hidden": [HiddenLayer(units=7), HiddenLayer(units=5, normalization="batch")]}, 4),
     ],
 )
 def test_features_are_found_under_every_head(rank, head, channels):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ftkeras.backbones.backbone import Backbone, gives_of
+from ftkeras.config.schema import HiddenLayer
 from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden, attach_head
+from ftkeras.model.head import attach_head
 from ftkeras.model.pooling import POOLINGS, SequencePooling
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.one_of import OneOf
@@ -35,7 +36,10 @@ def test_pooling_is_what_it_says():
 
 
 def test_hidden_layers_come_in_the_order_dense_norm_activation_dropout():
-    hidden = [Hidden(7, activation="gelu", normalization="layer", dropout=0.1), Hidden(6)]
+    hidden = [
+        HiddenLayer(units=7, activation="gelu", normalization="layer", dropout=0.1),
+        HiddenLayer(units=6),
+    ]
     model = head(hidden=hidden, dropout=0.5)
     assert [layer.name for layer in model.layers[1:]] == [
         "head_pool",
@@ -67,7 +71,7 @@ def test_logits_are_float32_under_mixed_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = head(hidden=[Hidden(3)])
+        model = head(hidden=[HiddenLayer(units=3)])
     finally:
         keras.config.set_dtype_policy(before)
     assert model.get_layer("head_dense_1").compute_dtype == "bfloat16"
@@ -91,9 +95,9 @@ def test_untrained_sigmoids_predict_each_labels_frequency():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": [Hidden(3, activation="rleu")]}, "no Keras activation 'rleu'"),
+        ({"hidden": [HiddenLayer(units=3, activation="rleu")]}, "no Keras activation 'rleu'"),
         ({"initializer": "glorot_unifrom"}, "Did you mean 'glorot_uniform'"),
-        ({"hidden": [Hidden(3, initializer="nope")]}, "no Keras initializer 'nope'"),
+        ({"hidden": [HiddenLayer(units=3, initializer="nope")]}, "no Keras initializer 'nope'"),
     ],
 )
 def test_unknown_names_are_refused(options, message):

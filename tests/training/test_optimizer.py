@@ -22,6 +22,10 @@ def model() -> keras.Model:
     )
 
 
+def made(net: keras.Model, rate: float, **settings) -> keras.optimizers.Optimizer:
+    return make_optimizer(OptimizerConfig(**settings), weights_of(net), learning_rate=rate)
+
+
 def test_the_schema_offers_exactly_these():
     names = OptimizerConfig.model_json_schema()["properties"]["name"]["enum"]
     assert sorted(names) == sorted(OPTIMIZERS)
@@ -30,7 +34,7 @@ def test_the_schema_offers_exactly_these():
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_weight_decay_shrinks_kernels_and_spares_biases_and_normalisation(name):
     net = model()
-    optimizer = make_optimizer(name, weights_of(net), learning_rate=0.1, weight_decay=0.5)
+    optimizer = made(net, 0.1, name=name, weight_decay=0.5)
     before = {v.path: v.numpy() for v in net.trainable_variables}
     optimizer.apply(
         [keras.ops.zeros_like(v) for v in net.trainable_variables], net.trainable_variables
@@ -44,9 +48,7 @@ def test_weight_decay_shrinks_kernels_and_spares_biases_and_normalisation(name):
 
 def test_gradients_are_clipped_to_a_global_norm():
     net = model()
-    optimizer = make_optimizer(
-        "sgd", weights_of(net), learning_rate=1.0, momentum=0.0, clip_norm=1.0
-    )
+    optimizer = made(net, 1.0, name="sgd", weight_decay=0.0, momentum=0.0, clip_norm=1.0)
     before = [v.numpy() for v in net.trainable_variables]
     optimizer.apply(
         [keras.ops.ones_like(v) * 9 for v in net.trainable_variables], net.trainable_variables
@@ -57,9 +59,7 @@ def test_gradients_are_clipped_to_a_global_norm():
 
 def test_accumulation_updates_every_nth_step():
     net = model()
-    optimizer = make_optimizer(
-        "sgd", weights_of(net), learning_rate=1.0, momentum=0.0, accumulate=2
-    )
+    optimizer = made(net, 1.0, name="sgd", weight_decay=0.0, momentum=0.0, accumulate=2)
     kernel = net.get_layer("out").kernel
     before = kernel.numpy()
     for expected in (0.0, -1.0, -1.0, -2.0):
@@ -70,5 +70,5 @@ def test_accumulation_updates_every_nth_step():
 
 
 def test_adamw_may_decay_nothing():
-    optimizer = make_optimizer("adamw", weights_of(model()), learning_rate=0.1, weight_decay=0.0)
+    optimizer = made(model(), 0.1, name="adamw", weight_decay=0.0)
     assert optimizer.weight_decay == 0.0

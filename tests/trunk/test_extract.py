@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.backbones import load_backbone
+from ftkeras.config.schema import TrunkConfig
 from ftkeras.data import pipeline
 from ftkeras.data.dataset import Split
 from ftkeras.data.load import load_data
@@ -27,7 +29,7 @@ from ftkeras.trunk.extract import Outlet, Part, Trunks, extract, get_stores
 from ftkeras.trunk.key import graph_signature, stamp_examples, store_key
 from ftkeras.trunk.split import is_within, split_model
 from ftkeras.trunk.store import list_stores, stores_folder
-from ftkeras.trunk.writer import TrunkOptions, plan_layout
+from ftkeras.trunk.writer import plan_layout
 
 layers = keras.layers
 SIZE = 12
@@ -261,7 +263,7 @@ def get(model, data, **options):
     split = split_model(model)
     images = batches(data, image_size=SIZE, batch_size=32, cache="none")
     part = Part(data, lambda: images, options.pop("recipe", "plain"))
-    options = TrunkOptions(**options)
+    options = TrunkConfig(**options)
     stores = get_stores(split, [part], options, engine="tensorflow", report=lines.append)
     return stores and stores[0], lines
 
@@ -329,7 +331,7 @@ def count(seen):
     return note
 
 
-def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk():
+def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk(monkeypatch):
     model = two_way_model()
     graph = flatten(model)
     head = split_model(model, graph=graph)
@@ -337,21 +339,23 @@ def test_what_lies_ahead_is_left_out_where_it_would_not_fit_on_disk():
     top = split_model(model, graph=graph)
     data, lines = examples(), []
     images = batches(data, image_size=SIZE, batch_size=8, cache="none")
-    size = 21 * 12 * 4  # the head's, in bytes
+    size = 21 * 12 * 4  # the head's, in bytes; a fifth of what is free may be taken
+    usage = shutil.disk_usage(".")._replace(free=5 * (size + 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     parts, options = (
         [Part(data, lambda: images, "")],
         {"engine": "tensorflow", "report": lines.append},
     )
-    get_stores(head, parts, TrunkOptions(disk_budget=size + 1), ahead=[top], **options)
+    get_stores(head, parts, ahead=[top], **options)
     assert len(list_stores()) == 1
     assert lines[-1] == "trunk     21 examples through TensorFlow"
 
 
 def test_no_room():
-    store, lines = get(two_way_model(), examples(), memory_budget=10, disk_budget=10)
+    store, lines = get(two_way_model(), examples(), memory_mb=0, disk_mb=0)
     assert store is None
     assert "nothing is stored" in lines[0]
-    store, _ = get(two_way_model(), examples(), disk_budget=10)
+    store, _ = get(two_way_model(), examples(), disk_mb=0)
     assert store.folder is None
     assert list_stores() == []
 
@@ -477,7 +481,7 @@ def train(stored, strategy=None):
         with strategy.scope():
             split = split_model(model)
             split.tail.compile(model.optimizer, loss, weighted_metrics=["accuracy"])
-        parts, how = [Part(data, lambda: images[1], "plain")], TrunkOptions(precision="exact")
+        parts, how = [Part(data, lambda: images[1], "plain")], TrunkConfig(precision="exact")
         [store] = get_stores(split, parts, how, strategy=strategy, report=lambda line: None)
         both = batches_of(store, data, **shared), batches_of(store, data, batch_size=8)
         fit(split.tail, *both, 0, 3)

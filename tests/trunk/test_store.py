@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.config.schema import TrunkConfig
 from ftkeras.data import pipeline
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import Order
@@ -21,7 +22,6 @@ from ftkeras.trunk import writer as writers
 from ftkeras.trunk.split import Spec
 from ftkeras.trunk.store import Layout, list_stores, open_store, prune
 from ftkeras.trunk.writer import (
-    TrunkOptions,
     choose_placement,
     estimate_bytes,
     make_writer,
@@ -298,7 +298,7 @@ def test_size_is_known_before():
     [(100, 100, "disk"), (100, 99, "memory"), (99, 99, "none"), (99, 100, "disk")],
 )
 def test_placement_keeps_within_its_budgets(memory, disk, where):
-    placement = choose_placement(100, TrunkOptions(memory_budget=memory, disk_budget=disk))
+    placement = choose_placement(100 << 20, TrunkConfig(memory_mb=memory, disk_mb=disk))
     assert placement.where == where
     assert "\n" not in placement.reason
 
@@ -307,7 +307,7 @@ def test_default_budgets_are_a_fifth_of_the_disk_and_half_of_the_memory(monkeypa
     monkeypatch.setattr(writers, "available_memory", lambda: 2000)
     free = writers.shutil.disk_usage(stores.stores_folder())._replace(free=500)
     monkeypatch.setattr(writers.shutil, "disk_usage", lambda _: free)
-    wheres = [choose_placement(needed, TrunkOptions()).where for needed in (100, 101, 1000, 1001)]
+    wheres = [choose_placement(needed, TrunkConfig()).where for needed in (100, 101, 1000, 1001)]
     assert wheres == ["disk", "memory", "memory", "none"]
 
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from ftkeras.backbones import Backbone, load_backbone
 from ftkeras.config.load import parse_config
+from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import table
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
@@ -45,7 +46,6 @@ from ftkeras.training.optimizer import OPTIMIZERS
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.plan import plan_trunk
-from ftkeras.trunk.writer import TrunkOptions
 
 EPOCHS = 4
 PHASES = {"phases": [{"name": "top", "epochs": EPOCHS, "learning_rate": 1e-4}]}  # of the record
@@ -210,7 +210,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     def make_tail(graph: Graph) -> keras.Model:
         return compile_like_all(GraphModel(graph, "tail", model), model.optimizer)
 
-    trunk = plan_trunk(model, feed, unfreeze, TrunkOptions(always=True), make_tail)
+    trunk = plan_trunk(model, feed, unfreeze, TrunkConfig(mode="on"), make_tail)
     config = parse_config(
         {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}, **PHASES}
     )

@@ -26,7 +26,7 @@ def find(
     """Finds the examples of an .npz file; nothing in it is unpickled.
 
     Args:
-        path: The file: an array (n, ...) named for what they are, such as `images`, and `labels`,
+        path: The file: an array (n, ...) that is called what they are, and `labels`,
             (n,) class indices or (n, classes) zeros and ones; or `x_train`, `y_train`, and the same
             for val and test.
         parts: Names in place of train, val and test: "holdout" reads x_holdout and y_holdout.

@@ -19,7 +19,6 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import predict_logits
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.model.assemble import build_model
-from ftkeras.model.head import Hidden
 from ftkeras.outputs.kinds import only_output, outputs_of, told
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.phases.audit import fingerprint
@@ -206,17 +205,8 @@ class Incremental(Task):
             asked = features_of(old, seen, build.input_of(config, old), "old features")
             lengths = [float(np.linalg.norm(asked, axis=1).mean())]
             kernel, bias = to_cosine(kernel, bias)
-        head = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
-        hidden = [Hidden(**layer.model_dump()) for layer in config.head.hidden]
-        classes = len(data.class_names)
-        model = build_model(
-            backbone,
-            classes,
-            hidden=hidden,
-            length=lengths[0] if lengths else None,
-            seed=config.seed,
-            **head,
-        )
+        classes, length = len(data.class_names), lengths[0] if lengths else None
+        model = build_model(backbone, classes, length=length, **build.head_options(config))
         if model.input_shape != old.input_shape:
             size = old.input_shape[1]
             raise UserError(

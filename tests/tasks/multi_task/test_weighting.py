@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.config.schema import OptimizerConfig
 from ftkeras.devices.replicas import replica_class
 from ftkeras.devices.workers import share_of, spread
 from ftkeras.phases import weights_of
@@ -118,7 +119,7 @@ def test_log_variances_train_with_the_head_and_do_not_decay():
     weights = weights_of(made)
     [own] = [w for w in weights.all if w.path == "log_variances"]
     assert own.block is None
-    optimizer = make_optimizer("adamw", weights, learning_rate=1e-3, weight_decay=0.1)
+    optimizer = make_optimizer(OptimizerConfig(name="adamw", weight_decay=0.1), weights)
     assert not optimizer._use_weight_decay(own.variable)
     assert optimizer._use_weight_decay(made.get_layer("logits_kind").kernel)
 
