@@ -44,6 +44,12 @@ class OutputConfig(Section):
     """How much the output's loss counts beside others; if weights move, what they start from."""
 
 
+OneOutput = Annotated[
+    Annotated[Kind, Tag("kind")] | Annotated[OutputConfig, Tag("output")],
+    Discriminator(lambda given: "kind" if isinstance(given, str) else "output"),
+]
+
+
 # --------------------------------------------------------------------- backbone and head
 
 
@@ -291,7 +297,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random choice follows from it."""
     data: DataConfig
-    outputs: dict[OutputName, Kind | OutputConfig] = {}
+    outputs: dict[OutputName, OneOutput] = {}
     """What the model answers, by name: {age: number}, or {age: {kind: number, column: years}}; left
     out, what the source's labels say."""
     backbone: BackboneConfig
