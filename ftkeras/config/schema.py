@@ -37,7 +37,7 @@ class OutputConfig(Section):
     """One of several classes, any number of labels ('a;b' in CSV, a list in JSON), or a number."""
     column: str | None = None
     """The manifest's column with the answers, or label: what the source calls so; left out, the
-    output's name. An empty cell is an answer that nobody knows."""
+    output's name. An empty cell: the answer is unknown."""
     map: dict[str, str] = {}
     """What the column's values stand for: {sneaker: shoe}; to "" is: not known."""
     weight: PositiveFloat = 1.0
