@@ -18,8 +18,7 @@ from ftkeras.files import whole_path
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import make_input
 from ftkeras.outputs.base import Answers, Output
-from ftkeras.outputs.classes import Classes
-from ftkeras.outputs.kinds import KINDS, SOURCE
+from ftkeras.outputs.kinds import SOURCE, classes_of
 
 _IMBALANCE = 10  # the ratio of class counts above which balancing is suggested
 
@@ -105,7 +104,7 @@ def load_data(
     # With classes that are known already, more examples of them may be about to come.
     imbalance = [] if classes else _imbalance_note(class_names, splits["train"], kind.nouns)
     notes = [*items.notes, *imbalance]
-    outputs: dict[str, Output] = {SOURCE: _classes_output(items.label_kind, class_names)}
+    outputs: dict[str, Output] = {SOURCE: classes_of(items.label_kind, class_names)}
     if asked:
         outputs = _fitted(asked, class_names, parts)
         splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
@@ -116,12 +115,6 @@ def load_data(
         bad_files=items.bad_files,
         notes=tuple(notes),
     )
-
-
-def _classes_output(kind: str, class_names: tuple[str, ...]) -> Output:
-    made = KINDS[kind]
-    assert issubclass(made, Classes)
-    return made(class_names)
 
 
 def _grouped(items: Listing, asked: Sequence[Asked]) -> Listing:
@@ -145,13 +138,13 @@ def _fitted(
     Raises:
         UserError: Training has no answer to a question, or the same number always.
     """
-    outputs = {}
+    outputs: dict[str, Output] = {}
     for one in asked:
         train = one.answers.of(parts["train"])
         if not len(train.places):
             raise UserError(f"{one.question.field}: no training example has an answer. Add some.")
         if len(asked) == 1 and class_names:  # some may be known besides those that were found
-            outputs[one.question.name] = _classes_output(one.question.kind, class_names)
+            outputs[one.question.name] = classes_of(one.question.kind, class_names)
         else:
             fitted = one.output.fitted(train.values[train.places], one.question.field)
             outputs[one.question.name] = fitted
