@@ -390,7 +390,6 @@ _MOST_LINES, _MOST_PARAMETERS = 60, 8
 # What is larger still, and why; a row that is needed no more is a fault, so the list only shrinks.
 _STILL_LARGE = {
     "ftkeras.data.pipeline.batches": "the order of all steps from files to batches",
-    "ftkeras.data.load.load_data": "the options of all sources",
 }
 
 
