@@ -34,6 +34,7 @@ _HOMES = {
     "load_model": "ftkeras.runs.finished",
     "make_plan": "ftkeras.phases",
     "predict": "ftkeras.runs.finished",
+    "register_input": "ftkeras.inputs.registry",
     "robustness": "ftkeras.runs.finished",
     "train": "ftkeras.runs.train",
     "weights_of": "ftkeras.phases",
@@ -64,6 +65,7 @@ __all__ = [
     "load_model",
     "make_plan",
     "predict",
+    "register_input",
     "robustness",
     "train",
     "weights_of",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from ftkeras.evaluation.comparison import compare_runs
     from ftkeras.export.classifier import Classifier
     from ftkeras.export.saved_model import export_saved_model
+    from ftkeras.inputs.registry import register_input
     from ftkeras.model.assemble import build_model
     from ftkeras.phases import (
         Phase,

@@ -29,6 +29,7 @@ ORDER = (
     "config",
     "run",
     "inputs",
+    "outputs",
     "data",
     "backbones",
     "model",
@@ -206,7 +207,9 @@ def test_what_only_a_type_checker_imports_is_no_import(tmp_path):
     assert imports_of(tmp_path) == {"errors": set()}
 
 
-@pytest.mark.parametrize("module", ["ftkeras", "ftkeras.cli.main", "ftkeras.config.load"])
+@pytest.mark.parametrize(
+    "module", ["ftkeras", "ftkeras.cli.main", "ftkeras.cli.train", "ftkeras.cli.evaluate"]
+)
 def test_importing_costs_no_tensorflow(module):
     code = f"import {module}, sys; print([m for m in ('tensorflow', 'keras') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

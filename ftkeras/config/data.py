@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ftkeras.config.fields import (
     FilePath,
@@ -46,8 +46,25 @@ class MixConfig(Section):
     """Alpha of CutMix's beta distribution (Yun et al. 2019); 0 is off."""
 
 
+class InputConfig(Section):
+    """What an example is: a kind, and the settings that the kind has."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    """image, or the name of a kind that `ftkeras.register_input` made known."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the kind, by name: what the kind itself understands."""
+        return dict(self.model_extra or {})
+
+
 class DataSection(Section):
     """What every source shares."""
+
+    input: InputConfig | None = None
+    """What an example is; left out, an image. The fields below that name images are for them."""
 
     image_size: Pixels | None = None
     """Side of the square model input, in pixels; left out, the backbone's natural size."""

@@ -88,7 +88,7 @@ def _cells(items: Listing, question: Question) -> list[tuple[str, ...] | None]:
         texts = [str(cell).strip() for cell in items.columns[column]]
         cells = [kind.cell(text) if text else None for text in texts]
     elif column == "label" and any(items.labels):
-        several = items.kind == "labels"  # then no label at all is an answer
+        several = items.label_kind == "labels"  # then no label at all is an answer
         cells = [tuple(names) if names or several else None for names in items.labels]
     else:
         raise UserError(_no_column(items, question))

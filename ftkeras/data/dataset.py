@@ -32,12 +32,12 @@ class Listing:
     Args:
         ids: A key for each example that stays the same from machine to machine, such as its path
             under the data folder. (n,)
-        labels: The names of each example's labels, (n,); one each if `kind` is "classes".
+        labels: The names of each example's labels, (n,); one each if `label_kind` is "classes".
         parts: "train", "val", "test", or "" where the source leaves it open. (n,)
         make_fetch: Given example indices (m,) int64, returns `Split.fetch` for those examples.
         class_names: All classes in order, where the source knows them; else they are sorted.
         weights: Each example's weight in the loss, float32 (n,), or None.
-        kind: "classes" if each example has one label, "labels" if it may have any number.
+        label_kind: "classes" if each example has one label, "labels" if it may have any number.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
         files: The file that each example is read from, (n,), where it is read from one.
         bad_files: What was left out.
@@ -50,7 +50,7 @@ class Listing:
     make_fetch: Callable[[np.ndarray], Fetch]
     class_names: Sequence[str] | None = None
     weights: np.ndarray | None = None
-    kind: str = "classes"
+    label_kind: str = "classes"
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Sequence[str] | None = None
     bad_files: tuple[BadFile, ...] = ()

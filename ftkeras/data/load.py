@@ -89,7 +89,7 @@ def load_data(
     }
     # With classes that are known already, more examples of them may be about to come.
     uneven = [] if expected.classes else _imbalance_note(class_names, splits["train"], kind.nouns)
-    outputs: dict[str, Output] = {SOURCE: _classes_output(items.kind, class_names)}
+    outputs: dict[str, Output] = {SOURCE: _classes_output(items.label_kind, class_names)}
     if asked:
         outputs = _fitted(asked, class_names, parts)
         splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
@@ -124,7 +124,7 @@ def _class_names(items: Listing, expected: Expected, kind: Input) -> tuple[str, 
     class_names = tuple(dict.fromkeys((*expected.classes, *(items.class_names or named))))
     if not (expected.strict and expected.labelled):
         class_names += tuple(name for name in named if name not in class_names)
-    if expected.labelled and len(class_names) < 2 and items.kind == "classes":
+    if expected.labelled and len(class_names) < 2 and items.label_kind == "classes":
         raise UserError(
             f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
             f"Give {kind.nouns} of two classes or more."
@@ -138,7 +138,7 @@ def _split(
     return Split(
         name=name,
         ids=[items.ids[i] for i in indices],
-        labels=_label_array(labels, classes, items.kind),
+        labels=_label_array(labels, classes, items.label_kind),
         classes=classes,
         fetch=items.make_fetch(indices),
         weights=None if items.weights is None else items.weights[indices].astype(np.float32),
@@ -161,7 +161,7 @@ def _grouped(items: Listing, asked: Sequence[Asked]) -> Listing:
         items,
         labels=groups_of(asked),
         class_names=None,
-        kind="classes" if only == "classes" else "labels",
+        label_kind="classes" if only == "classes" else "labels",
         columns={name: values for name, values in items.columns.items() if name not in used},
     )
 

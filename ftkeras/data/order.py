@@ -117,12 +117,12 @@ def endless(order: IndexOf, count: int, length: int) -> IndexOf:
 def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of the examples by class, one class after the other, and their counts.
 
-    An example stands with each of its labels; those without any come last. Empty classes are left
-    out.
+    An example stands with each of its labels; those without any come last, and those of an unknown
+    class are left out. So are empty classes.
     """
     if split.labels.ndim == 1:
         members = np.argsort(split.labels, kind="stable")
-        return members, np.unique(split.labels, return_counts=True)[1]
+        return members[split.labels[members] >= 0], split.counts[split.counts > 0]
     unlabelled = (split.labels.sum(axis=1) == 0)[:, np.newaxis]  # (n, 1)
     groups = [np.flatnonzero(column) for column in np.hstack([split.labels, unlabelled]).T]
     groups = [members for members in groups if len(members)]

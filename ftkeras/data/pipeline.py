@@ -122,8 +122,6 @@ def batches(
         always there, and is `Rows`. Inputs and labels may be dicts.
     """
     count = len(split) if order.length is None else order.length
-    index_of, target = order.index_of(split), split.make_target()
-    weigh = make_weight(split, order.balance)
     # Only what is mixed needs whole batches; what is stored in parts is divided by its index.
     early = share.replicas > 1 and mix is None and read.part == WHOLE
 
@@ -134,32 +132,13 @@ def batches(
             places = places.map(lambda batch: share.of(pad(batch, share.replicas)))
         return places.unbatch() if early and not read.by_batch else places
 
-    @tf.autograph.experimental.do_not_convert
-    def example(place: Any, now: tf.Tensor, which: tf.Tensor) -> tuple[Any, ...]:
-        position, *rows = place if early else (place,)
-        index = index_of(position, now)
-        if read.part != WHOLE:
-            index, *rows = read.part.stored(index)
-        inputs = read(index, At(order.seed, now, position, which))
-        weight = () if weigh is None else (weigh(index),)
-        return position, now, (inputs, target(index), *weight), tuple(rows)
-
-    @tf.autograph.experimental.do_not_convert
-    def finished(positions: tf.Tensor, nows: tf.Tensor, batch: Any, rows: Any) -> tuple[Any, ...]:
-        if rows:
-            return with_rows(batch, *rows)
-        if mix is None:
-            return tuple(batch)
-        now = nows if read.by_batch else nows[0]
-        return mix(batch, At(order.seed, now, positions[0], now).key(_MIX))
-
     # Many examples at a time, handed on in order: parallelism must not change what comes out.
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    data = _places(count, order, grouped).map(example, **parallel)
+    data = _places(count, order, grouped).map(_reader(split, read, order), **parallel)
     if not read.by_batch:
         size = -(-batch_size // share.replicas) * share.replicas // share.count
         data = _batched(data, size if early else batch_size, drop_remainder, read.pad)
-    data = data.map(finished, **parallel).prefetch(_AHEAD)
+    data = data.map(_finisher(mix, order.seed), **parallel).prefetch(_AHEAD)
     data = _with_length(data, count, order.start, batch_size, drop_remainder)
     return data if mix is None else take_share(data, share)
 
@@ -190,6 +169,37 @@ def _places(
         return tf.data.Dataset.zip((wanted, _repeated(now), _repeated(view)))
 
     return tf.data.Dataset.from_tensors(0).flat_map(places)
+
+
+def _reader(split: Split, read: Read, order: Order) -> Callable[..., Any]:
+    """Returns (place, epoch, view) -> (position, epoch, example, rows), by the batch or not."""
+    index_of, target = order.index_of(split), split.make_target()
+    weigh = make_weight(split, order.balance)
+
+    @tf.autograph.experimental.do_not_convert
+    def example(place: Any, now: tf.Tensor, which: tf.Tensor) -> tuple[Any, ...]:
+        position, *rows = place if isinstance(place, tuple) else (place,)
+        index = index_of(position, now)
+        if read.part != WHOLE:
+            index, *rows = read.part.stored(index)
+        inputs = read(index, At(order.seed, now, position, which))
+        weight = () if weigh is None else (weigh(index),)
+        return position, now, (inputs, target(index), *weight), tuple(rows)
+
+    return example
+
+
+def _finisher(mix: Mix | None, seed: int) -> Callable[..., Any]:
+    """Returns what makes a batch of (positions, epochs, examples, rows)."""
+
+    @tf.autograph.experimental.do_not_convert
+    def finished(positions: tf.Tensor, nows: tf.Tensor, batch: Any, rows: Any) -> tuple[Any, ...]:
+        if mix is None:
+            return with_rows(batch, *rows) if rows else tuple(batch)
+        now = nows[0] if nows.shape.rank else nows
+        return mix(batch, At(seed, now, positions[0], now).key(_MIX))
+
+    return finished
 
 
 def _repeated(value: tf.Tensor) -> tf.data.Dataset:

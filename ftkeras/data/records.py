@@ -99,7 +99,7 @@ def found_in(
     parts: Sequence[str],
     feature: str,
     class_names: Sequence[str] | None,
-    kind: str,
+    label_kind: str,
 ) -> Listing:
     """Makes a `Listing` of records.
 
@@ -108,12 +108,12 @@ def found_in(
         parts: The part of each, as in `Listing`.
         feature: The bytes feature of an example.
         class_names: Names of class indices; None names them by their numbers.
-        kind: "classes" if a record has one label, "labels" if any number; as in `Listing`.
+        label_kind: "classes" if a record has one label, "labels" if any number; as in `Listing`.
 
     Raises:
         UserError: A label is outside `class_names`.
     """
-    reasons = [_why_not(record, kind) for record in records]
+    reasons = [_why_not(record, label_kind) for record in records]
     good = [i for i, reason in enumerate(reasons) if not reason]
     numbered = {label for i in good for label in records[i].labels if isinstance(label, int)}
     names = class_names or [str(number) for number in sorted(numbered)] or None
@@ -138,7 +138,7 @@ def found_in(
             feature,
         ),
         class_names=names,
-        kind=kind,
+        label_kind=label_kind,
         files=[records[i].copy or records[i].shard for i in good],
         bad_files=tuple(
             BadFile(f"{record.shard}:{record.number}", reason)
@@ -148,8 +148,8 @@ def found_in(
     )
 
 
-def _why_not(record: Example, kind: str) -> str:
-    if record.reason or kind == "labels" or len(record.labels) == 1:
+def _why_not(record: Example, label_kind: str) -> str:
+    if record.reason or label_kind == "labels" or len(record.labels) == 1:
         return record.reason
     return f"has {len(record.labels)} labels"
 

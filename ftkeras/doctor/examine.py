@@ -19,8 +19,6 @@ from ftkeras.doctor.embed import make_embedding
 from ftkeras.doctor.look import look_at
 from ftkeras.errors import UserError
 from ftkeras.findings import Diagnosis, Finding
-from ftkeras.inputs.image import duplicates
-from ftkeras.inputs.image.looks import odd_images
 from ftkeras.model.assemble import build_model
 from ftkeras.outputs.kinds import answered
 from ftkeras.runs import build
@@ -28,7 +26,6 @@ from ftkeras.runs.assemble import Assembled, assemble
 
 _SAMPLE = 64  # images that are sent through the backbone
 _MOST_TIMED = 3  # phases
-_USUAL_SIZE = 224  # pixels, where the config leaves it to the backbone
 
 
 def examine(config: Config | None = None) -> Diagnosis:
@@ -71,24 +68,28 @@ def examine(config: Config | None = None) -> Diagnosis:
 
 
 def _data_findings(config: Config, data: ImageData, facts: dict[str, str]) -> Iterator[Finding]:
+    kind = build.input_of(config)
     facts["data"] = _describe(data)
-    looks = look_at(data)
-    features = make_embedding(data, looks)
     yield from splits.read_errors(data, config.data.max_bad_files)
     yield from splits.check_classes(data)
-    yield from duplicates.find_duplicates(looks, data.class_names, features)
+    yield from splits.check_labels(data)
+    looks = look_at(data, kind)
+    if looks is None:  # nothing is known of what such examples look like
+        return
+    features = make_embedding(data, kind, looks)
+    yield from kind.able("duplicates", "doctor").find_duplicates(looks, data.class_names, features)
     yield from splits.check_shift(data, looks, features)
-    size = config.data.image_size or _USUAL_SIZE
-    yield from odd_images(looks, data.class_names, image_size=size, resize=config.data.resize)
+    yield from kind.able("looks", "doctor").find_odd(looks, data.class_names, kind)
 
 
 def _model_findings(
     config: Config, assembled: Assembled, facts: dict[str, str]
 ) -> Iterator[Finding]:
-    facts["preprocessing"], findings = preprocessing.check_preprocessing(
-        assembled.model, assembled.backbone, _some_images(assembled.feed)
-    )
-    yield from findings
+    if assembled.feed.input.ability("looks") is not None:  # else no range of values is known
+        facts["preprocessing"], findings = preprocessing.check_preprocessing(
+            assembled.model, assembled.backbone, _some_images(assembled.feed)
+        )
+        yield from findings
     for note in assembled.notes:
         yield Finding("note", "data", note, "docs/data.md says more of it; or go on.")
 

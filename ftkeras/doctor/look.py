@@ -1,30 +1,34 @@
-"""Every image of a run's data, looked at once."""
+"""Every example of a run's data, looked at once."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import ImageData
-from ftkeras.inputs.image.decode import whole
-from ftkeras.inputs.image.looks import CHROMA, Looks, measure
+from ftkeras.inputs.base import Input
 
 
-def look_at(data: ImageData) -> Looks:
-    """Decodes every image once."""
+def look_at(data: ImageData, kind: Input) -> Any:
+    """Returns what was seen of all examples, which kinds with `looks` decode once; else None."""
+    looks = kind.ability("looks")
+    if looks is None:
+        return None
     seen: list[list[np.ndarray]] = []
     splits = data.splits.values()
     for split in splits:
         rows = tf.data.Dataset.range(len(split)).map(
-            lambda index, fetch=split.fetch: measure(whole(fetch(index))),
+            lambda index, fetch=split.fetch: looks.measure(fetch(index)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        label = f"look at {split.name} images"
+        label = f"look at {split.name} {kind.nouns}"
         seen += track(rows.as_numpy_iterator(), label, len(split))
     sizes, contents, deviation, chroma, thumbnails = zip(*seen, strict=True)
-    return Looks(
+    return looks.Looks(
         ids=[key for split in splits for key in split.ids],
         splits=np.concatenate([np.full(len(split), split.name) for split in splits]),
         indices=np.concatenate([np.arange(len(split)) for split in splits]),
@@ -32,14 +36,14 @@ def look_at(data: ImageData) -> Looks:
         sizes=np.stack(sizes),
         contents=np.array(contents),
         deviation=np.array(deviation),
-        coloured=np.array(chroma) > CHROMA,
+        coloured=np.array(chroma) > looks.CHROMA,
         thumbnails=np.stack(thumbnails),
         unknown=_unknown(data),
     )
 
 
 def _unknown(data: ImageData) -> np.ndarray | None:
-    """Returns which labels, `head=value`, are of heads that have no answer for an image."""
+    """Returns which labels, `head=value`, are of heads that have no answer for an example."""
     if len(data.outputs) == 1:
         return None
     heads = [name.partition("=")[0] for name in data.class_names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from ftkeras.data.dataset import ImageData
 from ftkeras.data.paired import TARGET
 from ftkeras.evaluation.metrics import auc_shares
 from ftkeras.findings import Evidence, Finding, percent
-from ftkeras.inputs.image.looks import Looks
 
 _FEW = 10  # training images of a class
 _FEW_TO_MEASURE = 50  # images of a whole split
@@ -101,23 +101,30 @@ def _class(data: ImageData, index: int, counts: dict[str, np.ndarray]) -> Eviden
 
 
 def check_shift(
-    data: ImageData, looks: Looks, features: Callable[[np.ndarray], np.ndarray]
+    data: ImageData, looks: Any, features: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[Finding]:
-    """Compares val and test with train: their shares of classes, then images of like classes.
+    """Compares val and test with train: what their examples of like classes look like.
 
     Args:
         data: The data set.
-        looks: What was seen of its images.
+        looks: What was seen of its examples.
         features: Rows (m,) of `looks` -> a backbone's features (m, channels).
     """
     for name in others(data):
-        yield from _label_shift(data, name)
         yield from _image_shift(looks, name, features)
+
+
+def check_labels(data: ImageData) -> Iterator[Finding]:
+    """Compares val and test with train: their shares of classes."""
+    for name in others(data):
+        yield from _label_shift(data, name)
 
 
 def _label_shift(data: ImageData, name: str) -> Iterator[Finding]:
     train, other = data.splits["train"].counts, data.splits[name].counts
     seen = (train + other) > 0
+    if not seen.any():  # numbers have no classes
+        return
     train, other = train[seen], other[seen]
     moved, sure = label_distance(train, other)
     if moved < _MOVED or sure < _SURE:
@@ -160,7 +167,7 @@ def label_distance(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 
 
 def _image_shift(
-    looks: Looks, name: str, features: Callable[[np.ndarray], np.ndarray]
+    looks: Any, name: str, features: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[Finding]:
     one, other = _alike_in_class(looks, name)
     if min(len(one), len(other)) < _LEAST:
@@ -183,7 +190,7 @@ def _image_shift(
     )
 
 
-def _alike_in_class(looks: Looks, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _alike_in_class(looks: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Draws rows of train and of another split, as many of each class from both."""
     random = np.random.default_rng(0)
     train, other = (np.flatnonzero((looks.splits == s) & ~looks.blank) for s in ("train", name))

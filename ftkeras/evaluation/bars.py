@@ -7,10 +7,12 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftkeras.errors import TrainingError, UserError, did_you_mean
-from ftkeras.outputs.base import Output
+
+if TYPE_CHECKING:  # bars are read before Keras is imported
+    from ftkeras.outputs.base import Output
 
 _RELATIONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,

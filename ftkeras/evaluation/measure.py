@@ -38,8 +38,8 @@ def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, A
         said, _ = predict_outputs(model, feed.plain(part), f"evaluate {part}")
         for name, output in data.outputs.items():
             own = said[name] if isinstance(said, dict) else said
-            kept = output.kept(own, output.ending(model, name))
-            answers[part, name] = _of_known(data.splits[part], name, kept)
+            kept = output.reading(model, name).kept(own)
+            answers[part, name] = _of_known(data.splits[part], name, np.asarray(kept))
             save_predictions(run, part if alone else f"{part}-{name}", answers[part, name])
     results = {
         name: _measured(output, data.splits[split], name, answers[split, name],

@@ -195,12 +195,12 @@ def predict_files(
         UserError: The model gives neither logits nor scores.
     """
     alone, temperatures = len(outputs) == 1, temperatures or {}
-    endings = {name: output.ending(model, name) for name, output in outputs.items()}
+    readings = {name: output.reading(model, name) for name, output in outputs.items()}
     for path, error, said in each_output(model, paths, kind, batch_size):
         answers = {}
         for name, output in () if error else outputs.items():
             own = said[name] if isinstance(said, dict) else said
-            scores = output.scores(own[None], endings[name], temperatures.get(name, 1.0))
+            scores = readings[name].scores(own[None], temperatures.get(name, 1.0))
             answers[name] = output.answer(np.asarray(scores)[0], top_k, alone=alone)
         yield FilePrediction(path, outputs, answers, error)
 

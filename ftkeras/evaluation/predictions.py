@@ -16,12 +16,12 @@ from ftkeras.run import Run
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of each image of a split, before any temperature.
+    """What a model said of each example of a split, before any temperature.
 
     Args:
         logits: float32 (n, classes).
         labels: int32 (n,) class indices, or float32 (n, classes) multi-hot.
-        ids: The images' keys, str (n,), as in `splits.csv`.
+        ids: The examples' keys, str (n,), as in `splits.csv`.
     """
 
     logits: np.ndarray

@@ -1,4 +1,4 @@
-"""How much of a model's accuracy is left when images get worse."""
+"""How much of a model's accuracy is left when its inputs get worse."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.console import Progress, table
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
-from ftkeras.errors import UserError
 from ftkeras.evaluation.bootstrap import bootstrap, interval
 from ftkeras.evaluation.metrics import correct_answers
 from ftkeras.inputs.base import Input
-from ftkeras.inputs.image.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, SMALLEST, corrupt
 from ftkeras.model.inference import logits_function
 
 _Condition = tuple[str, int]  # a name, and a severity where it has one
 _CLEAN: _Condition = ("clean", 0)
 
-PRESETS = {"small": 100, "full": None}  # how many images; None is all of them
+PRESETS = {"small": 100, "full": None}  # how many examples; None is all of them
 
 
 def sample(split: Split, examples: int | None, seed: int) -> Split:
@@ -40,7 +37,7 @@ def measure_robustness(
     """Returns the accuracy on a split as it is, under 15 corruptions, and under simple shifts.
 
     Mean corruption accuracy is the mean over 15 corruptions and 5 severities, and its interval is
-    over the images. Hendrycks and Dietterich's mCE divides each by AlexNet's error on ImageNet,
+    over the examples. Hendrycks and Dietterich's mCE divides each by AlexNet's error on ImageNet,
     which says nothing on other classes; `relative` is what is left of the clean accuracy.
 
     Args:
@@ -48,62 +45,66 @@ def measure_robustness(
             (n, units).
         split: The examples.
         kind: What they are.
-        batch_size: Images a step.
-        seed: Decides noise, angles and flakes, together with an image's place.
+        batch_size: Examples per step.
+        seed: Decides all that is random, together with an example's place.
 
     Raises:
-        UserError: The model's images are too small, or the extra "robustness" is missing.
+        UserError: Such examples cannot be corrupted, or the extra "robustness" is missing.
     """
-    size = int(model.input_shape[1])
-    if size < SMALLEST:
-        raise UserError(
-            f"robustness: corruptions need images of at least {SMALLEST} px, and the model's have "
-            f"{size}. Train it with data.image_size={SMALLEST} or more."
-        )
-    conditions = _conditions(seed)
+    corruptions = kind.able("corruptions", "robustness")
+    corruptions.check(kind, "robustness")
+    conditions = _conditions(corruptions, seed)
     answer, done = logits_function(model, exclusive=split.labels.ndim == 1), 0
     right: dict[_Condition, list[np.ndarray]] = {condition: [] for condition in conditions}
     progress = Progress("robustness", len(split) * len(conditions))
     try:
-        for images, *_ in plain(split, kind, batch_size):
-            images = tf.cast(images, tf.uint8).numpy()  # (b, s, s, 3)
-            labels = split.labels[done : done + len(images)]
+        for inputs, *_ in plain(split, kind, batch_size):
+            clean = corruptions.to_change(inputs)
+            labels = split.labels[done : done + len(clean)]
             for condition, change in conditions.items():
-                changed = [change(image, done + i) for i, image in enumerate(images)]
+                changed = [change(example, done + i) for i, example in enumerate(clean)]
                 logits = answer(np.stack(changed).astype(np.float32)).numpy()
                 right[condition].append(correct_answers(labels, logits))
-                progress.advance(len(images))
-            done += len(images)
+                progress.advance(len(clean))
+            done += len(clean)
     finally:
         progress.close()
-    return _summary({key: np.concatenate(parts) for key, parts in right.items()}, seed)
+    joined = {key: np.concatenate(parts) for key, parts in right.items()}
+    return {"nouns": kind.nouns, **_summary(joined, seed)}
 
 
-def _conditions(seed: int) -> dict[_Condition, Callable[[np.ndarray, int], np.ndarray]]:
-    """Returns what is done to an image, given it and its place in the split."""
+def _conditions(
+    corruptions: Any, seed: int
+) -> dict[_Condition, Callable[[np.ndarray, int], np.ndarray]]:
+    """Returns what is done to an example, given it and its place in the split."""
 
     def corruption(name: str, severity: int) -> Callable[[np.ndarray, int], np.ndarray]:
-        def change(image: np.ndarray, position: int) -> np.ndarray:
+        def change(example: np.ndarray, position: int) -> np.ndarray:
             own_seed = zlib.crc32(f"{seed} {name} {severity} {position}".encode())
-            return corrupt(image, name, severity, own_seed)
+            return np.asarray(corruptions.corrupt(example, name, severity, own_seed))
 
         return change
 
     def shift(name: str) -> Callable[[np.ndarray, int], np.ndarray]:
-        return lambda image, _: SHIFTS[name](image)
+        return lambda example, _: np.asarray(corruptions.SHIFTS[name](example))
 
     return {
-        _CLEAN: lambda image, _: image,
-        **{(name, level): corruption(name, level) for name in CORRUPTIONS for level in SEVERITIES},
-        **{(name, 0): shift(name) for name in SHIFTS},
+        _CLEAN: lambda example, _: example,
+        **{
+            (name, level): corruption(name, level)
+            for name in corruptions.CORRUPTIONS
+            for level in corruptions.SEVERITIES
+        },
+        **{(name, 0): shift(name) for name in corruptions.SHIFTS},
     }
 
 
 def _summary(right: Mapping[_Condition, np.ndarray], seed: int) -> dict[str, Any]:
-    """Returns accuracies from whether each image (n,) was right under each condition."""
+    """Returns accuracies from whether each example (n,) was right under each condition."""
     accuracy = {condition: float(part.mean()) for condition, part in right.items()}
     clean, examples = right[_CLEAN], len(right[_CLEAN])
-    levels = [(name, level) for name in CORRUPTIONS for level in SEVERITIES]
+    levels = [condition for condition in right if condition[1]]
+    names = dict.fromkeys(name for name, _ in levels)
     corrupted = np.mean([right[condition] for condition in levels], axis=0)  # (n,)
     means = bootstrap(
         lambda drawn: [drawn @ clean / examples, drawn @ corrupted / examples], examples, seed=seed
@@ -119,9 +120,11 @@ def _summary(right: Mapping[_Condition, np.ndarray], seed: int) -> dict[str, Any
             "mean_corruption_accuracy": interval(means[:, 1]),
         },
         "corruptions": {
-            name: [accuracy[name, level] for level in SEVERITIES] for name in CORRUPTIONS
+            name: [accuracy[level] for level in levels if level[0] == name] for name in names
         },
-        "shifts": {name: accuracy[name, 0] for name in SHIFTS},
+        "shifts": {
+            name: accuracy[name, 0] for name, level in right if not level and name != _CLEAN[0]
+        },
     }
 
 
@@ -142,10 +145,11 @@ def format_robustness(results: dict[str, Any]) -> str:
     shifts = [(spoken(name), f"{value:.3f}") for name, value in results["shifts"].items()]
     left = results["relative"]
     kept = "" if left is None else f", {left:.0%} of the clean accuracy"
-    severities = (f"severity {level}" for level in SEVERITIES)
+    levels = len(next(iter(results["corruptions"].values())))
+    severities = (f"severity {level}" for level in range(1, levels + 1))
     return "\n".join(
         [
-            f"{results['examples']} images",
+            f"{results['examples']} {results.get('nouns', 'examples')}",
             line("clean", "clean accuracy"),
             line("mean_corruption_accuracy", "mean corruption accuracy") + kept,
             "",

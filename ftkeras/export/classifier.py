@@ -11,15 +11,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.errors import UserError, did_you_mean
-from ftkeras.export.reference import outputs_on_cpu
-from ftkeras.inputs.image.decode import MODES
+from ftkeras.errors import UserError
+from ftkeras.inputs.base import Input
+from ftkeras.inputs.registry import make_input
 from ftkeras.keras_internals import maker, with_constants
 from ftkeras.model.output import Ending
 from ftkeras.outputs.any_of import AnyOf
-from ftkeras.outputs.base import Output
-from ftkeras.outputs.classes import Classes
-from ftkeras.outputs.kinds import SOURCE, told
+from ftkeras.outputs.base import Output, Reading
+from ftkeras.outputs.kinds import SOURCE
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.version import __version__
 
@@ -46,6 +45,7 @@ class Served:
         resize: How images become square: crop, pad or squash.
         temperatures: By output, what the logits are divided by (Guo et al. 2017); 1 if left out.
             Those of a softmax p are log(p), those of a sigmoid log(p / (1 - p)).
+        kind: What an example is; left out, an image, which `resize` is about.
 
     Raises:
         UserError: Something does not fit the model, or it gives neither logits nor scores.
@@ -61,14 +61,16 @@ class Served:
     outputs: Mapping[str, Output]
     resize: str = "crop"
     temperatures: Mapping[str, float] = field(default_factory=dict)
+    kind: Input | None = None
 
     def __post_init__(self) -> None:
-        if self.resize not in MODES:
-            guess = did_you_mean(self.resize, MODES)
-            raise UserError(f"export: resize is one of {', '.join(MODES)}.{guess}")
+        try:
+            self.input  # noqa: B018 - made here, so that what is wrong with it shows at once
+        except UserError as error:
+            raise UserError(f"export: {error}") from None
         for name, output in self.outputs.items():
-            ending, named = self.endings[name], len(output.class_names)
-            if ending is not None and ending.classes != named:
+            ending, named = self.readings[name], len(output.class_names)
+            if isinstance(ending, Ending) and ending.classes != named:
                 who = "the model" if self.is_alone else f"the output {name!r}"
                 raise UserError(
                     f"export: {who} has {ending.classes} classes, and there are {named} class "
@@ -84,15 +86,15 @@ class Served:
         """Whether there is only one output."""
         return len(self.outputs) == 1
 
-    @property
-    def image_size(self) -> int:
-        """Side of the model's input, in pixels."""
-        return int(self.model.input_shape[1])
+    @functools.cached_property
+    def input(self) -> Input:
+        """What an example is."""
+        return self.kind or make_input(settings={"resize": self.resize}, model=self.model)
 
     @functools.cached_property
-    def endings(self) -> dict[str, Ending | None]:
-        """Whether each output is logits or scores; None of numbers."""
-        return {name: output.ending(self.model, name) for name, output in self.outputs.items()}
+    def readings(self) -> dict[str, Reading]:
+        """How to read what the model returns for each output."""
+        return {name: output.reading(self.model, name) for name, output in self.outputs.items()}
 
     @functools.cached_property
     def network(self) -> keras.Model:
@@ -127,8 +129,8 @@ class Served:
         said = outputs_on_cpu(self.model, images)
         by_name = said if isinstance(said, dict) else dict.fromkeys(self.outputs, said)
         return {
-            name: output.expected(by_name[name], self.endings[name], self.temperature_of(name))
-            for name, output in self.outputs.items()
+            name: reading.expected(by_name[name], self.temperature_of(name))
+            for name, reading in self.readings.items()
         }
 
     def difference(self, expected: Mapping[str, np.ndarray], said: Arrays) -> tuple[float, str]:
@@ -176,7 +178,7 @@ class Served:
 
     def card(self) -> dict[str, Any]:
         """Returns what a person or a client may want to know, ready for JSON."""
-        rest = {"image_size": self.image_size, "resize": self.resize}
+        rest = dict(self.input.facts)
         only = next(iter(self.outputs.values()))
         if not self.is_alone or only.is_named:
             cards = {
@@ -195,7 +197,7 @@ class Served:
         }
 
     def _scores(self, name: str, said: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        return self.outputs[name].scores(said[name], self.endings[name], self.temperature_of(name))
+        return self.readings[name].scores(said[name], self.temperature_of(name))
 
     def _prefix(self, name: str) -> str:
         return "" if self.is_alone and not self.outputs[name].is_named else f"{name}_"
@@ -240,19 +242,6 @@ class Classifier(Served):
         super().__init__(model, {SOURCE: output}, resize, {SOURCE: temperature})
 
 
-def check_convertible(outputs: Mapping[str, Output], format_name: str, field: str) -> None:
-    """Refuses outputs that only a SavedModel takes.
-
-    Raises:
-        UserError: There are several outputs, or the only one is a number.
-    """
-    if len(outputs) > 1 or not isinstance(next(iter(outputs.values())), Classes):
-        raise UserError(
-            f"{field}: {format_name} takes a model with one output of classes or labels, not "
-            f"{told(outputs)}. Export a SavedModel (export.saved_model)."
-        )
-
-
 def versions() -> dict[str, str]:
     """Returns what an export was made with."""
     return {
@@ -260,6 +249,20 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
+
+
+def outputs_on_cpu(model: keras.Model, images: tf.Tensor) -> Any:
+    """Returns what a model says, layer by layer, in float32: what an export is compared with.
+
+    On the CPU, so that an accelerator's rounding or a full memory does not decide.
+
+    Args:
+        model: The model.
+        images: Float32 (n, size, size, 3), 0..255.
+    """
+    with tf.device("CPU:0"):
+        outputs = model(images, training=False)
+    return tf.nest.map_structure(lambda output: output.numpy().astype(np.float32), outputs)
 
 
 def with_features(model: keras.Model) -> keras.Model:

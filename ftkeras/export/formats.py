@@ -28,8 +28,7 @@ from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import BATCHES, median_seconds
 from ftkeras.export.openvino_engine import openvino_model, run_openvino
 from ftkeras.export.publish import new_version, size_of
-from ftkeras.inputs.image import decode
-from ftkeras.inputs.image.golden import golden_images
+from ftkeras.inputs.base import read_each
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.trunk.engines import import_openvino
 
@@ -258,7 +257,8 @@ def _certify(
     test: Sample,
     golden: Mapping[str, bytes] | None,
 ) -> dict[str, Any]:
-    golden = golden_images() if golden is None else golden
+    if golden is None:
+        golden = classifier.input.able("golden", "export").golden_images()
 
     def scores_of(images: np.ndarray) -> np.ndarray:
         [scores] = classifier.expected(tf.constant(images)).values()
@@ -266,7 +266,7 @@ def _certify(
 
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
-        images = decode.decode_and_resize(encoded, classifier.image_size, classifier.resize)
+        images = read_each(classifier.input, encoded)
     expected = scores_of(images.numpy())
     accuracy = _accuracy(scores_of, test, classifier)
     certificate = {

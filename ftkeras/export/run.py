@@ -12,11 +12,12 @@ import tensorflow as tf
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.robustness import sample
-from ftkeras.export.classifier import Served, check_convertible
+from ftkeras.export.classifier import Served
 from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.export.serving import model_name
 from ftkeras.inputs.base import Input
+from ftkeras.outputs.kinds import only_classes
 from ftkeras.run import Run
 
 CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedModel
@@ -45,7 +46,7 @@ def export_run(
     others = [name for name in formats if name != "saved_model"]
     check_formats(others)
     if others:
-        check_convertible(servable.outputs, others[0], "export")
+        only_classes(servable.outputs, f"export: {others[0]}")
     paths = {}
     if "saved_model" in formats:
         paths["saved_model"] = export_saved_model(

@@ -17,7 +17,6 @@ from ftkeras.export.classifier import Served
 from ftkeras.export.publish import new_version
 from ftkeras.export.serving import write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
-from ftkeras.inputs.image.golden import golden_images
 
 
 def export_saved_model(
@@ -54,7 +53,8 @@ def export_saved_model(
         >>> export_saved_model(Classifier(model, class_names=["cat", "dog"]), "run/export")
         'run/export/1'
     """
-    golden = golden_images() if golden is None else golden
+    if golden is None:
+        golden = servable.input.able("golden", "export").golden_images()
     progress = Progress("export SavedModel", 3)
     try:
         with new_version(directory) as (folder, target):

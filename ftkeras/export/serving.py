@@ -12,7 +12,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ftkeras.export.classifier import Served
 from ftkeras.export.signatures import FEATURE
-from ftkeras.inputs.image.golden import golden_images
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 FOLDER = "serving"
@@ -65,8 +64,9 @@ def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.Pred
         servable: What is served.
         name: What the server calls the model.
     """
-    golden = golden_images()
-    files = [golden[kind] for kind in ("colour", "grey", "alpha", "rotated")]
+    known = servable.input.able("golden", "export")
+    golden = known.golden_images()
+    files = [golden[name] for name in known.WARM_UP]
     signatures = {"serving_default": "image_bytes", "examples": "examples", "images": "images"}
     if servable.has_features:
         signatures["features"] = "image_bytes"
@@ -110,7 +110,8 @@ def _question(
     argument: str, files: list[bytes], batch: int, servable: Served
 ) -> tensor_pb2.TensorProto:
     if argument == "images":
-        shape = tf.TensorShape((batch, servable.image_size, servable.image_size, 3))
+        [spec] = servable.input.takes.values()
+        shape = tf.TensorShape((batch, *spec.shape))
         # One value stands for all: the file stays small, whatever the images' size.
         return tensor_pb2.TensorProto(
             dtype=tf.float32.as_datatype_enum, tensor_shape=shape.as_proto(), float_val=[127.5]

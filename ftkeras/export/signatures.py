@@ -35,8 +35,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.export.classifier import Outputs, Served
-from ftkeras.inputs.image import decode
-from ftkeras.inputs.image.file_check import DAMAGED, why_not
+from ftkeras.inputs.base import PLAIN, Input
 
 FEATURE = "image/encoded"
 """The feature of a tf.Example that holds the image file."""
@@ -49,10 +48,11 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
         servable: What is exported.
         static_batch: The batch size of `images_static`; None leaves that signature out.
     """
-    size, model = servable.image_size, servable.network
+    model = servable.network
+    [spec] = servable.input.takes.values()
     archive = keras.export.ExportArchive()
     archive.track(model)
-    pixels = tf.TensorSpec((None, size, size, 3), tf.float32, "images")
+    pixels = tf.TensorSpec((None, *spec.shape), spec.dtype, "images")
     files = tf.TensorSpec((None,), tf.string, "image_bytes")
     examples = tf.TensorSpec((None,), tf.string, "examples")
 
@@ -62,7 +62,7 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
         return servable.answers(said), features
 
     def reader(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decoded(image_bytes, size, servable.resize)
+        return decoded(image_bytes, servable.input)
 
     # Two graphs that the signatures call: decoder and model are traced and stored once.
     read = tf.function(reader, autograph=False).get_concrete_function(files)
@@ -92,35 +92,35 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
     if servable.has_features:
         archive.add_endpoint("features", features, [files])
     if static_batch:
-        fixed = tf.TensorSpec((static_batch, size, size, 3), tf.float32, "images")
+        fixed = tf.TensorSpec((static_batch, *spec.shape), spec.dtype, "images")
         archive.add_endpoint("images_static", images_static, [fixed])
     return archive
 
 
-def decoded(encoded: tf.Tensor, size: int, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and resizes a batch of files; what cannot be decoded is black.
+def decoded(encoded: tf.Tensor, kind: Input) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes and prepares a batch of files; what cannot be decoded is 0.
 
     Args:
         encoded: string (n,); n may be 0.
-        size: Side of the images, in pixels.
-        resize: crop, pad or squash.
+        kind: What the files are.
 
     Returns:
-        Images float32 (n, size, size, 3), and why each could not be decoded, string (n,), empty if
-        it was.
+        What the model takes, (n, ...), and why each file could not be decoded, string (n,), empty
+        if it was.
     """
+    [spec], known = kind.takes.values(), kind.able("golden", "export")
 
     def read(file: tf.Tensor) -> tuple[tf.Tensor, bool]:
-        return decode.decode_square(file, size, resize), True
+        return kind.read(file, PLAIN, tf.zeros(2, tf.int32)), True
 
     def reasons(readable: tf.Tensor) -> tf.Tensor:
-        why = _each(why_not, encoded, DAMAGED)
-        return tf.where(readable, "", tf.where(why == "", DAMAGED, why))
+        why = _each(known.why_not, encoded, known.DAMAGED)
+        return tf.where(readable, "", tf.where(why == "", known.DAMAGED, why))
 
-    with tf.device("CPU:0"):  # no accelerator decodes image files
-        images, readable = _each(read, encoded, (tf.zeros((size, size, 3)), False))
+    with tf.device("CPU:0"):  # no accelerator decodes files
+        inputs, readable = _each(read, encoded, (tf.zeros(spec.shape, spec.dtype), False))
         none = functools.partial(tf.zeros_like, encoded)
-        return images, tf.cond(tf.reduce_all(readable), none, lambda: reasons(readable))
+        return inputs, tf.cond(tf.reduce_all(readable), none, lambda: reasons(readable))
 
 
 def _files_in(examples: tf.Tensor) -> tf.Tensor:

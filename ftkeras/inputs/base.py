@@ -6,6 +6,7 @@ what a model takes. All else, from the source to the served model, is ignorant o
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
+
+from ftkeras.errors import UserError
 
 Tree: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
 """What a model takes of one example or of a batch: a tensor, or several by the inputs' names."""
@@ -61,6 +64,9 @@ class Input:
         files: What people call files that hold one example each.
         pad: What fills a dimension of None, by the name of the input; what has none gets 0.
         version: What differs if `check` may decide differently.
+        abilities: What only some kinds can do, by name, each the module that does it: "show",
+            "corruptions", "looks", "duplicates" and "golden". See `inputs.image` for what such a
+            module holds.
     """
 
     kind: str
@@ -68,6 +74,7 @@ class Input:
     files: str = "files"
     pad: Mapping[str, Any] = MappingProxyType({})
     version: tuple[Any, ...] = ()
+    abilities: Mapping[str, str] = MappingProxyType({})
 
     @property
     def nouns(self) -> str:
@@ -91,6 +98,11 @@ class Input:
     def views(self) -> Sequence[str]:
         """The versions of an example that training may ask for, by name; "none" is the first."""
         return ("none",)
+
+    @property
+    def training_view(self) -> str:
+        """The view that training takes: one of `views`."""
+        return "none"
 
     @property
     def mixes(self) -> bool:
@@ -173,9 +185,33 @@ class Input:
         """
         return batch
 
+    def ability(self, name: str) -> Any:
+        """Returns the module that does what only some kinds can do; None if this one cannot."""
+        home = self.abilities.get(name)
+        return None if home is None else importlib.import_module(home)
+
+    def able(self, name: str, verb: str) -> Any:
+        """Returns the module with an ability that `verb` needs.
+
+        Raises:
+            UserError: The kind does not have it.
+        """
+        module = self.ability(name)
+        if module is None:
+            raise UserError(f"{verb}: ftkeras knows no {name} of {self.nouns}.")
+        return module
+
     def why_not_mixed(self, specs: Sequence[Any]) -> str:
         """Returns why tensors of these specs (with a `shape`) cannot be mixed, or ""."""
         return ""
+
+
+def read_each(kind: Input, raw: tf.Tensor) -> Any:
+    """Returns what the model takes of raw examples (n, ...), as they are, one after the other."""
+    key = tf.zeros(2, tf.int32)
+    specs = dict(kind.takes)
+    [signature] = specs.values() if len(specs) == 1 else [specs]
+    return tf.map_fn(lambda one: kind.read(one, PLAIN, key), raw, fn_output_signature=signature)
 
 
 def ensure_takes(tree: Tree, takes: Mapping[str, tf.TensorSpec]) -> Tree:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.evaluation.metrics import sigmoid, softmax
 from ftkeras.model.graph import Graph, Step, Tensor, flatten
 
 _KINDS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
@@ -75,6 +77,28 @@ class Ending:
         scores = tf.cast(outputs, tf.float32)
         return tf.concat([1 - scores, scores], axis=1) if self._is_binary else scores
 
+    def expected(self, said: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Returns `scores` in NumPy, with none of the operations that an export is made of.
+
+        If the outputs are scores and the temperature is 1, nothing is done to them.
+
+        Raises:
+            UserError: The outputs are taken for logits and are scores.
+        """
+        if self.kind == "logits":
+            _check_logits(said)
+            logits = np.asarray(said, np.float64)
+        elif temperature == 1:
+            return np.hstack([1 - said, said]) if self._is_binary else said
+        else:
+            scores = np.clip(np.asarray(said, np.float64), _SMALLEST, _LARGEST)
+            logits = np.log(scores)
+            if self.kind == "sigmoid":
+                logits -= np.log1p(-scores)
+        activation = sigmoid if self.is_independent or self._is_binary else softmax
+        scores = activation(logits / temperature)
+        return np.hstack([1 - scores, scores]) if self._is_binary else scores
+
     def logits(self, outputs: tf.Tensor) -> tf.Tensor:
         """Returns float32 logits (n, classes), whose softmax or sigmoid are the scores.
 
@@ -91,6 +115,8 @@ class Ending:
                 "labels, or end it with a softmax."
             )
         return self._as_logits(outputs)
+
+    kept = logits  # what predictions keep
 
     @property
     def _is_binary(self) -> bool:
@@ -110,6 +136,16 @@ class Ending:
             if self.kind == "sigmoid":
                 logits -= tf.math.log(1 - scores)
         return tf.concat([-logits / 2, logits / 2], axis=1) if self._is_binary else logits
+
+
+def _check_logits(said: np.ndarray) -> None:
+    """Refuses what adds up to 1 for each example: an unknown layer's scores, not logits."""
+    if said.shape[1] > 1 and (said >= 0).all() and np.allclose(said.sum(1), 1, atol=1e-3):
+        raise UserError(
+            "export: the model's outputs add up to 1 for each example, so they are scores, but the "
+            "last layer says that they are logits. Set that layer's attribute `activation` to "
+            "'softmax'."
+        )
 
 
 def ending_of(model: keras.Model, name: str | None = None, *, exclusive: bool = True) -> Ending:

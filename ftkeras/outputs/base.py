@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import keras
 import numpy as np
@@ -14,7 +13,6 @@ import tensorflow as tf
 
 if TYPE_CHECKING:
     from ftkeras.config.schema import LossConfig
-    from ftkeras.model.output import Ending
 
 Cells = Sequence[tuple[str, ...] | None]
 """What a source says of each example: names or a number as text; None if nobody knows."""
@@ -71,12 +69,21 @@ class Answers:
         return lambda index: tf.cast(tf.gather(kept, index), tf.float32)
 
 
-class Output(abc.ABC):
-    """What one output of a model means.
+class Reading(Protocol):
+    """How to read what a model returned: `said`, (n, units)."""
 
-    Each kind is a frozen dataclass. `said` is what the model returned, (n, units). What predictions
-    keep of it is `kept`, (n, classes) logits or (n, 1) numbers.
-    """
+    def kept(self, said: Any) -> tf.Tensor:
+        """Returns what predictions keep: logits (n, classes), or numbers (n, 1)."""
+
+    def scores(self, said: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
+        """Returns scores (n, classes), or numbers in the units of the data (n,)."""
+
+    def expected(self, said: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Returns the same in NumPy, computed apart from all that is exported."""
+
+
+class Output(Protocol):
+    """What one output of a model means. Each kind is a frozen dataclass."""
 
     kind: ClassVar[str]
     """What configs and files call it."""
@@ -102,7 +109,6 @@ class Output(abc.ABC):
         return (text,)
 
     @classmethod
-    @abc.abstractmethod
     def found_in(cls, cells: Cells, where: str) -> Output:
         """Returns the output that what a source says is an answer to.
 
@@ -114,7 +120,6 @@ class Output(abc.ABC):
             UserError: There is nothing to learn.
         """
 
-    @abc.abstractmethod
     def values_of(self, cells: Cells) -> np.ndarray:
         """Returns the values of `Answers`; see there."""
 
@@ -132,11 +137,9 @@ class Output(abc.ABC):
 
     # ------------------------------------------------------------------------ training
 
-    @abc.abstractmethod
     def loss(self, section: LossConfig) -> keras.losses.Loss:
         """Returns the loss that a config names, a mean over examples; see `losses`."""
 
-    @abc.abstractmethod
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns what training logs; the first is logged beside other outputs, too."""
 
@@ -146,68 +149,43 @@ class Output(abc.ABC):
 
     # ------------------------------------------------------------------------- answering
 
-    def ending(self, model: keras.Model, name: str | None = None) -> Ending | None:
-        """Returns whether a model gives logits or scores, if that can differ.
+    def reading(self, model: keras.Model, name: str) -> Reading:
+        """Returns how to read what a model returns.
 
         Args:
-            model: Functional; if it returns a dict, `name` says which output.
+            model: If it returns a dict, `name` says which output is meant.
             name: The output's name.
 
         Raises:
-            UserError: It gives neither.
+            UserError: It gives neither logits nor scores, and has to.
         """
-        return None
 
-    @abc.abstractmethod
-    def kept(self, said: np.ndarray, ending: Ending | None) -> np.ndarray:
-        """Returns what predictions keep."""
-
-    @abc.abstractmethod
-    def scores(self, said: tf.Tensor, ending: Ending | None, temperature: float) -> tf.Tensor:
-        """Returns scores (n, classes), or numbers in the units of the data (n,)."""
-
-    @abc.abstractmethod
-    def expected(self, said: np.ndarray, ending: Ending | None, temperature: float) -> np.ndarray:
-        """Returns the same in NumPy, computed apart from all that is exported."""
-
-    @abc.abstractmethod
     def answer(self, scores: np.ndarray, top_k: int, *, alone: bool) -> Any:
         """Returns what is said of one example.
 
         Args:
-            scores: A row of `scores`: (classes,), or a number ().
+            scores: A row of `Reading.scores`: (classes,), or a number ().
             top_k: How many classes to give at most.
             alone: Whether there is no other output.
         """
 
-    @abc.abstractmethod
     def cells(self, name: str, answer: Any, *, alone: bool) -> dict[str, str]:
         """Returns an answer as cells of a table by column; None gives empty ones."""
 
-    @abc.abstractmethod
     def record(self, answer: Any) -> Any:
         """Returns an answer ready for JSON."""
 
     # ------------------------------------------------------------------------- measuring
 
-    @abc.abstractmethod
-    def measure(
-        self,
-        values: np.ndarray,
-        kept: np.ndarray,
-        *,
-        temperature: float = 1.0,
-        columns: Mapping[str, np.ndarray] | None = None,
-        **draw: int,
-    ) -> dict[str, Any]:
+    def measure(self, values: np.ndarray, kept: np.ndarray, **options: Any) -> dict[str, Any]:
         """Returns what is measured of the examples whose answer is known, ready for JSON.
 
         Args:
             values: Of their `Answers`.
             kept: What predictions keep of the model's answers.
-            temperature: What logits are divided by where the model is used.
-            columns: More that is known of the examples, str (n,) each.
-            **draw: How the bootstrap draws: `resamples` and `seed`.
+            **options: `temperature`, what logits are divided by where the model is used; `columns`,
+                more that is known of the examples, str (n,) each; `resamples` and `seed` of the
+                bootstrap.
 
         Raises:
             UserError: There is nothing to measure.
@@ -218,20 +196,16 @@ class Output(abc.ABC):
         """Returns what to divide logits by, fitted on held-out examples; None without logits."""
         return None
 
-    @abc.abstractmethod
     def made_up(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns values and kept answers that are measured by the same names as real ones."""
 
     # --------------------------------------------------------------------------- serving
 
-    @abc.abstractmethod
     def served(self, scores: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what clients get, from `scores`."""
+        """Returns what clients get, from `Reading.scores`."""
 
-    @abc.abstractmethod
     def difference(self, expected: np.ndarray, said: Mapping[str, np.ndarray]) -> tuple[float, str]:
         """Returns how far served answers are from those expected, and what else is wrong."""
 
-    @abc.abstractmethod
     def card(self, temperature: float) -> dict[str, Any]:
         """Returns what a client may want to know, ready for JSON."""

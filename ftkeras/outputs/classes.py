@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.metrics import sigmoid, softmax
 from ftkeras.evaluation.results import evaluate_predictions
 from ftkeras.model.output import Ending, ending_of
 from ftkeras.outputs.base import Cells, Output
@@ -56,38 +55,9 @@ class Classes(Output):
         """Returns a loss of logits: one of `losses`, focal with its strength `gamma`."""
         raise NotImplementedError
 
-    def ending(self, model: keras.Model, name: str | None = None) -> Ending:
-        several = isinstance(model.output, dict) if getattr(model, "outputs", None) else False
+    def reading(self, model: keras.Model, name: str) -> Ending:
+        several = isinstance(getattr(model, "output", None), dict)
         return ending_of(model, name if several else None, exclusive=self.exclusive)
-
-    def kept(self, said: np.ndarray, ending: Ending | None) -> np.ndarray:
-        assert ending is not None
-        return np.asarray(ending.logits(said))
-
-    def scores(self, said: tf.Tensor, ending: Ending | None, temperature: float) -> tf.Tensor:
-        assert ending is not None
-        return ending.scores(said, temperature)
-
-    def expected(self, said: np.ndarray, ending: Ending | None, temperature: float) -> np.ndarray:
-        """Returns the scores (n, classes) that a model's outputs mean.
-
-        If they are scores and the temperature is 1, nothing is done to them.
-
-        Raises:
-            UserError: The outputs are taken for logits and are scores.
-        """
-        assert ending is not None
-        both = ending.classes > ending.units  # one unit stands for two classes
-        if ending.kind == "logits":
-            _check_logits(said)
-            logits = np.asarray(said, np.float64)
-        elif temperature == 1:
-            return np.hstack([1 - said, said]) if both else said
-        else:
-            logits = _logits(np.asarray(said, np.float64), ending.kind == "sigmoid")
-        independent = ending.is_independent or ending.units == 1
-        scores = (sigmoid if independent else softmax)(logits / temperature)
-        return np.hstack([1 - scores, scores]) if both else scores
 
     def answer(self, scores: np.ndarray, top_k: int, *, alone: bool) -> Ranked:
         most = top_k if alone or self.exclusive else None
@@ -111,18 +81,8 @@ class Classes(Output):
     def record(self, answer: Ranked) -> list[dict[str, Any]]:
         return [{"class": name, "score": round(score, 6)} for name, score in answer]
 
-    def measure(
-        self,
-        values: np.ndarray,
-        kept: np.ndarray,
-        *,
-        temperature: float = 1.0,
-        columns: Mapping[str, np.ndarray] | None = None,
-        **draw: int,
-    ) -> dict[str, Any]:
-        return evaluate_predictions(
-            values, kept, self.class_names, temperature=temperature, columns=columns, **draw
-        )
+    def measure(self, values: np.ndarray, kept: np.ndarray, **options: Any) -> dict[str, Any]:
+        return evaluate_predictions(values, kept, self.class_names, **options)
 
     def temperature(self, values: np.ndarray, kept: np.ndarray) -> float | None:
         return fit_temperature(values, kept)
@@ -144,20 +104,3 @@ class Classes(Output):
 
     def card(self, temperature: float) -> dict[str, Any]:
         return {"class_names": list(self.class_names), "temperature": temperature}
-
-
-def _logits(scores: np.ndarray, independent: bool) -> np.ndarray:
-    """Returns float64 logits of scores that are kept within what float32 tells from 0 and 1."""
-    below_one = np.nextafter(np.float32(1), np.float32(0))
-    scores = np.clip(scores, np.finfo(np.float32).tiny, float(below_one))
-    return np.log(scores) - np.log1p(-scores) if independent else np.log(scores)
-
-
-def _check_logits(said: np.ndarray) -> None:
-    """Refuses what adds up to 1 for each example: an unknown layer's scores, not logits."""
-    if said.shape[1] > 1 and (said >= 0).all() and np.allclose(said.sum(1), 1, atol=1e-3):
-        raise UserError(
-            "export: the model's outputs add up to 1 for each image, so they are scores, but the "
-            "last layer says that they are logits. Set that layer's attribute `activation` to "
-            "'softmax'."
-        )

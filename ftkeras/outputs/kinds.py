@@ -69,19 +69,21 @@ def only_output(outputs: Mapping[str, Output]) -> Output | None:
     return next(iter(outputs.values())) if len(outputs) == 1 else None
 
 
-def only_classes(outputs: Mapping[str, Output], who: str) -> Classes:
+def only_classes(outputs: Mapping[str, Output], who: str, *, exclusive: bool = False) -> Classes:
     """Returns the only output, one of classes or labels.
 
     Args:
         outputs: The outputs by name.
         who: What needs it, for the error.
+        exclusive: Whether exactly one class has to be right.
 
     Raises:
-        UserError: There are several outputs, or the only one is a number.
+        UserError: There are several outputs, or the only one is of another kind.
     """
     only = only_output(outputs)
-    if not isinstance(only, Classes):
-        raise UserError(f"{who}: it takes one output of classes or labels, not {told(outputs)}.")
+    if not isinstance(only, Classes) or (exclusive and not only.exclusive):
+        kind = ", which is one of several classes" if exclusive else " of classes or labels"
+        raise UserError(f"{who}: it takes one output{kind}, not {told(outputs)}.")
     return only
 
 

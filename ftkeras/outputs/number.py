@@ -14,11 +14,10 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.bootstrap import bootstrap, interval
-from ftkeras.outputs.base import Answers, Cells, Output
+from ftkeras.outputs.base import Answers, Cells, Output, Reading
 
 if TYPE_CHECKING:
     from ftkeras.config.schema import LossConfig
-    from ftkeras.model.output import Ending
 
 _LOSSES = {
     "mse": keras.losses.MeanSquaredError,
@@ -89,13 +88,19 @@ class Number(Output):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [keras.metrics.MeanMetricWrapper(_absolute_error, name="mae", scale=self.scale)]
 
-    def kept(self, said: np.ndarray, ending: Ending | None) -> np.ndarray:
-        return np.asarray(said)
+    def reading(self, model: keras.Model, name: str) -> Reading:
+        return self
 
-    def scores(self, said: tf.Tensor, ending: Ending | None, temperature: float) -> tf.Tensor:
+    def kept(self, said: Any) -> tf.Tensor:
+        """Returns what predictions keep, (n, 1): numbers in units of the spread."""
+        return tf.cast(said, tf.float32)
+
+    def scores(self, said: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
+        """Returns the numbers in the units of the data, float32 (n,)."""
         return tf.cast(said, tf.float32)[:, 0] * self.scale + self.mean
 
-    def expected(self, said: np.ndarray, ending: Ending | None, temperature: float) -> np.ndarray:
+    def expected(self, said: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Returns the same in NumPy."""
         return np.asarray(self.in_units(said))[:, 0]
 
     def answer(self, scores: np.ndarray, top_k: int, *, alone: bool) -> float:
@@ -107,15 +112,7 @@ class Number(Output):
     def record(self, answer: float) -> float:
         return float(f"{answer:.8g}")  # more than a float32 holds is noise
 
-    def measure(
-        self,
-        values: np.ndarray,
-        kept: np.ndarray,
-        *,
-        temperature: float = 1.0,
-        columns: Mapping[str, np.ndarray] | None = None,
-        **draw: int,
-    ) -> dict[str, Any]:
+    def measure(self, values: np.ndarray, kept: np.ndarray, **options: Any) -> dict[str, Any]:
         """Returns the errors in the units of the data, with 95% bootstrap intervals.
 
         `r2` is the share of the variance that the answers explain; None if the truth does not vary.
@@ -140,6 +137,7 @@ class Number(Output):
 
         names = ("mae", "rmse", "r2")
         measured = dict(zip(names, statistics(np.ones(len(truth))), strict=True))
+        draw = {name: options[name] for name in ("resamples", "seed") if name in options}
         resampled = bootstrap(statistics, len(truth), **draw).T
         off = truth - self.mean
         return {

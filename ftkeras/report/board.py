@@ -13,7 +13,6 @@ from ftkeras.data.feed import Feed
 from ftkeras.evaluation.metrics import softmax
 from ftkeras.evaluation.predictions import Predictions
 from ftkeras.inputs.base import PLAIN
-from ftkeras.inputs.image.show import MOST_IN_GRID, image_grid
 
 _MISTAKES = 25
 _CELL = 44  # pixels of a confusion matrix's cell, with text
@@ -22,12 +21,19 @@ _LETTER = 7  # pixels, of the built-in font at its size
 _INK = (33, 37, 41)
 
 
-def training_batch(feed: Feed) -> np.ndarray:
-    """Returns the first training batch as the model sees it: cut, augmented, mixed."""
+def training_batch(feed: Feed) -> np.ndarray | None:
+    """Returns the first training batch as the model sees it; None if such examples have no looks.
+
+    They are cut, augmented and mixed.
+    """
+    show = feed.input.ability("show")
+    if show is None:
+        return None
     if feed.is_plain:  # without the second that tracing a pipeline takes
-        return image_grid(_pixels(feed, "train", feed.indices(0, 0)[:MOST_IN_GRID]))
+        first = feed.indices(0, 0)[: show.MOST_IN_GRID]
+        return np.asarray(show.image_grid(_pixels(feed, "train", first)))
     images = next(iter(dataclasses.replace(feed, cache="none").train()))[0]
-    return image_grid(images.numpy())
+    return np.asarray(show.image_grid(images.numpy()))
 
 
 def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray | None:
@@ -45,7 +51,10 @@ def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray |
         wrong = logits.argmax(axis=1) != labels
         sure = np.where(wrong, softmax(logits).max(axis=1), -np.inf)
     worst = [i for i in np.argsort(-sure, kind="stable").tolist() if np.isfinite(sure[i])]
-    return image_grid(_pixels(feed, split, worst[:_MISTAKES])) if worst else None
+    show = feed.input.ability("show")
+    if show is None or not worst:
+        return None
+    return np.asarray(show.image_grid(_pixels(feed, split, worst[:_MISTAKES])))
 
 
 def _pixels(feed: Feed, split: str, indices: Sequence[int]) -> np.ndarray:

@@ -18,7 +18,6 @@ from ftkeras.evaluation.explanation import grad_cam
 from ftkeras.evaluation.metrics import scores_for
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
 from ftkeras.inputs.base import PLAIN, Input
-from ftkeras.inputs.image.show import data_uri, overlay
 from ftkeras.outputs.classes import Classes
 from ftkeras.report.read import RunFacts
 
@@ -61,9 +60,9 @@ def wanted(facts: RunFacts) -> dict[str, dict[str, int | None]]:
     return examples
 
 
-def lacks_pictures(facts: RunFacts) -> bool:
+def lacks_pictures(facts: RunFacts, kind: Input) -> bool:
     """Whether a report of the run would show an example of which there is no picture."""
-    return any(
+    return kind.ability("show") is not None and any(
         set(keys) - set(facts.pictures.get(split, {})) for split, keys in wanted(facts).items()
     )
 
@@ -84,7 +83,8 @@ def make_pictures(
     """
     made: dict[str, dict[str, dict[str, Any]]] = {}
     asked = wanted(facts)
-    if not asked or not isinstance(facts.output, Classes):
+    show = kind.ability("show")
+    if show is None or not asked or not isinstance(facts.output, Classes):
         return made
     explain = grad_cam(model, exclusive=facts.output.exclusive)
     for name, classes in asked.items():
@@ -96,7 +96,7 @@ def make_pictures(
         raw = (split.fetch(tf.constant(index_of[key])) for key in keys)
         images = [np.asarray(kind.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw]
         made[name] = {
-            key: {"image": data_uri(image)} for key, image in zip(keys, images, strict=True)
+            key: {"image": show.data_uri(image)} for key, image in zip(keys, images, strict=True)
         }
         explained = [
             (k, image) for k, image in zip(keys, images, strict=True) if classes[k] is not None
@@ -108,5 +108,6 @@ def make_pictures(
         if heat[0].size == 1:  # a single cell says nothing of where
             continue
         for (key, _), image, one in zip(explained, stacked, heat, strict=True):
-            made[name][key] |= {"overlay": data_uri(overlay(image, one)), "cells": list(one.shape)}
+            shown = show.data_uri(show.overlay(image, one))
+            made[name][key] |= {"overlay": shown, "cells": list(one.shape)}
     return made

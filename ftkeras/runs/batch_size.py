@@ -22,15 +22,15 @@ def batch_size_that_fits(
     Args:
         batch_size: The one that did not fit.
         activation_bytes: What its backward pass keeps, in bytes.
-        largest_output: The numbers that the largest output of a layer has for one image.
+        largest_output: The numbers that the largest output of a layer has for one example.
         memory: Bytes that are free.
 
     Example:
-        >>> batch_size_that_fits(256, 256 << 20, 0, 100 << 20)  # 1 MiB an image, twice
+        >>> batch_size_that_fits(256, 256 << 20, 0, 100 << 20)  # 1 MiB per example, twice
         32
     """
-    an_image = _bytes_of_an_image(batch_size, activation_bytes, largest_output)
-    most = min(int(memory * _SHARE / max(an_image, 1)), batch_size - 1)
+    each = _bytes_of_each(batch_size, activation_bytes, largest_output)
+    most = min(int(memory * _SHARE / max(each, 1)), batch_size - 1)
     return 1 << (most.bit_length() - 1) if most > 0 else 0
 
 
@@ -44,7 +44,7 @@ def advise(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
     accumulate = -(-batch_size // fits)
     return (
         f"data.batch_size is {batch_size}; about {fits} would fit: --set data.batch_size={fits} "
-        f"(and --set optimizer.accumulate={accumulate} for updates from as many images)."
+        f"(and --set optimizer.accumulate={accumulate} for updates from as many examples)."
     )
 
 
@@ -55,7 +55,7 @@ def warn(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
     """
     if tf.config.list_physical_devices("GPU"):
         return ""
-    needed = _bytes_of_an_image(batch_size, activation_bytes, _largest_output(model)) * batch_size
+    needed = _bytes_of_each(batch_size, activation_bytes, _largest_output(model)) * batch_size
     free = available_memory()
     if needed <= free:
         return ""
@@ -63,7 +63,7 @@ def warn(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
     return f"Training needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. {advice}"
 
 
-def _bytes_of_an_image(batch_size: int, activation_bytes: int, largest_output: int) -> float:
+def _bytes_of_each(batch_size: int, activation_bytes: int, largest_output: int) -> float:
     return _COPIES * activation_bytes / batch_size + _ALIVE * 4 * largest_output
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.config.data import DataSection, ManifestData
+from ftkeras.config.data import DataSection, ManifestData, MixConfig
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
@@ -70,8 +70,8 @@ def images(
         seed=config.seed if seed is None else seed,
         max_bad_files=section.max_bad_files,
         expected=expected,
-        kind=input_of(config),
         questions=asked,
+        kind=input_of(config),
     )
 
 
@@ -124,11 +124,27 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
             prepared.
     """
     section = config.data
-    settings = {"resize": section.resize, **section.mix.model_dump()}
+    if section.input is not None and section.input.kind != "image":
+        kind = make_input(section.input.kind, section.input.settings, model)
+        _check_images_fields(section, kind)
+        return kind
+    settings = {"size": section.image_size, "resize": section.resize, **section.mix.model_dump()}
     if not isinstance(section.augmentation, str):
         settings["layers"] = [(row.name, row.args) for row in section.augmentation]
         settings["repeatable"] = config.training.deterministic
-    return make_input("image", settings, model)
+    own = {} if section.input is None else section.input.settings
+    return make_input("image", {**settings, **own}, model)
+
+
+def _check_images_fields(section: DataSection, kind: Input) -> None:
+    """Refuses what only images can have, unless it says that nothing is wanted."""
+    nothing = {"image_size": None, "resize": "crop", "augmentation": "none", "mix": MixConfig()}
+    for name in section.model_fields_set & nothing.keys():
+        if getattr(section, name) != nothing[name]:
+            raise UserError(
+                f"data.{name}: this is for images, and the data are {kind.nouns}. Leave it out; "
+                f"what {kind.nouns} can have is set in data.input."
+            )
 
 
 def feed(
@@ -139,7 +155,9 @@ def feed(
     full: bool = False,
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
-    section, augmentation = config.data, config.data.augmentation
+    section, kind = config.data, input_of(config, model)
+    is_image = kind.kind == "image"
+    augmentation = section.augmentation if is_image else kind.training_view
     listed = config.phases if isinstance(config.phases, list) else []
     varies = any(phase.augmentation is not None for phase in listed)
     if varies and not isinstance(augmentation, str):
@@ -149,7 +167,7 @@ def feed(
         )
     return Feed(
         data,
-        input_of(config, model),
+        kind,
         batch_size=section.batch_size,
         seed=config.seed,
         cache=section.cache,

@@ -48,15 +48,16 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
 
 
 def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str, Any]:
-    """Measures a run's model on corrupted and shifted images; writes `robustness.json`.
+    """Measures a run's model on corrupted and shifted examples; writes `robustness.json`.
 
     Args:
         run: The run.
-        examples: How many images, drawn under the run's seed; None is all of the split.
-        split: Whose images.
+        examples: How many, drawn under the run's seed; None is all of the split.
+        split: Of which split.
 
     Raises:
-        UserError: The run has no such split, its images are too small, or the extra is missing.
+        UserError: The run has no such split, its examples cannot be corrupted, or the extra is
+            missing.
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
@@ -74,7 +75,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
 
 
 def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
-    """Yields what a run's model says of each image file, or what is wrong with it."""
+    """Yields what a run's model says of each file, or what is wrong with it."""
     yield from task_of(run.config).predict(run, load_model(run), files, top_k)
 
 
@@ -112,7 +113,7 @@ def export(
 def write_report(runs: Sequence[Run], out: str | None = None) -> str:
     """Writes the page of a run, or of several side by side, and returns where it is.
 
-    The page of one run shows images; they are made when they are first needed, which takes the
+    The page of one run shows examples; they are made when they are first needed, which takes the
     run's model and data.
 
     Args:
@@ -127,7 +128,7 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    if lacks_pictures(read_run(run.folder)):
+    if lacks_pictures(read_run(run.folder), build.input_of(run.config)):
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)

@@ -68,10 +68,11 @@ def full_batches(feed: Feed, why: str, replicas: int) -> tuple[Feed, str]:
     """
     if feed.batch_size % replicas:
         raise UserError(
-            f"data.batch_size: {feed.batch_size} images cannot be shared evenly among {replicas} "
-            f"replicas, and batches have to be full because {why}. Take a multiple of {replicas}."
+            f"data.batch_size: {feed.batch_size} {feed.input.nouns} cannot be shared evenly among "
+            f"{replicas} replicas, and batches have to be full because {why}. Take a multiple of "
+            f"{replicas}."
         )
     full = dataclasses.replace(feed, complete=why)
     left = len(feed.data.splits["train"]) % feed.batch_size
-    out = f"; each epoch leaves out {left} images, others each time" if left else ""
+    out = f"; each epoch leaves out {left} {feed.input.nouns}, others each time" if left else ""
     return full, f"training batches are full, because {why}{out}"

@@ -20,13 +20,13 @@ from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
 from ftkeras.evaluation.results import format_results, headline
-from ftkeras.export.classifier import Served, check_convertible
+from ftkeras.export.classifier import Served
 from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.base import Output
-from ftkeras.outputs.kinds import only_output, outputs_of, told
-from ftkeras.outputs.one_of import OneOf
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.kinds import only_classes, only_output, outputs_of, told
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
@@ -60,7 +60,7 @@ class Task:
         if config.data.mix.mixup or config.data.mix.cutmix:
             check_mix(data)
         if config.export.formats:
-            check_convertible(data.outputs, config.export.formats[0], "export.formats")
+            only_classes(data.outputs, f"export.formats: {config.export.formats[0]}")
         check_monitors(config, data, self.logged(config, data))
 
     def images(self, config: Config) -> ImageData:
@@ -191,7 +191,7 @@ class Task:
             files,
             outputs,
             kind=build.input_of(config, model),
-            temperatures=_temperatures(run, outputs),
+            temperatures=temperatures_of(run, outputs),
             top_k=top_k,
             batch_size=config.data.batch_size,
         )
@@ -203,8 +203,9 @@ class Task:
         for name, output in outputs.items():
             if isinstance(output, AnyOf) and thresholds and len(outputs) == 1:
                 outputs = {name: dataclasses.replace(output, thresholds=thresholds)}
-        resize, temperatures = run.config.data.resize, _temperatures(run, outputs)
-        return Served(model, outputs, resize, temperatures)
+        resize, temperatures = run.config.data.resize, temperatures_of(run, outputs)
+        kind = build.input_of(run.config, model)
+        return Served(model, outputs, resize, temperatures, kind)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
@@ -227,14 +228,14 @@ def task_of(config: Config) -> Task:
     return task
 
 
-def _temperatures(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
+def temperatures_of(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
     """Returns by output what a run's logits are divided by where its model is used."""
     evaluation = run.read_json("evaluation.json")
     parts = evaluation.get("heads") or dict.fromkeys(outputs, evaluation)
     return {name: float(part.get("temperature", 1.0)) for name, part in parts.items()}
 
 
-def only_one_of(data: ImageData, who: str) -> OneOf:
+def only_one_of(data: ImageData, who: str) -> Classes:
     """Returns the only output, which is one of several classes, with every answer known.
 
     Args:
@@ -245,12 +246,7 @@ def only_one_of(data: ImageData, who: str) -> OneOf:
         UserError: There are several outputs, the only one is of another kind, or there are examples
             whose answer is unknown.
     """
-    only = only_output(data.outputs)
-    if not isinstance(only, OneOf):
-        raise UserError(
-            f"{who}: it takes one output, which is one of several classes, not "
-            f"{told(data.outputs)}."
-        )
+    only = only_classes(data.outputs, who, exclusive=True)
     unknown = sum(a.known is not None for split in data.splits.values()
                   for a in split.answers.values())  # fmt: skip
     if unknown:

@@ -44,7 +44,7 @@ def fit(
 
     Args:
         model: A compiled model, as it was built for the beginning.
-        feed: Where batches of (images, labels[, weights]) come from.
+        feed: Where batches of (inputs, labels[, weights]) come from.
         unfreeze: The phases.
         checkpoints: Keeps the best epoch's weights; its run takes all that is written, and its
             moving average, if there is one, is what validation and the best checkpoint use.

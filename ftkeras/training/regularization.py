@@ -62,7 +62,7 @@ class WeightPenalty(TrainingPenalty):
         ```python
         weights = weights_of(model, backbone.blocks)
         penalty = WeightPenalty(weights.all, l2=1e-4, l2_sp=1e-3)
-        model.fit(images, labels, callbacks=[penalty])
+        model.fit(inputs, labels, callbacks=[penalty])
         ```
     """
 

@@ -108,7 +108,8 @@ def shift(test_labels: list[int], features: np.ndarray) -> list[str]:
         coloured=np.ones(count, bool),
         thumbnails=np.zeros((count, 32, 32), np.uint8),
     )
-    return [f.check for f in splits.check_shift(parts, looks, lambda rows: features[rows])]
+    found = splits.check_shift(parts, looks, lambda rows: features[rows])
+    return [f.check for f in (*splits.check_labels(parts), *found)]
 
 
 def test_shift_of_labels_and_of_images_are_told_apart():

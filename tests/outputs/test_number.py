@@ -137,7 +137,7 @@ def test_one_number_is_predicted_and_served_in_its_units(run, folder, tmp_path):
     assert float(said["age_value"][0]) == pytest.approx(float(good["age"]), abs=0.01)
     card = run.read_json("certificate.json")["saved_model"]["heads"]["age"]
     assert card["kind"] == "number" and card["scale"] > 10
-    with pytest.raises(UserError, match=r"onnx takes .* labels, not 'age' \(number\)"):
+    with pytest.raises(UserError, match=r"onnx: it takes .* labels, not 'age' \(number\)"):
         export(run, formats=["onnx"])
 
 
@@ -149,9 +149,9 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
     assert "Always the mean of training" in page and "The largest errors" in page
     for anchor in ("classes", "confusion", "calibration", "mistakes", "labels", "robustness"):
         assert f'id="{anchor}"' not in page
-    with pytest.raises(UserError, match=r"one output of classes or labels, not 'age' \(number\)"):
+    with pytest.raises(UserError, match=r"one output, of classes or labels, not 'age' \(number\)"):
         ftkeras.robustness(run, 4)
-    with pytest.raises(UserError, match="compare: it takes one output of classes or labels"):
+    with pytest.raises(UserError, match="compare: it takes one output, of classes or labels"):
         ftkeras.compare_runs(run, run)
 
 
@@ -162,7 +162,7 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
         ("training.monitor=val_accuracy", "Logged: loss, mae, val_loss, val_mae"),
         ("data.balance=class_weights", "all outputs are numbers"),
         ("data.mix.mixup=0.2", "MixUp and CutMix would blend answers"),
-        ("export.formats=[litert]", r"export.formats: litert takes .* not 'age' \(number\)"),
+        ("export.formats=[litert]", r"export.formats: litert: it takes .* not 'age' \(number\)"),
         ("outputs.age=classes", "the data have no column 'age'. There are label, years"),
         ("data.label_column=years", "leave out label_column and multi_label"),
         ("outputs.age.column=label", "outputs.age: 'a' of 0.png is not a number"),

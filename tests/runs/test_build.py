@@ -121,9 +121,10 @@ def test_strength_by_phase_needs_a_strength(arrays):
 def test_layers_without_a_seed_are_noted_and_never_deterministic(arrays):
     pytest.importorskip("keras_cv")
     layers = "data.augmentation=[{name: keras_cv/GridMask}, {name: RandAugment}]"
-    lines = assemble(config(arrays, layers)).describe().splitlines()
+    assembled = assemble(config(arrays, layers))
+    lines = assembled.describe().splitlines()
     (note,) = (line for line in lines if "takes no seed" in line)
     assert "keras_cv/GridMask takes no seed" in note
     strict = config(arrays, layers, "training.deterministic=true")
     with pytest.raises(UserError, match="GridMask takes no seed, so training.deterministic"):
-        build.feed(strict, build.images(strict), 32)
+        build.feed(strict, assembled.data, assembled.model)

@@ -6,7 +6,6 @@ from typing import Any
 from unittest import mock
 
 from ftkeras.config.schema import Config
-from ftkeras.tasks.multi_task.config import MultiTaskConfig
 
 
 def bind_config(config: Config) -> None:
@@ -17,8 +16,7 @@ def bind_config(config: Config) -> None:
 
     size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
     config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
-    heads = config.multi_task.heads if isinstance(config, MultiTaskConfig) else ()
-    items = _found([head.column for head in heads])
+    items = _found([output.column or name for name, output in config.asked.items()])
     with (
         mock.patch.dict(SOURCES, {name: lambda **_: items for name in SOURCES}),
         mock.patch.object(

@@ -26,7 +26,7 @@ def find(
     """Finds the examples of an .npz file; nothing in it is unpickled.
 
     Args:
-        path: The file: an array (n, ...) named for what they are, such as `images`, and `labels`,
+        path: The file: an array (n, ...) that is called what they are, and `labels`,
             (n,) class indices or (n, classes) zeros and ones; or `x_train`, `y_train`, and the same
             for val and test.
         parts: Names in place of train, val and test: "holdout" reads x_holdout and y_holdout.
@@ -67,7 +67,7 @@ def find(
         parts=[part for (part, _, _), n in zip(pairs, counts, strict=True) for _ in range(n)],
         make_fetch=from_array(np.concatenate(examples)),
         class_names=names,
-        kind="labels" if several else "classes",
+        label_kind="labels" if several else "classes",
     )
 
 

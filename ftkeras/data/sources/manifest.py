@@ -76,7 +76,8 @@ def find(
         )
     folder = path.rpartition("/")[0]
     verdicts = scan_files([_absolute(row.file, folder) for row in rows], path, kind)
-    kept = [(row, v) for row, v in zip(rows, verdicts, strict=True) if not v.reason]
+    judged = list(zip(rows, verdicts, strict=True))
+    kept = [(row, v) for row, v in judged if not v.reason]
     weights = np.array([row.weight for row, _ in kept], np.float32)
     return Listing(
         ids=[row.file for row, _ in kept],
@@ -86,13 +87,11 @@ def find(
         # A class of which all files are bad must not vanish unnoticed.
         class_names=sorted({label for row in rows for label in row.labels}),
         weights=None if (weights == 1.0).all() else weights,
-        kind="labels" if multi_label or label_column is None else "classes",
+        label_kind="labels" if multi_label or label_column is None else "classes",
         columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
         files=[v.path for _, v in kept],
         bad_files=tuple(
-            BadFile(row.file, f"{v.reason} ({row.where})")
-            for row, v in zip(rows, verdicts, strict=True)
-            if v.reason
+            BadFile(row.file, f"{v.reason} ({row.where})") for row, v in judged if v.reason
         ),
     )
 

@@ -43,7 +43,7 @@ def find(
         UserError: The data set is unknown, not to be had, or has no such features.
     """
     builder = _prepared(name, data_dir, download)
-    class_names, labels_are = _classes(builder, image_feature, label_feature)
+    class_names, label_kind = _classes(builder, image_feature, label_feature)
     wanted = _split_strings(builder, parts)
     instructions = {part: _instructions(builder, part, text) for part, text in wanted.items()}
     shards = sorted({str(piece.filename) for pieces in instructions.values() for piece in pieces})
@@ -69,7 +69,7 @@ def find(
                     )
     chosen.sort(key=lambda record: (record.shard, record.number))
     in_parts = [part_of[record.shard, record.number] for record in chosen]
-    return found_in(chosen, in_parts, image_feature, class_names, labels_are)
+    return found_in(chosen, in_parts, image_feature, class_names, label_kind)
 
 
 def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
@@ -113,7 +113,7 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
 
 
 def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, str]:
-    """The class names, where the feature has them, and `Listing.kind`."""
+    """The class names, where the feature has them, and `Listing.label_kind`."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features

@@ -45,10 +45,9 @@ def find(
     shards = _shards(path)
     part_of = _parts_by_pattern(shards, parts) if parts else _parts_by_name(shards)
     records = scan_records(sorted(part_of), image_feature, label_feature, kind)
-    answers = "labels" if multi_label else "classes"
-    return found_in(
-        records, [part_of[r.shard] for r in records], image_feature, class_names, answers
-    )
+    labels = "labels" if multi_label else "classes"
+    parts_of = [part_of[record.shard] for record in records]
+    return found_in(records, parts_of, image_feature, class_names, labels)
 
 
 def _shards(path: str) -> list[str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from ftkeras.errors import UserError
@@ -37,6 +39,20 @@ SMALLEST = 32  # pixels; the corruptions are not defined below it
 _SEEDED = ("impulse_noise", "glass_blur")  # take a seed of their own beside NumPy's global one
 
 Change = Callable[[np.ndarray], np.ndarray]
+
+
+def check(kind: Any, field: str) -> None:
+    """Raises UserError if the images that a model takes are too small; `field` names the wish."""
+    if kind.size and kind.size < SMALLEST:
+        raise UserError(
+            f"{field}: corruptions need images of at least {SMALLEST} px, and the model's have "
+            f"{kind.size}. Train it with data.image_size={SMALLEST} or more."
+        )
+
+
+def to_change(images: tf.Tensor) -> np.ndarray:
+    """Returns images (b, s, s, 3) as `corrupt` and `SHIFTS` take each of them: uint8."""
+    return tf.cast(images, tf.uint8).numpy()
 
 
 def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarray:

@@ -8,6 +8,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from ftkeras.inputs.image.file_check import DAMAGED as DAMAGED
+from ftkeras.inputs.image.file_check import why_not as why_not
+
 _EXIF_ORIENTATION = 0x0112
 # 8 x 8 pixels, and two frames of that. Pillow may lack the encoder.
 _WEBP = base64.b64decode("UklGRh4AAABXRUJQVlA4TBEAAAAvB8ABAAdQjyLXo/+BiOh/AAA=")
@@ -15,6 +18,20 @@ _WEBP_ANIMATION = base64.b64decode(
     "UklGRoYAAABXRUJQVlA4WAoAAAACAAAABwAABwAAQU5JTQYAAAAAAAAAAABBTk1GKAAAAAAAAAAAAAcAAAcAAGQAAAJWUDhM"
     "EAAAAC8HwAEAB1CFKHL/AxHR/wBBTk1GKgAAAAAAAAAAAAcAAAcAAGQAAABWUDhMEQAAAC8HwAEAB1CFQhW0/4GI6H8AAA=="
 )
+
+LIMITS = (
+    "WebP files get an error, and reach no decoder. Rare kinds that training renders with Pillow "
+    "(CMYK JPEG, PNG with a transparent palette or EXIF rotation, compressed BMP) are decoded by "
+    "TensorFlow and may look different."
+)
+"""What no golden image shows."""
+WARM_UP = ("colour", "grey", "alpha", "rotated")
+"""The golden images that a server is asked about first."""
+
+
+def is_told(name: str, error: str) -> bool:
+    """Whether an error is about the file that `refused_images` has under that name."""
+    return ("WebP is not supported" in error) == ("webp" in name)
 
 
 def golden_images() -> dict[str, bytes]:

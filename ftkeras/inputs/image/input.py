@@ -12,12 +12,13 @@ import numpy as np
 import PIL
 import tensorflow as tf
 
-from ftkeras.errors import UserError
+from ftkeras.errors import UserError, did_you_mean
 from ftkeras.inputs.base import Input, Tree, Verdict, View
 from ftkeras.inputs.image import scan
 from ftkeras.inputs.image.augment import STRENGTHS, Augment, Strength, augment_image
 from ftkeras.inputs.image.augment_layers import layers_augment
 from ftkeras.inputs.image.decode import (
+    MODES,
     Crop,
     all_of,
     cut,
@@ -58,7 +59,16 @@ class ImageInput(Input):
     kind = "image"
     noun = "image"
     files = "JPEG, PNG, GIF, BMP or WebP files"
+    abilities = {
+        name: f"ftkeras.inputs.image.{name}"
+        for name in ("show", "corruptions", "looks", "duplicates", "golden")
+    }
     version = (scan.VERSION, PIL.__version__, tf.__version__)
+
+    def __post_init__(self) -> None:
+        if self.resize not in MODES:
+            guess = did_you_mean(self.resize, MODES)
+            raise UserError(f"resize is one of {', '.join(MODES)}.{guess}")
 
     @property
     def views(self) -> Sequence[str]:
@@ -77,8 +87,8 @@ class ImageInput(Input):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The size."""
-        return {"image_size": self.size}
+        """The size, and how images become square."""
+        return {"image_size": self.size, "resize": self.resize}
 
     @property
     def title(self) -> str:
@@ -208,14 +218,17 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> ImageInput:
     """Makes the input of a run.
 
     Args:
-        settings: `resize`, `mixup`, `cutmix`; `layers`, (name, arguments) of each augmentation
-            layer; and `repeatable`, whether all of them have to follow a seed.
-        model: Its size is that of the images.
+        settings: `size`, `resize`, `mixup`, `cutmix`; `layers`, (name, arguments) of each
+            augmentation layer; and `repeatable`, whether all of them have to follow a seed.
+        model: Its size counts, if there is one.
     """
     options = dict(settings)
     rows, repeatable = options.pop("layers", None), options.pop("repeatable", False)
-    size = 0 if model is None else int(model.input_shape[1])
-    if rows is None or not size:
+    size = options.pop("size", None) or 0
+    if model is None:
+        return ImageInput(size, **options)
+    size = int(model.input_shape[1])
+    if rows is None:
         return ImageInput(size, **options)
     layers = layers_augment(rows, size, repeatable=repeatable)
     return ImageInput(size, layers=layers, layers_recipe=f"seeded layers {rows!r}", **options)

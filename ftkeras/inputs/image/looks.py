@@ -9,11 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.inputs.image.decode import whole
+from ftkeras.inputs.image.input import ImageInput
 
 THUMBNAIL = 32  # pixels a side
 CHROMA = 4.0  # mean difference between channels, of 255, that JPEG leaves in a grey image
 BLANK = 2.0  # standard deviation, of 255, below which an image shows nothing
 
+_USUAL_SIZE = 224  # pixels, if the config leaves it to the backbone
 _LONG = 4.0  # times as long as wide
 _TINY = 4.0  # times smaller than the model's input, and than most images of the set
 _ENLARGED = 2.0
@@ -73,7 +76,8 @@ class Looks:
 
 @tf.autograph.experimental.do_not_convert
 def measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Returns size, content, deviation, chroma and thumbnail of an image, uint8 (h, w, 3)."""
+    """Returns size, content, deviation, chroma and thumbnail of an image, as a source yields it."""
+    image = whole(image)  # (h, w, 3)
     content = tf.strings.to_hash_bucket_strong(
         tf.io.serialize_tensor(image), 2**62, key=[0x66746B65, 0x72617321]
     )
@@ -85,21 +89,23 @@ def measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return tf.shape(image)[:2], content, tf.math.reduce_std(grey), chroma, thumbnail
 
 
-def odd_images(
-    looks: Looks, class_names: Sequence[str], *, image_size: int, resize: str
-) -> list[Finding]:
+def reader(size: int) -> ImageInput:
+    """Returns what reads whole images at a size, to compare them."""
+    return ImageInput(size, "squash")
+
+
+def find_odd(looks: Looks, class_names: Sequence[str], kind: ImageInput) -> list[Finding]:
     """Finds images that show nothing, are tiny or long, or mix grey and colour.
 
     Args:
         looks: What was seen.
         class_names: Names of the classes.
-        image_size: Side of the model's input, in pixels.
-        resize: How images become square: crop, pad or squash.
+        kind: How the model gets them.
     """
     checks = (
         _blank(looks),
-        _tiny(looks, image_size),
-        _long(looks, resize),
+        _tiny(looks, kind.size or _USUAL_SIZE),
+        _long(looks, kind.resize),
         _grey(looks, class_names),
     )
     return [finding for finding in checks if finding]

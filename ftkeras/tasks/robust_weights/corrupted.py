@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.console import track
 from ftkeras.data.dataset import Split
@@ -16,7 +15,6 @@ from ftkeras.data.pipeline import plain
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.robustness import sample
 from ftkeras.inputs.base import Input
-from ftkeras.inputs.image.corruptions import CORRUPTIONS, SMALLEST, corrupt
 from ftkeras.model.inference import Answer
 
 _BATCH = 50  # images a step
@@ -46,14 +44,14 @@ class CorruptedSample:
         }
 
 
-def check_corruptions(names: Sequence[str], image_size: int, field: str) -> None:
-    """Raises UserError for an unknown name, images that are too small, or a missing package."""
+def check_corruptions(names: Sequence[str], kind: Input, field: str) -> None:
+    """Raises UserError for an unknown name, what cannot be corrupted, or a missing package."""
+    corruptions = kind.able("corruptions", field)
     for name in names:
-        if name not in CORRUPTIONS:
-            guess = did_you_mean(name, CORRUPTIONS)
+        if name not in corruptions.CORRUPTIONS:
+            guess = did_you_mean(name, corruptions.CORRUPTIONS)
             raise UserError(f"{field}: no corruption {name!r}.{guess}")
-    if image_size < SMALLEST:
-        raise UserError(f"{field}: corruptions need images of {SMALLEST} px or more.")
+    corruptions.check(kind, field)
     if importlib.util.find_spec("imagecorruptions") is None:
         raise UserError(f'{field}: install the corruptions: pip install "ftkeras[robustness]".')
 
@@ -79,11 +77,14 @@ def corrupted_sample(
     """
     drawn = sample(split, examples, seed)
     batches = plain(drawn, kind, _BATCH)
-    clean = np.concatenate([tf.cast(images, tf.uint8).numpy() for images, *_ in batches])
+    corruptions = kind.able("corruptions", "robust_weights")
+    clean = np.concatenate([corruptions.to_change(images) for images, *_ in batches])
     images = {
         name: np.stack(
             [
-                corrupt(image, name, severity, zlib.crc32(f"{seed} {name} {index}".encode()))
+                corruptions.corrupt(
+                    image, name, severity, zlib.crc32(f"{seed} {name} {index}".encode())
+                )
                 for index, image in enumerate(clean)
             ]
         )

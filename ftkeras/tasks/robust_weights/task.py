@@ -21,7 +21,6 @@ from ftkeras.config.schema import Config
 from ftkeras.console import table, track
 from ftkeras.data.dataset import ImageData
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.inputs.image.corruptions import SMALLEST
 from ftkeras.model.inference import logits_function
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
@@ -30,6 +29,7 @@ from ftkeras.report.html import table as html_table
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
+from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.robust_weights.config import RobustWeightsConfig, RobustWeightsSection
@@ -52,8 +52,8 @@ class RobustWeights(Task):
         only_one_of(data, "task robust_weights")
         if "val" not in data.splits:
             raise UserError("data.split.val: robust_weights chooses on a validation split.")
-        size = config.data.image_size or SMALLEST  # no backbone's natural size is smaller
-        check_corruptions(section.corruptions, size, "robust_weights.corruptions")
+        kind = build.input_of(config)
+        check_corruptions(section.corruptions, kind, "robust_weights.corruptions")
         for folder in section.runs:
             _check_ingredient(Run.open(folder), config, data)
 

@@ -53,7 +53,7 @@ class AveragedWeights(keras.callbacks.Callback):
     Example:
         ```python
         ema = AveragedWeights(model, decay=0.999)
-        model.fit(images, labels, callbacks=[unfreeze, ema])
+        model.fit(inputs, labels, callbacks=[unfreeze, ema])
         with ema.swapped():
             model.save("averaged.keras")
         ```

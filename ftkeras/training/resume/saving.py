@@ -207,9 +207,8 @@ class SavedTraining:
         tried = f", also after going back {went} times to smaller rates" if went else ""
         epoch, batch = self._rollbacks[-1]  # how many batches were done, the bad one included
         if went and batch and all(position == [epoch, batch] for position in self._rollbacks):
-            look = (
-                f"It is the same step each time: look at its images ({examples(epoch, batch - 1)})"
-            )
+            named = examples(epoch, batch - 1)
+            look = f"It is the same step each time: look at its examples ({named})"
         else:
             look = "Look at the phase's learning_rate"
         return (

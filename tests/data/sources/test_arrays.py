@@ -47,7 +47,7 @@ def test_rows_of_zeros_and_ones_are_several_labels(save):
     hot = np.zeros((20, 3))
     hot[:, 0], hot[::2, 2] = 1, 1
     found = arrays.find(kind=KIND, path=save(images=IMAGES, labels=hot), parts={})
-    assert found.kind == "labels" and found.labels[:2] == [("0", "2"), ("0",)]
+    assert found.label_kind == "labels" and found.labels[:2] == [("0", "2"), ("0",)]
 
 
 def test_pickled_objects_are_never_loaded(save, tmp_path):

@@ -99,7 +99,7 @@ def test_several_labels(tmp_path, photo):
     found = source.find(
         kind=IMAGES, name="tiny_set", data_dir=str(tmp_path), parts={}, label_feature="tags"
     )
-    assert found.kind == "labels"
+    assert found.label_kind == "labels"
     assert sorted(found.labels) == [(), ("a",), ("a", "b"), ("b",)]
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 from ftkeras.data.load import load_data
 from ftkeras.doctor.look import look_at
 from ftkeras.inputs.image import duplicates
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.image.looks import Looks
 
 
@@ -155,7 +156,9 @@ def test_pixels_count_and_not_the_file(tmp_path, new_photo):
     for name, seed in (("a/1.png", 1), ("a/2.bmp", 1), ("b/3.png", 2)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         new_photo(seed).save(tmp_path / name)
-    looks = look_at(load_data("folder", path=str(tmp_path), split={"val": None, "test": None}))
+    looks = look_at(
+        load_data("folder", path=str(tmp_path), split={"val": None, "test": None}), ImageInput()
+    )
     assert duplicates.exact_pairs(looks).tolist() == [[0, 1]]
 
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 from ftkeras.data.load import load_data
 from ftkeras.doctor.look import look_at
-from ftkeras.inputs.image.looks import odd_images
+from ftkeras.inputs.image.input import ImageInput
+from ftkeras.inputs.image.looks import find_odd
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def folder(tmp_path, new_photo):
 
 def findings(folder, image_size: int = 48, resize: str = "crop"):
     data = load_data("folder", path=str(folder), split={"val": None, "test": None})
-    found = odd_images(look_at(data), data.class_names, image_size=image_size, resize=resize)
+    kind = ImageInput(image_size, resize)
+    found = find_odd(look_at(data, kind), data.class_names, kind)
     return {finding.check: finding for finding in found}
 
 
@@ -30,7 +32,9 @@ def test_what_is_seen_of_an_image(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.fromarray(pixels).save(tmp_path / name / "0.png")
-    looks = look_at(load_data("folder", path=str(tmp_path), split={"val": None, "test": None}))
+    looks = look_at(
+        load_data("folder", path=str(tmp_path), split={"val": None, "test": None}), ImageInput()
+    )
     assert looks.sizes.tolist() == [[20, 30]] * 2
     np.testing.assert_allclose(looks.deviation, 30)  # halves of grey 0 and 60
     assert looks.coloured.all()  # channels are 60 apart in half of the pixels

@@ -335,7 +335,7 @@ def test_what_cannot_be_is_said_before_training(images, tmp_path):
     with np.load(images) as file:
         np.savez(several, images=file["images"], labels=np.ones((200, 2), np.int64))
     Path(f"{several}.keras").write_bytes(Path(f"{images}.keras").read_bytes())
-    with pytest.raises(UserError, match="several labels an image"):
+    with pytest.raises(UserError, match="one of several classes, not 'label' \\(labels\\)"):
         assemble(config(several))
     with pytest.raises(UserError, match="any picture at all"):
         config(images, budget=255.0)

@@ -146,7 +146,7 @@ def test_the_answers_are_kept_and_the_temperature_is_that_of_validation(run):
 
 
 def test_predictions_are_scaled_by_the_temperature(run, photos, monkeypatch):
-    monkeypatch.setattr(task, "temperature_of", lambda _: 1000.0)
+    monkeypatch.setattr(task, "temperatures_of", lambda *_: {"label": 1000.0})
     flat = next(ftkeras.predict(run, [str(photos / "red" / "0.jpg")]))
     assert flat.best[0][1] == pytest.approx(1 / 3, abs=0.02)
 

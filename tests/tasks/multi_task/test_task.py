@@ -186,11 +186,11 @@ def test_evaluate_bars_and_the_report_speak_of_heads(run):
         'id="outputs"' in page and 'id="confusion-colour"' in page and 'id="confusion"' not in page
     )
     assert 'id="numbers-light"' in page
-    with pytest.raises(UserError, match="one output of classes or labels, not 'colour'"):
+    with pytest.raises(UserError, match="one output, of classes or labels, not 'colour'"):
         ftkeras.robustness(run, 4)
     with pytest.raises(UserError, match="compare: it takes one output"):
         compare_runs(run, run, "test")
-    with pytest.raises(UserError, match="onnx takes a model with one output"):
+    with pytest.raises(UserError, match="onnx: it takes one output"):
         export(run, formats=["onnx"])
 
 
@@ -235,7 +235,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
     ("override", "message"),
     [
         ("data.mix.mixup=0.2", "MixUp and CutMix would blend"),
-        ("export.formats=[onnx]", "onnx takes a model with one output"),
+        ("export.formats=[onnx]", "onnx: it takes one output"),
         ("loss.name=cross_entropy", "an output has several"),
         ("training.monitor=val_accuracy", "no metric 'val_accuracy' is logged"),
         ("data.multi_label=true", "leave out label_column and multi_label"),

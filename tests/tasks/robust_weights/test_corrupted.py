@@ -50,9 +50,9 @@ def test_images_follow_from_the_seed_and_are_those_of_the_split():
 
 def test_what_cannot_be_corrupted_is_said(monkeypatch):
     with pytest.raises(UserError, match="no corruption 'fogg'. Did you mean 'fog'"):
-        check_corruptions(["fogg"], 64, "x")
-    with pytest.raises(UserError, match="32 px or more"):
-        check_corruptions(["fog"], 31, "x")
+        check_corruptions(["fogg"], ImageInput(64), "x")
+    with pytest.raises(UserError, match="at least 32 px"):
+        check_corruptions(["fog"], ImageInput(31), "x")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"ftkeras\[robustness\]"):
-        check_corruptions(["fog"], 64, "x")
+        check_corruptions(["fog"], ImageInput(64), "x")

@@ -137,7 +137,7 @@ def test_a_batch_of_nan_pixels_stops_the_run_and_is_named(small_training, small_
 
     with pytest.raises(TrainingError, match="the loss is nan, also after going back 2") as error:
         small_training(tmp_path, PHASES, feed={"layers": spoiled, "batch_size": 3})
-    assert "It is the same step each time: look at its images (" in str(error.value)
+    assert "It is the same step each time: look at its examples (" in str(error.value)
     assert small_images.splits["train"].ids[7] in str(error.value)
     assert "\n" not in str(error.value)
 

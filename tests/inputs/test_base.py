@@ -1,0 +1,165 @@
+"""Kinds of input from outside of the package: the one of the manual, and texts of any length."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ftkeras.config.load import parse_config
+from ftkeras.data.dataset import Split
+from ftkeras.data.feed import Feed
+from ftkeras.data.load import load_data
+from ftkeras.data.pipeline import Examples, batches, plain
+from ftkeras.data.share import Share
+from ftkeras.errors import UserError
+from ftkeras.inputs.base import PLAIN, Input
+from ftkeras.inputs.registry import make_input, register_input
+from ftkeras.runs import build
+from ftkeras.trunk.key import stamp_examples
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def points() -> Input:
+    """What the example of the manual registers."""
+    page = Path(__file__).parents[2] / "docs" / "inputs.md"
+    [example] = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(compile(example, str(page), "exec"), {})
+    return make_input("points")
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("clouds") / "clouds.npz"
+    arrays = np.random.default_rng(0).normal(size=(COUNT, 8, 2))
+    np.savez(path, clouds=arrays, labels=np.arange(COUNT) % 2)
+    return str(path)
+
+
+class Words(Input):
+    """Texts as the numbers of their words."""
+
+    kind, noun, raw = "words", "text", tf.TensorSpec((), tf.string)
+    pad = {"token_ids": -1}
+
+    @property
+    def takes(self) -> dict[str, tf.TensorSpec]:
+        return {
+            "token_ids": tf.TensorSpec((None,), tf.int32),
+            "padding_mask": tf.TensorSpec((None,), tf.bool),
+        }
+
+    def recipe(self, view: str = "none") -> str:
+        return "words"
+
+    def decode(self, raw: tf.Tensor, view: Any) -> dict[str, tf.Tensor]:
+        ids = tf.strings.to_number(tf.strings.split(raw), tf.int32)
+        return {"token_ids": ids, "padding_mask": ids > -1}
+
+    def prepare(self, kept: Any, view: Any, key: tf.Tensor) -> Any:
+        return kept
+
+
+@pytest.fixture(scope="module")
+def texts() -> Split:
+    raw = tf.constant([" ".join(map(str, range(i + 1))) for i in range(COUNT)])
+    labels = np.arange(COUNT, dtype=np.int32) % 2
+    return Split("train", [str(i) for i in range(COUNT)], labels, 2, lambda index: raw[index])
+
+
+def test_a_kind_of_the_manual_trains_from_files_to_batches(points, clouds):
+    data = load_data("arrays", path=clouds, kind=points, split={"val": 0.25, "test": None})
+    feed = Feed(data, points, batch_size=4, seed=3, view=points.training_view, cache="memory")
+    assert feed.steps_per_epoch == 3 and not feed.is_plain
+    train, split = list(feed.train()), data.splits["train"]
+    raw = np.stack([split.fetch(tf.constant(i)) for i in range(len(split))])
+    lengths = np.linalg.norm(raw, axis=-1)
+    for number, (found, labels) in enumerate(train):
+        indices = feed.indices(0, number)
+        assert labels.numpy().argmax(1).tolist() == split.labels[indices].tolist()
+        np.testing.assert_allclose(np.linalg.norm(found, axis=-1), lengths[indices], rtol=1e-4)
+        assert np.abs(found - raw[indices]).max() > 0.1  # turned
+    again = dataset_of(Feed(data, points, 4, seed=3, view="turned", cache="none").train())
+    np.testing.assert_array_equal(dataset_of(train), again)
+    np.testing.assert_allclose(dataset_of(feed.plain("train")), raw, rtol=1e-6)
+    views, recipe = feed.views(2, None)
+    assert len(dataset_of(views)) == 2 * len(split) and "turned" in recipe
+    assert stamp_examples(split) != stamp_examples(data.splits["val"])
+
+
+def dataset_of(data: Any) -> np.ndarray:
+    return np.concatenate([batch[0] for batch in data])
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_inputs_by_name_are_padded_to_the_longest_of_a_batch(texts, cache):
+    read = Examples(texts, Words(), cache=cache)
+    found = list(batches(texts, read, 5).as_numpy_iterator())
+    assert [part["token_ids"].shape for part, _ in found] == [(5, 5), (5, 10), (2, 12)]
+    for number, (part, labels) in enumerate(found):
+        for row, (ids, mask) in enumerate(
+            zip(part["token_ids"], part["padding_mask"], strict=True)
+        ):
+            length = 5 * number + row + 1
+            assert ids.tolist() == [*range(length), *[-1] * (len(ids) - length)]
+            assert mask.tolist() == [True] * length + [False] * (len(ids) - length)
+        assert labels.shape == (len(mask := part["padding_mask"]), 2) and mask.dtype == bool
+
+
+def test_several_replicas_share_inputs_by_name(texts):
+    parts = [
+        list(batches(texts, Examples(texts, Words()), 5, share=Share(i, 2, 2))) for i in range(2)
+    ]
+    lengths = [
+        [int(n) for inputs, _, rows in part for n in inputs["padding_mask"].numpy().sum(1)]
+        for part in parts
+    ]
+    assert lengths == [[1, 2, 3, 6, 7, 8, 11], [4, 5, 1, 9, 10, 6, 12]]  # 1 and 6 are padding
+
+
+def test_a_config_names_a_kind_and_its_settings(points, clouds):
+    tree = {
+        "data": {"source": "arrays", "path": clouds, "input": {"kind": "points"}},
+        "backbone": {"name": "MobileNetV2", "weights": "none"},
+        "phases": [{"name": "head", "epochs": 1, "learning_rate": 1e-3}],
+    }
+    data = build.images(parse_config(tree))
+    assert sum(map(len, data.splits.values())) == COUNT
+    feed = build.feed(parse_config(tree), data, model=None)
+    assert feed.input.kind == "points" and feed.view == "turned"
+    wrong = {
+        "data.input.kind=pints": "no kind 'pints'. Did you mean 'points'",
+        "data.input.size=3": "data.input: .*arguments",
+        "data.resize=pad": "data.resize: this is for images, and the data are clouds",
+        "data.mix.mixup=0.2": "data.mix: this is for images, and the data are clouds",
+    }
+    for override, message in wrong.items():
+        with pytest.raises(UserError, match=message):
+            build.images(parse_config(tree, [override]))
+    with pytest.raises(UserError, match="has a kind 'image' already"):
+        register_input("image", lambda settings, model: points)
+
+
+def test_what_a_kind_cannot_do_is_refused_by_name(points):
+    assert points.ability("show") is None
+    with pytest.raises(UserError, match="robustness: ftkeras knows no corruptions of clouds"):
+        points.able("corruptions", "robustness")
+    assert make_input().able("corruptions", "robustness").SMALLEST == 32
+
+
+def test_messages_speak_of_the_kind(points, clouds, tmp_path):
+    one = tmp_path / "one.npz"
+    np.savez(one, clouds=np.zeros((3, 8, 2)), labels=np.zeros(3, int))
+    with pytest.raises(UserError, match="all clouds have one label"):
+        load_data("arrays", path=str(one), kind=points)
+    data = load_data("arrays", path=clouds, kind=points)
+    with pytest.raises(UserError, match="64 is more than the clouds of train"):
+        Feed(data, points, 64, full=True)
+    (batch, _), *_ = plain(data.splits["train"], points, 2)
+    assert batch.shape == (2, 8, 2) and PLAIN.names == ("none",)
