@@ -37,11 +37,17 @@ class OutputConfig(Section):
     """One of several classes, any number of labels ('a;b' in CSV, a list in JSON), or a number."""
     column: str | None = None
     """The manifest's column with the answers, or label: what the source calls so; left out, the
-    output's name. An empty cell is an answer that nobody knows."""
+    output's name. An empty cell: the answer is unknown."""
     map: dict[str, str] = {}
     """What the column's values stand for: {sneaker: shoe}; to "" is: not known."""
     weight: PositiveFloat = 1.0
     """How much the output's loss counts beside others; if weights move, what they start from."""
+
+
+OneOutput = Annotated[
+    Annotated[Kind, Tag("kind")] | Annotated[OutputConfig, Tag("output")],
+    Discriminator(lambda given: "kind" if isinstance(given, str) else "output"),
+]
 
 
 # --------------------------------------------------------------------- backbone and head
@@ -291,7 +297,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Every random choice follows from it."""
     data: DataConfig
-    outputs: dict[OutputName, Kind | OutputConfig] = {}
+    outputs: dict[OutputName, OneOutput] = {}
     """What the model answers, by name: {age: number}, or {age: {kind: number, column: years}}; left
     out, what the source's labels say."""
     backbone: BackboneConfig

@@ -46,7 +46,7 @@ class Asked:
 
 
 def ask(items: Listing, question: Question) -> Asked:
-    """Reads the answers to a question. An empty cell is an answer that nobody knows.
+    """Reads the answers to a question. An empty cell: the answer is unknown.
 
     Raises:
         UserError: The column is missing, a cell cannot be read, or there are too few answers.
@@ -115,7 +115,7 @@ def _mapped(cell: tuple[str, ...], question: Question) -> tuple[str, ...] | None
             raise UserError(
                 f"{question.field}: the map has no entry for {value!r}."
                 f"{did_you_mean(value, question.map)} "
-                'Add one, or map it to "" where the answer is not known.'
+                'Add one, or map it to "" if the answer is unknown.'
             )
     names = tuple(dict.fromkeys(filter(None, (question.map.get(v, v) for v in cell))))
     return names if names or question.kind == "labels" else None

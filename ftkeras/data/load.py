@@ -18,10 +18,25 @@ from ftkeras.files import whole_path
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import make_input
 from ftkeras.outputs.base import Answers, Output
-from ftkeras.outputs.classes import Classes
-from ftkeras.outputs.kinds import KINDS, SOURCE
+from ftkeras.outputs.kinds import SOURCE, classes_of
 
 _IMBALANCE = 10  # the ratio of class counts above which balancing is suggested
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What is expected of the labels that a source gives.
+
+    Args:
+        classes: Classes that are known already: they come first, and need no example here.
+        labelled: Whether the labels matter; else there may be a single one, or some in no training.
+        strict: Whether too many bad files, or a label that training lacks, are errors; else they
+            are for the caller to find.
+    """
+
+    classes: Sequence[str] = ()
+    labelled: bool = True
+    strict: bool = True
 
 
 def load_data(
@@ -30,9 +45,7 @@ def load_data(
     seed: int = 0,
     max_bad_files: float = 0.05,
     split: Mapping[str, float | str | None] | None = None,
-    strict: bool = True,
-    classes: Sequence[str] = (),
-    labelled: bool = True,
+    expected: Expected = Expected(),  # noqa: B008 (it is frozen)
     kind: Input | None = None,
     questions: Sequence[Question] = (),
     **source_args: Any,
@@ -45,10 +58,7 @@ def load_data(
         max_bad_files: The share of bad files above which this is an error.
         split: For "train", "val" and "test" a fraction, a name of the source's own, or None; see
             `splits.divide`.
-        strict: Whether too many bad files, or a label that training lacks, are errors; else they
-            are for the caller to find.
-        classes: Classes that are known already: they come first, and need no example here.
-        labelled: Whether the labels matter; else there may be a single one, or some in no training.
+        expected: What is expected of the labels.
         kind: What the examples are; left out, images.
         questions: What each output is asked; none: one output answers what the labels say.
         **source_args: What the source takes; see its `find`.
@@ -61,51 +71,24 @@ def load_data(
         >>> {name: len(split) for name, split in data.splits.items()}
         {'train': 1700, 'val': 300, 'test': 1000}
     """
-    if source not in SOURCES:
-        raise UserError(
-            f"data.source: there is no source {source!r}.{did_you_mean(source, SOURCES)} "
-            f"Choose one of {', '.join(SOURCES)}."
-        )
-    for place in {"path", "data_dir"} & source_args.keys():
-        if source_args[place] is not None:
-            source_args[place] = whole_path(source_args[place])
-    names = {part: value for part, value in (split or {}).items() if isinstance(value, str)}
     kind = kind or make_input()
-    items = SOURCES[source](parts=names, kind=kind, **source_args)
-    _check_bad_share(items, max_bad_files if strict else 1.0, kind.nouns)
+    items = _found(source, split or {}, kind, source_args)
+    _check_bad_share(items, max_bad_files if expected.strict else 1.0, kind.nouns)
     asked = [ask(items, question) for question in questions]
     items = _grouped(items, asked) if asked else items
-    named = sorted({n for names in items.labels for n in names})
-    class_names = tuple(dict.fromkeys((*classes, *(items.class_names or named))))
-    if not (strict and labelled):
-        class_names += tuple(name for name in named if name not in class_names)
-    if labelled and len(class_names) < 2 and items.label_kind == "classes":
-        raise UserError(
-            f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
-            f"Give {kind.nouns} of two classes or more."
-        )
+    class_names = _class_names(items, expected, kind)
     number = {name: i for i, name in enumerate(class_names)}
     labels = _numbers(items, number, kind.nouns)
     parts = divide(items, split, labels, seed)
-    if strict and labelled:
-        _check_labels(items, class_names, labels, parts, kind, known=len(classes))
+    if expected.strict and expected.labelled:
+        _check_labels(items, class_names, labels, parts, kind, known=len(expected.classes))
     splits = {
-        name: Split(
-            name=name,
-            ids=[items.ids[i] for i in indices],
-            labels=_label_array([labels[i] for i in indices], len(class_names), items.label_kind),
-            classes=len(class_names),
-            fetch=items.make_fetch(indices),
-            weights=None if items.weights is None else items.weights[indices].astype(np.float32),
-            columns={column: values[indices] for column, values in items.columns.items()},
-            files=None if items.files is None else [items.files[i] for i in indices],
-        )
+        name: _split(name, items, indices, [labels[i] for i in indices], len(class_names))
         for name, indices in parts.items()
     }
     # With classes that are known already, more examples of them may be about to come.
-    imbalance = [] if classes else _imbalance_note(class_names, splits["train"], kind.nouns)
-    notes = [*items.notes, *imbalance]
-    outputs: dict[str, Output] = {SOURCE: _classes_output(items.label_kind, class_names)}
+    uneven = [] if expected.classes else _imbalance_note(class_names, splits["train"], kind.nouns)
+    outputs: dict[str, Output] = {SOURCE: classes_of(items.label_kind, class_names)}
     if asked:
         outputs = _fitted(asked, class_names, parts)
         splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
@@ -114,14 +97,53 @@ def load_data(
         outputs=outputs,
         splits=splits,
         bad_files=items.bad_files,
-        notes=tuple(notes),
+        notes=(*items.notes, *uneven),
     )
 
 
-def _classes_output(kind: str, class_names: tuple[str, ...]) -> Output:
-    made = KINDS[kind]
-    assert issubclass(made, Classes)
-    return made(class_names)
+def _found(
+    source: str, split: Mapping[str, Any], kind: Input, source_args: dict[str, Any]
+) -> Listing:
+    """Returns what a source finds; paths are whole from here on."""
+    if source not in SOURCES:
+        raise UserError(
+            f"data.source: there is no source {source!r}.{did_you_mean(source, SOURCES)} "
+            f"Choose one of {', '.join(SOURCES)}."
+        )
+    for place in {"path", "data_dir"} & source_args.keys():
+        if source_args[place] is not None:
+            source_args[place] = whole_path(source_args[place])
+    names = {part: value for part, value in split.items() if isinstance(value, str)}
+    return SOURCES[source](parts=names, kind=kind, **source_args)
+
+
+def _class_names(items: Listing, expected: Expected, kind: Input) -> tuple[str, ...]:
+    """Returns the names of all classes; UserError if there is nothing to tell apart."""
+    named = sorted({name for names in items.labels for name in names})
+    class_names = tuple(dict.fromkeys((*expected.classes, *(items.class_names or named))))
+    if not (expected.strict and expected.labelled):
+        class_names += tuple(name for name in named if name not in class_names)
+    if expected.labelled and len(class_names) < 2 and items.label_kind == "classes":
+        raise UserError(
+            f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
+            f"Give {kind.nouns} of two classes or more."
+        )
+    return class_names
+
+
+def _split(
+    name: str, items: Listing, indices: np.ndarray, labels: Sequence[Sequence[int]], classes: int
+) -> Split:
+    return Split(
+        name=name,
+        ids=[items.ids[i] for i in indices],
+        labels=_label_array(labels, classes, items.label_kind),
+        classes=classes,
+        fetch=items.make_fetch(indices),
+        weights=None if items.weights is None else items.weights[indices].astype(np.float32),
+        columns={column: values[indices] for column, values in items.columns.items()},
+        files=None if items.files is None else [items.files[i] for i in indices],
+    )
 
 
 def _grouped(items: Listing, asked: Sequence[Asked]) -> Listing:
@@ -145,13 +167,13 @@ def _fitted(
     Raises:
         UserError: Training has no answer to a question, or the same number always.
     """
-    outputs = {}
+    outputs: dict[str, Output] = {}
     for one in asked:
         train = one.answers.of(parts["train"])
         if not len(train.places):
             raise UserError(f"{one.question.field}: no training example has an answer. Add some.")
         if len(asked) == 1 and class_names:  # some may be known besides those that were found
-            outputs[one.question.name] = _classes_output(one.question.kind, class_names)
+            outputs[one.question.name] = classes_of(one.question.kind, class_names)
         else:
             fitted = one.output.fitted(train.values[train.places], one.question.field)
             outputs[one.question.name] = fitted

@@ -13,6 +13,7 @@ from ftkeras.config.schema import Config
 from ftkeras.console import duration
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
+from ftkeras.data.load import Expected
 from ftkeras.doctor import machine, preprocessing, settings, splits
 from ftkeras.doctor.embed import make_embedding
 from ftkeras.doctor.look import look_at
@@ -50,7 +51,7 @@ def examine(config: Config | None = None) -> Diagnosis:
     except UserError as error:
         facts["model"] = f"not tried: {error}"
         try:
-            data = build.images(config, strict=False)
+            data = build.images(config, expected=Expected(strict=False))
         except UserError:  # perhaps only because it is no classification: the task's word counts
             raise error from None
         data_findings = list(_data_findings(config, data, facts))

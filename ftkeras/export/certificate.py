@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from ftkeras.export.classifier import Served, outputs_on_cpu
 from ftkeras.export.fresh_process import BATCHES
 from ftkeras.export.openvino_engine import openvino_answer
 from ftkeras.export.publish import size_of
-from ftkeras.inputs.base import read_each
+from ftkeras.export.questions import Questions, questions_of
+from ftkeras.export.signatures import decoded
+from ftkeras.inputs.base import Input
 from ftkeras.keras_internals import flat_layers
 from ftkeras.outputs.classes import Classes
 
@@ -38,14 +41,14 @@ def certify_saved_model(
 
     What is right is what the model itself returns, computed apart from all that is exported.
 
-    Besides the golden images it is asked about files that it must refuse: each must get an error
+    Besides the golden examples it is asked about files that it must refuse: each must get an error
     of its own and no answer, while the others are answered. All run on the CPU, so that an
     accelerator's rounding does not decide. If OpenVINO is installed, it gives a second opinion.
 
     Args:
         path: The SavedModel's folder, where another process can read it.
         servable: What was exported.
-        golden: Encoded images to ask about, by name, at least one.
+        golden: Raw examples to ask about, by name, at least one.
 
     Returns:
         The certificate, ready for JSON.
@@ -53,29 +56,28 @@ def certify_saved_model(
     Raises:
         TrainingError: The SavedModel could not be asked, or answered differently.
     """
+    kind, asked = servable.input, questions_of(servable.input)
     with tf.device("CPU:0"):
-        images = read_each(servable.input, tf.constant(list(golden.values())))
-    expected = servable.expected(images)
-    known = servable.input.able("golden", "export")
-    refused = known.refused_images()
-    files = [*golden.values(), *refused.values()]
-    answers = _ask_in_fresh_process(os.fspath(path), files, images.numpy())
+        inputs, _ = decoded(tf.constant(list(golden.values())), kind)
+    expected, refused = servable.expected(inputs), asked.refused
+    raw = [*golden.values(), *refused.values()]
+    answers = _ask_in_fresh_process(os.fspath(path), raw, kind, inputs)
     signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
     differences = {}
     for signature in signatures:
         said = {k.split("/")[1]: v for k, v in answers.items() if k.startswith(f"{signature}/")}
         if "error" in said:
-            said = _answered(signature, said, len(golden), refused, known.is_told)
+            said = _answered(signature, said, len(golden), asked, kind)
         if signature == "features":
-            differences[signature] = _compare_features(said, servable, images)
+            differences[signature] = _compare_features(said, servable, inputs)
         else:
             differences[signature] = _compare_answers(signature, said, expected, servable)
     return {
         **servable.card(),
-        "golden_images": list(golden),
-        "refused_images": list(refused),
-        "refused": "each gets an error of its own; the other images of the batch are answered",
-        "limits": known.LIMITS,
+        f"golden_{kind.nouns}": list(golden),
+        f"refused_{kind.nouns}": list(refused),
+        "refused": f"each gets an error of its own; other {kind.nouns} of the batch are answered",
+        "limits": asked.limits,
         "saved_model": {
             "compared_with": "the Keras model; in a fresh process that imports only TensorFlow",
             "tolerance": TOLERANCE,
@@ -85,11 +87,11 @@ def certify_saved_model(
                     str(size): round(1e3 * float(answers[f"seconds/{signature}/{size}"]), 3)
                     for size in BATCHES
                 }
-                for signature in ("serving_default", "images")
+                for signature in ("serving_default", kind.wire.prepared)
             },
             "size_bytes": size_of(path),
         },
-        "openvino": _second_opinion(servable, images.numpy(), expected),
+        "openvino": _second_opinion(servable, inputs, expected),
     }
 
 
@@ -112,7 +114,7 @@ def check_difference(what: str, difference: float, tolerance: float) -> None:
 def _compare_answers(
     signature: str, said: Mapping[str, np.ndarray], expected: Any, servable: Served
 ) -> float:
-    """Returns the largest difference on the golden images; raises where it is too large."""
+    """Returns the largest difference on the golden examples; raises if it is too large."""
     golden = len(tf.nest.flatten(expected)[0])
     asked = len(next(iter(said.values())))
     rows = np.resize(np.arange(golden), asked)  # a fixed batch may ask again, or of fewer
@@ -124,8 +126,8 @@ def _compare_answers(
     return difference
 
 
-def _compare_features(said: Mapping[str, np.ndarray], servable: Served, images: tf.Tensor) -> float:
-    *_, expected = tf.nest.flatten(outputs_on_cpu(servable.network, images))
+def _compare_features(said: Mapping[str, np.ndarray], servable: Served, inputs: Any) -> float:
+    *_, expected = tf.nest.flatten(outputs_on_cpu(servable.network, inputs))
     off = np.abs(said["features"] - expected).max()
     difference = float(off / np.abs(expected).max(initial=1e-6))
     check_difference("the SavedModel's features", difference, TOLERANCE)
@@ -136,31 +138,33 @@ def _answered(
     signature: str,
     said: Mapping[str, np.ndarray],
     golden: int,
-    refused: Mapping[str, bytes],
-    why: Callable[[str, str], bool],
+    asked: Questions,
+    kind: Input,
 ) -> dict[str, np.ndarray]:
-    """Returns the answers about the golden images, after a check that no other file has one."""
+    """Returns the answers about the golden examples, after a check that no other has one."""
     who = f"export: the SavedModel's signature {signature!r}"
     errors = [str(error) for error in said["error"]]
-    if [bool(e) for e in errors] != [False] * golden + [True] * len(refused):
-        raise TrainingError(f"{who} does not tell broken images from the others: {errors}")
-    for name, error in zip(refused, errors[golden:], strict=True):
-        if not why(name, error):
-            raise TrainingError(f"{who} gives the image {name!r} another file's error: {error}")
+    if [bool(e) for e in errors] != [False] * golden + [True] * len(asked.refused):
+        raise TrainingError(f"{who} does not tell broken {kind.nouns} from the others: {errors}")
+    for name, error in zip(asked.refused, errors[golden:], strict=True):
+        if not asked.is_told(name, error):
+            raise TrainingError(f"{who} gives the {kind.noun} {name!r} another's error: {error}")
     for name, values in said.items():
         nothing = -1 if values.dtype == np.int32 else values.dtype.type()
         if name != "error" and (values[golden:] != nothing).any():
-            raise TrainingError(f"{who} gives {name} for an image that it refuses")
+            raise TrainingError(f"{who} gives {name} for what it refuses")
     return {name: values[:golden] for name, values in said.items() if name != "error"}
 
 
-def _second_opinion(servable: Served, images: np.ndarray, expected: Any) -> dict[str, Any]:
+def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, Any]:
+    if isinstance(inputs, dict):
+        return {"status": "asked about models of one input alone"}
     if not (servable.is_alone and isinstance(next(iter(servable.outputs.values())), Classes)):
         return {"status": "asked about classifiers alone"}
     if importlib.util.find_spec("openvino") is None:
         return {"status": "not installed"}
     try:
-        scores = openvino_answer(servable)(images)
+        scores = openvino_answer(servable)(inputs.numpy())
     except Exception as error:  # an operation that it lacks says nothing against the export
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return {"status": f"cannot run the model: {reason[0]}"}
@@ -171,12 +175,18 @@ def _second_opinion(servable: Served, images: np.ndarray, expected: Any) -> dict
 
 
 def _ask_in_fresh_process(
-    path: str, files: Sequence[bytes], images: np.ndarray
+    path: str, raw: Sequence[Any], kind: Input, inputs: Any
 ) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as scratch:
-        for i, encoded in enumerate(files):
-            Path(scratch, f"{i:06d}.image").write_bytes(encoded)
-        np.save(Path(scratch, "images.npy"), images)
+        wire = kind.wire
+        Path(scratch, "names.json").write_text(json.dumps(wire._asdict()))
+        if kind.raw.dtype == tf.string:
+            for i, content in enumerate(raw):
+                Path(scratch, f"{i:06d}.raw").write_bytes(content)
+        else:
+            np.save(Path(scratch, "raw.npy"), np.stack(raw))
+        trees = inputs if isinstance(inputs, dict) else {wire.prepared: inputs}
+        np.savez(Path(scratch, "prepared.npz"), **{name: x.numpy() for name, x in trees.items()})
         answers = Path(scratch, "answers.npz")
         script = Path(__file__).with_name("fresh_process.py")
         done = subprocess.run(

@@ -38,9 +38,9 @@ class Served:
     """A trained model with what its outputs mean.
 
     Args:
-        model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns (n, units), or a dict of
-            them by output: logits, scores of a softmax or sigmoid (which are served as they are;
-            see `ending_of`), or numbers.
+        model: Takes what the kind says (of images RGB float32 (n, size, size, 3), 0..255), returns
+            (n, units), or a dict of them by output: logits, scores of a softmax or sigmoid (which
+            are served as they are; see `ending_of`), or numbers.
         outputs: What the model answers, by name.
         resize: How images become square: crop, pad or squash.
         temperatures: By output, what the logits are divided by (Guo et al. 2017); 1 if left out.
@@ -120,13 +120,13 @@ class Served:
             for what, values in self.outputs[name].served(self._scores(name, by_name)).items()
         }
 
-    def expected(self, images: tf.Tensor) -> dict[str, np.ndarray]:
+    def expected(self, inputs: Any) -> dict[str, np.ndarray]:
         """Returns by output the scores (n, classes) or values (n,), by the Keras model itself.
 
         Args:
-            images: Float32 (n, size, size, 3), 0..255.
+            inputs: What the model takes, (n, ...): a tensor, or several by name.
         """
-        said = outputs_on_cpu(self.model, images)
+        said = outputs_on_cpu(self.model, inputs)
         by_name = said if isinstance(said, dict) else dict.fromkeys(self.outputs, said)
         return {
             name: reading.expected(by_name[name], self.temperature_of(name))
@@ -137,7 +137,7 @@ class Served:
         """Returns how far a signature's answers are from those expected, and what else is wrong.
 
         Args:
-            expected: What `expected` returned, for as many images.
+            expected: What `expected` returned, for as many examples.
             said: The signature's outputs.
         """
         worst, faults = 0.0, []
@@ -251,17 +251,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def outputs_on_cpu(model: keras.Model, images: tf.Tensor) -> Any:
+def outputs_on_cpu(model: keras.Model, inputs: Any) -> Any:
     """Returns what a model says, layer by layer, in float32: what an export is compared with.
 
     On the CPU, so that an accelerator's rounding or a full memory does not decide.
 
     Args:
         model: The model.
-        images: Float32 (n, size, size, 3), 0..255.
+        inputs: What it takes, (n, ...): a tensor, or several by name.
     """
     with tf.device("CPU:0"):
-        outputs = model(images, training=False)
+        outputs = model(inputs, training=False)
     return tf.nest.map_structure(lambda output: output.numpy().astype(np.float32), outputs)
 
 
@@ -271,7 +271,8 @@ def with_features(model: keras.Model) -> keras.Model:
     Where the model has no head that tells them, they are not among the outputs.
     """
     features = pooled_features(model)
-    return keras.Model(model.inputs[0], [*model.outputs, *([] if features is None else [features])])
+    inputs = model.input if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, [*model.outputs, *([] if features is None else [features])])
 
 
 def pooled_features(model: keras.Model) -> keras.KerasTensor | None:

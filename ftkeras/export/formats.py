@@ -28,7 +28,8 @@ from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import BATCHES, median_seconds
 from ftkeras.export.openvino_engine import openvino_model, run_openvino
 from ftkeras.export.publish import new_version, size_of
-from ftkeras.inputs.base import read_each
+from ftkeras.export.questions import questions_of
+from ftkeras.export.signatures import decoded
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.trunk.engines import import_openvino
 
@@ -258,7 +259,7 @@ def _certify(
     golden: Mapping[str, bytes] | None,
 ) -> dict[str, Any]:
     if golden is None:
-        golden = classifier.input.able("golden", "export").golden_images()
+        golden = questions_of(classifier.input).golden
 
     def scores_of(images: np.ndarray) -> np.ndarray:
         [scores] = classifier.expected(tf.constant(images)).values()
@@ -266,7 +267,7 @@ def _certify(
 
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
-        images = read_each(classifier.input, encoded)
+        images: Any = decoded(encoded, classifier.input)[0]
     expected = scores_of(images.numpy())
     accuracy = _accuracy(scores_of, test, classifier)
     certificate = {

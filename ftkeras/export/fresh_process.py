@@ -2,14 +2,16 @@
 
     python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
 
-QUESTIONS is a folder with image files in the order of their names, and `images.npy`: those that
-can be read, decoded and resized. ANSWERS becomes an .npz file with what each signature said, under
+QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
+those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
+arguments and features are called. ANSWERS becomes an .npz file with what each signature said, under
 names such as "images/scores", and how long it took, such as "seconds/images/32".
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -26,32 +28,45 @@ _LONG = 5.0  # seconds; what takes longer is not asked again
 
 def main(saved_model: str, questions: str, answers: str) -> None:
     signatures = tf.saved_model.load(saved_model).signatures
-    files = [path.read_bytes() for path in sorted(Path(questions).glob("*.image"))]
-    images = np.load(Path(questions, "images.npy"), allow_pickle=False)
+    names = json.loads(Path(questions, "names.json").read_text())
+    raw: Any = [path.read_bytes() for path in sorted(Path(questions).glob("*.raw"))]
+    if not raw:
+        raw = np.load(Path(questions, "raw.npy"), allow_pickle=False)
+    with np.load(Path(questions, "prepared.npz"), allow_pickle=False) as arrays:
+        known: dict[str, Any] = dict(arrays)
+    known |= {names["raw"]: raw, "examples": [example_of(one, names["feature"]) for one in raw]}
     results: dict[str, Any] = {}
     for name in signatures:
-        ((argument, spec),) = signatures[name].structured_input_signature[1].items()
-        ask = signatures[name]
-        batch = {
-            "image_bytes": files,
-            "examples": [_example(file) for file in files],
-            "images": images if spec.shape[0] is None else np.resize(images, spec.shape.as_list()),
-        }[argument]
-        for output, values in ask(**{argument: tf.constant(batch)}).items():
+        ask, batch = signatures[name], {}
+        for argument, spec in ask.structured_input_signature[1].items():
+            asked = known[argument]
+            shape = [spec.shape[0], *np.shape(asked)[1:]]  # a fixed batch may ask again
+            batch[argument] = asked if spec.shape[0] is None else np.resize(asked, shape)
+        for output, values in ask(**_constants(batch)).items():
             results[f"{name}/{output}"] = _as_array(values)
-        if name in ("serving_default", "images"):
+        if name in ("serving_default", names["prepared"]):
             for size in BATCHES:
-                question = tf.constant([batch[0]] * size)
-                call = functools.partial(ask, **{argument: question})
+                question = {argument: [asked[0]] * size for argument, asked in batch.items()}
+                call = functools.partial(ask, **_constants(question))
                 results[f"seconds/{name}/{size}"] = median_seconds(call)
     if "ftkeras" in sys.modules:  # TensorFlow itself imports keras, so that may be there
         sys.exit("this process was to import TensorFlow alone, but ftkeras is there, too")
     np.savez(answers, **results)
 
 
-def _example(file: bytes) -> bytes:
-    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
-    features = tf.train.Features(feature={"image/encoded": value})
+def _constants(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+    return {argument: tf.constant(values) for argument, values in batch.items()}
+
+
+def example_of(raw: Any, feature: str) -> bytes:
+    """Returns a serialized tf.Example with one raw example: bytes, or an array."""
+    if isinstance(raw, bytes):
+        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[raw]))
+    elif np.issubdtype(raw.dtype, np.integer):
+        value = tf.train.Feature(int64_list=tf.train.Int64List(value=raw.ravel()))
+    else:
+        value = tf.train.Feature(float_list=tf.train.FloatList(value=raw.ravel()))
+    features = tf.train.Features(feature={feature: value})
     return tf.train.Example(features=features).SerializeToString()
 
 

@@ -15,6 +15,7 @@ from ftkeras.console import Progress
 from ftkeras.export.certificate import certify_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.publish import new_version
+from ftkeras.export.questions import questions_of
 from ftkeras.export.serving import write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
 
@@ -25,7 +26,7 @@ def export_saved_model(
     *,
     name: str = "model",
     static_batch: int | None = None,
-    golden: Mapping[str, bytes] | None = None,
+    golden: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes a model as the next version under `directory`, after proving that it answers alike.
 
@@ -39,8 +40,8 @@ def export_saved_model(
         directory: Where versions 1, 2, ... are; local or remote (gs://).
         name: What the server calls the model.
         static_batch: Adds `images_static`, for this batch size.
-        golden: Encoded images, by name, on which the export must agree with the model; left out,
-            `golden_images()`. None of them skips the check.
+        golden: Raw examples, by name, on which the export must agree with the model; left out,
+            those of the kind (`golden_images()`). None of them skips the check.
 
     Returns:
         The version's folder.
@@ -54,7 +55,7 @@ def export_saved_model(
         'run/export/1'
     """
     if golden is None:
-        golden = servable.input.able("golden", "export").golden_images()
+        golden = questions_of(servable.input).golden
     progress = Progress("export SavedModel", 3)
     try:
         with new_version(directory) as (folder, target):

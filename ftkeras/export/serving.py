@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ftkeras.export.classifier import Served
-from ftkeras.export.signatures import FEATURE
+from ftkeras.export.fresh_process import example_of
+from ftkeras.export.questions import questions_of
+from ftkeras.export.signatures import prepared_specs
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 FOLDER = "serving"
@@ -58,23 +62,28 @@ def model_name(text: str) -> str:
 def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.PredictionLog]:
     """Returns requests that make a server load and plan all that real ones will need.
 
-    Each signature of encoded images and of floats is asked for one image and for several.
+    Each signature of raw and of prepared examples is asked for one and for several.
 
     Args:
         servable: What is served.
         name: What the server calls the model.
     """
-    known = servable.input.able("golden", "export")
-    golden = known.golden_images()
-    files = [golden[name] for name in known.WARM_UP]
-    signatures = {"serving_default": "image_bytes", "examples": "examples", "images": "images"}
-    if servable.has_features:
-        signatures["features"] = "image_bytes"
-    return [
-        _request(name, signature, argument, _question(argument, files, batch, servable))
-        for signature, argument in signatures.items()
-        for batch in _WARMUP_BATCHES
-    ]
+    kind, asked = servable.input, questions_of(servable.input)
+    raw = [asked.golden[name] for name in asked.warm_up]
+    signatures = ["serving_default", "examples", *(["features"] if servable.has_features else [])]
+    requests = []
+    for batch in _WARMUP_BATCHES:
+        chosen = [raw[i % len(raw)] for i in range(batch)]
+        for signature in signatures:
+            if signature == "examples":
+                examples = [example_of(one, kind.wire.feature) for one in chosen]
+                question = {"examples": tf.make_tensor_proto(examples)}
+            else:
+                question = {kind.wire.raw: tf.make_tensor_proto(chosen)}
+            requests.append(_request(name, signature, question))
+        prepared = {spec.name: _constant(spec, batch) for spec in prepared_specs(kind)}
+        requests.append(_request(name, kind.wire.prepared, prepared))
+    return requests
 
 
 def write_warmup(extra: Path, servable: Served, name: str) -> None:
@@ -106,34 +115,23 @@ def write_serving_files(directory: str | os.PathLike[str], name: str) -> None:
             stream.write(text)
 
 
-def _question(
-    argument: str, files: list[bytes], batch: int, servable: Served
-) -> tensor_pb2.TensorProto:
-    if argument == "images":
-        [spec] = servable.input.takes.values()
-        shape = tf.TensorShape((batch, *spec.shape))
-        # One value stands for all: the file stays small, whatever the images' size.
-        return tensor_pb2.TensorProto(
-            dtype=tf.float32.as_datatype_enum, tensor_shape=shape.as_proto(), float_val=[127.5]
-        )
-    chosen = [files[i % len(files)] for i in range(batch)]
-    return tf.make_tensor_proto([_example(f) for f in chosen] if argument == "examples" else chosen)
-
-
-def _example(file: bytes) -> bytes:
-    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file]))
-    return tf.train.Example(
-        features=tf.train.Features(feature={FEATURE: value})
-    ).SerializeToString()
+def _constant(spec: tf.TensorSpec, batch: int) -> tensor_pb2.TensorProto:
+    """Returns a batch of one value everywhere: the file stays small, whatever the shape is."""
+    shape = tf.TensorShape([batch, *(size or 1 for size in spec.shape[1:])])
+    value = np.ones(1, spec.dtype.as_numpy_dtype)
+    proto = tf.make_tensor_proto(value)
+    proto.tensor_shape.CopyFrom(shape.as_proto())
+    return proto
 
 
 def _request(
-    name: str, signature: str, argument: str, question: tensor_pb2.TensorProto
+    name: str, signature: str, question: Mapping[str, tensor_pb2.TensorProto]
 ) -> prediction_log_pb2.PredictionLog:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = name
     request.model_spec.signature_name = signature
-    request.inputs[argument].CopyFrom(question)
+    for argument, values in question.items():
+        request.inputs[argument].CopyFrom(values)
     return prediction_log_pb2.PredictionLog(
         predict_log=prediction_log_pb2.PredictLog(request=request)
     )

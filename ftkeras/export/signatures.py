@@ -12,17 +12,19 @@ Of a model with several outputs, each of these names begins with its output's, a
 A number gives `NAME_value`, float32 (n,), in the units of the data that it was trained on, even if
 there is no other output.
 
-`serving_default` takes `image_bytes`, string (n,): image files as they are, of any sizes, decoded
-and resized inside by the code that training uses. `examples` takes `examples`, string (n,):
-serialized tf.Examples with the file in `image/encoded`. `images` takes `images`, float32 (n, size,
-size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and returns `features`,
-float32 (n, channels), what the head sees of the image, and `error`. `images_static` is `images` for
-one batch size and without names: nothing that an accelerator's compiler cannot take.
+`serving_default` takes raw examples, of images `image_bytes`, string (n,): files as they are, of
+any sizes, decoded and resized inside by the code that training uses. `examples` takes `examples`,
+string (n,): serialized tf.Examples with the file in `image/encoded`. `images` takes `images`,
+float32 (n, size, size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and returns
+`features`, float32 (n, channels), what the head sees of the image, and `error`. `images_static` is
+`images` for one batch size and without names: nothing that an accelerator's compiler cannot take.
 
-A file that cannot be decoded costs no other file its answer: its scores and values are 0, its
-indices -1, its names and features empty or 0, and `error` says why. WebP is such a file: only what
-begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder
-(`inputs.image.file_check`).
+Of another kind the raw examples are called as `Input.wire` says, and `inputs` (`inputs_static`)
+takes what the model takes: one tensor `inputs`, or several by their names.
+
+A raw example that cannot be read costs no other its answer: its scores and values are 0, its
+indices -1, its names and features empty or 0, and `error` says why. Of images WebP is such a file:
+only what begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder.
 """
 
 from __future__ import annotations
@@ -35,10 +37,8 @@ import keras
 import tensorflow as tf
 
 from ftkeras.export.classifier import Outputs, Served
-from ftkeras.inputs.base import PLAIN, Input
-
-FEATURE = "image/encoded"
-"""The feature of a tf.Example that holds the image file."""
+from ftkeras.export.questions import questions_of
+from ftkeras.inputs.base import PLAIN, Input, Tree
 
 
 def archive_of(servable: Served, static_batch: int | None = None) -> keras.export.ExportArchive:
@@ -48,99 +48,123 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
         servable: What is exported.
         static_batch: The batch size of `images_static`; None leaves that signature out.
     """
-    model = servable.network
-    [spec] = servable.input.takes.values()
+    model, kind, wire = servable.network, servable.input, servable.input.wire
     archive = keras.export.ExportArchive()
     archive.track(model)
-    pixels = tf.TensorSpec((None, *spec.shape), spec.dtype, "images")
-    files = tf.TensorSpec((None,), tf.string, "image_bytes")
-    examples = tf.TensorSpec((None,), tf.string, "examples")
+    raw_spec = tf.TensorSpec((None, *kind.raw.shape), kind.raw.dtype, wire.raw)
+    examples_spec = tf.TensorSpec((None,), tf.string, "examples")
+    specs = prepared_specs(kind)
 
-    def network(images: tf.Tensor) -> tuple[Outputs, list[tf.Tensor]]:
-        said = keras.tree.flatten(model(images, training=False))
+    def network(*inputs: tf.Tensor) -> tuple[Outputs, list[tf.Tensor]]:
+        tree = dict(zip(kind.takes, inputs, strict=True)) if len(inputs) > 1 else inputs[0]
+        said = keras.tree.flatten(model(tree, training=False))
         features = [tf.cast(said.pop(), tf.float32)] if servable.has_features else []
         return servable.answers(said), features
 
-    def reader(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decoded(image_bytes, servable.input)
+    def reader(raw: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        tree, errors = decoded(raw, kind)
+        inputs = [tree[name] for name in kind.takes] if isinstance(tree, dict) else [tree]
+        return inputs, errors
 
     # Two graphs that the signatures call: decoder and model are traced and stored once.
-    read = tf.function(reader, autograph=False).get_concrete_function(files)
-    answer = tf.function(network, autograph=False).get_concrete_function(pixels)
+    read = tf.function(reader, autograph=False).get_concrete_function(raw_spec)
+    answer = tf.function(network, autograph=False).get_concrete_function(*specs)
 
-    def serving_default(image_bytes: tf.Tensor) -> Outputs:
-        images, errors = read(image_bytes)
-        return _with_errors(answer(images)[0], errors)
+    def serving_default(raw: tf.Tensor) -> Outputs:
+        inputs, errors = read(raw)
+        return _with_errors(answer(*inputs)[0], errors)
 
     def of_examples(examples: tf.Tensor) -> Outputs:
-        return serving_default(_files_in(examples))
+        return serving_default(_raw_in(examples, kind))
 
-    def of_images(images: tf.Tensor) -> Outputs:
-        return dict(answer(images)[0])
+    def of_prepared(*inputs: tf.Tensor) -> Outputs:
+        return dict(answer(*inputs)[0])
 
-    def features(image_bytes: tf.Tensor) -> Outputs:
-        images, errors = read(image_bytes)
-        return _with_errors({"features": answer(images)[1][0]}, errors)
+    def features(raw: tf.Tensor) -> Outputs:
+        inputs, errors = read(raw)
+        return _with_errors({"features": answer(*inputs)[1][0]}, errors)
 
-    def images_static(images: tf.Tensor) -> Outputs:
-        outputs, _ = network(images)
+    def static(*inputs: tf.Tensor) -> Outputs:
+        outputs, _ = network(*inputs)
         return {name: x for name, x in outputs.items() if x.dtype != tf.string}
 
-    archive.add_endpoint("serving_default", serving_default, [files])
-    archive.add_endpoint("examples", of_examples, [examples])
-    archive.add_endpoint("images", of_images, [pixels])
+    archive.add_endpoint("serving_default", serving_default, [raw_spec])
+    archive.add_endpoint("examples", of_examples, [examples_spec])
+    archive.add_endpoint(wire.prepared, of_prepared, specs)
     if servable.has_features:
-        archive.add_endpoint("features", features, [files])
+        archive.add_endpoint("features", features, [raw_spec])
     if static_batch:
-        fixed = tf.TensorSpec((static_batch, *spec.shape), spec.dtype, "images")
-        archive.add_endpoint("images_static", images_static, [fixed])
+        archive.add_endpoint(f"{wire.prepared}_static", static, prepared_specs(kind, static_batch))
     return archive
 
 
-def decoded(encoded: tf.Tensor, kind: Input) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and prepares a batch of files; what cannot be decoded is 0.
+def prepared_specs(kind: Input, batch: int | None = None) -> list[tf.TensorSpec]:
+    """Returns what the signature `images`, or `inputs`, takes: batches of the model's inputs."""
+    takes = dict(kind.takes)
+    names = list(takes) if len(takes) > 1 else [kind.wire.prepared]
+    return [
+        tf.TensorSpec((batch, *spec.shape), spec.dtype, name)
+        for name, spec in zip(names, takes.values(), strict=True)
+    ]
+
+
+def decoded(raw: tf.Tensor, kind: Input) -> tuple[Tree, tf.Tensor]:
+    """Decodes and prepares a batch of raw examples; what cannot be read is 0.
 
     Args:
-        encoded: string (n,); n may be 0.
-        kind: What the files are.
+        raw: (n, ...); n may be 0.
+        kind: What they are.
 
     Returns:
-        What the model takes, (n, ...), and why each file could not be decoded, string (n,), empty
+        What the model takes, (n, ...), and why each example could not be read, string (n,), empty
         if it was.
     """
-    [spec], known = kind.takes.values(), kind.able("golden", "export")
+    asked = questions_of(kind)
+    pads = {name: tf.constant(kind.pad.get(name, 0), s.dtype) for name, s in kind.takes.items()}
+    nothing = {
+        name: tf.fill([size or 0 for size in spec.shape], tf.zeros((), spec.dtype))
+        for name, spec in kind.takes.items()
+    }
+    pad, none_read = (tree if len(tree) > 1 else tree.popitem()[1] for tree in (pads, nothing))
 
-    def read(file: tf.Tensor) -> tuple[tf.Tensor, bool]:
-        return kind.read(file, PLAIN, tf.zeros(2, tf.int32)), True
+    def read(one: tf.Tensor) -> tuple[Tree, tf.Tensor]:
+        return kind.read(one, PLAIN, tf.zeros(2, tf.int32)), tf.constant(True)
 
     def reasons(readable: tf.Tensor) -> tf.Tensor:
-        why = _each(known.why_not, encoded, known.DAMAGED)
-        return tf.where(readable, "", tf.where(why == "", known.DAMAGED, why))
+        why = _each(asked.why_not, raw, asked.damaged)
+        return tf.where(readable, "", tf.where(why == "", asked.damaged, why))
 
     with tf.device("CPU:0"):  # no accelerator decodes files
-        inputs, readable = _each(read, encoded, (tf.zeros(spec.shape, spec.dtype), False))
-        none = functools.partial(tf.zeros_like, encoded)
-        return inputs, tf.cond(tf.reduce_all(readable), none, lambda: reasons(readable))
+        tree, readable = _each(read, raw, (none_read, tf.constant(False)), (pad, None))
+        none = functools.partial(tf.fill, [tf.shape(raw)[0]], "")
+        return tree, tf.cond(tf.reduce_all(readable), none, lambda: reasons(readable))
 
 
-def _files_in(examples: tf.Tensor) -> tf.Tensor:
-    """Returns the image file in each serialized tf.Example; empty where there is none."""
-    feature = {FEATURE: tf.io.FixedLenFeature((), tf.string)}
+def _raw_in(examples: tf.Tensor, kind: Input) -> tf.Tensor:
+    """Returns the raw example in each serialized tf.Example; empty, or zeros, if there is none."""
+    name, spec = kind.wire.feature, kind.raw
+    held = {True: tf.int64, False: tf.float32}[spec.dtype.is_integer]
+    held = tf.string if spec.dtype == tf.string else held
+    feature = {name: tf.io.FixedLenFeature(spec.shape, held)}
 
     def read(example: tf.Tensor) -> tf.Tensor:
-        return tf.io.parse_single_example(example, feature)[FEATURE]
+        found = tf.io.parse_single_example(example, feature)[name]
+        return found if held == spec.dtype else tf.cast(found, spec.dtype)
 
     with tf.device("CPU:0"):
-        return _each(read, examples, "")
+        return _each(read, examples, tf.zeros(spec.shape, spec.dtype))
 
 
-def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any) -> Any:
-    """Maps `read` over elements (n,), with `nothing` as the result if it fails.
+def _each(
+    read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any, pad: Any = None
+) -> Any:
+    """Maps `read` over elements (n, ...), with `nothing` as the result if it fails.
 
     An operation that fails ends the whole graph it is in. So the elements go through a data set,
-    which may lose any of them; those that come out know their numbers.
+    which may lose any of them; those that come out know their numbers. Results of different lengths
+    are padded, with what `pad` says.
     """
-    n = tf.size(elements)
+    n = tf.shape(elements)[0]
 
     @tf.autograph.experimental.do_not_convert
     def numbered(number: tf.Tensor, element: tf.Tensor) -> Any:
@@ -150,7 +174,12 @@ def _each(read: Callable[[tf.Tensor], Any], elements: tf.Tensor, nothing: Any) -
     instead = tf.data.Dataset.from_tensors((-1, nothing))
     # One after the other: decoded in parallel, large images would need memory at the same time.
     answered = instead.concatenate(whole.map(numbered).ignore_errors())
-    numbers, results = answered.batch(tf.cast(n, tf.int64) + 1).get_single_element()
+    size = tf.cast(n, tf.int64) + 1
+    if all(spec.shape.is_fully_defined() for spec in tf.nest.flatten(answered.element_spec)):
+        answered = answered.batch(size)
+    else:
+        answered = answered.padded_batch(size, padding_values=(None, pad))
+    numbers, results = answered.get_single_element()
     rows = tf.range(1, tf.size(numbers))
     rows = tf.scatter_nd(numbers[1:, tf.newaxis], rows, [n])  # 0, `nothing`, unless an element came
     return tf.nest.map_structure(lambda values: tf.gather(values, rows), results)

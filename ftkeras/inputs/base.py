@@ -47,6 +47,20 @@ class View(NamedTuple):
         return tf.switch_case(self.which, [lambda name=name: make(name) for name in self.names])
 
 
+class Wire(NamedTuple):
+    """How examples travel to a served model.
+
+    Args:
+        raw: The argument of signatures that take raw examples.
+        feature: The feature of a tf.Example that holds one.
+        prepared: The signature that takes what the model takes; its argument, too, if it is one.
+    """
+
+    raw: str
+    feature: str
+    prepared: str
+
+
 PLAIN = View(("none",))
 """The example as it is, without anything random."""
 
@@ -103,6 +117,11 @@ class Input:
     def training_view(self) -> str:
         """The view that training takes: one of `views`."""
         return "none"
+
+    @property
+    def wire(self) -> Wire:
+        """How examples travel to a served model."""
+        return Wire(self.noun, self.noun, "inputs")
 
     @property
     def mixes(self) -> bool:
@@ -207,14 +226,6 @@ class Input:
     def why_not_mixed(self, specs: Sequence[Any]) -> str:
         """Returns why tensors of these specs (with a `shape`) cannot be mixed, or ""."""
         return ""
-
-
-def read_each(kind: Input, raw: tf.Tensor) -> Any:
-    """Returns what the model takes of raw examples (n, ...), as they are, one after the other."""
-    key = tf.zeros(2, tf.int32)
-    specs = dict(kind.takes)
-    [signature] = specs.values() if len(specs) == 1 else [specs]
-    return tf.map_fn(lambda one: kind.read(one, PLAIN, key), raw, fn_output_signature=signature)
 
 
 def ensure_takes(tree: Tree, takes: Mapping[str, tf.TensorSpec]) -> Tree:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ftkeras.config.schema import LossConfig
 
 Cells = Sequence[tuple[str, ...] | None]
-"""What a source says of each example: names or a number as text; None if nobody knows."""
+"""What a source says of each example: names or a number as text; None if the answer is unknown."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What is right for each example, where that is known.
+    """What is right for each example, if that is known.
 
     Args:
         values: int32 (n,) class indices, or float32 (n, units): multi-hot, or numbers. Anything
-            where the answer is unknown.
+            if the answer is unknown.
         units: How many numbers a target has.
         known: Whether the answer is known, bool (n,); None: all are.
     """
@@ -183,7 +183,7 @@ class Output(Protocol):
         Args:
             values: Of their `Answers`.
             kept: What predictions keep of the model's answers.
-            **options: `temperature`, what logits are divided by where the model is used; `columns`,
+            **options: `temperature`, what logits are divided by when the model is used; `columns`,
                 more that is known of the examples, str (n,) each; `resamples` and `seed` of the
                 bootstrap.
 
@@ -205,7 +205,7 @@ class Output(Protocol):
         """Returns what clients get, from `Reading.scores`."""
 
     def difference(self, expected: np.ndarray, said: Mapping[str, np.ndarray]) -> tuple[float, str]:
-        """Returns how far served answers are from those expected, and what else is wrong."""
+        """Returns how far served answers are from those expected, and any other fault."""
 
     def card(self, temperature: float) -> dict[str, Any]:
         """Returns what a client may want to know, ready for JSON."""

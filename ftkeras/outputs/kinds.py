@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ftkeras.errors import UserError
@@ -42,14 +42,20 @@ def outputs_of(facts: Mapping[str, Any]) -> dict[str, Output]:
     """Returns the outputs that a run's `data.json` tells of."""
     rows = facts.get("heads")
     if not rows:
-        kind = AnyOf if facts.get("multi_label") else OneOf
-        return {SOURCE: kind(tuple(facts.get("class_names", ())))}
+        kind = AnyOf.kind if facts.get("multi_label") else OneOf.kind
+        return {SOURCE: classes_of(kind, facts.get("class_names", ()))}
     return {
         row["name"]: Number(row["mean"], row["scale"])
         if row["kind"] == Number.kind
-        else {AnyOf.kind: AnyOf, OneOf.kind: OneOf}[row["kind"]](tuple(row["class_names"]))
+        else classes_of(row["kind"], row["class_names"])
         for row in rows
     }
+
+
+def classes_of(kind: str, class_names: Iterable[str]) -> Classes:
+    """Returns the output of a kind, "classes" or "labels", with these classes."""
+    names = tuple(class_names)
+    return AnyOf(names) if kind == AnyOf.kind else OneOf(names)
 
 
 def group_names(outputs: Mapping[str, Output]) -> tuple[str, ...]:

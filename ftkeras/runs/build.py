@@ -18,7 +18,7 @@ from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
-from ftkeras.data.load import load_data
+from ftkeras.data.load import Expected, load_data
 from ftkeras.data.order import Order
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
@@ -43,10 +43,8 @@ from ftkeras.training.regularization import WeightPenalty
 def images(
     config: Config,
     *,
-    strict: bool = True,
-    classes: Sequence[str] = (),
+    expected: Expected = Expected(),  # noqa: B008 (it is frozen)
     of: DataSection | None = None,
-    labelled: bool = True,
     **changes: Any,
 ) -> ImageData:
     """Finds, checks and splits the images that the config names, or another section of it does.
@@ -71,9 +69,7 @@ def images(
         **{**source, **changes},
         seed=config.seed if seed is None else seed,
         max_bad_files=section.max_bad_files,
-        strict=strict,
-        classes=classes,
-        labelled=labelled,
+        expected=expected,
         questions=asked,
         kind=input_of(config),
     )

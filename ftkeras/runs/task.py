@@ -229,7 +229,7 @@ def task_of(config: Config) -> Task:
 
 
 def temperatures_of(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
-    """Returns by output what a run's logits are divided by where its model is used."""
+    """Returns by output what a run's logits are divided by when its model is used."""
     evaluation = run.read_json("evaluation.json")
     parts = evaluation.get("heads") or dict.fromkeys(outputs, evaluation)
     return {name: float(part.get("temperature", 1.0)) for name, part in parts.items()}
@@ -255,7 +255,7 @@ def only_one_of(data: ImageData, who: str) -> Classes:
 
 
 def check_loss(name: str, outputs: Mapping[str, Output]) -> None:
-    """Refuses a loss that no output takes, and one of classes where there are labels; UserError.
+    """Refuses a loss that no output takes, and cross-entropy if any output has labels; UserError.
 
     The outputs that do not take it, but take one of another kind, keep their own.
     """

@@ -25,7 +25,6 @@ from ftkeras.data.pipeline import At
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.trunk.split import Spec
 
-DTYPES = ("float32", "float16", "bfloat16")
 MANIFEST = "manifest.json"
 _VERSION = 2
 _CHUNK = 1 << 22  # bytes read at a time

@@ -232,3 +232,18 @@ def test_every_field_says_what_it_is():
                     yield f"{section['title']}.{name}"
 
     assert not list(undocumented(Config.model_json_schema()))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"age": "numbr"}, r"outputs.age: expected .* got 'numbr'. Did you mean 'number'\?$"),
+        ({"age": {"kind": "numbr"}}, r"outputs.age.kind: expected .* Did you mean 'number'\?$"),
+        ({"age": {"colum": "years"}}, r"outputs.age.colum: .*Did you mean 'column'"),
+        ({"Age": "number"}, r"outputs.Age: String should match pattern"),
+    ],
+)
+def test_errors_of_outputs_name_the_field(outputs, message):
+    sections = {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}}
+    with pytest.raises(UserError, match=message):
+        parse_config({**sections, "phases": {"strategy": "auto"}, "outputs": outputs})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -107,9 +108,9 @@ def at(row: int, value):
         ("features__error", at(-1, ""), "does not tell broken images"),
         ("examples__error", at(-1, "damaged"), "gives the image 'animated webp' another"),
         ("features__error", at(-3, WEBP), "gives the image 'broken' another"),
-        ("serving_default__scores", at(-1, 0.5), "gives scores for an image that it refuses"),
-        ("examples__class_indices", at(-2, 0), "gives class_indices for an image"),
-        ("serving_default__class_names", at(-3, "cat"), "gives class_names for an image"),
+        ("serving_default__scores", at(-1, 0.5), "gives scores for what it refuses"),
+        ("examples__class_indices", at(-2, 0), "gives class_indices for what it refuses"),
+        ("serving_default__class_names", at(-3, "cat"), "gives class_names for what it refuses"),
     ],
 )
 def test_an_answer_that_is_wrong_in_one_place_is_caught(certify, answers, name, change, message):
@@ -135,8 +136,10 @@ def test_check_says_why_a_model_cannot_be_served(tmp_path):
 @pytest.mark.slow
 def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
     """In isolated mode, where nothing but what is installed can be imported."""
-    (tmp_path / "0.image").write_bytes(golden_images()["colour"])
-    np.save(tmp_path / "images.npy", np.zeros((2, 16, 16, 3), np.float32))
+    (tmp_path / "0.raw").write_bytes(golden_images()["colour"])
+    np.savez(tmp_path / "prepared.npz", images=np.zeros((2, 16, 16, 3), np.float32))
+    names = {"raw": "image_bytes", "feature": "image/encoded", "prepared": "images"}
+    (tmp_path / "names.json").write_text(json.dumps(names))
     script = Path(certificate.__file__).with_name("fresh_process.py")
     source = (
         "import runpy, sys; sys.argv = sys.argv[1:];"

@@ -149,9 +149,9 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
     assert "Always the mean of training" in page and "The largest errors" in page
     for anchor in ("classes", "confusion", "calibration", "mistakes", "labels", "robustness"):
         assert f'id="{anchor}"' not in page
-    with pytest.raises(UserError, match=r"one output, of classes or labels, not 'age' \(number\)"):
+    with pytest.raises(UserError, match=r"one output of classes or labels, not 'age' \(number\)"):
         ftkeras.robustness(run, 4)
-    with pytest.raises(UserError, match="compare: it takes one output, of classes or labels"):
+    with pytest.raises(UserError, match="compare: it takes one output of classes or labels"):
         ftkeras.compare_runs(run, run)
 
 

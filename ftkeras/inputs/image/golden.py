@@ -70,6 +70,10 @@ def broken_image() -> bytes:
     return whole[: len(whole) // 2]
 
 
+golden, refused = golden_images, refused_images
+"""By the names that every kind's module has."""
+
+
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)

@@ -13,7 +13,7 @@ import PIL
 import tensorflow as tf
 
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.inputs.base import Input, Tree, Verdict, View
+from ftkeras.inputs.base import Input, Tree, Verdict, View, Wire
 from ftkeras.inputs.image import scan
 from ftkeras.inputs.image.augment import STRENGTHS, Augment, Strength, augment_image
 from ftkeras.inputs.image.augment_layers import layers_augment
@@ -99,6 +99,11 @@ class ImageInput(Input):
     def notes(self) -> Sequence[str]:
         """What layers cannot do."""
         return getattr(self.layers, "notes", ())
+
+    @property
+    def wire(self) -> Wire:
+        """`image_bytes` are files, and `images` floats."""
+        return Wire("image_bytes", "image/encoded", "images")
 
     @property
     def mixes(self) -> bool:

@@ -16,6 +16,7 @@ from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data.dataset import ImageData, Split
 from ftkeras.data.feed import Feed
+from ftkeras.data.load import Expected
 from ftkeras.data.paired import TARGET, PairedFeed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.devices.replicas import real_of, replica_class
@@ -163,7 +164,8 @@ class DomainAdaptation(Task):
         """Finds both domains; the target's splits are `target_train` and so on."""
         source = build.images(config)
         try:
-            target = build.images(config, of=_section(config).target, labelled=False)
+            unlabelled = Expected(labelled=False)
+            target = build.images(config, expected=unlabelled, of=_section(config).target)
         except UserError as error:  # which speaks of the section that data mostly are in
             raise UserError(re.sub("^data", "domain_adaptation.target", str(error))) from None
         for data in (source, target):

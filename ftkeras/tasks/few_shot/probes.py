@@ -37,10 +37,6 @@ class LinearHead:
         """Returns float64 (n, classes) of features (n, channels)."""
         return np.asarray(features @ self.kernel + self.bias)
 
-    def divided_by(self, temperature: float) -> LinearHead:
-        """Returns the head whose logits are these, divided by a temperature."""
-        return LinearHead(self.kernel / temperature, self.bias / temperature)
-
 
 Fit = Callable[[np.ndarray, np.ndarray, int], LinearHead]
 """From features (n, channels), labels int (n,) and the number of classes to a head."""

@@ -15,6 +15,7 @@ from ftkeras.cache import digest
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import ImageData
 from ftkeras.data.feed import Feed
+from ftkeras.data.load import Expected
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import predict_logits
 from ftkeras.evaluation.predictions import load_predictions
@@ -166,7 +167,7 @@ class Incremental(Task):
     def images(self, config: Config) -> ImageData:
         """Returns the new images, and with them what the base remembers."""
         section, base = _section(config), Base.of(config)
-        new = build.images(config, classes=base.class_names)
+        new = build.images(config, expected=Expected(classes=base.class_names))
         only_one_of(new, "task incremental")
         # This may write the memory: what is new can be read.
         memory = base.memory(section.memory, section.held_out)

@@ -23,8 +23,8 @@ _LEAST = 1e-3  # of a weight, so that no head is lost for good
 class WeighedHeads(keras.Model):
     """A functional model of several outputs whose losses have weights; here they stay as given.
 
-    Compile it with a dict of loss objects. It logs `HEAD_loss`, which is a mean over examples where
-    Keras's own is one over batches, whatever their sizes, and `HEAD_weight` where weights move.
+    Compile it with a dict of loss objects. It logs `OUTPUT_loss`, which is a mean over examples
+    (Keras's own is one over batches, whatever their sizes), and `OUTPUT_weight` if weights move.
 
     Args:
         inputs: The images.

@@ -186,7 +186,7 @@ def test_evaluate_bars_and_the_report_speak_of_heads(run):
         'id="outputs"' in page and 'id="confusion-colour"' in page and 'id="confusion"' not in page
     )
     assert 'id="numbers-light"' in page
-    with pytest.raises(UserError, match="one output, of classes or labels, not 'colour'"):
+    with pytest.raises(UserError, match="one output of classes or labels, not 'colour'"):
         ftkeras.robustness(run, 4)
     with pytest.raises(UserError, match="compare: it takes one output"):
         compare_runs(run, run, "test")
