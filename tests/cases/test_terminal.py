@@ -14,6 +14,7 @@ from PIL import Image
 
 import ftkeras as library
 from ftkeras.console import Progress
+from ftkeras.inputs.image.decode import whole
 
 _QUIET_SECONDS = 2.0  # what is over sooner shows no progress
 
@@ -69,8 +70,8 @@ def test_a_remark_on_a_jpeg_names_its_file(tmp_path, draw, capfd):
     draw(tmp_path, {"cat": 8, "dog": 8})
     file = io.BytesIO()
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(file, "JPEG")
-    whole = file.getvalue()
-    (tmp_path / "cat" / "odd.jpg").write_bytes(whole[:-2] + b"\x11" * 30 + whole[-2:])
+    content = file.getvalue()
+    (tmp_path / "cat" / "odd.jpg").write_bytes(content[:-2] + b"\x11" * 30 + content[-2:])
     data = library.load_data("folder", path=str(tmp_path), max_bad_files=0.1)
     for split in data.splits.values():
         for i in range(len(split)):
