@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import tensorflow as tf
 from ftkeras.console import Progress
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
-from ftkeras.data.reading import from_files
+from ftkeras.data.reading import from_array, from_files
 from ftkeras.data.scan import scan_files
 from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
@@ -215,11 +216,20 @@ def each_output(
     verdicts = scan_files(paths, "predict", kind)
     readable = [verdict.path for verdict in verdicts if not verdict.reason]
     count = len(readable)
-    fetch = from_files(readable)(np.arange(count))
+    if kind.raw.dtype == tf.string or not count:
+        fetch = from_files(readable)(np.arange(count))
+    else:
+        fetch = from_array(np.stack([_array_in(path) for path in readable]))(np.arange(count))
     split = Split("predict", readable, np.full(count, -1, np.int32), 0, fetch)
     outputs = _outputs(model, split, kind, batch_size)
     for path, verdict in zip(paths, verdicts, strict=True):
         yield path, verdict.reason, None if verdict.reason else next(outputs)
+
+
+def _array_in(path: str) -> np.ndarray:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        array: np.ndarray = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    return array
 
 
 def _outputs(model: keras.Model, split: Split, kind: Input, batch_size: int) -> Iterator[Any]:

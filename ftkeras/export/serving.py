@@ -79,7 +79,8 @@ def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.Pred
                 examples = [example_of(one, kind.wire.feature) for one in chosen]
                 question = {"examples": tf.make_tensor_proto(examples)}
             else:
-                question = {kind.wire.raw: tf.make_tensor_proto(chosen)}
+                values = chosen if isinstance(chosen[0], bytes) else np.stack(chosen)
+                question = {kind.wire.raw: tf.make_tensor_proto(values)}
             requests.append(_request(name, signature, question))
         prepared = {spec.name: _constant(spec, batch) for spec in prepared_specs(kind)}
         requests.append(_request(name, kind.wire.prepared, prepared))

@@ -7,6 +7,7 @@ what a model takes. All else, from the source to the served model, is ignorant o
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -148,8 +149,8 @@ class Input:
         raise NotImplementedError
 
     def accepts(self, name: str) -> bool:
-        """Whether a file's name says that it is an example."""
-        return False
+        """Whether a file's name says that it is an example; if these are arrays, a `.npy` file."""
+        return self.raw.dtype != tf.string and name.endswith(".npy")
 
     def check(self, raw: bytes, name: str, key: str) -> Verdict:
         """Decides whether a file's content can be used.
@@ -162,8 +163,15 @@ class Input:
         Returns:
             The verdict; its path is `name`, or that of a copy that is to be read instead.
         """
-        whole = self.raw.dtype == tf.string
-        return Verdict(name, "" if whole else f"a {self.noun} is read from an array, not a file")
+        if self.raw.dtype == tf.string:
+            return Verdict(name)
+        try:
+            shape = np.load(io.BytesIO(raw), allow_pickle=False).shape
+        except (ValueError, OSError, EOFError, AttributeError):  # an .npz has no shape
+            return Verdict(name, f"a {self.noun} is read from a .npy file with one array")
+        if self.raw.shape.is_compatible_with(shape):
+            return Verdict(name)
+        return Verdict(name, f"it holds an array {shape}, and a {self.noun} is {self.raw.shape}")
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
         """Returns an array (n, ...) of raw examples as they are to be read.

@@ -21,6 +21,7 @@ from ftkeras.errors import Preempted, TrainingError, UserError
 from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
+from ftkeras.export.questions import questions_of
 from ftkeras.files import written_whole
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
@@ -74,7 +75,7 @@ def train(
     assembled.task.check_bars(bars, _facts(assembled))
     check_formats(config.export.formats)
     if export_formats(config):
-        assembled.feed.input.able("golden", "export")
+        questions_of(assembled.feed.input)
     page = None
     with (
         taking_part(devices, run, resumes) as run,

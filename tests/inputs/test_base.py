@@ -19,10 +19,14 @@ from ftkeras.data.pipeline import Examples, batches, plain
 from ftkeras.data.share import Share
 from ftkeras.doctor.examine import examine
 from ftkeras.errors import UserError
+from ftkeras.evaluation.predict import expand_inputs
+from ftkeras.export.questions import questions_of
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.registry import make_input, register_input
+from ftkeras.run import Run
 from ftkeras.runs import build
-from ftkeras.runs.finished import evaluate, predict, robustness
+from ftkeras.runs.finished import evaluate, load_model, predict, robustness
+from ftkeras.runs.task import Task
 from ftkeras.runs.train import train
 from ftkeras.trunk.key import stamp_examples
 
@@ -169,31 +173,81 @@ def test_messages_speak_of_the_kind(points, clouds, tmp_path):
     assert batch.shape == (2, 8, 2) and PLAIN.names == ("none",)
 
 
-def test_a_run_of_another_kind_trains_from_a_store_and_is_measured(points, clouds, tmp_path):
-    inputs = keras.Input((8, 2))
+@pytest.fixture(scope="module")
+def tree(clouds, tmp_path_factory) -> dict[str, Any]:
+    """A config of two phases with a stored trunk."""
+    inputs = keras.Input((8, 2), name="points")
     hidden = keras.layers.Dense(8, "relu", name="first")(inputs)
     backbone = keras.Model(inputs, keras.layers.Dense(8, "relu", name="second")(hidden))
-    backbone.save(tmp_path / "net.keras")
-    tree = {
+    path = str(tmp_path_factory.mktemp("net") / "net.keras")
+    backbone.save(path)
+    return {
         "data": {"source": "arrays", "path": clouds, "input": {"kind": "points"}, "batch_size": 4},
-        "backbone": {"name": str(tmp_path / "net.keras")},
+        "backbone": {"name": path},
         "head": {"pooling": "mean"},
         "phases": [
             {"name": "head", "epochs": 1, "learning_rate": 1e-2},
-            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-3},
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 1e-3},
         ],
         "trunk": {"mode": "on", "views": 2},
-        "export": {"saved_model": False},
     }
-    with pytest.raises(UserError, match="export: clouds have no 'golden'"):
-        train(parse_config(tree, ["export.saved_model=true"]), str(tmp_path / "refused"))
-    run = train(parse_config(tree), str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def run(points, tree, tmp_path_factory) -> Run:
+    """A finished run of that."""
+    return train(parse_config(tree), str(tmp_path_factory.mktemp("runs") / "run"))
+
+
+def test_a_run_of_another_kind_trains_from_a_store_and_is_measured(run, tree):
     assert [row["stored"] for row in run.read_json("plan.json")["trunk"]] == [True, True]
     assert evaluate(run, "val")["examples"] == 2
-    assert (tmp_path / "run" / "report.html").is_file()
-    [row] = predict(run, [clouds])
-    assert row.error == "a cloud is read from an array, not a file"
+    assert Path(run.path("report.html")).is_file()
     with pytest.raises(UserError, match="robustness: clouds have no 'corruptions'"):
         robustness(run, 4)
     findings = examine(parse_config(tree)).findings
     assert not [f for f in findings if f.severity == "error"]
+
+
+class _Killed(keras.callbacks.Callback):
+    """Ends training after an epoch as Ctrl-C does."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_run_of_another_kind_that_was_stopped_resumes_to_the_bit(
+    run, tree, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
+        train(parse_config(tree), str(tmp_path / "run"))
+    resumed = train(parse_config(tree), str(tmp_path / "run"))
+    pairs = zip(load_model(run).weights, load_model(resumed).weights, strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_run_of_another_kind_predicts_and_its_export_answers_as_it_does(run, clouds, tmp_path):
+    arrays = np.load(clouds)["clouds"].astype(np.float32)
+    for i, array in enumerate(arrays[:3]):
+        np.save(tmp_path / f"{i}.npy", array)
+    np.save(tmp_path / "wrong.npy", arrays[0, :3])
+    files = expand_inputs([str(tmp_path), clouds], make_input("points"))
+    rows = list(predict(run, files))
+    assert [bool(row.error) for row in rows] == [False] * 3 + [True, True]
+    assert "an array (3, 2), and a cloud is (8, 2)" in rows[3].error
+    assert "read from a .npy file" in rows[4].error
+    exported = run.read_json("certificate.json")["saved_model"]
+    assert set(exported["saved_model"]["max_difference"]) >= {"serving_default", "inputs"}
+    assert max(exported["saved_model"]["max_difference"].values()) < 1e-4
+    signatures = tf.saved_model.load(exported["path"]).signatures
+    served = signatures["serving_default"](cloud=tf.constant(arrays[:3]))
+    assert set(signatures) >= {"serving_default", "examples", "inputs"}
+    assert served["scores"].numpy()[:, 0] == pytest.approx([row.best[0][1] for row in rows[:3]])
+    assert served["error"].numpy().tolist() == [b""] * 3
+
+
+def test_a_kind_of_texts_without_golden_examples_is_refused_before_it_trains(texts):
+    with pytest.raises(UserError, match="export: ftkeras has no texts to prove an export with"):
+        questions_of(Words())
