@@ -10,8 +10,8 @@ import numpy as np
 
 from ftkeras.data.dataset import Data
 from ftkeras.data.paired import TARGET
-from ftkeras.evaluation.metrics import auc_shares
 from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.measures.metrics import auc_shares
 
 _FEW = 10  # training images of a class
 _FEW_TO_MEASURE = 50  # images of a whole split

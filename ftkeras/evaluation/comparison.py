@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from ftkeras.console import duration, table
 from ftkeras.errors import UserError
-from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
-from ftkeras.evaluation.metrics import correct_answers
 from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.measures.bootstrap import RESAMPLES, bootstrap, interval
+from ftkeras.measures.metrics import correct_answers
 from ftkeras.outputs.kinds import only_classes, outputs_of
 from ftkeras.run import Run
 

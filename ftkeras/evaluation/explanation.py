@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, flatten
-from ftkeras.model.output import ending_of
+from ftkeras.graph import Graph, GraphModel, Step, Tensor, flatten
+from ftkeras.outputs.ending import ending_of
 
 
 def grad_cam(

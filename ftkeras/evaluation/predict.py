@@ -19,8 +19,8 @@ from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
 from ftkeras.model.inference import outputs_function
-from ftkeras.model.output import ending_of
 from ftkeras.outputs.base import Output
+from ftkeras.outputs.ending import ending_of
 from ftkeras.paths import is_utf8, shown
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from ftkeras.console import Progress, table
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
-from ftkeras.evaluation.bootstrap import bootstrap, interval
-from ftkeras.evaluation.metrics import correct_answers
 from ftkeras.inputs.base import Input
+from ftkeras.measures.bootstrap import bootstrap, interval
+from ftkeras.measures.metrics import correct_answers
 from ftkeras.model.inference import logits_function
 
 _Condition = tuple[str, int]  # a name, and a severity where it has one

@@ -15,9 +15,9 @@ from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import make_input
 from ftkeras.keras_internals import maker, with_constants
-from ftkeras.model.output import Ending
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.base import Output, Reading
+from ftkeras.outputs.ending import Ending
 from ftkeras.outputs.kinds import SOURCE
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.version import __version__

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.keras_internals import attach, attached
-from ftkeras.model.output import ending_of
+from ftkeras.outputs.ending import ending_of
 
 Answer = Callable[[tf.Tensor], Any]  # a tensor, or a dict of them where there are several heads
 

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.results import evaluate_predictions
-from ftkeras.model.output import Ending, ending_of
+from ftkeras.measures.calibration import fit_temperature
+from ftkeras.measures.results import evaluate_predictions
 from ftkeras.outputs.base import Cells, Output
-from ftkeras.phases.smoothing import Smoothed
+from ftkeras.outputs.ending import Ending, ending_of
+from ftkeras.outputs.smoothing import Smoothed
 
 if TYPE_CHECKING:
     from ftkeras.config.schema import LossConfig

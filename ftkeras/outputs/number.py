@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.evaluation.bootstrap import bootstrap, interval
+from ftkeras.measures.bootstrap import bootstrap, interval
 from ftkeras.outputs.base import Answers, Cells, Output, Reading
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import keras
 from ftkeras.backbones import Block
 from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.errors import UserError
+from ftkeras.graph import Graph, Tensor, flatten
 from ftkeras.keras_internals import flat_layers, variables_inside
-from ftkeras.model.graph import Graph, Tensor, flatten
 
 
 def blocks_or_layers(model: keras.Model, blocks: Sequence[Block] | None) -> Sequence[Block]:

@@ -8,9 +8,9 @@ import keras
 
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError
+from ftkeras.outputs.smoothing import check_losses, smoothed_losses
 from ftkeras.phases.heads import blocks_or_layers, head_dropouts
 from ftkeras.phases.phase import Phase
-from ftkeras.phases.smoothing import check_losses, smoothed_losses
 
 
 class Settings:

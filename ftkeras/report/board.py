@@ -10,9 +10,9 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from ftkeras.data.feed import Feed
-from ftkeras.evaluation.metrics import softmax
 from ftkeras.evaluation.predictions import Predictions
 from ftkeras.inputs.base import PLAIN
+from ftkeras.measures.metrics import softmax
 
 _MISTAKES = 25
 _CELL = 44  # pixels of a confusion matrix's cell, with text

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.evaluation.explanation import grad_cam
-from ftkeras.evaluation.metrics import scores_for
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
 from ftkeras.inputs.base import PLAIN, Input
+from ftkeras.measures.metrics import scores_for
 from ftkeras.outputs.classes import Classes
 from ftkeras.report.read import RunFacts
 

@@ -17,7 +17,7 @@ from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepar
 from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
 from ftkeras.files import write_out
-from ftkeras.model.graph import Graph
+from ftkeras.graph import Graph
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients

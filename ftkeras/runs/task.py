@@ -19,9 +19,9 @@ from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
-from ftkeras.evaluation.results import format_results, headline
 from ftkeras.export.classifier import Served
-from ftkeras.model.graph import Graph, GraphModel
+from ftkeras.graph import Graph, GraphModel
+from ftkeras.measures.results import format_results, headline
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.base import Output

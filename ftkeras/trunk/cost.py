@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
+from ftkeras.graph import Graph, Step, Tensor, flatten
 from ftkeras.keras_internals import flat_layers, own_variables
-from ftkeras.model.graph import Graph, Step, Tensor, flatten
 
 # What is computed number by number waits for memory: it costs about as much as ten multiplications
 # in a matrix product, on CPUs as on GPUs.

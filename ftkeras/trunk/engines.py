@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.graph import GraphModel
 from ftkeras.imports import hidden
-from ftkeras.model.graph import GraphModel
 
 Frontier: TypeAlias = list[np.ndarray]
 Inputs: TypeAlias = Any  # a tensor, or a list, tuple or dict of tensors

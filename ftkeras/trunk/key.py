@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ftkeras.cache import digest
 from ftkeras.data import dataset
+from ftkeras.graph import Graph, Tensor
 from ftkeras.keras_internals import flat_layers
-from ftkeras.model.graph import Graph, Tensor
 from ftkeras.phases.audit import fingerprint
 from ftkeras.trunk.split import TrunkSplit
 

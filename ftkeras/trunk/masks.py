@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import keras
 import tensorflow as tf
 
+from ftkeras.graph import Graph, ReadMask, Step, Tensor
 from ftkeras.keras_internals import clear_losses, flat_layers, is_built_in
-from ftkeras.model.graph import Graph, ReadMask, Step, Tensor
 
 
 @dataclass(frozen=True)

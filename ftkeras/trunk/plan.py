@@ -17,7 +17,7 @@ from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import table
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import wait_for_all
-from ftkeras.model.graph import Graph, flatten
+from ftkeras.graph import Graph, flatten
 from ftkeras.model.inference import batch_spec, outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase

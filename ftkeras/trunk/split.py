@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.graph import Graph, GraphModel, Step, Tensor, attached, flatten
 from ftkeras.keras_internals import (
     clear_losses,
     flat_layers,
@@ -17,7 +18,6 @@ from ftkeras.keras_internals import (
     own_variables,
     seed_generators,
 )
-from ftkeras.model.graph import Graph, GraphModel, Step, Tensor, attached, flatten
 from ftkeras.phases.selectors import is_norm
 from ftkeras.trunk.cost import is_table
 from ftkeras.trunk.masks import Masks, find_masks

@@ -15,9 +15,9 @@ import tensorflow as tf
 from ftkeras.backbones import CATALOG, load_backbone
 from ftkeras.backbones.blocks import layer_digests, leaf_layers
 from ftkeras.errors import UserError
+from ftkeras.graph import flatten
 from ftkeras.keras_internals import flat_layers, seed_generators
 from ftkeras.model.assemble import build_model
-from ftkeras.model.graph import flatten
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.selectors import weights_of
 from ftkeras.trunk.split import is_within, joined_trunk, split_model

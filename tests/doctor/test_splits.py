@@ -6,8 +6,8 @@ from scipy.stats import chi2, chi2_contingency, norm
 
 from ftkeras.data.dataset import BadFile, Data, Split
 from ftkeras.doctor import splits
-from ftkeras.evaluation.metrics import auc_shares
 from ftkeras.inputs.image.looks import Looks
+from ftkeras.measures.metrics import auc_shares
 from ftkeras.outputs.one_of import OneOf
 
 

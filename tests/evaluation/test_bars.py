@@ -5,7 +5,7 @@ import pytest
 
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.bars import Bar, check_metrics, measured, parse_bars, require
-from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.measures.results import evaluate_predictions
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.number import Number
 from ftkeras.outputs.one_of import OneOf

@@ -16,8 +16,8 @@ from ftkeras.export.classifier import Classifier, Served
 from ftkeras.export.formats import Sample, export_format
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.inputs.image.golden import golden_images
-from ftkeras.model.output import Ending
 from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.ending import Ending
 from ftkeras.outputs.number import Number
 from ftkeras.outputs.one_of import OneOf
 

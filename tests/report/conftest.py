@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ftkeras.evaluation.predictions import Predictions, save_predictions
-from ftkeras.evaluation.results import evaluate_predictions
+from ftkeras.measures.results import evaluate_predictions
 from ftkeras.run import Run
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="  # one dark pixel

@@ -15,7 +15,7 @@ import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import CheckpointConfig, Config
 from ftkeras.errors import Interrupted, UserError
-from ftkeras.model.graph import GraphModel
+from ftkeras.graph import GraphModel
 from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task

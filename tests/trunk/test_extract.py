@@ -17,8 +17,8 @@ from ftkeras.data import pipeline
 from ftkeras.data.dataset import Split
 from ftkeras.data.load import load_data
 from ftkeras.data.order import Order
+from ftkeras.graph import flatten
 from ftkeras.model.assemble import build_model
-from ftkeras.model.graph import flatten
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
 from ftkeras.runs.build import batches

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.model.graph import GraphModel, flatten
+from ftkeras.graph import GraphModel, flatten
 from ftkeras.trunk.cost import work
 from ftkeras.trunk.engines import make_engine
 from ftkeras.trunk.extract import Outlet, Trunks, extract

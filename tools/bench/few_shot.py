@@ -24,10 +24,10 @@ from ftkeras.backbones import load_backbone
 from ftkeras.console import table, track
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
-from ftkeras.evaluation.bootstrap import mean_interval
-from ftkeras.evaluation.metrics import log_losses
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.inputs.image.input import ImageInput
+from ftkeras.measures.bootstrap import mean_interval
+from ftkeras.measures.metrics import log_losses
 from ftkeras.tasks.few_shot.features import unit_features
 from ftkeras.tasks.few_shot.probes import METHODS, draw, fit_head, stratified_folds
 

@@ -35,9 +35,9 @@ from ftkeras.console import table
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
+from ftkeras.graph import Graph, GraphModel
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.model.assemble import build_model
-from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.phases import Phase
 from ftkeras.run import Run
 from ftkeras.training import executions

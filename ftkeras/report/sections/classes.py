@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.evaluation.metrics import confusion_matrix
+from ftkeras.measures.metrics import confusion_matrix
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.report.html import Child, Html, bar, interval, missing, number, scrolling, table, tag

@@ -12,9 +12,9 @@ import tensorflow as tf
 from ftkeras.console import Progress
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
-from ftkeras.evaluation.bootstrap import share_interval
 from ftkeras.inputs.base import Input
-from ftkeras.model.output import ending_of
+from ftkeras.measures.bootstrap import share_interval
+from ftkeras.outputs.ending import ending_of
 from ftkeras.tasks.adversarial.attack import Attack
 
 

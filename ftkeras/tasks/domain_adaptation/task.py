@@ -21,10 +21,10 @@ from ftkeras.data.paired import TARGET, PairedFeed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.devices.replicas import real_of, replica_class
 from ftkeras.errors import UserError
-from ftkeras.evaluation.bootstrap import share_interval
 from ftkeras.evaluation.predict import predict_logits
 from ftkeras.export.classifier import pooled_features
 from ftkeras.keras_internals import flat_layers
+from ftkeras.measures.bootstrap import share_interval
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.report.html import interval, missing, number, table

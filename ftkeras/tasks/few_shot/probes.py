@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ftkeras.evaluation.metrics import log_losses
+from ftkeras.measures.metrics import log_losses
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """What to choose from, for features of length 1 or so; the middle one where nothing can choose."""

@@ -19,10 +19,10 @@ from ftkeras.config.schema import CheckpointConfig, Config
 from ftkeras.console import table
 from ftkeras.data.dataset import Data, Split
 from ftkeras.errors import UserError
-from ftkeras.evaluation.bootstrap import mean_interval
-from ftkeras.evaluation.calibration import fit_temperature
-from ftkeras.evaluation.metrics import log_losses
 from ftkeras.evaluation.predict import predict_logits, predict_outputs
+from ftkeras.measures.bootstrap import mean_interval
+from ftkeras.measures.calibration import fit_temperature
+from ftkeras.measures.metrics import log_losses
 from ftkeras.report.chart import interval_chart
 from ftkeras.report.html import interval, number, tag
 from ftkeras.report.html import table as html_table

@@ -14,8 +14,8 @@ from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Data
 from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError
+from ftkeras.graph import Graph
 from ftkeras.model.assemble import build_heads
-from ftkeras.model.graph import Graph
 from ftkeras.runs import build
 from ftkeras.runs.task import Task
 from ftkeras.tasks.multi_task.config import MultiTaskConfig, MultiTaskSection

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 
 from ftkeras.devices.replicas import examples_of, sum_over_replicas
+from ftkeras.graph import Graph, GraphModel
 from ftkeras.keras_internals import own_variables
-from ftkeras.model.graph import Graph, GraphModel
 from ftkeras.model.head import logits_name
 
 _LEAST = 1e-3  # of a weight, so that no head is lost for good

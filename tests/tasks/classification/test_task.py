@@ -19,8 +19,8 @@ import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.evaluation.calibration import fit_temperature
 from ftkeras.evaluation.predictions import load_predictions, save_predictions
+from ftkeras.measures.calibration import fit_temperature
 from ftkeras.runs import finished, task, train
 from ftkeras.runs.assemble import assemble
 

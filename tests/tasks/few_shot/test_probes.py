@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from ftkeras.evaluation.bootstrap import mean_interval
-from ftkeras.evaluation.metrics import log_losses
+from ftkeras.measures.bootstrap import mean_interval
+from ftkeras.measures.metrics import log_losses
 from ftkeras.tasks.few_shot.probes import (
     METHODS,
     cosine_head,

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from ftkeras.model.graph import GraphModel, flatten
+from ftkeras.graph import GraphModel, flatten
 
 
 def branchy():

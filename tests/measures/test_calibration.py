@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from ftkeras.evaluation import calibration
-from ftkeras.evaluation.metrics import log_losses, sigmoid, softmax
+from ftkeras.measures import calibration
+from ftkeras.measures.metrics import log_losses, sigmoid, softmax
 
 ECE = calibration.expected_calibration_error
 

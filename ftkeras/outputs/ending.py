@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.evaluation.metrics import sigmoid, softmax
-from ftkeras.model.graph import Graph, Step, Tensor, flatten
+from ftkeras.graph import Graph, Step, Tensor, flatten
+from ftkeras.measures.metrics import sigmoid, softmax
 
 _KINDS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 _SMALLEST, _LARGEST = 2.0**-126, 1 - 2.0**-24  # of normal float32 numbers between 0 and 1

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from ftkeras.evaluation import metrics
+from ftkeras.measures import metrics
 
 seeds = st.integers(0, 2**31 - 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.evaluation.bootstrap import share_interval
+from ftkeras.measures.bootstrap import share_interval
 
 _MOST_VALUES = 20  # more of them than this are no slices; numbers are put into quarters
 

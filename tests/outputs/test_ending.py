@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from ftkeras.errors import UserError
-from ftkeras.model.output import ending_of
+from ftkeras.outputs.ending import ending_of
 
 
 class Own(layers.Layer):

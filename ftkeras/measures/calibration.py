@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.evaluation.metrics import correct_answers, log_losses, scores_for
+from ftkeras.measures.metrics import correct_answers, log_losses, scores_for
 
 BINS = 15
 _STEEPNESS = (0.01, 100.0)  # of 1 / temperature: what a fit may answer

@@ -9,8 +9,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.evaluation.metrics import scores_for, softmax
-from ftkeras.evaluation.results import evaluate_predictions, format_results
+from ftkeras.measures.metrics import scores_for, softmax
+from ftkeras.measures.results import evaluate_predictions, format_results
 
 
 def test_single_label_summary_agrees_with_scikit_learn(predictions):

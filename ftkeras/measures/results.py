@@ -9,9 +9,9 @@ import numpy as np
 
 from ftkeras.console import table
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.evaluation.bootstrap import RESAMPLES, bootstrap, interval
-from ftkeras.evaluation.calibration import BINS, bin_of, calibration, outcomes
-from ftkeras.evaluation.metrics import (
+from ftkeras.measures.bootstrap import RESAMPLES, bootstrap, interval
+from ftkeras.measures.calibration import BINS, bin_of, calibration, outcomes
+from ftkeras.measures.metrics import (
     ClassMetrics,
     auc_shares,
     average_precision,
@@ -23,7 +23,7 @@ from ftkeras.evaluation.metrics import (
     ratio,
     softmax,
 )
-from ftkeras.evaluation.slices import accuracy_by_slice
+from ftkeras.measures.slices import accuracy_by_slice
 
 _MOST_ROWS = 30  # of a table for people
 _TITLES = {

@@ -1,0 +1,1 @@
+"""How good answers are: measures, their error bars, and the temperature of scores."""
