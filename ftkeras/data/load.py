@@ -59,7 +59,7 @@ def load_data(
         split: For "train", "val" and "test" a fraction, a name of the source's own, or None; see
             `splits.divide`.
         expected: What is expected of the labels.
-        kind: What the examples are; left out, images.
+        kind: What the examples are; left out, the registry's default.
         questions: What each output is asked; none: one output answers what the labels say.
         **source_args: What the source takes; see its `find`.
 

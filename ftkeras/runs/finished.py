@@ -146,8 +146,7 @@ def write_page(run: Run, task: Task, out: str | None = None) -> str:
 
 
 def load_model(run: Run) -> keras.Model:
-    """Returns a run's best model: raw float32 RGB images (n, size, size, 3) to logits
-    or scores."""
+    """Returns a run's best model: from what an example is (`Input.takes`) to logits or scores."""
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Task:
-    """The parts of a run that a task may replace; as they are, they classify images.
+    """The parts of a run that a task may replace; as they are, they classify.
 
     A task is a subclass in a module of `ftkeras.tasks`, which may replace any of these methods. It
     has no state: one object serves any number of runs.
@@ -152,7 +152,7 @@ class Task:
         return assembled.model
 
     def final(self, model: keras.Model) -> keras.Model:
-        """Returns what is kept of the trained model: it takes images and shares its weights.
+        """Returns what is kept of the trained model: it has the same inputs and shares its weights.
 
         Never compiled, for the optimizer's state belongs to the checkpoints.
         """

@@ -34,7 +34,7 @@ class Logger(Protocol):
         """Logs an epoch's metrics."""
 
     def figure(self, name: str, drawn: np.ndarray) -> None:
-        """Logs a picture, uint8 (h, w, 3)."""
+        """Logs a figure, uint8 (h, w, 3)."""
 
     def result(self, values: Mapping[str, float]) -> None:
         """Logs what the finished model was measured at."""
@@ -44,7 +44,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Hyper-parameters, pictures and the result; Keras's own callback writes the epochs."""
+    """Hyper-parameters, figures and the result; Keras's own callback writes the epochs."""
 
     def __init__(self, run: Run, settings: Mapping[str, Value]):
         from tensorboard.plugins.hparams import api
@@ -188,11 +188,11 @@ class Loggers(keras.callbacks.Callback):
         self._tell(lambda logger: logger.epoch(values, epoch))
 
     def figure(self, name: str, make: Callable[[], np.ndarray | None]) -> None:
-        """Logs a picture, uint8 (h, w, 3), if there is one; nor does failing at it end the run."""
+        """Logs a figure, uint8 (h, w, 3), if there is one; nor does failing at it end the run."""
         try:
             drawn = make()
         except Exception as error:
-            self._report(f"warning: no picture {name}: {first_line(error)}")
+            self._report(f"warning: no figure {name}: {first_line(error)}")
             return
         if drawn is not None:
             self._tell(lambda logger: logger.figure(name, drawn))
