@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from PIL import Image
 
-    from ftkeras.data.dataset import ImageData
+    from ftkeras.data.dataset import Data
 
 # Before anything imports Keras, which reads its home at import: no test sees or leaves files there.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="ftkeras-tests-", ignore_cleanup_errors=True)
@@ -52,7 +52,7 @@ def few_objects_to_look_through() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small_images(tmp_path_factory) -> ImageData:
+def small_images(tmp_path_factory) -> Data:
     """40 images of 8 px for training, which are 5 batches, and 16 for validation; 2 classes."""
     import numpy as np
 

@@ -122,7 +122,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class ImageData:
+class Data:
     """A data set that is ready to train on.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.broken import find_broken
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.order import IN_ORDER, Order
 from ftkeras.data.pipeline import Examples, batches
 from ftkeras.data.share import WHOLE, Share
@@ -43,7 +43,7 @@ class Feed:
         complete: Why it trains on full batches alone; empty: it does not. See `runs.padding`.
     """
 
-    data: ImageData
+    data: Data
     input: Input
     batch_size: int
     seed: int = 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftkeras.data.answers import Asked, Question, ask, groups_of
-from ftkeras.data.dataset import ImageData, Listing, Split
+from ftkeras.data.dataset import Data, Listing, Split
 from ftkeras.data.sources import SOURCES
 from ftkeras.data.splits import divide
 from ftkeras.errors import UserError, did_you_mean
@@ -49,7 +49,7 @@ def load_data(
     kind: Input | None = None,
     questions: Sequence[Question] = (),
     **source_args: Any,
-) -> ImageData:
+) -> Data:
     """Finds the examples of a source, checks them, and divides them into splits.
 
     Args:
@@ -59,7 +59,7 @@ def load_data(
         split: For "train", "val" and "test" a fraction, a name of the source's own, or None; see
             `splits.divide`.
         expected: What is expected of the labels.
-        kind: What the examples are; left out, images.
+        kind: What the examples are; left out, the registry's default.
         questions: What each output is asked; none: one output answers what the labels say.
         **source_args: What the source takes; see its `find`.
 
@@ -92,7 +92,7 @@ def load_data(
     if asked:
         outputs = _fitted(asked, class_names, parts)
         splits = {n: _answered(split, asked, outputs, parts[n]) for n, split in splits.items()}
-    return ImageData(
+    return Data(
         source=source,
         outputs=outputs,
         splits=splits,

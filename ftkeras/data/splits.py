@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import digest
-from ftkeras.data.dataset import BadFile, ImageData, Listing
+from ftkeras.data.dataset import BadFile, Data, Listing
 from ftkeras.errors import UserError
 
 PARTS = ("train", "val", "test")
@@ -138,7 +138,7 @@ def divide(
     return {name: index for name, index in indices.items() if len(index)}
 
 
-def write_splits(data: ImageData, path: str) -> None:
+def write_splits(data: Data, path: str) -> None:
     """Writes which example went where: a CSV with the columns id, split, label."""
     with tf.io.gfile.GFile(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")

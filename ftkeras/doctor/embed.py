@@ -14,7 +14,7 @@ import numpy as np
 from ftkeras.backbones import load_backbone
 from ftkeras.backbones.preprocessing import preprocess
 from ftkeras.console import Progress
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.pipeline import plain
 from ftkeras.inputs.base import Input
 from ftkeras.model.inference import outputs_function
@@ -23,7 +23,7 @@ _SIZE = 96  # enough to tell things apart, and quick
 _BATCH = 64
 
 
-def make_embedding(data: ImageData, kind: Input, looks: Any) -> Callable[[np.ndarray], np.ndarray]:
+def make_embedding(data: Data, kind: Input, looks: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from rows of `looks` (m,) to features float32 (m, 1280)."""
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=_SIZE)
     inputs = keras.Input((_SIZE, _SIZE, 3))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ftkeras.backbones import load_backbone
 from ftkeras.config.schema import Config
 from ftkeras.console import duration
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected
 from ftkeras.doctor import machine, preprocessing, settings, splits
@@ -51,7 +51,7 @@ def examine(config: Config | None = None) -> Diagnosis:
     except UserError as error:
         facts["model"] = f"not tried: {error}"
         try:
-            data = build.images(config, expected=Expected(strict=False))
+            data = build.data(config, expected=Expected(strict=False))
         except UserError:  # perhaps only because it is no classification: the task's word counts
             raise error from None
         data_findings = list(_data_findings(config, data, facts))
@@ -67,7 +67,7 @@ def examine(config: Config | None = None) -> Diagnosis:
     return Diagnosis(facts, [finding for finding in findings if finding.check not in by_nature])
 
 
-def _data_findings(config: Config, data: ImageData, facts: dict[str, str]) -> Iterator[Finding]:
+def _data_findings(config: Config, data: Data, facts: dict[str, str]) -> Iterator[Finding]:
     kind = build.input_of(config)
     facts["data"] = _describe(data)
     yield from splits.read_errors(data, config.data.max_bad_files)
@@ -108,7 +108,7 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
     return settings.check_config(asked, assembled.plan, assembled.unfreeze.phases)
 
 
-def _describe(data: ImageData) -> str:
+def _describe(data: Data) -> str:
     parts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     return f"{data.source}: {parts}; {answered(data.outputs)}"
 

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import track
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.inputs.base import Input
 
 
-def look_at(data: ImageData, kind: Input) -> Any:
+def look_at(data: Data, kind: Input) -> Any:
     """Returns what was seen of all examples, which kinds with `looks` decode once; else None."""
     looks = kind.ability("looks")
     if looks is None:
@@ -42,7 +42,7 @@ def look_at(data: ImageData, kind: Input) -> Any:
     )
 
 
-def _unknown(data: ImageData) -> np.ndarray | None:
+def _unknown(data: Data) -> np.ndarray | None:
     """Returns which labels, `head=value`, are of heads that have no answer for an example."""
     if len(data.outputs) == 1:
         return None

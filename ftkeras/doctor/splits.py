@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.paired import TARGET
 from ftkeras.findings import Evidence, Finding, percent
 from ftkeras.measures.metrics import auc_shares
@@ -23,7 +23,7 @@ _LEAST = 40
 _COMPONENTS = 50
 
 
-def read_errors(data: ImageData, max_bad_files: float) -> Iterator[Finding]:
+def read_errors(data: Data, max_bad_files: float) -> Iterator[Finding]:
     """Reports the files that were left out as unreadable."""
     bad = data.bad_files
     total = len(bad) + sum(map(len, data.splits.values()))
@@ -38,12 +38,12 @@ def read_errors(data: ImageData, max_bad_files: float) -> Iterator[Finding]:
         )
 
 
-def others(data: ImageData) -> list[str]:
+def others(data: Data) -> list[str]:
     """Returns the names of the splits that are to be like train; another domain's are not."""
     return [name for name in data.splits if name != "train" and not name.startswith(TARGET)]
 
 
-def check_classes(data: ImageData) -> Iterator[Finding]:
+def check_classes(data: Data) -> Iterator[Finding]:
     """Finds classes that are missing from a split, or too small to learn from."""
     counts = {name: split.counts for name, split in data.splits.items()}
     train = counts["train"]
@@ -69,9 +69,7 @@ def check_classes(data: ImageData) -> Iterator[Finding]:
         )
 
 
-def _missing(
-    data: ImageData, name: str, counts: np.ndarray, train: np.ndarray
-) -> Iterator[Finding]:
+def _missing(data: Data, name: str, counts: np.ndarray, train: np.ndarray) -> Iterator[Finding]:
     missing = [i for i, count in enumerate(counts) if not count and train[i]]
     total = len(data.splits[name])
     if missing:
@@ -92,7 +90,7 @@ def _missing(
         )
 
 
-def _class(data: ImageData, index: int, counts: dict[str, np.ndarray]) -> Evidence:
+def _class(data: Data, index: int, counts: dict[str, np.ndarray]) -> Evidence:
     detail = ", ".join(f"{count[index]} in {name}" for name, count in counts.items())
     return Evidence(data.class_names[index], detail=detail)
 
@@ -101,7 +99,7 @@ def _class(data: ImageData, index: int, counts: dict[str, np.ndarray]) -> Eviden
 
 
 def check_shift(
-    data: ImageData, looks: Any, features: Callable[[np.ndarray], np.ndarray]
+    data: Data, looks: Any, features: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[Finding]:
     """Compares val and test with train: what their examples of like classes look like.
 
@@ -114,13 +112,13 @@ def check_shift(
         yield from _image_shift(looks, name, features)
 
 
-def check_labels(data: ImageData) -> Iterator[Finding]:
+def check_labels(data: Data) -> Iterator[Finding]:
     """Compares val and test with train: their shares of classes."""
     for name in others(data):
         yield from _label_shift(data, name)
 
 
-def _label_shift(data: ImageData, name: str) -> Iterator[Finding]:
+def _label_shift(data: Data, name: str) -> Iterator[Finding]:
     train, other = data.splits["train"].counts, data.splits[name].counts
     seen = (train + other) > 0
     if not seen.any():  # numbers have no classes

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftkeras.console import duration, table
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
 
@@ -16,7 +16,7 @@ _SHOWN = (
 )  # fmt: skip
 
 
-def start_lines(data: ImageData, backbone: str, device: str, notes: Sequence[str]) -> str:
+def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) -> str:
     """Returns what is worth reading before training starts.
 
     Args:

@@ -10,7 +10,7 @@ import keras
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import own_steps, replicated
 from ftkeras.devices.strategy import Devices, choose_devices, choose_jit, prepare
@@ -47,7 +47,7 @@ class Assembled:
 
     task: Task
     config: Config
-    data: ImageData
+    data: Data
     feed: Feed
     backbone: Backbone
     model: keras.Model
@@ -117,7 +117,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     devices = choose_devices(training.strategy)
     precision = prepare(config.seed, training.precision, training.deterministic, devices.kind)
     jit = choose_jit(training.jit, devices, training.deterministic)
-    data = task.images(config)
+    data = task.data(config)
     task.check(config, data)
     with devices.strategy.scope():
         backbone = build.backbone(config)
@@ -185,7 +185,7 @@ def _unfreezing(
 def _trunk(
     task: Task,
     config: Config,
-    data: ImageData,
+    data: Data,
     model: keras.Model,
     feed: Feed,
     unfreeze: ResumableUnfreezing,
@@ -221,7 +221,7 @@ def _why_no_tail(task: Task, model: keras.Model) -> str | None:
     return None
 
 
-def _metrics(task: Task, config: Config, data: ImageData) -> Any:
+def _metrics(task: Task, config: Config, data: Data) -> Any:
     return keras.tree.map_structure(Unweighted, task.metrics(config, data))
 
 

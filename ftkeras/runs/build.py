@@ -16,7 +16,7 @@ from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected, load_data
 from ftkeras.data.order import Order
@@ -40,13 +40,13 @@ from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.regularization import WeightPenalty
 
 
-def images(
+def data(
     config: Config,
     *,
     expected: Expected = Expected(),  # noqa: B008 (it is frozen)
     of: DataSection | None = None,
     **changes: Any,
-) -> ImageData:
+) -> Data:
     """Finds, checks and splits the images that the config names, or another section of it does.
 
     See `load_data`; `changes` are more arguments for it, also in place of what the section says.
@@ -92,7 +92,7 @@ def backbone(config: Config) -> Backbone:
     return loaded
 
 
-def model(config: Config, data: ImageData, on: Backbone) -> keras.Model:
+def model(config: Config, data: Data, on: Backbone) -> keras.Model:
     """Attaches the head for the only output."""
     [units] = [output.units for output in data.outputs.values()]
     [bias] = biases(config, data).values()
@@ -105,7 +105,7 @@ def head_options(config: Config) -> dict[str, Any]:
     return {**options, "hidden": config.head.hidden, "seed": config.seed}
 
 
-def biases(config: Config, data: ImageData) -> dict[str, np.ndarray | None]:
+def biases(config: Config, data: Data) -> dict[str, np.ndarray | None]:
     """Returns by output the bias that the last layer starts from; None for zeros."""
     train, starts = data.splits["train"], {}
     for name, output in data.outputs.items():
@@ -148,7 +148,7 @@ def _check_images_fields(section: DataSection, kind: Input) -> None:
 
 def feed(
     config: Config,
-    data: ImageData,
+    data: Data,
     model: keras.Model,
     share: Share = WHOLE,
     full: bool = False,

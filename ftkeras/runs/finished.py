@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.backbones.weights_file import read_model
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import FilePrediction
@@ -39,7 +39,7 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     config = run.config
     task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(task.images(config), split)
+    model, data = load_model(run), _with_split(task.data(config), split)
     feed = task.feed(config, data, model)
     evaluation = task.measure(model, feed, run, split)
     if split == final_split(data):
@@ -61,7 +61,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(task_of(config).images(config), split)
+    model, data = load_model(run), _with_split(task_of(config).data(config), split)
     only_classes(data.outputs, "robustness")
     measured = measure_robustness(
         model,
@@ -100,7 +100,7 @@ def export(
     config, model = run.config, load_model(run)
 
     def samples() -> tuple[Sample, Sample]:
-        data, kind = task.images(config), build.input_of(config, model)
+        data, kind = task.data(config), build.input_of(config, model)
         return (
             take(data.splits["train"], CALIBRATED_ON, kind, config.seed),
             take(data.splits[final_split(data)], MEASURED_ON, kind, config.seed),
@@ -132,7 +132,7 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)
-            add_pictures(run, model, task.images(run.config).splits, kind)
+            add_pictures(run, model, task.data(run.config).splits, kind)
         except UserError as error:
             print(f"note      the report has no pictures: {error}")
     return write_page(run, task, out)
@@ -146,20 +146,19 @@ def write_page(run: Run, task: Task, out: str | None = None) -> str:
 
 
 def load_model(run: Run) -> keras.Model:
-    """Returns a run's best model: raw float32 RGB images (n, size, size, 3) to logits
-    or scores."""
+    """Returns a run's best model: from what an example is (`Input.takes`) to logits or scores."""
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
     return read_model(path, run.folder)
 
 
-def final_split(data: ImageData) -> str:
+def final_split(data: Data) -> str:
     """The split that says how good a run's model is."""
     return next(split for split in ("test", "val", "train") if split in data.splits)
 
 
-def _with_split(data: ImageData, split: str) -> ImageData:
+def _with_split(data: Data, split: str) -> Data:
     """Returns the data if they have the split; else says which ones there are."""
     if split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")

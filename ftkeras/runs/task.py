@@ -11,7 +11,7 @@ import keras
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.devices.replicas import replica_class
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Task:
-    """The parts of a run that a task may replace; as they are, they classify images.
+    """The parts of a run that a task may replace; as they are, they classify.
 
     A task is a subclass in a module of `ftkeras.tasks`, which may replace any of these methods. It
     has no state: one object serves any number of runs.
@@ -50,7 +50,7 @@ class Task:
         ```
     """
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         """Raises UserError, before anything is built, for what cannot work together."""
         check_loss(config.loss.name, data.outputs)
         if config.data.balance != "none" and not data.class_names:
@@ -63,14 +63,14 @@ class Task:
             only_classes(data.outputs, f"export.formats: {config.export.formats[0]}")
         check_monitors(config, data, self.logged(config, data))
 
-    def images(self, config: Config) -> ImageData:
+    def data(self, config: Config) -> Data:
         """Finds, checks and splits the data."""
-        return build.images(config)
+        return build.data(config)
 
     def feed(
         self,
         config: Config,
-        data: ImageData,
+        data: Data,
         model: keras.Model,
         share: Share = WHOLE,
         full: bool = False,
@@ -78,7 +78,7 @@ class Task:
         """Sets up the batches; see `Feed`."""
         return build.feed(config, data, model, share, full)
 
-    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+    def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Attaches the heads.
 
         The model may be of a subclass with its own `train_step` or `compute_loss`, of which
@@ -87,19 +87,19 @@ class Task:
         """
         return build.model(config, data, backbone)
 
-    def loss(self, config: Config, data: ImageData) -> Any:
+    def loss(self, config: Config, data: Data) -> Any:
         """Returns what `compile` takes as the loss; it is a mean over examples."""
         losses = {name: output.loss(config.loss) for name, output in data.outputs.items()}
         return losses if len(losses) > 1 else next(iter(losses.values()))
 
-    def metrics(self, config: Config, data: ImageData) -> Any:
+    def metrics(self, config: Config, data: Data) -> Any:
         """Returns what `compile` takes as weighted metrics."""
         metrics = {name: output.metrics() for name, output in data.outputs.items()}
         if len(metrics) > 1:
             return {name: each[:1] for name, each in metrics.items()}
         return next(iter(metrics.values()))
 
-    def logged(self, config: Config, data: ImageData) -> list[str]:
+    def logged(self, config: Config, data: Data) -> list[str]:
         """Returns the names that training logs, besides `loss`."""
         metrics = self.metrics(config, data)
         if not isinstance(metrics, dict):
@@ -107,7 +107,7 @@ class Task:
         own = [f"{name}_{metric.name}" for name, each in metrics.items() for metric in each]
         return [*(f"{name}_loss" for name in metrics), *own]
 
-    def monitor(self, config: Config, data: ImageData) -> str:
+    def monitor(self, config: Config, data: Data) -> str:
         """Returns the metric that tells the best epoch where the config names none."""
         only = only_output(data.outputs)
         return ("val_" if "val" in data.splits else "") + (only.watched if only else "loss")
@@ -152,7 +152,7 @@ class Task:
         return assembled.model
 
     def final(self, model: keras.Model) -> keras.Model:
-        """Returns what is kept of the trained model: it takes images and shares its weights.
+        """Returns what is kept of the trained model: it has the same inputs and shares its weights.
 
         Never compiled, for the optimizer's state belongs to the checkpoints.
         """
@@ -235,7 +235,7 @@ def temperatures_of(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]
     return {name: float(part.get("temperature", 1.0)) for name, part in parts.items()}
 
 
-def only_one_of(data: ImageData, who: str) -> Classes:
+def only_one_of(data: Data, who: str) -> Classes:
     """Returns the only output, which is one of several classes, with every answer known.
 
     Args:
@@ -273,7 +273,7 @@ def check_loss(name: str, outputs: Mapping[str, Output]) -> None:
         )
 
 
-def check_mix(data: ImageData) -> None:
+def check_mix(data: Data) -> None:
     """Refuses to mix examples whose answers are not all known; UserError."""
     answers = data.splits["train"].answers
     if len(data.outputs) > 1 or any(a.known is not None for a in answers.values()):
@@ -283,7 +283,7 @@ def check_mix(data: ImageData) -> None:
         )
 
 
-def check_monitors(config: Config, data: ImageData, metrics: Sequence[str]) -> None:
+def check_monitors(config: Config, data: Data, metrics: Sequence[str]) -> None:
     """Refuses a metric that nobody logs.
 
     Raises:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ftkeras.cache import digest
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.devices.workers import agree_on_weights, peers_watched, taking_part, wait_for_all
 from ftkeras.errors import Preempted, TrainingError, UserError
@@ -197,7 +197,7 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
     callbacks: list[keras.callbacks.Callback] = [loggers]
     if training.early_stopping is not None:
         callbacks.append(EarlyStopping(**training.early_stopping.model_dump()))
-    loggers.image("train/first_batch", lambda: training_batch(assembled.feed))
+    loggers.figure("train/first_batch", lambda: training_batch(assembled.feed))
     guards = Guards(training.checkpoint, training.trouble, signals)
     checkpoints = assembled.fit(run, guards, callbacks)
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
@@ -222,11 +222,11 @@ def _log_result(
     split, data = evaluation["split"], assembled.data
     loggers.result({f"{split}/{name}": v for name, v in whole(evaluation).items()})
     if matrix := evaluation.get("confusion_matrix"):
-        loggers.image(
+        loggers.figure(
             f"{split}/confusion_matrix", lambda: confusion_picture(matrix, data.class_names)
         )
     if isinstance(only_output(data.outputs), Classes):
-        loggers.image(
+        loggers.figure(
             f"{split}/mistakes",
             lambda: worst_mistakes(assembled.feed, split, load_predictions(run, split)),
         )
@@ -259,7 +259,7 @@ def _write_facts(assembled: Assembled, run: Run) -> None:
     write_bad_files(data.bad_files, run.path("bad_files.csv"))
 
 
-def _check_same_data(data: ImageData, run: Run) -> None:
+def _check_same_data(data: Data, run: Run) -> None:
     """Refuses to go on with other examples: their order would be another one, too."""
     if not tf.io.gfile.exists(run.path("data.json")):
         return  # killed before anything was trained
@@ -271,7 +271,7 @@ def _check_same_data(data: ImageData, run: Run) -> None:
         )
 
 
-def _digest(data: ImageData) -> str:
+def _digest(data: Data) -> str:
     """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
     for split in data.splits.values():

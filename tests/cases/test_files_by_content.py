@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, features
 
 from ftkeras import UserError, load_data
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.inputs.image.decode import whole
 
 
-def load(folder: Path, kind: str, suffix: str) -> ImageData:
+def load(folder: Path, kind: str, suffix: str) -> Data:
     """Fills a folder with images of one kind under one suffix, 8 of 2 classes, and loads it."""
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):

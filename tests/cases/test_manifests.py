@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ftkeras import UserError, load_data
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 
-Table = Callable[..., ImageData]
+Table = Callable[..., Data]
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def read(tmp_path, monkeypatch, draw) -> Table:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path, {"pics": 8})
 
-    def load(*lines: str, name: str = "list.csv", **options: object) -> ImageData:
+    def load(*lines: str, name: str = "list.csv", **options: object) -> Data:
         Path(name).write_text("\n".join(lines) + "\n")
         return load_data("manifest", path=name, **options)
 
     return load
 
 
-def ids(data: ImageData) -> list[str]:
+def ids(data: Data) -> list[str]:
     return [key for split in data.splits.values() for key in split.ids]
 
 

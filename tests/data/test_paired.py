@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.paired import PairedFeed
 from ftkeras.data.share import Share
 from ftkeras.errors import UserError
@@ -33,7 +33,7 @@ def feed(target: int, **options: object) -> PairedFeed:
         "target_train": split("target_train", target, 100),
         "target_val": split("target_val", 3, 200),
     }
-    data = ImageData("arrays", {"label": OneOf(("a", "b"))}, splits)
+    data = Data("arrays", {"label": OneOf(("a", "b"))}, splits)
     settings = {"batch_size": 3, "seed": 1, "cache": "none", **options}
     return PairedFeed(data, ImageInput(8), **settings)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftkeras.data import splits
-from ftkeras.data.dataset import BadFile, ImageData, Listing, Split
+from ftkeras.data.dataset import BadFile, Data, Listing, Split
 from ftkeras.errors import UserError
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.one_of import OneOf
@@ -147,7 +147,7 @@ def test_the_record_of_splits_and_bad_files():
         return Split(name, ids, labels, classes=2, fetch=lambda index: index)
 
     hot = np.array([[1, 1], [0, 0]], np.float32)
-    data = ImageData(
+    data = Data(
         "folder", {"label": AnyOf(("cat", "dog"))}, {"train": part("train", ["a,1", "b"], hot)}
     )
     splits.write_splits(data, "ram://record/splits.csv")
@@ -158,9 +158,7 @@ def test_the_record_of_splits_and_bad_files():
             ["b", "train", ""],
         ]
     alone = np.array([1, 0], np.int32)
-    data = ImageData(
-        "folder", {"label": OneOf(("cat", "dog"))}, {"val": part("val", ["a", "b"], alone)}
-    )
+    data = Data("folder", {"label": OneOf(("cat", "dog"))}, {"val": part("val", ["a", "b"], alone)})
     splits.write_splits(data, "ram://record/single.csv")
     with tf.io.gfile.GFile("ram://record/single.csv") as file:
         assert file.read().splitlines()[1:] == ["a,val,dog", "b,val,cat"]

@@ -101,7 +101,7 @@ def of_32_px() -> keras.Model:
 
 def test_full_batches_have_one_shape(arrays):
     config = parse_config(tree(arrays), ())
-    data = build.images(config)
+    data = build.data(config)
     feed = build.feed(config, data, of_32_px(), full=True)
     images, labels = feed.train().element_spec
     assert images.shape == (8, 32, 32, 3)
@@ -113,7 +113,7 @@ def test_full_batches_have_one_shape(arrays):
 
 def test_no_python_runs_in_the_pipeline(arrays):
     config = parse_config(tree(arrays), ())
-    feed = build.feed(config, build.images(config), of_32_px())
+    feed = build.feed(config, build.data(config), of_32_px())
     for batches in (feed.train(), feed.plain("test")):
         graph = tf.compat.v1.GraphDef()
         variant = batches._variant_tensor

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chi2_contingency, norm
 
-from ftkeras.data.dataset import BadFile, ImageData, Split
+from ftkeras.data.dataset import BadFile, Data, Split
 from ftkeras.doctor import splits
 from ftkeras.inputs.image.looks import Looks
 from ftkeras.measures.metrics import auc_shares
@@ -19,14 +19,14 @@ def read_errors(parts, most: float) -> list:
     return list(splits.read_errors(parts, most))
 
 
-def data(**labels: list[int]) -> ImageData:
+def data(**labels: list[int]) -> Data:
     parts = {
         name: Split(
             name, [f"{name}{i}" for i in range(len(y))], np.array(y), 3, lambda index: index
         )
         for name, y in labels.items()
     }
-    return ImageData("folder", {"label": OneOf(("cat", "dog", "emu"))}, parts)
+    return Data("folder", {"label": OneOf(("cat", "dog", "emu"))}, parts)
 
 
 def checks(findings) -> list[tuple[str, str]]:
@@ -68,7 +68,7 @@ def test_another_domain_is_not_expected_to_be_like_train():
 
 def test_unreadable_files_are_an_error_where_they_are_many():
     bad = (BadFile("a.jpg", "empty file"),)
-    some = ImageData("folder", {"label": OneOf(("a", "b"))}, data(train=[0] * 19).splits, bad)
+    some = Data("folder", {"label": OneOf(("a", "b"))}, data(train=[0] * 19).splits, bad)
     assert checks(read_errors(some, 0.05)) == [("warning", "unreadable files")]
     assert checks(read_errors(some, 0.04)) == [("error", "unreadable files")]
     assert read_errors(data(train=[0]), 0.0) == []

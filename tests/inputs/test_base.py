@@ -137,7 +137,7 @@ def test_a_config_names_a_kind_and_its_settings(points, clouds):
         "backbone": {"name": "MobileNetV2", "weights": "none"},
         "phases": [{"name": "head", "epochs": 1, "learning_rate": 1e-3}],
     }
-    data = build.images(parse_config(tree))
+    data = build.data(parse_config(tree))
     assert sum(map(len, data.splits.values())) == COUNT
     feed = build.feed(parse_config(tree), data, model=None)
     assert feed.input.kind == "points" and feed.view == "turned"
@@ -149,7 +149,7 @@ def test_a_config_names_a_kind_and_its_settings(points, clouds):
     }
     for override, message in wrong.items():
         with pytest.raises(UserError, match=message):
-            build.images(parse_config(tree, [override]))
+            build.data(parse_config(tree, [override]))
     with pytest.raises(UserError, match="has a kind 'image' already"):
         register_input("image", lambda settings, model: points)
 

@@ -171,7 +171,7 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
 def test_what_cannot_work_is_refused_before_training(folder, override, message):
     given = config(folder, override)
     with pytest.raises(UserError, match=message):
-        task_of(given).check(given, task_of(given).images(given))
+        task_of(given).check(given, task_of(given).data(given))
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_tasks_of_classes_refuse_other_outputs_by_name(folder, task, section, as
     given = config(folder, task=task, outputs=asked, training={}, **{task: section})
     message = f"task {task}: it takes one output, which is one of several classes, not {told}"
     with pytest.raises(UserError, match=message):
-        task_of(given).check(given, task_of(given).images(given))
+        task_of(given).check(given, task_of(given).data(given))
 
 
 def test_a_class_from_a_column_is_a_plain_classification(folder):
     given = config(folder, outputs={"side": {"column": "label"}}, training={})
-    data = task_of(given).images(given)
+    data = task_of(given).data(given)
     assert data.class_names == ("a", "b") and data.splits["train"].labels.tolist()[:2] == [0, 1]
     assert not data.splits["train"].answers
     task_of(given).check(given, data)
@@ -211,7 +211,7 @@ def test_a_class_from_a_column_is_a_plain_classification(folder):
 def test_several_outputs_of_a_classification_weigh_the_same(folder):
     given = config(folder, outputs={"label": "classes", "years": "number"}, training={})
     task = task_of(given)
-    data = task.images(given)
+    data = task.data(given)
     task.check(given, data)
     assert task.logged(given, data)[-2:] == ["label_accuracy", "years_mae"]
     assert type(task).__name__ == "MultiTask"

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predictions import Predictions
 from ftkeras.inputs.image.input import ImageInput
@@ -18,7 +18,7 @@ def feed(count: int = 6) -> Feed:
     """Image i is all of the grey 10 * i."""
     fetch = lambda i: tf.cast(tf.fill((4, 4, 3), 10 * i), tf.uint8)  # noqa: E731
     split = Split("train", [str(i) for i in range(count)], np.arange(count) % 2, 2, fetch)
-    data = ImageData("arrays", {"label": OneOf(("cat", "dog"))}, {"train": split})
+    data = Data("arrays", {"label": OneOf(("cat", "dog"))}, {"train": split})
     return Feed(data, ImageInput(4), batch_size=count)
 
 

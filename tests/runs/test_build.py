@@ -56,7 +56,7 @@ def test_the_last_blocks_start_fresh_and_the_others_do_not(arrays):
 
 def test_the_split_may_have_a_seed_of_its_own(arrays):
     def tested(*overrides: str) -> list[str]:
-        return list(build.images(config(arrays, *overrides)).splits["test"].ids)
+        return list(build.data(config(arrays, *overrides)).splits["test"].ids)
 
     assert tested("seed=1") != tested("seed=2")
     assert tested("seed=1", "data.split_seed=2") == tested("seed=2")

@@ -97,7 +97,7 @@ def measure(way: str, seed: int) -> dict[str, Any]:
 
 def answering(run: Run) -> float:
     """Returns the processor's seconds for the model's answers to the 1,000 test images."""
-    data = task_of(run.config).images(run.config)
+    data = task_of(run.config).data(run.config)
     model = ftkeras.load_model(run)
     batches = task_of(run.config).feed(run.config, data, model).plain("test").cache()
     predict_outputs(model, batches, "warm up")

@@ -32,7 +32,7 @@ from ftkeras.backbones import Backbone, load_backbone
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import table
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
 from ftkeras.graph import Graph, GraphModel
@@ -103,12 +103,12 @@ def main() -> None:
     print(f"{options.train} at {options.size} px; medians over {options.pairs} alternating pairs")
 
 
-def work(images: int, train: str) -> tuple[ImageData, ImageData, Phase]:
+def work(images: int, train: str) -> tuple[Data, Data, Phase]:
     """Returns all images, so many of them without the rest, and the phase to train."""
     data = load_data("starter", split={"val": None, "test": "test"})
     part = data.splits["train"]
     kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
-    few = ImageData("starter", data.outputs, {"train": kept})
+    few = Data("starter", data.outputs, {"train": kept})
     return data, few, Phase("top", train=["head", train], epochs=EPOCHS, learning_rate=1e-4)
 
 
@@ -116,14 +116,14 @@ def work(images: int, train: str) -> tuple[ImageData, ImageData, Phase]:
 ONE = """
 import json, sys
 import step
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.load import load_data
 from ftkeras.phases import Phase
 images, size, train = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 data = load_data("starter", split={"val": None, "test": "test"})
 part = data.splits["train"]
 kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
-few = ImageData("starter", data.outputs, {"train": kept})
+few = Data("starter", data.outputs, {"train": kept})
 phase = Phase("top", train=["head", train], epochs=step.EPOCHS, learning_rate=1e-4)
 rate, first = step.speed(few, size, phase, True)
 print(json.dumps([1 / rate, first, 1 / step.head_speed(data, size, 16)]))
@@ -169,7 +169,7 @@ def row(name: str, pairs: list[tuple[float, float]], goal: str) -> list[object]:
     return [name, *medians, *(f"{f(ratios):.2f}" for f in (statistics.median, min, max)), goal]
 
 
-def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, float]:
+def speed(data: Data, size: int, phase: Phase, full: bool) -> tuple[float, float]:
     """Trains once and returns images a second, and the seconds to the first step."""
     keras.utils.clear_session()
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=size)
@@ -194,7 +194,7 @@ def speed(data: ImageData, size: int, phase: Phase, full: bool) -> tuple[float, 
     return (EPOCHS - 1) * len(data.splits["train"]) / clock.seconds, clock.first_step
 
 
-def head_speed(data: ImageData, size: int, steps: int) -> float:
+def head_speed(data: Data, size: int, steps: int) -> float:
     """Trains the head from a store, so many steps at a call; returns images a second.
 
     All epochs but the first count, with their checkpoints.
@@ -204,7 +204,7 @@ def head_speed(data: ImageData, size: int, steps: int) -> float:
     model = compiled(backbone, len(data.class_names))
     phase = Phase("head", train=["head"], epochs=8, learning_rate=3e-3)
     unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
-    only = ImageData("starter", data.outputs, {"train": data.splits["train"]})
+    only = Data("starter", data.outputs, {"train": data.splits["train"]})
     feed = Feed(only, ImageInput(size), batch_size=32)
 
     def make_tail(graph: Graph) -> keras.Model:

@@ -27,7 +27,7 @@ from absl import app, flags
 from ftkeras.backbones import Backbone, load_backbone
 from ftkeras.config.schema import StrategyConfig
 from ftkeras.console import table
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.load import load_data
 from ftkeras.inputs.image.decode import whole
 from ftkeras.model.assemble import build_model
@@ -61,7 +61,7 @@ FLAGS = flags.FLAGS
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def images(data: ImageData, split: str, size: int) -> Arrays:
+def images(data: Data, split: str, size: int) -> Arrays:
     """Returns a split's images, float32 (n, size, size, 3), and labels, int32 (n,)."""
     part = data.splits[split]
     shape = (size, size)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import replica_class
 from ftkeras.evaluation.robustness import sample
@@ -151,12 +151,12 @@ def attack_of(section: AdversarialSection) -> Attack:
 class Adversarial(Task):
     """Trains against an attack, and measures with another."""
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         """Refuses what is not one of several classes."""
         only_one_of(data, "task adversarial")
         check_monitors(config, data, ["accuracy", "robust_accuracy"])
 
-    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+    def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Attaches the head, and attacks before each step."""
         section = _section(config)
         plain = build.model(config, data, backbone)
@@ -177,7 +177,7 @@ class Adversarial(Task):
             name=plain.name,
         )
 
-    def monitor(self, config: Config, data: ImageData) -> str:
+    def monitor(self, config: Config, data: Data) -> str:
         """Returns the robust accuracy: it can fall while the clean one still rises."""
         return ("val_" if "val" in data.splits else "") + "robust_accuracy"
 

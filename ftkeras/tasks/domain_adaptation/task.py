@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config, StrategyConfig
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected
 from ftkeras.data.paired import TARGET, PairedFeed
@@ -160,12 +160,12 @@ class Ramp(keras.callbacks.Callback):
 class DomainAdaptation(Task):
     """Trains on the source's labels and the target's images."""
 
-    def images(self, config: Config) -> ImageData:
+    def data(self, config: Config) -> Data:
         """Finds both domains; the target's splits are `target_train` and so on."""
-        source = build.images(config)
+        source = build.data(config)
         try:
             unlabelled = Expected(labelled=False)
-            target = build.images(config, expected=unlabelled, of=_section(config).target)
+            target = build.data(config, expected=unlabelled, of=_section(config).target)
         except UserError as error:  # which speaks of the section that data mostly are in
             raise UserError(re.sub("^data", "domain_adaptation.target", str(error))) from None
         for data in (source, target):
@@ -196,7 +196,7 @@ class DomainAdaptation(Task):
             notes=(*source.notes, note),
         )
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         """Refuses adabn without statistics of the source, and dann where nothing fits it."""
         section = _section(config)
         logged = ["accuracy", *(["target_doubt"] if section.method in PAIRED else [])]
@@ -220,7 +220,7 @@ class DomainAdaptation(Task):
     def feed(
         self,
         config: Config,
-        data: ImageData,
+        data: Data,
         model: keras.Model,
         share: Share = WHOLE,
         full: bool = False,
@@ -232,7 +232,7 @@ class DomainAdaptation(Task):
         fields = [field.name for field in dataclasses.fields(plain) if field.init]
         return PairedFeed(**{name: getattr(plain, name) for name in fields})
 
-    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+    def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Attaches the head, and for dann a domain classifier."""
         section, plain = _section(config), build.model(config, data, backbone)
         if section.method not in PAIRED:
@@ -269,7 +269,7 @@ class DomainAdaptation(Task):
             name=plain.name,
         )
 
-    def monitor(self, config: Config, data: ImageData) -> str:
+    def monitor(self, config: Config, data: Data) -> str:
         """Returns the doubt about the target where both are trained on: it needs no labels."""
         if _section(config).method not in PAIRED:
             return super().monitor(config, data)

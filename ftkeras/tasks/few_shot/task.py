@@ -17,7 +17,7 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import CheckpointConfig, Config
 from ftkeras.console import table
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import predict_logits, predict_outputs
 from ftkeras.measures.bootstrap import mean_interval
@@ -67,21 +67,21 @@ class FewShot(Task):
 
     by_nature = ("tiny classes", "no validation")
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         super().check(config, data)
         only_one_of(data, "task few_shot")
 
-    def images(self, config: Config) -> ImageData:
+    def data(self, config: Config) -> Data:
         """Returns the first draw as the training split, and the test split."""
-        data = build.images(config)
+        data = build.data(config)
         only_one_of(data, "task few_shot")
         return _on_draw(data, _pool(data, config), config, 0)
 
-    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+    def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         check_stages(backbone, _section(config).stages)
         return super().model(config, data, backbone)
 
-    def monitor(self, config: Config, data: ImageData) -> str:
+    def monitor(self, config: Config, data: Data) -> str:
         return "loss"  # there is no validation split
 
     def trains(self, config: Config) -> bool:
@@ -90,7 +90,7 @@ class FewShot(Task):
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
         """Measures the methods over the draws; returns the model of the first draw's choice."""
         config, section = assembled.config, _section(assembled.config)
-        data = build.images(config)
+        data = build.data(config)
         pool, test = _pool(data, config), data.splits["test"]
         draws = [draw(pool.labels, section.shots, config.seed, n) for n in range(section.draws)]
         used = np.unique(np.concatenate(draws))
@@ -134,10 +134,10 @@ TASK = FewShot()
 class _OnSupport(FewShot):
     """The task on examples that are at hand."""
 
-    def __init__(self, data: ImageData):
+    def __init__(self, data: Data):
         self._data = data
 
-    def images(self, config: Config) -> ImageData:
+    def data(self, config: Config) -> Data:
         return self._data
 
 
@@ -146,7 +146,7 @@ def _section(config: Config) -> FewShotSection:
     return config.few_shot
 
 
-def _pool(data: ImageData, config: Config) -> Split:
+def _pool(data: Data, config: Config) -> Split:
     """Returns the examples to draw from, if they are enough to draw and to test on."""
     if "test" not in data.splits:
         raise UserError("data.split.test: few_shot measures on a test split, and there is none.")
@@ -160,7 +160,7 @@ def _pool(data: ImageData, config: Config) -> Split:
     return pool
 
 
-def _on_draw(data: ImageData, pool: Split, config: Config, turn: int) -> ImageData:
+def _on_draw(data: Data, pool: Split, config: Config, turn: int) -> Data:
     """Returns the data with one draw as the training split, and no validation split."""
     support = pool.take(draw(pool.labels, _section(config).shots, config.seed, turn))
     return dataclasses.replace(data, splits={"train": support, "test": data.splits["test"]})
@@ -183,7 +183,7 @@ def _fit_head(
 
 
 def _train_phases(
-    config: Config, data: ImageData, run: Run, turn: int, trained: keras.Model | None
+    config: Config, data: Data, run: Run, turn: int, trained: keras.Model | None
 ) -> _Candidate:
     """Trains through the phases on each fold, and on the whole support if that is yet to be done.
 
@@ -207,7 +207,7 @@ def _train_phases(
 
 
 def _answers(
-    config: Config, data: ImageData, run: Run, what: str, model: keras.Model | None
+    config: Config, data: Data, run: Run, what: str, model: keras.Model | None
 ) -> np.ndarray:
     """Returns logits (n, classes) on the test split of a model that is trained if there is none.
 
@@ -223,7 +223,7 @@ def _answers(
     return np.array(run.read_json(name))
 
 
-def _trained(config: Config, data: ImageData, run: Run) -> keras.Model:
+def _trained(config: Config, data: Data, run: Run) -> keras.Model:
     """Returns a new model, trained through the phases as a run would do it."""
     fresh = assemble(config, _OnSupport(data))
     if fresh.trunk is not None:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from ftkeras.cache import digest
-from ftkeras.data.dataset import ImageData, Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.inputs.base import Input
@@ -15,7 +15,7 @@ from ftkeras.tasks.incremental.replay import KEPT, Exemplars, herd, joined, pixe
 
 def remember(
     model: keras.Model,
-    data: ImageData,
+    data: Data,
     before: Exemplars | None,
     *,
     per_class: int,

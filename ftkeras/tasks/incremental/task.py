@@ -13,7 +13,7 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.cache import digest
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected
 from ftkeras.errors import UserError
@@ -120,7 +120,7 @@ class Base:
         if not self.is_first:
             raise UserError(f"incremental.base: {self.run.folder} has no {MEMORY} any more.")
         try:
-            data = build.images(self.run.config)
+            data = build.data(self.run.config)
         except UserError as error:
             if stored is not None:
                 return stored  # fewer than were asked for, and all there are
@@ -154,7 +154,7 @@ class Incremental(Task):
 
     by_nature = ("class missing from train", "label shift")  # of old ones it has what is kept
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         """Refuses what has no old classes to compare with, or no images to correct by."""
         super().check(config, data)
         if _section(config).correction == "bias" and "val" not in data.splits:
@@ -164,10 +164,10 @@ class Incremental(Task):
             )
         _check_backbone(config, Base.of(config).run.config)
 
-    def images(self, config: Config) -> ImageData:
+    def data(self, config: Config) -> Data:
         """Returns the new images, and with them what the base remembers."""
         section, base = _section(config), Base.of(config)
-        new = build.images(config, expected=Expected(classes=base.class_names))
+        new = build.data(config, expected=Expected(classes=base.class_names))
         only_one_of(new, "task incremental")
         # This may write the memory: what is new can be read.
         memory = base.memory(section.memory, section.held_out)
@@ -192,7 +192,7 @@ class Incremental(Task):
         )
         return dataclasses.replace(new, splits=splits, notes=(*new.notes, note))
 
-    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+    def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Grows the base's model and, where it is to be distilled, sets it beside as a teacher."""
         section, base = _section(config), Base.of(config)
         old, cosine = load_model(base.run), section.head == "cosine"

@@ -11,7 +11,7 @@ import keras
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError
 from ftkeras.graph import Graph
@@ -30,19 +30,19 @@ from ftkeras.tasks.multi_task.weighting import (
 class MultiTask(Task):
     """Answers several questions about each example with one network."""
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         if _section(config).weighting == "gradnorm" and len(data.outputs) < 2:
             raise UserError("multi_task.weighting: gradnorm balances two outputs or more.")
         super().check(config, data)
 
-    def images(self, config: Config) -> ImageData:
-        data = super().images(config)
+    def data(self, config: Config) -> Data:
+        data = super().data(config)
         if not _section(config).heads:
             return data
         note = "multi_task.heads is now `outputs: {NAME: KIND, ...}`; docs/outputs.md shows it"
         return dataclasses.replace(data, notes=(*data.notes, note))
 
-    def model(self, config: Config, data: ImageData, backbone: Backbone) -> keras.Model:
+    def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         if len(data.outputs) == 1:
             return super().model(config, data, backbone)
         return build_heads(
@@ -66,7 +66,7 @@ def _section(config: Config) -> MultiTaskSection:
     return config.multi_task if isinstance(config, MultiTaskConfig) else MultiTaskSection()
 
 
-def _maker(config: Config, data: ImageData) -> Callable[..., keras.Model]:
+def _maker(config: Config, data: Data) -> Callable[..., keras.Model]:
     """Returns what makes the model that weighs its losses as the config says."""
     section = _section(config)
     weights = {name: asked.weight for name, asked in config.asked.items()}

@@ -19,7 +19,7 @@ from ftkeras.backbones.weights_file import read_model, weights_in_order
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.console import table, track
-from ftkeras.data.dataset import ImageData
+from ftkeras.data.dataset import Data
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.model.inference import logits_function
 from ftkeras.report.axes import Axis
@@ -46,7 +46,7 @@ Score = dict[str, Any]
 class RobustWeights(Task):
     """Trains through the phases and looks for weights on the way, or averages finished runs."""
 
-    def check(self, config: Config, data: ImageData) -> None:
+    def check(self, config: Config, data: Data) -> None:
         super().check(config, data)
         section = _section(config)
         only_one_of(data, "task robust_weights")
@@ -142,7 +142,7 @@ def _probe(assembled: Assembled) -> Weights:
     return keeper.weights
 
 
-def _check_ingredient(run: Run, config: Config, data: ImageData) -> None:
+def _check_ingredient(run: Run, config: Config, data: Data) -> None:
     """Refuses a run of another model, or one that has trained on what is to be measured on."""
     if run.state() != "finished" or not tf.io.gfile.exists(run.path("model.keras")):
         raise UserError(f"robust_weights.runs: {run.folder} is not finished.")

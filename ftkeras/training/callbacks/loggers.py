@@ -33,8 +33,8 @@ class Logger(Protocol):
     def epoch(self, values: Mapping[str, float], step: int) -> None:
         """Logs an epoch's metrics."""
 
-    def image(self, name: str, pixels: np.ndarray) -> None:
-        """Logs a picture, uint8 (h, w, 3)."""
+    def figure(self, name: str, drawn: np.ndarray) -> None:
+        """Logs a figure, uint8 (h, w, 3)."""
 
     def result(self, values: Mapping[str, float]) -> None:
         """Logs what the finished model was measured at."""
@@ -44,7 +44,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Hyper-parameters, pictures and the result; Keras's own callback writes the epochs."""
+    """Hyper-parameters, figures and the result; Keras's own callback writes the epochs."""
 
     def __init__(self, run: Run, settings: Mapping[str, Value]):
         from tensorboard.plugins.hparams import api
@@ -58,9 +58,9 @@ class TensorBoard:
     def epoch(self, values: Mapping[str, float], step: int) -> None:
         pass
 
-    def image(self, name: str, pixels: np.ndarray) -> None:
+    def figure(self, name: str, drawn: np.ndarray) -> None:
         with self._writer.as_default():
-            tf.summary.image(name, pixels[None], step=0)
+            tf.summary.image(name, drawn[None], step=0)
 
     def result(self, values: Mapping[str, float]) -> None:
         with self._writer.as_default():
@@ -94,9 +94,9 @@ class WeightsAndBiases:
     def epoch(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def image(self, name: str, pixels: np.ndarray) -> None:
+    def figure(self, name: str, drawn: np.ndarray) -> None:
         # Its step moves with each commit, and the epochs name theirs.
-        self._run.log({name: self._images(pixels)}, commit=False)
+        self._run.log({name: self._images(drawn)}, commit=False)
 
     def result(self, values: Mapping[str, float]) -> None:
         self._run.summary.update(dict(values))
@@ -140,8 +140,8 @@ class MLflow:
         rows = [metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=rows)
 
-    def image(self, name: str, pixels: np.ndarray) -> None:
-        self._client.log_image(self._id, pixels, artifact_file=f"{name}.png")
+    def figure(self, name: str, drawn: np.ndarray) -> None:
+        self._client.log_image(self._id, drawn, artifact_file=f"{name}.png")
 
     def result(self, values: Mapping[str, float]) -> None:
         self.epoch(values, 0)
@@ -187,15 +187,15 @@ class Loggers(keras.callbacks.Callback):
         values = {name: float(value) for name, value in (logs or {}).items()}
         self._tell(lambda logger: logger.epoch(values, epoch))
 
-    def image(self, name: str, make: Callable[[], np.ndarray | None]) -> None:
-        """Logs a picture, uint8 (h, w, 3), if there is one; nor does failing at it end the run."""
+    def figure(self, name: str, make: Callable[[], np.ndarray | None]) -> None:
+        """Logs a figure, uint8 (h, w, 3), if there is one; nor does failing at it end the run."""
         try:
-            pixels = make()
+            drawn = make()
         except Exception as error:
-            self._report(f"warning: no picture {name}: {first_line(error)}")
+            self._report(f"warning: no figure {name}: {first_line(error)}")
             return
-        if pixels is not None:
-            self._tell(lambda logger: logger.image(name, pixels))
+        if drawn is not None:
+            self._tell(lambda logger: logger.figure(name, drawn))
 
     def result(self, values: Mapping[str, float]) -> None:
         """Logs what the finished model was measured at."""

@@ -65,7 +65,7 @@ def run(photos, tmp_path_factory):
 @pytest.mark.slow
 def test_the_kept_model_is_the_method_that_was_chosen(run):
     """The exported graph answers as the head does that is fitted here once more."""
-    data = build.images(run.config)
+    data = build.data(run.config)
     pool, test = data.splits["train"], data.splits["test"]
     chosen = draw(pool.labels, 4, seed=0, turn=0)
     features = unit_features(build.backbone(run.config), 2)

@@ -245,20 +245,20 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
 def test_what_cannot_work_is_refused_before_training(manifest, override, message):
     given = config(manifest, override)
     with pytest.raises(UserError, match=message):
-        TASK.check(given, TASK.images(given))
+        TASK.check(given, TASK.data(given))
 
 
 def test_numbers_alone_cannot_be_balanced(manifest):
     """There is no class whose frequency a weight could be made from."""
     given = config(manifest, "data.balance=class_weights", outputs={"light": "number"})
     with pytest.raises(UserError, match="data.balance: all outputs are numbers"):
-        TASK.check(given, TASK.images(given))
+        TASK.check(given, TASK.data(given))
 
 
 def test_gradnorm_wants_heads_to_balance(manifest):
     given = config(manifest, "multi_task.weighting=gradnorm", outputs={"colour": "classes"})
     with pytest.raises(UserError, match="two outputs or more"):
-        TASK.check(given, TASK.images(given))
+        TASK.check(given, TASK.data(given))
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -267,7 +267,7 @@ def test_metrics_have_the_names_that_a_monitor_may_use(manifest, count):
     name = "accuracy" if count == 1 else "colour_accuracy"
     some = dict(list(OUTPUTS.items())[:count])
     given = config(manifest, f"training.monitor={name}", outputs=some)
-    data = TASK.images(given)
+    data = TASK.data(given)
     TASK.check(given, data)
     images = keras.Input((2,))
     outputs = {n: keras.layers.Dense(o.units)(images) for n, o in data.outputs.items()}
@@ -287,8 +287,8 @@ def test_a_config_of_version_0_1_asks_the_same(manifest):
     ]
     old = config(manifest, outputs={}, multi_task={"heads": heads, "weighting": "uncertainty"})
     now = config(manifest)
-    assert TASK.images(old).outputs == TASK.images(now).outputs
-    assert "outputs: {NAME: KIND" in TASK.images(old).notes[-1]
+    assert TASK.data(old).outputs == TASK.data(now).outputs
+    assert "outputs: {NAME: KIND" in TASK.data(old).notes[-1]
     for one, other in zip(old.asked.values(), now.asked.values(), strict=True):
         assert (one.kind, one.map, one.weight) == (other.kind, other.map, other.weight)
     with pytest.raises(UserError, match="'colour' is given twice"):
@@ -299,6 +299,6 @@ def test_a_config_of_version_0_1_asks_the_same(manifest):
 
 def test_the_shipped_config_asks_two_questions_about_the_starter():
     given = load_config("configs/multi_task.yaml")
-    data = TASK.images(given)
+    data = TASK.data(given)
     assert [output.units for output in data.outputs.values()] == [10, 5]
     assert all(answers.known.all() for answers in data.splits["test"].answers.values())

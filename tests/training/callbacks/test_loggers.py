@@ -26,10 +26,10 @@ def run(tmp_path) -> Run:
 
 def log(told: Loggers) -> None:
     """What a run of two epochs says."""
-    told.image("train/first_batch", lambda: PICTURE)
+    told.figure("train/first_batch", lambda: PICTURE)
     told.on_epoch_end(0, {"loss": 2.0, "val_accuracy": 0.25})
     told.on_epoch_end(1, {"loss": np.float32(1.5), "val_accuracy": 0.5})
-    told.image("test/confusion_matrix", lambda: PICTURE)
+    told.figure("test/confusion_matrix", lambda: PICTURE)
     told.result({"test/accuracy": 0.75})
     told.close("finished")
 
@@ -86,8 +86,8 @@ def test_a_logger_that_fails_is_named_once_and_the_run_goes_on(run, monkeypatch)
 def test_a_picture_that_cannot_be_made_is_left_out(run):
     said: list[str] = []
     told = Loggers(run, (), SETTINGS, said.append)
-    told.image("none", lambda: None)
-    told.image("broken", lambda: {}["gone"])
+    told.figure("none", lambda: None)
+    told.figure("broken", lambda: {}["gone"])
     assert said == ["warning: no picture broken: 'gone'"]
 
 
