@@ -99,9 +99,12 @@ class HiddenLayer(Section):
 class HeadConfig(Section):
     """The new layers on top of the backbone."""
 
-    pooling: Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"] = "avg"
+    pooling: (
+        Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"] | None
+    ) = None
     """How features become one vector. Of a map: avg, max, or avg_max, which concatenates both. Of a
-    sequence, without its padding: mean, max, first, last, or attention. Of a vector: none."""
+    sequence, without its padding: mean, max, first, last, or attention. Of a vector: none. Left
+    out: the first of these that fits."""
     hidden: list[HiddenLayer] = []
     """Dense layers before the logits."""
     dropout: Fraction = 0.2

@@ -184,7 +184,6 @@ def tree(clouds, tmp_path_factory) -> dict[str, Any]:
     return {
         "data": {"source": "arrays", "path": clouds, "input": {"kind": "points"}, "batch_size": 4},
         "backbone": {"name": path},
-        "head": {"pooling": "mean"},
         "phases": [
             {"name": "head", "epochs": 1, "learning_rate": 1e-2},
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 1e-3},

@@ -16,23 +16,23 @@ FIRST: dict[str, Any] = {
     "backbone": {"name": "MobileNetV2", "weights": "starter", "reinitialize": 2},
     "phases": [{"name": "head", "train": ["head"], "epochs": 3, "learning_rate": 1e-3}],
 }
-NEW = {"source": "arrays", "path": "new.npz"}
+NEW = {"source": "arrays", "path": "/new.npz"}
 
 
 def extend(tree: dict[str, Any], *overrides: str) -> IncrementalConfig:
-    config = extend_config(parse_config(tree), "runs/a/", 96, NEW, overrides)
+    config = extend_config(parse_config(tree), "/runs/a", 96, NEW, overrides)
     assert isinstance(config, IncrementalConfig)
     return config
 
 
 def test_what_is_not_said_is_as_it_was():
     config = extend(FIRST, "incremental.memory=500", "data.batch_size=4")
-    assert (config.data.source, config.data.path) == ("arrays", "new.npz")
+    assert (config.data.source, config.data.path) == ("arrays", "/new.npz")
     assert (config.data.batch_size, config.data.resize, config.data.image_size) == (4, "pad", 96)
-    assert config.backbone.weights == "runs/a/model.keras"
+    assert config.backbone.weights == "/runs/a/model.keras"
     assert config.backbone.reinitialize == 0  # it would undo what was learned
     assert config.phases == parse_config(FIRST).phases
-    assert (config.incremental.base, config.incremental.memory) == ("runs/a/", 500)
+    assert (config.incremental.base, config.incremental.memory) == ("/runs/a", 500)
     assert parse_text(dump_config(config)) == config
 
 
@@ -44,9 +44,9 @@ def test_a_first_extension_is_balanced_and_a_next_one_is_as_the_one_before():
     not_balanced = config.model_copy(
         update={"data": config.data.model_copy(update={"balance": "none"})}
     )
-    following = extend_config(not_balanced, "runs/b", 96, NEW, [])
+    following = extend_config(not_balanced, "/runs/b", 96, NEW, [])
     assert following.data.balance == "none"
-    assert (following.incremental.base, following.incremental.ewc) == ("runs/b", 3)
+    assert (following.incremental.base, following.incremental.ewc) == ("/runs/b", 3)
 
 
 def test_the_data_section_of_a_file(tmp_path):
