@@ -82,7 +82,6 @@ def load_data(
     parts = divide(items, split, labels, seed)
     if expected.strict and expected.labelled:
         _check_labels(items, class_names, labels, parts, kind, known=len(expected.classes))
-        _check_weights(items, class_names, labels, parts.get("train", ()), kind)
     splits = {
         name: _split(name, items, indices, [labels[i] for i in indices], len(class_names))
         for name, indices in parts.items()
@@ -242,7 +241,10 @@ def _check_labels(
     kind: Input,
     known: int = 0,
 ) -> None:
-    """Every class is in training or among the first, which are known; so are val's and test's."""
+    """Every class is in training or among the first, which are known; so are val's and test's.
+
+    The training examples of each class count in the loss.
+    """
     trained = {label for i in parts.get("train", ()) for label in labels[i]} | set(range(known))
     for part in ("val", "test"):
         for i in parts.get(part, ()):
@@ -257,6 +259,7 @@ def _check_labels(
                 f"data: the class {name!r} has no usable {kind.noun} to train on. "
                 f"Add {kind.nouns} of it, or remove the class."
             )
+    _check_weights(items, class_names, labels, parts.get("train", ()), kind)
 
 
 def _check_weights(
