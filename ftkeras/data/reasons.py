@@ -1,11 +1,12 @@
-"""Why files were left out, summed up by kind."""
+"""Why files were left out, or noted, summed up by kind."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ftkeras.data.dataset import BadFile
+from ftkeras.inputs.base import Input
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _EXAMPLES = 3
@@ -26,6 +27,17 @@ def sum_up(bad_files: Sequence[BadFile], kinds: int = 3) -> str:
     groups = sorted(by_kind.values(), key=len, reverse=True)
     more = [f"{len(groups) - kinds} more reasons"] if len(groups) > kinds + 1 else []
     return "; ".join([*map(_line, groups[:kinds] if more else groups), *more])
+
+
+def names_note(notes: Iterable[tuple[str, str]], kind: Input) -> list[str]:
+    """Returns a sentence about files that are not what their names say.
+
+    Args:
+        notes: The path of each file that is read, and its verdict's note.
+        kind: What the files are.
+    """
+    noted = [BadFile(path, note) for path, note in notes if note]
+    return [f"These {kind.nouns} were read all the same: {sum_up(noted)}."] if noted else []
 
 
 def _line(group: Sequence[BadFile]) -> str:

@@ -47,7 +47,7 @@ def scan_files(paths: Sequence[str], about: str, kind: Input) -> list[Verdict]:
         stamp = f"{stat.length}:{stat.mtime_nsec}"
         fact = known.get(path, stamp)
         if isinstance(fact, list) and (not fact[0] or fact[1] or os.path.exists(fact[0])):
-            return path, stamp, None, Verdict(fact[0] or path, fact[1])
+            return path, stamp, None, Verdict(fact[0] or path, *fact[1:])
         if stat.length > MAX_BYTES:
             verdict = Verdict(path, f"file of {stat.length >> 20} MiB; the limit is 256 MiB")
         else:
@@ -56,7 +56,8 @@ def scan_files(paths: Sequence[str], about: str, kind: Input) -> list[Verdict]:
                     verdict = kind.check(file.read(), path, digest(path, stamp))
             except (OSError, tf.errors.OpError) as error:
                 return path, "", None, Verdict(path, f"cannot be read: {first_line(error)}")
-        return path, stamp, ["" if verdict.path == path else verdict.path, verdict.reason], verdict
+        own = "" if verdict.path == path else verdict.path
+        return path, stamp, [own, verdict.reason, verdict.note], verdict
 
     verdicts = []
     try:

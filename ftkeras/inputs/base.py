@@ -24,10 +24,14 @@ Tree: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says of one raw example: leave it out (a reason), or read it from `path`."""
+    """What a check says of one raw example: leave it out (a reason), or read it from `path`.
+
+    A note is about an example that is read.
+    """
 
     path: str
     reason: str = ""
+    note: str = ""
 
 
 class View(NamedTuple):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files
+from ftkeras.data.reasons import names_note
 from ftkeras.data.scan import scan_files
 from ftkeras.data.walk import files_under, subfolders
 from ftkeras.errors import UserError, did_you_mean
@@ -72,7 +73,7 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
         class_names=class_names,
         files=[verdict.path for _, verdict in kept],
         bad_files=tuple(BadFile(v.path, v.reason) for v in verdicts if v.reason),
-        notes=tuple(notes),
+        notes=(*notes, *names_note([(row[2], v.note) for row, v in kept], kind)),
     )
 
 

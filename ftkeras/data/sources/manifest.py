@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files
+from ftkeras.data.reasons import names_note
 from ftkeras.data.scan import scan_files
 from ftkeras.data.sources.manifest_rows import Columns, Row, read_rows
 from ftkeras.errors import UserError
@@ -53,6 +54,7 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -
     # A class of which all files are bad must not vanish unnoticed.
     class_names = columns.label_columns or sorted({name for row in listed for name in row.labels})
     notes = [
+        *names_note([(row.file, v.note) for row, v in kept], kind),
         *_merging_note(len(listed), len(rows), kind),
         *_separator_note(class_names, columns),
         *([_weight_note(weights, columns, kind)] if weighs else []),

