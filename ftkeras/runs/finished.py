@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
+from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.files import write_out
@@ -27,20 +29,33 @@ from ftkeras.runs import build
 from ftkeras.runs.task import Task, task_of
 
 
-def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
+def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
     The model's answers are kept in `predictions/`. The split that training ended with is measured
-    anew in `evaluation.json`, too.
+    again in `evaluation.json`, too.
+
+    Args:
+        run: The run.
+        split: Which split.
+        aim: Of outputs of labels, chooses thresholds on this split first; see `best_thresholds`.
+            The run keeps them: they count in each later evaluation, in `predict` and in exports.
 
     Raises:
-        UserError: The run has no such split, or its data are gone.
+        UserError: The run has no such split, its data are gone, or there are no labels to choose
+            thresholds for.
     """
     config = run.config
     task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task.data(config), split)
+    data = dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
     feed = task.feed(config, data, model)
+    if aim is not None:
+        choose_thresholds(run, model, feed, split, aim)
+        feed = dataclasses.replace(
+            feed, data=dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
+        )
     evaluation = task.measure(model, feed, run, split)
     if split == final_split(data):
         run.write_json("evaluation.json", evaluation)
