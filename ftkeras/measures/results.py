@@ -83,8 +83,7 @@ def evaluate_predictions(
             "evaluate: the model's outputs are not finite, so training diverged. "
             "Lower the learning rate, or set optimizer.clip_norm."
         )
-    several = labels.ndim == 2
-    labels = labels > 0.5 if several else labels
+    labels = labels > 0.5 if (several := labels.ndim == 2) else labels
     level = np.asarray(thresholds or 0.5, np.float64)
     cuts = temperature * (np.log(level) - np.log1p(-level))
     correct = correct_answers(labels, logits, cuts)
