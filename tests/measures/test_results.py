@@ -179,8 +179,8 @@ def test_format_results_shows_the_whole_each_class_and_each_slice():
     logits = np.array([[2.0, 0, 0], [0, 2, 0], [0, 2, 0], [0, 2, 0]])
     columns = {"camera": np.array(["new", "old", "old", "old"])}
     results = evaluate_predictions(labels, logits, ["cat", "dog", "owl"], columns=columns)
-    lines = format_results(results).splitlines()
-    assert lines[0] == "4 images"
+    lines = format_results({"nouns": "clouds", **results}).splitlines()
+    assert lines[0] == "4 clouds"
     assert any(line.split()[:2] == ["accuracy", "0.7500"] and " to " in line for line in lines)
     classes = lines.index(next(line for line in lines if line.startswith("class ")))
     assert lines[classes + 2 : classes + 5] == [
