@@ -80,7 +80,7 @@ def test_summary_is_strict_json_even_where_metrics_are_undefined():
 
 
 def test_nothing_to_evaluate_and_diverged_logits_are_said_plainly():
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match="no examples"):
         evaluate_predictions(np.zeros(0, int), np.zeros((0, 2)), ["a", "b"])
     with pytest.raises(TrainingError, match="diverged"):
         evaluate_predictions(np.array([0]), np.array([[np.nan, 0]]), ["a", "b"])

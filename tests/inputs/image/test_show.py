@@ -12,7 +12,7 @@ def test_a_grid_goes_row_by_row():
     cells = shown.reshape(2, 6, 3, 6, 3)[:, 2, :, 2, 0]
     assert cells.ravel().tolist() == [0, 1, 2, 3, 4, 255]
     assert (shown[6:, 12:] == 255).all()  # the sixth place
-    assert (grid[0] == 255).all()  # the frame
+    assert (shown[0] == 255).all()  # the frame
 
 
 def test_an_overlay_is_brighter_where_the_map_is_higher():
