@@ -120,7 +120,10 @@ def decoded(raw: tf.Tensor, kind: Input) -> tuple[Tree, tf.Tensor]:
         if it was.
     """
     asked = questions_of(kind)
-    pads = {name: tf.constant(kind.pad.get(name, 0), s.dtype) for name, s in kind.takes.items()}
+    pads = {
+        name: tf.constant(kind.pad[name], spec.dtype) if name in kind.pad else None
+        for name, spec in kind.takes.items()
+    }
     nothing = {
         name: tf.fill([size or 0 for size in spec.shape], tf.zeros((), spec.dtype))
         for name, spec in kind.takes.items()

@@ -9,7 +9,7 @@ import numpy as np
 
 from ftkeras.console import table
 from ftkeras.errors import TrainingError, UserError
-from ftkeras.measures.bootstrap import RESAMPLES, bootstrap, interval
+from ftkeras.measures.bootstrap import RESAMPLES, bootstrap, interval, share_interval
 from ftkeras.measures.calibration import BINS, bin_of, calibration, outcomes
 from ftkeras.measures.metrics import (
     ClassMetrics,
@@ -25,6 +25,7 @@ from ftkeras.measures.metrics import (
 )
 from ftkeras.measures.slices import accuracy_by_slice
 
+_NAMED = 20  # classes, in a sentence
 _MOST_ROWS = 30  # of a table for people
 _TITLES = {
     "auc": "AUC",
@@ -94,7 +95,7 @@ def evaluate_predictions(
             "before": calibration(labels, logits),
             "after": calibration(labels, logits / temperature),
         },
-        "slices": accuracy_by_slice(columns or {}, correct, **draw),
+        "slices": accuracy_by_slice(columns or {}, correct),
     }
 
 
@@ -190,7 +191,10 @@ def _with_intervals(
     names = [*means, "macro_f1", "ece"]
     measured = dict(zip(names, map(_number, statistics(np.ones(examples))), strict=True))
     columns = bootstrap(statistics, examples, **draw).T
-    intervals = {name: interval(column) for name, column in zip(names, columns, strict=True)}
+    intervals = {name: _resampled(column) for name, column in zip(names, columns, strict=True)}
+    for name, values in means.items():
+        if values.dtype == bool:
+            intervals[name] = share_interval(float(values.mean()), examples)
     if intervals["auc"] is not None:  # a first-order bootstrap may step over the end of the scale
         intervals["auc"] = np.clip(intervals["auc"], 0.0, 1.0).tolist()
     return {**measured, "intervals": intervals}
@@ -216,6 +220,21 @@ def _mean(values: np.ndarray) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
+def _resampled(values: np.ndarray) -> list[float] | None:
+    """Returns the interval; None if all resamples say the same, as if luck had no part in it."""
+    ends = interval(values)
+    return None if ends is None or np.ptp(values[~np.isnan(values)]) == 0 else ends
+
+
+def lacking(results: Mapping[str, Any]) -> str:
+    """Returns a sentence that names the classes without an example; empty if there are none."""
+    missing = [row["name"] for row in results.get("per_class", ()) if not row["support"]]
+    if not missing:
+        return ""
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return f"measured without an example of {', '.join(missing[:_NAMED])}{more}"
+
+
 def _number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
@@ -234,7 +253,8 @@ def headline(results: Mapping[str, Any]) -> str:
         else f"{results['baseline_mae']:.4f} if it always said the mean of training"
     )
     between = f"(95% interval {low:.3f} to {high:.3f})"
-    return f"{results['split']} {name} {value:.4f} {between}, {rest}"
+    line = f"{results['split']} {name} {value:.4f} {between}, {rest}"
+    return f"{line}\n{lack}" if (lack := lacking(results)) else line
 
 
 def main_metric(
@@ -282,7 +302,9 @@ def _format_classes(results: Mapping[str, Any], nouns: str) -> str:
     titles = ("class", nouns, *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
     note = "" if each is results["per_class"] else f"\n({_MOST_ROWS} of {len(worst)} classes)"
     after = results["calibration"]["after"]
-    text = (
+    lack = lacking(results)
+    text = f"\n{lack}" if lack else ""
+    text += (
         f"\nat the temperature: expected calibration error {after['ece']:.4f}, negative log "
         f"likelihood {after['nll']:.4f}\n\n{table(cells, titles)}{note}"
     )

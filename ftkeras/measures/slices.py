@@ -13,7 +13,7 @@ _MOST_VALUES = 20  # more of them than this are no slices; numbers are put into 
 
 
 def accuracy_by_slice(
-    columns: Mapping[str, np.ndarray], correct: np.ndarray, **draw: int
+    columns: Mapping[str, np.ndarray], correct: np.ndarray
 ) -> dict[str, dict[str, Any]]:
     """Returns, by column and value, how many examples there are and how many are right.
 
@@ -23,7 +23,6 @@ def accuracy_by_slice(
     Args:
         columns: What is known of each example, str (n,), by name.
         correct: Bool (n,).
-        **draw: How the bootstrap draws; see `share_interval`.
 
     Returns:
         {column: {value: {"n": ..., "accuracy": ..., "interval": [low, high]}}}
@@ -37,7 +36,7 @@ def accuracy_by_slice(
                 str(value): {
                     "n": len(part),
                     "accuracy": float(part.mean()),
-                    "interval": share_interval(float(part.mean()), len(part), **draw),
+                    "interval": share_interval(float(part.mean()), len(part)),
                 }
                 for value, part in zip(values, parts, strict=True)
             }

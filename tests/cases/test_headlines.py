@@ -47,9 +47,6 @@ def run(lopsided, tmp_path, monkeypatch) -> Path:
     return tmp_path / "place" / "run"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 17: 12 of 12 is reported as 1.000 to 1.000"
-)
 def test_the_interval_of_all_right_allows_for_luck(lopsided):
     """Source: seen on version 0.1. Of 12 out of 12, Wilson's begins at .757, the exact at .735."""
     evaluation = json.loads((lopsided[0] / "run" / "evaluation.json").read_text())
@@ -60,9 +57,6 @@ def test_the_interval_of_all_right_allows_for_luck(lopsided):
     assert high == pytest.approx(1)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 17: 0 of 3 is reported as 0.000 to 0.000"
-)
 def test_the_interval_of_all_wrong_allows_for_luck(run, ftkeras):
     """Source: seen on version 0.1. Of 0 out of 3, Wilson's ends at .562, the exact at .708."""
     done = ftkeras("evaluate", "run", "--split=val", "--json")
@@ -74,18 +68,12 @@ def test_the_interval_of_all_wrong_allows_for_luck(run, ftkeras):
     assert 0.5 < high < 0.75
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 17: 12 images pass for an accuracy of .99"
-)
 def test_a_bar_on_the_interval_is_not_met_by_a_few_images(run, ftkeras):
     """Source: seen on version 0.1: `--assert 'accuracy.low>=0.99'` passes on 12 images."""
     done = ftkeras("evaluate", "run", "--assert=accuracy.low>=0.99")
     assert done.status == 1, done.out
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 17: classes without a test image go unnamed"
-)
 @pytest.mark.parametrize("verb", ["train", "evaluate", "report"])
 def test_the_classes_that_the_test_set_lacks_are_named(lopsided, run, ftkeras, verb):
     """Source: seen on version 0.1: accuracy and macro-F1 of 1.0000 from one class of three."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.backbones import Backbone
+from ftkeras.backbones.blocks import layer_blocks
 from ftkeras.config.load import parse_config
 from ftkeras.data.dataset import Split
 from ftkeras.data.feed import Feed
@@ -19,15 +23,21 @@ from ftkeras.data.pipeline import Examples, batches, plain
 from ftkeras.data.share import Share
 from ftkeras.doctor.examine import examine
 from ftkeras.errors import UserError
+from ftkeras.evaluation.comparison import compare_runs, format_comparison
 from ftkeras.evaluation.predict import expand_inputs
+from ftkeras.export import export_saved_model
+from ftkeras.export.classifier import Served
 from ftkeras.export.questions import questions_of
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.registry import make_input, register_input
+from ftkeras.model.assemble import build_model
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.finished import evaluate, load_model, predict, robustness
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, task_of
 from ftkeras.runs.train import train
+from ftkeras.tasks.incremental.extend import extend
 from ftkeras.trunk.key import stamp_examples
 
 COUNT = 12
@@ -208,6 +218,35 @@ def test_a_run_of_another_kind_trains_from_a_store_and_is_measured(run, tree):
     assert not [f for f in findings if f.severity == "error"]
 
 
+def test_what_people_read_of_a_run_speaks_of_its_kind(run):
+    page = Path(run.path("report.html")).read_text()
+    words = re.sub(r"(?s)<(style|pre)\b.*?</\1>|<[^>]*>", " ", page)
+    assert "test clouds" in words and "image" not in words.replace("imagenet", "").lower()
+    assert not re.search("(?i)picture|pixel", words)
+    assert Task().format_results(evaluate(run, "val")).startswith("2 clouds\n")
+    again = compare_runs(run, run)
+    assert "clouds of test that both were measured on" in format_comparison(again)
+
+
+@pytest.mark.parametrize(
+    ("task", "lacking"),
+    [
+        ("adversarial", "task adversarial: clouds have no 'levels'"),
+        ("robust_weights", "robust_weights.corruptions: clouds have no 'corruptions'"),
+    ],
+)
+def test_tasks_about_values_refuse_another_kind_before_training(tree, task, lacking):
+    config = parse_config({**tree, "task": task})
+    with pytest.raises(UserError, match=lacking):
+        task_of(config).check(config, build.data(config))
+
+
+def test_a_run_of_another_kind_is_not_extended(run, clouds, tmp_path):
+    with pytest.raises(UserError, match="task incremental: clouds have no 'levels'"):
+        extend(run, {"source": "arrays", "path": clouds}, str(tmp_path / "more"))
+    assert not (tmp_path / "more" / "model.keras").exists()
+
+
 class _Killed(keras.callbacks.Callback):
     """Ends training after an epoch as Ctrl-C does."""
 
@@ -250,3 +289,31 @@ def test_a_run_of_another_kind_predicts_and_its_export_answers_as_it_does(run, c
 def test_a_kind_of_texts_without_golden_examples_is_refused_before_it_trains(texts):
     with pytest.raises(UserError, match="export: ftkeras has no texts to prove an export with"):
         questions_of(Words())
+
+
+def test_inputs_by_name_are_exported_under_their_names(tmp_path, monkeypatch):
+    golden = types.ModuleType("golden_texts")
+    golden.golden = lambda: {"one": b"1", "nine": b"1 2 3 4 5 6 7 8 9"}
+    golden.refused = lambda: {"words": b"1 x"}
+    golden.is_told = lambda name, error: error == "not numbers"
+    golden.why_not = lambda raw: tf.constant("")
+    golden.WARM_UP, golden.DAMAGED, golden.LIMITS = ["one"], "not numbers", ""
+    monkeypatch.setitem(sys.modules, "golden_texts", golden)
+    monkeypatch.setattr(Words, "abilities", {"golden": "golden_texts"})
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="bool", name="padding_mask")
+    features = keras.layers.Embedding(12, 8)(keras.ops.maximum(ids, 0))
+    network = keras.Model({"token_ids": ids, "padding_mask": mask}, features)
+    model = build_model(Backbone("texts", network, "none", 0, 1, layer_blocks(network)), 2)
+    served = Served(model, {"label": OneOf(("a", "b"))}, kind=Words())
+    signatures = tf.saved_model.load(export_saved_model(served, str(tmp_path))).signatures
+    takes = signatures["inputs"].structured_input_signature[1]
+    assert {name: spec.dtype for name, spec in takes.items()} == {
+        "token_ids": tf.int32,
+        "padding_mask": tf.bool,
+    }
+    said = signatures["serving_default"](text=tf.constant(["1 2", "a b", "1 2 3 4"]))
+    assert said["error"].numpy().tolist() == [b"", b"not numbers", b""]
+    padded = {"token_ids": [[1, 2, -1, -1]], "padding_mask": [[True, True, False, False]]}
+    alone = tf.nn.softmax(model({name: tf.constant(x) for name, x in padded.items()}))
+    assert said["scores"].numpy()[0] == pytest.approx(np.sort(alone[0])[::-1], abs=1e-6)

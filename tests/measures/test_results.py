@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from ftkeras.errors import TrainingError, UserError
+from ftkeras.measures.bootstrap import share_interval
 from ftkeras.measures.metrics import scores_for, softmax
 from ftkeras.measures.results import evaluate_predictions, format_results
 
@@ -99,6 +100,21 @@ def test_the_temperature_changes_calibration_and_no_answer(predictions):
 # ------------------------------------------------------------------------- intervals
 
 
+@pytest.mark.parametrize(
+    ("right", "examples", "low", "high"),
+    # The last digits by scipy.stats.binomtest(...).proportion_ci(method="wilson").
+    [(12, 12, 0.7575, 1.0), (0, 3, 0.0, 0.5615), (320, 400, 0.758, 0.836), (1, 1, 0.207, 1.0)],
+)
+def test_the_interval_of_a_share_is_wilsons(right, examples, low, high):
+    assert share_interval(right / examples, examples) == pytest.approx([low, high], abs=5e-4)
+
+
+def test_what_no_resample_changes_has_no_interval():
+    summary = evaluate_predictions(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], ["a", "b"])
+    assert summary["macro_f1"] == 1.0 and summary["intervals"]["macro_f1"] is None
+    assert summary["intervals"]["accuracy"] == pytest.approx([0.510, 1.0], abs=5e-4)
+
+
 def test_accuracy_interval_is_the_binomial_one():
     labels = np.zeros(400, int)
     logits = np.where(np.arange(400)[:, None] < 320, [[1.0, 0.0]], [[0.0, 1.0]])
@@ -162,8 +178,8 @@ def test_slices_count_by_value_and_put_numbers_into_quarters():
     slices = evaluate_predictions(labels, logits, ["a", "b"], columns=columns)["slices"]
     assert list(slices) == ["camera", "width"]
     assert slices["camera"] == {
-        "old": {"n": 10, "accuracy": 0.0, "interval": [0.0, 0.0]},
-        "new": {"n": 30, "accuracy": 1.0, "interval": [1.0, 1.0]},
+        "old": {"n": 10, "accuracy": 0.0, "interval": share_interval(0.0, 10)},
+        "new": {"n": 30, "accuracy": 1.0, "interval": share_interval(1.0, 30)},
     }
     quarters = slices["width"]
     assert list(quarters)[0] == "Q1: 100 to 109.75"

@@ -90,7 +90,7 @@ def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained:
         shown.append(tag("img", src=drawn["overlay"], alt=looked, loading="lazy"))
     return tag(
         "li",
-        tag("div", shown, class_="pair"),
+        tag("div", shown, class_="pair") if facts.is_drawn else None,
         tag("p", tag("span", "says ", class_="role"), tag("strong", answer),
             f" {suspect.suggested_score:.1%}"),
         tag("p", tag("span", "label ", class_="role"), tag("strong", label),

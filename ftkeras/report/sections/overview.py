@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftkeras.console import duration
+from ftkeras.measures.results import lacking
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import told
 from ftkeras.report.gallery import label_suspects
@@ -77,7 +78,7 @@ def overview(facts: RunFacts) -> Section:
             tag(
                 "p",
                 f"Measured on {evaluation.get('examples', 0):,} {facts.split} {facts.nouns}, which "
-                "took no part in training. Under each number stands its 95% bootstrap interval."
+                "took no part in training. Under each number stands its 95% interval."
                 if facts.split != "train"
                 else f"Measured on the training {facts.nouns}, for want of others: too good to be "
                 "true.",
@@ -96,6 +97,8 @@ def findings(facts: RunFacts) -> Iterator[Child]:
         error = facts.status.get("error")
         yield [tag("strong", f"The run is {state}."), f" {error}" if error else ""]
     evaluation = facts.evaluation or {}
+    if sentence := lacking(evaluation):
+        yield tag("strong", f"{sentence[0].upper()}{sentence[1:]}.")
     rows = [r for r in evaluation.get("per_class", ()) if isinstance(r.get("f1"), float)]
     if len(rows) > 1:
         best, worst = (pick(rows, key=lambda row: row["f1"]) for pick in (max, min))

@@ -102,4 +102,4 @@ def _answers(model: keras.Model, attack: Attack | None, seed: int) -> Any:
 
 def _accuracy(right: np.ndarray, seed: int) -> dict[str, Any]:
     share = float(right.mean())
-    return {"accuracy": share, "interval": share_interval(share, len(right), seed=seed)}
+    return {"accuracy": share, "interval": share_interval(share, len(right))}
