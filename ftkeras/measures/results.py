@@ -77,7 +77,7 @@ def evaluate_predictions(
     """
     labels, logits = np.asarray(labels), np.asarray(logits)
     if not len(labels):
-        raise UserError("evaluate: the split has no images. Choose another split.")
+        raise UserError("evaluate: the split has no examples. Choose another split.")
     if not np.isfinite(logits).all():
         raise TrainingError(
             "evaluate: the model's outputs are not finite, so training diverged. "
@@ -270,9 +270,10 @@ def main_metric(
 
 def format_results(results: Mapping[str, Any]) -> str:
     """Returns what `measure` returned as tables, one output after the other."""
+    nouns = results.get("nouns", "examples")
     if "heads" in results:
         return "\n\n".join(
-            f"{name} ({part['kind']})\n{format_results(part)}"
+            f"{name} ({part['kind']})\n{format_results({'nouns': nouns, **part})}"
             for name, part in results["heads"].items()
         )
     whole = [
@@ -284,8 +285,8 @@ def format_results(results: Mapping[str, Any]) -> str:
         for name, value in results.items()
         if value is None or isinstance(value, float)
     ]
-    text = f"{results['examples']} images\n\n{table(whole, ('metric', 'value', '95% interval'))}"
-    return text + (_format_classes(results) if "per_class" in results else "")
+    text = f"{results['examples']} {nouns}\n\n{table(whole, ('metric', 'value', '95% interval'))}"
+    return text + (_format_classes(results, nouns) if "per_class" in results else "")
 
 
 def _shown(value: float | None) -> str:
@@ -296,13 +297,13 @@ def _span(bounds: Sequence[float] | None) -> str:
     return " to ".join(map(_shown, bounds or ()))
 
 
-def _format_classes(results: Mapping[str, Any]) -> str:
+def _format_classes(results: Mapping[str, Any], nouns: str) -> str:
     """Returns tables of the classes and of the slices; of many classes, the lowest F1."""
     worst = sorted(results["per_class"], key=lambda row: -1.0 if row["f1"] is None else row["f1"])
     each = results["per_class"] if len(worst) <= _MOST_ROWS else worst[:_MOST_ROWS]
     columns = [name for name in each[0] if name not in ("name", "support")]
     cells = [(row["name"], row["support"], *(_shown(row[c]) for c in columns)) for row in each]
-    titles = ("class", "images", *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
+    titles = ("class", nouns, *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
     note = "" if each is results["per_class"] else f"\n({_MOST_ROWS} of {len(worst)} classes)"
     after = results["calibration"]["after"]
     lack = lacking(results)
@@ -317,5 +318,5 @@ def _format_classes(results: Mapping[str, Any]) -> str:
         for value, row in values.items()
     ]
     if slices:
-        text += "\n\n" + table(slices, ("column", "value", "images", "accuracy", "95% interval"))
+        text += "\n\n" + table(slices, ("column", "value", nouns, "accuracy", "95% interval"))
     return text

@@ -20,9 +20,9 @@ from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.files import write_out
 from ftkeras.outputs.kinds import only_classes
-from ftkeras.report.files import add_pictures, write_comparison
+from ftkeras.report.files import add_gallery, write_comparison
+from ftkeras.report.gallery import lacks_gallery
 from ftkeras.report.page import run_page
-from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
 from ftkeras.runs import build
@@ -143,13 +143,13 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    if lacks_pictures(read_run(run.folder), build.input_of(run.config)):
+    if lacks_gallery(read_run(run.folder), build.input_of(run.config)):
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)
-            add_pictures(run, model, task.data(run.config).splits, kind)
+            add_gallery(run, model, task.data(run.config).splits, kind)
         except UserError as error:
-            print(f"note      the report has no pictures: {error}")
+            print(f"note      the report shows no {kind.nouns}: {error}")
     return write_page(run, task, out)
 
 

@@ -23,6 +23,7 @@ from ftkeras.data.pipeline import Examples, batches, plain
 from ftkeras.data.share import Share
 from ftkeras.doctor.examine import examine
 from ftkeras.errors import UserError
+from ftkeras.evaluation.comparison import compare_runs, format_comparison
 from ftkeras.evaluation.predict import expand_inputs
 from ftkeras.export import export_saved_model
 from ftkeras.export.classifier import Served
@@ -34,8 +35,9 @@ from ftkeras.outputs.one_of import OneOf
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.finished import evaluate, load_model, predict, robustness
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, task_of
 from ftkeras.runs.train import train
+from ftkeras.tasks.incremental.extend import extend
 from ftkeras.trunk.key import stamp_examples
 
 COUNT = 12
@@ -214,6 +216,35 @@ def test_a_run_of_another_kind_trains_from_a_store_and_is_measured(run, tree):
         robustness(run, 4)
     findings = examine(parse_config(tree)).findings
     assert not [f for f in findings if f.severity == "error"]
+
+
+def test_what_people_read_of_a_run_speaks_of_its_kind(run):
+    page = Path(run.path("report.html")).read_text()
+    words = re.sub(r"(?s)<(style|pre)\b.*?</\1>|<[^>]*>", " ", page)
+    assert "test clouds" in words and "image" not in words.replace("imagenet", "").lower()
+    assert not re.search("(?i)picture|pixel", words)
+    assert Task().format_results(evaluate(run, "val")).startswith("2 clouds\n")
+    again = compare_runs(run, run)
+    assert "clouds of test that both were measured on" in format_comparison(again)
+
+
+@pytest.mark.parametrize(
+    ("task", "lacking"),
+    [
+        ("adversarial", "task adversarial: clouds have no 'levels'"),
+        ("robust_weights", "robust_weights.corruptions: clouds have no 'corruptions'"),
+    ],
+)
+def test_tasks_about_values_refuse_another_kind_before_training(tree, task, lacking):
+    config = parse_config({**tree, "task": task})
+    with pytest.raises(UserError, match=lacking):
+        task_of(config).check(config, build.data(config))
+
+
+def test_a_run_of_another_kind_is_not_extended(run, clouds, tmp_path):
+    with pytest.raises(UserError, match="task incremental: clouds have no 'levels'"):
+        extend(run, {"source": "arrays", "path": clouds}, str(tmp_path / "more"))
+    assert not (tmp_path / "more" / "model.keras").exists()
 
 
 class _Killed(keras.callbacks.Callback):
