@@ -35,7 +35,7 @@ def read_errors(data: Data, max_bad_files: float) -> Iterator[Finding]:
             f"{percent(len(bad), total)} files cannot be used; data.max_bad_files allows "
             f"{max_bad_files:.1%}.",
             "Fix, convert or remove them.",
-            tuple(Evidence(file.path, detail=file.reason) for file in bad),
+            tuple(Evidence(file.path, detail=file.why) for file in bad),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ftkeras.console import duration, table
 from ftkeras.data.dataset import Data
+from ftkeras.data.reasons import sum_up
 from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
 
@@ -33,7 +34,9 @@ def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) ->
         *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
-        lines.append(f"note      {len(data.bad_files)} files left out; see bad_files.csv")
+        count = len(data.bad_files)
+        left_out = f"{count} file{'s' * (count > 1)} left out"
+        lines.append(f"note      {left_out}: {sum_up(data.bad_files)}")
     return "\n".join(lines)
 
 
