@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftkeras.console import duration, table
+from ftkeras.console import counted, duration, table
 from ftkeras.data.dataset import Data
 from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
@@ -33,7 +33,9 @@ def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) ->
         *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
-        lines.append(f"note      {len(data.bad_files)} files left out; see bad_files.csv")
+        lines.append(
+            f"note      {counted(len(data.bad_files), 'file')} left out; see bad_files.csv"
+        )
     return "\n".join(lines)
 
 
