@@ -34,6 +34,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """Returns a count and its noun.
+
+    Example:
+        >>> counted(1, "epoch"), counted(1200, "epoch"), counted(0, "class", "classes")
+        ('1 epoch', '1200 epochs', '0 classes')
+    """
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
 class Progress:
     """One line that says how far a job is, and how long it will take.
 
@@ -48,6 +58,7 @@ class Progress:
         self.total = total
         self.done = 0
         self._skipped = 0
+        self._slow: tuple[float, int] | None = None  # when the first steps ended; how many
         self.stream = stream or sys.stderr
         self._terminal = self.stream.isatty()
         self._start = time.monotonic()
@@ -58,6 +69,8 @@ class Progress:
         """Counts `steps` and redraws the line if it is time."""
         self.done += steps
         now = time.monotonic()
+        if self._slow is None and steps:
+            self._slow = now, self.done - self._skipped
         if now - self._start < _QUIET_SECONDS:
             return
         if now - self._shown_at >= (_REDRAW_SECONDS if self._terminal else _REPEAT_SECONDS):
@@ -65,7 +78,7 @@ class Progress:
             self._write(self._line(now, note))
 
     def skip_to(self, done: int) -> None:
-        """Moves to another place, for instance where a job goes on that was interrupted."""
+        """Moves to another step, for example that at which an interrupted job resumes."""
         self._skipped += done - self.done
         self.done = done
 
@@ -82,15 +95,24 @@ class Progress:
             self._write(f"{self.label}: {worked} in {duration(elapsed)}", end="\n")
 
     def _line(self, now: float, note: str) -> str:
-        elapsed = now - self._start
-        worked = max(self.done - self._skipped, 1)
         if self.total:
-            left = elapsed / worked * (self.total - self.done)
             percent = 100 * self.done // self.total
-            status = f"{self.done}/{self.total} ({percent}%), {duration(left)} left"
+            status = f"{self.done}/{self.total} ({percent}%)"
+            seconds = self._seconds_per_step(now)
+            if seconds is not None:
+                status += f", {duration(seconds * (self.total - self.done))} left"
         else:
-            status = f"{self.done}, {worked / elapsed:.0f}/s"
+            worked = max(self.done - self._skipped, 1)
+            status = f"{self.done}, {worked / (now - self._start):.0f}/s"
         return f"{self.label}: {status}{'  ' + note if note else ''}"
+
+    def _seconds_per_step(self, now: float) -> float | None:
+        """Of all but the first, in which functions are traced and caches filled; None before."""
+        if self._slow is None:
+            return None
+        since, first = self._slow
+        worked = self.done - self._skipped - first
+        return (now - since) / worked if worked > 0 else None
 
     def _write(self, line: str, end: str = "") -> None:
         if self._terminal:

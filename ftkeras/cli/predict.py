@@ -7,6 +7,7 @@ import sys
 from absl import flags
 
 from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras predict RUN FILE|FOLDER|PATTERN ... [--out=FILE] [--top_k=5]
@@ -38,5 +39,5 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     rows = predict(run, files, values.top_k)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""
-    print(f"{answered} files answered{unreadable}", file=sys.stderr)
+    print(f"{counted(answered, 'file')} answered{unreadable}", file=sys.stderr)
     return 0

@@ -243,8 +243,8 @@ def _outputs(model: keras.Model, split: Split, kind: Input, batch_size: int) -> 
     try:
         for batch, labels in plain(split, kind, batch_size):
             outputs = tf.nest.map_structure(_numpy, answer(batch))
+            progress.advance(len(labels))  # who takes the last answer does not come back
             for i in range(len(labels)):
                 yield tf.nest.map_structure(lambda output, i=i: output[i], outputs)
-            progress.advance(len(labels))
     finally:
         progress.close()

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.backbones.blocks import leaf_layers
-from ftkeras.console import table
+from ftkeras.console import counted, table
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import flat_layers, inbound_nodes
 from ftkeras.phases.clock import PhaseClock
@@ -269,11 +269,13 @@ def evenly_spaced(steps: int, most: int) -> list[int]:
 def describe_length(phase: Phase) -> str:
     """Returns a phase's length in words."""
     if phase.steps is not None:
-        return f"{phase.steps} steps"
+        return counted(phase.steps, "step")
     if phase.until is not None:
         until = phase.until
-        return f"until {until.metric} stops improving (at most {until.max_epochs} epochs)"
-    return f"{phase.epochs} epochs"
+        return (
+            f"until {until.metric} stops improving (at most {counted(until.max_epochs, 'epoch')})"
+        )
+    return counted(phase.epochs or 0, "epoch")
 
 
 def describe_start(phase: Phase, trained: Sequence[Weight]) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftkeras.console import duration, table
+from ftkeras.console import counted, duration, table
 from ftkeras.data.dataset import Data
 from ftkeras.data.reasons import sum_up
 from ftkeras.outputs.kinds import answered
@@ -34,8 +34,7 @@ def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) ->
         *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
-        count = len(data.bad_files)
-        left_out = f"{count} file{'s' * (count > 1)} left out"
+        left_out = f"{counted(len(data.bad_files), 'file')} left out"
         lines.append(f"note      {left_out}: {sum_up(data.bad_files)}")
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ftkeras.console import duration
+from ftkeras.console import counted, duration
 from ftkeras.measures.results import lacking
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import told
@@ -126,7 +126,7 @@ def findings(facts: RunFacts) -> Iterator[Child]:
         )
     seconds = sum(record.get("seconds", 0.0) for record in facts.records)
     if seconds:
-        yield f"{len(facts.records)} epochs took {duration(seconds)}."
+        yield f"{counted(len(facts.records), 'epoch')} took {duration(seconds)}."
 
 
 def _tile(name: str, value: float, interval: list[float] | None) -> Html:
