@@ -16,9 +16,10 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.blocks import layer_blocks
 from ftkeras.config.load import parse_config
-from ftkeras.data.dataset import Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
+from ftkeras.data.paired import PairedFeed
 from ftkeras.data.pipeline import Examples, batches, plain
 from ftkeras.data.share import Share
 from ftkeras.doctor.examine import examine
@@ -28,6 +29,7 @@ from ftkeras.evaluation.predict import expand_inputs
 from ftkeras.export import export_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.questions import questions_of
+from ftkeras.export.run import export_run
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.registry import make_input, register_input
 from ftkeras.model.assemble import build_model
@@ -128,6 +130,13 @@ def test_inputs_by_name_are_padded_to_the_longest_of_a_batch(texts, cache):
             assert ids.tolist() == [*range(length), *[-1] * (len(ids) - length)]
             assert mask.tolist() == [True] * length + [False] * (len(ids) - length)
         assert labels.shape == (len(mask := part["padding_mask"]), 2) and mask.dtype == bool
+
+
+def test_inputs_by_name_of_two_domains_are_not_paired(texts):
+    outputs = {"label": OneOf(("a", "b"))}
+    data = Data("texts", outputs, {"train": texts, "target_train": texts})
+    with pytest.raises(UserError, match="texts cannot be paired"):
+        PairedFeed(data, Words(), 4)
 
 
 def test_several_replicas_share_inputs_by_name(texts):
@@ -235,7 +244,7 @@ def test_what_people_read_of_a_run_speaks_of_its_kind(run):
         ("robust_weights", "robust_weights.corruptions: clouds have no 'corruptions'"),
     ],
 )
-def test_tasks_about_values_refuse_another_kind_before_training(tree, task, lacking):
+def test_tasks_about_values_refuse_another_kind_before_training(points, tree, task, lacking):
     config = parse_config({**tree, "task": task})
     with pytest.raises(UserError, match=lacking):
         task_of(config).check(config, build.data(config))
@@ -306,6 +315,8 @@ def test_inputs_by_name_are_exported_under_their_names(tmp_path, monkeypatch):
     network = keras.Model({"token_ids": ids, "padding_mask": mask}, features)
     model = build_model(Backbone("texts", network, "none", 0, 1, layer_blocks(network)), 2)
     served = Served(model, {"label": OneOf(("a", "b"))}, kind=Words())
+    with pytest.raises(UserError, match="onnx is for models that take one array .* token_ids, pad"):
+        export_run(Run("unused"), served, str(tmp_path), ["onnx"], lambda: pytest.fail("read"))
     signatures = tf.saved_model.load(export_saved_model(served, str(tmp_path))).signatures
     takes = signatures["inputs"].structured_input_signature[1]
     assert {name: spec.dtype for name, spec in takes.items()} == {

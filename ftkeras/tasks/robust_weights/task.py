@@ -21,6 +21,7 @@ from ftkeras.config.schema import Config
 from ftkeras.console import table, track
 from ftkeras.data.dataset import Data
 from ftkeras.errors import TrainingError, UserError
+from ftkeras.inputs.registry import nouns_in
 from ftkeras.model.inference import logits_function
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
@@ -160,7 +161,7 @@ def _check_ingredient(run: Run, config: Config, data: Data) -> None:
         if seen:
             raise UserError(
                 f"robust_weights.runs: {run.folder} has trained on {len(seen)} of the {name} "
-                "split. Give all runs one data.split_seed."
+                f"{nouns_in(facts)[1]}. Give all runs one data.split_seed."
             )
 
 
