@@ -480,7 +480,7 @@ _HOMES_OF_IMAGES = re.compile(r"ftkeras\.(inputs\.image|backbones|cli)(\.|$)|ftk
 # Other modules that name images, and why. A row whose module does so no more is a fault.
 _MAY_SPEAK_OF_IMAGES = {
     "ftkeras.config.data": "fields of the config",
-    "ftkeras.data.sources.manifest": "a field of the config is its argument",
+    "ftkeras.data.sources.manifest_rows": "a field of the config is its argument",
     "ftkeras.data.sources.tfds": "fields of the config, and the class of TFDS's own feature",
     "ftkeras.data.sources.tfrecord": "fields of the config, and the names that feature files use",
     "ftkeras.doctor.embed": "the shipped backbone, which compares what looks alike, takes images",

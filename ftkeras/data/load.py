@@ -82,7 +82,6 @@ def load_data(
     parts = divide(items, split, labels, seed)
     if expected.strict and expected.labelled:
         _check_labels(items, class_names, labels, parts, kind, known=len(expected.classes))
-        _check_weights(items, class_names, labels, parts.get("train", ()), kind)
     splits = {
         name: _split(name, items, indices, [labels[i] for i in indices], len(class_names))
         for name, indices in parts.items()
@@ -257,6 +256,7 @@ def _check_labels(
                 f"data: the class {name!r} has no usable {kind.noun} to train on. "
                 f"Add {kind.nouns} of it, or remove the class."
             )
+    _check_weights(items, class_names, labels, parts.get("train", ()), kind)
 
 
 def _check_weights(

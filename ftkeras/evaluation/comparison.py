@@ -242,8 +242,8 @@ def verdict(results: dict[str, Any]) -> str:
     if results["noise"]:
         return (
             f"The difference is noise: B is right on {b:.1%} and A on {a:.1%} of the same "
-            f"{results['examples']} {nouns} (95% interval of B - A: {low:+.1%} to {high:+.1%}), and "
-            f"two equally good models would differ by as much with probability {p:.2f}."
+            f"{results['examples']} {nouns} (95% interval of B - A: {low:+.1%} to {high:+.1%}), "
+            f"and two equally good models would differ by as much with probability {p:.2f}."
         )
     return (
         f"B is {'better' if difference > 0 else 'worse'} than A by {abs(difference):.1%} of the "
