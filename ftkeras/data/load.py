@@ -241,7 +241,10 @@ def _check_labels(
     kind: Input,
     known: int = 0,
 ) -> None:
-    """Every class is in training or among the first, which are known; so are val's and test's."""
+    """Every class is in training or among the first, which are known; so are val's and test's.
+
+    The training examples of each class count in the loss.
+    """
     trained = {label for i in parts.get("train", ()) for label in labels[i]} | set(range(known))
     for part in ("val", "test"):
         for i in parts.get(part, ()):
