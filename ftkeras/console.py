@@ -5,7 +5,10 @@ On a terminal progress redraws one line; piped, it prints a line now and then. A
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TextIO, TypeVar
@@ -121,6 +124,44 @@ class Progress:
         else:
             self.stream.write(line + "\n")
         self.stream.flush()
+
+
+@contextlib.contextmanager
+def kept_back(*descriptors: int) -> Iterator[None]:
+    """Keeps what is written to file descriptors off the terminal, also by C and C++ code.
+
+    Within the block, other threads lose their output, too. If the block raises, all is shown.
+
+    Args:
+        *descriptors: 1 for standard output, 2 for standard error. One that is closed is left alone.
+    """
+    with contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.enter_context(_one_kept_back(descriptor))
+        yield
+
+
+@contextlib.contextmanager
+def _one_kept_back(descriptor: int) -> Iterator[None]:
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    try:
+        terminal = os.dup(descriptor)
+    except OSError:  # it is closed: there is nothing to keep clean
+        yield
+        return
+    with tempfile.TemporaryFile() as kept:
+        stream.flush()
+        os.dup2(kept.fileno(), descriptor)
+        try:
+            yield
+        except Exception:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            stream.flush()
+            os.dup2(terminal, descriptor)
+            os.close(terminal)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
