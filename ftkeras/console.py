@@ -143,25 +143,45 @@ def kept_back(*descriptors: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_kept_back(descriptor: int) -> Iterator[None]:
-    stream = sys.stdout if descriptor == 1 else sys.stderr
-    try:
-        terminal = os.dup(descriptor)
-    except OSError:  # it is closed: there is nothing to keep clean
-        yield
-        return
     with tempfile.TemporaryFile() as kept:
-        stream.flush()
-        os.dup2(kept.fileno(), descriptor)
         try:
-            yield
+            with _redirected(descriptor, kept.fileno()):
+                yield
         except Exception:
             kept.seek(0)
-            os.write(terminal, kept.read())
+            with contextlib.suppress(OSError):  # it may be closed
+                os.write(descriptor, kept.read())
             raise
-        finally:
-            stream.flush()
-            os.dup2(terminal, descriptor)
-            os.close(terminal)
+
+
+@contextlib.contextmanager
+def silenced(*descriptors: int) -> Iterator[None]:
+    """Drops what is written to standard output (1) or standard error (2), by Python or others."""
+    redirects = {1: contextlib.redirect_stdout, 2: contextlib.redirect_stderr}
+    with open(os.devnull, "w") as nothing, contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.enter_context(_redirected(descriptor, nothing.fileno()))
+            stack.enter_context(redirects[descriptor](nothing))
+        yield
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    """Sends what is written to a descriptor to another file; one that is closed is left alone."""
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    try:
+        before = os.dup(descriptor)
+    except OSError:
+        yield
+        return
+    stream.flush()
+    os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(before, descriptor)
+        os.close(before)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
