@@ -5,7 +5,10 @@ On a terminal progress redraws one line; piped, it prints a line now and then. A
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TextIO, TypeVar
@@ -121,6 +124,64 @@ class Progress:
         else:
             self.stream.write(line + "\n")
         self.stream.flush()
+
+
+@contextlib.contextmanager
+def kept_back(*descriptors: int) -> Iterator[None]:
+    """Keeps what is written to file descriptors off the terminal, also by C and C++ code.
+
+    Within the block, other threads lose their output, too. If the block raises, all is shown.
+
+    Args:
+        *descriptors: 1 for standard output, 2 for standard error. One that is closed is left alone.
+    """
+    with contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.enter_context(_one_kept_back(descriptor))
+        yield
+
+
+@contextlib.contextmanager
+def _one_kept_back(descriptor: int) -> Iterator[None]:
+    with tempfile.TemporaryFile() as kept:
+        try:
+            with _redirected(descriptor, kept.fileno()):
+                yield
+        except Exception:
+            kept.seek(0)
+            with contextlib.suppress(OSError):  # it may be closed
+                os.write(descriptor, kept.read())
+            raise
+
+
+@contextlib.contextmanager
+def silenced(*descriptors: int) -> Iterator[None]:
+    """Drops what is written to standard output (1) or standard error (2), by Python or others."""
+    redirects = {1: contextlib.redirect_stdout, 2: contextlib.redirect_stderr}
+    with open(os.devnull, "w") as nothing, contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.enter_context(_redirected(descriptor, nothing.fileno()))
+            stack.enter_context(redirects[descriptor](nothing))
+        yield
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    """Sends what is written to a descriptor to another file; one that is closed is left alone."""
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    try:
+        before = os.dup(descriptor)
+    except OSError:
+        yield
+        return
+    stream.flush()
+    os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(before, descriptor)
+        os.close(before)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.console import Progress
+from ftkeras.console import Progress, kept_back
 from ftkeras.errors import TrainingError, UserError, first_line
 from ftkeras.export.certificate import check_difference, tolerance_of
 from ftkeras.export.classifier import Served
@@ -135,7 +135,8 @@ def export_format(
                     f"export: {name} cannot take this model: {first_line(error)}"
                 ) from error
             progress.advance(note="checking")
-            certificate = _certify(classifier, Path(folder), written, test, golden)
+            with kept_back(2):  # a runtime reports itself when it first runs
+                certificate = _certify(classifier, Path(folder), written, test, golden)
             for file, tree in {"ftkeras": classifier.card(), "certificate": certificate}.items():
                 text = json.dumps(tree, indent=2, ensure_ascii=False)
                 Path(folder, f"{file}.json").write_text(text + "\n", encoding="utf-8")
@@ -153,7 +154,7 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), kept_back(1, 2):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -158,6 +159,47 @@ def write_page(run: Run, task: Task, out: str | None = None) -> str:
     out, facts = out or run.path("report.html"), read_run(run.folder)
     write_out(out, run_page(facts, task.sections(facts)))
     return out
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run whose model is in memory, to be used in code of one's own.
+
+    Args:
+        run: The run's folder.
+        model: From what an example is (`Input.takes`) to logits or scores; preprocessing is inside.
+    """
+
+    run: Run
+    model: keras.Model
+
+    def predict(self, files: Sequence[str], top_k: int = 5) -> list[FilePrediction]:
+        """Returns what the model says of each file, or what is wrong with it, in order.
+
+        Files are read and scores are calibrated as `ftkeras predict` does it.
+
+        Args:
+            files: Paths.
+            top_k: How many classes to give, at most.
+        """
+        return list(task_of(self.run.config).predict(self.run, self.model, files, top_k))
+
+
+def load_run(folder: str) -> LoadedRun:
+    """Loads a finished run.
+
+    Raises:
+        UserError: There is no run, or it has no model.
+
+    Example:
+        ```python
+        run = ftkeras.load_run("runs/quickstart")
+        for row in run.predict(["cat.jpg", "dog.jpg"]):
+            print(row.file, row.error or row.best[0])
+        ```
+    """
+    run = Run.open(folder)
+    return LoadedRun(run, load_model(run))
 
 
 def load_model(run: Run) -> keras.Model:

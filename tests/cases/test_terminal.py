@@ -91,16 +91,18 @@ def test_a_remark_on_a_jpeg_names_its_file(tmp_path, draw, capfd):
     assert all("odd.jpg" in line for line in lines), lines
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 24: converters write to the terminal"
+@pytest.mark.parametrize(
+    ("name", "package", "file"),
+    [("litert", "ai_edge_litert", "*.tflite"), ("onnx", "tf2onnx", "*.onnx")],
 )
-def test_an_export_prints_nothing_of_the_converters(place, capfd):
+def test_an_export_prints_nothing_of_the_converters(place, capfd, name, package, file):
     """Source: seen on version 0.1: `fully_quantize: 0, inference_type: 6`, and XNNPACK."""
-    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip(package)
     from ftkeras.cli.main import main
 
-    status = main(["export", "first run", "--format=litert", "--out=served"])
+    status = main(["export", "first run", f"--format={name}", "--out=served"])
     out, err = capfd.readouterr()
-    if status != 0 or not list(Path("served").rglob("*.tflite")):
+    if status != 0 or not list(Path("served").rglob(file)):
         raise RuntimeError(f"nothing was exported: {os.listdir('.')}, {err}")
     assert not re.search(r"fully_quantize|XNNPACK|TfLite|TensorFlow Lite", out + err), out + err
+    assert all(line.startswith("export ") for line in err.splitlines()), err  # progress
