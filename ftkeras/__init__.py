@@ -32,6 +32,7 @@ _HOMES = {
     "load_config": "ftkeras.config.load",
     "load_data": "ftkeras.data.load",
     "load_model": "ftkeras.runs.finished",
+    "load_run": "ftkeras.runs.finished",
     "make_plan": "ftkeras.phases",
     "predict": "ftkeras.runs.finished",
     "register_input": "ftkeras.inputs.registry",
@@ -63,6 +64,7 @@ __all__ = [
     "load_config",
     "load_data",
     "load_model",
+    "load_run",
     "make_plan",
     "predict",
     "register_input",
@@ -106,6 +108,13 @@ if TYPE_CHECKING:
     )
     from ftkeras.run import Run
     from ftkeras.runs.build import batches
-    from ftkeras.runs.finished import evaluate, load_model, predict, robustness, write_report
+    from ftkeras.runs.finished import (
+        evaluate,
+        load_model,
+        load_run,
+        predict,
+        robustness,
+        write_report,
+    )
     from ftkeras.runs.train import train
     from ftkeras.tasks.incremental.extend import extend

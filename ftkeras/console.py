@@ -5,7 +5,10 @@ On a terminal progress redraws one line; piped, it prints a line now and then. A
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TextIO, TypeVar
@@ -34,6 +37,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """Returns a count and its noun.
+
+    Example:
+        >>> counted(1, "epoch"), counted(1200, "epoch"), counted(0, "class", "classes")
+        ('1 epoch', '1200 epochs', '0 classes')
+    """
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
 class Progress:
     """One line that says how far a job is, and how long it will take.
 
@@ -48,6 +61,7 @@ class Progress:
         self.total = total
         self.done = 0
         self._skipped = 0
+        self._slow: tuple[float, int] | None = None  # when the first steps ended; how many
         self.stream = stream or sys.stderr
         self._terminal = self.stream.isatty()
         self._start = time.monotonic()
@@ -58,6 +72,8 @@ class Progress:
         """Counts `steps` and redraws the line if it is time."""
         self.done += steps
         now = time.monotonic()
+        if self._slow is None and steps:
+            self._slow = now, self.done - self._skipped
         if now - self._start < _QUIET_SECONDS:
             return
         if now - self._shown_at >= (_REDRAW_SECONDS if self._terminal else _REPEAT_SECONDS):
@@ -65,7 +81,7 @@ class Progress:
             self._write(self._line(now, note))
 
     def skip_to(self, done: int) -> None:
-        """Moves to another place, for instance where a job goes on that was interrupted."""
+        """Moves to another step, for example that at which an interrupted job resumes."""
         self._skipped += done - self.done
         self.done = done
 
@@ -82,15 +98,24 @@ class Progress:
             self._write(f"{self.label}: {worked} in {duration(elapsed)}", end="\n")
 
     def _line(self, now: float, note: str) -> str:
-        elapsed = now - self._start
-        worked = max(self.done - self._skipped, 1)
         if self.total:
-            left = elapsed / worked * (self.total - self.done)
             percent = 100 * self.done // self.total
-            status = f"{self.done}/{self.total} ({percent}%), {duration(left)} left"
+            status = f"{self.done}/{self.total} ({percent}%)"
+            seconds = self._seconds_per_step(now)
+            if seconds is not None:
+                status += f", {duration(seconds * (self.total - self.done))} left"
         else:
-            status = f"{self.done}, {worked / elapsed:.0f}/s"
+            worked = max(self.done - self._skipped, 1)
+            status = f"{self.done}, {worked / (now - self._start):.0f}/s"
         return f"{self.label}: {status}{'  ' + note if note else ''}"
+
+    def _seconds_per_step(self, now: float) -> float | None:
+        """Of all but the first, in which functions are traced and caches filled; None before."""
+        if self._slow is None:
+            return None
+        since, first = self._slow
+        worked = self.done - self._skipped - first
+        return (now - since) / worked if worked > 0 else None
 
     def _write(self, line: str, end: str = "") -> None:
         if self._terminal:
@@ -99,6 +124,64 @@ class Progress:
         else:
             self.stream.write(line + "\n")
         self.stream.flush()
+
+
+@contextlib.contextmanager
+def kept_back(*descriptors: int) -> Iterator[None]:
+    """Keeps what is written to file descriptors off the terminal, also by C and C++ code.
+
+    Within the block, other threads lose their output, too. If the block raises, all is shown.
+
+    Args:
+        *descriptors: 1 for standard output, 2 for standard error. One that is closed is left alone.
+    """
+    with contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.enter_context(_one_kept_back(descriptor))
+        yield
+
+
+@contextlib.contextmanager
+def _one_kept_back(descriptor: int) -> Iterator[None]:
+    with tempfile.TemporaryFile() as kept:
+        try:
+            with _redirected(descriptor, kept.fileno()):
+                yield
+        except Exception:
+            kept.seek(0)
+            with contextlib.suppress(OSError):  # it may be closed
+                os.write(descriptor, kept.read())
+            raise
+
+
+@contextlib.contextmanager
+def silenced(*descriptors: int) -> Iterator[None]:
+    """Drops what is written to standard output (1) or standard error (2), by Python or others."""
+    redirects = {1: contextlib.redirect_stdout, 2: contextlib.redirect_stderr}
+    with open(os.devnull, "w") as nothing, contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            stack.enter_context(_redirected(descriptor, nothing.fileno()))
+            stack.enter_context(redirects[descriptor](nothing))
+        yield
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    """Sends what is written to a descriptor to another file; one that is closed is left alone."""
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    try:
+        before = os.dup(descriptor)
+    except OSError:
+        yield
+        return
+    stream.flush()
+    os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(before, descriptor)
+        os.close(before)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

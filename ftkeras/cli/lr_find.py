@@ -9,6 +9,8 @@ from ftkeras.cli.quiet import import_tensorflow
 
 USAGE = """Usage:   ftkeras lr-find --config=FILE [--out=FILE.svg] [--low=1e-6] [--high=1]
 Example: ftkeras lr-find --config=configs/quickstart.yaml --out=lr.svg
+
+Suggests a rate if the loss clearly falls and rises again; otherwise it says what is missing.
 """
 
 
@@ -18,7 +20,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "lr_find.svg", "where the plot goes", flag_values=values)
     flags.DEFINE_float("low", 1e-6, "the first rate", flag_values=values)
     flags.DEFINE_float("high", 1.0, "the last rate", flag_values=values)
-    flags.DEFINE_integer("steps", 100, "steps at most", 20, flag_values=values)
+    flags.DEFINE_integer(
+        "steps",
+        100,
+        "steps at most; a suggestion needs 8 for each tenfold rise",
+        20,
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
@@ -30,7 +38,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
     sweep = lr_find(config, values.out, low=values.low, high=values.high, steps=values.steps)
     print(f"plot        {values.out}")
-    print(
-        f"suggestion  learning_rate: {sweep.suggestion:.1e}  (a tenth of where the loss was lowest)"
-    )
+    if sweep.suggestion is None:
+        print(f"suggestion  none: {sweep.reason}")
+    else:
+        tenth = "(a tenth of where the loss was lowest)"
+        print(f"suggestion  learning_rate: {sweep.suggestion:.1e}  {tenth}")
     return 0

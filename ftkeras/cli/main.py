@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from ftkeras.console import silenced
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 from ftkeras.training.resume.signals import Signals
 from ftkeras.version import __version__
@@ -38,6 +39,8 @@ VERBS = {
     "backbones": "list the backbones there are",
     "init": "write a commented config to start from",
 }
+_MAKERS = ("train", "extend", "soup", "export", "report", "init")
+"""What these verbs make is a file or a folder; of others the answer is what they print."""
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
@@ -128,6 +131,8 @@ def _dispatch(arguments: list[str]) -> int:
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow arguments
     module.define(values)
+    what = "nothing but errors" if verb in _MAKERS else "the result and errors alone"
+    flags.DEFINE_boolean("quiet", False, f"print {what}", flag_values=values)
     if any(argument in ("-h", "--help", "-help") for argument in rest):
         print(_help(verb, module, values), end="")
         return 0
@@ -135,7 +140,10 @@ def _dispatch(arguments: list[str]) -> int:
         positional = values([verb, *rest])[1:]
     except (flags.Error, OSError, UnicodeError) as error:  # --flagfile reads a file
         raise UserError(f"{verb}: {error}. See `ftkeras {verb} --help`.") from None
-    return int(module.main(values, positional))
+    if not values.quiet:
+        return int(module.main(values, positional))
+    with silenced(*((1, 2) if verb in _MAKERS else (2,))):
+        return int(module.main(values, positional))
 
 
 def _help(verb: str, module: ModuleType, values: flags.FlagValues) -> str:

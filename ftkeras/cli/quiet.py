@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
-import tempfile
 
+from ftkeras.console import kept_back
 from ftkeras.imports import check_keras_settings, hidden
 
 # Keras and TensorFlow import these where they are installed, for wrappers, plots and data frames
@@ -27,21 +26,5 @@ def import_tensorflow() -> None:
     # Later reports of the same kind do heed the level; they come as ERROR.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        terminal = os.dup(2)
-    except OSError:  # standard error is closed: there is nothing to keep clean
-        importlib.import_module("tensorflow")
-        return
-    with tempfile.TemporaryFile() as kept:
-        sys.stderr.flush()
-        os.dup2(kept.fileno(), 2)
-        try:
-            with hidden(*_UNUSED):
-                importlib.import_module("keras")  # imports TensorFlow, and says more of the same
-        except Exception:
-            kept.seek(0)
-            os.write(terminal, kept.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+    with kept_back(2), hidden(*_UNUSED):
+        importlib.import_module("keras")  # imports TensorFlow, and says more of the same

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from ftkeras.config.fields import (
+    Examples,
     FilePath,
     Fraction,
-    Images,
     NonNegativeFloat,
-    Pixels,
     Section,
+    Side,
     Strength,
 )
 
@@ -66,10 +66,10 @@ class DataSection(Section):
     input: InputConfig | None = None
     """What an example is; left out, an image. The fields below that name images are for them."""
 
-    image_size: Pixels | None = None
+    image_size: Side | None = None
     """Side of the square model input, in pixels; left out, the backbone's natural size."""
-    batch_size: Images = 32
-    """Images a step, over all devices together."""
+    batch_size: Examples = 32
+    """Examples a step, over all devices together."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
     augmentation: Strength | list[AugmentationLayer] = "light"

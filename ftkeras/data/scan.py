@@ -82,6 +82,6 @@ def in_parallel(
         warnings.simplefilter("ignore")  # libraries' remarks about odd but readable files
         while chunk := list(islice(remaining, _CHUNK)):
             for result in pool.map(look, chunk):
-                yield result
                 progress.advance()
+                yield result
     progress.close()

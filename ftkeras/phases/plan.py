@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.backbones.blocks import leaf_layers
-from ftkeras.console import table
+from ftkeras.console import counted, table
 from ftkeras.errors import UserError
 from ftkeras.keras_internals import flat_layers, inbound_nodes
 from ftkeras.phases.clock import PhaseClock
@@ -269,11 +269,13 @@ def evenly_spaced(steps: int, most: int) -> list[int]:
 def describe_length(phase: Phase) -> str:
     """Returns a phase's length in words."""
     if phase.steps is not None:
-        return f"{phase.steps} steps"
+        return counted(phase.steps, "step")
     if phase.until is not None:
         until = phase.until
-        return f"until {until.metric} stops improving (at most {until.max_epochs} epochs)"
-    return f"{phase.epochs} epochs"
+        return (
+            f"until {until.metric} stops improving (at most {counted(until.max_epochs, 'epoch')})"
+        )
+    return counted(phase.epochs or 0, "epoch")
 
 
 def describe_start(phase: Phase, trained: Sequence[Weight]) -> str:
@@ -342,7 +344,7 @@ def _warnings(
         if live and batch_size < _SMALL_BATCH:
             yield (
                 f"phase {phase.name!r} trains batch norm on batches of {batch_size}: statistics of "
-                f"fewer than {_SMALL_BATCH} images are noise. Use batch_norm: frozen."
+                f"fewer than {_SMALL_BATCH} examples are noise. Use batch_norm: frozen."
             )
     without = all(block.batch_norm == "none" for block in first.blocks)
     for asked in phases:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ftkeras.console import duration, table
+from ftkeras.console import counted, duration, table
 from ftkeras.data.dataset import Data
 from ftkeras.data.reasons import sum_up
 from ftkeras.outputs.kinds import answered
@@ -15,6 +16,9 @@ from ftkeras.phases.audit import AuditResult
 _SHOWN = (
     "val_loss", "val_accuracy", "val_label_accuracy", "val_auc", "val_mae", "loss", "accuracy",
 )  # fmt: skip
+
+_MOST_CLASSES = 30  # named before training
+_WIDTH = 100  # characters per line
 
 
 def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) -> str:
@@ -29,15 +33,40 @@ def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) ->
     parts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     lines = [
         f"data      {data.source}: {parts}; {answered(data.outputs)}",
+        *_class_lines(data),
         f"backbone  {backbone}",
         f"device    {device}",
         *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
-        count = len(data.bad_files)
-        left_out = f"{count} file{'s' * (count > 1)} left out"
+        left_out = f"{counted(len(data.bad_files), 'file')} left out"
         lines.append(f"note      {left_out}: {sum_up(data.bad_files)}")
     return "\n".join(lines)
+
+
+def _class_lines(data: Data) -> Iterator[str]:
+    """Yields what each class is called and how many examples train it, and names that look alike.
+
+    A folder that is spelt in two ways is two classes, which a person sees only in the names.
+    """
+    names = [_printable(name) for name in data.class_names]
+    if not names:
+        return
+    each = [f"{n} {count}" for n, count in zip(names, data.splits["train"].counts, strict=True)]
+    more = [f"and {len(each) - _MOST_CLASSES} more"] if len(each) > _MOST_CLASSES else []
+    text = ", ".join([*each[:_MOST_CLASSES], *more]) + " (examples to train on)"
+    yield textwrap.fill(text, _WIDTH, initial_indent="classes   ", subsequent_indent=" " * 10)
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(filter(str.isalnum, name.casefold())), []).append(name)
+    for several in alike.values():
+        if len(several) > 1:
+            spelt = " and ".join(map(repr, several))
+            yield f"note      classes {spelt} differ only in case, spaces or signs; are they one?"
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def end_lines(

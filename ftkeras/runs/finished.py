@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,33 +16,47 @@ from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
+from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.files import write_out
 from ftkeras.outputs.kinds import only_classes
-from ftkeras.report.files import add_pictures, write_comparison
+from ftkeras.report.files import add_gallery, write_comparison
+from ftkeras.report.gallery import lacks_gallery
 from ftkeras.report.page import run_page
-from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.task import Task, task_of
 
 
-def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
+def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
     The model's answers are kept in `predictions/`. The split that training ended with is measured
-    anew in `evaluation.json`, too.
+    again in `evaluation.json`, too.
+
+    Args:
+        run: The run.
+        split: Which split.
+        aim: Of outputs of labels, chooses thresholds on this split first; see `best_thresholds`.
+            The run keeps them: they count in each later evaluation, in `predict` and in exports.
 
     Raises:
-        UserError: The run has no such split, or its data are gone.
+        UserError: The run has no such split, its data are gone, or there are no labels to choose
+            thresholds for.
     """
     config = run.config
     task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task.data(config), split)
+    data = dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
     feed = task.feed(config, data, model)
+    if aim is not None:
+        choose_thresholds(run, model, feed, split, aim)
+        feed = dataclasses.replace(
+            feed, data=dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
+        )
     evaluation = task.measure(model, feed, run, split)
     if split == final_split(data):
         run.write_json("evaluation.json", evaluation)
@@ -128,13 +144,13 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    if lacks_pictures(read_run(run.folder), build.input_of(run.config)):
+    if lacks_gallery(read_run(run.folder), build.input_of(run.config)):
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)
-            add_pictures(run, model, task.data(run.config).splits, kind)
+            add_gallery(run, model, task.data(run.config).splits, kind)
         except UserError as error:
-            print(f"note      the report has no pictures: {error}")
+            print(f"note      the report shows no {kind.nouns}: {error}")
     return write_page(run, task, out)
 
 
@@ -143,6 +159,47 @@ def write_page(run: Run, task: Task, out: str | None = None) -> str:
     out, facts = out or run.path("report.html"), read_run(run.folder)
     write_out(out, run_page(facts, task.sections(facts)))
     return out
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run whose model is in memory, to be used in code of one's own.
+
+    Args:
+        run: The run's folder.
+        model: From what an example is (`Input.takes`) to logits or scores; preprocessing is inside.
+    """
+
+    run: Run
+    model: keras.Model
+
+    def predict(self, files: Sequence[str], top_k: int = 5) -> list[FilePrediction]:
+        """Returns what the model says of each file, or what is wrong with it, in order.
+
+        Files are read and scores are calibrated as `ftkeras predict` does it.
+
+        Args:
+            files: Paths.
+            top_k: How many classes to give, at most.
+        """
+        return list(task_of(self.run.config).predict(self.run, self.model, files, top_k))
+
+
+def load_run(folder: str) -> LoadedRun:
+    """Loads a finished run.
+
+    Raises:
+        UserError: There is no run, or it has no model.
+
+    Example:
+        ```python
+        run = ftkeras.load_run("runs/quickstart")
+        for row in run.predict(["cat.jpg", "dog.jpg"]):
+            print(row.file, row.error or row.best[0])
+        ```
+    """
+    run = Run.open(folder)
+    return LoadedRun(run, load_model(run))
 
 
 def load_model(run: Run) -> keras.Model:

@@ -8,14 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
 from ftkeras.errors import UserError
 from ftkeras.training.resume import state
 
-_SMOOTHING = 0.9  # of the running mean of the loss
+_SMOOTHING = 0.9  # of the running mean of the loss, which tells when it diverges
 _DIVERGED = 4.0  # times the lowest loss
+_WIDTH = 0.2  # of the kernel that smooths the curve, in decades, so that steps do not matter
+_LEAST_PER_DECADE = 8  # steps
+_CLEAR = 4.0  # standard errors: more than the least of many windows of noise
+_AS_LOW = 2.0  # standard errors above the lowest
+_WIDEST = 10.0  # last to first rate with a loss as low as the lowest
 
 
 @dataclass(frozen=True)
@@ -24,13 +30,16 @@ class RangeTest:
 
     Attributes:
         rates: Learning rate of each step.
-        losses: Smoothed training loss of each step.
-        suggestion: A tenth of the rate at which the loss was lowest.
+        losses: Training loss of each step, smoothed over rates alike in logarithm.
+        suggestion: A tenth of the rate at which the loss was lowest (the middle, in logarithm, of
+            those that batches cannot tell apart); None if the curve supports none.
+        reason: Why there is no suggestion, or an empty string.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
-    suggestion: float
+    suggestion: float | None
+    reason: str = ""
 
 
 def find_learning_rate(
@@ -59,15 +68,14 @@ def find_learning_rate(
 
     Example:
         ```python
-        print(find_learning_rate(model, train_batches).suggestion)
+        found = find_learning_rate(model, train_batches)
+        print(found.suggestion or found.reason)
         ```
     """
     if not 0 < low < high:
         raise UserError(f"lr-find: low must be above 0 and below high, got {low} and {high}.")
-    rates: list[float] = []
-    losses: list[float] = []
-    mean, lowest = 0.0, math.inf
-    progress = Progress("lr-find", steps)
+    rates, losses = list[float](), list[float]()
+    mean, lowest, progress = 0.0, math.inf, Progress("lr-find", steps)
     with _everything_put_back(model):
         for step, batch in enumerate(batches.repeat().take(steps)):
             rate = low * (high / low) ** (step / max(steps - 1, 1))
@@ -80,15 +88,48 @@ def find_learning_rate(
                 break
             lowest = min(lowest, smooth)
             rates.append(rate)
-            losses.append(smooth)
+            losses.append(loss)
             progress.advance(1, f"rate {rate:.2g}, loss {smooth:.3f}")
     progress.close()
     if len(rates) < 10:
         raise UserError(
             f"lr-find: the loss diverged after {len(rates)} steps; start lower than {low}."
         )
-    # A tenth of where the loss was lowest: there the next rise already diverges.
-    return RangeTest(tuple(rates), tuple(losses), rates[losses.index(min(losses))] / 10)
+    curve, error = _smoothed(np.log10(rates), np.array(losses))
+    per_decade = (steps - 1) / math.log10(high / low)
+    suggestion, reason = _suggest(np.array(rates), curve, error, diverged=len(rates) < steps)
+    if per_decade < _LEAST_PER_DECADE:
+        enough = math.ceil(_LEAST_PER_DECADE * math.log10(high / low)) + 1
+        suggestion, reason = None, f"too few steps for these rates: {enough} or more are needed"
+    return RangeTest(tuple(rates), tuple(curve.tolist()), suggestion, reason)
+
+
+def _smoothed(places: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the curve, and the standard error of each point of it, (steps,) each."""
+    kernel = np.exp(-(((places[:, None] - places) / _WIDTH) ** 2) / 2)
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    curve = kernel @ losses
+    noise = kernel @ (losses - curve) ** 2  # of one batch
+    return curve, np.sqrt(noise * (kernel**2).sum(axis=1))
+
+
+def _suggest(
+    rates: np.ndarray, curve: np.ndarray, error: np.ndarray, *, diverged: bool
+) -> tuple[float | None, str]:
+    """Returns a rate and an empty string, or None and why the curve supports none."""
+    best = int(curve.argmin())
+    start = int(np.searchsorted(rates, rates[0] * 10))  # in the first decade little is learnt
+    before = curve[:start].mean()
+    if best < start or before - curve[best] < _CLEAR * max(error[best], error[:start].mean()):
+        return None, "the loss does not fall by more than it differs between batches"
+    top = best + int(curve[best:].argmax())
+    if not diverged and curve[top] - curve[best] < _CLEAR * max(error[best], error[top]):
+        return None, f"the loss is still falling at the last rate, {rates[-1]:.1g}"
+    as_low = rates[curve <= curve[best] + _AS_LOW * error[best]]
+    if as_low[-1] > _WIDEST * as_low[0]:
+        return None, f"the loss is as low at any rate from {as_low[0]:.1g} to {as_low[-1]:.1g}"
+    # Where the loss was lowest, the next rise diverges; batches alone move it between these ends.
+    return math.sqrt(as_low[0] * as_low[-1]) / 10, ""
 
 
 @contextmanager

@@ -19,10 +19,7 @@ def answer(run: Path, right: np.ndarray) -> None:
     np.savez(run / "predictions" / "test.npz", logits=logits, labels=labels, ids=ids)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 24: noise, beside an interval without 0"
-)
-@pytest.mark.parametrize(("only_a", "only_b"), [(0, 5), (4, 0), (3, 11)])
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 5), (4, 0), (3, 11), (0, 6), (12, 2)])
 def test_the_verdict_of_compare_agrees_with_its_interval(place, ftkeras, only_a, only_b):
     """Source: seen on version 0.1: McNemar's p is above 0.05, and the interval excludes 0."""
     shutil.copytree("first run", "second run")
@@ -37,9 +34,6 @@ def test_the_verdict_of_compare_agrees_with_its_interval(place, ftkeras, only_a,
     assert result["noise"] == (low <= 0 <= high), (result["p"], low, high)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 24: what lr-find suggests follows from --steps"
-)
 def test_lr_find_suggests_alike_for_30_and_100_steps_or_says_that_it_cannot(place, ftkeras):
     """Source: seen on version 0.1: 3.8e-2 or 1.0e-1 on the same data.
 
@@ -62,6 +56,8 @@ def test_lr_find_suggests_alike_for_30_and_100_steps_or_says_that_it_cannot(plac
             done = ftkeras("lr-find", "--config=lr.yaml", f"--steps={steps}")
             if done.status != 0:
                 raise RuntimeError(done.err)
-            suggested += map(float, re.findall(r"learning_rate: (\S+)", done.out))
+            found = re.findall(r"learning_rate: (\S+)", done.out)
+            assert found or "suggestion  none: " in done.out
+            suggested += map(float, found)
         told.append(suggested)
     assert all(len(rates) < 2 or max(rates) <= 2 * min(rates) for rates in told), told

@@ -79,13 +79,23 @@ def test_the_home_folder_may_be_a_tilde(folder, draw, monkeypatch, source):
     assert sum(map(len, data.splits.values())) == 16
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 25: classes are not shown before training"
-)
-def test_plan_names_the_classes(place, ftkeras, draw):
+@pytest.mark.parametrize("names", [("Cat", "Dog", "cat"), ("big cat", "big_cat", "Dog")])
+def test_plan_names_the_classes(place, ftkeras, draw, names):
     """Source: seen on version 0.1: folders `Cat` and `cat` become two classes unseen."""
-    draw(Path("mixed"), {"Cat": 8, "Dog": 8, "cat": 8})
-    done = ftkeras("plan", "--config=c.yaml", "--set=data.path=mixed")
+    draw(Path("mixed"), dict.fromkeys(names, 10))
+    split = "--set=data.split={val: 0.2, test: 0.2}"
+    done = ftkeras("plan", "--config=c.yaml", "--set=data.path=mixed", split)
     assert done.status == 0, done.err
-    words = re.findall(r"\w+", done.out)
-    assert {"Cat", "Dog", "cat"} <= set(words)
+    shown = re.search(r"^classes   (.*)$", done.out, re.MULTILINE)
+    assert shown and shown[1] == ", ".join(f"{n} 6" for n in sorted(names)) + (
+        " (examples to train on)"
+    )
+    first, second = sorted(name for name in names if name != "Dog")
+    assert f"classes {first!r} and {second!r} differ only in case, spaces or signs" in done.out
+
+
+def test_many_classes_are_cut_short(place, ftkeras, draw):
+    draw(Path("many"), {f"class_{i:02}": 3 for i in range(33)})
+    done = ftkeras("plan", "--config=c.yaml", "--set=data.path=many")
+    assert done.status == 0, done.err
+    assert "class_29 " in done.out and "and 3 more" in done.out and "class_30" not in done.out
