@@ -81,6 +81,30 @@ def groups_of(asked: Sequence[Asked]) -> list[tuple[str, ...]]:
     ] or [()] * len(asked[0].cells)
 
 
+def separator_in(labels: Sequence[str]) -> str:
+    """Returns what separates several labels in one, if labels look so; otherwise ""."""
+    for separator in (";", ",", "|"):
+        joined = [label for label in labels if separator in label]
+        pieces = {piece.strip() for label in joined for piece in label.split(separator)}
+        # All are lists, or those that are lists are made of the labels that stand alone.
+        if joined and (len(joined) == len(labels) or pieces <= set(labels)):
+            return separator
+    return ""
+
+
+def separator_note(asked: Asked) -> list[str]:
+    """Notes that the answers to a question look like several in one."""
+    names, question = asked.output.class_names, asked.question
+    separator = separator_in(names)
+    if not separator:
+        return []
+    return [
+        f"{question.field}: answers hold {separator!r}, as "
+        f"{next(name for name in names if separator in name)!r} does. If that is several labels, "
+        "set its kind to labels and write them as a;b."
+    ]
+
+
 def _cells(items: Listing, question: Question) -> list[tuple[str, ...] | None]:
     column, kind = question.column, KINDS[question.kind]
     cells: list[tuple[str, ...] | None]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from ftkeras.data.answers import Asked, Question, ask, groups_of
+from ftkeras.data.answers import Asked, Question, ask, groups_of, separator_note
 from ftkeras.data.dataset import Data, Listing, Split
 from ftkeras.data.reasons import sum_up
 from ftkeras.data.sources import SOURCES
@@ -97,7 +98,7 @@ def load_data(
         outputs=outputs,
         splits=splits,
         bad_files=items.bad_files,
-        notes=(*items.notes, *uneven),
+        notes=(*items.notes, *chain.from_iterable(map(separator_note, asked)), *uneven),
     )
 
 

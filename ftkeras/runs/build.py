@@ -59,10 +59,11 @@ def data(
         for name, output in config.asked.items()
     ]
     if asked and isinstance(section, ManifestData):
-        if section.label_column != "label" or section.label_columns or section.multi_label:
+        several = section.label_columns or section.label_separator != ";" or section.multi_label
+        if several or section.label_column != "label":
             raise UserError(
                 "data: outputs name the columns with their answers; leave out label_column, "
-                "label_columns and multi_label."
+                "label_columns, label_separator and multi_label."
             )
         source["label_column"] = None
     return load_data(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ftkeras import UserError, load_data
+from ftkeras.data.answers import Question
 from ftkeras.data.dataset import Data
 
 Table = Callable[..., Data]
@@ -91,6 +92,14 @@ def test_a_separator_is_noted_if_only_some_images_have_several_labels(read):
     assert not read("path,label", *rows, multi_label=True, label_separator="|").notes
     plain = [f"pics/{i}.png,{'dog, small' if i % 2 else 'cat'}" for i in range(8)]
     assert not read("path|label", *(row.replace(",", "|", 1) for row in plain)).notes
+
+
+def test_a_separator_in_the_answers_of_an_output_is_noted(read):
+    kinds, tags = ("cat|old", "cat|new"), ("red", "red;big")
+    rows = [f"pics/{i}.png,{kinds[i % 2]},{tags[i % 4 > 1]}" for i in range(8)]
+    questions = [Question("kind", "kind"), Question("tags", "tags", "labels")]
+    [note] = read("path,kind,tags", *rows, label_column=None, questions=questions).notes
+    assert note.startswith("outputs.kind: answers hold '|'") and "kind to labels" in note
 
 
 @pytest.mark.parametrize("separator", [",", "|"])

@@ -241,7 +241,7 @@ def test_arrays_that_unpack_to_more_than_the_memory():
 def test_labels_that_ask_for_too_many_classes():
     images = np.zeros((8, 4, 4, 3), np.uint8)
     np.savez("evil.npz", images=images, labels=np.full(8, 2**62))
-    assert "only 8 images" in refusal(load_arrays)
+    assert "only 8 examples" in refusal(load_arrays)
 
 
 # ----------------------------------------------------------------------------- images

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.data.answers import separator_in
 from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_files
 from ftkeras.data.reasons import names_note
@@ -18,8 +19,6 @@ from ftkeras.data.scan import scan_files
 from ftkeras.data.sources.manifest_rows import Columns, Row, read_rows
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
-
-_SEPARATORS = (";", ",", "|")  # of several labels in one cell
 
 
 def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -> Listing:
@@ -170,17 +169,12 @@ def _weight_note(weights: np.ndarray, columns: Columns, kind: Input) -> str:
 
 def _separator_note(labels: Sequence[str], columns: Columns) -> list[str]:
     """Notes that labels look like several in one."""
-    if columns.label_columns:
+    separator = separator_in(labels)
+    if columns.label_columns or not separator:
         return []
-    for separator in _SEPARATORS:
-        joined = [label for label in labels if separator in label]
-        pieces = {piece.strip() for label in joined for piece in label.split(separator)}
-        # All are lists, or those that are lists are made of the labels that stand alone.
-        if joined and (len(joined) == len(labels) or pieces <= set(labels)):
-            several = "" if columns.multi_label else "data.multi_label=true and "
-            return [
-                f"Labels hold {separator!r}, as {joined[0]!r} does, and each counts as one class. "
-                f"If it separates several labels (multi_label), set {several}"
-                f"data.label_separator={separator!r}."
-            ]
-    return []
+    several = "" if columns.multi_label else "data.multi_label=true and "
+    return [
+        f"Labels hold {separator!r}, as {next(label for label in labels if separator in label)!r} "
+        "does, and each counts as one class. If it separates several labels (multi_label), set "
+        f"{several}data.label_separator={separator!r}."
+    ]
