@@ -53,7 +53,8 @@ class Answers:
         """
         if self.known is None:
             return None
-        return (self.known / max(self.known.mean(), 1e-12)).astype(np.float32)
+        share = self.known.sum() / max(len(self.known), 1)
+        return (self.known / max(share, 1e-12)).astype(np.float32)
 
     def make_target(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """Returns int64 index (...) -> float32 (..., units): one-hot, multi-hot, or a number.

@@ -151,7 +151,7 @@ def test_several_heads_are_named_and_judged_by_their_task(make_photos, tmp_path)
         "data": {**TREE["data"], "source": "manifest", "path": str(photos / "list.csv")},
     }
     diagnosis = examine(parse_config(tree))
-    assert diagnosis.facts["data"].endswith("; heads animal (3 classes), size (a number)")
+    assert diagnosis.facts["data"].endswith("; outputs 'animal' (classes), 'size' (number)")
     assert diagnosis.exit_status == 0
     alone = {"heads": heads[:1], "weighting": "gradnorm"}
     with pytest.raises(UserError, match="gradnorm balances"):  # not: there is no column 'label'
