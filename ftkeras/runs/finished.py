@@ -13,6 +13,7 @@ from ftkeras.backbones.weights_file import read_model
 from ftkeras.data.dataset import Data
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
+from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.export.formats import Sample
@@ -31,8 +32,8 @@ from ftkeras.runs.task import Task, task_of
 def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
-    The model's answers are kept in `predictions/`. The split that training ended with is measured
-    anew in `evaluation.json`, too.
+    The model's answers are kept in `predictions/` and, as a table, in `answers.csv`. The split that
+    training ended with is measured again in `evaluation.json`, too.
 
     Raises:
         UserError: The run has no such split, or its data are gone.
@@ -43,8 +44,10 @@ def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
     model, data = load_model(run), _with_split(task.data(config), split)
     feed = task.feed(config, data, model)
     evaluation = task.measure(model, feed, run, split)
-    if split == final_split(data):
+    is_final = split == final_split(data)
+    if is_final:
         run.write_json("evaluation.json", evaluation)
+    write_answers(run, data.outputs, evaluation, final=is_final)
     return evaluation
 
 

@@ -39,9 +39,6 @@ def test_macro_f1_can_tell_the_best_epoch(place, ftkeras):
     assert 0 <= record["val_macro_f1"] <= 1
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 26: no table of every test answer"
-)
 def test_every_test_answer_is_in_a_table_with_the_wrong_ones_first(place, ftkeras):
     """Source: seen on version 0.1: `answers.csv`. The case leaves the columns' names open."""
     assert ftkeras("evaluate", "first run").status == 0
@@ -56,6 +53,10 @@ def test_every_test_answer_is_in_a_table_with_the_wrong_ones_first(place, ftkera
     wrong = [row["predicted"] != row["label"] for row in rows]
     assert len(wrong) == examples
     assert wrong == sorted(wrong, reverse=True)
+    before = path.read_bytes()
+    assert ftkeras("evaluate", "first run", "--split=val").status == 0
+    assert path.read_bytes() == before  # the table of the test split, as `evaluation.json`
+    assert Path("first run", "answers-val.csv").exists()
 
 
 def test_a_run_is_used_from_python(place):
