@@ -14,9 +14,6 @@ import ftkeras as library
 from ftkeras.console import kept_back, silenced
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 26: no evaluation on new labelled images"
-)
 def test_a_run_is_evaluated_on_new_labelled_images(place, ftkeras, draw):
     """Source: seen on version 0.1: `evaluate RUN --data=NEW/`."""
     draw(Path("new"), {"cat": 3, "dog": 4})
@@ -25,6 +22,35 @@ def test_a_run_is_evaluated_on_new_labelled_images(place, ftkeras, draw):
     assert done.status == 0, done.err
     assert json.loads(done.out)["examples"] == 7
     assert Path("first run", "evaluation.json").read_text() == before
+    results = json.loads(done.out)
+    assert results["temperature"] == json.loads(before)["temperature"]
+    table = Path("first run", "answers-new.csv").read_text().splitlines()
+    rows = {row["id"]: row for row in csv.DictReader(table)}
+    expected = library.predict(library.Run.open("first run"), [f"new/{name}" for name in rows])
+    assert [row["predicted"] for row in rows.values()] == [row.best[0][0] for row in expected]
+    right = sum(row["predicted"] == row["label"] for row in rows.values())
+    assert results["accuracy"] == pytest.approx(right / 7)
+
+
+def test_a_table_of_new_examples_may_lack_a_class_and_have_parts(place, ftkeras):
+    rows = [f"photos/dog/{i}.png,dog,{part}" for i, part in enumerate(["test", "test", "train"])]
+    Path("list.csv").write_text("\n".join(["path,label,split", *rows]))
+    done = ftkeras("evaluate", "first run", "--data=list.csv", "--json")
+    assert done.status == 0, done.err
+    results = json.loads(done.out)
+    assert results["examples"] == 2
+    assert [row["support"] for row in results["per_class"]] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [("nowhere", "no folder or file 'nowhere'"), ("new", "no class 'dgo'. Did you mean 'dog'")],
+)
+def test_new_examples_that_do_not_fit_are_refused(place, ftkeras, draw, data, message):
+    draw(Path("new"), {"cat": 1, "dgo": 1})
+    done = ftkeras("evaluate", "first run", f"--data={data}")
+    assert done.status == 2
+    assert message in done.err
 
 
 @pytest.mark.xfail(
