@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -468,3 +469,92 @@ def test_whole_files_are_written_by_one_function():
 )
 def test_the_rule_of_whole_files_itself(source, wrong):
     assert bool(faults(gives_files_their_names, source)) == wrong
+
+
+# ------------------------------------------------------- words of one kind of input
+
+# "imagenet" is the name of weights. `backbones` hold what networks of images are; `cli` has texts
+# for people, whose examples are of images.
+_OF_IMAGES = re.compile(r"image(?!net)|pixel|jpeg|picture", re.IGNORECASE)
+_HOMES_OF_IMAGES = re.compile(r"ftkeras\.(inputs\.image|backbones|cli)(\.|$)|ftkeras\.runs\.build$")
+# Other modules that name images, and why. A row whose module does so no more is a fault.
+_MAY_SPEAK_OF_IMAGES = {
+    "ftkeras.config.data": "fields of the config",
+    "ftkeras.data.sources.manifest_rows": "a field of the config is its argument",
+    "ftkeras.data.sources.tfds": "fields of the config, and the class of TFDS's own feature",
+    "ftkeras.data.sources.tfrecord": "fields of the config, and the names that feature files use",
+    "ftkeras.doctor.embed": "the shipped backbone, which compares what looks alike, takes images",
+    "ftkeras.doctor.examine": "without a config it times the shipped backbone",
+    "ftkeras.doctor.preprocessing": "what backbones of images expect; it asks for looks first",
+    "ftkeras.export.grpc_client": "a script for people, who export images; others change a word",
+    "ftkeras.imports": "a setting in Keras's own file",
+    "ftkeras.inputs.registry": "the kind that a config which names none means",
+    "ftkeras.report.board": "a class of the library that draws",
+    "ftkeras.report.gallery": "a key of pictures.json",
+    "ftkeras.report.read": "a run's file, and a key of data.json",
+    "ftkeras.report.sections.examples": "what it shows if the kind can show itself",
+    "ftkeras.system_errors": "names of TensorFlow's operations",
+    "ftkeras.tasks.adversarial.task": "budgets are of pixel values; other kinds are refused",
+    "ftkeras.tasks.incremental.extend": "a key of data.json, and a field of the config",
+    "ftkeras.tasks.incremental.replay": "an array of memory.npz; other kinds are refused",
+    "ftkeras.tasks.robust_weights.config": "the name of a corruption",
+    "ftkeras.training.callbacks.loggers": "what TensorBoard, wandb and MLflow call a drawing",
+}
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """Returns the ids of strings that are whole statements: docstrings, and those of fields."""
+    alone = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
+    return {id(value) for value in alone if isinstance(value, ast.Constant)}
+
+
+def words_of(node: ast.AST) -> list[str]:
+    """Returns the identifiers and the string that a node brings in itself."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    if isinstance(node, ast.alias):
+        return [node.name, node.asname or ""]
+    named = (getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module"))
+    return [name for name in named if isinstance(name, str)]
+
+
+def speaks_of_images(module: Module) -> Iterator[str]:
+    if _HOMES_OF_IMAGES.match(module.name) or module.name in _MAY_SPEAK_OF_IMAGES:
+        return
+    written = docstrings(module.tree)
+    for node in ast.walk(module.tree):
+        for word in words_of(node) if id(node) not in written else ():
+            if _OF_IMAGES.search(word):
+                yield module.fault(node, f"says {word!r}: only a kind's own folder names it")
+
+
+def test_only_a_kinds_own_folder_names_it():
+    assert not (found := faults(speaks_of_images)), "\n".join(found)
+
+
+def test_no_row_of_those_that_may_name_images_is_idle(monkeypatch):
+    rows = set(_MAY_SPEAK_OF_IMAGES)
+    monkeypatch.setattr(sys.modules[__name__], "_MAY_SPEAK_OF_IMAGES", {})
+    assert rows == rows & {fault.split(":")[0] for fault in faults(speaks_of_images)}
+    assert len(rows) <= 20
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("images = 1", True),
+        ("def f(image_size): ...", True),
+        ("def f(): ...\nf(first_pixel=1)", True),
+        ("class ImageThing: ...", True),
+        ("from a.pictures import b", True),
+        ("from a import b as to_jpeg", True),
+        ("a.PIXELS", True),
+        ("x = f'{n} images'", True),
+        ("x: 'Image'", True),
+        ("'Of images.'\ndef f():\n  'Of an image.'\nclass A:\n  b: int\n  'A pixel.'", False),
+        ("x = 'imagenet'  # of images", False),
+        ("def f(inputs): return f'{len(inputs)} {kind.nouns}'", False),
+    ],
+)
+def test_the_rule_of_words_itself(source, wrong):
+    assert bool(faults(speaks_of_images, source)) == wrong

@@ -87,7 +87,7 @@ MOMENTS = {
     "export being checked": ("ftkeras.export.certificate:certify_saved_model", 1),
     "export asked in its own process": ("subprocess:Popen.communicate", 1),
     "finished": ("ftkeras.training.resume.checkpoint:States.remove", 1),
-    "report": ("ftkeras.report.files:add_pictures", 1),
+    "report": ("ftkeras.report.files:add_gallery", 1),
 }
 _STORED, _WHOLE = (
     "store ",

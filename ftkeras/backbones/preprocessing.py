@@ -8,6 +8,8 @@ import keras
 
 from ftkeras.errors import UserError
 
+RAW = "image"
+"""The name of a model's input that takes raw images."""
 _TORCH_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, 0..1
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, BGR, 0..255

@@ -10,9 +10,11 @@ from absl import flags
 from ftkeras.cli.flags import define_bars, one_run, read_bars
 from ftkeras.cli.quiet import import_tensorflow
 from ftkeras.console import counted
+from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--data=FOLDER-OR-TABLE]
                         [--assert METRIC>=VALUE ...]
+         ftkeras evaluate RUN --split=val --choose-thresholds=f1
 Example: ftkeras evaluate runs/quickstart --split=val --assert 'accuracy>=0.85'
          ftkeras evaluate runs/quickstart --data=new-photos/
 
@@ -30,12 +32,24 @@ def define(values: flags.FlagValues) -> None:
         "new labelled examples: a folder with one folder per class, a .csv or a .jsonl file",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "choose-thresholds",
+        None,
+        "of labels: chooses on the split from which score on each counts: f1, precision:0.9 or "
+        "recall:0.9; the run keeps them",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("json", False, "print all metrics as JSON", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder, bars = one_run(positional, "evaluate"), read_bars(values)
+    aim = values["choose-thresholds"].value
+    if aim and values.data:
+        raise UserError(
+            "evaluate: --choose-thresholds is for the run's own splits, not for --data."
+        )
     import_tensorflow()
     from ftkeras.evaluation.bars import require
     from ftkeras.measures.results import format_results
@@ -48,7 +62,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     task = task_of(run.config)
     task.check_bars(bars, run.read_json("data.json"))
     if values.data is None:
-        results = evaluate(run, values.split)
+        results = evaluate(run, values.split, aim)
         text = task.format_results(results)
     else:
         results = evaluate_on(run, values.data, values.split)

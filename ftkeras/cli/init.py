@@ -23,7 +23,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "data",
         None,
-        "a folder with one folder per class, a .csv or a .jsonl file; left out, the starter images",
+        "a folder with a folder per class, a .csv, .tsv or .jsonl file; left out, the starter",
         flag_values=values,
     )
     flags.DEFINE_string("backbone", "MobileNetV2", "see `ftkeras backbones`", flag_values=values)
@@ -60,12 +60,12 @@ def _source(data: str | None) -> dict[str, Any]:
     path = os.path.expanduser(data)
     if "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
-    if data.endswith((".csv", ".jsonl")):
+    if data.endswith((".csv", ".tsv", ".jsonl")):
         return {"source": "manifest", "path": data}
     if os.path.isfile(path):
         raise UserError(
-            f"init: --data: {data!r} is neither a folder nor a .csv or .jsonl file. Leave it out, "
-            "and write the section data: yourself."
+            f"init: --data: {data!r} is neither a folder nor a .csv, .tsv or .jsonl file. Leave "
+            "it out, and write the section data: yourself."
         )
     return {"source": "folder", "path": data}
 

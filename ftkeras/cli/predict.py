@@ -43,7 +43,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     rows = predict(run, files, values.top_k)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""
-    print(f"{counted(answered, 'image')} classified{unreadable}", file=sys.stderr)
+    print(f"{counted(answered, 'file')} answered{unreadable}", file=sys.stderr)
     return 0
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from ftkeras.config.fields import (
+    Examples,
     FilePath,
     Fraction,
-    Images,
     NonNegativeFloat,
-    Pixels,
     Section,
+    Side,
     Strength,
 )
 
@@ -66,10 +66,10 @@ class DataSection(Section):
     input: InputConfig | None = None
     """What an example is; left out, an image. The fields below that name images are for them."""
 
-    image_size: Pixels | None = None
+    image_size: Side | None = None
     """Side of the square model input, in pixels; left out, the backbone's natural size."""
-    batch_size: Images = 32
-    """Images a step, over all devices together."""
+    batch_size: Examples = 32
+    """Examples a step, over all devices together."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
     augmentation: Strength | list[AugmentationLayer] = "light"
@@ -101,19 +101,24 @@ class FolderData(SplitSection):
 
 
 class ManifestData(SplitSection):
-    """A CSV or JSON Lines file that lists images and labels."""
+    """A CSV or JSON Lines file that lists images and labels; lines of one path are one image."""
 
     source: Literal["manifest"]
     path: FilePath
-    """A .csv or .jsonl file; image paths in it are relative to its own folder."""
+    """A .csv, .tsv or .jsonl file; image paths in it are relative to its own folder."""
     image_column: str = "path"
     """The column that holds the image's path."""
     label_column: str = "label"
     """The column that holds the label, or the labels (a list in JSON, 'a;b' in CSV)."""
+    label_columns: list[str] | None = None
+    """Instead of label_column, one column per label: 1 if the image has it, 0 or empty if not."""
+    label_separator: Annotated[str, Field(min_length=1)] = ";"
+    """What stands between the labels of one cell, with multi_label."""
     split_column: str = "split"
-    """The column that holds train, val or test; it may be missing."""
-    weight_column: str = "weight"
-    """The column that holds the example's weight in the loss; it may be missing."""
+    """The column that holds train, val or test, in any case; it may be missing."""
+    weight_column: str | None = "weight"
+    """The column that holds the image's weight in the loss; `weight` may be missing. null: all
+    images weigh the same."""
     multi_label: bool = False
     """Whether an image may have any number of the labels."""
 

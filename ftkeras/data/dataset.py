@@ -19,10 +19,16 @@ Fetch = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file (or record) that was left out, and why."""
+    """A file (or record) that was left out, and why; `where` is the line that lists it."""
 
     path: str
     reason: str
+    where: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason, and the line that lists the file."""
+        return f"{self.reason} ({self.where})" if self.where else self.reason
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ftkeras.data.answers import Asked, Question, ask, groups_of
 from ftkeras.data.dataset import Data, Listing, Split
+from ftkeras.data.reasons import sum_up
 from ftkeras.data.sources import SOURCES
 from ftkeras.data.splits import divide
 from ftkeras.errors import UserError, did_you_mean
@@ -226,12 +226,10 @@ def _check_bad_share(items: Listing, max_bad_files: float, nouns: str) -> None:
     if total == 0:
         raise UserError(f"data: there are no {nouns}. Check the source's path and parts.")
     if bad > max_bad_files * total:
-        reasons = Counter(file.reason for file in items.bad_files).most_common(3)
         raise UserError(
             f"data: {bad} of {total} {nouns} cannot be used ({bad / total:.1%}, and "
             f"data.max_bad_files is {max_bad_files:.1%}): "
-            + "; ".join(f"{count} x {reason}" for reason, count in reasons)
-            + f"; the first is {items.bad_files[0].path}. Mend or remove them, or raise the limit."
+            f"{sum_up(items.bad_files)}. Fix or remove them, or raise the limit."
         )
 
 
@@ -243,7 +241,10 @@ def _check_labels(
     kind: Input,
     known: int = 0,
 ) -> None:
-    """Every class is in training or among the first, which are known; so are val's and test's."""
+    """Every class is in training or among the first, which are known; so are val's and test's.
+
+    The training examples of each class count in the loss.
+    """
     trained = {label for i in parts.get("train", ()) for label in labels[i]} | set(range(known))
     for part in ("val", "test"):
         for i in parts.get(part, ()):
@@ -258,6 +259,29 @@ def _check_labels(
                 f"data: the class {name!r} has no usable {kind.noun} to train on. "
                 f"Add {kind.nouns} of it, or remove the class."
             )
+    _check_weights(items, class_names, labels, parts.get("train", ()), kind)
+
+
+def _check_weights(
+    items: Listing,
+    class_names: Sequence[str],
+    labels: Sequence[Sequence[int]],
+    train: Iterable[int],
+    kind: Input,
+) -> None:
+    """The training examples of every class count in the loss, if examples have weights."""
+    if items.weights is None:
+        return
+    train = list(train)
+    there = {label for i in train for label in labels[i]}
+    counting = [i for i in train if items.weights[i] > 0]
+    weightless = sorted(there - {label for i in counting for label in labels[i]})
+    if weightless or not counting:
+        of = f" of the class {class_names[weightless[0]]!r}" if weightless else ""
+        raise UserError(
+            f"data: all training {kind.nouns}{of} have the weight 0, so nothing would be learned "
+            f"from them. If data.weight_column holds something else, set it to null."
+        )
 
 
 def _imbalance_note(class_names: Sequence[str], train: Split, nouns: str) -> list[str]:

@@ -33,6 +33,12 @@ class PairedFeed(Feed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        takes = self.input.takes
+        if len(takes) > 1 or not all(spec.shape.is_fully_defined() for spec in takes.values()):
+            raise UserError(
+                f"task domain_adaptation: {self.input.nouns} cannot be paired; what can is one "
+                "array of a fixed shape. Take the method none or adabn."
+            )
         if not self.steps_per_epoch:
             raise UserError(
                 f"data.batch_size: {self.batch_size} is more than the {self.input.nouns} of train "

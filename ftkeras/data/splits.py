@@ -155,4 +155,4 @@ def write_bad_files(bad_files: Sequence[BadFile], path: str) -> None:
     with tf.io.gfile.GFile(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "reason"])
-        writer.writerows([bad.path, bad.reason] for bad in bad_files)
+        writer.writerows([bad.path, bad.why] for bad in bad_files)

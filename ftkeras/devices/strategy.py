@@ -51,11 +51,11 @@ class Devices:
         """Returns one line for people.
 
         Raises:
-            UserError: A batch cannot give every replica an image.
+            UserError: A batch cannot give every replica an example.
         """
         if batch_size < self.replicas:
             raise UserError(
-                f"data.batch_size: {batch_size} images cannot be shared among {self.replicas} "
+                f"data.batch_size: {batch_size} examples cannot be shared among {self.replicas} "
                 f"replicas; it counts all devices together, so give at least {self.replicas}."
             )
         batch = f"batches of {batch_size}"

@@ -24,7 +24,7 @@ from ftkeras.outputs.kinds import answered
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 
-_SAMPLE = 64  # images that are sent through the backbone
+_SAMPLE = 64  # examples that are sent through the backbone
 _MOST_TIMED = 3  # phases
 
 
@@ -71,14 +71,14 @@ def _data_findings(config: Config, data: Data, facts: dict[str, str]) -> Iterato
     kind = build.input_of(config)
     facts["data"] = _describe(data)
     yield from splits.read_errors(data, config.data.max_bad_files)
-    yield from splits.check_classes(data)
+    yield from splits.check_classes(data, kind)
     yield from splits.check_labels(data)
     looks = look_at(data, kind)
     if looks is None:  # nothing is known of what such examples look like
         return
     features = make_embedding(data, kind, looks)
     yield from kind.able("duplicates", "doctor").find_duplicates(looks, data.class_names, features)
-    yield from splits.check_shift(data, looks, features)
+    yield from splits.check_shift(data, kind, looks, features)
     yield from kind.able("looks", "doctor").find_odd(looks, data.class_names, kind)
 
 
@@ -87,7 +87,7 @@ def _model_findings(
 ) -> Iterator[Finding]:
     if assembled.feed.input.ability("looks") is not None:  # else no range of values is known
         facts["preprocessing"], findings = preprocessing.check_preprocessing(
-            assembled.model, assembled.backbone, _some_images(assembled.feed)
+            assembled.model, assembled.backbone, _some_inputs(assembled.feed)
         )
         yield from findings
     for note in assembled.notes:
@@ -104,6 +104,7 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
         accumulate=config.optimizer.accumulate,
         examples=len(assembled.data.splits["train"]),
         validated="val" in assembled.data.splits,
+        kind=assembled.feed.input,
     )
     return settings.check_config(asked, assembled.plan, assembled.unfreeze.phases)
 
@@ -113,8 +114,8 @@ def _describe(data: Data) -> str:
     return f"{data.source}: {parts}; {answered(data.outputs)}"
 
 
-def _some_images(feed: Feed) -> np.ndarray:
-    """Training images from all over the split, as the model gets them: (n, size, size, 3)."""
+def _some_inputs(feed: Feed) -> np.ndarray:
+    """Training examples from all over the split, as the model gets them: (n, size, size, 3)."""
     batches = feed.plain("train")
     every = max(int(batches.cardinality()) // 4, 1)
     parts = [batch[0].numpy() for batch in batches.shard(every, 0).take(4)]
@@ -128,7 +129,7 @@ def _step_times(assembled: Assembled) -> str:
     if len(timed) > _MOST_TIMED:
         timed = sorted({0, max(timed, key=lambda i: phases[i].parameters)})
     batch = next(iter(assembled.feed.train()))
-    seconds = {}
+    seconds, nouns = {}, assembled.feed.input.nouns
     for i in timed:
         assembled.unfreeze.set_flags(i)
         seconds[i] = machine.seconds_a_step(assembled.model, batch)
@@ -136,11 +137,11 @@ def _step_times(assembled: Assembled) -> str:
         phase.steps * seconds.get(i, max(seconds.values())) for i, phase in enumerate(phases)
     )
     parts = [
-        f"phase {phases[i].name} {duration(taken)} ({len(batch[0]) / taken:.0f} images/s)"
+        f"phase {phases[i].name} {duration(taken)} ({len(batch[0]) / taken:.0f} {nouns}/s)"
         for i, taken in seconds.items()
     ]
     return (
-        f"{len(batch[0])} images: {', '.join(parts)}; all phases about {duration(total)}, "
+        f"{len(batch[0])} {nouns}: {', '.join(parts)}; all phases about {duration(total)}, "
         "without validation"
     )
 

@@ -284,16 +284,16 @@ def _batches(case: Case, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
 
     random = np.random.default_rng(0)
-    images = random.normal(size=(_EXAMPLES, 8, 8, 3)).astype("float32")
+    inputs = random.normal(size=(_EXAMPLES, 8, 8, 3)).astype("float32")
     labels = random.integers(0, 3, (2, _EXAMPLES))
     hot = dict(zip("ab", np.eye(3, dtype="float32")[labels], strict=True))
     of_examples = random.uniform(0.2, 2.0, _EXAMPLES) * (np.arange(_EXAMPLES) % 5 > 0)
     own = {"classes": np.array([0.5, 1.0, 3.0])[labels[0]], "examples": of_examples}
     each = own.get(case.weights, np.ones(_EXAMPLES)).astype("float32")
     known = {head: each * (random.uniform(size=_EXAMPLES) < 0.7) for head in "ab"}
-    arrays: Any = (images, hot["a"], each) if case.weights != "none" else (images, hot["a"])
+    arrays: Any = (inputs, hot["a"], each) if case.weights != "none" else (inputs, hot["a"])
     if case.heads > 1:
-        arrays = (images, hot, known)
+        arrays = (inputs, hot, known)
     data = tf.data.Dataset.from_tensor_slices(arrays)
     return data.batch(case.batch, drop_remainder=drop_remainder)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ftkeras.findings import Evidence, Finding
+from ftkeras.inputs.base import Input
 from ftkeras.memory import available_memory
 from ftkeras.phases import Plan
 from ftkeras.phases.phase import Phase
@@ -19,12 +20,6 @@ _HIGHEST_SGD = 1.0  # for a batch of 256
 _LEAST_TRAVEL = 1e-2  # how far a weight of the head can go in a phase, under Adam and its kin
 _FEW_STEPS, _HANDFUL = 50, 5
 
-_UNVALIDATED = Finding(
-    "warning",
-    "no validation",
-    "There are no validation images: the best epoch is chosen by how well it fits training.",
-    "Set data.split.val.",
-)
 _SLOW_HALF = Finding(
     "warning",
     "precision",
@@ -44,8 +39,9 @@ class Settings:
         on_gpu: Whether a GPU will train.
         batch_size: Examples a step.
         accumulate: Steps an update.
-        examples: Training images.
-        validated: Whether there are validation images.
+        examples: How many there are to train on.
+        validated: Whether there is a validation split.
+        kind: What the examples are.
     """
 
     optimizer: str
@@ -56,6 +52,7 @@ class Settings:
     accumulate: int
     examples: int
     validated: bool
+    kind: Input
 
 
 def check_config(settings: Settings, plan: Plan, phases: Sequence[Phase]) -> list[Finding]:
@@ -74,10 +71,20 @@ def check_config(settings: Settings, plan: Plan, phases: Sequence[Phase]) -> lis
         *_steps(plan, settings),
         *_batch_norm(plan, settings.accumulate),
         *_random_backbone(plan, settings.weights),
-        *_memory(plan),
-        *([] if settings.validated else [_UNVALIDATED]),
+        *_memory(plan, settings.kind.smaller),
+        *([] if settings.validated else [_unvalidated(settings.kind)]),
         *([_SLOW_HALF] if slow_half else []),
     ]
+
+
+def _unvalidated(kind: Input) -> Finding:
+    return Finding(
+        "warning",
+        "no validation",
+        f"There are no validation {kind.nouns}: the best epoch is chosen by how well it fits "
+        "training.",
+        "Set data.split.val.",
+    )
 
 
 def _plan_warnings(plan: Plan) -> Iterator[Finding]:
@@ -93,7 +100,7 @@ def _rates(plan: Plan, settings: Settings) -> Iterator[Finding]:
         highest = _HIGHEST_SGD * max(batch, 32) / 256
     over = [phase for phase in plan.phases if phase.peak_rate > highest]
     if over:
-        sgd = f" on {batch} images an update" if optimizer == "sgd" else ""
+        sgd = f" on {batch} {settings.kind.nouns} an update" if optimizer == "sgd" else ""
         yield Finding(
             "warning",
             "learning rate",
@@ -124,21 +131,22 @@ def _travel(plan: Plan, phases: Sequence[Phase], settings: Settings) -> Iterator
 
 
 def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
-    batch_size, examples = settings.batch_size, settings.examples
+    batch_size, examples, nouns = settings.batch_size, settings.examples, settings.kind.nouns
     total = sum(phase.steps for phase in plan.phases)
     if batch_size > examples:
         yield Finding(
             "warning",
             "batch size",
-            f"A batch of {batch_size} is more than the {examples} training images.",
-            "Lower data.batch_size; an eighth of the training images or less gives several steps.",
+            f"A batch of {batch_size} is more than the {examples} training {nouns}.",
+            f"Lower data.batch_size; an eighth of the training {nouns} or less gives several "
+            "steps.",
         )
     elif plan.steps_per_epoch is not None and plan.steps_per_epoch < _HANDFUL:
         yield Finding(
             "note",
             "batch size",
             f"An epoch has {plan.steps_per_epoch} steps.",
-            "A smaller data.batch_size gives more steps from the same images.",
+            f"A smaller data.batch_size gives more steps from the same {nouns}.",
         )
     if total < _FEW_STEPS:
         yield Finding(
@@ -183,14 +191,15 @@ def _random_backbone(plan: Plan, weights: str) -> Iterator[Finding]:
         )
 
 
-def _memory(plan: Plan) -> Iterator[Finding]:
+def _memory(plan: Plan, smaller: str) -> Iterator[Finding]:
     both = 8 * plan.parameters  # weights and gradients in float32
     needed = plan.activation_bytes + plan.optimizer_bytes + both
     free = available_memory()
     if needed > free:
+        lower = " or ".join(["data.batch_size", *([smaller] if smaller else [])])
         yield Finding(
             "warning",
             "memory",
             f"A step needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
-            "Lower data.batch_size or data.image_size, or raise optimizer.accumulate with it.",
+            f"Lower {lower}, or raise optimizer.accumulate with it.",
         )

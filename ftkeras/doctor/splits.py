@@ -11,14 +11,15 @@ import numpy as np
 from ftkeras.data.dataset import Data
 from ftkeras.data.paired import TARGET
 from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.inputs.base import Input
 from ftkeras.measures.metrics import auc_shares
 
-_FEW = 10  # training images of a class
-_FEW_TO_MEASURE = 50  # images of a whole split
+_FEW = 10  # training examples of a class
+_FEW_TO_MEASURE = 50  # examples of a whole split
 _SURE = 3.5  # standard errors
 _MOVED = 0.1  # total variation between label distributions that matters
 _TOLD_APART = 0.65  # AUC of telling two splits apart that matters
-_SAMPLE = 300  # images of a split that are compared
+_SAMPLE = 300  # examples of a split that are compared
 _LEAST = 40
 _COMPONENTS = 50
 
@@ -34,7 +35,7 @@ def read_errors(data: Data, max_bad_files: float) -> Iterator[Finding]:
             f"{percent(len(bad), total)} files cannot be used; data.max_bad_files allows "
             f"{max_bad_files:.1%}.",
             "Fix, convert or remove them.",
-            tuple(Evidence(file.path, detail=file.reason) for file in bad),
+            tuple(Evidence(file.path, detail=file.why) for file in bad),
         )
 
 
@@ -43,19 +44,19 @@ def others(data: Data) -> list[str]:
     return [name for name in data.splits if name != "train" and not name.startswith(TARGET)]
 
 
-def check_classes(data: Data) -> Iterator[Finding]:
+def check_classes(data: Data, kind: Input) -> Iterator[Finding]:
     """Finds classes that are missing from a split, or too small to learn from."""
     counts = {name: split.counts for name, split in data.splits.items()}
     train = counts["train"]
     for name in others(data):
-        yield from _missing(data, name, counts[name], train)
+        yield from _missing(data, kind, name, counts)
     unlearned = [i for i, count in enumerate(train) if not count]
     if unlearned:
         yield Finding(
             "error",
             "class missing from train",
-            f"{percent(len(unlearned), len(train))} classes have no training image.",
-            "Add training images of them, or take them out of val and test.",
+            f"{percent(len(unlearned), len(train))} classes have no training {kind.noun}.",
+            f"Add training {kind.nouns} of them, or take them out of val and test.",
             tuple(_class(data, i, counts) for i in unlearned),
         )
     few = [i for i, count in enumerate(train) if 0 < count < _FEW]
@@ -63,29 +64,33 @@ def check_classes(data: Data) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "tiny classes",
-            f"{percent(len(few), len(train))} classes have fewer than {_FEW} training images.",
-            "Find more images of them, merge them with others, or leave them out.",
+            f"{percent(len(few), len(train))} classes have fewer than {_FEW} training "
+            f"{kind.nouns}.",
+            f"Find more {kind.nouns} of them, merge them with others, or leave them out.",
             tuple(_class(data, i, counts) for i in few),
         )
 
 
-def _missing(data: Data, name: str, counts: np.ndarray, train: np.ndarray) -> Iterator[Finding]:
+def _missing(
+    data: Data, kind: Input, name: str, by_split: dict[str, np.ndarray]
+) -> Iterator[Finding]:
+    counts, train = by_split[name], by_split["train"]
     missing = [i for i, count in enumerate(counts) if not count and train[i]]
     total = len(data.splits[name])
     if missing:
         yield Finding(
             "warning",
             f"class missing from {name}",
-            f"{percent(len(missing), len(counts))} classes have no {name} image: nobody will "
-            "see how well they do.",
-            f"Move some of their images to {name}, or raise data.split.{name}.",
+            f"{percent(len(missing), len(counts))} classes have no {name} {kind.noun}: it cannot "
+            "be seen how well they do.",
+            f"Move some of their {kind.nouns} to {name}, or raise data.split.{name}.",
             tuple(Evidence(data.class_names[i], name, f"{train[i]} in train") for i in missing),
         )
     if total < _FEW_TO_MEASURE:
         yield Finding(
             "note",
             f"small {name}",
-            f"{name} has {total} images: one of them moves its accuracy by {1 / total:.1%}.",
+            f"{name} has {total} {kind.nouns}: one of them moves its accuracy by {1 / total:.1%}.",
             f"Raise data.split.{name}, or read small differences as noise.",
         )
 
@@ -99,17 +104,18 @@ def _class(data: Data, index: int, counts: dict[str, np.ndarray]) -> Evidence:
 
 
 def check_shift(
-    data: Data, looks: Any, features: Callable[[np.ndarray], np.ndarray]
+    data: Data, kind: Input, looks: Any, features: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[Finding]:
     """Compares val and test with train: what their examples of like classes look like.
 
     Args:
         data: The data set.
+        kind: What its examples are.
         looks: What was seen of its examples.
         features: Rows (m,) of `looks` -> a backbone's features (m, channels).
     """
     for name in others(data):
-        yield from _image_shift(looks, name, features)
+        yield from _shift(looks, name, features, kind)
 
 
 def check_labels(data: Data) -> Iterator[Finding]:
@@ -164,8 +170,8 @@ def label_distance(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(np.abs(shares[0] - shares[1]).sum() / 2), sure
 
 
-def _image_shift(
-    looks: Any, name: str, features: Callable[[np.ndarray], np.ndarray]
+def _shift(
+    looks: Any, name: str, features: Callable[[np.ndarray], np.ndarray], kind: Input
 ) -> Iterator[Finding]:
     one, other = _alike_in_class(looks, name)
     if min(len(one), len(other)) < _LEAST:
@@ -180,10 +186,11 @@ def _image_shift(
     most = other[np.argsort(-scores[belongs])][:20]
     yield Finding(
         "warning",
-        "image shift",
-        f"The images of {name} are of another kind than those of train: a classifier on a "
-        f"backbone's features tells which split an image is from (AUC {area:.2f}; 0.5 is a guess).",
-        f"Look at images of both; if {name} is what the model will meet, train on such images too.",
+        f"{kind.noun} shift",
+        f"The {kind.nouns} of {name} are of another kind than those of train: a classifier on a "
+        f"backbone's features tells which split one is from (AUC {area:.2f}; 0.5 is a guess).",
+        f"Look at {kind.nouns} of both; if {name} is what the model will meet, train on such "
+        f"{kind.nouns} too.",
         tuple(looks.evidence(i, "among the least like train") for i in most.tolist()),
     )
 

@@ -1,4 +1,4 @@
-"""Two models on the same images: which is better, and whether that is more than chance."""
+"""Two models on the same examples: which is better, and whether that is more than chance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tensorflow as tf
 from ftkeras.console import duration, table
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.inputs.registry import nouns_in
 from ftkeras.measures.metrics import correct_answers
 from ftkeras.outputs.kinds import only_classes, outputs_of
 from ftkeras.run import Run
@@ -26,12 +27,12 @@ _MOST_CLASSES = 8  # shown as gained, and as lost
 def mcnemar(only_first: int, only_second: int) -> float:
     """Returns the two-sided p of McNemar's exact test (McNemar 1947).
 
-    If both models were equally good, each image that only one of them gets right would be a toss
+    If both models were equally good, each example that only one of them gets right would be a toss
     of a coin. The p-value is how often tosses come out at least as one-sided as these.
 
     Args:
-        only_first: Images that only the first model got right.
-        only_second: Images that only the second model got right.
+        only_first: Examples that only the first model got right.
+        only_second: Examples that only the second model got right.
     """
     tosses = only_first + only_second
     ways = tail = 1  # binomial coefficients, exact whatever their size
@@ -46,12 +47,12 @@ def paired_interval(only_first: int, only_second: int, examples: int) -> list[fl
 
     All differences that the score test of pairs (Tango 1998) or McNemar's exact test does not
     refuse. So 0 is outside if and only if McNemar's exact p is below 0.05; and luck is allowed for
-    even if both models are right on the same images.
+    even if both models are right on the same examples.
 
     Args:
-        only_first: Images that only the first model got right.
-        only_second: Images that only the second model got right.
-        examples: All images, above 0.
+        only_first: Examples that only the first model got right.
+        only_second: Examples that only the second model got right.
+        examples: All examples, above 0.
 
     Example:
         >>> [round(end, 3) for end in paired_interval(0, 5, 100)]
@@ -77,7 +78,7 @@ def _in_score_test(only_first: int, only_second: int, n: int, difference: float)
     seen = only_second - only_first
     linear = (2 * n - seen) * difference - only_first - only_second
     constant = -only_first * difference * (1 - difference)
-    # The likeliest share of images that only the first gets right, if this is the difference.
+    # The likeliest share of examples that only the first gets right, if this is the difference.
     share = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
     variance = n * (2 * share + difference * (1 - difference))
     return (seen - n * difference) ** 2 <= _Z**2 * variance
@@ -101,35 +102,45 @@ def _exact_test(only_first: int, only_second: int, n: int) -> Callable[[float], 
 
 
 def compare_runs(first: Run, second: Run, split: str = "test") -> dict[str, Any]:
-    """Returns how two runs differ on the images that both were measured on, ready for JSON.
+    """Returns how two runs differ on the examples that both were measured on, ready for JSON.
 
     Args:
         first: Run A.
         second: Run B.
-        split: Whose images.
+        split: Whose examples.
 
     Raises:
-        UserError: A run was not measured on the split, or the two have other classes or images.
+        UserError: A run was not measured on the split, or the two have other classes or examples.
     """
     runs = (first, second)
-    one, other = (only_classes(outputs_of(run.read_json("data.json")), "compare") for run in runs)
+    facts = [run.read_json("data.json") for run in runs]
+    one, other = (only_classes(outputs_of(each), "compare") for each in facts)
+    nouns = nouns_in(facts[0])[1]
     if one != other:
         raise UserError(
             f"compare: {first.folder} and {second.folder} answer different questions: their "
             f"classes in data.json differ. Compare runs on the same classes."
         )
     a, b = (load_predictions(run, split) for run in runs)
-    pair = on_shared_images(a, b)
+    pair = on_shared_examples(a, b, nouns)
     return {
         "runs": [{"folder": run.folder, **_size(run)} for run in runs],
         "split": split,
+        "nouns": nouns,
         "left_out": [len(whole.ids) - len(pair[0].ids) for whole in (a, b)],
         **compare_predictions(*pair, one.class_names),
     }
 
 
-def on_shared_images(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
-    """Returns both models' answers on the images that both saw, in one order.
+def on_shared_examples(
+    first: Predictions, second: Predictions, nouns: str = "examples"
+) -> tuple[Predictions, Predictions]:
+    """Returns both models' answers on the examples that both saw, in one order.
+
+    Args:
+        first: Model A's answers.
+        second: Model B's.
+        nouns: What the examples are called.
 
     Raises:
         UserError: They share too few, or do not agree on what is in them.
@@ -138,9 +149,9 @@ def on_shared_images(first: Predictions, second: Predictions) -> tuple[Predictio
         shared, *indices = np.intersect1d(first.ids, second.ids, return_indices=True)
         if len(shared) < _LEAST_SHARED * max(len(first.ids), len(second.ids)):
             raise UserError(
-                f"compare: the runs were tested on different images: {len(shared)} are in both, of "
-                f"{len(first.ids)} and {len(second.ids)}. Give both the same test set (a folder, a "
-                "manifest's split column, or one seed)."
+                f"compare: the runs were tested on different {nouns}: {len(shared)} are in both, "
+                f"of {len(first.ids)} and {len(second.ids)}. Give both the same test set (a "
+                "folder, a manifest's split column, or one seed)."
             )
         first, second = (
             Predictions(whole.logits[index], whole.labels[index], whole.ids[index])
@@ -150,7 +161,7 @@ def on_shared_images(first: Predictions, second: Predictions) -> tuple[Predictio
     other = np.flatnonzero(differ.any(axis=1) if differ.ndim == 2 else differ)
     if len(other):
         raise UserError(
-            f"compare: {len(other)} images have another label in the second run, first "
+            f"compare: {len(other)} {nouns} have another label in the second run, first "
             f"{first.ids[other[0]]}. Evaluate both runs on the same labels."
         )
     return first, second
@@ -163,12 +174,13 @@ def compare_predictions(
 
     Args:
         first: Model A's answers.
-        second: Model B's answers to the same images.
+        second: Model B's answers to the same examples.
         class_names: One name per class.
 
     Returns:
-        `accuracy` of A and B, `difference` (B - A) and its `interval`, how many images `only_a` and
-        `only_b` got right, `p`, `noise` (0 is in the interval), and `classes`, most gained first.
+        `accuracy` of A and B, `difference` (B - A) and its `interval`, how many examples `only_a`
+        and `only_b` got right, `p`, `noise` (0 is in the interval), and `classes`, most gained
+        first.
     """
     labels, examples = first.labels, len(first.labels)
     right = [correct_answers(labels, p.logits) for p in (first, second)]  # (n,) each
@@ -196,7 +208,7 @@ def compare_predictions(
 def _of_class(
     number: int, labels: np.ndarray, pair: Sequence[Predictions], right: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Returns whether A and B were right on a class: on its images, or on its column of labels."""
+    """Returns whether A and B were right on a class: its examples, or its column of labels."""
     if labels.ndim == 2:
         return [(labels[:, number] > 0.5) == (p.logits[:, number] >= 0) for p in pair]
     return [part[labels == number] for part in right]
@@ -225,17 +237,18 @@ def _size(run: Run) -> dict[str, Any]:
 def verdict(results: dict[str, Any]) -> str:
     """Returns in one sentence whether B is better, worse, or cannot be told from A."""
     (a, b), difference, p = results["accuracy"], results["difference"], results["p"]
+    nouns = results.get("nouns", "examples")
     low, high = results["interval"]
     if results["noise"]:
         return (
             f"The difference is noise: B is right on {b:.1%} and A on {a:.1%} of the same "
-            f"{results['examples']} images (95% interval of B - A: {low:+.1%} to {high:+.1%}), and "
-            f"two equally good models would differ by as much with probability {p:.2f}."
+            f"{results['examples']} {nouns} (95% interval of B - A: {low:+.1%} to {high:+.1%}), "
+            f"and two equally good models would differ by as much with probability {p:.2f}."
         )
     return (
         f"B is {'better' if difference > 0 else 'worse'} than A by {abs(difference):.1%} of the "
-        f"images (95% interval of B - A: {low:+.1%} to {high:+.1%}); two equally good models would "
-        f"differ by as much with probability {p:.2g}."
+        f"{nouns} (95% interval of B - A: {low:+.1%} to {high:+.1%}); two equally good models "
+        f"would differ by as much with probability {p:.2g}."
     )
 
 
@@ -251,13 +264,14 @@ def format_comparison(results: dict[str, Any]) -> str:
         ("parameters", f"{a['parameters']:,}", f"{b['parameters']:,}"),
         ("model.keras", *(f"{run['bytes'] / 1e6:.1f} MB" for run in (a, b))),
     ]
-    images = f"{results['examples']} images of {results['split']} that both were measured on"
+    nouns = results["nouns"]
+    shared = f"{results['examples']} {nouns} of {results['split']} that both were measured on"
     if any(results["left_out"]):
-        images += " ({} more of A and {} of B left out)".format(*results["left_out"])
+        shared += " ({} more of A and {} of B left out)".format(*results["left_out"])
     lines = [
         f"A  {a['folder']}",
         f"B  {b['folder']}",
-        images,
+        shared,
         "",
         table(whole, ("", "A", "B")),
         "",
@@ -278,6 +292,6 @@ def format_comparison(results: dict[str, Any]) -> str:
         for row in gained + lost
     ]
     if rows:
-        lines += ["", table(rows, ("class", "images", "A", "B", "change", "p"))]
+        lines += ["", table(rows, ("class", nouns, "A", "B", "change", "p"))]
         lines += [f"({len(changed)} of {len(results['classes'])} classes changed)"]
     return "\n".join([*lines, "", verdict(results)])

@@ -37,7 +37,7 @@ def grad_cam(
     Example:
         ```python
         explain = grad_cam(model)
-        heat = explain(images, logits.argmax(axis=-1))
+        heat = explain(inputs, logits.argmax(axis=-1))
         ```
     """
     graph = flatten(model)
@@ -50,8 +50,8 @@ def grad_cam(
     behind = Graph(graph.steps[after:], (feature_map,), graph.outputs, graph.structure)
     to_map, to_outputs = GraphModel(before, "to_map"), GraphModel(behind, "to_outputs")
 
-    def explain(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        features = tf.cast(to_map(tf.convert_to_tensor(images), training=False), tf.float32)
+    def explain(inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        features = tf.cast(to_map(tf.convert_to_tensor(inputs), training=False), tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(features)  # (n, h, w, channels)
             logits = ending.logits(to_outputs(features, training=False))  # (n, classes)

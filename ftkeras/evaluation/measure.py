@@ -40,7 +40,7 @@ def measure(
         UserError: The model gives neither logits nor scores.
     """
     data = feed.data
-    alone = len(data.outputs) == 1
+    alone, nouns = len(data.outputs) == 1, feed.input.nouns
     answers: dict[tuple[str, str], Predictions] = {}
     before = temperatures or {}
     for part in dict.fromkeys(name for name in ("val", split) if name in data.splits):
@@ -56,9 +56,14 @@ def measure(
         for name, output in data.outputs.items()
     }  # fmt: skip
     if alone:
-        return {"split": split, **next(iter(results.values()))}
+        return {"split": split, "nouns": nouns, **next(iter(results.values()))}
     heads = {name: {"kind": data.outputs[name].kind, **part} for name, part in results.items()}
-    return {"split": split, "examples": len(data.splits[split]), "heads": heads}
+    return {
+        "split": split,
+        "nouns": nouns,
+        "examples": len(data.splits[split]),
+        "heads": heads,
+    }
 
 
 def _of_known(split: Split, name: str, kept: np.ndarray) -> Predictions:

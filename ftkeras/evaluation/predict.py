@@ -20,6 +20,7 @@ from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
 from ftkeras.model.inference import outputs_function
+from ftkeras.outputs.any_of import Decided
 from ftkeras.outputs.base import Output
 from ftkeras.outputs.ending import ending_of
 from ftkeras.paths import is_utf8, shown
@@ -130,7 +131,10 @@ class FilePrediction:
         if len(heads) > 1:
             return {"file": self.file, "heads": heads}
         [(name, output)] = self.outputs.items()
-        return {"file": self.file, (name if output.is_named else "predictions"): heads[name]}
+        record = {"file": self.file, (name if output.is_named else "predictions"): heads[name]}
+        if isinstance(decided := self.answers[name], Decided):
+            record["predicted"] = list(decided.predicted)
+        return record
 
 
 def expand_inputs(patterns: Sequence[str], kind: Input) -> list[str]:

@@ -152,7 +152,7 @@ class Served:
 
     @functools.cached_property
     def frozen(self) -> Any:
-        """The function from images to the only output's scores, its weights constants.
+        """The function from the inputs to the only output's scores, its weights constants.
 
         It is what converters take.
 
@@ -165,12 +165,13 @@ class Served:
                 f"export: the weights take {size / 2**30:.1f} GiB, and a file of the other "
                 "formats holds 2. Export a SavedModel."
             )
-        images = tf.TensorSpec((None, *self.model.input_shape[1:]), tf.float32, "images")
+        [spec] = self.input.takes.values()
+        given = tf.TensorSpec((None, *spec.shape), spec.dtype, self.input.wire.prepared)
         [name] = self.outputs
 
-        @tf.function(autograph=False, input_signature=[images])
-        def answer(images: tf.Tensor) -> tf.Tensor:
-            [said] = keras.tree.flatten(self.model(images, training=False))
+        @tf.function(autograph=False, input_signature=[given])
+        def answer(inputs: tf.Tensor) -> tf.Tensor:
+            [said] = keras.tree.flatten(self.model(inputs, training=False))
             return tf.identity(self._scores(name, {name: said}), "scores")
 
         with tf.device("CPU:0"):

@@ -39,30 +39,30 @@ FLOAT16_TOLERANCE = 3e-2
 """The largest difference of two scores that weights of 16 bits explain."""
 INT8_DROP = 0.05
 """How much accuracy 8 bits may cost; scores may differ by any amount."""
-_ENOUGH = 100  # images on which a drop in accuracy is more than chance
+_ENOUGH = 100  # examples on which a drop in accuracy is more than chance
 _OPSET = 17  # of ONNX
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images to calibrate on or to measure accuracy with.
+    """Examples to calibrate on or to measure accuracy with.
 
     Args:
-        images: uint8 (n, size, size, 3), RGB, as training resizes them.
+        inputs: (n, ...), as a model takes them; of images uint8, as training resizes them.
         targets: (n, classes), one-hot or multi-hot.
     """
 
-    images: np.ndarray
+    inputs: np.ndarray
     targets: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
     def batches(self, size: int) -> Iterable[np.ndarray]:
-        """Yields float32 images (b, size, size, 3)."""
+        """Yields float32 inputs (b, ...)."""
         for start in range(0, len(self), size):
-            yield self.images[start : start + size].astype(np.float32)
+            yield self.inputs[start : start + size].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Written:
     """A model file: how to ask it, and how far its scores may be from the model's.
 
     Args:
-        answer: From images float32 (n, s, s, 3) to scores (n, classes), in the format's runtime.
+        answer: From inputs float32 (n, ...) to scores (n, classes), in the format's runtime.
         tolerance: None where only the accuracy must stay.
         files: The names of its files.
     """
@@ -110,8 +110,8 @@ def export_format(
         classifier: The model, its labels, and how its answers are meant.
         directory: Where versions 1, 2, ... are; local or remote.
         name: litert (float16 and int8), onnx or openvino.
-        calibration: Training images, whose range of values int8 is fitted to.
-        test: Images on which the accuracy is measured.
+        calibration: Training examples, whose range of values int8 is fitted to.
+        test: Examples on which the accuracy is measured.
         golden: See `export_saved_model`.
 
     Returns:
@@ -194,13 +194,13 @@ def _litert_answer(file: Path) -> Answer:
     (input_info,), (said,) = interpreter.get_input_details(), interpreter.get_output_details()
     shape: tuple[int, ...] = ()
 
-    def answer(images: np.ndarray) -> np.ndarray:
+    def answer(inputs: np.ndarray) -> np.ndarray:
         nonlocal shape
-        if images.shape != shape:
-            shape = images.shape
+        if inputs.shape != shape:
+            shape = inputs.shape
             interpreter.resize_tensor_input(input_info["index"], shape, strict=True)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(input_info["index"], images)
+        interpreter.set_tensor(input_info["index"], inputs)
         interpreter.invoke()
         return np.array(interpreter.get_tensor(said["index"]))
 
@@ -212,20 +212,20 @@ def write_onnx(classifier: Served, folder: Path, calibration: Sample) -> dict[st
     import onnxruntime
     import tf2onnx
 
-    graph = classifier.frozen.graph.as_graph_def()
+    graph, given = classifier.frozen.graph.as_graph_def(), classifier.input.wire.prepared
     model, _ = tf2onnx.convert.from_graph_def(
-        graph, input_names=["images:0"], output_names=["scores:0"], opset=_OPSET
+        graph, input_names=[f"{given}:0"], output_names=["scores:0"], opset=_OPSET
     )
-    for node in model.graph.node:  # "images:0" is TensorFlow's way to write "images"
-        node.input[:] = ["images" if name == "images:0" else name for name in node.input]
+    for node in model.graph.node:  # "scores:0" is TensorFlow's way to write "scores"
+        node.input[:] = [given if name == f"{given}:0" else name for name in node.input]
         node.output[:] = ["scores" if name == "scores:0" else name for name in node.output]
-    model.graph.input[0].name, model.graph.output[0].name = "images", "scores"
+    model.graph.input[0].name, model.graph.output[0].name = given, "scores"
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
-    def answer(images: np.ndarray) -> np.ndarray:
-        return session.run(["scores"], {"images": images})[0]
+    def answer(inputs: np.ndarray) -> np.ndarray:
+        return session.run(["scores"], {given: inputs})[0]
 
     return {"onnx": Written(answer, tolerance_of(classifier), (file.name,))}
 
@@ -259,26 +259,27 @@ def _certify(
     test: Sample,
     golden: Mapping[str, bytes] | None,
 ) -> dict[str, Any]:
+    nouns = classifier.input.nouns
     if golden is None:
         golden = questions_of(classifier.input).golden
 
-    def scores_of(images: np.ndarray) -> np.ndarray:
-        [scores] = classifier.expected(tf.constant(images)).values()
+    def scores_of(inputs: np.ndarray) -> np.ndarray:
+        [scores] = classifier.expected(tf.constant(inputs)).values()
         return scores
 
     with tf.device("CPU:0"):
         encoded = tf.constant(list(golden.values()))
-        images: Any = decoded(encoded, classifier.input)[0]
-    expected = scores_of(images.numpy())
+        inputs: Any = decoded(encoded, classifier.input)[0]
+    expected = scores_of(inputs.numpy())
     accuracy = _accuracy(scores_of, test, classifier)
     certificate = {
-        "compared_with": "the Keras model, on golden images and on images of the test split",
-        "golden_images": list(golden),
-        "test_images": len(test),
+        "compared_with": f"the Keras model, on golden {nouns} and on {nouns} of the test split",
+        f"golden_{nouns}": list(golden),
+        f"test_{nouns}": len(test),
         "keras_accuracy": accuracy,
     }
     for name, model in written.items():
-        difference = float(np.abs(model.answer(images.numpy()) - expected).max())
+        difference = float(np.abs(model.answer(inputs.numpy()) - expected).max())
         own = _accuracy(model.answer, test, classifier)
         drop = None if accuracy is None or own is None else accuracy - own
         certificate[name] = {
@@ -286,7 +287,7 @@ def _certify(
             "max_difference": difference,
             "accuracy": own,
             "accuracy_drop": drop,
-            "latency_ms": {str(n): _latency(model.answer, images[:1].numpy(), n) for n in BATCHES},
+            "latency_ms": {str(n): _latency(model.answer, inputs[:1].numpy(), n) for n in BATCHES},
             "size_bytes": sum((folder / file).stat().st_size for file in model.files),
         }
         # Where scores may differ, they must still be scores.
@@ -309,6 +310,6 @@ def _accuracy(answer: Answer, test: Sample, classifier: Served) -> float | None:
     return float(np.mean(scores.argmax(axis=1) == test.targets.argmax(axis=1)))
 
 
-def _latency(answer: Answer, image: np.ndarray, batch: int) -> float:
-    images = np.repeat(image, batch, axis=0)
-    return round(1e3 * median_seconds(functools.partial(answer, images)), 3)
+def _latency(answer: Answer, one: np.ndarray, batch: int) -> float:
+    inputs = np.repeat(one, batch, axis=0)
+    return round(1e3 * median_seconds(functools.partial(answer, inputs)), 3)

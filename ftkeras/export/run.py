@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
+from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import sample
 from ftkeras.export.classifier import Served
 from ftkeras.export.formats import Sample, check_formats, export_format
@@ -20,7 +21,7 @@ from ftkeras.inputs.base import Input
 from ftkeras.outputs.kinds import only_classes
 from ftkeras.run import Run
 
-CALIBRATED_ON, MEASURED_ON = 100, 500  # images, for the formats besides SavedModel
+CALIBRATED_ON, MEASURED_ON = 100, 500  # examples, for the formats besides SavedModel
 
 
 def export_run(
@@ -37,16 +38,18 @@ def export_run(
         servable: The run's model, its labels, and how its answers are meant.
         directory: Where the SavedModel's versions go, and a folder for each other format.
         formats: saved_model, litert, onnx, openvino.
-        samples: Reads images to calibrate on and to measure with; called where they are needed.
+        samples: Reads examples to calibrate on and to measure with; called where they are needed.
 
     Raises:
-        UserError: A format's packages are missing, or the directory cannot be written.
+        UserError: A format's packages are missing, it cannot take such examples, or the directory
+            cannot be written.
         TrainingError: A format answers differently; it is not written.
     """
     others = [name for name in formats if name != "saved_model"]
     check_formats(others)
     if others:
         only_classes(servable.outputs, f"export: {others[0]}")
+        _check_one_array(servable.input, others[0])
     paths = {}
     if "saved_model" in formats:
         paths["saved_model"] = export_saved_model(
@@ -66,12 +69,22 @@ def export_run(
     return paths
 
 
+def _check_one_array(kind: Input, name: str) -> None:
+    """Refuses examples that are not one array of floats, which is what is written and tried."""
+    if [spec.dtype for spec in kind.takes.values()] != [tf.float32]:
+        raise UserError(
+            f"export: the format {name} is for models that take one array of float32, and of "
+            f"{kind.nouns} a model takes {', '.join(kind.takes)}. Export a saved_model."
+        )
+
+
 def take(split: Split, examples: int, kind: Input, seed: int) -> Sample:
-    """Returns some of a split's images, drawn under the seed, as training resizes them."""
-    dataset = plain(sample(split, examples, seed), kind, 32)
-    parts = [(images.numpy().astype(np.uint8), labels.numpy()) for images, labels, *_ in dataset]
-    images, targets = zip(*parts, strict=True)
-    return Sample(np.concatenate(images), np.concatenate(targets))
+    """Returns some of a split's examples, drawn under the seed, as a model takes them."""
+    dataset, levels = plain(sample(split, examples, seed), kind, 32), kind.ability("levels")
+    small = np.asarray if levels is None else levels.to_bytes
+    parts = [(small(inputs), labels.numpy()) for inputs, labels, *_ in dataset]
+    inputs, targets = zip(*parts, strict=True)
+    return Sample(np.concatenate(inputs), np.concatenate(targets))
 
 
 def _keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:

@@ -77,16 +77,18 @@ class Input:
         kind: The name of the kind: `data.input.kind` of a config.
         noun: What people call one example, "image"; `nouns` is the plural.
         files: What people call files that hold one example each.
+        smaller: The field of a config that makes examples smaller, if there is one.
         pad: What fills a dimension of None, by the name of the input; what has none gets 0.
         version: What differs if `check` may decide differently.
         abilities: What only some kinds can do, by name, each the module that does it: "show",
-            "corruptions", "looks", "duplicates" and "golden". See `inputs.image` for what such a
-            module holds.
+            "corruptions", "looks", "duplicates", "golden" and "levels". See `inputs.image` for what
+            such a module holds.
     """
 
     kind: str
     noun: str
     files: str = "files"
+    smaller: str = ""
     pad: Mapping[str, Any] = MappingProxyType({})
     version: tuple[Any, ...] = ()
     abilities: Mapping[str, str] = MappingProxyType({})

@@ -25,6 +25,14 @@ _HOMES = {"image": "ftkeras.inputs.image.input"}  # each has a function `make`
 _REGISTERED: dict[str, Maker] = {}
 
 
+def nouns_in(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns what people call one example and several, by a run's `data.json`.
+
+    Runs from before there were other kinds do not say it; they are of the default one.
+    """
+    return str(facts.get("noun", DEFAULT)), str(facts.get("nouns", f"{DEFAULT}s"))
+
+
 def register_input(kind: str, make: Maker) -> None:
     """Makes a kind of input known by name, so that `data.input.kind` of a config can name it.
 

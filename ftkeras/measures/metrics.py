@@ -42,15 +42,18 @@ def scores_for(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return softmax(logits) if labels.ndim == 1 else sigmoid(logits)
 
 
-def correct_answers(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+def correct_answers(
+    labels: np.ndarray, logits: np.ndarray, cuts: np.ndarray | float = 0.0
+) -> np.ndarray:
     """Returns whether each example's answer is right, bool (n,); of several labels, all of them.
 
     Args:
         labels: Int (n,), or multi-hot (n, classes).
         logits: Float (n, classes).
+        cuts: Of several labels the logit from which on each counts, (classes,) or one for all.
     """
     if labels.ndim == 2:
-        return ((labels > 0.5) == (logits >= 0)).all(axis=1)
+        return ((labels > 0.5) == (logits >= cuts)).all(axis=1)
     return logits.argmax(axis=1) == labels
 
 

@@ -48,25 +48,27 @@ def evaluate_predictions(
     *,
     temperature: float = 1.0,
     columns: Mapping[str, np.ndarray] | None = None,
+    thresholds: Sequence[float] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Returns everything that is measured of a test set, ready for JSON.
 
-    `intervals` holds 95% percentile bootstrap intervals over the examples. What depends on the
-    scores themselves (`ece`, `nll`) is of the logits as they are; `calibration` has it before and
-    after they are divided by the temperature. Of several labels `accuracy` asks that all
-    labels of an example are right (subset accuracy, as in scikit-learn), and `label_accuracy`
-    counts each label by itself. What is undefined is None, and is left out of averages.
+    `intervals` are 95%: Wilson's of shares, percentile bootstrap ones of the rest. `ece` and `nll`
+    are of the logits as they are; `calibration` has them before and after the temperature. Of
+    several labels `accuracy` asks that all of an example are right (as in scikit-learn), and
+    `label_accuracy` counts each by itself. What is undefined is None, and left out of averages.
 
     Args:
         labels: Int (n,), one label each; or multi-hot (n, classes), any number of labels, of which
-            one counts as predicted if its score is at least 0.5.
+            one counts as predicted if its score reaches its threshold.
         logits: Float (n, classes).
         class_names: One name per class.
         temperature: What the logits are divided by where the model is used.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
-        resamples: How many times the bootstrap draws the test set anew.
+        thresholds: Of several labels the score, after the temperature, from which on each counts;
+            0.5 each if left out.
+        resamples: How many times the bootstrap draws the test set.
         seed: Of the bootstrap.
 
     Raises:
@@ -75,21 +77,23 @@ def evaluate_predictions(
     """
     labels, logits = np.asarray(labels), np.asarray(logits)
     if not len(labels):
-        raise UserError("evaluate: the split has no images. Choose another split.")
+        raise UserError("evaluate: the split has no examples. Choose another split.")
     if not np.isfinite(logits).all():
         raise TrainingError(
             "evaluate: the model's outputs are not finite, so training diverged. "
             "Lower the learning rate, or set optimizer.clip_norm."
         )
-    draw = {"resamples": resamples, "seed": seed}
-    several = labels.ndim == 2
-    labels = labels > 0.5 if several else labels
-    correct = correct_answers(labels, logits)
+    labels = labels > 0.5 if (several := labels.ndim == 2) else labels
+    level = np.asarray(thresholds or 0.5, np.float64)
+    cuts = temperature * (np.log(level) - np.log1p(-level))
+    correct = correct_answers(labels, logits, cuts)
     evaluate = _evaluate_several_labels if several else _evaluate_one_label
-    measured = evaluate(labels, logits, class_names, correct, **draw)
+    measured = evaluate(labels, logits, class_names, cuts if several else correct,
+                        resamples=resamples, seed=seed)  # fmt: skip
     return {
         "examples": len(labels),
         **measured,
+        **({"thresholds": list(thresholds)} if thresholds else {}),
         "temperature": float(temperature),
         "calibration": {
             "before": calibration(labels, logits),
@@ -121,9 +125,9 @@ def _evaluate_one_label(
 
 
 def _evaluate_several_labels(
-    labels: np.ndarray, logits: np.ndarray, names: Sequence[str], correct: np.ndarray, **draw: int
+    labels: np.ndarray, logits: np.ndarray, names: Sequence[str], cuts: np.ndarray, **draw: int
 ) -> dict[str, Any]:
-    predicted = logits >= 0
+    predicted = logits >= cuts
     hits, support, answered = (m.sum(axis=0) for m in (labels & predicted, labels, predicted))
     each = class_metrics(hits, support, answered)
     areas, shares = _areas(labels, logits)
@@ -131,7 +135,7 @@ def _evaluate_several_labels(
         [average_precision(*pair) for pair in zip(labels.T, logits.T, strict=True)]
     )
     means = {
-        "accuracy": correct,
+        "accuracy": (labels == predicted).all(axis=1),
         "label_accuracy": (labels == predicted).mean(axis=1),
         "auc": shares,
         "nll": log_losses(labels, logits),
@@ -266,9 +270,10 @@ def main_metric(
 
 def format_results(results: Mapping[str, Any]) -> str:
     """Returns what `measure` returned as tables, one output after the other."""
+    nouns = results.get("nouns", "examples")
     if "heads" in results:
         return "\n\n".join(
-            f"{name} ({part['kind']})\n{format_results(part)}"
+            f"{name} ({part['kind']})\n{format_results({'nouns': nouns, **part})}"
             for name, part in results["heads"].items()
         )
     whole = [
@@ -280,8 +285,8 @@ def format_results(results: Mapping[str, Any]) -> str:
         for name, value in results.items()
         if value is None or isinstance(value, float)
     ]
-    text = f"{results['examples']} images\n\n{table(whole, ('metric', 'value', '95% interval'))}"
-    return text + (_format_classes(results) if "per_class" in results else "")
+    text = f"{results['examples']} {nouns}\n\n{table(whole, ('metric', 'value', '95% interval'))}"
+    return text + (_format_classes(results, nouns) if "per_class" in results else "")
 
 
 def _shown(value: float | None) -> str:
@@ -292,13 +297,13 @@ def _span(bounds: Sequence[float] | None) -> str:
     return " to ".join(map(_shown, bounds or ()))
 
 
-def _format_classes(results: Mapping[str, Any]) -> str:
+def _format_classes(results: Mapping[str, Any], nouns: str) -> str:
     """Returns tables of the classes and of the slices; of many classes, the lowest F1."""
     worst = sorted(results["per_class"], key=lambda row: -1.0 if row["f1"] is None else row["f1"])
     each = results["per_class"] if len(worst) <= _MOST_ROWS else worst[:_MOST_ROWS]
     columns = [name for name in each[0] if name not in ("name", "support")]
     cells = [(row["name"], row["support"], *(_shown(row[c]) for c in columns)) for row in each]
-    titles = ("class", "images", *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
+    titles = ("class", nouns, *(_TITLES.get(c, c.replace("_", " ")) for c in columns))
     note = "" if each is results["per_class"] else f"\n({_MOST_ROWS} of {len(worst)} classes)"
     after = results["calibration"]["after"]
     lack = lacking(results)
@@ -313,5 +318,5 @@ def _format_classes(results: Mapping[str, Any]) -> str:
         for value, row in values.items()
     ]
     if slices:
-        text += "\n\n" + table(slices, ("column", "value", "images", "accuracy", "95% interval"))
+        text += "\n\n" + table(slices, ("column", "value", nouns, "accuracy", "95% interval"))
     return text

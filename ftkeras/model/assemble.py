@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ftkeras.backbones import Backbone
-from ftkeras.backbones.preprocessing import preprocess
+from ftkeras.backbones.preprocessing import RAW, preprocess
 from ftkeras.model.head import attach_head, attach_logits, logits_name, shared_layers
 
 
@@ -89,8 +89,8 @@ def _features(backbone: Backbone) -> tuple[Any, keras.KerasTensor, keras.KerasTe
     """
     wanted = backbone.model.inputs
     if len(wanted) == 1 and len(wanted[0].shape) == 4:
-        images = keras.Input(wanted[0].shape[1:], name="image", dtype="float32")
-        return images, backbone.model(preprocess(images, backbone.preprocessing)), None
+        raw = keras.Input(wanted[0].shape[1:], name=RAW, dtype="float32")
+        return raw, backbone.model(preprocess(raw, backbone.preprocessing)), None
     inputs = {x.name: keras.Input(x.shape[1:], name=x.name, dtype=x.dtype) for x in wanted}
     given = inputs if len(inputs) > 1 else inputs[wanted[0].name]
     mask = inputs.get("padding_mask") if backbone.gives == "sequence" else None

@@ -17,20 +17,20 @@ _KEPT = "_ftkeras_outputs"
 
 
 def logits_function(model: keras.Model, *, exclusive: bool = True) -> Answer:
-    """Returns a function from images to a classifier's logits, whatever its last activation.
+    """Returns a function from inputs to a classifier's logits, whatever its last activation.
 
     Args:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores (n, units).
         exclusive: Whether exactly one class is right; otherwise each is a question of its own.
 
     Returns:
-        From float32 images (n, size, size, 3) to float32 logits (n, classes).
+        From float32 inputs (n, size, size, 3) to float32 logits (n, classes).
 
     Raises:
         UserError: The model's outputs are neither logits nor scores.
     """
     ending, answer = ending_of(model, exclusive=exclusive), outputs_function(model)
-    return lambda images: ending.logits(answer(images))
+    return lambda inputs: ending.logits(answer(inputs))
 
 
 def outputs_function(model: keras.Model) -> Answer:

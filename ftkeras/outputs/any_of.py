@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +16,17 @@ from ftkeras.outputs.base import Cells
 from ftkeras.outputs.classes import Classes, Ranked
 
 _PREDICTED = 0.5  # the score from which on a label counts as predicted
+
+
+class Decided(tuple[tuple[str, float], ...]):
+    """(label, score) pairs, the best first, and all labels that count, as `predicted`."""
+
+    predicted: tuple[str, ...]
+
+    def __new__(cls, ranked: Ranked, predicted: tuple[str, ...]) -> Decided:
+        made = super().__new__(cls, ranked)
+        made.predicted = predicted
+        return made
 
 
 @dataclass(frozen=True)
@@ -38,9 +50,7 @@ class AnyOf(Classes):
 
     def __post_init__(self) -> None:
         if self.thresholds is not None and len(self.thresholds) != self.units:
-            raise UserError(
-                f"export: there are {len(self.thresholds)} thresholds for {self.units} classes."
-            )
+            raise UserError(f"there are {len(self.thresholds)} thresholds for {self.units} labels.")
 
     @classmethod
     def cell(cls, text: str) -> tuple[str, ...]:
@@ -77,15 +87,36 @@ class AnyOf(Classes):
         present = (values > 0).sum(axis=0) + 1.0
         return (np.log(present) - np.log(len(values) + 2.0 - present)).astype(np.float32)
 
+    @property
+    def levels(self) -> Sequence[float]:
+        """The score from which on each label counts."""
+        return self.thresholds or [_PREDICTED] * self.units
+
+    def decided(self, scores: np.ndarray) -> tuple[str, ...]:
+        """Returns the labels whose scores (labels,) reach their thresholds, the best first."""
+        best = np.argsort(-scores, kind="stable")
+        return tuple(self.class_names[c] for c in best if scores[c] >= self.levels[c])
+
+    def answer(self, scores: np.ndarray, top_k: int, *, alone: bool) -> Decided:
+        ranked = super().answer(scores, top_k, alone=alone)
+        return Decided(ranked, self.decided(scores))
+
     def cells_beside(self, name: str, answer: Ranked) -> dict[str, str]:
-        return {name: ";".join(label for label, score in answer if score >= _PREDICTED)}
+        return {name: ";".join(answer.predicted if isinstance(answer, Decided) else ())}
+
+    def cells(self, name: str, answer: Ranked | None, *, alone: bool) -> dict[str, str]:
+        cells = super().cells(name, answer, alone=alone)
+        return {**self.cells_beside("predicted", answer or ()), **cells} if alone else cells
+
+    def measure(self, values: np.ndarray, kept: np.ndarray, **options: Any) -> dict[str, Any]:
+        return super().measure(values, kept, thresholds=self.thresholds, **options)
 
     def listed(
         self, values: np.ndarray, kept: np.ndarray, temperature: float
     ) -> tuple[dict[str, list[str]], np.ndarray]:
         """Returns label, predicted and wrong: how many labels are; the most are the worst."""
         scores = sigmoid(kept / temperature)  # (n, labels)
-        right, predicted = values >= 0.5, scores >= np.array(self.thresholds or _PREDICTED)
+        right, predicted = values >= 0.5, scores >= np.array(self.levels)
         wrong = (right != predicted).sum(axis=1)
         cells = {
             "label": [self._joined(row) for row in right],
@@ -102,6 +133,5 @@ class AnyOf(Classes):
 
     def served(self, scores: tf.Tensor) -> dict[str, tf.Tensor]:
         answers = super().served(scores)
-        thresholds = self.thresholds or [_PREDICTED] * self.units
-        needed = tf.gather(tf.constant(list(thresholds), tf.float32), answers["class_indices"])
+        needed = tf.gather(tf.constant(list(self.levels), tf.float32), answers["class_indices"])
         return answers | {"predicted": answers["scores"] >= needed}

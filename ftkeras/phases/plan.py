@@ -344,7 +344,7 @@ def _warnings(
         if live and batch_size < _SMALL_BATCH:
             yield (
                 f"phase {phase.name!r} trains batch norm on batches of {batch_size}: statistics of "
-                f"fewer than {_SMALL_BATCH} images are noise. Use batch_norm: frozen."
+                f"fewer than {_SMALL_BATCH} examples are noise. Use batch_norm: frozen."
             )
     without = all(block.batch_norm == "none" for block in first.blocks)
     for asked in phases:

@@ -9,7 +9,7 @@ from ftkeras.keras_internals import flat_layers
 
 
 def recalibrate_batch_norm(
-    model: keras.Model, images: tf.data.Dataset, max_batches: int = 200
+    model: keras.Model, batches: tf.data.Dataset, max_batches: int = 200
 ) -> int:
     """Sets the moving statistics of every batch normalisation to those of the given data.
 
@@ -19,7 +19,7 @@ def recalibrate_batch_norm(
 
     Args:
         model: Its weights and other state stay as they are.
-        images: Batches of inputs, or of (inputs, ...) as `fit` takes them.
+        batches: Batches of inputs, or of (inputs, ...) as `fit` takes them.
         max_batches: How many batches are enough.
 
     Returns:
@@ -49,7 +49,7 @@ def recalibrate_batch_norm(
             model(batch, training=True)
             return [tf.cast(tf.convert_to_tensor(s.value), tf.float64) for s in statistics]
 
-        for element in images.take(max_batches):
+        for element in batches.take(max_batches):
             batch = element[0] if isinstance(element, tuple) else element
             sums = [total + value for total, value in zip(sums, measure(batch), strict=True)]
             batches += 1

@@ -149,7 +149,7 @@ def auto(setting: Setting) -> Expansion:
     """Chooses by the number of training examples, in the spirit of BiT's HyperRule."""
     chosen, why = choose(setting.examples)
     expansion = expand(chosen, setting)
-    reason = f"auto: {chosen}, because there are {setting.examples} training images ({why})"
+    reason = f"auto: {chosen}, because there are {setting.examples} examples to train on ({why})"
     return Expansion(expansion.phases, (reason, *expansion.reasons))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of pixels: images side by side, a confusion matrix, mistakes."""
+"""Drawn for a logger: examples side by side, a confusion matrix, mistakes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def training_batch(feed: Feed) -> np.ndarray | None:
         return None
     if feed.is_plain:  # without the second that tracing a pipeline takes
         first = feed.indices(0, 0)[: show.MOST_IN_GRID]
-        return np.asarray(show.image_grid(_pixels(feed, "train", first)))
-    images = next(iter(dataclasses.replace(feed, cache="none").train()))[0]
-    return np.asarray(show.image_grid(images.numpy()))
+        return np.asarray(show.grid(_inputs(feed, "train", first)))
+    inputs = next(iter(dataclasses.replace(feed, cache="none").train()))[0]
+    return np.asarray(show.grid(inputs.numpy()))
 
 
 def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray | None:
-    """Returns the images that the model is surest of and wrong about; None without mistakes.
+    """Returns the mistakes that the model is surest of, drawn; None without mistakes.
 
     Args:
         feed: The run's data.
@@ -54,18 +54,18 @@ def worst_mistakes(feed: Feed, split: str, answers: Predictions) -> np.ndarray |
     show = feed.input.ability("show")
     if show is None or not worst:
         return None
-    return np.asarray(show.image_grid(_pixels(feed, split, worst[:_MISTAKES])))
+    return np.asarray(show.grid(_inputs(feed, split, worst[:_MISTAKES])))
 
 
-def _pixels(feed: Feed, split: str, indices: Sequence[int]) -> np.ndarray:
-    """Returns images of a split as the model sees them, float32 (n, s, s, 3)."""
+def _inputs(feed: Feed, split: str, indices: Sequence[int]) -> np.ndarray:
+    """Returns examples of a split as the model sees them, float32 (n, ...)."""
     fetch = feed.data.splits[split].fetch
     raw = (fetch(tf.constant(index, tf.int64)) for index in indices)
     return np.stack([np.asarray(feed.input.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw])
 
 
-def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Returns a confusion matrix as a picture, uint8 (h, w, 3).
+def drawn_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Returns a confusion matrix as it is drawn, uint8 (h, w, 3).
 
     Rows are true classes, columns answers; a cell's blue is its share of its row. Up to 30 classes
     have their names and counts.
@@ -84,9 +84,9 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndar
         return np.asarray(cells.resize((side, side), Image.Resampling.NEAREST))
     margin = _LETTER * max(map(len, class_names)) + 12
     side = count * _CELL
-    picture = Image.new("RGB", (margin + side, side + margin), "white")
-    picture.paste(cells.resize((side, side), Image.Resampling.NEAREST), (margin, 0))
-    draw = ImageDraw.Draw(picture)
+    canvas = Image.new("RGB", (margin + side, side + margin), "white")
+    canvas.paste(cells.resize((side, side), Image.Resampling.NEAREST), (margin, 0))
+    draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(class_names):
         draw.text((4, row * _CELL + _CELL // 2 - 5), _plain(name), fill=_INK)
         for column in range(count):
@@ -98,8 +98,8 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndar
     pen = ImageDraw.Draw(below)
     for column, name in enumerate(class_names):
         pen.text((6, side - (column + 1) * _CELL + _CELL // 2 - 5), _plain(name), fill=_INK)
-    picture.paste(below.transpose(Image.Transpose.ROTATE_270), (margin, side))
-    return np.asarray(picture)
+    canvas.paste(below.transpose(Image.Transpose.ROTATE_270), (margin, side))
+    return np.asarray(canvas)
 
 
 def _plain(name: str) -> str:

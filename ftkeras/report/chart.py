@@ -73,18 +73,18 @@ def line_chart(
     stretches: Sequence[Span] = (),
     standalone: bool = False,
 ) -> Html:
-    """Returns a picture of curves over one axis.
+    """Returns a drawing of curves over one axis.
 
     Args:
         curves: The curves; one without a finite point is left out.
-        title: What the picture shows.
+        title: What the drawing shows.
         x: The horizontal axis, whose ends follow from the data; a logarithmic one takes values
             above 0 only.
         y: The vertical axis; a logarithmic one leaves values out that are not above 0.
         mark: Where to draw a vertical line.
         mark_name: What the line marks; its value if left out.
         stretches: Parts of the horizontal axis to tell apart.
-        standalone: Whether the picture is to be a file of its own.
+        standalone: Whether the drawing is to be a file of its own.
 
     Example:
         >>> line_chart([Curve("a", [1, 2], [3, 4])], title="t", x=Axis("x"), y=Axis("y"))[:4]
@@ -162,7 +162,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
     Args:
         bins: Of equal width, from confidence 0 to 1: `n`, `confidence` and `accuracy`, which are
             None where there is no answer.
-        title: What the picture shows.
+        title: What the drawing shows.
     """
     area = frame(Axis("confidence"), Axis("share that is right"), foot=_FOOT)
     most = max((entry["n"] for entry in bins), default=0) or 1
@@ -192,12 +192,12 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
 def scatter_chart(
     truth: Sequence[float], answers: Sequence[float], *, title: str, x_label: str, y_label: str
 ) -> Html:
-    """Returns a picture of answers over what is true; right ones lie on the dashed diagonal.
+    """Returns a drawing of answers over what is true; right ones lie on the dashed diagonal.
 
     Args:
         truth: What is true, one number per example.
         answers: What was answered.
-        title: What the picture shows.
+        title: What the drawing shows.
         x_label: The name of the horizontal axis.
         y_label: The name of the vertical axis.
     """
@@ -220,7 +220,7 @@ def interval_chart(
 
     Args:
         entries: Name, value, and the interval's ends where it is known.
-        title: What the picture shows.
+        title: What the drawing shows.
         x_label: What the values are.
     """
     ends = [v for _, value, interval in entries for v in (value, *(interval or ()))]

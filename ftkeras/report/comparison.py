@@ -66,12 +66,13 @@ def _results(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
         for metric in ("accuracy", "macro_f1", "mae")
         if metric in shown
     ]
+    noun = runs[0].noun
     lead = (
         "Under each number stands its 95% bootstrap interval. Intervals that overlap do not settle "
-        "which run is better; ftkeras compare tests that, image by image."
+        f"which run is better; ftkeras compare tests that, {noun} by {noun}."
     )
     body = [
-        _same_images(runs),
+        _same_examples(runs),
         tag("div", charts, class_="charts"),
         table("How good each run is", header, rows),
         lacking,
@@ -98,19 +99,22 @@ def _intervals(measured: Sequence[tuple[str, dict[str, Any]]], metric: str) -> H
 
 def _described(run: RunFacts, name: str) -> list[Html]:
     """Returns a run's name, and in small print what it is and what it was measured on."""
-    backbone, size = run.config.get("backbone", {}).get("name", ""), run.data.get("image_size")
-    images = (run.evaluation or {}).get("examples", 0)
-    small = [f"{backbone}, {size} px" if size else backbone, f"{images:,} {run.split} images"]
+    backbone, size = run.config.get("backbone", {}).get("name", ""), run.size
+    examples = (run.evaluation or {}).get("examples", 0)
+    small = [
+        f"{backbone}, {size} px" if size else backbone,
+        f"{examples:,} {run.split} {run.nouns}",
+    ]
     return [tag("span", name, class_="long"), *(tag("div", s, class_="between") for s in small)]
 
 
-def _same_images(runs: Sequence[RunFacts]) -> Child:
-    """Returns a warning where the runs were not measured on the same images."""
+def _same_examples(runs: Sequence[RunFacts]) -> Child:
+    """Returns a warning where the runs were not measured on the same examples."""
     known = [set(map(str, p.ids)) for run in runs if (p := run.predictions.get(run.split))]
     if all(ids == known[0] for ids in known) and len({run.split for run in runs}) == 1:
         return None
     return tag(
-        "p", tag("strong", "These runs were not measured on the same images"),
+        "p", tag("strong", f"These runs were not measured on the same {runs[0].nouns}"),
         ", so their numbers differ for that reason, too.",
     )  # fmt: skip
 
@@ -168,12 +172,12 @@ def _classes(runs: Sequence[RunFacts], names: Sequence[str]) -> Section:
             mark = tag("span", "▲" if leads else None, class_="lead-mark")
             row.append(Number((tag("strong", bar(f1)) if leads else bar(f1)) + mark))
         rows.append(row)
-    header: list[Child] = ["Class", "Images"]
+    header: list[Child] = ["Class", runs[0].nouns.capitalize()]
     header += ["Precision", "Recall", "F1"] * len(names)
     groups = [(None, 2), *((name, 3) for name in names)]
     lead = (
         "The classes on which the runs differ most come first; ▲ marks the best F1. "
-        "A class of few images moves by chance."
+        f"A class of few {runs[0].nouns} moves by chance."
     )
     listed = table(
         "Precision, recall and F1 by class", header, rows, tall=len(rows) > _TALL, groups=groups

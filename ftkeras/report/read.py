@@ -15,10 +15,12 @@ import yaml
 
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.inputs.registry import nouns_in
 from ftkeras.outputs.base import Output
 from ftkeras.outputs.kinds import facts_of, only_output, outputs_of
 from ftkeras.run import Run
 
+GALLERY = "pictures.json"
 SPLITS = ("test", "val", "train")  # the ones first that are worth most
 
 
@@ -37,7 +39,7 @@ class RunFacts:
         task: `task.json`, what the run's task wrote down; empty where missing.
         evaluation, robustness, certificate: The files of these names; None where missing.
         predictions: By split; of several outputs by SPLIT-OUTPUT.
-        pictures: `pictures.json`: by example, data URIs of its image and of its overlay.
+        gallery: `pictures.json`: what is shown of an example, data URIs, by split and id.
     """
 
     name: str
@@ -56,7 +58,7 @@ class RunFacts:
     robustness: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
     predictions: dict[str, Predictions] = field(default_factory=dict)
-    pictures: dict[str, Any] = field(default_factory=dict)
+    gallery: dict[str, Any] = field(default_factory=dict)
 
     @property
     def outputs(self) -> dict[str, Output]:
@@ -65,6 +67,26 @@ class RunFacts:
         names = [row["name"] for row in measured.get("per_class", ())]
         told = {"class_names": names, "multi_label": "label_accuracy" in measured}
         return outputs_of({**told, **{k: v for k, v in self.data.items() if v or k not in told}})
+
+    @property
+    def noun(self) -> str:
+        """What people call one example."""
+        return nouns_in(self.data)[0]
+
+    @property
+    def nouns(self) -> str:
+        """What people call several examples."""
+        return nouns_in(self.data)[1]
+
+    @property
+    def size(self) -> int | None:
+        """The side of what the model takes, in pixels; None of what has no sides."""
+        return self.data.get("image_size")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there are drawings of its examples."""
+        return bool(self.data.get("drawn", True))
 
     @property
     def output(self) -> Output | None:
@@ -130,7 +152,7 @@ def read_run(folder: str) -> RunFacts:
         evaluation=_json(run, "evaluation.json"),
         robustness=_json(run, "robustness.json"),
         certificate=_json(run, "certificate.json"),
-        pictures=_json(run, "pictures.json") or {},
+        gallery=_json(run, GALLERY) or {},
     )
     alone, known = facts.output is not None, {}
     for split in SPLITS:

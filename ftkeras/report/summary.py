@@ -9,6 +9,7 @@ from typing import Any
 
 from ftkeras.console import counted, duration, table
 from ftkeras.data.dataset import Data
+from ftkeras.data.reasons import sum_up
 from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
 
@@ -38,9 +39,8 @@ def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) ->
         *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
-        lines.append(
-            f"note      {counted(len(data.bad_files), 'file')} left out; see bad_files.csv"
-        )
+        left_out = f"{counted(len(data.bad_files), 'file')} left out"
+        lines.append(f"note      {left_out}: {sum_up(data.bad_files)}")
     return "\n".join(lines)
 
 

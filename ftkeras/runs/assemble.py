@@ -144,7 +144,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
-    tight = batch_size.warn(model, feed.batch_size, unfreeze.plan.activation_bytes)
+    tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
     more = (*expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
         task,

@@ -7,6 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
+from ftkeras.data.feed import Feed
 from ftkeras.memory import available_memory
 
 _SHARE = 0.8  # of the free memory: the estimate is rough
@@ -34,13 +35,15 @@ def batch_size_that_fits(
     return 1 << (most.bit_length() - 1) if most > 0 else 0
 
 
-def advise(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
+def advise(model: keras.Model, feed: Feed, activation_bytes: int) -> str:
     """Returns in words which batch size would fit into the memory that is free now."""
+    batch_size, smaller = feed.batch_size, feed.input.smaller
     fits = batch_size_that_fits(
         batch_size, activation_bytes, _largest_output(model), available_memory()
     )
     if not fits:
-        return f"At data.batch_size={batch_size}, even 1 may not fit: lower data.image_size."
+        remedy = f": lower {smaller}." if smaller else "."
+        return f"At data.batch_size={batch_size}, even 1 may not fit{remedy}"
     accumulate = -(-batch_size // fits)
     return (
         f"data.batch_size is {batch_size}; about {fits} would fit: --set data.batch_size={fits} "
@@ -48,18 +51,19 @@ def advise(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
     )
 
 
-def warn(model: keras.Model, batch_size: int, activation_bytes: int) -> str:
+def warn(model: keras.Model, feed: Feed, activation_bytes: int) -> str:
     """Returns a sentence where a batch will hardly fit into the free memory, else "".
 
     On a CPU this has to come before: the system ends a process that runs out, without a word.
     """
     if tf.config.list_physical_devices("GPU"):
         return ""
+    batch_size = feed.batch_size
     needed = _bytes_of_each(batch_size, activation_bytes, _largest_output(model)) * batch_size
     free = available_memory()
     if needed <= free:
         return ""
-    advice = advise(model, batch_size, activation_bytes)
+    advice = advise(model, feed, activation_bytes)
     return f"Training needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. {advice}"
 
 

@@ -59,10 +59,10 @@ def data(
         for name, output in config.asked.items()
     ]
     if asked and isinstance(section, ManifestData):
-        if section.label_column != "label" or section.multi_label:
+        if section.label_column != "label" or section.label_columns or section.multi_label:
             raise UserError(
-                "data: outputs name the columns with their answers; leave out label_column and "
-                "multi_label."
+                "data: outputs name the columns with their answers; leave out label_column, "
+                "label_columns and multi_label."
             )
         source["label_column"] = None
     return load_data(

@@ -41,5 +41,5 @@ def describe_failure(
         error,
         write=write,
         find_broken=find_broken,
-        find_batch_size=lambda: batch_size.advise(model, feed.batch_size, activation_bytes),
+        find_batch_size=lambda: batch_size.advise(model, feed, activation_bytes),
     )

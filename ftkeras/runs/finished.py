@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,33 +17,47 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
+from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
 from ftkeras.files import write_out
 from ftkeras.outputs.kinds import only_classes
-from ftkeras.report.files import add_pictures, write_comparison
+from ftkeras.report.files import add_gallery, write_comparison
+from ftkeras.report.gallery import lacks_gallery
 from ftkeras.report.page import run_page
-from ftkeras.report.pictures import lacks_pictures
 from ftkeras.report.read import read_run
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.task import Task, task_of
 
 
-def evaluate(run: Run, split: str = "test") -> dict[str, Any]:
+def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
     The model's answers are kept in `predictions/` and, as a table, in `answers.csv`. The split that
     training ended with is measured again in `evaluation.json`, too.
 
+    Args:
+        run: The run.
+        split: Which split.
+        aim: Of outputs of labels, chooses thresholds on this split first; see `best_thresholds`.
+            The run keeps them: they count in each later evaluation, in `predict` and in exports.
+
     Raises:
-        UserError: The run has no such split, or its data are gone.
+        UserError: The run has no such split, its data are gone, or there are no labels to choose
+            thresholds for.
     """
     config = run.config
     task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(task.data(config), split)
+    data = dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
     feed = task.feed(config, data, model)
+    if aim is not None:
+        choose_thresholds(run, model, feed, split, aim)
+        feed = dataclasses.replace(
+            feed, data=dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
+        )
     evaluation = task.measure(model, feed, run, split)
     is_final = split == final_split(data)
     if is_final:
@@ -132,13 +147,13 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    if lacks_pictures(read_run(run.folder), build.input_of(run.config)):
+    if lacks_gallery(read_run(run.folder), build.input_of(run.config)):
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)
-            add_pictures(run, model, task.data(run.config).splits, kind)
+            add_gallery(run, model, task.data(run.config).splits, kind)
         except UserError as error:
-            print(f"note      the report has no pictures: {error}")
+            print(f"note      the report shows no {kind.nouns}: {error}")
     return write_page(run, task, out)
 
 

@@ -15,14 +15,14 @@ from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.measure import measure
+from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.files import whole_path
 from ftkeras.outputs.base import Output
 from ftkeras.outputs.classes import Classes
-from ftkeras.outputs.kinds import only_classes, outputs_of
+from ftkeras.outputs.kinds import only_classes
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.finished import load_model
-from ftkeras.runs.task import temperatures_of
 
 _NAME = "new"  # of the split, in the names of files
 _TABLES = (".csv", ".jsonl")
@@ -45,7 +45,7 @@ def evaluate_on(run: Run, path: str, split: str = "test") -> dict[str, Any]:
         UserError: There are no such data, they hold a class that the run does not know, or the run
             has other outputs.
     """
-    config, outputs = run.config, outputs_of(run.read_json("data.json"))
+    config, outputs = run.config, outputs_of_run(run)
     output = only_classes(outputs, "evaluate --data")
     prepare(config.seed, config.training.precision, config.training.deterministic)
     data = _one_split(_read(config, path, output), outputs, split)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import FilePrediction, predict_files
+from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.export.classifier import Served
 from ftkeras.graph import Graph, GraphModel
 from ftkeras.measures.results import format_results, headline
@@ -184,8 +184,7 @@ class Task:
         self, run: Run, model: keras.Model, files: Sequence[str], top_k: int
     ) -> Iterator[FilePrediction]:
         """Yields what the model says of each file, or what is wrong with it."""
-        config, facts = run.config, run.read_json("data.json")
-        outputs = outputs_of(facts)
+        config, outputs = run.config, outputs_of_run(run)
         return predict_files(
             model,
             files,
@@ -198,11 +197,7 @@ class Task:
 
     def served(self, run: Run, model: keras.Model) -> Served:
         """Returns what is exported."""
-        outputs = outputs_of(run.read_json("data.json"))
-        thresholds = run.read_json("evaluation.json").get("thresholds")
-        for name, output in outputs.items():
-            if isinstance(output, AnyOf) and thresholds and len(outputs) == 1:
-                outputs = {name: dataclasses.replace(output, thresholds=thresholds)}
+        outputs = outputs_of_run(run)
         resize, temperatures = run.config.data.resize, temperatures_of(run, outputs)
         kind = build.input_of(run.config, model)
         return Served(model, outputs, resize, temperatures, kind)
@@ -226,13 +221,6 @@ def task_of(config: Config) -> Task:
     task = importlib.import_module(f"ftkeras.tasks.{name}.task").TASK
     assert isinstance(task, Task)
     return task
-
-
-def temperatures_of(run: Run, outputs: Mapping[str, Output]) -> dict[str, float]:
-    """Returns by output what a run's logits are divided by when its model is used."""
-    evaluation = run.read_json("evaluation.json")
-    parts = evaluation.get("heads") or dict.fromkeys(outputs, evaluation)
-    return {name: float(part.get("temperature", 1.0)) for name, part in parts.items()}
 
 
 def only_one_of(data: Data, who: str) -> Classes:

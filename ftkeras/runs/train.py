@@ -26,8 +26,8 @@ from ftkeras.export.questions import questions_of
 from ftkeras.files import written_whole
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
-from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
-from ftkeras.report.files import add_pictures
+from ftkeras.report.board import drawn_matrix, training_batch, worst_mistakes
+from ftkeras.report.files import add_gallery
 from ftkeras.report.summary import end_lines
 from ftkeras.run import Run
 from ftkeras.runs import build
@@ -224,9 +224,7 @@ def _log_result(
     split, data = evaluation["split"], assembled.data
     loggers.result({f"{split}/{name}": v for name, v in whole(evaluation).items()})
     if matrix := evaluation.get("confusion_matrix"):
-        loggers.figure(
-            f"{split}/confusion_matrix", lambda: confusion_picture(matrix, data.class_names)
-        )
+        loggers.figure(f"{split}/confusion_matrix", lambda: drawn_matrix(matrix, data.class_names))
     if isinstance(only_output(data.outputs), Classes):
         loggers.figure(
             f"{split}/mistakes",
@@ -236,12 +234,15 @@ def _log_result(
 
 def _facts(assembled: Assembled) -> dict[str, Any]:
     """Returns what `data.json` holds."""
-    data = assembled.data
+    data, kind = assembled.data, assembled.feed.input
     outputs = facts_of(data.outputs)
     return {
         "class_names": outputs.pop("class_names"),
         "multi_label": outputs.pop("multi_label"),
-        **assembled.feed.input.facts,
+        "noun": kind.noun,
+        "nouns": kind.nouns,
+        "drawn": kind.ability("show") is not None,
+        **kind.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
         "digest": _digest(data),
@@ -308,7 +309,7 @@ def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> 
     """Writes a run's page; a run that is whole is not lost where that fails."""
     try:
         model, kind = assembled.task.final(trained), assembled.feed.input
-        add_pictures(run, model, assembled.data.splits, kind)
+        add_gallery(run, model, assembled.data.splits, kind)
         return write_page(run, assembled.task)
     except Exception as error:
         again = f"`ftkeras report {shlex.quote(run.folder)}` tries again"

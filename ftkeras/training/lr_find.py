@@ -74,10 +74,8 @@ def find_learning_rate(
     """
     if not 0 < low < high:
         raise UserError(f"lr-find: low must be above 0 and below high, got {low} and {high}.")
-    rates: list[float] = []
-    losses: list[float] = []
-    mean, lowest = 0.0, math.inf
-    progress = Progress("lr-find", steps)
+    rates, losses = list[float](), list[float]()
+    mean, lowest, progress = 0.0, math.inf, Progress("lr-find", steps)
     with _everything_put_back(model):
         for step, batch in enumerate(batches.repeat().take(steps)):
             rate = low * (high / low) ** (step / max(steps - 1, 1))
@@ -99,11 +97,10 @@ def find_learning_rate(
         )
     curve, error = _smoothed(np.log10(rates), np.array(losses))
     per_decade = (steps - 1) / math.log10(high / low)
+    suggestion, reason = _suggest(np.array(rates), curve, error, diverged=len(rates) < steps)
     if per_decade < _LEAST_PER_DECADE:
         enough = math.ceil(_LEAST_PER_DECADE * math.log10(high / low)) + 1
         suggestion, reason = None, f"too few steps for these rates: {enough} or more are needed"
-    else:
-        suggestion, reason = _suggest(np.array(rates), curve, error, diverged=len(rates) < steps)
     return RangeTest(tuple(rates), tuple(curve.tolist()), suggestion, reason)
 
 

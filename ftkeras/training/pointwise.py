@@ -18,7 +18,7 @@ def quick_pointwise_gradients(model: keras.Model) -> Iterator[None]:
     """Within this block, gradients of the model's 1x1 convolutions are computed by `tf.matmul`.
 
     It is the same arithmetic in another order of rounding; what the layers compute stays the same
-    to the bit. On a CPU, TensorFlow's gradient of a convolution unfolds images first, which a 1x1
+    to the bit. On a CPU, TensorFlow's gradient of a convolution unfolds maps first, which a 1x1
     kernel doesn't need, and modern backbones spend most of their time in 1x1 kernels. GPUs and
     TPUs do that by themselves, so nothing changes where there is one.
 
@@ -47,21 +47,21 @@ def _is_pointwise(layer: keras.layers.Layer) -> bool:
     )
 
 
-def pointwise(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Convolves images (b, h, w, c) with a kernel (1, 1, c, d), which gives (b, h, w, d)."""
+def pointwise(maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Convolves maps (b, h, w, c) with a kernel (1, 1, c, d), which gives (b, h, w, d)."""
     # Keras passes its variables, which eager gradients do not take.
-    convolved: tf.Tensor = _pointwise(tf.convert_to_tensor(images), tf.convert_to_tensor(kernel))
+    convolved: tf.Tensor = _pointwise(tf.convert_to_tensor(maps), tf.convert_to_tensor(kernel))
     return convolved
 
 
 @tf.custom_gradient
-def _pointwise(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+def _pointwise(maps: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         channels, filters = kernel.shape[2:]
         rows = tf.reshape(upstream, (-1, filters))  # (b * h * w, d)
-        of_images = tf.matmul(rows, kernel[0, 0], transpose_b=True)  # (b * h * w, c)
-        of_kernel = tf.matmul(tf.reshape(images, (-1, channels)), rows, transpose_a=True)
-        return tf.reshape(of_images, tf.shape(images)), tf.reshape(of_kernel, kernel.shape)
+        of_maps = tf.matmul(rows, kernel[0, 0], transpose_b=True)  # (b * h * w, c)
+        of_kernel = tf.matmul(tf.reshape(maps, (-1, channels)), rows, transpose_a=True)
+        return tf.reshape(of_maps, tf.shape(maps)), tf.reshape(of_kernel, kernel.shape)
 
-    return tf.nn.conv2d(images, kernel, strides=1, padding="VALID"), gradient
+    return tf.nn.conv2d(maps, kernel, strides=1, padding="VALID"), gradient

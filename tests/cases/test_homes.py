@@ -32,4 +32,4 @@ def test_a_run_works_from_any_folder(place, ftkeras, monkeypatch, tmp_path, verb
     monkeypatch.chdir(tmp_path / "elsewhere")
     done = ftkeras(verb, str(place / "first run"))
     assert done.status == 0, done.err
-    assert "no pictures" not in done.out
+    assert "the report shows no" not in done.out

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from ftkeras import UserError, load_data
+from ftkeras.data.dataset import BadFile
+from ftkeras.data.reasons import sum_up
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 23: 36 missing files are 36 reasons"
-)
 def test_missing_files_are_summed_up_as_one_reason(tmp_path, draw):
     """Source: seen on version 0.1: each reason ends in the line of the manifest."""
     draw(tmp_path, {"pics": 4})
@@ -27,9 +26,6 @@ def test_missing_files_are_summed_up_as_one_reason(tmp_path, draw):
     assert "36 x no such file" in str(refused.value)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 23: each truncated file is its own reason"
-)
 def test_broken_files_are_summed_up_as_one_reason(tmp_path, draw):
     """Source: seen on version 0.1: a decoder's message has numbers that differ between files."""
     draw(tmp_path, {"cat": 2, "dog": 2})
@@ -43,14 +39,24 @@ def test_broken_files_are_summed_up_as_one_reason(tmp_path, draw):
     assert re.findall(r"(\d+) x ", str(refused.value)) == ["6"]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 23: plan points to a file that it never writes"
-)
 def test_plan_points_to_no_file_that_is_not_there(place, ftkeras):
     """Source: seen on version 0.1."""
     shutil.rmtree("first run")  # `train` did write such a file
     Path("photos", "cat", "empty.png").touch()
     done = ftkeras("plan", "--config=c.yaml")
     assert done.status == 0, done.err
-    assert "1 files" in done.out
+    assert "1 file left out: 1 x empty file (" in done.out
     assert "bad_files.csv" not in done.out or list(place.rglob("bad_files.csv"))
+
+
+def test_a_kind_keeps_the_numbers_that_its_files_share():
+    sizes = {"a": 300, "b": 4000, "c": 500, "d": 600}
+    limit = [BadFile(k, f"file of {n} MiB; the limit is 256 MiB") for k, n in sizes.items()]
+    locked = [BadFile("e", "cannot be read: Permission denied"), BadFile("f", "empty file")]
+    assert sum_up([*locked, *limit, locked[0]]) == (
+        "4 x file of ... MiB; the limit is 256 MiB (a, b, c, ...); "
+        "2 x cannot be read: Permission denied (e, e); 1 x empty file (f)"
+    )
+    loop = BadFile("g", "cannot be read: Too many levels of symbolic links")
+    assert sum_up([locked[0], loop]) == "2 x cannot be read (e, g)"
+    assert sum_up([BadFile(k, f"reason {k}") for k in "abcde"]).endswith("; 2 more reasons")

@@ -6,7 +6,11 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from ftkeras.errors import UserError
+from ftkeras.evaluation.thresholds import best_thresholds
 
 CONFIG = """\
 data: {source: manifest, path: list.csv, image_size: 16, batch_size: 8, augmentation: none,
@@ -33,9 +37,6 @@ def labelled(tmp_path_factory, prepare, train) -> Path:
     return place
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 20: thresholds have no home that lasts"
-)
 def test_chosen_thresholds_outlive_the_next_evaluation(labelled, ftkeras, monkeypatch):
     """Source: seen on version 0.1. docs/serving.md has a person write them into `evaluation.json`,
     and the next `evaluate` writes that file again without them. The case also allows for a field
@@ -50,9 +51,6 @@ def test_chosen_thresholds_outlive_the_next_evaluation(labelled, ftkeras, monkey
     assert len(card["thresholds"]) == 2
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 20: predict shows scores, and no decision"
-)
 @pytest.mark.parametrize("name", ["answers.csv", "answers.jsonl"])
 def test_predict_says_which_labels_are_predicted(labelled, ftkeras, monkeypatch, name):
     """Source: seen on version 0.1. The SavedModel's signatures call it `predicted`."""
@@ -65,3 +63,29 @@ def test_predict_says_which_labels_are_predicted(labelled, ftkeras, monkeypatch,
         else:
             row = json.loads(file.read())
     assert any("predicted" in column for column in row), list(row)
+
+
+@pytest.mark.parametrize(
+    ("aim", "threshold"),
+    [("f1", 0.35), ("precision:1", 0.75), ("precision:0.7", 0.35), ("recall:0.5", 0.75)]
+    + [("recall:1", 0.35)],
+)
+def test_a_threshold_is_the_best_for_its_aim(aim, threshold):
+    """By hand: ranked by score, the labels are 1, 1, 0, 1, 0; no example has the second label."""
+    labels = np.array([[1, 0], [1, 0], [0, 0], [1, 0], [0, 0]])
+    scores = np.array([[0.9, 0.5], [0.8, 0.5], [0.7, 0.5], [0.4, 0.5], [0.3, 0.5]])
+    assert best_thresholds(labels, scores, aim) == [threshold, 0.5]
+
+
+@pytest.mark.parametrize("aim", ["f2", "precision", "recall:1.5", "f1:0.5", "precision:much"])
+def test_an_aim_that_is_none_is_refused(aim):
+    with pytest.raises(UserError, match="--choose-thresholds is f1, precision:SHARE"):
+        best_thresholds(np.eye(2), np.eye(2), aim)
+
+
+def test_an_evaluation_counts_by_the_thresholds(labelled, ftkeras, monkeypatch):
+    monkeypatch.chdir(labelled)
+    assert ftkeras("evaluate", "run", "--split=val", "--choose-thresholds=recall:1").status == 0
+    measured = json.loads(ftkeras("evaluate", "run", "--split=val", "--json").out)
+    assert all(row["recall"] in (1.0, None) for row in measured["per_class"])
+    assert len(measured["thresholds"]) == 2

@@ -81,7 +81,7 @@ def test_all_logical_cpus_are_mirrored_where_there_is_no_gpu(two_replicas):
         "CPUs, mirrored (training.strategy: mirrored); batches of 7 over all, about 3.5 on each of "
         "2 replicas; float32"
     )
-    with pytest.raises(UserError, match="1 images cannot be shared among 2 replicas"):
+    with pytest.raises(UserError, match="1 examples cannot be shared among 2 replicas"):
         devices.describe(1, "float32", False)
 
 

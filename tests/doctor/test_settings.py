@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from ftkeras.doctor import settings
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase, make_plan, weights_of
 from ftkeras.phases.phase import resolve_phases
 
@@ -16,6 +17,7 @@ FINE = {
     "accumulate": 1,
     "examples": 1000,
     "validated": True,
+    "kind": ImageInput(),
 }
 TWO = (
     Phase("head", train=["head"], epochs=3, learning_rate=1e-3),

@@ -6,13 +6,14 @@ from scipy.stats import chi2, chi2_contingency, norm
 
 from ftkeras.data.dataset import BadFile, Data, Split
 from ftkeras.doctor import splits
+from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.image.looks import Looks
 from ftkeras.measures.metrics import auc_shares
 from ftkeras.outputs.one_of import OneOf
 
 
 def check_classes(parts) -> list:
-    return list(splits.check_classes(parts))
+    return list(splits.check_classes(parts, ImageInput()))
 
 
 def read_errors(parts, most: float) -> list:
@@ -108,7 +109,7 @@ def shift(test_labels: list[int], features: np.ndarray) -> list[str]:
         coloured=np.ones(count, bool),
         thumbnails=np.zeros((count, 32, 32), np.uint8),
     )
-    found = splits.check_shift(parts, looks, lambda rows: features[rows])
+    found = splits.check_shift(parts, ImageInput(), looks, lambda rows: features[rows])
     return [f.check for f in (*splits.check_labels(parts), *found)]
 
 

@@ -16,7 +16,7 @@ from ftkeras.evaluation.comparison import (
     compare_runs,
     format_comparison,
     mcnemar,
-    on_shared_images,
+    on_shared_examples,
     paired_interval,
     verdict,
 )
@@ -93,9 +93,9 @@ def test_the_paired_interval_is_that_of_the_discordant_images():
     assert (results["only_a"], results["only_b"]) == (20, 60)
     assert results["p"] == pytest.approx(binomtest(20, 80).pvalue)
     assert results["noise"] is False
-    assert verdict(results).startswith("B is better than A by 4.0% of the images (95%")
+    assert verdict(results).startswith("B is better than A by 4.0% of the examples (95%")
     swapped = compare_predictions(*pair(800, 60, 20, 120), NAMES)
-    assert verdict(swapped).startswith("B is worse than A by 4.0% of the images (95%")
+    assert verdict(swapped).startswith("B is worse than A by 4.0% of the examples (95%")
 
 
 @pytest.mark.parametrize("only", [(0, 0), (30, 34)])
@@ -135,7 +135,7 @@ def test_images_are_matched_by_name():
     whole, other = pair(10, 3, 4, 3)
     order = np.random.default_rng(0).permutation(20)[:15]
     part = Predictions(other.logits[order], other.labels[order], other.ids[order])
-    first, second = on_shared_images(whole, part)
+    first, second = on_shared_examples(whole, part)
     assert first.ids.tolist() == second.ids.tolist() == sorted(part.ids.tolist())
     places = [int(name.removesuffix(".png")) for name in first.ids]
     np.testing.assert_array_equal(second.logits, other.logits[places])
@@ -145,11 +145,11 @@ def test_images_are_matched_by_name():
 def test_other_images_and_other_labels_are_refused():
     whole, other = pair(10, 3, 4, 3)
     few = Predictions(other.logits[:9], other.labels[:9], other.ids[:9])
-    with pytest.raises(UserError, match="different images: 9 are in both, of 20 and 9"):
-        on_shared_images(whole, few)
+    with pytest.raises(UserError, match="different examples: 9 are in both, of 20 and 9"):
+        on_shared_examples(whole, few)
     relabelled = Predictions(other.logits, 1 - other.labels, other.ids)
-    with pytest.raises(UserError, match="20 images have another label in the second run"):
-        on_shared_images(whole, relabelled)
+    with pytest.raises(UserError, match="20 clouds have another label in the second run"):
+        on_shared_examples(whole, relabelled, "clouds")
 
 
 # -------------------------------------------------------------------------------- runs
@@ -183,6 +183,10 @@ def test_two_runs_compared(runs):
     assert ["parameters", "1,000", "2,000"] in lines
     assert ["model.keras", "2.5", "MB", "2.5", "MB"] in lines
     assert text.splitlines()[-1].startswith("B is better than A by 12.0% of the images")
+    for run in runs:
+        run.write_json("data.json", {**run.read_json("data.json"), "nouns": "clouds"})
+    clouds = format_comparison(compare_runs(*runs))
+    assert clouds == text.replace("images", "clouds")
 
 
 def test_runs_that_cannot_be_compared_say_why(runs):

@@ -84,7 +84,7 @@ def ask(file: Path, images: np.ndarray) -> np.ndarray:
 
 def test_the_files_answer_as_the_closed_form(exported):
     name, path = exported
-    images = colours(4).images.astype(np.float32)
+    images = colours(4).inputs.astype(np.float32)
     logits = 2.5 * images.mean(axis=(1, 2)) / 255  # five times, over the temperature of two
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     files = [p for p in path.iterdir() if p.suffix in (".tflite", ".onnx", ".xml")]

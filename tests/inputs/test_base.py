@@ -16,17 +16,20 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.blocks import layer_blocks
 from ftkeras.config.load import parse_config
-from ftkeras.data.dataset import Split
+from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
+from ftkeras.data.paired import PairedFeed
 from ftkeras.data.pipeline import Examples, batches, plain
 from ftkeras.data.share import Share
 from ftkeras.doctor.examine import examine
 from ftkeras.errors import UserError
+from ftkeras.evaluation.comparison import compare_runs, format_comparison
 from ftkeras.evaluation.predict import expand_inputs
 from ftkeras.export import export_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.questions import questions_of
+from ftkeras.export.run import export_run
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.registry import make_input, register_input
 from ftkeras.model.assemble import build_model
@@ -34,8 +37,9 @@ from ftkeras.outputs.one_of import OneOf
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.finished import evaluate, load_model, predict, robustness
-from ftkeras.runs.task import Task
+from ftkeras.runs.task import Task, task_of
 from ftkeras.runs.train import train
+from ftkeras.tasks.incremental.extend import extend
 from ftkeras.trunk.key import stamp_examples
 
 COUNT = 12
@@ -128,6 +132,13 @@ def test_inputs_by_name_are_padded_to_the_longest_of_a_batch(texts, cache):
         assert labels.shape == (len(mask := part["padding_mask"]), 2) and mask.dtype == bool
 
 
+def test_inputs_by_name_of_two_domains_are_not_paired(texts):
+    outputs = {"label": OneOf(("a", "b"))}
+    data = Data("texts", outputs, {"train": texts, "target_train": texts})
+    with pytest.raises(UserError, match="texts cannot be paired"):
+        PairedFeed(data, Words(), 4)
+
+
 def test_several_replicas_share_inputs_by_name(texts):
     parts = [
         list(batches(texts, Examples(texts, Words()), 5, share=Share(i, 2, 2))) for i in range(2)
@@ -216,6 +227,35 @@ def test_a_run_of_another_kind_trains_from_a_store_and_is_measured(run, tree):
     assert not [f for f in findings if f.severity == "error"]
 
 
+def test_what_people_read_of_a_run_speaks_of_its_kind(run):
+    page = Path(run.path("report.html")).read_text()
+    words = re.sub(r"(?s)<(style|pre)\b.*?</\1>|<[^>]*>", " ", page)
+    assert "test clouds" in words and "image" not in words.replace("imagenet", "").lower()
+    assert not re.search("(?i)picture|pixel", words)
+    assert Task().format_results(evaluate(run, "val")).startswith("2 clouds\n")
+    again = compare_runs(run, run)
+    assert "clouds of test that both were measured on" in format_comparison(again)
+
+
+@pytest.mark.parametrize(
+    ("task", "lacking"),
+    [
+        ("adversarial", "task adversarial: clouds have no 'levels'"),
+        ("robust_weights", "robust_weights.corruptions: clouds have no 'corruptions'"),
+    ],
+)
+def test_tasks_about_values_refuse_another_kind_before_training(points, tree, task, lacking):
+    config = parse_config({**tree, "task": task})
+    with pytest.raises(UserError, match=lacking):
+        task_of(config).check(config, build.data(config))
+
+
+def test_a_run_of_another_kind_is_not_extended(run, clouds, tmp_path):
+    with pytest.raises(UserError, match="task incremental: clouds have no 'levels'"):
+        extend(run, {"source": "arrays", "path": clouds}, str(tmp_path / "more"))
+    assert not (tmp_path / "more" / "model.keras").exists()
+
+
 class _Killed(keras.callbacks.Callback):
     """Ends training after an epoch as Ctrl-C does."""
 
@@ -275,6 +315,8 @@ def test_inputs_by_name_are_exported_under_their_names(tmp_path, monkeypatch):
     network = keras.Model({"token_ids": ids, "padding_mask": mask}, features)
     model = build_model(Backbone("texts", network, "none", 0, 1, layer_blocks(network)), 2)
     served = Served(model, {"label": OneOf(("a", "b"))}, kind=Words())
+    with pytest.raises(UserError, match="onnx is for models that take one array .* token_ids, pad"):
+        export_run(Run("unused"), served, str(tmp_path), ["onnx"], lambda: pytest.fail("read"))
     signatures = tf.saved_model.load(export_saved_model(served, str(tmp_path))).signatures
     takes = signatures["inputs"].structured_input_signature[1]
     assert {name: spec.dtype for name, spec in takes.items()} == {

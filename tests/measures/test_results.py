@@ -81,7 +81,7 @@ def test_summary_is_strict_json_even_where_metrics_are_undefined():
 
 
 def test_nothing_to_evaluate_and_diverged_logits_are_said_plainly():
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match="no examples"):
         evaluate_predictions(np.zeros(0, int), np.zeros((0, 2)), ["a", "b"])
     with pytest.raises(TrainingError, match="diverged"):
         evaluate_predictions(np.array([0]), np.array([[np.nan, 0]]), ["a", "b"])
@@ -195,8 +195,8 @@ def test_format_results_shows_the_whole_each_class_and_each_slice():
     logits = np.array([[2.0, 0, 0], [0, 2, 0], [0, 2, 0], [0, 2, 0]])
     columns = {"camera": np.array(["new", "old", "old", "old"])}
     results = evaluate_predictions(labels, logits, ["cat", "dog", "owl"], columns=columns)
-    lines = format_results(results).splitlines()
-    assert lines[0] == "4 images"
+    lines = format_results({"nouns": "clouds", **results}).splitlines()
+    assert lines[0] == "4 clouds"
     assert any(line.split()[:2] == ["accuracy", "0.7500"] and " to " in line for line in lines)
     classes = lines.index(next(line for line in lines if line.startswith("class ")))
     assert lines[classes + 2 : classes + 5] == [

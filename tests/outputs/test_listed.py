@@ -56,6 +56,12 @@ def test_several_outputs_have_a_table_each(tmp_path):
     ]
 
 
+def test_labels_count_from_their_thresholds_on():
+    output = AnyOf(("red", "wet"), thresholds=(0.95, 0.1))
+    cells, _ = output.listed(np.array([[1, 0]]), np.array([[2, -2]], np.float32), 1.0)  # .88, .12
+    assert cells == {"label": ["red"], "predicted": ["wet"], "wrong": ["2"]}
+
+
 @pytest.mark.parametrize("output", [OneOf(("a", "b")), AnyOf(("a", "b")), Number()])
 def test_of_no_examples_the_table_is_empty(output):
     labels = output.values_of([])

@@ -164,7 +164,7 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
         ("data.mix.mixup=0.2", "MixUp and CutMix would blend answers"),
         ("export.formats=[litert]", r"export.formats: litert: it takes .* not 'age' \(number\)"),
         ("outputs.age=classes", "the data have no column 'age'. There are label, years"),
-        ("data.label_column=years", "leave out label_column and multi_label"),
+        ("data.label_column=years", "leave out label_column, label_columns and"),
         ("outputs.age.column=label", "outputs.age: 'a' of 0.png is not a number"),
     ],
 )

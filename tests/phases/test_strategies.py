@@ -85,7 +85,7 @@ def test_every_strategy_uses_its_epochs_and_selects_something(name, epochs):
 def test_auto_says_why():
     for examples in (50, 500, 5000):
         expansion = expand("auto", setting(examples=examples))
-        assert f"because there are {examples} training images" in expansion.reasons[0]
+        assert f"because there are {examples} examples to train on" in expansion.reasons[0]
     assert told("auto", examples=50) == told("gradual")
     assert told("auto", examples=500) == told("full")
 

@@ -9,9 +9,9 @@ from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predictions import Predictions
 from ftkeras.inputs.image.input import ImageInput
-from ftkeras.inputs.image.show import image_grid
+from ftkeras.inputs.image.show import grid
 from ftkeras.outputs.one_of import OneOf
-from ftkeras.report.board import confusion_picture, training_batch, worst_mistakes
+from ftkeras.report.board import drawn_matrix, training_batch, worst_mistakes
 
 
 def feed(count: int = 6) -> Feed:
@@ -37,7 +37,7 @@ def test_the_first_training_batch_is_shuffled():
     assert sorted(shown) == [0, 10, 20, 30, 40, 50]
     assert shown != sorted(shown)
     first = next(iter(feed().train()))[0]  # what is shown without a pipeline is what it gives
-    assert shown == shades(image_grid(first.numpy()))
+    assert shown == shades(grid(first.numpy()))
     augmented = dataclasses.replace(feed(), view="strong")
     assert not np.array_equal(training_batch(augmented), training_batch(feed()))
 
@@ -57,7 +57,7 @@ def test_mistakes_with_several_labels():
 
 
 def test_a_confusion_matrix_is_bluest_where_a_row_is():
-    picture = confusion_picture(np.array([[8, 0], [2, 2]]), ["cat", "dog"])
+    picture = drawn_matrix(np.array([[8, 0], [2, 2]]), ["cat", "dog"])
     size = picture.shape[0]
     assert picture.shape == (size, size, 3)
     corners = [
@@ -69,6 +69,6 @@ def test_a_confusion_matrix_is_bluest_where_a_row_is():
 
 
 def test_many_classes_are_shown_without_names():
-    picture = confusion_picture(np.eye(200), [str(i) for i in range(200)])
+    picture = drawn_matrix(np.eye(200), [str(i) for i in range(200)])
     assert picture.shape == (600, 600, 3)
     assert picture[0, 0].tolist() == [8, 81, 156]

@@ -36,7 +36,7 @@ from ftkeras.console import table
 from ftkeras.data.load import load_data
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.run import Run
-from ftkeras.tasks.incremental.replay import pixels
+from ftkeras.tasks.incremental.replay import as_kept
 
 ALONE = ["incremental.replay=false", "data.balance=none"]
 METHODS: dict[str, list[str]] = {
@@ -69,7 +69,7 @@ def write_data(folder: Path, seed: int) -> tuple[list[dict[str, Any]], dict[str,
     parts = {}
     for name in ("train", "test"):
         split = data.splits[name].take(np.arange(0, len(data.splits[name]), every))
-        parts[name] = pixels(split, ImageInput(28)), split.labels
+        parts[name] = as_kept(split, ImageInput(28)), split.labels
     order = np.random.default_rng(seed).permutation(CLASSES)
 
     def write(name: str, classes: np.ndarray) -> dict[str, Any]:

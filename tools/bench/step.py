@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -108,22 +109,21 @@ def work(images: int, train: str) -> tuple[Data, Data, Phase]:
     data = load_data("starter", split={"val": None, "test": "test"})
     part = data.splits["train"]
     kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
-    few = Data("starter", data.outputs, {"train": kept})
+    few = dataclasses.replace(data, splits={"train": kept})
     return data, few, Phase("top", train=["head", train], epochs=EPOCHS, learning_rate=1e-4)
 
 
 # What each checkout runs in a process of its own; its own `step.py` has these functions, too.
 ONE = """
-import json, sys
+import dataclasses, json, sys
 import step
-from ftkeras.data.dataset import Data
 from ftkeras.data.load import load_data
 from ftkeras.phases import Phase
 images, size, train = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 data = load_data("starter", split={"val": None, "test": "test"})
 part = data.splits["train"]
 kept = type(part)("train", part.ids[:images], part.labels, part.classes, part.fetch)
-few = Data("starter", data.outputs, {"train": kept})
+few = dataclasses.replace(data, splits={"train": kept})
 phase = Phase("top", train=["head", train], epochs=step.EPOCHS, learning_rate=1e-4)
 rate, first = step.speed(few, size, phase, True)
 print(json.dumps([1 / rate, first, 1 / step.head_speed(data, size, 16)]))
@@ -204,7 +204,7 @@ def head_speed(data: Data, size: int, steps: int) -> float:
     model = compiled(backbone, len(data.class_names))
     phase = Phase("head", train=["head"], epochs=8, learning_rate=3e-3)
     unfreeze = ResumableUnfreezing(model, [phase], blocks=backbone.blocks)
-    only = Data("starter", data.outputs, {"train": data.splits["train"]})
+    only = dataclasses.replace(data, splits={"train": data.splits["train"]})
     feed = Feed(only, ImageInput(size), batch_size=32)
 
     def make_tail(graph: Graph) -> keras.Model:

@@ -161,20 +161,17 @@ def with_shared_steps(
 ) -> None:
     """Lets new weights begin at the optimizer's own step count, as stock Keras does."""
     unfreeze = StagedUnfreezing(model, phases, blocks=backbone.blocks)
-    unfreeze._rates._steps = _StepsOfTheOptimizer(unfreeze)
     options = {"batch_size": BATCH, "epochs": unfreeze.epochs, "verbose": 0}
-    model.fit(*train, callbacks=[unfreeze], **options)
+    model.fit(*train, callbacks=[unfreeze, _SharedSteps()], **options)
 
 
-class _StepsOfTheOptimizer(dict):
-    """Says of every weight that it has trained for as many steps as the optimizer has."""
+class _SharedSteps(keras.callbacks.Callback):
+    """Gives every group of weights the step count of the whole optimizer."""
 
-    def __init__(self, unfreeze: StagedUnfreezing):
-        super().__init__()
-        self._unfreeze = unfreeze
-
-    def get(self, *_: Any) -> int:
-        return self._unfreeze._rates._iterations()
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        optimizer = self.model.optimizer
+        for iterations, *_ in optimizer.group_variables:
+            iterations.assign(optimizer.iterations)
 
 
 Trainer = Callable[[keras.Model, Backbone, list[Phase], Arrays], None]

@@ -7,6 +7,7 @@ As in the paper they are done to the image at the size that the model sees.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,12 @@ def check(kind: Any, field: str) -> None:
             f"{field}: corruptions need images of at least {SMALLEST} px, and the model's have "
             f"{kind.size}. Train it with data.image_size={SMALLEST} or more."
         )
+
+
+def check_installed(field: str) -> None:
+    """Raises UserError if the package of the corruptions is missing; `field` names the wish."""
+    if importlib.util.find_spec("imagecorruptions") is None:
+        raise UserError(f'{field}: install the corruptions: pip install "ftkeras[robustness]".')
 
 
 def to_change(images: tf.Tensor) -> np.ndarray:

@@ -59,9 +59,10 @@ class ImageInput(Input):
     kind = "image"
     noun = "image"
     files = "JPEG, PNG, GIF, BMP or WebP files"
+    smaller = "data.image_size"
     abilities = {
         name: f"ftkeras.inputs.image.{name}"
-        for name in ("show", "corruptions", "looks", "duplicates", "golden")
+        for name in ("show", "corruptions", "looks", "duplicates", "golden", "levels")
     }
     version = (scan.VERSION, PIL.__version__, tf.__version__)
 

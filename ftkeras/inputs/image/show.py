@@ -17,7 +17,7 @@ _COLOURS = np.array(
 )
 
 
-def image_grid(images: np.ndarray) -> np.ndarray:
+def grid(images: np.ndarray) -> np.ndarray:
     """Returns images in rows from left to right, white where there are none.
 
     Args:

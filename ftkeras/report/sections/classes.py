@@ -40,8 +40,8 @@ def per_class(facts: RunFacts) -> Section:
         note = " The weakest come first."
     columns = {key: name for key, name in _COLUMNS.items() if key in rows[0]}
     listed = table(
-        f"Each of the {len(rows)} classes on the {facts.split} images",
-        ["Class", "Images", *columns.values()],
+        f"Each of the {len(rows)} classes on the {facts.split} {facts.nouns}",
+        ["Class", facts.nouns.capitalize(), *columns.values()],
         [
             [
                 tag("span", row["name"], class_="long"),
@@ -53,8 +53,8 @@ def per_class(facts: RunFacts) -> Section:
         tall=len(rows) > _IN_ORDER,
     )
     lead = (
-        "Precision: of the answers for this class, how many are right. Recall: of the images of "
-        f"this class, how many are found. F1 is their harmonic mean.{note}"
+        "Precision: of the answers for this class, how many are right. Recall: of the "
+        f"{facts.nouns} of this class, how many are found. F1 is their harmonic mean.{note}"
     )
     return Section("classes", title, [listed, slices(facts)], lead)
 
@@ -64,13 +64,16 @@ def slices(facts: RunFacts) -> Child:
     groups = (facts.evaluation or {}).get("slices")
     if not groups:
         return None
-    return [tag("h3", "Slices"), [_slice_table(name, parts) for name, parts in groups.items()]]
+    return [
+        tag("h3", "Slices"),
+        [_slice_table(name, parts, facts.nouns) for name, parts in groups.items()],
+    ]
 
 
-def _slice_table(name: str, parts: dict[str, dict[str, Any]]) -> Html:
+def _slice_table(name: str, parts: dict[str, dict[str, Any]], nouns: str) -> Html:
     return table(
         f"By {name}",
-        [name, "Images", "Accuracy", "95% interval"],
+        [name, nouns.capitalize(), "Accuracy", "95% interval"],
         [
             [value, part.get("n"), bar(part.get("accuracy"), ".1%"), interval(part.get("interval"))]
             for value, part in parts.items()
@@ -85,8 +88,9 @@ def confusion(facts: RunFacts) -> Section:
     if matrix is None:
         if isinstance(facts.output, AnyOf):
             sentence = (
-                "With several labels an image no answer takes another's place, so there is no "
-                "confusion matrix; precision and recall by class say what is missed or made up."
+                f"With several labels per {facts.noun} no answer takes another's place, so there "
+                "is no confusion matrix; precision and recall by class say what is missed or made "
+                "up."
             )
             return Section("confusion", title, tag("p", sentence))
         sentence = "The confusion matrix is missing;"
@@ -95,23 +99,23 @@ def confusion(facts: RunFacts) -> Section:
     pairs = most_confused(matrix, 10 if len(names) <= _WHOLE else _PAIRS)
     if len(names) <= _WHOLE:
         shown = list(range(len(names)))
-        caption = "How many images of each class (row) got which answer (column)"
+        caption = f"How many {facts.nouns} of each class (row) got which answer (column)"
     else:
         involved = [
             c for truth, answer, _ in most_confused(matrix, 10 * _PART) for c in (truth, answer)
         ]
         shown = sorted(list(dict.fromkeys(involved))[:_PART])
         caption = (
-            f"The {len(shown)} of {len(names)} classes that are confused most: how many images of "
-            "each (row) got which answer (column)"
+            f"The {len(shown)} of {len(names)} classes that are confused most: how many "
+            f"{facts.nouns} of each (row) got which answer (column)"
         )
-    pictured = _matrix(matrix, names, shown, caption) if shown else None
+    drawn = _matrix(matrix, names, shown, caption) if shown else None
     if not pairs:
-        listed: Child = tag("p", "No image of one class was taken for another.")
+        listed: Child = tag("p", f"No {facts.noun} of one class was taken for another.")
     else:
         listed = table(
             f"The {len(pairs)} most frequent confusions" if len(pairs) > 1 else "The confusion",
-            ["True class", "Answer", "Images", "Share of the class"],
+            ["True class", "Answer", facts.nouns.capitalize(), "Share of the class"],
             [
                 [
                     tag("span", names[truth], class_="long"),
@@ -126,7 +130,7 @@ def confusion(facts: RunFacts) -> Section:
         "Right answers lie on the diagonal. The fuller a cell's colour, the more of its row it "
         "holds."
     )
-    return Section("confusion", title, tag("div", pictured, listed, class_="beside"), lead)
+    return Section("confusion", title, tag("div", drawn, listed, class_="beside"), lead)
 
 
 def confusion_of(facts: RunFacts) -> np.ndarray | None:

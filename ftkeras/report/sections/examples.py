@@ -1,10 +1,10 @@
-"""Images worth a look: the surest mistakes, and labels that are likely wrong."""
+"""Examples worth a look: the surest mistakes, and labels that are likely wrong."""
 
 from __future__ import annotations
 
 from ftkeras.evaluation.suspects import Suspect
+from ftkeras.report.gallery import DRAWN, SUSPECTS, label_suspects, shown_mistakes
 from ftkeras.report.html import Child, Html, details, missing, table, tag
-from ftkeras.report.pictures import SUSPECTS, label_suspects, shown_mistakes
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 
@@ -15,7 +15,7 @@ def mistakes(facts: RunFacts) -> Section:
     """Returns the mistakes that the model is surest of, and where it looked."""
     title = "Most confident mistakes"
     if facts.split not in facts.predictions:
-        sentence = f"There are no predictions of the {facts.split} images to look at;"
+        sentence = f"There are no predictions of the {facts.split} {facts.nouns} to look at;"
         command = evaluate_command(facts, facts.split)
         return Section("mistakes", title, missing(sentence, command))
     shown = shown_mistakes(facts)
@@ -24,11 +24,14 @@ def mistakes(facts: RunFacts) -> Section:
     ids = facts.predictions[facts.split].ids
     cards = [_card(facts, facts.split, str(ids[m.index]), m, explained=True) for m in shown]
     lead = (
-        f"The wrong answers on the {facts.split} images that the model was surest of, the surest "
-        "first. Many are worth a second look at the label."
+        f"The wrong answers on the {facts.split} {facts.nouns} that the model was surest of, the "
+        "surest first. Many are worth a second look at the label."
     )
     return Section(
-        "mistakes", title, [_overlay_note(facts), tag("ul", cards, class_="cards")], lead
+        "mistakes",
+        title,
+        [_overlay_note(facts) if facts.is_drawn else None, tag("ul", cards, class_="cards")],
+        lead,
     )
 
 
@@ -37,15 +40,17 @@ def label_errors(facts: RunFacts) -> Section:
     title = "Likely label errors"
     held_out = [split for split in ("val", "test") if split in facts.predictions]
     if not held_out:
-        sentence = "Labels are checked against predictions of held-out images, and there are none;"
+        sentence = (
+            f"Labels are checked against predictions of held-out {facts.nouns}, and there are none;"
+        )
         command = evaluate_command(facts, "test")
         return Section("labels", title, missing(sentence, command))
     suspects = [(split, suspect) for split in held_out for suspect in label_suspects(facts, split)]
     suspects.sort(key=lambda pair: pair[1].label_score - pair[1].suggested_score)
-    images = sum(len(facts.predictions[split].ids) for split in held_out)
+    count = sum(len(facts.predictions[split].ids) for split in held_out)
     where = " and ".join(held_out)
     if not suspects:
-        said = f"None of the {images:,} {where} images looks wrongly labelled."
+        said = f"None of the {count:,} {where} {facts.nouns} looks wrongly labelled."
         return Section("labels", title, tag("p", said))
     named = [(s, str(facts.predictions[s].ids[suspect.index]), suspect) for s, suspect in suspects]
     cards = [_card(facts, s, key, suspect, explained=False) for s, key, suspect in named[:SUSPECTS]]
@@ -55,12 +60,14 @@ def label_errors(facts: RunFacts) -> Section:
          f"{suspect.suggested_score:.3f}"]
         for split, key, suspect in named[:_LISTED]
     ]  # fmt: skip
-    header = ["Image", "Split", "Label", "Model says", "Score of the label", "Score of the answer"]
+    header = [facts.noun.capitalize(), "Split", "Label", "Model says", "Score of the label",
+              "Score of the answer"]  # fmt: skip
     caption = f"The likeliest {len(rows)} of {len(named)} suspects, by name"
     lead = (
-        f"{len(named)} of {images:,} {where} images score another class as high as images of that "
-        "class do on average, and their own class lower than its images do (confident learning, "
-        "Northcutt et al. 2021). A suspicion, not a verdict: many are only hard."
+        f"{len(named)} of {count:,} {where} {facts.nouns} score another class as high as "
+        f"{facts.nouns} of that class do on average, and their own class lower than its "
+        f"{facts.nouns} do (confident learning, Northcutt et al. 2021). A suspicion, not a "
+        "verdict: many are only hard."
     )
     body = [
         tag("ul", cards, class_="cards small"),
@@ -70,20 +77,20 @@ def label_errors(facts: RunFacts) -> Section:
 
 
 def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained: bool) -> Html:
-    picture = facts.pictures.get(split, {}).get(key, {})
+    drawn = facts.gallery.get(split, {}).get(key, {})
     label = _label(facts, suspect.label)
     answer = _label(facts, suspect.suggested)
     shown = [
-        tag("img", src=picture["image"], alt=f"{key}, labelled {label}", loading="lazy")
-        if "image" in picture
+        tag("img", src=drawn[DRAWN], alt=f"{key}, labelled {label}", loading="lazy")
+        if DRAWN in drawn
         else tag("div", "no picture", class_="blank")
     ]
-    if explained and "overlay" in picture:
+    if explained and "overlay" in drawn:
         looked = f"where the model looked in {key}"
-        shown.append(tag("img", src=picture["overlay"], alt=looked, loading="lazy"))
+        shown.append(tag("img", src=drawn["overlay"], alt=looked, loading="lazy"))
     return tag(
         "li",
-        tag("div", shown, class_="pair"),
+        tag("div", shown, class_="pair") if facts.is_drawn else None,
         tag("p", tag("span", "says ", class_="role"), tag("strong", answer),
             f" {suspect.suggested_score:.1%}"),
         tag("p", tag("span", "label ", class_="role"), tag("strong", label),
@@ -97,16 +104,16 @@ def _label(facts: RunFacts, index: int) -> str:
 
 
 def _overlay_note(facts: RunFacts) -> Child:
-    cells = [p["cells"] for p in facts.pictures.get(facts.split, {}).values() if "cells" in p]
+    cells = [p["cells"] for p in facts.gallery.get(facts.split, {}).values() if "cells" in p]
     if cells:
         height, width = cells[0]
         return tag(
-            "p", "Beside each image, where the model saw its answer (Grad-CAM, Selvaraju et al. "
-            f"2017): bright yellow most, dark violet least. The map has {height} x {width} cells, "
-            "so its edges are soft.",
+            "p", f"Beside each {facts.noun}, where the model saw its answer (Grad-CAM, Selvaraju "
+            "et al. 2017): bright yellow most, dark violet least. The map has "
+            f"{height} x {width} cells, so its edges are soft.",
         )  # fmt: skip
-    if facts.pictures.get(facts.split):
+    if facts.gallery.get(facts.split):
         return tag("p", "There are no Grad-CAM overlays: the model has no feature map, or at this "
-                   "image size one of a single cell.")  # fmt: skip
+                   f"{facts.noun} size one of a single cell.")  # fmt: skip
     return missing("Pictures are made where the run's model and data are at hand:",
                    f"ftkeras report {facts.folder}")  # fmt: skip

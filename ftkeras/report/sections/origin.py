@@ -31,9 +31,9 @@ def repeat(facts: RunFacts) -> Section:
     ]
     seed = facts.config.get("seed", 0)
     lead = (
-        f"The seed is {seed}: the order of images, augmentation and fresh weights all follow from "
-        "it. Some operations still round differently from run to run; training.deterministic "
-        "makes them repeat to the bit."
+        f"The seed is {seed}: the order of {facts.nouns}, augmentation and fresh weights all "
+        "follow from it. Some operations still round differently from run to run; "
+        "training.deterministic makes them repeat to the bit."
     )
     return Section("repeat", "How to repeat it", body, lead)
 
@@ -45,9 +45,13 @@ def data(facts: RunFacts) -> Section:
     pairs: list[tuple[Child, Child]] = [
         ("Source", section.get("source")),
         *((key.capitalize(), section[key]) for key in ("path", "name") if section.get(key)),
-        *((f"{name.capitalize()} images", f"{count:,}") for name, count in examples.items()),
+        *((f"{name.capitalize()} {facts.nouns}", f"{count:,}") for name, count in examples.items()),
         *_answers(facts),
-        ("Image size", f"{facts.data.get('image_size', '-')} px, {section.get('resize', '')}"),
+        *(
+            [(f"{facts.noun.capitalize()} size", f"{facts.size} px, {section.get('resize', '')}")]
+            if facts.size
+            else ()
+        ),
         ("Augmentation", _augmentation(section.get("augmentation"))),
         ("Balance", section.get("balance")),
     ]
@@ -68,7 +72,7 @@ def _answers(facts: RunFacts) -> list[tuple[Child, Child]]:
     if not isinstance(facts.output, Classes):
         return [("Outputs", told(facts.outputs))]
     labels = "one" if facts.output.exclusive else "any number"
-    return [("Classes", len(facts.class_names)), ("Labels an image", labels)]
+    return [("Classes", len(facts.class_names)), (f"Labels per {facts.noun}", labels)]
 
 
 def environment(facts: RunFacts) -> Section:

@@ -40,8 +40,8 @@ def of_outputs(facts: RunFacts) -> Sequence[Section]:
         sentence = "The outputs were not measured;"
         return [Section("outputs", "Outputs", missing(sentence, evaluate_command(facts)))]
     lead = (
-        "One network answers all of them. Each is measured on the images whose answer is known; "
-        "below each number stands its 95% bootstrap interval."
+        f"One network answers all of them. Each is measured on the {facts.nouns} whose answer is "
+        "known; below each number stands its 95% bootstrap interval."
     )
     sections = [Section("outputs", "Outputs", _table(facts, heads), lead)]
     for name, result in heads.items():
@@ -71,17 +71,20 @@ def numbers(facts: RunFacts) -> Section:
     ]  # fmt: skip
     header = ["", *(_COLUMNS[metric][0] for metric in ("mae", "rmse", "r2"))]
     lead = (
-        f"{name} on the {facts.split} images whose answer is known, in the units of the data. "
-        "Answers on the dashed line are right."
+        f"{name} on the {facts.split} {facts.nouns} whose answer is known, in the units of the "
+        "data. Answers on the dashed line are right."
     )
     if len(shown) < len(truth):
         lead += f" {len(shown):,} of {len(truth):,} are drawn."
     whole = table("Errors, with 95% bootstrap intervals", header, rows)
-    tables = [_by_quarter(truth, answers), _worst(predictions.ids, truth, answers)]
+    tables = [
+        _by_quarter(truth, answers, facts.nouns),
+        _worst(predictions.ids, truth, answers, facts.noun),
+    ]
     return Section("numbers", title, [tag("figure", chart), whole, tables], lead)
 
 
-def _by_quarter(truth: np.ndarray, answers: np.ndarray) -> Child:
+def _by_quarter(truth: np.ndarray, answers: np.ndarray, nouns: str) -> Child:
     edges = np.quantile(truth, [0, 0.25, 0.5, 0.75, 1])
     quarter = np.clip(np.searchsorted(edges, truth, side="left") - 1, 0, 3)
     rows: list[list[Child]] = []
@@ -91,31 +94,33 @@ def _by_quarter(truth: np.ndarray, answers: np.ndarray) -> Child:
             span = f"{edges[i]:.4g} to {edges[i + 1]:.4g}"
             rows.append([span, len(error), number(np.abs(error).mean(), ".4g"),
                          number(error.mean(), "+.4g")])  # fmt: skip
-    header = ["True", "Images", "Mean absolute error", "Mean error"]
+    header = ["True", nouns.capitalize(), "Mean absolute error", "Mean error"]
     return table("Errors by quarter of the truth", header, rows)
 
 
-def _worst(ids: np.ndarray, truth: np.ndarray, answers: np.ndarray) -> Child:
+def _worst(ids: np.ndarray, truth: np.ndarray, answers: np.ndarray, noun: str) -> Child:
     worst = np.argsort(-np.abs(answers - truth), kind="stable")[:_WORST]
     rows = [
         [tag("span", str(ids[i]), class_="long"), number(truth[i], ".4g"),
          number(answers[i], ".4g"), number(answers[i] - truth[i], "+.4g")]
         for i in worst
     ]  # fmt: skip
-    return table("The largest errors", ["Image", "True", "Answer", "Off by"], rows, tall=True)
+    header = [noun.capitalize(), "True", "Answer", "Off by"]
+    return table("The largest errors", header, rows, tall=True)
 
 
 def _table(facts: RunFacts, heads: Mapping[str, Any]) -> Child:
     shown = [c for c in _COLUMNS if any(c in result for result in heads.values())]
     weights = {n: w for n in heads if (w := _weight(facts, n)) is not None}
-    header = ["Output", "Answers with", "Images", *(_COLUMNS[c][0] for c in shown)]
+    counted = facts.nouns.capitalize()
+    header = ["Output", "Answers with", counted, *(_COLUMNS[c][0] for c in shown)]
     rows: list[list[Child]] = []
     for name, result in heads.items():
         row: list[Child] = [name, _KINDS[result["kind"]], number(result["examples"], ",")]
         row += [_with_interval(result, c, _COLUMNS[c][1]) for c in shown]
         rows.append(row + ([number(weights.get(name), ".3g")] if weights else []))
     header += ["Weight of its loss, last epoch"] if weights else []
-    return table(f"The outputs on the {facts.split} images", header, rows)
+    return table(f"The outputs on the {facts.split} {facts.nouns}", header, rows)
 
 
 def _with_interval(result: Mapping[str, Any], metric: str, form: str) -> Child:

@@ -9,8 +9,8 @@ from ftkeras.console import counted, duration
 from ftkeras.measures.results import lacking
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import told
+from ftkeras.report.gallery import label_suspects
 from ftkeras.report.html import Child, Html, missing, tag
-from ftkeras.report.pictures import label_suspects
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 from ftkeras.report.sections.classes import confusion_of, most_confused
@@ -37,8 +37,8 @@ def described(facts: RunFacts) -> str:
     """Returns one sentence: what was fine-tuned on what."""
     backbone, data = facts.config.get("backbone", {}), facts.config.get("data", {})
     weights = backbone.get("weights", "imagenet")
-    images = facts.data.get("examples", {}).get("train")
-    count = f"{images:,} images" if images else "images"
+    examples = facts.data.get("examples", {}).get("train")
+    count = f"{examples:,} {facts.nouns}" if examples else facts.nouns
     where = data.get("path") or data.get("name") or data.get("source", "")
     classes, output = len(facts.class_names), facts.output
     if isinstance(output, Classes):
@@ -46,7 +46,7 @@ def described(facts: RunFacts) -> str:
         kinds = kinds if output.exclusive else f" with {classes} labels"
     else:
         kinds = f" to answer {told(facts.outputs)},"
-    size = facts.data.get("image_size")
+    size = facts.size
     return (
         f"{backbone.get('name', 'A backbone')} ({weights} weights) fine-tuned on {count}{kinds}"
         f" from {where}" + (f", at {size} px" if size else "")
@@ -77,10 +77,11 @@ def overview(facts: RunFacts) -> Section:
         body = [
             tag(
                 "p",
-                f"Measured on {evaluation.get('examples', 0):,} {facts.split} images, which took "
-                "no part in training. Under each number stands its 95% interval."
+                f"Measured on {evaluation.get('examples', 0):,} {facts.split} {facts.nouns}, which "
+                "took no part in training. Under each number stands its 95% interval."
                 if facts.split != "train"
-                else "Measured on the training images, for want of others: too good to be true.",
+                else f"Measured on the training {facts.nouns}, for want of others: too good to be "
+                "true.",
             ),
             tag("div", tiles, class_="tiles"),
         ]
@@ -104,15 +105,15 @@ def findings(facts: RunFacts) -> Iterator[Child]:
         yield [
             "Best class: ", tag("strong", best["name"]), f" (F1 {best['f1']:.2f}); weakest: ",
             tag("strong", worst["name"]), f" (F1 {worst['f1']:.2f}, from {worst['support']} "
-            "images).",
+            f"{facts.nouns}).",
         ]  # fmt: skip
     yield from _confused(facts)
     yield from _calibrated(evaluation)
     suspects = sum(len(label_suspects(facts, split)) for split in ("val", "test"))
     if suspects:
-        images = sum(len(p.ids) for s, p in facts.predictions.items() if s != "train")
+        examples = sum(len(p.ids) for s, p in facts.predictions.items() if s != "train")
         yield [
-            f"{suspects} of {images:,} held-out images contradict their label: ",
+            f"{suspects} of {examples:,} held-out {facts.nouns} contradict their label: ",
             tag("a", "some may be labelled wrongly", href="#labels"), ".",
         ]  # fmt: skip
     audit = facts.plan.get("audit")

@@ -48,15 +48,15 @@ def calibration(facts: RunFacts) -> Section:
     )
     if isinstance(temperature, (int, float)):
         lead += (
-            f" One number, the temperature {temperature:.3f}, fitted on validation images, divides "
-            "the logits (Guo et al. 2017); answers stay the same, confidences move."
+            f" One number, the temperature {temperature:.3f}, fitted on validation {facts.nouns}, "
+            "divides the logits (Guo et al. 2017); answers stay the same, confidences move."
         )
     body = [tag("div", charts, class_="charts"), table("Calibration in numbers", header, rows)]
     if "after" not in results:
         body.append(
             missing(
-                "There is no temperature: it is fitted on validation images, which this run has "
-                "not measured;", evaluate_command(facts, "val"),
+                f"There is no temperature: it is fitted on validation {facts.nouns}, which this "
+                "run has not measured;", evaluate_command(facts, "val"),
             )
         )  # fmt: skip
     return Section("calibration", title, body, lead)
@@ -92,9 +92,9 @@ def robustness(facts: RunFacts) -> Section:
     ]
     header = ["Corruption", *range(1, most + 1), "Mean"]
     lead = (
-        f"Accuracy on {results.get('examples', 0):,} {results.get('split', '')} images, corrupted "
-        "in each way at rising severity (Hendrycks and Dietterich 2019), and shifted. The fuller a "
-        "cell's colour, the better."
+        f"Accuracy on {results.get('examples', 0):,} {results.get('split', '')} {facts.nouns}, "
+        "corrupted in each way at rising severity (Hendrycks and Dietterich 2019), and shifted. "
+        "The fuller a cell's colour, the better."
     )
     shifts = [[name.replace("_", " "), _shaded(v)] for name, v in results.get("shifts", {}).items()]
     tables = [
@@ -177,8 +177,8 @@ def exported(facts: RunFacts) -> Section:
         "Batch of 32 (ms)", "Size (MB)",
     ]  # fmt: skip
     lead = (
-        "Each exported format answered the same images as the Keras model, the SavedModel in a "
-        "process of its own; differences are of scores between 0 and 1. The rest is in "
+        f"Each exported format answered the same {facts.nouns} as the Keras model, the SavedModel "
+        "in a process of its own; differences are of scores between 0 and 1. The rest is in "
         "certificate.json."
     )
     body: list[Child] = [table("Exported formats beside the model", header, rows)]

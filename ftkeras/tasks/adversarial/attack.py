@@ -15,13 +15,13 @@ _SCALE = 1024.0
 
 @dataclass(frozen=True)
 class Attack:
-    """Projected gradient ascent on the pixels (Madry et al. 2018); one step of it is FGSM.
+    """Projected gradient ascent on the values (Madry et al. 2018); one step of it is FGSM.
 
-    Its random start follows from a seed and the image alone, so that it is the same however images
+    Its random start follows from a seed and the input alone, so that it is the same however inputs
     are divided among devices.
 
     Args:
-        norm: "linf" bounds each value's change, "l2" the Euclidean length of an image's change.
+        norm: "linf" bounds each value's change, "l2" the Euclidean length of an input's change.
         budget: The bound, in pixel values of 0..255.
         steps: How many steps.
         step: Length of a step, in the same norm and unit.
@@ -30,7 +30,7 @@ class Attack:
     Example:
         ```python
         attack = Attack("linf", budget=4.0, steps=20, step=0.5)
-        attacked = attack(lambda images: cross_entropies(labels, model(images)), images, seed=0)
+        attacked = attack(lambda inputs: cross_entropies(labels, model(inputs)), inputs, seed=0)
         ```
     """
 
@@ -43,21 +43,21 @@ class Attack:
     def __call__(
         self,
         losses: Losses,
-        images: tf.Tensor,
+        inputs: tf.Tensor,
         seed: int | tf.Tensor,
         share: float | tf.Tensor = 1.0,
     ) -> tf.Tensor:
-        """Returns the images changed within the budget, pixel values still in 0..255.
+        """Returns the inputs changed within the budget, pixel values still in 0..255.
 
         Args:
-            losses: From images to what is to become large, (b,); an image's own alone.
-            images: float32 (b, height, width, channels), values 0..255.
-            seed: Decides the start, together with each image.
+            losses: From inputs to what is to become large, (b,); an input's own alone.
+            inputs: float32 (b, height, width, channels), values 0..255.
+            seed: Decides the start, together with each input.
             share: Of the budget and of the step that is used, 0 to 1.
         """
 
         def climb(done: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            attacked = images + change
+            attacked = inputs + change
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(attacked)
                 total = tf.reduce_sum(losses(attacked)) * _SCALE
@@ -65,10 +65,10 @@ class Attack:
             # What overflowed says nothing.
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
             return done + 1, self._within(
-                change + share * self.step * self._direction(gradient), images, share
+                change + share * self.step * self._direction(gradient), inputs, share
             )
 
-        change = self._start(images, seed, share) if self.random_start else tf.zeros_like(images)
+        change = self._start(inputs, seed, share) if self.random_start else tf.zeros_like(inputs)
         # A loop in the graph: ten steps unrolled would be ten networks to compile.
         _, change = tf.while_loop(
             lambda done, _: done < self.steps,
@@ -76,22 +76,22 @@ class Attack:
             (tf.constant(0), change),
             maximum_iterations=self.steps,
         )
-        return tf.stop_gradient(images + change)
+        return tf.stop_gradient(inputs + change)
 
     def _start(
-        self, images: tf.Tensor, seed: int | tf.Tensor, share: float | tf.Tensor
+        self, inputs: tf.Tensor, seed: int | tf.Tensor, share: float | tf.Tensor
     ) -> tf.Tensor:
-        shape = tf.shape(images)[1:]
+        shape = tf.shape(inputs)[1:]
 
         def draw(key: tf.Tensor) -> tf.Tensor:
             noise = tf.random.stateless_uniform(shape, key, -1.0, 1.0)
-            return tf.ensure_shape(noise, images.shape[1:])
+            return tf.ensure_shape(noise, inputs.shape[1:])
 
-        noise = tf.map_fn(draw, _keys(images, seed), fn_output_signature=tf.float32)
+        noise = tf.map_fn(draw, _keys(inputs, seed), fn_output_signature=tf.float32)
         if self.norm == "l2":
             # In so many dimensions nearly all of the ball is near its surface.
             noise = self._direction(noise)
-        return self._within(share * self.budget * noise, images, share)
+        return self._within(share * self.budget * noise, inputs, share)
 
     def _direction(self, gradient: tf.Tensor) -> tf.Tensor:
         """Returns where the loss rises most in the norm, at length 1."""
@@ -99,24 +99,24 @@ class Attack:
             return tf.sign(gradient)
         return gradient / tf.maximum(_length(gradient), 1e-12)
 
-    def _within(self, change: tf.Tensor, images: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
+    def _within(self, change: tf.Tensor, inputs: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
         """Returns the change shortened to the budget, and to what pixels can be."""
         budget = share * self.budget
         if self.norm == "linf":
             change = tf.clip_by_value(change, -budget, budget)
         else:
             change = change * tf.minimum(1.0, budget / tf.maximum(_length(change), 1e-12))
-        return tf.clip_by_value(images + change, 0.0, 255.0) - images
+        return tf.clip_by_value(inputs + change, 0.0, 255.0) - inputs
 
 
 def _length(change: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_sum(tf.square(change), axis=(1, 2, 3), keepdims=True))
 
 
-def _keys(images: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
-    """Returns a seed an image, int64 (b, 2), from its pixels; whole sums don't depend on order."""
-    flat = tf.cast(tf.round(images * 256.0), tf.int64)
-    flat = tf.reshape(flat, (tf.shape(images)[0], tf.reduce_prod(tf.shape(images)[1:])))
+def _keys(inputs: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
+    """Returns a seed per input, int64 (b, 2), from its pixels; whole sums don't depend on order."""
+    flat = tf.cast(tf.round(inputs * 256.0), tf.int64)
+    flat = tf.reshape(flat, (tf.shape(inputs)[0], tf.reduce_prod(tf.shape(inputs)[1:])))
     positions = tf.range(tf.shape(flat)[1])
     weights = tf.cast(positions, tf.int64) * 2654435761 % 2147483647 + 1
     own = tf.reduce_sum(flat * weights, axis=1)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ftkeras.config.fields import Images, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from ftkeras.config.fields import Examples, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 from ftkeras.config.schema import Config
 
 
@@ -17,8 +17,8 @@ class JudgeSection(Section):
     """Steps of the attack; each epoch's validation images are attacked with half as many."""
     budgets: list[PositiveFloat] = []
     """Budgets to measure, in pixel values; left out, the one of the training."""
-    examples: Images | None = 500
-    """How many images of the split are attacked, drawn under the seed; null: all."""
+    examples: Examples | None = 500
+    """How many examples of the split are attacked, drawn under the seed; null: all."""
 
 
 class AdversarialSection(Section):
@@ -45,9 +45,9 @@ class AdversarialSection(Section):
     """How the finished model is attacked."""
 
     @model_validator(mode="after")
-    def _within_pixels(self) -> AdversarialSection:
+    def _within_range(self) -> AdversarialSection:
         if self.norm == "linf" and max(self.budget, *self.judge.budgets, 0.0) >= 255:
-            raise ValueError("a linf budget of 255 or more allows any picture at all")
+            raise ValueError("a linf budget of 255 or more allows any change at all")
         return self
 
 

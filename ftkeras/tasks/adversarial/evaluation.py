@@ -54,17 +54,17 @@ def measure_attacked(
         split: Examples with one label each.
         kind: What they are.
         attacks: What to measure.
-        batch_size: Images a step.
+        batch_size: Examples a step.
         seed: Decides the attacks' random starts.
     """
     judges = [_answers(model, None, seed), *(_answers(model, attack, seed) for attack in attacks)]
     right: list[list[np.ndarray]] = [[] for _ in judges]
     progress = Progress("attack", len(split))
     try:
-        for images, labels, *_ in plain(split, kind, batch_size):
+        for examples, labels, *_ in plain(split, kind, batch_size):
             for judge, results in zip(judges, right, strict=True):
-                results.append(judge(images, labels).numpy())
-            progress.advance(len(images))
+                results.append(judge(examples, labels).numpy())
+            progress.advance(len(examples))
     finally:
         progress.close()
     clean, *attacked = (_accuracy(np.concatenate(parts), seed) for parts in right)
@@ -79,23 +79,23 @@ def measure_attacked(
 
 
 def _answers(model: keras.Model, attack: Attack | None, seed: int) -> Any:
-    """Returns a graph from images and labels to whether each answer is right, bool (b,)."""
+    """Returns a graph from examples and labels to whether each answer is right, bool (b,)."""
     ending = ending_of(model)
     batch = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
     targets = tf.TensorSpec((None, ending.classes), tf.float32)
 
-    def logits_of(images: tf.Tensor) -> tf.Tensor:
-        return ending.logits(model(images, training=False))
+    def logits_of(examples: tf.Tensor) -> tf.Tensor:
+        return ending.logits(model(examples, training=False))
 
     @tf.function(input_signature=[batch, targets], autograph=False)
-    def answers(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def answers(examples: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         if attack is not None:
-            images = attack(
+            examples = attack(
                 lambda changed: cross_entropies(labels, logits_of(changed)),
-                images,
+                examples,
                 seed,
             )
-        return tf.argmax(logits_of(images), axis=-1) == tf.argmax(labels, axis=-1)
+        return tf.argmax(logits_of(examples), axis=-1) == tf.argmax(labels, axis=-1)
 
     return answers
 

@@ -39,19 +39,19 @@ _MOMENTUM = 0.9
 
 
 class AdversarialModel(keras.Model):
-    """A classifier that trains on attacked images, and validates on clean and attacked ones.
+    """A classifier that trains on attacked inputs, and validates on clean and attacked ones.
 
     While it attacks, the network is in inference mode: dropout is off and statistics of batch
-    normalisation neither move nor mix images. `robust_accuracy` is of attacked images always;
-    `accuracy` and `loss` are of clean images in validation and with TRADES, and of attacked ones
+    normalisation neither move nor mix inputs. `robust_accuracy` is of attacked inputs always;
+    `accuracy` and `loss` are of clean inputs in validation and with TRADES, and of attacked ones
     where only these are trained on.
 
     Args:
         inputs: Raw 0..255 RGB float32 (n, size, size, 3).
         outputs: Logits (n, classes).
-        attack: Makes the images to train on.
-        judge: Attacks the validation images.
-        beta: Weight of TRADES' second loss; None trains on attacked images alone (Madry et al.
+        attack: Makes the inputs to train on.
+        judge: Attacks the validation inputs.
+        beta: Weight of TRADES' second loss; None trains on attacked inputs alone (Madry et al.
             2018).
         rise: Steps in which the training's budget rises to all of it (Cai et al. 2018, "Curriculum
             adversarial training", make the attack stronger likewise).
@@ -78,24 +78,24 @@ class AdversarialModel(keras.Model):
         self._robust_accuracy = Unweighted(accuracy)
 
     def train_step(self, data: Any) -> Logs:
-        """Attacks, then trains on the attacked images; TRADES on the clean ones beside them."""
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        """Attacks, then trains on the attacked inputs; TRADES on the clean ones beside them."""
+        inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         now = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
         share = tf.minimum(1.0, tf.cast(now + 1, tf.float32) / max(self._rise, 1))
-        losses, seed = self._what_to_raise(images, labels), now + (self._seed << 32)
-        attacked = self._attack(losses, images, seed, share)
+        losses, seed = self._what_to_raise(inputs, labels), now + (self._seed << 32)
+        attacked = self._attack(losses, inputs, seed, share)
         if self._beta is not None:
-            attacked = tf.concat([images, attacked], axis=0)  # (2b, size, size, 3)
+            attacked = tf.concat([inputs, attacked], axis=0)  # (2b, size, size, 3)
         return super().train_step((attacked, labels, weights))
 
     def test_step(self, data: Any) -> Logs:
-        """Measures clean and attacked images, side by side."""
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        """Measures clean and attacked inputs, side by side."""
+        inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
 
         def losses(changed: tf.Tensor) -> tf.Tensor:
             return cross_entropies(labels, self(changed, training=False))
 
-        both = tf.concat([images, self._judge(losses, images, self._seed)], axis=0)
+        both = tf.concat([inputs, self._judge(losses, inputs, self._seed)], axis=0)
         return super().test_step((both, labels, weights))
 
     def compute_loss(
@@ -120,16 +120,16 @@ class AdversarialModel(keras.Model):
         self._robust_accuracy.update_state(y, last, sample_weight)
         return dict(super().compute_metrics(x, y, first, sample_weight))
 
-    def _what_to_raise(self, images: tf.Tensor, labels: tf.Tensor) -> Any:
+    def _what_to_raise(self, inputs: tf.Tensor, labels: tf.Tensor) -> Any:
         """Returns what an attack in training raises."""
         if self._beta is not None:  # the cross-entropy differs from the divergence by a constant
-            logits = tf.cast(self(images, training=False), tf.float32)
+            logits = tf.cast(self(inputs, training=False), tf.float32)
             labels = tf.stop_gradient(tf.nn.softmax(logits))
         return lambda changed: cross_entropies(labels, self(changed, training=False))
 
 
 def _halves(labels: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the rows of the images that came first and of those that came last."""
+    """Returns the rows of the inputs that came first and of those that came last."""
     count = tf.shape(labels)[0]
     return logits[:count], logits[tf.shape(logits)[0] - count :]
 
@@ -152,8 +152,9 @@ class Adversarial(Task):
     """Trains against an attack, and measures with another."""
 
     def check(self, config: Config, data: Data) -> None:
-        """Refuses what is not one of several classes."""
+        """Refuses what is not one of several classes, and examples without levels 0..255."""
         only_one_of(data, "task adversarial")
+        build.input_of(config).able("levels", "task adversarial")  # a budget is in these
         check_monitors(config, data, ["accuracy", "robust_accuracy"])
 
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
@@ -183,7 +184,7 @@ class Adversarial(Task):
 
     def why_no_trunk(self, config: Config) -> str | None:
         """Attacks need gradients down to the pixels."""
-        return "adversarial training changes the pixels at every step."
+        return "adversarial training changes the inputs at every step."
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
         """Measures as ever, and under attack; `task.json` keeps the latter by split."""
@@ -219,9 +220,9 @@ class Adversarial(Task):
         budgets, accuracies = Axis("budget, pixel values"), Axis("accuracy")
         chart = line_chart([curve], title="Accuracy by budget", x=budgets, y=accuracies)
         lead = (
-            f"Accuracy on {results['examples']:,} {facts.split} images, as they are and changed by "
-            "projected gradient ascent from a random start (Madry et al. 2018). Whoever attacks "
-            "knows the model. A stronger attack may find more: these are upper bounds."
+            f"Accuracy on {results['examples']:,} {facts.split} {facts.nouns}, as they are and "
+            "changed by projected gradient ascent from a random start (Madry et al. 2018). Whoever "
+            "attacks knows the model. A stronger attack may find more: these are upper bounds."
         )
         body = [
             table("Accuracy under attack", ["Attack", "Accuracy", "95% interval"], rows),

@@ -89,13 +89,13 @@ class DomainModel(keras.Model):
 
     def train_step(self, data: Any) -> Any:
         """Trains on pairs, of a row of the source and one of the target, where that matters."""
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if self._normalizes():
-            images = tf.reshape(images, (-1, 2, *images.shape[1:]))
-        return super().train_step((images, labels, weights))
+            inputs = tf.reshape(inputs, (-1, 2, *inputs.shape[1:]))
+        return super().train_step((inputs, labels, weights))
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Answers images (n, ...), or pairs (n / 2, 2, ...), of which each domain is by itself.
+        """Answers inputs (n, ...), or pairs (n / 2, 2, ...), of which each domain is by itself.
 
         Batch normalisation that trains then sees one domain at a time, and keeps the statistics of
         the target: there the model will be used.
@@ -158,7 +158,7 @@ class Ramp(keras.callbacks.Callback):
 
 
 class DomainAdaptation(Task):
-    """Trains on the source's labels and the target's images."""
+    """Trains on the source's labels and the target's examples."""
 
     def data(self, config: Config) -> Data:
         """Finds both domains; the target's splits are `target_train` and so on."""
@@ -278,7 +278,7 @@ class DomainAdaptation(Task):
     def why_no_trunk(self, config: Config) -> str | None:
         """A store holds one domain."""
         method = _section(config).method
-        return f"{method} trains on two streams of images." if method in PAIRED else None
+        return f"{method} trains on two streams of examples." if method in PAIRED else None
 
     def why_complete(self, config: Config) -> str | None:
         """A second loss is about both domains of a batch."""
@@ -306,7 +306,7 @@ class DomainAdaptation(Task):
         """Measures the split as ever, and the target beside it; `task.json` keeps the latter."""
         splits = feed.data.splits
         if splits[split].labels.min() < 0:
-            raise UserError(f"--split {split}: its images have no labels to measure with.")
+            raise UserError(f"--split {split}: its examples have no labels to measure with.")
         measured = super().measure(model, feed, run, split)
         name = next(f"{TARGET}{n}" for n in ("test", "val", "train") if f"{TARGET}{n}" in splits)
         target = _on_target(model, feed, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from ftkeras.backbones import Backbone
-from ftkeras.backbones.preprocessing import preprocess
+from ftkeras.backbones.preprocessing import RAW, preprocess
 from ftkeras.errors import UserError
 
 
@@ -28,11 +28,11 @@ def unit_features(backbone: Backbone, stages: int = 1) -> keras.Model:
         UserError: The backbone has fewer resolutions.
     """
     check_stages(backbone, stages)
-    images = keras.Input(backbone.model.input_shape[1:], name="image", dtype="float32")
+    raw = keras.Input(backbone.model.input_shape[1:], name=RAW, dtype="float32")
     inner = keras.Model(
         backbone.model.inputs, stage_ends(backbone)[-stages:], name=backbone.model.name
     )
-    maps = inner(preprocess(images, backbone.preprocessing))
+    maps = inner(preprocess(raw, backbone.preprocessing))
     parts = []
     for number, features in enumerate(maps if isinstance(maps, list) else [maps], start=1):
         pooled = keras.layers.GlobalAveragePooling2D(name=f"head_pool_{number}", dtype="float32")(
@@ -42,7 +42,7 @@ def unit_features(backbone: Backbone, stages: int = 1) -> keras.Model:
         parts.append(unit(pooled))
     if len(parts) > 1:
         parts = [keras.layers.Concatenate(name="head_pool", dtype="float32")(parts)]
-    return keras.Model(images, parts[0], name="features")
+    return keras.Model(raw, parts[0], name="features")
 
 
 def check_stages(backbone: Backbone, stages: int) -> None:

@@ -125,7 +125,7 @@ class FewShot(Task):
             return _model(choices[0], by_draw[0][choices[0]], targets[0], assembled.model, features)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
-        return [_report(facts.task)] if facts.task.get("methods") else []
+        return [_report(facts.task, facts.nouns)] if facts.task.get("methods") else []
 
 
 TASK = FewShot()
@@ -155,7 +155,7 @@ def _pool(data: Data, config: Config) -> Split:
     if pool.counts[least] < shots:
         raise UserError(
             f"few_shot.shots: {shots} examples a class, but {data.class_names[least]!r} has only "
-            f"{pool.counts[least]} training images."
+            f"{pool.counts[least]} to train on."
         )
     return pool
 
@@ -323,7 +323,7 @@ def _format(results: dict[str, Any]) -> str:
     return f"\n{results['shots']} examples a class\n{table(rows, header)}\n{chosen}"
 
 
-def _report(results: dict[str, Any]) -> Section:
+def _report(results: dict[str, Any], nouns: str) -> Section:
     shots = results["shots"]
     rows = [
         [
@@ -343,7 +343,7 @@ def _report(results: dict[str, Any]) -> Section:
     )
     lead = (
         f"{shots} examples a class were drawn {results['draws']} times. The interval is of the "
-        "mean over the draws; the test images stay the same. The run's model is "
+        f"mean over the draws; the test {nouns} stay the same. The run's model is "
         f"{NAMES[results['choice']]}: cross-validation on the first draw's examples chose it, "
         "and the log loss is from there."
         if shots > 1

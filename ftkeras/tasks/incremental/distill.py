@@ -15,7 +15,7 @@ class Teacher(keras.layers.Layer):
     never changes, so it goes where frozen layers go: into a stored trunk.
 
     Args:
-        model: From images to logits.
+        model: From inputs to logits.
         key: Differs where the model's weights do; what is stored goes by it.
     """
 
@@ -26,9 +26,9 @@ class Teacher(keras.layers.Layer):
         self._classes = model.output_shape[-1]
         self._answer = functools.partial(model, training=False)  # Keras looks for models, not here
 
-    def call(self, images: Any) -> Any:
+    def call(self, inputs: Any) -> Any:
         """Returns logits, (batch, classes)."""
-        return keras.ops.stop_gradient(self._answer(images))
+        return keras.ops.stop_gradient(self._answer(inputs))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """(batch, height, width, 3) to (batch, classes)."""
@@ -52,7 +52,7 @@ class Distillation(keras.layers.Layer):
 
     Example:
         ```python
-        held = Distillation(1.0, 2.0)([logits, Teacher(old_model, key="old")(images)])
+        held = Distillation(1.0, 2.0)([logits, Teacher(old_model, key="old")(inputs)])
         ```
     """
 

@@ -17,18 +17,18 @@ _LEAST = 0.01  # a class less likely than this is left out of the expectation
 
 def diagonal_fisher(
     model: keras.Model,
-    images: np.ndarray,
+    inputs: np.ndarray,
     variables: Sequence[keras.Variable],
     classes: int,
 ) -> list[np.ndarray]:
     """Returns the diagonal of the Fisher information: how much the answers hang on each weight.
 
-    For each image the squared gradients of log p(class) are averaged over the classes as likely as
-    the model finds them, which needs no labels; then over the images.
+    For each input the squared gradients of log p(class) are averaged over the classes, as likely as
+    the model finds them, which needs no labels; then over the inputs.
 
     Args:
-        model: From images to logits.
-        images: (n, size, size, 3), 0..255.
+        model: From inputs to logits.
+        inputs: (n, size, size, 3), 0..255.
         variables: The weights.
         classes: How many of the first logits are meant.
 
@@ -37,33 +37,34 @@ def diagonal_fisher(
     """
     values = [variable.value for variable in variables]
 
-    def log_scores(image: tf.Tensor) -> tf.Tensor:
-        return tf.nn.log_softmax(tf.cast(model(image, training=False), tf.float32)[0, :classes])
+    def log_scores(example: tf.Tensor) -> tf.Tensor:
+        return tf.nn.log_softmax(tf.cast(model(example, training=False), tf.float32)[0, :classes])
 
-    spec = tf.TensorSpec((1, *images.shape[1:]), tf.float32)
+    spec = tf.TensorSpec((1, *inputs.shape[1:]), tf.float32)
 
     @tf.function(input_signature=[spec])
-    def scores(image: tf.Tensor) -> tf.Tensor:
-        return tf.exp(log_scores(image))
+    def scores(example: tf.Tensor) -> tf.Tensor:
+        return tf.exp(log_scores(example))
 
     @tf.function(input_signature=[spec, tf.TensorSpec((), tf.int32)])
-    def squares(image: tf.Tensor, label: tf.Tensor) -> list[tf.Tensor]:
+    def squares(example: tf.Tensor, label: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            value = log_scores(image)[label]
+            value = log_scores(example)[label]
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(value, values, unconnected_gradients=zero)
         return [tf.square(tf.cast(gradient, tf.float32)) for gradient in gradients]
 
     sums = [np.zeros(variable.shape, np.float32) for variable in variables]
-    for image in track(images.astype(np.float32), "measure what old answers hang on", len(images)):
-        p = scores(image[None]).numpy()
+    every = inputs.astype(np.float32)
+    for example in track(every, "measure what old answers hang on", len(inputs)):
+        p = scores(example[None]).numpy()
         likely = np.flatnonzero(p >= min(_LEAST, p.max()))
         for label in likely:
             share = p[label] / p[likely].sum()
-            for total, square in zip(sums, squares(image[None], label), strict=True):
+            for total, square in zip(sums, squares(example[None], label), strict=True):
                 total += share * square.numpy()
-    return [total / max(len(images), 1) for total in sums]
+    return [total / max(len(inputs), 1) for total in sums]
 
 
 class ElasticWeights(TrainingPenalty):

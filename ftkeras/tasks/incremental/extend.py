@@ -37,12 +37,12 @@ def extend(
     """
     if out.rstrip("/") == run.folder.rstrip("/"):
         raise UserError(f"--out {out}: is the run to extend, which stays. Choose another folder.")
-    size = run.read_json("data.json")["image_size"]
+    size = run.read_json("data.json").get("image_size")
     return train(extend_config(run.config, run.folder, size, data, overrides), out, **options)
 
 
 def extend_config(
-    base: Config, folder: str, image_size: int, data: Mapping[str, Any], overrides: Iterable[str]
+    base: Config, folder: str, size: int | None, data: Mapping[str, Any], overrides: Iterable[str]
 ) -> Config:
     """Returns the config that extends a finished run; what is not said is as it was there.
 
@@ -51,7 +51,7 @@ def extend_config(
     Args:
         base: The run's config.
         folder: The run's folder.
-        image_size: The side of its images, in pixels.
+        size: The side of its images, in pixels; None if it is of another kind.
         data: A `data` section; what it leaves out is as in the base, but for its source.
         overrides: See `load_config`.
 
@@ -66,7 +66,7 @@ def extend_config(
     changes = {"reinitialize": 0, "shrink_and_perturb": None}
     tree |= {
         "task": "incremental",
-        "data": {**shared, "image_size": image_size, **data},
+        "data": {**shared, "image_size": size, **data},
         "backbone": {**tree["backbone"], **weights, **changes},
         "incremental": {**tree.get("incremental", {}), "base": folder},
     }

@@ -26,7 +26,7 @@ def copy_body(source: keras.Model, target: keras.Model) -> None:
     if shapes[0] != shapes[1]:
         raise UserError(
             "incremental.base: that run's model has other layers than this config's backbone, head "
-            "and data.image_size give. Leave them as they are in its config."
+            "and data give. Leave them as they are in its config."
         )
     for one, other in zip(old, new, strict=True):
         other.set_weights(one.get_weights())

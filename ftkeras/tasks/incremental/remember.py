@@ -10,7 +10,7 @@ from ftkeras.data.dataset import Data, Split
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.inputs.base import Input
-from ftkeras.tasks.incremental.replay import KEPT, Exemplars, herd, joined, pixels
+from ftkeras.tasks.incremental.replay import KEPT, Exemplars, as_kept, herd, joined
 
 
 def remember(
@@ -55,11 +55,11 @@ def remember(
         kept = np.concatenate(chosen).astype(np.int64)
         keys = [every.ids[i] for i in kept]
         ids = [key if key in known else f"{KEPT}{step}/{key}" for key in keys]
-        shown = pixels(every.take(kept), kind)
+        shown = as_kept(every.take(kept), kind)
         rows.append((shown, every.labels[kept], np.full(len(kept), part), np.array(ids, np.str_)))
-    images, labels, parts, names = map(np.concatenate, zip(*rows, strict=True))
+    inputs, labels, parts, names = map(np.concatenate, zip(*rows, strict=True))
     return Exemplars(
-        images,
+        inputs,
         labels.astype(np.int32),
         parts.astype(np.str_),
         names.astype(np.str_),

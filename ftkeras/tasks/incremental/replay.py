@@ -161,11 +161,14 @@ def joined(first: Split | None, second: Split | None) -> Split:
     )
 
 
-def pixels(split: Split, kind: Input) -> np.ndarray:
-    """Returns a split's images as a model takes them: uint8 (n, size, size, 3)."""
+def as_kept(split: Split, kind: Input) -> np.ndarray:
+    """Returns a split's examples as a model takes them, in bytes: uint8 (n, size, size, 3).
+
+    Raises:
+        UserError: The kind's examples are not levels that a byte holds.
+    """
+    levels = kind.able("levels", "task incremental")
     if not len(split):
         [spec] = kind.takes.values()
         return np.zeros((0, *spec.shape), np.uint8)
-    # Resized images are whole numbers, so a byte holds them.
-    parts = (images.numpy().astype(np.uint8) for images, *_ in plain(split, kind, 32))
-    return np.concatenate(list(parts))
+    return np.concatenate([levels.to_bytes(inputs) for inputs, *_ in plain(split, kind, 32)])

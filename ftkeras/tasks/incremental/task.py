@@ -46,7 +46,7 @@ from ftkeras.tasks.incremental.grow import (
     to_cosine,
 )
 from ftkeras.tasks.incremental.remember import features_of, remember
-from ftkeras.tasks.incremental.replay import Exemplars, joined, pixels
+from ftkeras.tasks.incremental.replay import Exemplars, as_kept, joined
 
 MEMORY = "memory.npz"
 _SEEN = 64  # images of a class from whose features its logit starts
@@ -132,7 +132,9 @@ class Base:
         kind = build.input_of(self.run.config, model)
         memory = remember(model, data, None, per_class=each, held_out=held_out, kind=kind)
         memory.save(path)
-        print(f"memory    {path}: {len(memory.ids)} images of {len(self.class_names)} classes")
+        print(
+            f"memory    {path}: {len(memory.ids)} {kind.nouns} of {len(self.class_names)} classes"
+        )
         return memory
 
     def rows(self, memory: Exemplars) -> list[Sequence[float | None]]:
@@ -159,14 +161,15 @@ class Incremental(Task):
         super().check(config, data)
         if _section(config).correction == "bias" and "val" not in data.splits:
             raise UserError(
-                "incremental.correction: bias is fitted on validation images, and there are none. "
-                "Set data.split.val, or correction to weight_align."
+                "incremental.correction: bias is fitted on the validation split, and there is "
+                "none. Set data.split.val, or correction to weight_align."
             )
         _check_backbone(config, Base.of(config).run.config)
 
     def data(self, config: Config) -> Data:
         """Returns the new images, and with them what the base remembers."""
         section, base = _section(config), Base.of(config)
+        build.input_of(config).able("levels", "task incremental")  # what is kept is bytes
         new = build.data(config, expected=Expected(classes=base.class_names))
         only_one_of(new, "task incremental")
         # This may write the memory: what is new can be read.
@@ -188,7 +191,7 @@ class Incremental(Task):
         replayed = 0 if old["train"] is None else len(old["train"])
         note = (
             f"{classes - len(base.class_names)} new classes after the {len(base.class_names)} of "
-            f"{base.run.folder}; {replayed} of its images are trained on again."
+            f"{base.run.folder}; {replayed} of its examples are trained on again."
         )
         return dataclasses.replace(new, splits=splits, notes=(*new.notes, note))
 
@@ -211,8 +214,8 @@ class Incremental(Task):
         if model.input_shape != old.input_shape:
             size = old.input_shape[1]
             raise UserError(
-                f"data.image_size: {model.input_shape[1]}, but {base.run.folder} and what it "
-                f"remembers have images of {size} px. Set it to {size}."
+                f"{build.input_of(config, model).smaller}: {model.input_shape[1]}, but "
+                f"{base.run.folder} and what it remembers have {size}. Set it to {size}."
             )
         copy_body(old, model)
         features = features_of(model, seen, build.input_of(config, model), "start new classes")
@@ -221,10 +224,10 @@ class Incremental(Task):
         if not section.distillation:
             return model
         key = digest(*(fingerprint(variable).hex() for variable in old.variables))
-        [images] = model.inputs
-        asked = Teacher(old, key, name="teacher")(images)
+        [inputs] = model.inputs
+        asked = Teacher(old, key, name="teacher")(inputs)
         layer = Distillation(section.distillation, section.temperature, name="distillation")
-        return keras.Model(images, layer([model.output, asked]), name=model.name)
+        return keras.Model(inputs, layer([model.output, asked]), name=model.name)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         """Returns what holds important weights, and what keeps cosines cosines."""
@@ -236,12 +239,12 @@ class Incremental(Task):
             each = section.memory // len(base.class_names)
             kept = memory.split("train", len(base.class_names), each)
             if kept is None:
-                raise UserError("incremental.ewc: needs remembered images; set memory above 0.")
+                raise UserError("incremental.ewc: needs remembered examples; set memory above 0.")
             weights = weights_of(model, assembled.backbone.blocks)
             trained = [s for phase in assembled.phases for s in phase.train or ()]
             variables = [weight.variable for weight in select(weights, trained or ["head"])]
-            images = pixels(kept, assembled.feed.input)
-            fisher = diagonal_fisher(model, images, variables, len(base.class_names))
+            known = as_kept(kept, assembled.feed.input)
+            fisher = diagonal_fisher(model, known, variables, len(base.class_names))
             with assembled.devices.strategy.scope():
                 callbacks.append(ElasticWeights(variables, fisher, section.ewc))
         if section.head == "cosine":
@@ -311,9 +314,9 @@ class Incremental(Task):
         }
         summary = [[text, number(facts.task["summary"].get(k), ".1%")] for k, text in names.items()]
         lead = (
-            "Accuracy, among all classes known then, on the test images of the classes of each "
-            "step. Backward transfer is how it moved on earlier steps since they were learned; "
-            "forgetting, how far it is below its best."
+            f"Accuracy, among all classes known then, on the test {facts.nouns} of the classes of "
+            "each step. Backward transfer is how it moved on earlier steps since they were "
+            "learned; forgetting, how far it is below its best."
         )
         body = [table("Accuracy by step", header, rows), table("In one number", ["", ""], summary)]
         return [Section("forgetting", "What is left of earlier steps", body, lead)]

@@ -1,8 +1,7 @@
-"""A few images in several bad states, held in memory, to measure many models on."""
+"""A few examples in several bad states, held in memory, to measure many models on."""
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,30 +16,30 @@ from ftkeras.evaluation.robustness import sample
 from ftkeras.inputs.base import Input
 from ftkeras.model.inference import Answer
 
-_BATCH = 50  # images a step
+_BATCH = 50  # examples a step
 
 
 @dataclass(frozen=True)
 class CorruptedSample:
-    """Images of a split under each of some corruptions.
+    """Examples of a split under each of some corruptions.
 
     Args:
-        images: By corruption, uint8 (n, size, size, 3).
+        inputs: By corruption, uint8 (n, ...).
         labels: int (n,).
     """
 
-    images: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
     labels: np.ndarray
 
     def accuracies(self, answer: Answer) -> dict[str, float]:
         """Returns the accuracy under each corruption.
 
         Args:
-            answer: From float32 images (b, size, size, 3) to logits, as `logits_function` returns.
+            answer: From float32 inputs (b, ...) to logits, as `logits_function` returns.
         """
         return {
-            name: float(np.mean(_answers(answer, images) == self.labels))
-            for name, images in self.images.items()
+            name: float(np.mean(_answers(answer, inputs) == self.labels))
+            for name, inputs in self.inputs.items()
         }
 
 
@@ -52,8 +51,7 @@ def check_corruptions(names: Sequence[str], kind: Input, field: str) -> None:
             guess = did_you_mean(name, corruptions.CORRUPTIONS)
             raise UserError(f"{field}: no corruption {name!r}.{guess}")
     corruptions.check(kind, field)
-    if importlib.util.find_spec("imagecorruptions") is None:
-        raise UserError(f'{field}: install the corruptions: pip install "ftkeras[robustness]".')
+    corruptions.check_installed(field)
 
 
 def corrupted_sample(
@@ -65,36 +63,36 @@ def corrupted_sample(
     examples: int,
     seed: int,
 ) -> CorruptedSample:
-    """Draws images of a split under the seed and corrupts them.
+    """Draws examples of a split under the seed and corrupts them.
 
     Args:
         split: The examples.
         names: Some of `CORRUPTIONS`.
         severity: 1 to 5.
         kind: What the examples are.
-        examples: How many images, at most.
-        seed: Decides the images, noise and flakes.
+        examples: How many, at most.
+        seed: Decides the examples, noise and flakes.
     """
     drawn = sample(split, examples, seed)
     batches = plain(drawn, kind, _BATCH)
     corruptions = kind.able("corruptions", "robust_weights")
-    clean = np.concatenate([corruptions.to_change(images) for images, *_ in batches])
-    images = {
+    clean = np.concatenate([corruptions.to_change(inputs) for inputs, *_ in batches])
+    changed = {
         name: np.stack(
             [
                 corruptions.corrupt(
-                    image, name, severity, zlib.crc32(f"{seed} {name} {index}".encode())
+                    example, name, severity, zlib.crc32(f"{seed} {name} {index}".encode())
                 )
-                for index, image in enumerate(clean)
+                for index, example in enumerate(clean)
             ]
         )
         for name in track(list(names), f"corrupt {split.name}")
     }
-    return CorruptedSample(images, drawn.labels)
+    return CorruptedSample(changed, drawn.labels)
 
 
-def _answers(answer: Answer, images: np.ndarray) -> np.ndarray:
-    parts = np.split(images, range(_BATCH, len(images), _BATCH))
+def _answers(answer: Answer, inputs: np.ndarray) -> np.ndarray:
+    parts = np.split(inputs, range(_BATCH, len(inputs), _BATCH))
     return np.concatenate(
         [answer(part.astype(np.float32)).numpy().argmax(axis=1) for part in parts]
     )

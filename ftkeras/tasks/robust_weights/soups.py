@@ -56,13 +56,13 @@ class Blender:
     Args:
         model: What takes the weights.
         ingredients: The weights of each model, as `weights_of_model` returns them.
-        images: Batches to estimate statistics on.
+        data: Batches to estimate statistics on.
     """
 
-    def __init__(self, model: keras.Model, ingredients: Sequence[Weights], images: tf.data.Dataset):
+    def __init__(self, model: keras.Model, ingredients: Sequence[Weights], data: tf.data.Dataset):
         self._model = model
         self._ingredients = ingredients
-        self._images = images
+        self._data = data
         statistics = {
             id(statistic)
             for layer in flat_layers(model)
@@ -83,7 +83,7 @@ class Blender:
         ):
             variable.assign(value)
         if self.recalibrates and max(shares) < 1:
-            recalibrate_batch_norm(self._model, self._images)
+            recalibrate_batch_norm(self._model, self._data)
 
 
 def greedy(scores: Sequence[float], score_of: Callable[[Sequence[int]], float]) -> list[int]:

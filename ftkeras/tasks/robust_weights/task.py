@@ -21,6 +21,7 @@ from ftkeras.config.schema import Config
 from ftkeras.console import table, track
 from ftkeras.data.dataset import Data
 from ftkeras.errors import TrainingError, UserError
+from ftkeras.inputs.registry import nouns_in
 from ftkeras.model.inference import logits_function
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
@@ -106,7 +107,7 @@ class RobustWeights(Task):
         return assembled.model
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
-        return [_report(facts.task)] if facts.task.get("side_by_side") else []
+        return [_report(facts.task, facts.nouns)] if facts.task.get("side_by_side") else []
 
 
 TASK = RobustWeights()
@@ -160,7 +161,7 @@ def _check_ingredient(run: Run, config: Config, data: Data) -> None:
         if seen:
             raise UserError(
                 f"robust_weights.runs: {run.folder} has trained on {len(seen)} of the {name} "
-                "images. Give all runs one data.split_seed."
+                f"{nouns_in(facts)[1]}. Give all runs one data.split_seed."
             )
 
 
@@ -175,7 +176,7 @@ def _ingredient(run: Run, model: keras.Model) -> Weights:
 
 
 class _Scorer:
-    """Measures blends on a split, clean and corrupted; images are corrupted once."""
+    """Measures blends on a split, clean and corrupted; examples are corrupted once."""
 
     def __init__(self, assembled: Assembled, blender: Blender, section: RobustWeightsSection):
         self._assembled, self._blender, self._section = assembled, blender, section
@@ -187,7 +188,7 @@ class _Scorer:
         self._blender.put(shares)
         labels = self._assembled.data.splits[split].labels
         plain = self._assembled.feed.plain(split)
-        answers = [self._answer(images).numpy().argmax(axis=1) for images, *_ in plain]
+        answers = [self._answer(inputs).numpy().argmax(axis=1) for inputs, *_ in plain]
         clean = float(np.mean(np.concatenate(answers) == labels))
         by_name = self._sample(split).accuracies(self._answer)
         corrupted = float(np.mean(list(by_name.values())))
@@ -256,18 +257,18 @@ def _chosen(results: dict[str, Any]) -> str:
     return f"the mean of {kept} of {len(results['shares'])} runs"
 
 
-def _report(results: dict[str, Any]) -> Section:
+def _report(results: dict[str, Any], nouns: str) -> Section:
     what = ", ".join(name.replace("_", " ") for name in results["corruptions"])
     by = "clean accuracy" if results["select"] == "clean" else "mean of clean and corrupted"
     lead = (
         f"Weights between those of {len(results['ingredients'])} models, chosen by the {by} on "
-        f"validation images: {_chosen(results)}. Corrupted is the mean over {what}, at severity "
+        f"validation {nouns}: {_chosen(results)}. Corrupted is the mean over {what}, at severity "
         f"{results['severity']}."
     )
     if results["recalibrated"]:
         lead += (
-            " The models' batch normalisation differs: its statistics were estimated anew on "
-            "training images for each blend."
+            " The models' batch normalisation differs: its statistics were estimated again on "
+            f"training {nouns} for each blend."
         )
     body: list[Any] = []
     if sweep := results.get("sweep"):

@@ -93,7 +93,7 @@ def test_parts_may_have_names_of_their_own(write):
 def test_a_missing_image_is_a_bad_file_with_its_line(write):
     path = write("path,label\ncat/0.png,cat\ndog/9.png,dog\n")
     found = manifest.find(kind=IMAGES, path=path, parts={})
-    assert [(bad.path, bad.reason) for bad in found.bad_files] == [
+    assert [(bad.path, bad.why) for bad in found.bad_files] == [
         ("dog/9.png", f"no such file ({path}:3)")
     ]
 
@@ -115,7 +115,7 @@ def test_a_missing_image_is_a_bad_file_with_its_line(write):
         ('{"path": "a", "label": "b"}\n[1]\n', "x.jsonl", r"x.jsonl:2: each line must be a JSON"),
         ('{"path": "a", "label":\n', "x.jsonl", r"x.jsonl:1: not JSON"),
         ('{"path": "a", "label": ["b"]}\n', "x.jsonl", r"x.jsonl:1: .* Set data.multi_label"),
-        ("path,label\n", "x.txt", r"must end in .csv or .jsonl"),
+        ("path,label\n", "x.txt", r"must end in .csv, .tsv or .jsonl"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(write, text, name, message):

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftkeras.inputs.image.show import image_grid, overlay
+from ftkeras.inputs.image.show import grid, overlay
 
 
 def test_a_grid_goes_row_by_row():
     images = np.arange(5, dtype=np.float32)[:, None, None, None] * np.ones((5, 4, 4, 3))
-    grid = image_grid(images)
-    assert grid.shape == (12, 18, 3)
-    cells = grid.reshape(2, 6, 3, 6, 3)[:, 2, :, 2, 0]
+    shown = grid(images)
+    assert shown.shape == (12, 18, 3)
+    cells = shown.reshape(2, 6, 3, 6, 3)[:, 2, :, 2, 0]
     assert cells.ravel().tolist() == [0, 1, 2, 3, 4, 255]
-    assert (grid[6:, 12:] == 255).all()  # the sixth place
-    assert (grid[0] == 255).all()  # the frame
+    assert (shown[6:, 12:] == 255).all()  # the sixth place
+    assert (shown[0] == 255).all()  # the frame
 
 
 def test_an_overlay_is_brighter_where_the_map_is_higher():

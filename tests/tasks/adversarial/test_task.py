@@ -337,7 +337,7 @@ def test_what_cannot_be_is_said_before_training(images, tmp_path):
     Path(f"{several}.keras").write_bytes(Path(f"{images}.keras").read_bytes())
     with pytest.raises(UserError, match="one of several classes, not 'label' \\(labels\\)"):
         assemble(config(several))
-    with pytest.raises(UserError, match="any picture at all"):
+    with pytest.raises(UserError, match="any change at all"):
         config(images, budget=255.0)
     with pytest.raises(UserError, match="no metric 'val_robust' is logged"):
         assemble(config(images, "training.monitor=val_robust"))

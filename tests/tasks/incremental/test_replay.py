@@ -12,7 +12,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
 from ftkeras.inputs.image.input import ImageInput
-from ftkeras.tasks.incremental.replay import Exemplars, herd, joined, pixels
+from ftkeras.tasks.incremental.replay import Exemplars, as_kept, herd, joined
 
 
 def split_of(images: np.ndarray, labels: list[int], **more: object) -> Split:
@@ -93,5 +93,5 @@ def test_two_splits_become_one():
     shapes = [both.fetch(tf.constant(i, tf.int64)).shape.as_list() for i in range(3)]
     assert shapes == [[6, 5, 3], [6, 5, 3], [4, 4, 3]]
     assert joined(None, second) is second and joined(first, None) is first
-    seen = pixels(both, ImageInput(4, "squash"))
+    seen = as_kept(both, ImageInput(4, "squash"))
     assert seen.shape == (3, 4, 4, 3) and seen[:, 0, 0, 0].tolist() == [7, 7, 9]

@@ -238,7 +238,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
         ("export.formats=[onnx]", "onnx: it takes one output"),
         ("loss.name=cross_entropy", "an output has several"),
         ("training.monitor=val_accuracy", "no metric 'val_accuracy' is logged"),
-        ("data.multi_label=true", "leave out label_column and multi_label"),
+        ("data.multi_label=true", "leave out label_column, label_columns and"),
         ("outputs.colour={column: colours}", "the data have no column 'colours'. Did you mean"),
     ],
 )

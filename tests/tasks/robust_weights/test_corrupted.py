@@ -37,15 +37,15 @@ def test_images_follow_from_the_seed_and_are_those_of_the_split():
     one, again, other = (
         corrupted_sample(split, names, 3, seed=seed, **options) for seed in (0, 0, 1)
     )
-    assert list(one.images) == names
-    assert one.images["contrast"].shape == (3, 32, 32, 3)
-    assert np.array_equal(one.images["gaussian_noise"], again.images["gaussian_noise"])
-    assert not np.array_equal(one.images["gaussian_noise"], other.images["gaussian_noise"])
+    assert list(one.inputs) == names
+    assert one.inputs["contrast"].shape == (3, 32, 32, 3)
+    assert np.array_equal(one.inputs["gaussian_noise"], again.inputs["gaussian_noise"])
+    assert not np.array_equal(one.inputs["gaussian_noise"], other.inputs["gaussian_noise"])
     place = int(np.sort(np.random.default_rng(0).permutation(len(split))[:3])[0])
     assert one.labels[0] == split.labels[place]
     image = tf.image.resize(whole(split.fetch(tf.constant(place, tf.int64))), (32, 32))
     expected = corrupt(tf.cast(image, tf.uint8).numpy(), "contrast", 3, seed=0)
-    assert np.abs(one.images["contrast"][0].astype(int) - expected).max() <= 2
+    assert np.abs(one.inputs["contrast"][0].astype(int) - expected).max() <= 2
 
 
 def test_what_cannot_be_corrupted_is_said(monkeypatch):

@@ -1,4 +1,4 @@
-"""The images that a report shows, small, with what the model looked at in them.
+"""The examples that a report shows, drawn small, with what the model looked at in them.
 
 They are made while model and data are at hand and kept in the run as `pictures.json`, so that a
 report can be written anew without either.
@@ -22,6 +22,8 @@ from ftkeras.outputs.classes import Classes
 from ftkeras.report.read import RunFacts
 
 MISTAKES, SUSPECTS = 12, 12  # how many are shown
+DRAWN = "image"
+"""The key of `pictures.json` under which an example itself is."""
 
 
 def shown_mistakes(facts: RunFacts) -> list[Suspect]:
@@ -60,24 +62,24 @@ def wanted(facts: RunFacts) -> dict[str, dict[str, int | None]]:
     return examples
 
 
-def lacks_pictures(facts: RunFacts, kind: Input) -> bool:
+def lacks_gallery(facts: RunFacts, kind: Input) -> bool:
     """Whether a report of the run would show an example of which there is no picture."""
     return kind.ability("show") is not None and any(
-        set(keys) - set(facts.pictures.get(split, {})) for split, keys in wanted(facts).items()
+        set(keys) - set(facts.gallery.get(split, {})) for split, keys in wanted(facts).items()
     )
 
 
-def make_pictures(
+def make_gallery(
     facts: RunFacts,
     model: keras.Model,
     splits: Mapping[str, Split],
     kind: Input,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns what `pictures.json` is to hold: {split: {id: {"image", "overlay"}}}, data URIs.
+    """Returns what `pictures.json` is to hold: {split: {id: {DRAWN, "overlay"}}}, data URIs.
 
     Args:
         facts: The run.
-        model: Its model: images (n, size, size, 3) to logits or scores.
+        model: Its model, to logits or scores.
         splits: Its data.
         kind: What its examples are.
     """
@@ -94,20 +96,20 @@ def make_pictures(
         index_of = {key: i for i, key in enumerate(split.ids)}
         keys = [key for key in classes if key in index_of]
         raw = (split.fetch(tf.constant(index_of[key])) for key in keys)
-        images = [np.asarray(kind.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw]
+        inputs = [np.asarray(kind.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw]
         made[name] = {
-            key: {"image": show.data_uri(image)} for key, image in zip(keys, images, strict=True)
+            key: {DRAWN: show.data_uri(one)} for key, one in zip(keys, inputs, strict=True)
         }
         explained = [
-            (k, image) for k, image in zip(keys, images, strict=True) if classes[k] is not None
+            (k, one) for k, one in zip(keys, inputs, strict=True) if classes[k] is not None
         ]
         if explain is None or not explained:
             continue
-        stacked = np.stack([image for _, image in explained])
+        stacked = np.stack([one for _, one in explained])
         heat = explain(stacked, np.array([classes[key] for key, _ in explained]))
         if heat[0].size == 1:  # a single cell says nothing of where
             continue
-        for (key, _), image, one in zip(explained, stacked, heat, strict=True):
-            shown = show.data_uri(show.overlay(image, one))
-            made[name][key] |= {"overlay": shown, "cells": list(one.shape)}
+        for (key, one), where in zip(explained, heat, strict=True):
+            shown = show.data_uri(show.overlay(one, where))
+            made[name][key] |= {"overlay": shown, "cells": list(where.shape)}
     return made
