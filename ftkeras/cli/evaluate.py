@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from absl import flags
 
 from ftkeras.cli.flags import define_bars, one_run, read_bars
 from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.console import counted
+from ftkeras.errors import UserError
 
-USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--assert METRIC>=VALUE ...]
+USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--data=FOLDER-OR-TABLE]
+                        [--assert METRIC>=VALUE ...]
          ftkeras evaluate RUN --split=val --choose-thresholds=f1
 Example: ftkeras evaluate runs/quickstart --split=val --assert 'accuracy>=0.85'
+         ftkeras evaluate runs/quickstart --data=new-photos/
+
+With --data the model is measured on other labelled examples; evaluation.json stays.
 """
 
 
@@ -19,6 +26,12 @@ def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_bars(values)
     flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
+    flags.DEFINE_string(
+        "data",
+        None,
+        "new labelled examples: a folder with one folder per class, a .csv or a .jsonl file",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "choose-thresholds",
         None,
@@ -32,16 +45,31 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     folder, bars = one_run(positional, "evaluate"), read_bars(values)
+    aim = values["choose-thresholds"].value
+    if aim and values.data:
+        raise UserError(
+            "evaluate: --choose-thresholds is for the run's own splits, not for --data."
+        )
     import_tensorflow()
     from ftkeras.evaluation.bars import require
+    from ftkeras.measures.results import format_results
     from ftkeras.run import Run
     from ftkeras.runs.finished import evaluate
+    from ftkeras.runs.new_data import evaluate_on
     from ftkeras.runs.task import task_of
 
     run = Run.open(folder)
     task = task_of(run.config)
     task.check_bars(bars, run.read_json("data.json"))
-    results = evaluate(run, values.split, values["choose-thresholds"].value)
-    print(json.dumps(results) if values.json else task.format_results(results))
+    if values.data is None:
+        results = evaluate(run, values.split, aim)
+        text = task.format_results(results)
+    else:
+        results = evaluate_on(run, values.data, values.split)
+        text = format_results(results)
+        if results["left_out"]:
+            unreadable = counted(results["left_out"], "file")
+            print(f"note      {unreadable} left out, which cannot be used", file=sys.stderr)
+    print(json.dumps(results) if values.json else text)
     require(bars, results)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -15,18 +16,25 @@ from ftkeras.outputs.base import Output
 from ftkeras.run import Run
 
 
-def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
+def measure(
+    model: keras.Model,
+    feed: Feed,
+    run: Run,
+    split: str,
+    temperatures: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Returns what `evaluation.json` holds; keeps the answers it rests on in `predictions/`.
 
     Each output is measured on the examples whose answer is known. Of several outputs, `heads` has
     the results of each, and the answers are kept in `predictions/SPLIT-OUTPUT.npz`. Temperatures
-    are fitted on the validation split, if there is one.
+    are fitted on the validation split, if there is one and no temperatures are passed.
 
     Args:
         model: Returns (n, units), or a dict of them by output.
         feed: The run's data.
         run: Where the answers are kept.
         split: What to measure the model on.
+        temperatures: By output, those that were fitted before.
 
     Raises:
         UserError: The model gives neither logits nor scores.
@@ -34,6 +42,7 @@ def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, A
     data = feed.data
     alone, nouns = len(data.outputs) == 1, feed.input.nouns
     answers: dict[tuple[str, str], Predictions] = {}
+    before = temperatures or {}
     for part in dict.fromkeys(name for name in ("val", split) if name in data.splits):
         said, _ = predict_outputs(model, feed.plain(part), f"evaluate {part}")
         for name, output in data.outputs.items():
@@ -43,7 +52,7 @@ def measure(model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, A
             save_predictions(run, part if alone else f"{part}-{name}", answers[part, name])
     results = {
         name: _measured(output, data.splits[split], name, answers[split, name],
-                        answers.get(("val", name)), alone)
+                        answers.get(("val", name)), alone, before.get(name))
         for name, output in data.outputs.items()
     }  # fmt: skip
     if alone:
@@ -71,11 +80,14 @@ def _measured(
     answers: Predictions,
     val: Predictions | None,
     alone: bool,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     if not len(answers.labels) and not alone:
         return {"examples": 0, "intervals": {}}
-    temperature = None
-    if val is not None and len(val.labels):
+    note = "fitted on the validation split"
+    if temperature is not None:
+        note = "the run's"
+    elif val is not None and len(val.labels):
         temperature = output.temperature(val.labels, val.logits)
     known = split.answers_to(name).places
     columns = {column: values[known] for column, values in split.columns.items()}
@@ -83,8 +95,6 @@ def _measured(
     results = output.measure(answers.labels, answers.logits, temperature=scale, columns=columns)
     if alone and "temperature" in results:
         results["temperature_note"] = (
-            "there is no validation split to fit a temperature on"
-            if temperature is None
-            else "fitted on the validation split"
+            "there is no validation split to fit a temperature on" if temperature is None else note
         )
     return results

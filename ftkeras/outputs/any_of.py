@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
+from ftkeras.measures.metrics import sigmoid
 from ftkeras.outputs.base import Cells
 from ftkeras.outputs.classes import Classes, Ranked
 
@@ -109,6 +110,23 @@ class AnyOf(Classes):
 
     def measure(self, values: np.ndarray, kept: np.ndarray, **options: Any) -> dict[str, Any]:
         return super().measure(values, kept, thresholds=self.thresholds, **options)
+
+    def listed(
+        self, values: np.ndarray, kept: np.ndarray, temperature: float
+    ) -> tuple[dict[str, list[str]], np.ndarray]:
+        """Returns label, predicted and wrong: how many labels are; the most are the worst."""
+        scores = sigmoid(kept / temperature)  # (n, labels)
+        right, predicted = values >= 0.5, scores >= np.array(self.levels)
+        wrong = (right != predicted).sum(axis=1)
+        cells = {
+            "label": [self._joined(row) for row in right],
+            "predicted": [self._joined(row) for row in predicted],
+            "wrong": [str(count) for count in wrong],
+        }
+        return cells, wrong + np.abs(scores - values).mean(axis=1) / 2
+
+    def _joined(self, row: np.ndarray) -> str:
+        return ";".join(self.class_names[c] for c in np.flatnonzero(row))
 
     def made_up(self) -> tuple[np.ndarray, np.ndarray]:
         return np.eye(self.units), np.eye(self.units)

@@ -197,6 +197,21 @@ class Output(Protocol):
         """Returns what to divide logits by, fitted on held-out examples; None without logits."""
         return None
 
+    def listed(
+        self, values: np.ndarray, kept: np.ndarray, temperature: float
+    ) -> tuple[dict[str, list[str]], np.ndarray]:
+        """Returns the columns of a table of answers: label, predicted, and how sure or wrong.
+
+        Args:
+            values: Of the `Answers` of examples whose answer is known.
+            kept: What predictions keep of the model's answers.
+            temperature: What logits are divided by.
+
+        Returns:
+            Cells by column, (n,) each, and how bad each answer is, float (n,); of classes 1 or
+            more is wrong.
+        """
+
     def made_up(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns values and kept answers that are measured by the same names as real ones."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.base import Output
@@ -96,7 +97,11 @@ def only_classes(outputs: Mapping[str, Output], who: str, *, exclusive: bool = F
 def answered(outputs: Mapping[str, Output]) -> str:
     """Returns what is answered, for one line: how many classes, or the outputs in words."""
     only = only_output(outputs)
-    return f"{only.units} classes" if isinstance(only, Classes) else f"outputs {told(outputs)}"
+    return (
+        counted(only.units, "class", "classes")
+        if isinstance(only, Classes)
+        else f"outputs {told(outputs)}"
+    )
 
 
 def told(outputs: Mapping[str, Output]) -> str:

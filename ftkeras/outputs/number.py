@@ -148,6 +148,15 @@ class Number(Output):
             "intervals": {name: interval(c) for name, c in zip(names, resampled, strict=True)},
         }
 
+    def listed(
+        self, values: np.ndarray, kept: np.ndarray, temperature: float
+    ) -> tuple[dict[str, list[str]], np.ndarray]:
+        """Returns label, predicted and error (predicted - label), in the units of the data."""
+        label, predicted = self.in_units(values)[:, 0], self.in_units(kept)[:, 0]
+        columns = {"label": label, "predicted": predicted, "error": predicted - label}
+        cells = {name: [f"{value:.6g}" for value in each] for name, each in columns.items()}
+        return cells, np.abs(predicted - label)
+
     def made_up(self) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((2, 1)), np.zeros((2, 1))
 

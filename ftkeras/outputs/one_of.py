@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from ftkeras.measures.metrics import softmax
 from ftkeras.outputs.base import Cells
 from ftkeras.outputs.classes import Classes, Ranked
 
@@ -67,6 +68,20 @@ class OneOf(Classes):
     def cells_beside(self, name: str, answer: Ranked) -> dict[str, str]:
         best, score = (answer[0][0], f"{answer[0][1]:.6f}") if answer else ("", "")
         return {name: best, f"{name}_score": score}
+
+    def listed(
+        self, values: np.ndarray, kept: np.ndarray, temperature: float
+    ) -> tuple[dict[str, list[str]], np.ndarray]:
+        """Returns label, predicted and score; the surest mistakes are the worst."""
+        scores, best, every = softmax(kept / temperature), kept.argmax(axis=1), np.arange(len(kept))
+        score = scores[every, best]  # (n,)
+        badness = np.where(best == values, 1 - score, 1 + score - scores[every, values])
+        cells = {
+            "label": [self.class_names[c] for c in values],
+            "predicted": [self.class_names[c] for c in best],
+            "score": [f"{value:.6f}" for value in score],
+        }
+        return cells, badness
 
     def made_up(self) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(self.units), np.eye(self.units)

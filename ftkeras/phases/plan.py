@@ -200,8 +200,8 @@ def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:
         more = clock.length(index) - planned
         if more:
             yield (
-                f"phase {phase.name!r} lasts {more} steps more than its length says, because an "
-                f"update takes {every} batches and phases end with a whole update."
+                f"phase {phase.name!r} lasts {counted(more, 'step')} more than its length says, "
+                f"because an update takes {every} batches and phases end with a whole update."
             )
 
 

@@ -10,6 +10,7 @@ import keras
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
+from ftkeras.console import counted
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import own_steps, replicated
@@ -97,7 +98,7 @@ class Assembled:
         section = self.config.backbone
         backbone = (
             f"{section.name} ({section.weights}) {self.feed.input.title}, "
-            f"{len(self.backbone.blocks)} blocks"
+            f"{counted(len(self.backbone.blocks), 'block')}"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
 

@@ -14,6 +14,7 @@ from ftkeras.backbones.weights_file import read_model
 from ftkeras.data.dataset import Data
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
+from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
@@ -33,8 +34,8 @@ from ftkeras.runs.task import Task, task_of
 def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
-    The model's answers are kept in `predictions/`. The split that training ended with is measured
-    again in `evaluation.json`, too.
+    The model's answers are kept in `predictions/` and, as a table, in `answers.csv`. The split that
+    training ended with is measured again in `evaluation.json`, too.
 
     Args:
         run: The run.
@@ -58,8 +59,10 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
             feed, data=dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
         )
     evaluation = task.measure(model, feed, run, split)
-    if split == final_split(data):
+    is_final = split == final_split(data)
+    if is_final:
         run.write_json("evaluation.json", evaluation)
+    write_answers(run, data.outputs, evaluation, final=is_final)
     return evaluation
 
 

@@ -18,6 +18,7 @@ from ftkeras.data.dataset import Data
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.devices.workers import agree_on_weights, peers_watched, taking_part, wait_for_all
 from ftkeras.errors import Preempted, TrainingError, UserError
+from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.bars import Bar, require, whole
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
@@ -213,6 +214,7 @@ def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict
         model.save(temporary)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
     run.write_json("evaluation.json", evaluation)
+    write_answers(run, assembled.data.outputs, evaluation, final=True)
     return evaluation
 
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.console import Progress
+from ftkeras.console import Progress, counted
 from ftkeras.errors import UserError
 from ftkeras.training.resume import state
 
@@ -93,7 +93,8 @@ def find_learning_rate(
     progress.close()
     if len(rates) < 10:
         raise UserError(
-            f"lr-find: the loss diverged after {len(rates)} steps; start lower than {low}."
+            f"lr-find: the loss diverged after {counted(len(rates), 'step')}; "
+            f"start lower than {low}."
         )
     curve, error = _smoothed(np.log10(rates), np.array(losses))
     per_decade = (steps - 1) / math.log10(high / low)

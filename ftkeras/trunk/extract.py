@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from ftkeras.config.schema import TrunkConfig
-from ftkeras.console import Progress
+from ftkeras.console import Progress, counted
 from ftkeras.data import dataset
 from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
@@ -220,7 +220,7 @@ def extract(
     used = [index for index, outlet in enumerate(outlets) if outlet is not None]
     layouts = [outlet.layout for outlet in outlets if outlet is not None]
     more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
-    report(f"trunk     {layouts[0].rows} examples through {name}{more}")
+    report(f"trunk     {counted(layouts[0].rows, 'example')} through {name}{more}")
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(contextlib.closing(make_writer(outlet.layout, outlet.key, about)))

@@ -95,5 +95,5 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match="low must be above 0 and below high"):
         find_learning_rate(model, batches, low=1.0, high=0.1)
     model.optimizer.build(model.trainable_variables)
-    with pytest.raises(UserError, match="diverged after"):
+    with pytest.raises(UserError, match=r"diverged after \d+ steps?; start lower than 10"):
         find_learning_rate(model, batches, low=10.0, high=1e6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
+from ftkeras.console import counted
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import told
 from ftkeras.report.html import Child, Html, definitions, details, table, tag
@@ -58,7 +59,7 @@ def data(facts: RunFacts) -> Section:
     body: list[Child] = [definitions((n, v) for n, v in pairs if v not in (None, ""))]
     body += [tag("p", note) for note in facts.data.get("notes", ())]
     if facts.bad_files:
-        caption = f"{len(facts.bad_files)} files were left out"
+        caption = f"left out: {counted(len(facts.bad_files), 'file')}"
         if len(facts.bad_files) > _BAD_FILES:
             caption += f"; the first {_BAD_FILES} (bad_files.csv lists all)"
         rows = [[tag("span", p, class_="long"), why] for p, why in facts.bad_files[:_BAD_FILES]]

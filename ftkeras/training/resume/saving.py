@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.config.schema import CheckpointConfig, TroubleConfig
+from ftkeras.console import counted
 from ftkeras.errors import TrainingError
 from ftkeras.phases.callback import Logs
 from ftkeras.training.callbacks.divergence import Divergence
@@ -204,7 +205,7 @@ class SavedTraining:
 
     def _advice(self, trouble: Divergence, where: str, examples: Callable[[int, int], str]) -> str:
         went = len(self._rollbacks) - 1
-        tried = f", also after going back {went} times to smaller rates" if went else ""
+        tried = f", also after going back {counted(went, 'time')} to smaller rates" if went else ""
         epoch, batch = self._rollbacks[-1]  # how many batches were done, the bad one included
         if went and batch and all(position == [epoch, batch] for position in self._rollbacks):
             named = examples(epoch, batch - 1)
