@@ -62,7 +62,8 @@ def share_interval(share: float, examples: int) -> list[float]:
     middle = (share + _Z**2 / (2 * examples)) / (1 + _Z**2 / examples)
     spread = share * (1 - share) / examples + _Z**2 / (4 * examples**2)
     half = _Z * math.sqrt(spread) / (1 + _Z**2 / examples)
-    return [max(middle - half, 0.0), min(middle + half, 1.0)]
+    # Rounding may leave an end of all, or of none, inside of the share itself.
+    return [max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)]
 
 
 def mean_interval(values: Sequence[float]) -> list[float] | None:

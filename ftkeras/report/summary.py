@@ -55,7 +55,14 @@ def _class_lines(data: Data) -> Iterator[str]:
     each = [f"{n} {count}" for n, count in zip(names, data.splits["train"].counts, strict=True)]
     more = [f"and {len(each) - _MOST_CLASSES} more"] if len(each) > _MOST_CLASSES else []
     text = ", ".join([*each[:_MOST_CLASSES], *more]) + " (examples to train on)"
-    yield textwrap.fill(text, _WIDTH, initial_indent="classes   ", subsequent_indent=" " * 10)
+    yield textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent="classes   ",
+        subsequent_indent=" " * 10,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault("".join(filter(str.isalnum, name.casefold())), []).append(name)

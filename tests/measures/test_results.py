@@ -109,6 +109,13 @@ def test_the_interval_of_a_share_is_wilsons(right, examples, low, high):
     assert share_interval(right / examples, examples) == pytest.approx([low, high], abs=5e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_interval_of_none_or_all_holds_them_in_spite_of_rounding(share):
+    for examples in range(1, 2000):
+        low, high = share_interval(share, examples)
+        assert low <= share <= high, examples
+
+
 def test_what_no_resample_changes_has_no_interval():
     summary = evaluate_predictions(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], ["a", "b"])
     assert summary["macro_f1"] == 1.0 and summary["intervals"]["macro_f1"] is None
