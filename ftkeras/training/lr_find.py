@@ -64,7 +64,7 @@ def find_learning_rate(
         steps: How many steps at most.
 
     Raises:
-        UserError: `low` is not below `high`, or the loss diverged before there was anything to see.
+        UserError: `low` is not below `high`, or the loss diverged at once.
 
     Example:
         ```python
@@ -87,8 +87,7 @@ def find_learning_rate(
             if not math.isfinite(smooth) or smooth > _DIVERGED * lowest:
                 break
             lowest = min(lowest, smooth)
-            rates.append(rate)
-            losses.append(loss)
+            rates, losses = [*rates, rate], [*losses, loss]
             progress.advance(1, f"rate {rate:.2g}, loss {smooth:.3f}")
     progress.close()
     if len(rates) < 10:
