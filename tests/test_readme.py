@@ -50,4 +50,9 @@ def test_the_examples_of_a_page_run_one_after_the_other(page, photos):
 
 def test_there_are_examples():
     counts = {page: len(codes) for page, codes in EXAMPLES.items()}
-    assert counts == {"README.md": 1, "docs/distributed.md": 1, "docs/own_script.md": 4}
+    assert counts == {
+        "README.md": 1,
+        "docs/distributed.md": 1,
+        "docs/inputs.md": 1,
+        "docs/own_script.md": 4,
+    }

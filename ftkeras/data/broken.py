@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.inputs.base import PLAIN, Input
+from ftkeras.inputs.base import PLAIN, Input, Tree
 
 
 def find_broken(
@@ -30,18 +30,18 @@ def find_broken(
     count = len(split)
 
     @tf.autograph.experimental.do_not_convert
-    def size(position: tf.Tensor) -> tf.Tensor:
-        decoded = kind.decode(split.fetch(order(position % count)), PLAIN)
-        return tf.add_n([tf.size(part) for part in tf.nest.flatten(decoded)])
+    def decoded(position: tf.Tensor) -> Tree:
+        # All of it: of its size alone, which may be known, TensorFlow would decode nothing.
+        return kind.decode(split.fetch(order(position % count)), PLAIN)
 
-    sizes = tf.data.Dataset.range(first, first + count).map(
-        size,
+    examples = tf.data.Dataset.range(first, first + count).map(
+        decoded,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,  # so that as many came as lie before the one that fails
     )
     until, read = time.monotonic() + seconds, 0
     try:
-        for _ in sizes:
+        for _ in examples:
             read += 1
             if time.monotonic() > until:
                 break

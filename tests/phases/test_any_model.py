@@ -45,7 +45,7 @@ class Subclassed(keras.Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = keras.layers.Embedding(50, 8)
+        self.embedding = keras.layers.Embedding(50, 8, name="embedding")
         self.towers = [keras.layers.Dense(8, activation="relu", name=f"tower_{i}") for i in "ab"]
         self.pool = keras.layers.GlobalAveragePooling1D()
         self.top = keras.layers.Dense(3, name="logits")

@@ -88,7 +88,7 @@ def test_a_picture_that_cannot_be_made_is_left_out(run):
     told = Loggers(run, (), SETTINGS, said.append)
     told.figure("none", lambda: None)
     told.figure("broken", lambda: {}["gone"])
-    assert said == ["warning: no picture broken: 'gone'"]
+    assert said == ["warning: no figure broken: 'gone'"]
 
 
 @pytest.mark.slow
