@@ -32,11 +32,16 @@ def with_thresholds(outputs: Mapping[str, Output], run: Run) -> dict[str, Output
     """Returns outputs with the thresholds that a run keeps; those of `evaluation.json` count, too.
 
     Raises:
-        UserError: There are more or fewer thresholds than labels.
+        UserError: The file says something else, there are more or fewer thresholds than labels, or
+            one is not between 0 and 1.
     """
     known: dict[str, Any] = {}
     if tf.io.gfile.exists(run.path(FILE)):
-        known = run.read_json(FILE)["thresholds"]
+        known = run.read_json(FILE).get("thresholds")
+        if not isinstance(known, dict) or not all(isinstance(x, list) for x in known.values()):
+            raise UserError(
+                f'{run.path(FILE)}: expected {{"thresholds": {{OUTPUT: [one number per label]}}}}.'
+            )
     elif len(outputs) == 1 and tf.io.gfile.exists(run.path("evaluation.json")):
         known = dict.fromkeys(outputs, run.read_json("evaluation.json").get("thresholds"))
     return {
@@ -102,7 +107,7 @@ def _best(positive: np.ndarray, scores: np.ndarray, aim: str, wanted: float) -> 
         enough = np.flatnonzero(precision >= wanted)
         best = enough[-1] if len(enough) else np.argmax(precision)
     cut = cuts[best]
-    return round(float(ranked[cut] + below[cut]) / 2, 6)
+    return float(ranked[cut] + below[cut]) / 2  # not rounded: it could pass one of the two
 
 
 def choose_thresholds(run: Run, model: keras.Model, feed: Feed, split: str, aim: str) -> None:

@@ -38,7 +38,7 @@ class AnyOf(Classes):
         thresholds: The score from which on each label counts as predicted; 0.5 each if left out.
 
     Raises:
-        UserError: There are more or fewer thresholds than labels.
+        UserError: There are more or fewer thresholds than labels, or one is not between 0 and 1.
     """
 
     thresholds: Sequence[float] | None = None
@@ -49,6 +49,9 @@ class AnyOf(Classes):
     fewest = 1
 
     def __post_init__(self) -> None:
+        for level in self.thresholds or ():
+            if not isinstance(level, (int, float)) or not 0 < level < 1:
+                raise UserError(f"a threshold is a number between 0 and 1, not {level!r}.")
         if self.thresholds is not None and len(self.thresholds) != self.units:
             raise UserError(f"there are {len(self.thresholds)} thresholds for {self.units} labels.")
 

@@ -74,7 +74,29 @@ def test_a_threshold_is_the_best_for_its_aim(aim, threshold):
     """By hand: ranked by score, the labels are 1, 1, 0, 1, 0; no example has the second label."""
     labels = np.array([[1, 0], [1, 0], [0, 0], [1, 0], [0, 0]])
     scores = np.array([[0.9, 0.5], [0.8, 0.5], [0.7, 0.5], [0.4, 0.5], [0.3, 0.5]])
-    assert best_thresholds(labels, scores, aim) == [threshold, 0.5]
+    assert best_thresholds(labels, scores, aim) == pytest.approx([threshold, 0.5])
+
+
+def test_a_threshold_lies_between_scores_however_close():
+    scores = np.array([[1 - 1e-8], [1 - 3e-8], [0.5]])
+    [level] = best_thresholds(np.array([[1], [0], [0]]), scores, "f1")
+    assert scores[1, 0] < level < scores[0, 0]
+
+
+@pytest.mark.parametrize("text", ['{}', '{"thresholds": [0.5, 0.5]}',
+                                  '{"thresholds": {"label": [0.5, 1.5]}}'])  # fmt: skip
+def test_thresholds_that_a_person_wrote_wrong_are_refused(labelled, ftkeras, monkeypatch, text):
+    monkeypatch.chdir(labelled)
+    before = Path("run/thresholds.json")
+    kept = before.read_text() if before.exists() else None
+    before.write_text(text)
+    try:
+        done = ftkeras("predict", "run", "photos/cat/1.png")
+    finally:
+        before.unlink()
+        if kept is not None:
+            before.write_text(kept)
+    assert done.status == 2 and "threshold" in done.err
 
 
 @pytest.mark.parametrize("aim", ["f2", "precision", "recall:1.5", "f1:0.5", "precision:much"])

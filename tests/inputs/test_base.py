@@ -280,11 +280,15 @@ def test_a_run_of_another_kind_predicts_and_its_export_answers_as_it_does(run, c
     for i, array in enumerate(arrays[:3]):
         np.save(tmp_path / f"{i}.npy", array)
     np.save(tmp_path / "wrong.npy", arrays[0, :3])
+    whole = (tmp_path / "0.npy").read_bytes()
+    vast = tmp_path / "x_vast.npy"  # a header that claims 64 GB
+    vast.write_bytes(whole.replace(b"(8, 2), }" + b" " * 20, b"(8000000000, 2), }" + b" " * 11, 1))
     files = expand_inputs([str(tmp_path), clouds], make_input("points"))
     rows = list(predict(run, files))
-    assert [bool(row.error) for row in rows] == [False] * 3 + [True, True]
+    assert [bool(row.error) for row in rows] == [False] * 3 + [True] * 3
     assert "an array (3, 2), and a cloud is (8, 2)" in rows[3].error
-    assert "read from a .npy file" in rows[4].error
+    assert "damaged" in rows[4].error
+    assert "read from a .npy file" in rows[5].error
     exported = run.read_json("certificate.json")["saved_model"]
     assert set(exported["saved_model"]["max_difference"]) >= {"serving_default", "inputs"}
     assert max(exported["saved_model"]["max_difference"].values()) < 1e-4
