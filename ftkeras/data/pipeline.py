@@ -134,11 +134,16 @@ def batches(
 
     # Many examples at a time, handed on in order: parallelism must not change what comes out.
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    data = _places(count, order, grouped).map(_reader(split, read, order), **parallel)
-    if not read.by_batch:
+    data, example = _places(count, order, grouped), _reader(split, read, order)
+    finished = _finisher(mix, order.seed)
+    if read.by_batch:  # in one function: each takes its time when an epoch begins
+        data = data.map(lambda *place: finished(*example(*place)), **parallel)
+    else:
         size = -(-batch_size // share.replicas) * share.replicas // share.count
+        data = data.map(example, **parallel)
         data = _batched(data, size if early else batch_size, drop_remainder, read.pad)
-    data = data.map(_finisher(mix, order.seed), **parallel).prefetch(_AHEAD)
+        data = data.map(finished, **parallel)
+    data = data.prefetch(_AHEAD)
     data = _with_length(data, count, order.start, batch_size, drop_remainder)
     return data if mix is None else take_share(data, share)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +103,13 @@ class Audit:
 
 def fingerprint(variable: keras.Variable) -> bytes:
     """Returns 64 bits per replica, which differ when any bit of the variable does (FarmHash)."""
-    value = variable.value
+    value, (flat, method) = variable.value, _constants()
     copies = getattr(value, "values", (value,))  # one per replica of this process
-    flat = (tf.reshape(tf.convert_to_tensor(copy), [1, -1]) for copy in copies)
-    prints = (tf.raw_ops.Fingerprint(data=data, method="farmhash64") for data in flat)
+    prints = (tf.raw_ops.Fingerprint(data=tf.reshape(c, flat), method=method) for c in copies)
     return b"".join(print_.numpy().tobytes() for print_ in prints)
+
+
+@functools.cache
+def _constants() -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a shape and a method as tensors: to convert them takes longer than all the rest."""
+    return tf.constant([1, -1]), tf.constant("farmhash64")
