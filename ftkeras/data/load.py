@@ -13,6 +13,7 @@ from ftkeras.data.answers import Asked, Question, ask, groups_of, separator_note
 from ftkeras.data.dataset import Data, Listing, Split
 from ftkeras.data.reasons import sum_up
 from ftkeras.data.sources import SOURCES
+from ftkeras.data.spelling import other_spelling
 from ftkeras.data.splits import divide
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.files import whole_path
@@ -206,8 +207,9 @@ def _numbers(items: Listing, number: Mapping[str, int], nouns: str) -> list[list
         for name in names:
             if name not in number:
                 raise UserError(
-                    f"data: the label {name!r} of {key} is missing from training. Add training "
-                    f"{nouns} of it, or take it out of val and test."
+                    f"data: the label {name!r} of {key} is missing from training."
+                    f"{other_spelling(name, number)} Add training {nouns} of it, or take it out "
+                    "of val and test."
                 )
         numbers.append([number[name] for name in names])
     return numbers
@@ -250,9 +252,11 @@ def _check_labels(
     for part in ("val", "test"):
         for i in parts.get(part, ()):
             for label in set(labels[i]) - trained:
+                name, known_names = class_names[label], [class_names[n] for n in sorted(trained)]
                 raise UserError(
-                    f"data: the label {class_names[label]!r} of {items.ids[i]} ({part}) is missing "
-                    f"from training. Add training {kind.nouns} of it, or take it out of {part}."
+                    f"data: the label {name!r} of {items.ids[i]} ({part}) is missing from training."
+                    f"{other_spelling(name, known_names)} Add training {kind.nouns} of it, or take "
+                    f"it out of {part}."
                 )
     for label, name in enumerate(class_names):
         if label not in trained:

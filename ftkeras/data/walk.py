@@ -17,14 +17,14 @@ from ftkeras.paths import is_remote, is_utf8, shown
 
 
 def files_under(folder: str) -> Iterator[str]:
-    """Yields the paths of all files under a folder, each real folder once, hidden ones left out.
+    """Yields the paths of all files under a folder, each real folder once, but no system's.
 
     Raises:
         UserError: A folder may not be read.
     """
     if is_remote(folder):
         for parent, _, names in tf.io.gfile.walk(folder):
-            if "/." not in parent[len(folder) :]:
+            if all(map(_is_own, parent[len(folder) :].strip("/").split("/"))):
                 yield from (f"{parent.rstrip('/')}/{name}" for name in sorted(names))
         return
     seen: set[tuple[int, int]] = set()
@@ -37,12 +37,12 @@ def files_under(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((info.st_dev, info.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(filter(_is_own, folders))
         yield from (f"{parent.rstrip('/')}/{name}" for name in sorted(names))
 
 
 def subfolders(path: str) -> list[str]:
-    """Returns the names of the folders in a folder, sorted; hidden ones are left out.
+    """Returns the names of the folders in a folder, sorted; hidden ones and a system's are left out.
 
     Raises:
         UserError: The folder may not be read, or the name of one in it is not UTF-8.
@@ -59,7 +59,12 @@ def subfolders(path: str) -> list[str]:
     for name in names:
         if not is_utf8(name):
             raise UserError(f"{path}: the folder name {shown(name)} is not UTF-8. Rename it.")
-    return sorted(name for name in names if not name.startswith((".", "__")))
+    return sorted(filter(_is_own, names))
+
+
+def _is_own(folder: str) -> bool:
+    """Whether a person made a folder, and not a system: macOS, Python or a Synology disk."""
+    return not folder.startswith(".") and folder not in {"__MACOSX", "__pycache__", "@eaDir"}
 
 
 def _look_at(error: OSError) -> None:

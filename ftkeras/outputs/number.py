@@ -73,7 +73,10 @@ class Number(Output):
         mean = float(train.mean(dtype=np.float64))
         scale = float(train.std(dtype=np.float64))
         if scale <= 1e-12 * max(1.0, abs(mean)):
-            raise UserError(f"{where}: it is {mean:g} for every training example.")
+            raise UserError(
+                f"{where}: it is {mean:g} for every training example. "
+                "Add examples of other numbers, or leave the output out."
+            )
         return Number(mean, scale)
 
     def in_own_units(self, answers: Answers) -> Answers:

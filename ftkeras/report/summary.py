@@ -10,6 +10,7 @@ from typing import Any
 from ftkeras.console import counted, duration, table
 from ftkeras.data.dataset import Data
 from ftkeras.data.reasons import sum_up
+from ftkeras.data.spelling import plain
 from ftkeras.outputs.kinds import answered
 from ftkeras.phases.audit import AuditResult
 
@@ -65,11 +66,11 @@ def _class_lines(data: Data) -> Iterator[str]:
     )
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault("".join(filter(str.isalnum, name.casefold())), []).append(name)
+        alike.setdefault(plain(name), []).append(name)
     for several in alike.values():
         if len(several) > 1:
             spelt = " and ".join(map(repr, several))
-            yield f"note      classes {spelt} differ only in case, spaces or signs; are they one?"
+            yield f"note      classes {spelt} look like one name in several spellings: are they?"
 
 
 def _printable(name: str) -> str:

@@ -91,7 +91,7 @@ def test_plan_names_the_classes(place, ftkeras, draw, names):
         " (examples to train on)"
     )
     first, second = sorted(name for name in names if name != "Dog")
-    assert f"classes {first!r} and {second!r} differ only in case, spaces or signs" in done.out
+    assert f"classes {first!r} and {second!r} look like one name in several spellings" in done.out
 
 
 def test_many_classes_are_cut_short(place, ftkeras, draw):

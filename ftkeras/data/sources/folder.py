@@ -55,6 +55,12 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
             f"data.path: the {kind.nouns} in {train!r} lie in no class folders. "
             f"Make one folder for each class and move its {kind.nouns} there."
         )
+    empty = [name for name in subfolders(train) if name not in class_names]
+    if empty:
+        notes.append(
+            f"Folders without {kind.nouns}, which make no class: "
+            f"{', '.join([*empty[:5], *(['...'] if empty[5:] else [])])}."
+        )
     rows = [  # (part, class, path)
         (part, name, file)
         for part, root in roots.items()

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.data.answers import separator_in
 from ftkeras.data.dataset import BadFile, Listing
@@ -19,6 +18,7 @@ from ftkeras.data.scan import scan_files
 from ftkeras.data.sources.manifest_rows import Columns, Row, read_rows
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
+from ftkeras.paths import why_not_readable
 
 
 def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -> Listing:
@@ -81,7 +81,7 @@ def _merged(rows: Sequence[Row], folder: str, columns: Columns) -> list[Row]:
     """Returns one row per file: two examples of one image would lie in train and in test."""
     by_file: dict[str, list[Row]] = {}
     for row in rows:
-        row = dataclasses.replace(row, file=_with_slashes(row.file, folder))
+        row = dataclasses.replace(row, file=_as_found(row.file, folder))
         by_file.setdefault(_key(_absolute(row.file, folder)), []).append(row)
     return [same[0] if len(same) == 1 else _merge(same, columns) for same in by_file.values()]
 
@@ -130,12 +130,11 @@ def _key(file: str) -> str:
     return flat if same else file
 
 
-def _with_slashes(file: str, folder: str) -> str:
-    """Returns a path as this system writes it, if Windows wrote it."""
-    # A name may hold a backslash here; then there is such a file.
-    if "\\" not in file or tf.io.gfile.exists(_absolute(file, folder)):
-        return file
-    return file.replace("\\", "/")
+def _as_found(file: str, folder: str) -> str:
+    """Returns a path without spaces around it, and with slashes if Windows wrote it."""
+    usual = file.strip().replace("\\", "/")
+    # A name may hold such characters here; then there is such a file.
+    return file if file == usual or not why_not_readable(_absolute(file, folder)) else usual
 
 
 def _absolute(file: str, folder: str) -> str:

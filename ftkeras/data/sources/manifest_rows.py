@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ftkeras.data.reading import read_whole
@@ -154,6 +156,7 @@ def _table(path: str, text: str, columns: Columns) -> Iterator[tuple[str, dict[s
         for _ in range(before):
             next(reader)
         header = [name.strip() for name in next(reader, [])]
+        _check_once(header, f"{path}:{reader.line_num}")
         for fields in filter(None, reader):
             if len(fields) != len(header):
                 raise UserError(
@@ -181,12 +184,24 @@ def _named(delimiter: str) -> str:
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=partial(_object, where))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}.") from error
     if not isinstance(record, dict):
         raise UserError(f"{where}: each line must be a JSON object, not {line.strip()[:40]}.")
     return record
+
+
+def _object(where: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once([name for name, _ in pairs], where)
+    return dict(pairs)
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
+    """Checks that no column has the name of another: one of them would silently be lost."""
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise UserError(f"{where}: there are {count} columns {name!r}. Rename or remove one.")
 
 
 def _parse(
