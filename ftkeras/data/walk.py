@@ -42,7 +42,7 @@ def files_under(folder: str) -> Iterator[str]:
 
 
 def subfolders(path: str) -> list[str]:
-    """Returns the names of the folders in a folder, sorted; hidden ones and a system's are left out.
+    """Returns the names of the folders in a folder, sorted, without hidden ones and a system's.
 
     Raises:
         UserError: The folder may not be read, or the name of one in it is not UTF-8.
