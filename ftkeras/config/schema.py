@@ -109,6 +109,10 @@ class HeadConfig(Section):
     """Dense layers before the logits."""
     dropout: Fraction = 0.2
     """Dropout before the logits."""
+    start: Literal["floor", "random"] = "floor"
+    """What the logits start from. floor: a regularised linear model on the frozen features
+    (docs/floor.md), if the backbone is pretrained and there are no hidden layers. random: fresh
+    weights."""
     initializer: str = "glorot_uniform"
     """A Keras initialiser name for the logits' kernel."""
     bias_from_frequencies: bool = True
@@ -240,6 +244,10 @@ class TrainingConfig(Section):
     several outputs: val_loss; a number: val_mae)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
+    end: Literal["chosen", "trained"] = "chosen"
+    """What a run keeps that started from the floor. chosen: the floor, the weights of the best
+    epoch, or those half way between, by the validation split. trained: the weights of the best
+    epoch."""
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """The devices; auto takes a TPU, several workers (TF_CONFIG, Slurm), several GPUs, a GPU or the
     CPU, whichever is there first."""

@@ -42,18 +42,22 @@ def save_predictions(run: Run, split: str, predictions: Predictions) -> None:
     write_whole(run.path("predictions", f"{split}.npz"), buffer.getvalue())
 
 
+def saved(run: Run, split: str) -> bool:
+    """Returns whether a run has such predictions."""
+    return bool(tf.io.gfile.exists(run.path("predictions", f"{split}.npz")))
+
+
 def load_predictions(run: Run, split: str) -> Predictions:
     """Returns what `save_predictions` wrote.
 
     Raises:
         UserError: The run has no such predictions.
     """
-    path = run.path("predictions", f"{split}.npz")
-    if not tf.io.gfile.exists(path):
+    if not saved(run, split):
         raise UserError(
             f"{run.folder}: the run has no predictions/{split}.npz. "
             f"`ftkeras evaluate {shlex.quote(run.folder)} --split={split}` writes it."
         )
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with tf.io.gfile.GFile(run.path("predictions", f"{split}.npz"), "rb") as file:
         arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
     return Predictions(arrays["logits"], arrays["labels"], arrays["ids"])

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 if TYPE_CHECKING:
     from ftkeras.config.schema import LossConfig
+    from ftkeras.measures.linear import Linear
 
 Cells = Sequence[tuple[str, ...] | None]
 """What a source says of each example: names or a number as text; None if the answer is unknown."""
@@ -147,6 +148,32 @@ class Output(Protocol):
     def bias(self, values: np.ndarray) -> np.ndarray | None:
         """Returns the bias to start from, float32 (units,), for the known training values."""
         return None
+
+    # --------------------------------------------------------------------------- linear
+
+    def linear(
+        self,
+        features: np.ndarray,
+        values: np.ndarray,
+        strength: float,
+        weights: np.ndarray | None = None,
+    ) -> Linear:
+        """Returns what a regularised linear model makes of features.
+
+        Args:
+            features: float (n, channels), of examples whose answer is known.
+            values: Of their `Answers`.
+            strength: One of `ftkeras.measures.linear.STRENGTHS`.
+            weights: Of the examples, float (n,).
+        """
+
+    def costs(self, values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Returns the loss of each answer, float (n,), by which such a model is chosen.
+
+        Args:
+            values: Of the `Answers` of examples whose answer is known.
+            kept: What predictions keep of the model's answers.
+        """
 
     # ------------------------------------------------------------------------- answering
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from ftkeras.errors import UserError
 from ftkeras.measures.calibration import fit_temperature
+from ftkeras.measures.metrics import log_losses
 from ftkeras.measures.results import evaluate_predictions
 from ftkeras.outputs.base import Cells, Output
 from ftkeras.outputs.ending import Ending, ending_of
@@ -83,6 +84,9 @@ class Classes(Output):
 
     def measure(self, values: np.ndarray, kept: np.ndarray, **options: Any) -> dict[str, Any]:
         return evaluate_predictions(values, kept, self.class_names, **options)
+
+    def costs(self, values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        return log_losses(values, kept)
 
     def temperature(self, values: np.ndarray, kept: np.ndarray) -> float | None:
         return fit_temperature(values, kept)

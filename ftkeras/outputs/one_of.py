@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from ftkeras.measures.linear import Linear, logistic
 from ftkeras.measures.metrics import softmax
 from ftkeras.outputs.base import Cells
 from ftkeras.outputs.classes import Classes, Ranked
@@ -64,6 +65,15 @@ class OneOf(Classes):
         """
         counts = np.bincount(values, minlength=self.units) + 1.0
         return np.log(counts / counts.sum()).astype(np.float32)
+
+    def linear(
+        self,
+        features: np.ndarray,
+        values: np.ndarray,
+        strength: float,
+        weights: np.ndarray | None = None,
+    ) -> Linear:
+        return logistic(features, values, self.units, strength, weights)
 
     def cells_beside(self, name: str, answer: Ranked) -> dict[str, str]:
         best, score = (answer[0][0], f"{answer[0][1]:.6f}") if answer else ("", "")

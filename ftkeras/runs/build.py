@@ -102,7 +102,7 @@ def model(config: Config, data: Data, on: Backbone) -> keras.Model:
 
 def head_options(config: Config) -> dict[str, Any]:
     """Returns how heads are made, whatever the outputs are; see `attach_head`."""
-    options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies"})
+    options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies", "start"})
     return {**options, "hidden": config.head.hidden, "seed": config.seed}
 
 

@@ -15,6 +15,7 @@ from ftkeras.data.dataset import Data
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.answers import write_answers
+from ftkeras.evaluation.floor import with_floor
 from ftkeras.evaluation.predict import FilePrediction
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
@@ -58,7 +59,7 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
         feed = dataclasses.replace(
             feed, data=dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
         )
-    evaluation = task.measure(model, feed, run, split)
+    evaluation = with_floor(task.measure(model, feed, run, split), run, data.outputs)
     is_final = split == final_split(data)
     if is_final:
         run.write_json("evaluation.json", evaluation)

@@ -206,6 +206,9 @@ class Task:
         """Returns the task's own sections of the report."""
         return ()
 
+    has_floor: bool = False
+    """Whether a linear model on the frozen features answers the same question; see `runs.floor`."""
+
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
 

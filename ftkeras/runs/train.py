@@ -20,12 +20,14 @@ from ftkeras.devices.workers import agree_on_weights, peers_watched, taking_part
 from ftkeras.errors import Preempted, TrainingError, UserError
 from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.bars import Bar, require, whole
+from ftkeras.evaluation.floor import floor_lines, with_floor
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.export.questions import questions_of
 from ftkeras.files import written_whole
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
+from ftkeras.phases.blend import weights_of_model
 from ftkeras.report.board import drawn_matrix, training_batch, worst_mistakes
 from ftkeras.report.files import add_gallery
 from ftkeras.report.summary import end_lines
@@ -34,6 +36,7 @@ from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
+from ftkeras.runs.floor import choose_end, find_floor, start_from
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.resume.checkpoint import States
@@ -116,7 +119,7 @@ def _train_and_measure(
         peers_watched(devices),
     ):
         if task.trains(config):
-            _fit(assembled, run, signals, loggers)
+            _from_the_floor_up(assembled, run, signals, loggers)
         else:
             run.write_text("metrics.jsonl", "")
         model = task.finish(assembled, run)
@@ -192,6 +195,19 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
         loggers.close(run.read_json("status.json")["state"])
 
 
+def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
+    """Fits the floor, starts from it, trains, and keeps what is best."""
+    config = assembled.config
+    floor = find_floor(assembled, run, final_split(assembled.data))
+    begun = floor is not None and config.head.start == "floor"
+    begun = begun and floor is not None and start_from(floor, assembled.model)
+    chooses = begun and config.training.end == "chosen" and "val" in assembled.data.splits
+    start = weights_of_model(assembled.model) if chooses else None
+    _fit(assembled, run, signals, loggers)
+    if start is not None:
+        choose_end(assembled, run, start)
+
+
 def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Trains through all phases; the model has the weights of the best epoch then."""
     training = assembled.config.training
@@ -213,6 +229,7 @@ def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict
     with written_whole(run.path("model.keras")) as temporary:
         model.save(temporary)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
+    evaluation = with_floor(evaluation, run, assembled.data.outputs)
     run.write_json("evaluation.json", evaluation)
     write_answers(run, assembled.data.outputs, evaluation, final=True)
     return evaluation
@@ -299,7 +316,8 @@ def _print_end(
     seconds: float,
 ) -> None:
     """Prints the result, the audit of each phase, and where everything is."""
-    plan, headline = run.read_json("plan.json"), assembled.task.headline(evaluation)
+    plan = run.read_json("plan.json")
+    headline = "\n".join([assembled.task.headline(evaluation), *floor_lines(evaluation)])
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
     best_epoch, trunk = plan.get("best_epoch"), plan["trunk"]
     print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))

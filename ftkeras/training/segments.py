@@ -19,7 +19,6 @@ from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.extract import Part, get_stores
 from ftkeras.trunk.plan import TrunkPlan, stores_share, training_work, view_of, views_of
-from ftkeras.trunk.split import TrunkSplit
 from ftkeras.trunk.store import FrontierStore
 
 _FORWARD = 4  # batches at once in validation
@@ -70,9 +69,9 @@ def segments(
         phase, split = unfreeze.phases[index], trunk.splits[index]
         stored = None
         if trunk.forecasts[index].stored and split is not None:
-            start = time.monotonic()
-            stored = _from_stores(model, feed, phase, trunk, split, index)
-            trunk.seconds[phase.name] = time.monotonic() - start
+            stores = stores_of(model, feed, unfreeze, trunk, index)
+            part = _part(model, feed, phase)
+            stored = None if stores is None else _stored(stores, feed, part)
         epochs = unfreeze.position[0], unfreeze.epochs
         if stored is None or split is None:
             yield Segment(model, _plain(feed), *epochs)
@@ -82,17 +81,24 @@ def segments(
         yield Segment(tail, stored, *epochs, feed.batch_size * training_work(split))
 
 
-def _from_stores(
+def stores_of(
     model: keras.Model,
     feed: Feed,
-    phase: Phase,
+    unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan,
-    split: TrunkSplit,
     index: int,
-) -> Batches | None:
-    """Returns a phase's batches from its stores, or None where they could not be made."""
+) -> dict[str, FrontierStore] | None:
+    """Returns the stores of a phase's trunk by split, or None if they could not be made.
+
+    Those of the phase that was asked for last are kept: in memory they are found nowhere else.
+    """
+    if trunk.made is not None and trunk.made[0] == index:
+        return trunk.made[1]
+    start, phase, split = time.monotonic(), unfreeze.phases[index], trunk.splits[index]
+    assert split is not None
+    trunk.made = None  # frees the memory of those before
     options = trunk.options
-    part = feed.share if stores_share(model, feed, phase) else WHOLE
+    part = _part(model, feed, phase)
     local = feed.own() if part.count > 1 else feed
     parts = {
         name: Part(
@@ -119,9 +125,15 @@ def _from_stores(
         # Several workers each run it for themselves: one may find it stored, another not.
         strategy=model.distribute_strategy if feed.share.count == 1 else None,
     )
+    trunk.seconds[phase.name] = time.monotonic() - start
     if stores is None:
         return None
-    return _stored(dict(zip(parts, stores, strict=True)), feed, part)
+    trunk.made = index, dict(zip(parts, stores, strict=True))
+    return trunk.made[1]
+
+
+def _part(model: keras.Model, feed: Feed, phase: Phase) -> Share:
+    return feed.share if stores_share(model, feed, phase) else WHOLE
 
 
 def _plain(feed: Feed) -> Batches:

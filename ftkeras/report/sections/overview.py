@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftkeras.console import counted, duration
+from ftkeras.evaluation.floor import floor_lines
 from ftkeras.measures.results import lacking
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import told
@@ -97,6 +98,8 @@ def findings(facts: RunFacts) -> Iterator[Child]:
         error = facts.status.get("error")
         yield [tag("strong", f"The run is {state}."), f" {error}" if error else ""]
     evaluation = facts.evaluation or {}
+    for line in floor_lines(evaluation):
+        yield f"{line[0].upper()}{line[1:]}."
     if sentence := lacking(evaluation):
         yield tag("strong", f"{sentence[0].upper()}{sentence[1:]}.")
     rows = [r for r in evaluation.get("per_class", ()) if isinstance(r.get("f1"), float)]

@@ -8,5 +8,7 @@ from ftkeras.runs.task import Task
 class Classification(Task):
     """What every task is that says nothing else."""
 
+    has_floor = True
+
 
 TASK = Classification()

@@ -30,6 +30,8 @@ from ftkeras.tasks.multi_task.weighting import (
 class MultiTask(Task):
     """Answers several questions about each example with one network."""
 
+    has_floor = True
+
     def check(self, config: Config, data: Data) -> None:
         if _section(config).weighting == "gradnorm" and len(data.outputs) < 2:
             raise UserError("multi_task.weighting: gradnorm balances two outputs or more.")

@@ -23,6 +23,7 @@ from ftkeras.data.dataset import Data
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.inputs.registry import nouns_in
 from ftkeras.model.inference import logits_function
+from ftkeras.phases.blend import Blender, Weights, weights_of_model
 from ftkeras.report.axes import Axis
 from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.html import number, tag
@@ -39,7 +40,7 @@ from ftkeras.tasks.robust_weights.corrupted import (
     check_corruptions,
     corrupted_sample,
 )
-from ftkeras.tasks.robust_weights.soups import Blender, KeepProbe, Weights, greedy, weights_of_model
+from ftkeras.tasks.robust_weights.soups import KeepProbe, greedy
 
 Score = dict[str, Any]
 

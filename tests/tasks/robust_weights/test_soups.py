@@ -14,9 +14,10 @@ from ftkeras.config.schema import CheckpointConfig
 from ftkeras.data.feed import Feed
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase
+from ftkeras.phases.blend import Blender, blend, weights_of_model
 from ftkeras.phases.recalibrate import recalibrate_batch_norm
 from ftkeras.run import Run
-from ftkeras.tasks.robust_weights.soups import Blender, KeepProbe, blend, greedy, weights_of_model
+from ftkeras.tasks.robust_weights.soups import KeepProbe, greedy
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing

@@ -1,0 +1,121 @@
+"""Fine-tuning against the floor: what a linear model on frozen features says of the same split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ftkeras.evaluation.comparison import compare_predictions
+from ftkeras.evaluation.predictions import Predictions, load_predictions, saved
+from ftkeras.measures.bootstrap import bootstrap, interval, share_interval
+from ftkeras.outputs.base import Output
+from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.number import Number
+from ftkeras.run import Run
+
+
+def predictions_name(split: str, output: str | None = None) -> str:
+    """Returns under which name a run keeps the floor's answers."""
+    return "-".join(["floor", split, *([] if output is None else [output])])
+
+
+def with_floor(
+    evaluation: dict[str, Any], run: Run, outputs: Mapping[str, Output]
+) -> dict[str, Any]:
+    """Returns an evaluation with `floor` in it, or in each of `heads`, if the run has a floor.
+
+    `floor` holds the floor's metric (accuracy, or mae of a number) with its interval, and the
+    difference that fine-tuning made: `difference` (model - floor), its 95% `difference_interval`
+    of pairs, and `noise`: whether 0 is in that.
+    """
+    split, alone = evaluation["split"], len(outputs) == 1
+    parts = {}
+    for name, output in outputs.items():
+        own = None if alone else name
+        kept = predictions_name(split, own)
+        if not saved(run, kept):
+            return evaluation
+        model = load_predictions(run, split if alone else f"{split}-{name}")
+        floor = load_predictions(run, kept)
+        if len(model.labels) and np.array_equal(floor.ids, model.ids):
+            parts[name] = against_floor(output, floor, model)
+    if alone:
+        return {**evaluation, "floor": next(iter(parts.values()))} if parts else evaluation
+    heads = {
+        name: {**part, **({"floor": parts[name]} if name in parts else {})}
+        for name, part in evaluation["heads"].items()
+    }
+    return {**evaluation, "heads": heads}
+
+
+def against_floor(output: Output, floor: Predictions, model: Predictions) -> dict[str, Any]:
+    """Returns what `with_floor` puts in, for one output.
+
+    Args:
+        output: What is answered.
+        floor: The floor's answers.
+        model: The model's answers to the same examples.
+    """
+    if isinstance(output, Classes):
+        pair = compare_predictions(floor, model, output.class_names)
+        accuracy = pair["accuracy"][0]
+        return {
+            "accuracy": accuracy,
+            "interval": share_interval(accuracy, pair["examples"]),
+            "difference": pair["difference"],
+            "difference_interval": pair["interval"],
+            "noise": pair["noise"],
+        }
+    assert isinstance(output, Number)
+    truth = output.in_units(model.labels)[:, 0]
+    before, after = (np.abs(output.in_units(p.logits)[:, 0] - truth) for p in (floor, model))
+
+    def means(drawn: np.ndarray) -> list[float]:
+        return [float(drawn @ errors / drawn.sum()) for errors in (before, after - before)]
+
+    mae, difference = bootstrap(means, len(truth)).T
+    ends = interval(difference) or [0.0, 0.0]
+    return {
+        "mae": float(before.mean()),
+        "interval": interval(mae),
+        "difference": float((after - before).mean()),
+        "difference_interval": ends,
+        "noise": ends[0] <= 0 <= ends[1],
+    }
+
+
+def sentence(part: Mapping[str, Any]) -> str:
+    """Returns in one sentence what fine-tuning gained over the floor.
+
+    Example:
+        >>> sentence({"accuracy": 0.85, "difference": 0.031, "difference_interval": [0.01, 0.052],
+        ...           "noise": False})
+        'floor 0.8500 (a linear model on frozen features); fine-tuning gained 3.1 points (95%
+        interval 1.0 to 5.2)'
+    """
+    share = "accuracy" in part
+    value = part["accuracy"] if share else part["mae"]
+    low, high = part["difference_interval"]
+    gained = part["difference"]
+    if share:
+        low, high, gained = 100 * low, 100 * high, 100 * gained
+    else:
+        low, high, gained = -high, -low, -gained  # of an error, less is better
+    unit = " points" if share else ""
+    digits = ".1f" if share else ".3g"
+    span = f"95% interval {low:{digits}} to {high:{digits}}"
+    what = f"floor {value:.4f} (a linear model on frozen features)"
+    if part["noise"]:
+        return f"{what}; the difference is noise ({gained:+{digits}}{unit}, {span})"
+    verb = "gained" if gained > 0 else "lost"
+    return f"{what}; fine-tuning {verb} {abs(gained):{digits}}{unit} ({span})"
+
+
+def floor_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Returns the sentence of each output that has a floor."""
+    if "heads" in evaluation:
+        parts = {name: part.get("floor") for name, part in evaluation["heads"].items()}
+        return [f"{name}: {sentence(part)}" for name, part in parts.items() if part]
+    return [sentence(evaluation["floor"])] if "floor" in evaluation else []

@@ -1,0 +1,308 @@
+"""The floor: a linear model on frozen features, from which a run starts and which it has to beat.
+
+Logistic regression on the pooled features of a pretrained backbone takes a second, and on a few
+hundred examples it is hard to beat. So each run fits one first, gives it to the head to start from
+(Kumar et al. 2022, "LP-FT"), and chooses in the end, on the validation split, among the floor, the
+fine-tuned weights, and those half way between (Wortsman et al. 2022, "WiSE-FT").
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.data.order import example_weights
+from ftkeras.data.pipeline import plain
+from ftkeras.evaluation.floor import predictions_name
+from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predictions import Predictions, save_predictions
+from ftkeras.files import write_whole
+from ftkeras.measures.linear import STRENGTHS, Linear
+from ftkeras.model.head import logits_name
+from ftkeras.outputs.base import Answers, Output
+from ftkeras.phases.blend import Blender, weights_of_model
+from ftkeras.run import Run
+from ftkeras.runs.assemble import Assembled
+from ftkeras.training.segments import stores_of
+
+FILE = "floor.npz"
+MOST = 5_000  # examples that run through the backbone for the floor alone
+_FREE = 500  # examples that may do so however short the training is
+_PASSES = 0.5  # of what training runs through the backbone at least, that the floor may add
+_HELD_OUT = 0.2  # of the examples, to choose the strength by
+_FEW = 100  # validation examples, with fewer of which the floor has the benefit of the doubt
+_BETWEEN = {"floor": 0.0, "half way between": 0.5, "fine-tuned": 1.0}  # shares of the fine-tuned
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Linear models on frozen features, by output.
+
+    Args:
+        heads: The models.
+        strengths: Which of `STRENGTHS` each has.
+        examples: How many examples they were fitted on.
+    """
+
+    heads: Mapping[str, Linear]
+    strengths: Mapping[str, float]
+    examples: int
+
+    def save(self, run: Run) -> None:
+        """Writes `floor.npz` into a run."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"examples": np.array(self.examples)}
+        for number, (name, head) in enumerate(self.heads.items()):
+            arrays |= {f"kernel {number}": head.kernel, f"bias {number}": head.bias}
+            arrays[f"strength {number}"] = np.array(self.strengths[name])
+        np.savez(buffer, **arrays)
+        write_whole(run.path(FILE), buffer.getvalue())
+
+    @classmethod
+    def load(cls, run: Run, names: Mapping[str, Any]) -> Floor:
+        """Returns what `save` wrote, for outputs of these names, in the same order."""
+        with tf.io.gfile.GFile(run.path(FILE), "rb") as file:
+            arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        heads = {
+            name: Linear(arrays[f"kernel {i}"], arrays[f"bias {i}"]) for i, name in enumerate(names)
+        }
+        strengths = {name: float(arrays[f"strength {i}"]) for i, name in enumerate(names)}
+        return cls(heads, strengths, int(arrays["examples"]))
+
+
+def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
+    """Fits the floor before training, or loads that of a run that resumes.
+
+    Its answers on the validation split and on `split` are kept in the run, and it is printed.
+
+    Args:
+        assembled: The run's parts; the model has not been trained.
+        run: Where all is kept.
+        split: What the model will be measured on in the end.
+
+    Returns:
+        The floor; None if there is none, and a line says why.
+    """
+    outputs = assembled.data.outputs
+    if tf.io.gfile.exists(run.path(FILE)):
+        return Floor.load(run, outputs)
+    if why := _why_none(assembled):
+        if why != "-":
+            print(f"floor     none: {why}")
+        return None
+    stored = _stored(assembled)
+    kind, splits = assembled.feed.input, assembled.data.splits
+    rows = _rows(len(splits["train"]), assembled.config.seed)
+    train = splits["train"].take(rows)
+    model = _features_model(assembled.model)
+    features = {}
+    for name in dict.fromkeys(("train", *(n for n in ("val", split) if n in splits))):
+        if name in stored:
+            features[name] = stored[name][rows] if name == "train" else stored[name]
+            continue
+        some = name == "train" and len(rows) < len(splits["train"])
+        batches = assembled.feed.plain(name)
+        if some:
+            batches = plain(train, kind, assembled.feed.batch_size)
+        features[name] = predict_outputs(model, batches, f"floor, features of {name}")[0]
+    balance = "none" if assembled.feed.balance == "none" else "class_weights"
+    weights = example_weights(train, balance)
+    heads, strengths = {}, {}
+    for name, output in outputs.items():
+        fitted = _fit(output, features["train"], train.answers_to(name), weights,
+                      assembled.config.seed)  # fmt: skip
+        heads[name], strengths[name] = fitted
+    floor = Floor(heads, strengths, len(rows))
+    said = _answer(floor, assembled, run, features)
+    floor.save(run)  # last: with it all is there
+    print(f"floor     {said}")
+    return floor
+
+
+def start_from(floor: Floor, model: keras.Model) -> bool:
+    """Gives the floor's weights to the last layers; returns False if hidden layers are before."""
+    if _has_hidden(model):
+        return False
+    for name, head in floor.heads.items():
+        layer = model.get_layer(logits_name(name) if len(floor.heads) > 1 else "logits")
+        layer.set_weights([head.kernel, head.bias])
+    return True
+
+
+def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> None:
+    """Leaves in the model what is best on the validation split, and says so.
+
+    That is the most accurate (for a number or labels the least loss) of the floor, the weights of
+    the best epoch, and their mean. With fewer than 100 validation examples the floor stays unless
+    the best one is ahead by more than a standard error. Without any, what was trained stays.
+
+    Args:
+        assembled: The run's parts; the model has the weights of the best epoch.
+        run: Takes `floor.json`.
+        start: The weights that the run started from, as `weights_of_model` returns them.
+    """
+    data, model = assembled.data, assembled.model
+    if "val" not in data.splits:
+        return
+    blender = Blender(model, [start, weights_of_model(model)], assembled.feed.plain("train"))
+    badness = {}
+    for name, share in _BETWEEN.items():
+        blender.put([1 - share, share])
+        said, _ = predict_outputs(model, assembled.feed.plain("val"), f"choose: {name}")
+        badness[name] = _badness(assembled, said)
+    best = _best(badness)
+    share = _BETWEEN[best]
+    blender.put([1 - share, share])
+    scores = {name: float(rows.mean()) for name, rows in badness.items()}
+    is_share = _is_share(assembled)
+    shown = {n: f"{1 - s:.4f}" if is_share else f"{s:.4f}" for n, s in scores.items()}
+    others = ", ".join(f"{n} {v}" for n, v in shown.items() if n != best)
+    what = "accuracy" if is_share else "loss"
+    print(f"kept      {best}: validation {what} {shown[best]} ({others})")
+    run.write_json("floor.json", {"kept": best, "metric": what, "validation": {
+        name: 1 - score if is_share else score for name, score in scores.items()}})  # fmt: skip
+
+
+def _why_none(assembled: Assembled) -> str:
+    """Returns why there is no floor; "-" if no one would expect one, nothing if there is one."""
+    config, data = assembled.config, assembled.data
+    if not assembled.task.has_floor or config.backbone.weights == "none":
+        return "-"
+    if assembled.feed.share.count > 1:
+        return "several workers train, and each has a part of the examples."
+    count, val = (len(data.splits.get(name, ())) for name in ("train", "val"))
+    # The split that the model is measured on counts for nothing: it costs that once more.
+    needed, epochs = min(count, MOST) + val, sum(phase.length(None) for phase in assembled.phases)
+    if needed > max(_FREE, _PASSES * epochs * (count + val)):
+        return f"it would run {needed} examples, for {epochs} epochs of {count + val}."
+    return ""
+
+
+def _rows(count: int, seed: int) -> np.ndarray:
+    """Returns the indices of the examples to fit on, in rising order."""
+    if count <= MOST:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MOST])
+
+
+def _has_hidden(model: keras.Model) -> bool:
+    return any(layer.name == "head_dense_1" for layer in model.layers)
+
+
+def _features_model(model: keras.Model) -> keras.Model:
+    """Returns the model up to what its head makes of the pooled features (batch, channels)."""
+    last = next(x for x in model.layers if x.name == "head_dense_1" or x.name.startswith("logits"))
+    return keras.Model(model.input, last.input)
+
+
+def _stored(assembled: Assembled) -> dict[str, np.ndarray]:
+    """Returns the features (n, channels) by split, if a stored trunk ends there."""
+    trunk = assembled.trunk
+    if trunk is None or not trunk.forecasts or not trunk.forecasts[0].stored:
+        return {}
+    split = trunk.splits[0]
+    steps = {step.operation.name for step in split.tail.graph.steps} if split is not None else set()
+    logits = {layer.name for layer in assembled.model.layers if layer.name.startswith("logits")}
+    if split is None or not trunk.forecasts[0].exact or steps - logits - {"head_dropout"}:
+        return {}
+    stores = stores_of(assembled.model, assembled.feed, assembled.unfreeze, trunk, 0)
+    return {} if stores is None else {
+        name: store.gather(tf.range(store.layout.rows, dtype=tf.int64))[0].numpy()
+        for name, store in stores.items()
+    }  # fmt: skip
+
+
+def _fit(
+    output: Output,
+    features: np.ndarray,
+    answers: Answers,
+    weights: np.ndarray | None,
+    seed: int,
+) -> tuple[Linear, float]:
+    """Returns the model fitted on all, and the strength that was best on a part left out."""
+    known = answers.places
+    features, values = features[known].astype(np.float64), answers.values[known]
+    weights = None if weights is None else weights[known]
+
+    def fitted(rows: np.ndarray, strength: float) -> Linear:
+        own = None if weights is None else weights[rows]
+        return output.linear(features[rows], values[rows], strength, own)
+
+    out = _left_out(values, seed)
+    rest, strength = np.setdiff1d(np.arange(len(values)), out), STRENGTHS[len(STRENGTHS) // 2]
+    if len(out) and len(rest):
+        costs = [output.costs(values[out], fitted(rest, s)(features[out])).mean()
+                 for s in STRENGTHS]  # fmt: skip
+        strength = STRENGTHS[int(np.argmin(costs))]
+    return fitted(np.arange(len(values)), strength), strength
+
+
+def _left_out(values: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the indices of a fifth of the examples; of each class, where there is one."""
+    random, out = np.random.default_rng(seed), []
+    groups = [np.arange(len(values))]
+    if values.ndim == 1:
+        groups = [np.flatnonzero(values == label) for label in np.unique(values)]
+    for group in groups:
+        out.append(random.permutation(group)[: math.floor(_HELD_OUT * len(group))])
+    return np.sort(np.concatenate(out))
+
+
+def _answer(
+    floor: Floor, assembled: Assembled, run: Run, features: Mapping[str, np.ndarray]
+) -> str:
+    """Keeps the floor's answers in the run; returns what to print."""
+    outputs, alone = assembled.data.outputs, len(assembled.data.outputs) == 1
+    said = []
+    for name, output in outputs.items():
+        strength = f"strength {floor.strengths[name]:g}"
+        own = "" if alone else f"{name}: "
+        line = f"{own}linear model on the frozen features of {floor.examples} examples, {strength}"
+        for part in [each for each in features if each != "train"] or ["train"]:
+            split = assembled.data.splits[part]
+            answers = split.answers_to(name)
+            kept = floor.heads[name](features[part])[answers.places]
+            values, ids = answers.values[answers.places], np.array(split.ids)[answers.places]
+            where = predictions_name(part, None if alone else name)
+            save_predictions(run, where, Predictions(kept, values, ids))
+            if part == "val" and len(values):
+                line += f", validation loss {output.costs(values, kept).mean():.4f}"
+                if values.ndim == 1:
+                    line += f", accuracy {np.mean(kept.argmax(axis=1) == values):.4f}"
+        said.append(line)
+    return "; ".join(said)
+
+
+def _is_share(assembled: Assembled) -> bool:
+    """Whether accuracy decides: the only output is one of several classes."""
+    outputs = assembled.data.outputs
+    return len(outputs) == 1 and all(o.watched == "accuracy" for o in outputs.values())
+
+
+def _badness(assembled: Assembled, said: Any) -> np.ndarray:
+    """Returns how wrong each validation example is, float (n,): 1 or 0, or losses."""
+    val, total = assembled.data.splits["val"], np.zeros(len(assembled.data.splits["val"]))
+    for name, output in assembled.data.outputs.items():
+        own = said[name] if isinstance(said, dict) else said
+        kept = np.asarray(output.reading(assembled.model, name).kept(own))
+        answers = val.answers_to(name)
+        known = answers.places
+        values, kept = answers.values[known], kept[known]
+        wrong = kept.argmax(axis=1) != values if _is_share(assembled) else None
+        total[known] += output.costs(values, kept) if wrong is None else wrong
+    return total
+
+
+def _best(badness: Mapping[str, np.ndarray]) -> str:
+    """Returns the least bad; of few examples the floor, unless it loses by a standard error."""
+    best = min(badness, key=lambda name: float(badness[name].mean()))  # the first among equals
+    ahead = badness["floor"] - badness[best]  # (n,)
+    error = math.sqrt(np.square(ahead).sum()) / len(ahead)  # if both were equally good
+    return "floor" if len(ahead) < _FEW and ahead.mean() <= error else best

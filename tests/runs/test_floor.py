@@ -1,0 +1,217 @@
+"""Runs that start from a linear model on frozen features, and choose what they keep."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ftkeras
+from ftkeras.config.load import parse_config
+from ftkeras.evaluation.floor import against_floor, sentence
+from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.number import Number
+from ftkeras.outputs.one_of import OneOf
+from ftkeras.phases.blend import weights_of_model
+from ftkeras.run import Run
+from ftkeras.runs.assemble import assemble
+from ftkeras.runs.floor import Floor, _best, find_floor, start_from
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """60 images of 32 px in a manifest: class by brightness, two labels, a number; a few gaps."""
+    from PIL import Image
+
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    with open(folder / "rows.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "tags", "age", "split"])
+        for number in range(60):
+            light = number % 3
+            pixels = random.integers(0, 120, (32, 32, 3)) + 60 * light
+            pixels[..., 0] //= 1 + 3 * (number % 2)  # every other one is not warm
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+            tags = ";".join(["bright"] * (light == 2) + ["warm"] * (number % 2 == 0))
+            age = "" if number % 7 == 3 else f"{10 * light + random.normal():.2f}"
+            split = ("train", "train", "val", "test")[number // 3 % 4]
+            writer.writerow([f"{number}.png", "abc"[light], tags, age, split])
+    return folder
+
+
+@pytest.fixture
+def config(photos) -> Callable[..., Any]:
+    def make(head=None, training=None, outputs=None, weights="starter", strategy=None):
+        two = [
+            {"name": "head", "train": ["head"], "epochs": 1, "learning_rate": 1e-3},
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
+        ]
+        return parse_config(
+            {
+                "data": {"source": "manifest", "path": str(photos / "rows.csv"), "image_size": 32},
+                "backbone": {"name": "MobileNetV2", "weights": weights},
+                "phases": strategy or two,
+                "head": head or {},
+                "training": training or {},
+                "export": {"saved_model": False},
+                "report": False,
+                **({"outputs": outputs} if outputs else {}),
+            }
+        )
+
+    return make
+
+
+SEVERAL = {"label": "classes", "tags": "labels", "age": "number"}
+
+
+@pytest.mark.parametrize("outputs", [None, {"tags": "labels"}, {"age": "number"}, SEVERAL])
+def test_the_head_starts_as_the_floor_for_every_kind_of_output(config, tmp_path, outputs):
+    assembled = assemble(config(outputs=outputs))
+    run = Run.create(str(tmp_path / "run"), assembled.config)
+    floor = find_floor(assembled, run, "test")
+    assert floor is not None and floor.examples == 30
+    before, _ = predict_outputs(assembled.model, assembled.feed.plain("test"), "before")
+    assert start_from(floor, assembled.model)
+    said, _ = predict_outputs(assembled.model, assembled.feed.plain("test"), "after")
+    for name, output in assembled.data.outputs.items():
+        kept = load_predictions(run, "floor-test" if outputs != SEVERAL else f"floor-test-{name}")
+        own = said[name] if isinstance(said, dict) else said
+        known = assembled.data.splits["test"].answers_to(name).places
+        np.testing.assert_allclose(own[known], kept.logits, rtol=1e-3, atol=1e-3)
+        # The classes are told by brightness: the floor has learned them, the first head has not.
+        first = before[name] if isinstance(before, dict) else before
+        after = output.costs(kept.labels, kept.logits).mean()
+        assert after < output.costs(kept.labels, np.asarray(first)[known]).mean()
+
+
+def test_a_run_that_resumes_takes_the_floor_that_it_began_with(config, tmp_path):
+    assembled = assemble(config())
+    run = Run.create(str(tmp_path / "run"), assembled.config)
+    first = find_floor(assembled, run, "test")
+    os.utime(run.path("floor.npz"), (1, 1))
+    again = find_floor(assemble(config()), run, "test")
+    assert first is not None and again is not None and os.stat(run.path("floor.npz")).st_mtime == 1
+    np.testing.assert_array_equal(first.heads["label"].kernel, again.heads["label"].kernel)
+    assert (first.strengths, first.examples) == (again.strengths, again.examples)
+    assert isinstance(Floor.load(run, {"label": None}), Floor)
+
+
+@pytest.mark.parametrize("end", ["chosen", "trained"])
+def test_a_run_says_what_it_kept_and_how_that_compares(config, tmp_path, capsys, end):
+    run = ftkeras.train(config(training={"end": end}), str(tmp_path / "run"))
+    shown, evaluation = capsys.readouterr().out, run.read_json("evaluation.json")
+    floor = load_predictions(run, "floor-test")
+    right = (floor.logits.argmax(axis=1) == floor.labels).mean()
+    assert evaluation["floor"]["accuracy"] == pytest.approx(right)
+    gain = evaluation["accuracy"] - evaluation["floor"]["accuracy"]
+    assert evaluation["floor"]["difference"] == pytest.approx(gain)
+    assert sentence(evaluation["floor"]) in shown
+    if end == "trained":
+        assert "kept  " not in shown and not os.path.exists(run.path("floor.json"))
+        return
+    kept = run.read_json("floor.json")
+    assert f"kept      {kept['kept']}: validation accuracy" in shown
+    measured = load_predictions(run, "val")
+    own = (measured.logits.argmax(axis=1) == measured.labels).mean()
+    assert kept["validation"][kept["kept"]] == pytest.approx(own)
+    again = ftkeras.evaluate(run)
+    assert again["floor"] == evaluation["floor"]
+
+
+def test_what_is_kept_is_one_of_three(config, tmp_path, capsys, monkeypatch):
+    """Whichever is chosen, the model has those very weights."""
+    from ftkeras.runs import floor as module
+
+    begin: list[list[np.ndarray]] = []
+    monkeypatch.setattr(module, "_best", lambda badness: "half way between")
+    original = module.choose_end
+
+    def choose(assembled, run, start):
+        trained = weights_of_model(assembled.model)
+        original(assembled, run, start)
+        begin.extend([start, trained, weights_of_model(assembled.model)])
+
+    monkeypatch.setattr("ftkeras.runs.train.choose_end", choose)
+    ftkeras.train(config(), str(tmp_path / "run"))
+    moved = 0
+    for start, trained, kept in zip(*begin, strict=True):
+        if np.issubdtype(kept.dtype, np.floating) and kept.ndim > 1:
+            np.testing.assert_allclose(kept, (start + trained) / 2, atol=1e-6)
+            moved += not np.array_equal(start, trained)
+    assert moved
+
+
+@pytest.mark.parametrize(
+    ("change", "says", "measured"),
+    [
+        ({"head": {"start": "random"}}, "", True),
+        ({"head": {"hidden": [{"units": 8}]}}, "", True),
+        ({"weights": "none"}, "", False),
+    ],
+)
+def test_where_the_head_cannot_or_should_not_start_from_it(
+    config, tmp_path, change, says, measured
+):
+    assembled = assemble(config(**change))
+    run = Run.create(str(tmp_path / "run"), assembled.config)
+    floor = find_floor(assembled, run, "test")
+    assert (floor is not None) == measured
+    if "hidden" in str(change):
+        assert floor is not None and not start_from(floor, assembled.model)
+
+
+@pytest.mark.parametrize(
+    ("floor", "tuned", "count", "best"),
+    [
+        (0.30, 0.20, 200, "fine-tuned"),  # enough examples: the better one
+        (0.20, 0.20, 200, "floor"),  # the first among equals
+        (0.20, 0.30, 200, "floor"),
+        (0.22, 0.20, 50, "floor"),  # few examples, and ahead by one of them
+        (0.60, 0.20, 50, "fine-tuned"),  # ahead by far
+    ],
+)
+def test_few_validation_examples_leave_the_floor_the_benefit_of_the_doubt(
+    floor, tuned, count, best
+):
+    def wrong(share: float) -> np.ndarray:
+        return (np.arange(count) < round(share * count)).astype(float)
+
+    assert _best({"floor": wrong(floor), "fine-tuned": wrong(tuned)}) == best
+
+
+def test_each_kind_of_output_is_compared_by_its_own_measure():
+    ids, random = np.arange(40).astype(str), np.random.default_rng(0)
+    classes = random.integers(0, 2, 40)
+    good, bad = np.eye(2)[classes] * 4, np.eye(2)[1 - classes] * 4
+    mixed = np.where(np.arange(40)[:, None] < 20, good, bad)
+    part = against_floor(
+        OneOf(("a", "b")), Predictions(mixed, classes, ids), Predictions(good, classes, ids)
+    )
+    assert (part["accuracy"], part["difference"], part["noise"]) == (0.5, 0.5, False)
+    assert "fine-tuning gained 50.0 points" in sentence(part)
+    hot = np.eye(2)[classes]
+    part = against_floor(
+        AnyOf(("a", "b")),
+        Predictions(8 * hot - 4, hot, ids),
+        Predictions(np.where(np.arange(40)[:, None] < 20, 8 * hot - 4, 4 - 8 * hot), hot, ids),
+    )
+    assert (part["accuracy"], part["difference"]) == (1.0, -0.5)
+    assert "fine-tuning lost 50.0 points" in sentence(part)
+    truth = random.normal(size=(40, 1))
+    part = against_floor(
+        Number(mean=50.0, scale=10.0),
+        Predictions(truth + 0.2, truth, ids),
+        Predictions(truth - 0.1, truth, ids),
+    )
+    assert part["mae"] == pytest.approx(2.0) and part["difference"] == pytest.approx(-1.0)
+    assert "fine-tuning gained 1 (95% interval 1 to 1)" in sentence(part)
+    same = Predictions(good, classes, ids)
+    assert "the difference is noise" in sentence(against_floor(OneOf(("a", "b")), same, same))
