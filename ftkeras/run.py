@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -42,6 +42,7 @@ class Run:
 
     def __init__(self, folder: str):
         self.folder = folder
+        self._changes: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, folder: str, config: Config, overwrite: bool = False) -> Run:
@@ -73,13 +74,21 @@ class Run:
         self.set_state("running")
 
     @classmethod
-    def open(cls, folder: str) -> Run:
+    def open(cls, folder: str, changes: Sequence[str] = ()) -> Run:
         """Opens an existing run.
 
+        Args:
+            folder: Its folder.
+            changes: `["data.path=PATH"]` if its data have moved; what is on disk stays.
+
         Raises:
-            UserError: There is no run.
+            UserError: There is no run, or something else should change.
         """
         run = cls(folder)
+        for change in changes:
+            if not change.startswith("data.path="):
+                raise UserError(f"--set {change}: of a run only data.path may change.")
+        run._changes = tuple(changes)
         if not gfile.exists(run.path("config.yaml")):
             raise UserError(f"{folder}: not a run folder (it has no config.yaml).")
         return run
@@ -189,8 +198,9 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved config that the run was made with."""
-        return parse_text(self.read_text("config.yaml"), where=self.path("config.yaml"))
+        """The resolved config that the run was made with, with the changes of `open`."""
+        where = self.path("config.yaml")
+        return parse_text(self.read_text("config.yaml"), self._changes, where)
 
     def path(self, *parts: str) -> str:
         """Returns a path inside the folder."""

@@ -7,13 +7,13 @@ import sys
 
 from absl import flags
 
-from ftkeras.cli.flags import define_bars, one_run, read_bars
+from ftkeras.cli.flags import define_bars, define_moved, one_run, read_bars
 from ftkeras.cli.quiet import import_tensorflow
 from ftkeras.console import counted
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--data=FOLDER-OR-TABLE]
-                        [--assert METRIC>=VALUE ...]
+                        [--assert METRIC>=VALUE ...] [--set data.path=PATH]
          ftkeras evaluate RUN --split=val --choose-thresholds=f1
 Example: ftkeras evaluate runs/quickstart --split=val --assert 'accuracy>=0.85'
          ftkeras evaluate runs/quickstart --data=new-photos/
@@ -25,6 +25,7 @@ With --data the model is measured on other labelled examples; evaluation.json st
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_bars(values)
+    define_moved(values)
     flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
     flags.DEFINE_string(
         "data",
@@ -58,7 +59,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.runs.new_data import evaluate_on
     from ftkeras.runs.task import task_of
 
-    run = Run.open(folder)
+    run = Run.open(folder, values.set)
     task = task_of(run.config)
     task.check_bars(bars, run.read_json("data.json"))
     if values.data is None:

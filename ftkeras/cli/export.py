@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from ftkeras.cli.flags import define_bars, one_run, read_bars
+from ftkeras.cli.flags import define_bars, define_moved, one_run, read_bars
 from ftkeras.cli.quiet import import_tensorflow
 
 USAGE = """Usage:   ftkeras export RUN [--out=FOLDER] [--format=NAME ...]
@@ -19,6 +19,7 @@ _FORMATS = ("saved_model", "litert", "onnx", "openvino")
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_bars(values)
+    define_moved(values)
     flags.DEFINE_string("out", None, "where versions go; left out, RUN/export", flag_values=values)
     flags.DEFINE_multi_enum(
         "format",
@@ -37,7 +38,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.run import Run
     from ftkeras.runs.finished import export
 
-    run = Run.open(folder)
+    run = Run.open(folder, values.set)
     require(bars, run.read_json("evaluation.json"))  # what is below a bar is not exported
     formats = values.format or ["saved_model", *run.config.export.formats]
     for path in export(run, values.out, formats).values():

@@ -18,6 +18,13 @@ def define_config(values: flags.FlagValues) -> None:
     )
 
 
+def define_moved(values: flags.FlagValues) -> None:
+    """Defines --set of the verbs that read a finished run's data."""
+    flags.DEFINE_multi_string(
+        "set", [], "data.path=PATH, if the run's data have moved", flag_values=values
+    )
+
+
 def read_config(values: flags.FlagValues, verb: str) -> Config:
     """Returns the config that --config and --set name."""
     if values.config is None:

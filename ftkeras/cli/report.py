@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from ftkeras.cli.flags import define_moved
 from ftkeras.cli.quiet import import_tensorflow
 from ftkeras.errors import UserError
 
@@ -15,6 +16,7 @@ Example: ftkeras report runs/quickstart
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
+    define_moved(values)
     flags.DEFINE_string(
         "out",
         None,
@@ -31,5 +33,5 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.run import Run
     from ftkeras.runs.finished import write_report
 
-    print(write_report([Run.open(folder) for folder in positional], values.out))
+    print(write_report([Run.open(folder, values.set) for folder in positional], values.out))
     return 0

@@ -6,16 +6,18 @@ import json
 
 from absl import flags
 
-from ftkeras.cli.flags import one_run
+from ftkeras.cli.flags import define_moved, one_run
 from ftkeras.cli.quiet import import_tensorflow
 
 USAGE = """Usage:   ftkeras robustness RUN [--preset=small|full] [--examples=N]
+                          [--set data.path=PATH]
 Example: ftkeras robustness runs/quickstart --examples=300
 """
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
+    define_moved(values)
     flags.DEFINE_enum(
         "preset", "small", ["small", "full"], "100 images, or all of them", flag_values=values
     )
@@ -33,6 +35,6 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.runs.finished import robustness
 
     examples = values.examples or PRESETS[values.preset]
-    results = robustness(Run.open(folder), examples, values.split)
+    results = robustness(Run.open(folder, values.set), examples, values.split)
     print(json.dumps(results) if values.json else format_robustness(results))
     return 0

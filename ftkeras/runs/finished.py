@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.backbones.weights_file import read_model
+from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Data
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
@@ -51,7 +53,7 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
     config = run.config
     task = task_of(config)
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(task.data(config), split)
+    model, data = load_model(run), _with_split(data_of(run, config), split)
     data = dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
     feed = task.feed(config, data, model)
     if aim is not None:
@@ -81,7 +83,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(task_of(config).data(config), split)
+    model, data = load_model(run), _with_split(data_of(run, config), split)
     only_classes(data.outputs, "robustness")
     measured = measure_robustness(
         model,
@@ -120,7 +122,7 @@ def export(
     config, model = run.config, load_model(run)
 
     def samples() -> tuple[Sample, Sample]:
-        data, kind = task.data(config), build.input_of(config, model)
+        data, kind = data_of(run, config), build.input_of(config, model)
         return (
             take(data.splits["train"], CALIBRATED_ON, kind, config.seed),
             take(data.splits[final_split(data)], MEASURED_ON, kind, config.seed),
@@ -152,7 +154,7 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)
-            add_gallery(run, model, task.data(run.config).splits, kind)
+            add_gallery(run, model, data_of(run, run.config).splits, kind)
         except UserError as error:
             print(f"note      the report shows no {kind.nouns}: {error}")
     return write_page(run, task, out)
@@ -212,6 +214,19 @@ def load_model(run: Run) -> keras.Model:
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
     return read_model(path, run.folder)
+
+
+def data_of(run: Run, config: Config) -> Data:
+    """Returns a run's data, or says what to do if they are not where they were."""
+    try:
+        return task_of(config).data(config)
+    except UserError as error:
+        path = getattr(config.data, "path", None)
+        if path is None or tf.io.gfile.exists(path):
+            raise
+        raise UserError(
+            f"{error} If the data of {shlex.quote(run.folder)} have moved: --set data.path=PATH."
+        ) from None
 
 
 def final_split(data: Data) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,30 @@ def test_a_run_works_from_any_folder(place, ftkeras, monkeypatch, tmp_path, verb
     done = ftkeras(verb, str(place / "first run"))
     assert done.status == 0, done.err
     assert "the report shows no" not in done.out
+
+
+@pytest.mark.parametrize(
+    "verb", [["evaluate", "first run"], ["report", "first run"], ["export", "first run"]]
+)
+def test_the_data_of_a_finished_run_may_move(place, ftkeras, verb):
+    """The disk has another name today."""
+    config = Path("first run/config.yaml")
+    before = config.read_text()
+    old = re.search(r"path: (\S*photos)", before)[1]
+    config.write_text(before.replace(old, "/gone/photos"))
+    Path("first run/pictures.json").unlink(missing_ok=True)
+    done = ftkeras(*verb)
+    reads = verb[0] != "export"  # which needs data for quantised formats alone
+    if reads:
+        hint = "If the data of 'first run' have moved: --set data.path=PATH."
+        assert hint in done.out + done.err
+        assert done.status == (2 if verb[0] == "evaluate" else 0)
+    moved = ftkeras(*verb, f"--set=data.path={place / 'photos'}")
+    assert moved.status == 0 and "have moved" not in moved.out + moved.err, moved.err
+    assert "/gone/photos" in config.read_text()
+
+
+def test_nothing_else_of_a_finished_run_changes(place, ftkeras):
+    done = ftkeras("evaluate", "first run", "--set=seed=3")
+    assert done.status == 2
+    assert "--set seed=3: of a run only data.path may change." in done.err
