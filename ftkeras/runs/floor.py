@@ -179,7 +179,7 @@ def _why_none(assembled: Assembled) -> str:
         return "several workers train, and each has a part of the examples."
     count, val = (len(data.splits.get(name, ())) for name in ("train", "val"))
     # The split that the model is measured on counts for nothing: it costs that once more.
-    needed, epochs = min(count, MOST) + val, sum(phase.length(None) for phase in assembled.phases)
+    needed, epochs = min(count, MOST) + val, assembled.unfreeze.epochs
     if needed > max(_FREE, _PASSES * epochs * (count + val)):
         return f"it would run {needed} examples, for {epochs} epochs of {count + val}."
     return ""
