@@ -10,7 +10,7 @@ import numpy as np
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """How much the examples count against the penalty, scikit-learn's C, for standardised features."""
 
-_STEPS = 300  # of the solver
+_STEPS = 1_000  # of the solver at most
 _RARE = 3.0  # how much lower than any other the bias of a class is that has no example
 
 
@@ -19,16 +19,16 @@ class Linear:
     """Numbers from features: `features @ kernel + bias`.
 
     Args:
-        kernel: float32 (channels, units).
-        bias: float32 (units,).
+        kernel: float (channels, units).
+        bias: float (units,).
     """
 
     kernel: np.ndarray
     bias: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Returns float32 (n, units) of features (n, channels)."""
-        return np.asarray(features.astype(np.float32) @ self.kernel + self.bias)
+        """Returns (n, units) of features (n, channels)."""
+        return np.asarray(features @ self.kernel + self.bias)
 
 
 def logistic(
@@ -37,6 +37,9 @@ def logistic(
     classes: int,
     strength: float,
     weights: np.ndarray | None = None,
+    *,
+    scaled: bool = True,
+    tolerance: float = 1e-4,
 ) -> Linear:
     """Returns multinomial logistic regression with an L2 penalty, as logits of all classes.
 
@@ -46,6 +49,8 @@ def logistic(
         classes: How many classes there are; one without examples gets the lowest logit.
         strength: One of `STRENGTHS`, or like them.
         weights: Of the examples, float (n,).
+        scaled: Whether to standardise the features; not if they are of one length, for example.
+        tolerance: Of the gradient where the solver stops.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -56,8 +61,8 @@ def logistic(
     bias = np.where(counts, 0.0, -_RARE).astype(np.float32)
     if len(seen) == 1:
         return Linear(kernel, bias)
-    inputs, mean, scale = _standardised(features)
-    model = LogisticRegression(C=strength, max_iter=_STEPS)
+    inputs, mean, scale = _standardised(features) if scaled else (features, 0.0, 1.0)
+    model = LogisticRegression(C=strength, max_iter=_STEPS, tol=tolerance)
     with warnings.catch_warnings():
         # What is left to gain by then is small, and the strength is chosen by held-out examples.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -66,25 +71,25 @@ def logistic(
     if len(seen) == 2:  # scikit-learn has one logit then
         coefficients = np.vstack([-coefficients, coefficients]) / 2
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    kernel[:, seen] = coefficients.T / scale[:, np.newaxis]
-    bias[seen] = intercepts - mean @ kernel[:, seen]
+    kernel[:, seen] = (coefficients / scale).T
+    bias[seen] = intercepts - np.sum(mean * kernel[:, seen].T, axis=1)
     bias[counts == 0] = bias[seen].min() - _RARE
     return Linear(kernel, bias)
 
 
 def logistic_each(
-    features: np.ndarray, labels: np.ndarray, strength: float, weights: np.ndarray | None = None
+    features: np.ndarray, values: np.ndarray, strength: float, weights: np.ndarray | None = None
 ) -> Linear:
     """Returns a logistic regression for each label by itself, as logits.
 
     Args:
         features: float (n, channels).
-        labels: Multi-hot (n, labels). One that all examples have, or none, gets its log odds.
+        values: Multi-hot (n, labels). One that all examples have, or none, gets its log odds.
         strength: As `logistic` takes it.
         weights: Of the examples, float (n,).
     """
     pairs = [
-        logistic(features, column.astype(int), 2, strength, weights) for column in labels.T > 0.5
+        logistic(features, column.astype(int), 2, strength, weights) for column in values.T > 0.5
     ]
     kernel = np.column_stack([pair.kernel[:, 1] - pair.kernel[:, 0] for pair in pairs])
     bias = np.array([pair.bias[1] - pair.bias[0] for pair in pairs], np.float32)

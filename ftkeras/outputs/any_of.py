@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.measures.linear import Linear, logistic_each
+from ftkeras.measures.linear import logistic_each
 from ftkeras.measures.metrics import sigmoid
 from ftkeras.outputs.base import Cells
 from ftkeras.outputs.classes import Classes, Ranked
@@ -91,14 +91,7 @@ class AnyOf(Classes):
         present = (values > 0).sum(axis=0) + 1.0
         return (np.log(present) - np.log(len(values) + 2.0 - present)).astype(np.float32)
 
-    def linear(
-        self,
-        features: np.ndarray,
-        values: np.ndarray,
-        strength: float,
-        weights: np.ndarray | None = None,
-    ) -> Linear:
-        return logistic_each(features, values, strength, weights)
+    linear = staticmethod(logistic_each)
 
     @property
     def levels(self) -> Sequence[float]:

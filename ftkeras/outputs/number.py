@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.measures.bootstrap import bootstrap, interval
-from ftkeras.measures.linear import Linear, ridge
+from ftkeras.measures.linear import ridge
 from ftkeras.outputs.base import Answers, Cells, Output, Reading
 
 if TYPE_CHECKING:
@@ -92,14 +92,7 @@ class Number(Output):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [keras.metrics.MeanMetricWrapper(_absolute_error, name="mae", scale=self.scale)]
 
-    def linear(
-        self,
-        features: np.ndarray,
-        values: np.ndarray,
-        strength: float,
-        weights: np.ndarray | None = None,
-    ) -> Linear:
-        return ridge(features, values, strength, weights)
+    linear = staticmethod(ridge)
 
     def costs(self, values: np.ndarray, kept: np.ndarray) -> np.ndarray:
         return np.asarray(np.square(values - kept)[:, 0])

@@ -46,7 +46,7 @@ def blend(ingredients: Sequence[Weights], shares: Sequence[float]) -> Weights:
 class Blender:
     """Puts blends of some models' weights into a model.
 
-    Where the models' batch normalisation has other statistics, no blend of these is right for the
+    If the models' batch normalisation has other statistics, no blend of these is right for the
     blended weights (Wortsman et al. 2022; Izmailov et al. 2018): they are estimated again. Those of
     a frozen normalisation are the same in all models, and stay.
 

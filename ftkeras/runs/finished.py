@@ -217,7 +217,7 @@ def load_model(run: Run) -> keras.Model:
 
 
 def data_of(run: Run, config: Config) -> Data:
-    """Returns a run's data, or says what to do if they are not where they were."""
+    """Returns a run's data, or says what to do if they have moved."""
     try:
         return task_of(config).data(config)
     except UserError as error:

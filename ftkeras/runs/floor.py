@@ -18,6 +18,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.console import track
+from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.floor import predictions_name
@@ -31,6 +33,7 @@ from ftkeras.phases.blend import Blender, weights_of_model
 from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
 from ftkeras.training.segments import stores_of
+from ftkeras.trunk.store import FrontierStore
 
 FILE = "floor.npz"
 MOST = 5_000  # examples that run through the backbone for the floor alone
@@ -88,41 +91,32 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
         split: What the model will be measured on in the end.
 
     Returns:
-        The floor; None if there is none, and a line says why.
+        The floor; None if the backbone is not pretrained, if the task has none, or if it would not
+        pay, which a line says.
     """
-    outputs = assembled.data.outputs
+    config, splits, outputs = assembled.config, assembled.data.splits, assembled.data.outputs
+    if not assembled.task.has_floor or config.backbone.weights == "none":
+        return None
     if tf.io.gfile.exists(run.path(FILE)):
         return Floor.load(run, outputs)
     if why := _why_none(assembled):
-        if why != "-":
-            print(f"floor     none: {why}")
+        print(f"floor     none: {why}")
         return None
-    stored = _stored(assembled)
-    kind, splits = assembled.feed.input, assembled.data.splits
-    rows = _rows(len(splits["train"]), assembled.config.seed)
-    train = splits["train"].take(rows)
-    model = _features_model(assembled.model)
-    features = {}
-    for name in dict.fromkeys(("train", *(n for n in ("val", split) if n in splits))):
-        if name in stored:
-            features[name] = stored[name][rows] if name == "train" else stored[name]
-            continue
-        some = name == "train" and len(rows) < len(splits["train"])
-        batches = assembled.feed.plain(name)
-        if some:
-            batches = plain(train, kind, assembled.feed.batch_size)
-        features[name] = predict_outputs(model, batches, f"floor, features of {name}")[0]
+    rows = _rows(len(splits["train"]), config.seed)
+    parts = {name: splits[name] for name in ("val", split) if name in splits}
+    parts["train"] = splits["train"].take(rows)
+    features = _features(assembled, parts, rows)
+    # As in training, classes count alike if they are balanced, however that is done.
     balance = "none" if assembled.feed.balance == "none" else "class_weights"
-    weights = example_weights(train, balance)
+    weights = example_weights(parts["train"], balance)
     heads, strengths = {}, {}
     for name, output in outputs.items():
-        fitted = _fit(output, features["train"], train.answers_to(name), weights,
-                      assembled.config.seed)  # fmt: skip
+        answers = parts["train"].answers_to(name)
+        fitted = _fit(output, features["train"], answers, weights, config.seed)
         heads[name], strengths[name] = fitted
     floor = Floor(heads, strengths, len(rows))
-    said = _answer(floor, assembled, run, features)
+    print(f"floor     {_keep_answers(floor, assembled, run, parts, features)}")
     floor.save(run)  # last: with it all is there
-    print(f"floor     {said}")
     return floor
 
 
@@ -141,16 +135,15 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> None:
 
     That is the most accurate (for a number or labels the least loss) of the floor, the weights of
     the best epoch, and their mean. With fewer than 100 validation examples the floor stays unless
-    the best one is ahead by more than a standard error. Without any, what was trained stays.
+    the best one is ahead by more than a standard error.
 
     Args:
-        assembled: The run's parts; the model has the weights of the best epoch.
+        assembled: The run's parts, among them a validation split; the model has the weights of the
+            best epoch.
         run: Takes `floor.json`.
         start: The weights that the run started from, as `weights_of_model` returns them.
     """
-    data, model = assembled.data, assembled.model
-    if "val" not in data.splits:
-        return
+    model = assembled.model
     blender = Blender(model, [start, weights_of_model(model)], assembled.feed.plain("train"))
     badness = {}
     for name, share in _BETWEEN.items():
@@ -171,13 +164,10 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> None:
 
 
 def _why_none(assembled: Assembled) -> str:
-    """Returns why there is no floor; "-" if no one would expect one, nothing if there is one."""
-    config, data = assembled.config, assembled.data
-    if not assembled.task.has_floor or config.backbone.weights == "none":
-        return "-"
+    """Returns why there is no floor where one would be expected, or nothing."""
     if assembled.feed.share.count > 1:
         return "several workers train, and each has a part of the examples."
-    count, val = (len(data.splits.get(name, ())) for name in ("train", "val"))
+    count, val = (len(assembled.data.splits.get(name, ())) for name in ("train", "val"))
     # The split that the model is measured on counts for nothing: it costs that once more.
     needed, epochs = min(count, MOST) + val, assembled.unfreeze.epochs
     if needed > max(_FREE, _PASSES * epochs * (count + val)):
@@ -202,21 +192,42 @@ def _features_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, last.input)
 
 
-def _stored(assembled: Assembled) -> dict[str, np.ndarray]:
-    """Returns the features (n, channels) by split, if a stored trunk ends there."""
+def _features(
+    assembled: Assembled, parts: Mapping[str, Split], rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns the features of each part, float32 (n, channels).
+
+    Args:
+        assembled: The run's parts.
+        parts: The examples by split; those of train are some of the split's.
+        rows: Which.
+    """
+    model, feed = _features_model(assembled.model), assembled.feed
+    stores, features = _stores(assembled), {}
+    for name, part in parts.items():
+        if name in stores:
+            places = rows if name == "train" else np.arange(len(part))
+            features[name] = stores[name].gather(tf.constant(places, tf.int64))[0].numpy()
+            continue
+        whole = len(part) == len(assembled.data.splits[name])
+        batches = feed.plain(name) if whole else plain(part, feed.input, feed.batch_size)
+        features[name] = predict_outputs(model, batches, f"floor, features of {name}")[0]
+    return features
+
+
+def _stores(assembled: Assembled) -> dict[str, FrontierStore]:
+    """Returns the first phase's stores by split, if its trunk ends where the head begins."""
     trunk = assembled.trunk
-    if trunk is None or not trunk.forecasts or not trunk.forecasts[0].stored:
+    forecast = trunk.forecasts[0] if trunk is not None and trunk.forecasts else None
+    if trunk is None or forecast is None or not (forecast.stored and forecast.exact):
         return {}
     split = trunk.splits[0]
-    steps = {step.operation.name for step in split.tail.graph.steps} if split is not None else set()
+    assert split is not None
     logits = {layer.name for layer in assembled.model.layers if layer.name.startswith("logits")}
-    if split is None or not trunk.forecasts[0].exact or steps - logits - {"head_dropout"}:
+    if {step.operation.name for step in split.tail.graph.steps} - logits - {"head_dropout"}:
         return {}
-    stores = stores_of(assembled.model, assembled.feed, assembled.unfreeze, trunk, 0)
-    return {} if stores is None else {
-        name: store.gather(tf.range(store.layout.rows, dtype=tf.int64))[0].numpy()
-        for name, store in stores.items()
-    }  # fmt: skip
+    trunk.first_stores = stores_of(assembled.model, assembled.feed, assembled.unfreeze, trunk, 0)
+    return trunk.first_stores or {}
 
 
 def _fit(
@@ -238,14 +249,16 @@ def _fit(
     out = _left_out(values, seed)
     rest, strength = np.setdiff1d(np.arange(len(values)), out), STRENGTHS[len(STRENGTHS) // 2]
     if len(out) and len(rest):
-        costs = [output.costs(values[out], fitted(rest, s)(features[out])).mean()
-                 for s in STRENGTHS]  # fmt: skip
+        costs = [
+            output.costs(values[out], fitted(rest, each)(features[out])).mean()
+            for each in track(STRENGTHS, "floor, strengths")
+        ]
         strength = STRENGTHS[int(np.argmin(costs))]
     return fitted(np.arange(len(values)), strength), strength
 
 
 def _left_out(values: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the indices of a fifth of the examples; of each class, where there is one."""
+    """Returns the indices of a fifth of the examples, or of each class if there are classes."""
     random, out = np.random.default_rng(seed), []
     groups = [np.arange(len(values))]
     if values.ndim == 1:
@@ -255,29 +268,33 @@ def _left_out(values: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(out))
 
 
-def _answer(
-    floor: Floor, assembled: Assembled, run: Run, features: Mapping[str, np.ndarray]
+def _keep_answers(
+    floor: Floor,
+    assembled: Assembled,
+    run: Run,
+    parts: Mapping[str, Split],
+    features: Mapping[str, np.ndarray],
 ) -> str:
-    """Keeps the floor's answers in the run; returns what to print."""
-    outputs, alone = assembled.data.outputs, len(assembled.data.outputs) == 1
-    said = []
+    """Keeps the floor's answers on all but train in the run; returns what to print."""
+    outputs, lines = assembled.data.outputs, []
+    alone = len(outputs) == 1
     for name, output in outputs.items():
-        strength = f"strength {floor.strengths[name]:g}"
-        own = "" if alone else f"{name}: "
-        line = f"{own}linear model on the frozen features of {floor.examples} examples, {strength}"
-        for part in [each for each in features if each != "train"] or ["train"]:
-            split = assembled.data.splits[part]
-            answers = split.answers_to(name)
-            kept = floor.heads[name](features[part])[answers.places]
-            values, ids = answers.values[answers.places], np.array(split.ids)[answers.places]
-            where = predictions_name(part, None if alone else name)
-            save_predictions(run, where, Predictions(kept, values, ids))
+        line = "" if alone else f"{name}: "
+        line += f"linear model on the frozen features of {floor.examples} examples"
+        line += f", strength {floor.strengths[name]:g}"
+        for part in sorted(parts.keys() - {"train"}):
+            answers = parts[part].answers_to(name)
+            known = answers.places
+            kept, values = floor.heads[name](features[part])[known], answers.values[known]
+            kept_as = predictions_name(part, None if alone else name)
+            ids = np.array(parts[part].ids)[known]
+            save_predictions(run, kept_as, Predictions(kept, values, ids))
             if part == "val" and len(values):
                 line += f", validation loss {output.costs(values, kept).mean():.4f}"
-                if values.ndim == 1:
+                if _is_share(assembled):
                     line += f", accuracy {np.mean(kept.argmax(axis=1) == values):.4f}"
-        said.append(line)
-    return "; ".join(said)
+        lines.append(line)
+    return "; ".join(lines)
 
 
 def _is_share(assembled: Assembled) -> bool:

@@ -198,11 +198,11 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Fits the floor, starts from it, trains, and keeps what is best."""
     config = assembled.config
-    floor = find_floor(assembled, run, final_split(assembled.data))
-    begun = floor is not None and config.head.start == "floor"
-    begun = begun and floor is not None and start_from(floor, assembled.model)
-    chooses = begun and config.training.end == "chosen" and "val" in assembled.data.splits
-    start = weights_of_model(assembled.model) if chooses else None
+    floor, start = find_floor(assembled, run, final_split(assembled.data)), None
+    wanted = None if config.head.start == "random" else floor
+    begins = wanted is not None and start_from(wanted, assembled.model)
+    if begins and config.training.end == "chosen" and "val" in assembled.data.splits:
+        start = weights_of_model(assembled.model)
     _fit(assembled, run, signals, loggers)
     if start is not None:
         choose_end(assembled, run, start)

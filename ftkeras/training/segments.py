@@ -88,15 +88,12 @@ def stores_of(
     trunk: TrunkPlan,
     index: int,
 ) -> dict[str, FrontierStore] | None:
-    """Returns the stores of a phase's trunk by split, or None if they could not be made.
-
-    Those of the phase that was asked for last are kept: in memory they are found nowhere else.
-    """
-    if trunk.made is not None and trunk.made[0] == index:
-        return trunk.made[1]
+    """Returns the stores of a phase's trunk by split, or None if they could not be made."""
+    if index == 0 and trunk.first_stores is not None:
+        stores, trunk.first_stores = trunk.first_stores, None
+        return stores
     start, phase, split = time.monotonic(), unfreeze.phases[index], trunk.splits[index]
     assert split is not None
-    trunk.made = None  # frees the memory of those before
     options = trunk.options
     part = _part(model, feed, phase)
     local = feed.own() if part.count > 1 else feed
@@ -116,7 +113,7 @@ def stores_of(
         parts["train"] = dataclasses.replace(
             parts["train"], inputs=lambda: examples, recipe=recipe, views=views
         )
-    stores = get_stores(
+    found = get_stores(
         split,
         list(parts.values()),
         options,
@@ -126,10 +123,7 @@ def stores_of(
         strategy=model.distribute_strategy if feed.share.count == 1 else None,
     )
     trunk.seconds[phase.name] = time.monotonic() - start
-    if stores is None:
-        return None
-    trunk.made = index, dict(zip(parts, stores, strict=True))
-    return trunk.made[1]
+    return None if found is None else dict(zip(parts, found, strict=True))
 
 
 def _part(model: keras.Model, feed: Feed, phase: Phase) -> Share:

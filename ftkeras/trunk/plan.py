@@ -71,7 +71,8 @@ class TrunkPlan:
             whole model and with metrics like its. It is called in the strategy's scope.
         splits: The model, divided for each phase; None where it cannot be.
         seconds: How long it took to get the stores, by phase; filled in while training goes on.
-        made: The phase whose stores were asked for last, and they themselves, by split.
+        first_stores: The first phase's stores by split, if they were made before it begins; it
+            takes them from here.
     """
 
     options: TrunkConfig
@@ -79,7 +80,7 @@ class TrunkPlan:
     make_tail: MakeTail
     splits: tuple[TrunkSplit | None, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    made: tuple[int, dict[str, Any]] | None = None
+    first_stores: dict[str, Any] | None = None
 
     def ahead(self, index: int) -> list[TrunkSplit]:
         """Returns the later phases' splits whose trunks run together with that of a phase."""

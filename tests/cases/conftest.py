@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ftkeras import load_data
 from ftkeras.cli.main import main
+from ftkeras.data.dataset import Data
 
 CONFIG = """\
 data: {source: folder, path: photos, image_size: 16, batch_size: 8, augmentation: none}
@@ -76,6 +78,19 @@ def prepare(draw) -> Callable[[Path], None]:
         (place / "c.yaml").write_text(CONFIG)
 
     return fill
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch, draw) -> Callable[..., Data]:
+    """A function that writes a table on the images `pics/0.png` to `pics/7.png` and loads it."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path, {"pics": 8})
+
+    def load(*lines: str, name: str = "list.csv", **options: object) -> Data:
+        Path(name).write_text("\n".join(lines) + "\n")
+        return load_data("manifest", path=name, **options)
+
+    return load
 
 
 @pytest.fixture(scope="session")

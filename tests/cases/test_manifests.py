@@ -8,24 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftkeras import UserError, load_data
+from ftkeras import UserError
 from ftkeras.data.answers import Question
 from ftkeras.data.dataset import Data
 
 Table = Callable[..., Data]
-
-
-@pytest.fixture
-def read(tmp_path, monkeypatch, draw) -> Table:
-    """A function that writes a table on the images `pics/0.png` to `pics/7.png` and loads it."""
-    monkeypatch.chdir(tmp_path)
-    draw(tmp_path, {"pics": 8})
-
-    def load(*lines: str, name: str = "list.csv", **options: object) -> Data:
-        Path(name).write_text("\n".join(lines) + "\n")
-        return load_data("manifest", path=name, **options)
-
-    return load
 
 
 def ids(data: Data) -> list[str]:

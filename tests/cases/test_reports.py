@@ -19,19 +19,6 @@ Table = Callable[..., Data]
 
 
 @pytest.fixture
-def read(tmp_path, monkeypatch, draw) -> Table:
-    """A function that writes lines on the images `pics/0.png` to `pics/7.png` and loads them."""
-    monkeypatch.chdir(tmp_path)
-    draw(tmp_path, {"pics": 8})
-
-    def load(*lines: str, name: str = "list.csv", **options: object) -> Data:
-        Path(name).write_text("\n".join(lines) + "\n")
-        return load_data("manifest", path=name, **options)
-
-    return load
-
-
-@pytest.fixture
 def folder(tmp_path, draw) -> Callable[..., Data]:
     """A function that draws 4 images into each folder and loads them all."""
 

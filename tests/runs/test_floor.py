@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from ftkeras.phases.blend import weights_of_model
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
 from ftkeras.runs.floor import Floor, _best, find_floor, start_from
+from ftkeras.training.segments import stores_of
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,22 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(photos) -> Callable[..., Any]:
-    def make(head=None, training=None, outputs=None, weights="starter", strategy=None):
+    def make(head=None, training=None, outputs=None, weights="starter", trunk="auto", size=32):
         two = [
             {"name": "head", "train": ["head"], "epochs": 1, "learning_rate": 1e-3},
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
         ]
         return parse_config(
             {
-                "data": {"source": "manifest", "path": str(photos / "rows.csv"), "image_size": 32},
+                "data": {
+                    "source": "manifest",
+                    "path": str(photos / "rows.csv"),
+                    "image_size": size,
+                    "augmentation": "none" if trunk == "on" else "light",
+                },
                 "backbone": {"name": "MobileNetV2", "weights": weights},
-                "phases": strategy or two,
+                "phases": two,
+                "trunk": {"mode": trunk},
                 "head": head or {},
                 "training": training or {},
                 "export": {"saved_model": False},
@@ -104,9 +112,22 @@ def test_a_run_that_resumes_takes_the_floor_that_it_began_with(config, tmp_path)
     assert isinstance(Floor.load(run, {"label": None}), Floor)
 
 
-@pytest.mark.parametrize("end", ["chosen", "trained"])
-def test_a_run_says_what_it_kept_and_how_that_compares(config, tmp_path, capsys, end):
-    run = ftkeras.train(config(training={"end": end}), str(tmp_path / "run"))
+CHOSEN, TRAINED = {"training": {"end": "chosen"}}, {"training": {"end": "trained"}}
+RANDOM, HIDDEN = {"head": {"start": "random"}}, {"head": {"hidden": [{"units": 8}]}}
+
+
+@pytest.mark.parametrize("change", [CHOSEN, TRAINED, RANDOM, HIDDEN])
+def test_a_run_says_what_it_kept_and_how_that_compares(
+    config, tmp_path, capsys, monkeypatch, change
+):
+    started: list[bool] = []
+
+    def start(floor, model):
+        started.append(start_from(floor, model))
+        return started[0]
+
+    monkeypatch.setattr("ftkeras.runs.train.start_from", start)
+    run = ftkeras.train(config(**change), str(tmp_path / "run"))
     shown, evaluation = capsys.readouterr().out, run.read_json("evaluation.json")
     floor = load_predictions(run, "floor-test")
     right = (floor.logits.argmax(axis=1) == floor.labels).mean()
@@ -114,7 +135,8 @@ def test_a_run_says_what_it_kept_and_how_that_compares(config, tmp_path, capsys,
     gain = evaluation["accuracy"] - evaluation["floor"]["accuracy"]
     assert evaluation["floor"]["difference"] == pytest.approx(gain)
     assert sentence(evaluation["floor"]) in shown
-    if end == "trained":
+    assert started == {str(RANDOM): [], str(HIDDEN): [False]}.get(str(change), [True])
+    if change != CHOSEN:
         assert "kept  " not in shown and not os.path.exists(run.path("floor.json"))
         return
     kept = run.read_json("floor.json")
@@ -149,23 +171,62 @@ def test_what_is_kept_is_one_of_three(config, tmp_path, capsys, monkeypatch):
     assert moved
 
 
-@pytest.mark.parametrize(
-    ("change", "says", "measured"),
-    [
-        ({"head": {"start": "random"}}, "", True),
-        ({"head": {"hidden": [{"units": 8}]}}, "", True),
-        ({"weights": "none"}, "", False),
-    ],
-)
-def test_where_the_head_cannot_or_should_not_start_from_it(
-    config, tmp_path, change, says, measured
-):
-    assembled = assemble(config(**change))
+def found(config, tmp_path, **changes) -> tuple[Floor | None, Run]:
+    """Returns the floor of a config that is not trained, and the run that keeps it."""
+    assembled = assemble(config(**changes))
     run = Run.create(str(tmp_path / "run"), assembled.config)
-    floor = find_floor(assembled, run, "test")
-    assert (floor is not None) == measured
-    if "hidden" in str(change):
-        assert floor is not None and not start_from(floor, assembled.model)
+    return find_floor(assembled, run, "test"), run
+
+
+def test_a_backbone_that_knows_nothing_has_no_floor(config, tmp_path):
+    floor, run = found(config, tmp_path, weights="none")
+    assert floor is None and not os.path.exists(run.path("floor.npz"))
+
+
+def test_some_examples_are_enough(config, tmp_path, monkeypatch):
+    """Of many, some are fitted on; those of train are nowhere mistaken for all of them."""
+    monkeypatch.setattr("ftkeras.runs.floor.MOST", 20)
+    floor, run = found(config, tmp_path)
+    assert floor is not None and floor.examples == 20
+    assert len(load_predictions(run, "floor-test").ids) == 15
+    assembled = assemble(config())
+    only = dataclasses.replace(assembled.data, splits={"train": assembled.data.splits["train"]})
+    feed = dataclasses.replace(assembled.feed, data=only)
+    alone = dataclasses.replace(assembled, data=only, feed=feed)
+    other = Run.create(str(tmp_path / "other"), assembled.config)
+    again = find_floor(alone, other, "train")
+    assert again is not None and again.examples == 20
+    np.testing.assert_array_equal(again.heads["label"].kernel, floor.heads["label"].kernel)
+
+
+@pytest.mark.parametrize(("passes", "free", "is_there"), [(0.5, 500, True), (0.1, 10, False)])
+def test_where_it_would_not_pay_a_line_says_so(
+    config, tmp_path, monkeypatch, capsys, passes, free, is_there
+):
+    monkeypatch.setattr("ftkeras.runs.floor._PASSES", passes)
+    monkeypatch.setattr("ftkeras.runs.floor._FREE", free)
+    floor, _ = found(config, tmp_path)
+    shown = capsys.readouterr().out
+    assert (floor is not None) == is_there
+    said = "floor     none: it would run 45 examples, for 2 epochs of 45."
+    assert (said in shown) != is_there
+
+
+def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
+    """And the store is made once: the first phase takes it over."""
+    plain, _ = found(config, tmp_path, trunk="off", size=64)
+    assembled = assemble(config(trunk="on", size=64))
+    run = Run.create(str(tmp_path / "stored"), assembled.config)
+    stored = find_floor(assembled, run, "test")
+    assert plain is not None and stored is not None and assembled.trunk is not None
+    made = assembled.trunk.first_stores
+    assert made is not None and set(made) == {"train", "val"}
+    np.testing.assert_allclose(
+        stored.heads["label"].kernel, plain.heads["label"].kernel, rtol=1e-2, atol=1e-3
+    )
+    parts = (assembled.model, assembled.feed, assembled.unfreeze, assembled.trunk, 0)
+    assert stores_of(*parts) is made
+    assert assembled.trunk.first_stores is None  # a phase that begins again finds or makes its own
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def main(_: Sequence[str]) -> None:
         losses, accuracies = {}, {}
         for method in METHODS:
             head, held_out = fit_head(method, normalized["train"][chosen], y, 10, folds)
-            answers = head.logits(normalized["test"]).argmax(axis=1)
+            answers = head(normalized["test"]).argmax(axis=1)
             accuracies[method] = float((answers == truth).mean())
             losses[method] = 0.0 if held_out is None else float(log_losses(y, held_out).mean())
             right[method, count].append(accuracies[method])

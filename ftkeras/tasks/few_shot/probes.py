@@ -1,59 +1,40 @@
 """Linear heads fitted on the features of a few examples, and how one is chosen among several.
 
-All are fitted on the processor in a moment: a head on n examples lies in the span of their
-features, so that thousands of features become n numbers before anything is minimised.
+All are fitted on the processor in a moment.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from ftkeras.measures.linear import Linear, logistic
 from ftkeras.measures.metrics import log_losses
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """What to choose from, for features of length 1 or so; the middle one where nothing can choose."""
 
-_STEPS, _TOLERANCE = 500, 1e-5  # of the logistic head
 _COSINE_STEPS, _COSINE_RATE, _FIRST_SCALE = 100, 0.02, 10.0
 
 
-@dataclass(frozen=True)
-class LinearHead:
-    """Logits from features: `features @ kernel + bias`.
-
-    Args:
-        kernel: float64 (channels, classes).
-        bias: float64 (classes,).
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """Returns float64 (n, classes) of features (n, channels)."""
-        return np.asarray(features @ self.kernel + self.bias)
-
-
-Fit = Callable[[np.ndarray, np.ndarray, int], LinearHead]
+Fit = Callable[[np.ndarray, np.ndarray, int], Linear]
 """From features (n, channels), labels int (n,) and the number of classes to a head."""
 Fold = tuple[np.ndarray, np.ndarray]
 """Indices to fit on, and indices that are left out."""
 
 
-def nearest_mean(features: np.ndarray, labels: np.ndarray, classes: int) -> LinearHead:
+def nearest_mean(features: np.ndarray, labels: np.ndarray, classes: int) -> Linear:
     """Returns the head that answers with the class whose mean is nearest (Mensink et al. 2013).
 
     The logits are minus the squared distances, but for a number that all classes share.
     """
     means = _means(features, labels, classes)
-    return LinearHead(2.0 * means.T, -np.square(means).sum(axis=1))
+    return Linear(2.0 * means.T, -np.square(means).sum(axis=1))
 
 
-def cosine_head(features: np.ndarray, labels: np.ndarray, classes: int) -> LinearHead:
+def cosine_head(features: np.ndarray, labels: np.ndarray, classes: int) -> Linear:
     """Returns a head whose logits are scaled cosines between features and a prototype a class.
 
     Prototypes begin as the class means and are trained together with the scale (Gidaris and
@@ -79,47 +60,14 @@ def cosine_head(features: np.ndarray, labels: np.ndarray, classes: int) -> Linea
         prototypes = prototypes - change[:-1].reshape(prototypes.shape)
         log_scale = log_scale - change[-1]
     kernel = np.exp(log_scale) / length * (_unit(prototypes) @ basis).T
-    return LinearHead(kernel, np.zeros(classes))
+    return Linear(kernel, np.zeros(classes))
 
 
-def logistic(
+def penalised(
     features: np.ndarray, labels: np.ndarray, classes: int, penalty: float = 0.1
-) -> LinearHead:
-    """Returns the multinomial logistic regression with an L2 penalty.
-
-    It minimises the sum of cross-entropies and `penalty / 2` times the squared kernel; the bias is
-    free. By singular vectors, the bound of Boehning (1992) on the second derivative is diagonal:
-    steps of its size cannot go up, and Nesterov's momentum makes them few.
-
-    Args:
-        features: float (n, channels).
-        labels: int (n,).
-        classes: How many classes there are.
-        penalty: Above 0.
-    """
-    centre = features.mean(axis=0)
-    basis, inside = _span(features - centre)  # (rank, channels), (n, rank)
-    inputs = np.column_stack([inside, np.ones(len(inside))])
-    penalties = np.append(np.full(inside.shape[1], penalty), 0.0)[:, None]
-    curvature = 0.5 * np.square(inputs).sum(axis=0)[:, None] + penalties
-    targets = np.eye(classes)[labels]
-    weights = ahead = np.zeros((inputs.shape[1], classes))
-    momentum = 1.0
-    for _ in range(_STEPS):
-        gradient = inputs.T @ (_softmax(inputs @ ahead) - targets) + penalties * ahead
-        moved = ahead - gradient / curvature
-        if np.abs(moved - weights).max() < _TOLERANCE * np.abs(moved).max():
-            weights = moved
-            break
-        if np.sum((ahead - moved) * (moved - weights)) > 0:  # it went too far: begin anew
-            momentum, ahead = 1.0, moved
-        else:
-            following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-            ahead = moved + (momentum - 1) / following * (moved - weights)
-            momentum = following
-        weights = moved
-    kernel = basis.T @ weights[:-1]
-    return LinearHead(kernel, weights[-1] - centre @ kernel)
+) -> Linear:
+    """Returns logistic regression that minimises cross-entropies + `penalty / 2` * kernel ** 2."""
+    return logistic(features, labels, classes, 1 / penalty, scaled=False, tolerance=1e-6)
 
 
 def draw(labels: np.ndarray, shots: int, seed: int, turn: int = 0) -> np.ndarray:
@@ -154,7 +102,7 @@ def stratified_folds(
 
 def fit_head(
     method: str, features: np.ndarray, labels: np.ndarray, classes: int, folds: Sequence[Fold]
-) -> tuple[LinearHead, np.ndarray | None]:
+) -> tuple[Linear, np.ndarray | None]:
     """Fits a head, and like ones on each fold.
 
     Args:
@@ -181,12 +129,12 @@ def _held_out_logits(
 ) -> np.ndarray:
     logits = np.empty((len(labels), classes))
     for kept, left_out in folds:
-        logits[left_out] = fit(features[kept], labels[kept], classes).logits(features[left_out])
+        logits[left_out] = fit(features[kept], labels[kept], classes)(features[left_out])
     return logits
 
 
 METHODS: dict[str, Sequence[Fit]] = {
-    "logistic": [functools.partial(logistic, penalty=penalty) for penalty in PENALTIES],
+    "logistic": [functools.partial(penalised, penalty=penalty) for penalty in PENALTIES],
     "cosine": [cosine_head],
     "nearest_mean": [nearest_mean],
 }

@@ -22,6 +22,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import predict_logits, predict_outputs
 from ftkeras.measures.bootstrap import mean_interval
 from ftkeras.measures.calibration import fit_temperature
+from ftkeras.measures.linear import Linear
 from ftkeras.measures.metrics import log_losses
 from ftkeras.report.chart import interval_chart
 from ftkeras.report.html import interval, number, tag
@@ -34,7 +35,7 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.few_shot.config import FewShotConfig, FewShotSection
 from ftkeras.tasks.few_shot.features import check_stages, unit_features
-from ftkeras.tasks.few_shot.probes import LinearHead, draw, fit_head, stratified_folds
+from ftkeras.tasks.few_shot.probes import draw, fit_head, stratified_folds
 from ftkeras.training.resume.saving import Guards
 
 NAMES = {
@@ -59,7 +60,7 @@ class _Candidate:
 
     test: np.ndarray
     held_out: np.ndarray | None
-    head: LinearHead | None = None
+    head: Linear | None = None
 
 
 class FewShot(Task):
@@ -179,7 +180,7 @@ def _fit_head(
     """Fits a head on features (n, channels), and its like on each fold."""
     classes = int(labels.max()) + 1
     head, held_out = fit_head(method, inputs, labels, classes, _folds(config, labels))
-    return _Candidate(head.logits(test), held_out, head)
+    return _Candidate(head(test), held_out, head)
 
 
 def _train_phases(

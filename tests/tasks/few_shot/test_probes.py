@@ -14,8 +14,8 @@ from ftkeras.tasks.few_shot.probes import (
     cosine_head,
     draw,
     fit_head,
-    logistic,
     nearest_mean,
+    penalised,
     stratified_folds,
 )
 
@@ -32,9 +32,9 @@ def test_the_nearest_mean_is_the_nearest_by_distance():
     features = np.array([[0.0, 0.0], [2.0, 0.0], [10.0, 0.0]])
     head = nearest_mean(features, np.array([0, 0, 1]), 2)  # means (1, 0) and (10, 0)
     points = np.array([[5.4, 3.0], [5.6, -3.0]])
-    assert head.logits(points).argmax(axis=1).tolist() == [0, 1]
+    assert head(points).argmax(axis=1).tolist() == [0, 1]
     distances = ((points[:, None] - [[1.0, 0.0], [10.0, 0.0]]) ** 2).sum(axis=2)
-    logits = head.logits(points)
+    logits = head(points)
     assert np.diff(logits, axis=1) == pytest.approx(-np.diff(distances, axis=1))
 
 
@@ -42,10 +42,10 @@ def test_the_nearest_mean_is_the_nearest_by_distance():
 @pytest.mark.parametrize(("count", "channels"), [(9, 40), (60, 12)])  # fewer and more than channels
 def test_logistic_regression_agrees_with_scikit_learn(penalty, count, channels):
     features, labels = clouds(count, channels)
-    head = logistic(features, labels, 3, penalty)
+    head = penalised(features, labels, 3, penalty)
     other = LogisticRegression(C=1 / penalty, max_iter=10_000, tol=1e-8).fit(features, labels)
     points, _ = clouds(20, channels, seed=1)
-    ours, theirs = head.logits(points), other.decision_function(points)
+    ours, theirs = head(points), other.decision_function(points)
     difference = (ours - ours.mean(1, keepdims=True)) - (theirs - theirs.mean(1, keepdims=True))
     assert np.abs(difference).max() < 0.01
 
@@ -58,7 +58,7 @@ def test_a_cosine_head_gives_scaled_cosines_and_learns():
     assert not head.bias.any()
     prototypes = np.stack([features[labels == c].mean(axis=0) for c in range(3)])
     first = 10 * features @ (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)).T
-    learned = log_losses(labels, head.logits(3.0 * features)).mean()
+    learned = log_losses(labels, head(3.0 * features)).mean()
     assert learned < log_losses(labels, first).mean()
 
 
@@ -93,7 +93,7 @@ def test_every_method_beats_chance_on_examples_it_has_not_seen(method):
     folds = list(stratified_folds(labels, 5, seed=0))
     head, held_out = fit_head(method, features, labels, 3, folds)
     points, truth = clouds(60, seed=1)
-    assert (head.logits(points).argmax(axis=1) == truth).mean() > 0.6
+    assert (head(points).argmax(axis=1) == truth).mean() > 0.6
     assert held_out is not None
     assert (held_out.argmax(axis=1) == labels).mean() > 0.6
     assert fit_head(method, features[:3], labels[:3], 3, [])[1] is None
