@@ -89,9 +89,8 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 1, done.stderr
     *progress, line = done.stderr.strip().splitlines()
     assert line.startswith("ftkeras: failed: "), done.stderr
-    assert all(text.startswith(("all, epoch", "training:", "saving")) for text in progress), (
-        progress
-    )
+    known = ("floor, ", "all, epoch", "training:", "saving")
+    assert all(text.startswith(known) for text in progress), progress
     return line
 
 

@@ -49,8 +49,8 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def config(photos) -> Callable[..., Any]:
-    def make(head=None, training=None, outputs=None, weights="starter", trunk="auto", size=32):
+def config(photos, tiny_backbone) -> Callable[..., Any]:
+    def make(head=None, training=None, outputs=None, weights="imagenet", trunk="auto"):
         two = [
             {"name": "head", "train": ["head"], "epochs": 1, "learning_rate": 1e-3},
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 1, "learning_rate": 1e-4},
@@ -60,10 +60,10 @@ def config(photos) -> Callable[..., Any]:
                 "data": {
                     "source": "manifest",
                     "path": str(photos / "rows.csv"),
-                    "image_size": size,
+                    "image_size": 32,
                     "augmentation": "none" if trunk == "on" else "light",
                 },
-                "backbone": {"name": "MobileNetV2", "weights": weights},
+                "backbone": {"name": tiny_backbone, "weights": weights},
                 "phases": two,
                 "trunk": {"mode": trunk},
                 "head": head or {},
@@ -214,8 +214,8 @@ def test_where_it_would_not_pay_a_line_says_so(
 
 def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
     """And the store is made once: the first phase takes it over."""
-    plain, _ = found(config, tmp_path, trunk="off", size=64)
-    assembled = assemble(config(trunk="on", size=64))
+    plain, _ = found(config, tmp_path, trunk="off")
+    assembled = assemble(config(trunk="on"))
     run = Run.create(str(tmp_path / "stored"), assembled.config)
     stored = find_floor(assembled, run, "test")
     assert plain is not None and stored is not None and assembled.trunk is not None
