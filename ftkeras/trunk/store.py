@@ -132,6 +132,7 @@ class StoredRows:
     # By the batch: a step that runs once per example costs more than all the rest.
     by_batch = True
     pad: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sequence[int] = ()
 
     def __call__(self, index: tf.Tensor, at: At) -> Any:
         """Returns the rows of the examples, int64 (b,)."""

@@ -20,6 +20,7 @@ _PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _DELIMITERS = (",", ";", "\t", "|")
 _YES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 
@@ -30,6 +31,7 @@ class Columns:
 
     Args:
         image_column: The column of a file's path.
+        cells: Instead of it, the columns that hold the example itself.
         label_column: The column of the label; with `multi_label` of several: a list in JSON,
             "a;b" in CSV. None: the examples have no label.
         label_columns: One column per label instead, with 1 for those that an example has.
@@ -50,6 +52,7 @@ class Columns:
     split_column: str = "split"
     weight_column: str | None = "weight"
     multi_label: bool = False
+    cells: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.label_columns and self.label_column != "label":
@@ -66,7 +69,8 @@ class Columns:
             labels = dict.fromkeys(self.label_columns, "label_columns")
         else:
             labels = {} if self.label_column is None else {self.label_column: "label_column"}
-        return {self.image_column: "image_column", **labels}
+        files = {self.image_column: "image_column"}
+        return {**(dict.fromkeys(self.cells, "input.column") or files), **labels}
 
     @property
     def is_one_label(self) -> bool:
@@ -92,6 +96,7 @@ class Row:
     weight: float
     more: dict[str, str]  # what the other columns say
     fault: str = ""  # why it cannot be used
+    cells: tuple[str, ...] = ()  # the example itself, if it is no file
 
 
 def read_rows(path: str, parts: Mapping[str, str], columns: Columns) -> list[Row]:
@@ -151,6 +156,7 @@ def _table(path: str, text: str, columns: Columns) -> Iterator[tuple[str, dict[s
     before = 1 if first.lower().startswith("sep=") and len(first) == 5 else 0  # Excel's mark
     delimiter = first[4] if before else _delimiter(first, columns)
     lines.seek(0)
+    csv.field_size_limit(max(csv.field_size_limit(), _MOST_OF_A_FIELD))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         for _ in range(before):
@@ -216,13 +222,14 @@ def _parse(
                 f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
                 f"Its columns are {', '.join(record)}; data.{field} names another."
             )
-    file = record[columns.image_column]
+    cells = tuple(_cell(record[name]) for name in columns.cells)
+    file = where.rpartition("/")[2] if cells else record[columns.image_column]
     if not isinstance(file, str) or not file:
         raise UserError(
             f"{where}: {columns.image_column} must be the path of a file, not {file!r}."
         )
     labels = _labels_in(record, columns, where)
-    if not all(map(is_utf8, (file, *labels))):
+    if not all(map(is_utf8, (file, *labels, *cells))):
         raise UserError(f"{where}: half a surrogate pair is not text.")
     cell = str(record.get(columns.split_column) or "").strip()
     part = spelled.get(cell, spelled.get(cell.lower()))
@@ -243,7 +250,12 @@ def _parse(
             for name, value in record.items()
             if name not in used and not isinstance(value, dict)
         },
+        cells=cells,
     )
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _labels_in(record: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, ...]:

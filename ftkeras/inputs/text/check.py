@@ -1,0 +1,49 @@
+"""Which texts can be read; the same decision in training, in `predict` and in a served model."""
+
+from __future__ import annotations
+
+import codecs
+
+import tensorflow as tf
+
+from ftkeras.inputs.text.tokens import MOST_CHARACTERS
+
+DAMAGED = "not UTF-8 text"
+EMPTY = "empty"
+LONG = f"longer than {MOST_CHARACTERS:,} bytes"
+_NOTHING = r"[\pZ\pC]*"  # spaces and control characters
+_OTHERS = {  # what files of other encodings begin with
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def why_not(raw: tf.Tensor) -> tf.Tensor:
+    """Returns why a text cannot be read, a string scalar; empty if it can.
+
+    Args:
+        raw: A string scalar; or several texts that belong together, (n,), of which one may be
+            empty.
+    """
+    texts = tf.reshape(raw, (-1,))
+    # Nothing is looked at in detail before its size is known.
+    is_long = tf.reduce_any(tf.strings.length(texts) > MOST_CHARACTERS)
+    texts = tf.where(is_long, tf.zeros_like(texts), texts)
+    whole = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
+    is_nothing = tf.reduce_all(tf.strings.regex_full_match(whole, _NOTHING))
+    reason = tf.where(is_nothing, EMPTY, "")
+    reason = tf.where(tf.reduce_any(whole != texts), DAMAGED, reason)
+    return tf.where(is_long, LONG, reason)
+
+
+def examine(raw: bytes) -> str:
+    """Returns why the content of a file cannot be read as text, or ""."""
+    for mark, name in _OTHERS.items():
+        if raw.startswith(mark):
+            return f"{name}, not UTF-8 text; save it as UTF-8"
+    if b"\0" in raw[:4096]:
+        return "binary, not text"
+    reason: bytes = why_not(tf.constant(raw)).numpy()
+    return reason.decode()
