@@ -46,12 +46,14 @@ class Tokens:
         vocabulary: The tokens; their places are their numbers. The first is padding.
         length: How many tokens of a text are read; what follows is left out.
         longer: The share of the training texts that are longer, for messages.
+        fixed: Whether all batches have that length.
     """
 
     by: By
     vocabulary: tuple[str, ...]
     length: int
     longer: float = 0.0
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.vocabulary)) != len(self.vocabulary):
@@ -66,6 +68,8 @@ class Tokens:
     @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths that batches may have, in tokens: few, so that few graphs are made."""
+        if self.fixed:
+            return (self.length,)
         parts = {math.ceil(self.length * part / LENGTHS) for part in range(1, LENGTHS + 1)}
         return tuple(sorted(parts))
 
@@ -108,6 +112,7 @@ class Tokens:
             "vocabulary": list(self.vocabulary),
             "length": self.length,
             "longer": self.longer,
+            "fixed": self.fixed,
         }
 
 
