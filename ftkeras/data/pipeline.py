@@ -220,9 +220,7 @@ def _repeated(value: tf.Tensor) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(value).repeat()
 
 
-def _batched(
-    data: tf.data.Dataset, size: int, drop_remainder: bool, read: Read
-) -> tf.data.Dataset:
+def _batched(data: tf.data.Dataset, size: int, drop_remainder: bool, read: Read) -> tf.data.Dataset:
     """Returns batches of (position, epoch, (inputs, ...), rows), padded to the longest input.
 
     If the input has `sizes`, to the next of these: each length costs a graph.

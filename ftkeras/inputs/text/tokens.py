@@ -145,7 +145,9 @@ def split(text: tf.Tensor, by: str) -> tf.Tensor:
     return tf.strings.split(replace(spaced, _KEPT_APOSTROPHE, "'"))
 
 
-def count_tokens(texts: Iterable[np.ndarray], by: str) -> tuple[collections.Counter[str], list[int]]:
+def count_tokens(
+    texts: Iterable[np.ndarray], by: str
+) -> tuple[collections.Counter[str], list[int]]:
     """Counts the tokens of texts.
 
     Args:
