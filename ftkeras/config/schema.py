@@ -57,11 +57,11 @@ class BackboneConfig(Section):
     """The pretrained network under the head."""
 
     name: NameOrPath
-    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a .keras
-    file."""
+    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
+    .keras file."""
     weights: WeightsOrPath = "imagenet"
-    """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for texts,
-    which take them if this is left out), none, or a file: weights, or word vectors."""
+    """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
+    texts, which take them if this is left out), none, or a file: weights, or word vectors."""
     cut: str | None = None
     """The name of the layer whose output is the backbone's output; left out, the last one."""
     activation: dict[str, str] = {}

@@ -126,6 +126,10 @@ class Input:
         """The columns of a table that hold the example itself; none: a column names its file."""
         return ()
 
+    def in_cells(self, cells: Sequence[str]) -> bytes:
+        """Returns the raw example in the cells of a table's line, one per column of `cells`."""
+        return cells[0].encode()
+
     @property
     def sizes(self) -> Sequence[int]:
         """What dimensions of None are rounded up to within a batch, rising; none: its longest."""

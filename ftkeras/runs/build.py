@@ -123,7 +123,13 @@ def _text_backbone(config: Config, data: Data) -> Backbone:
         section.name,
         data.splits["train"],
         weights=weights_name(config),
-        reading=Reading(settings.tokens, settings.length, settings.words, settings.vocabulary),
+        reading=Reading(
+            settings.tokens,
+            settings.length,
+            settings.words,
+            settings.vocabulary,
+            len(settings.columns or [0]),
+        ),
         shape=None if section.recurrent is None else Shape(**section.recurrent.model_dump()),
         seed=config.seed,
     )

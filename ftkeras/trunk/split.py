@@ -349,9 +349,7 @@ def _ancestors(graph: Graph, tensors: Iterable[Tensor]) -> tuple[Step, ...]:
     return tuple(reversed(steps))
 
 
-def _shrink_frontier(
-    graph: Graph, tail: set[Step], movable: set[Step], length: int | None
-) -> None:
+def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step], length: int | None) -> None:
     """Moves cheap steps into the tail where that makes the frontier smaller.
 
     Such a step may also stay in the trunk, where that has a use for its output.

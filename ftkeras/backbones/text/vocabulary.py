@@ -35,17 +35,20 @@ class Seen:
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         return [token for token, count in ordered if count >= least]
 
-    def tokens(self, by: By, vocabulary: Sequence[str], length: int | None) -> Tokens:
+    def tokens(
+        self, by: By, vocabulary: Sequence[str], length: int | None, parts: int = 1
+    ) -> Tokens:
         """Returns how texts become numbers.
 
         Args:
             by: What tokens are.
             vocabulary: All tokens, the special ones first.
             length: How many are read of a text; None follows from the training texts.
+            parts: Of how many parts a text is.
         """
         length = length or choose_length(self.lengths, MOST[by])
         longer = float(np.mean(np.array(self.lengths) > length)) if self.lengths else 0.0
-        return Tokens(by, tuple(vocabulary), length, longer)
+        return Tokens(by, tuple(vocabulary), length, longer, parts=parts)
 
 
 def see(split: Split, by: str) -> Seen:

@@ -24,17 +24,14 @@ def why_not(raw: tf.Tensor) -> tf.Tensor:
     """Returns why a text cannot be read, a string scalar; empty if it can.
 
     Args:
-        raw: A string scalar; or several texts that belong together, (n,), of which one may be
-            empty.
+        raw: A string scalar.
     """
-    texts = tf.reshape(raw, (-1,))
     # Nothing is looked at in detail before its size is known.
-    is_long = tf.reduce_any(tf.strings.length(texts) > MOST_CHARACTERS)
-    texts = tf.where(is_long, tf.zeros_like(texts), texts)
-    whole = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
-    is_nothing = tf.reduce_all(tf.strings.regex_full_match(whole, _NOTHING))
-    reason = tf.where(is_nothing, EMPTY, "")
-    reason = tf.where(tf.reduce_any(whole != texts), DAMAGED, reason)
+    is_long = tf.strings.length(raw) > MOST_CHARACTERS
+    text = tf.where(is_long, "", raw)
+    whole = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    reason = tf.where(tf.strings.regex_full_match(whole, _NOTHING), EMPTY, "")
+    reason = tf.where(whole != text, DAMAGED, reason)
     return tf.where(is_long, LONG, reason)
 
 
