@@ -247,11 +247,11 @@ def each_output(
     names, verdicts = _judged(paths, kind)
     sound = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
     readable, count = [verdicts[i].path for i in sound], len(sound)
-    raw = [getattr(paths[i], "raw", b"") for i in sound]
+    at_hand = {i: one.raw for i, one in enumerate(paths) if isinstance(one, RawExample)}
     if kind.raw.dtype != tf.string and count:
         fetch = from_array(np.stack([_array_in(path) for path in readable]))(np.arange(count))
-    elif any(raw):
-        fetch = _either(readable, raw)
+    elif at_hand:
+        fetch = _either(readable, [at_hand.get(i, b"") for i in sound])
     else:
         fetch = from_files(readable)(np.arange(count))
     split = Split("predict", readable, np.full(count, -1, np.int32), 0, fetch)
@@ -270,8 +270,10 @@ def _judged(asked: Sequence[Asked], kind: Input) -> tuple[list[str], list[Verdic
     names, verdicts = [], []
     for one in asked:
         names.append(one if isinstance(one, str) else one.name)
-        own = isinstance(one, RawExample)
-        verdicts.append(kind.check(one.raw, "", digest(one.raw)) if own else next(scanned))
+        if isinstance(one, RawExample):
+            verdicts.append(kind.check(one.raw, "", digest(one.raw)))
+        else:
+            verdicts.append(next(scanned))
     return names, verdicts
 
 

@@ -9,8 +9,10 @@ import tensorflow as tf
 from ftkeras.inputs.text.tokens import MOST_CHARACTERS
 
 DAMAGED = "not UTF-8 text"
+BINARY = "binary, not text"
 EMPTY = "empty"
 LONG = f"longer than {MOST_CHARACTERS:,} bytes"
+_ZERO = r"(?s).*\x00.*"
 _NOTHING = r"[\pZ\pC]*"  # spaces and control characters
 _OTHERS = {  # what files of other encodings begin with
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -31,6 +33,7 @@ def why_not(raw: tf.Tensor) -> tf.Tensor:
     text = tf.where(is_long, "", raw)
     whole = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
     reason = tf.where(tf.strings.regex_full_match(whole, _NOTHING), EMPTY, "")
+    reason = tf.where(tf.strings.regex_full_match(whole, _ZERO), BINARY, reason)
     reason = tf.where(whole != text, DAMAGED, reason)
     return tf.where(is_long, LONG, reason)
 
@@ -40,7 +43,5 @@ def examine(raw: bytes) -> str:
     for mark, name in _OTHERS.items():
         if raw.startswith(mark):
             return f"{name}, not UTF-8 text; save it as UTF-8"
-    if b"\0" in raw[:4096]:
-        return "binary, not text"
     reason: bytes = why_not(tf.constant(raw)).numpy()
     return reason.decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftkeras.inputs.text.check import DAMAGED as DAMAGED
-from ftkeras.inputs.text.check import EMPTY
+from ftkeras.inputs.text.check import BINARY, EMPTY
 from ftkeras.inputs.text.check import why_not as why_not
 from ftkeras.inputs.text.tokens import BETWEEN
 
@@ -14,7 +14,8 @@ LIMITS = (
 """What no golden text shows."""
 WARM_UP = ("sentence", "punctuation", "numbers", "long")
 """The golden texts that a server is asked about first."""
-_REASONS = {"empty": EMPTY, "spaces": EMPTY, "not UTF-8": DAMAGED, "half a character": DAMAGED}
+_REASONS = {"empty": EMPTY, "spaces": EMPTY, "binary": BINARY}
+_REASONS |= dict.fromkeys(("not UTF-8", "half a character"), DAMAGED)
 
 
 def is_told(name: str, error: str) -> bool:
@@ -33,7 +34,7 @@ def golden() -> dict[str, bytes]:
         "right to left": "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd hello",
         "Chinese": "\u4f60\u597d\uff0c\u4e16\u754c",
         "accents": "Cafe\u0301 caf\u00e9 \u0130stanbul STRASSE stra\u00dfe",
-        "control characters": "a\tb\r\nc\x00d\x07e\ufeff f\u2028g",
+        "control characters": "a\tb\r\nc\x01d\x07e\ufeff f\u2028g",
         "a byte order mark": "\ufeffbegins with one",
         "several parts": f"the first{BETWEEN}and the second",
         "long": "many words again and again " * 4000,  # over 100,000 characters
@@ -48,4 +49,5 @@ def refused() -> dict[str, bytes]:
         "spaces": b" \t\r\n",
         "not UTF-8": "caf\u00e9".encode("latin-1"),
         "half a character": "\u4f60".encode()[:2],
+        "binary": b"a\0b\0",
     }

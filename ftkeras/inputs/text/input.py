@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import ValidationError
 
 from ftkeras.cache import digest
+from ftkeras.config.errors import explain
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input, Tree, Verdict, View, Wire
 from ftkeras.inputs.text import check
@@ -148,7 +150,8 @@ class TextInput(Input):
         """Returns the numbers of the tokens, int32 (steps,)."""
         assert self.tokens is not None, "the input was made without a model"
         # As a file that cannot be decoded ends here, so does what is no text.
-        sound = tf.debugging.assert_equal(check.why_not(raw), "")
+        reason = check.why_not(raw)
+        sound = tf.debugging.Assert(reason == "", [reason])
         with tf.control_dependencies([sound]):
             return self.tokens.ids(tf.strings.regex_replace(raw, _BYTE_ORDER_MARK, ""))
 
@@ -176,7 +179,7 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
     Raises:
         UserError: The settings are wrong, or the model does not say what its tokens are.
     """
-    section = TextConfig.model_validate({**settings, "kind": "text"})
+    section = _checked(settings)
     tokens = tokens_in(model)
     if model is not None and tokens is None:
         raise UserError(
@@ -185,3 +188,12 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
         )
     columns = tuple(section.columns or [section.column or "text"])
     return TextInput(tokens, columns, section.variation.drop, section.variation.swap)
+
+
+def _checked(settings: Mapping[str, Any]) -> TextConfig:
+    try:
+        return TextConfig.model_validate({**settings, "kind": "text"})
+    except ValidationError as error:
+        item = error.errors()[0]
+        where = ".".join(map(str, ("data.input", *item["loc"])))
+        raise UserError(f"{where}: {explain(item, TextConfig)}") from None
