@@ -57,9 +57,11 @@ class BackboneConfig(Section):
     """The pretrained network under the head."""
 
     name: NameOrPath
-    """A Keras Applications name (see `ftkeras backbones`), or the path of a .keras file."""
+    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
+    .keras file."""
     weights: WeightsOrPath = "imagenet"
-    """imagenet (Keras downloads them), starter (shipped, MobileNetV2), none, or a file."""
+    """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
+    texts, which take them if this is left out), none, or a file: weights, or word vectors."""
     cut: str | None = None
     """The name of the layer whose output is the backbone's output; left out, the last one."""
     activation: dict[str, str] = {}
@@ -70,6 +72,23 @@ class BackboneConfig(Section):
     """How many of the last blocks start from fresh weights."""
     shrink_and_perturb: ShrinkPerturb | None = None
     """Left out, the pretrained weights stay as they are."""
+    recurrent: RecurrentConfig | None = None
+    """Of lstm, gru, bilstm and bigru: how large they are; left out, one layer of 128 units."""
+
+
+class RecurrentConfig(Section):
+    """The layers of a recurrent backbone."""
+
+    units: Units = 128
+    """Width of each layer, in one direction."""
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
+    """How many layers."""
+    embedding: Units = 100
+    """Width of the embedding, if there are no word vectors."""
+    dropout: Fraction = 0.0
+    """Dropout of what each layer reads."""
+    recurrent_dropout: Fraction = 0.0
+    """Dropout of what a layer hands on from step to step (Gal and Ghahramani 2016)."""
 
 
 class ShrinkPerturb(Section):

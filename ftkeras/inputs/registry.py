@@ -21,7 +21,7 @@ built yet: examples are then found and checked, but not prepared.
 """
 
 DEFAULT = "image"
-_HOMES = {"image": "ftkeras.inputs.image.input"}  # each has a function `make`
+_HOMES = {kind: f"ftkeras.inputs.{kind}.input" for kind in ("image", "text")}  # each has `make`
 _REGISTERED: dict[str, Maker] = {}
 
 

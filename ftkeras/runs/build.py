@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
+from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
@@ -53,7 +54,9 @@ def data(
     """
     section = config.data if of is None else of
     source = section.model_dump(exclude=set(DataSection.model_fields))
-    seed = source.pop("split_seed")
+    seed, kind = source.pop("split_seed"), input_of(config)
+    if kind.cells and not isinstance(section, ManifestData):
+        source |= _text_features(section, kind)
     asked = [
         Question(name, output.column or name, output.kind, output.map)
         for name, output in config.asked.items()
@@ -72,16 +75,29 @@ def data(
         max_bad_files=section.max_bad_files,
         expected=expected,
         questions=asked,
-        kind=input_of(config),
+        kind=kind,
     )
 
 
-def backbone(config: Config) -> Backbone:
-    """Loads the backbone and makes the changes to it that the config asks for."""
+def backbone(config: Config, data: Data) -> Backbone:
+    """Loads the backbone and makes the changes to it that the config asks for.
+
+    Args:
+        config: The config.
+        data: Texts decide the vocabulary.
+    """
     section = config.backbone
-    loaded = load_backbone(
-        section.name, weights=section.weights, image_size=config.data.image_size, cut=section.cut
-    )
+    if kind_of(config) == "text":
+        loaded = _text_backbone(config, data)
+    elif section.recurrent is not None:
+        raise UserError("backbone.recurrent: this is for recurrent backbones of texts.")
+    else:
+        loaded = load_backbone(
+            section.name,
+            weights=section.weights,
+            image_size=config.data.image_size,
+            cut=section.cut,
+        )
     for old, new in section.activation.items():
         loaded, _ = swap_activation_in(loaded, old, new)
     if section.stochastic_depth is not None:
@@ -91,6 +107,56 @@ def backbone(config: Config) -> Backbone:
         shrink_and_perturb(loaded.blocks, seed=config.seed, **amounts)
     reinitialize(_new_blocks(config, loaded), config.seed)
     return loaded
+
+
+def _text_backbone(config: Config, data: Data) -> Backbone:
+    # Here and not above: of images nobody needs them.
+    from ftkeras.backbones.text.load import Reading, load_text_backbone
+    from ftkeras.backbones.text.recurrent import Shape
+    from ftkeras.inputs.text.config import TextConfig
+
+    section, given = config.backbone, config.data.input
+    settings = TextConfig.model_validate(
+        {"kind": "text", **({} if given is None else given.settings)}
+    )
+    return load_text_backbone(
+        section.name,
+        data.splits["train"],
+        weights=weights_name(config),
+        reading=Reading(
+            settings.tokens,
+            settings.length,
+            settings.words,
+            settings.vocabulary,
+            len(settings.columns or [0]),
+        ),
+        shape=None if section.recurrent is None else Shape(**section.recurrent.model_dump()),
+        seed=config.seed,
+    )
+
+
+def _text_features(section: DataSection, kind: Input) -> dict[str, str]:
+    """Returns what features of records hold texts and labels, unless the config names others."""
+    usual = {"image_feature": kind.cells[0], "label_feature": "label"}
+    fields = type(section).model_fields
+    return {
+        name: value
+        for name, value in usual.items()
+        if name in fields and getattr(section, name) == fields[name].default
+    }
+
+
+def weights_name(config: Config) -> str:
+    """Returns which weights the backbone has: there are none of ImageNet for texts."""
+    weights = config.backbone.weights
+    return "starter" if weights == "imagenet" and kind_of(config) == "text" else weights
+
+
+def kind_of(config: Config) -> str:
+    """Returns what the examples are: the kind that is named, or that of the backbone."""
+    if config.data.input is not None:
+        return config.data.input.kind
+    return "text" if config.backbone.name in TEXT_CATALOG else "image"
 
 
 def model(config: Config, data: Data, on: Backbone) -> keras.Model:
@@ -124,9 +190,10 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
         model: The model that takes the examples; without one they are found and checked, but not
             prepared.
     """
-    section = config.data
-    if section.input is not None and section.input.kind != "image":
-        kind = make_input(section.input.kind, section.input.settings, model)
+    section, name = config.data, kind_of(config)
+    if name != "image":
+        given = {} if section.input is None else section.input.settings
+        kind = make_input(name, given, model)
         _check_images_fields(section, kind)
         return kind
     settings = {"size": section.image_size, "resize": section.resize, **section.mix.model_dump()}
