@@ -31,7 +31,7 @@ def adapt(
     texts: Sequence[str],
     *,
     epochs: int = 4,
-    learning_rate: float = 4e-3,
+    learning_rate: float = 1.6e-2,
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[float]:

@@ -1,11 +1,20 @@
 """The shipped character language model as a backbone, and as the language model that it was.
 
 The weights are textgenrnn's. Its author trained it on windows of 40 characters, each predicting the
-next one, and its layers learned to count: they are at their best 40 to 60 steps from where they
-start. Bits per character on 150 definitions of WordNet, by the number of steps read: 15 in steps 1
-to 20, 4.8 to step 40, 2.7 to step 60, 4.3 to step 80, 6 from there on. In windows of 40 it is 2.5
-everywhere, and 1.36 on English like that of its training texts. `ftkeras.backbones.text.adapt`
-takes the counting out: it trains the model on texts read from their first character.
+next one; in front of a short text there was padding, and it was read, too. So the LSTMs learned to
+count steps. They start here in the state that they had after that padding, and predict well from
+there for about 20 characters. Measured on 150 definitions of WordNet, in bits per character:
+
+| how texts are read                         | bits |
+|--------------------------------------------|------|
+| in windows of 40, as in training           |  2.6 |
+| from the start, characters 1 to 20         |  2.8 |
+| from the start, characters 21 to 40        |  3.4 |
+| from the start, characters 61 to 80        |  6.2 |
+| from the start, LSTMs that start at zero   | 17   |
+
+Fine-tuning takes the counting out: after `ftkeras.backbones.text.adapt` on 1,448 definitions (42 s
+on 2 cores), definitions that it did not see take 2.2 bits, read from the start.
 """
 
 from __future__ import annotations
