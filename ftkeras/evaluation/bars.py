@@ -103,6 +103,16 @@ def whole(results: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def known_metrics(outputs: Mapping[str, Output]) -> dict[str, float | None]:
+    """Returns what `measured` returns of made-up answers, which have the names of real ones.
+
+    Args:
+        outputs: What the model answers, by name.
+    """
+    parts = {name: o.measure(*o.made_up(), resamples=1) for name, o in outputs.items()}
+    return measured(next(iter(parts.values())) if len(parts) == 1 else {"heads": parts})
+
+
 def check_metrics(bars: Sequence[Bar], outputs: Mapping[str, Output]) -> None:
     """Refuses, before anything is measured, a metric that will not be.
 
@@ -113,12 +123,8 @@ def check_metrics(bars: Sequence[Bar], outputs: Mapping[str, Output]) -> None:
     Raises:
         UserError: A bar names a metric that an evaluation of such a model does not give.
     """
-    if not bars:
-        return
-    # Answers that are made up tell the names that real ones have.
-    parts = {name: o.measure(*o.made_up(), resamples=1) for name, o in outputs.items()}
-    alone = len(parts) == 1
-    refuse_unknown(bars, measured(next(iter(parts.values())) if alone else {"heads": parts}))
+    if bars:
+        refuse_unknown(bars, known_metrics(outputs))
 
 
 def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:
