@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ftkeras.errors import TrainingError, UserError, did_you_mean
+from ftkeras.errors import TrainingError, UserError, did_you_mean, there_are
 
 if TYPE_CHECKING:  # bars are read before Keras is imported
     from ftkeras.outputs.base import Output
@@ -153,9 +153,10 @@ def refuse_unknown(bars: Sequence[Bar], known: Mapping[str, float | None]) -> No
     """Raises UserError where a bar's metric is not among those that `measured` returned."""
     for bar in bars:
         if bar.metric not in known:
-            plain = [name for name in known if "per_class." not in name]
+            shown = [name for name in known if "per_class." not in name]
+            if len(shown) < len(known):
+                shown.append("per_class.CLASS.METRIC")
             raise UserError(
                 f"--assert {bar}: no metric {bar.metric!r} is measured."
-                f"{did_you_mean(bar.metric, known)} There are {', '.join(plain)}, and "
-                "per_class.CLASS.METRIC."
+                f"{did_you_mean(bar.metric, known)} {there_are(shown)}"
             )
