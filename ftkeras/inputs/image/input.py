@@ -61,9 +61,14 @@ class ImageInput(Input):
     files = "JPEG, PNG, GIF, BMP or WebP files"
     smaller = "data.image_size"
     abilities = {
-        name: f"ftkeras.inputs.image.{name}"
-        for name in ("show", "corruptions", "looks", "duplicates", "golden", "levels")
-    }
+        **{
+            name: f"ftkeras.inputs.image.{name}"
+            for name in (
+                "show", "cards", "corruptions", "looks", "duplicates", "golden", "levels"
+            )
+        },
+        "features": "ftkeras.backbones.image.features",
+    }  # fmt: skip
     version = (scan.VERSION, PIL.__version__, tf.__version__)
 
     def __post_init__(self) -> None:

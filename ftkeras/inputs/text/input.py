@@ -45,7 +45,8 @@ class TextInput(Input):
     smaller = "data.input.length"
     version = (1,)
     abilities = {
-        name: f"ftkeras.inputs.text.{name}" for name in ("golden", "excerpts", "duplicates")
+        name: f"ftkeras.inputs.text.{name}"
+        for name in ("golden", "cards", "looks", "duplicates", "features")
     }
 
     @property
