@@ -116,6 +116,4 @@ def _copies(words: Wording, exact: bool) -> str:
 
 
 def _copy_evidence(rows: Rows, pairs: Pairs) -> tuple[Evidence, ...]:
-    return tuple(
-        rows.evidence(b, f"as {rows.splits[a]}: {rows.ids[a]}") for a, b in pairs.tolist()
-    )
+    return tuple(rows.evidence(b, f"as {rows.splits[a]}: {rows.ids[a]}") for a, b in pairs.tolist())

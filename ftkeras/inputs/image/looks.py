@@ -64,16 +64,21 @@ def measure(image: tf.Tensor, kind: ImageInput) -> tuple[tf.Tensor, ...]:
     return tf.shape(image)[:2], content, tf.math.reduce_std(grey), chroma, thumbnail
 
 
-def gather(seen: Sequence[tuple[Any, ...]], **rows: Any) -> Looks:
-    """Returns what `measure` saw of each image, with what the arguments of `Rows` say of it."""
-    sizes, contents, deviation, chroma, thumbnails = zip(*seen, strict=True)
+def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:
+    """Returns what `measure` saw of all images, with what the arguments of `Rows` say of them.
+
+    Args:
+        seen: What `measure` returned, (n, ...) each.
+        **rows: What is known of them besides.
+    """
+    sizes, contents, deviation, chroma, thumbnails = seen
     return Looks(
         **rows,
-        sizes=np.stack(sizes),
-        contents=np.array(contents),
-        deviation=np.array(deviation),
-        coloured=np.array(chroma) > CHROMA,
-        thumbnails=np.stack(thumbnails),
+        sizes=sizes,
+        contents=contents,
+        deviation=deviation,
+        coloured=chroma > CHROMA,
+        thumbnails=thumbnails,
     )
 
 

@@ -112,7 +112,7 @@ def signatures(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     factors = random.integers(0, 2**63, count, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     made = np.empty((len(starts) - 1, count), np.uint64)
     for column, factor in enumerate(factors):
-        made[:, column] = np.minimum.reduceat(_mix(values * factor), starts[:-1])
+        made[:, column] = np.minimum.reduceat(values * factor, starts[:-1])
     return made
 
 

@@ -72,16 +72,21 @@ def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
     return begin, content, tf.convert_to_tensor(length), tf.size(ids), strange
 
 
-def gather(seen: Sequence[tuple[Any, ...]], **rows: Any) -> Looks:
-    """Returns what `measure` saw of each text, with what the arguments of `Rows` say of it."""
-    begins, contents, lengths, read, strange = zip(*seen, strict=True)
+def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:
+    """Returns what `measure` saw of all texts, with what the arguments of `Rows` say of them.
+
+    Args:
+        seen: What `measure` returned, (n,) each.
+        **rows: What is known of them besides.
+    """
+    begins, contents, lengths, read, strange = seen
     return Looks(
         **rows,
         words=Words.of(begin.decode("utf-8", "ignore") for begin in begins),
-        contents=np.array(contents),
-        lengths=np.array(lengths),
-        read=np.array(read),
-        strange=np.array(strange),
+        contents=contents,
+        lengths=lengths,
+        read=read,
+        strange=strange,
     )
 
 

@@ -101,9 +101,9 @@ class Words:
     @cached_property
     def once(self) -> tuple[np.ndarray, np.ndarray]:
         """Each text with each of its words once: (rows, numbers), by rising row."""
-        width = max(len(self.vocabulary), 1)
-        keys = np.unique(self.rows * width + self.numbers)
-        return keys // width, keys % width
+        keys = np.sort((self.rows << 32) | self.numbers)
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        return keys >> 32, keys & 0xFFFFFFFF
 
     @cached_property
     def script(self) -> np.ndarray:
