@@ -23,8 +23,10 @@ TREE: dict[str, Any] = {
     "backbone": {"name": "lstm"},
     "phases": [{"name": "head", "train": ["head"], "epochs": 9, "learning_rate": 1e-3}],
 }
-FOODS = "bread cheese apple soup butter rice fish salad sugar meat".split()
-PLACES = "city river island capital coast mountain village port harbor valley".split()
+FOODS = ["bread", "cheese", "apple", "soup", "butter", "rice", "fish", "salad", "sugar", "meat"]
+PLACES = ["city", "river", "island", "capital", "coast", "mountain", "village", "port", "harbor"]
+COMMON = ["the", "of", "and", "to", "in", "that", "was", "with", "for", "from", "his", "its", "her"]
+COMMON += ["large", "small", "old", "new"]
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +36,7 @@ def own_cache(cache: Path) -> None:
 
 def sentences(count: int, words: list[str], seed: int) -> list[str]:
     random = np.random.default_rng(seed)
-    common = "the of and to in that was with for from his its her large small old new".split()
-    return [" ".join(random.choice([*words, *common], 16)) for _ in range(count)]
+    return [" ".join(random.choice([*words, *COMMON], 16)) for _ in range(count)]
 
 
 def rows(times: int = 1) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What tells texts of one kind from those of another: the mean of their word vectors, and habits."""
+"""What tells texts of one source from those of another: the mean of word vectors, and habits."""
 
 from __future__ import annotations
 

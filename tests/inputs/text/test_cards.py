@@ -24,7 +24,8 @@ def tokens_of(text: str, by: str = "words") -> list[str]:
         "I don\u2019t know: it's 5\u20ac!",
         "  \ttabs\n\nand lines \u00a0 ",
         "\u0130stanbul and \u039f\u0394\u039f\u03a3 and STRASSE",
-        "\u732b\u304c\u597d\u304d \u0645\u0631\u062d\u0628\u0627 \U0001f469\u200d\U0001f4bb e\u0301",
+        "\u732b\u304c\u597d\u304d \u0645\u0631\u062d\u0628\u0627",
+        "\U0001f469\u200d\U0001f4bb e\u0301",
         "\ufb01n \u200eleft",
     ],
 )

@@ -21,10 +21,9 @@ def test_words_are_found_in_any_writing(text, words):
 
 
 def test_scripts_are_told_by_the_first_letter():
-    scripts = [
-        script_of(word) for word in ("hi", "\u043f\u0440", "\u732b", "\u3042", "42", "\u0645")
-    ]
-    assert scripts == ["Latin", "Cyrillic", "Han and Kana", "Han and Kana", "", "Arabic"]
+    words = {"hi": "Latin", "\u043f\u0440": "Cyrillic", "\u732b": "Han and Kana", "42": ""}
+    words |= {"\u3042": "Han and Kana", "\u0645": "Arabic", "4th": "Latin"}
+    assert {word: script_of(word) for word in words} == words
 
 
 def test_a_stem_is_that_of_the_plural_too():
