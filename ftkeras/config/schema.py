@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ftkeras.config.data import DataConfig
 from ftkeras.config.fields import (
+    FilePath,
     Fraction,
     NameOrPath,
     NonNegativeFloat,
@@ -57,11 +58,11 @@ class BackboneConfig(Section):
     """The pretrained network under the head."""
 
     name: NameOrPath
-    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a .keras
-    file."""
+    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
+    .keras file."""
     weights: WeightsOrPath = "imagenet"
-    """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for texts,
-    which take them if this is left out), none, or a file: weights, or word vectors."""
+    """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
+    texts, which take them if this is left out), none, or a file: weights, or word vectors."""
     cut: str | None = None
     """The name of the layer whose output is the backbone's output; left out, the last one."""
     activation: dict[str, str] = {}
@@ -74,6 +75,19 @@ class BackboneConfig(Section):
     """Left out, the pretrained weights stay as they are."""
     recurrent: RecurrentConfig | None = None
     """Of lstm, gru, bilstm and bigru: how large they are; left out, one layer of 128 units."""
+    adapt: AdaptConfig | None = None
+    """Of char_lstm: trains it on the texts, without their labels, before it learns the task."""
+
+
+class AdaptConfig(Section):
+    """Fine-tuning a language model on unlabelled texts (Howard and Ruder 2018, "ULMFiT")."""
+
+    epochs: PositiveInt = 4
+    """Passes over the texts."""
+    learning_rate: PositiveFloat = 1.6e-2
+    """The peak rate of its last layer; each layer below has 1 / 2.6 of it."""
+    texts: FilePath | None = None
+    """A file with one more text per line, without labels; left out, only the training texts."""
 
 
 class RecurrentConfig(Section):

@@ -102,6 +102,7 @@ class Input:
         noun: What people call one example, "image"; `nouns` is the plural.
         files: What people call files that hold one example each.
         smaller: The field of a config that makes examples smaller, if there is one.
+        starter: The archive of examples of this kind that ftkeras ships, if there is one.
         pad: What fills a dimension of None, by the name of the input; what has none gets 0.
         version: What differs if `check` may decide differently.
         abilities: What only some kinds can do, by name, each the module that does it: "cards",
@@ -113,6 +114,7 @@ class Input:
     noun: str
     files: str = "files"
     smaller: str = ""
+    starter: str = ""
     pad: Mapping[str, Any] = MappingProxyType({})
     version: tuple[Any, ...] = ()
     abilities: Mapping[str, str] = MappingProxyType({})
@@ -139,6 +141,10 @@ class Input:
     def cells(self) -> Sequence[str]:
         """The columns of a table that hold the example itself; none: a column names its file."""
         return ()
+
+    def in_cells(self, cells: Sequence[str]) -> bytes:
+        """Returns the raw example in the cells of a table's line, one per column of `cells`."""
+        return cells[0].encode()
 
     @property
     def sizes(self) -> Sequence[int]:

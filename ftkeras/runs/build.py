@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +22,10 @@ from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected, load_data
 from ftkeras.data.order import Order
+from ftkeras.data.reading import read_whole
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
+from ftkeras.files import whole_path
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
@@ -89,8 +92,9 @@ def backbone(config: Config, data: Data) -> Backbone:
     section = config.backbone
     if kind_of(config) == "text":
         loaded = _text_backbone(config, data)
-    elif section.recurrent is not None:
-        raise UserError("backbone.recurrent: this is for recurrent backbones of texts.")
+    elif section.recurrent is not None or section.adapt is not None:
+        field = "adapt" if section.recurrent is None else "recurrent"
+        raise UserError(f"backbone.{field}: this is for backbones of texts. Leave it out.")
     else:
         loaded = load_backbone(
             section.name,
@@ -123,7 +127,13 @@ def _text_backbone(config: Config, data: Data) -> Backbone:
         section.name,
         data.splits["train"],
         weights=weights_name(config),
-        reading=Reading(settings.tokens, settings.length, settings.words, settings.vocabulary),
+        reading=Reading(
+            settings.tokens,
+            settings.length,
+            settings.words,
+            settings.vocabulary,
+            len(settings.columns or [0]),
+        ),
         shape=None if section.recurrent is None else Shape(**section.recurrent.model_dump()),
         seed=config.seed,
     )
@@ -138,6 +148,24 @@ def _text_features(section: DataSection, kind: Input) -> dict[str, str]:
         for name, value in usual.items()
         if name in fields and getattr(section, name) == fields[name].default
     }
+
+
+def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float]] | None:
+    """Returns what adapts a language model to the training texts, if the config asks for it."""
+    section = config.backbone.adapt
+    if section is None:
+        return None
+    if config.backbone.name != "char_lstm":
+        raise UserError("backbone.adapt: only char_lstm is a language model. Leave it out.")
+    from ftkeras.backbones.text.adapt import adapt
+    from ftkeras.backbones.text.vocabulary import texts_in
+
+    texts = texts_in(data.splits["train"])
+    if section.texts is not None:
+        lines = read_whole(whole_path(section.texts)).getvalue().decode("utf-8-sig", "replace")
+        texts += [line for line in lines.splitlines() if line.strip()]
+    settings = section.model_dump(exclude={"texts"})
+    return functools.partial(adapt, on.model, texts, seed=config.seed, **settings)
 
 
 def weights_name(config: Config) -> str:

@@ -8,7 +8,7 @@ import keras
 
 from ftkeras.backbones import saved
 from ftkeras.backbones.backbone import Backbone, Block
-from ftkeras.backbones.text import recurrent
+from ftkeras.backbones.text import char_lstm, recurrent
 from ftkeras.backbones.text.catalog import TEXT_CATALOG, TextEntry
 from ftkeras.backbones.text.vectors import load_vectors
 from ftkeras.backbones.text.vocabulary import extended, see
@@ -27,12 +27,14 @@ class Reading:
         length: How many tokens of a text; None follows from the training texts.
         words: How many tokens of the training texts are added to those with weights, at most.
         vocabulary: For a model of one's own, the file with its tokens.
+        parts: Of how many parts a text is.
     """
 
     tokens: str = "auto"
     length: int | None = None
     words: int = 20_000
     vocabulary: str | None = None
+    parts: int = 1
 
 
 def load_text_backbone(
@@ -79,7 +81,7 @@ def load_text_backbone(
         weights = "none"  # there are vectors of words alone
     vectors = load_vectors(weights, seen.counts)
     known = [] if vectors is None else vectors.words
-    tokens = seen.tokens(by, extended(known, seen, reading.words), reading.length)
+    tokens = seen.tokens(by, extended(known, seen, reading.words), reading.length, reading.parts)
     return recurrent.build(entry, tokens, vectors, shape or recurrent.Shape(), seed)
 
 
@@ -93,15 +95,13 @@ def _by(entry: TextEntry, reading: Reading) -> By:
 def _char_lstm(
     entry: TextEntry, train: Split, weights: str, reading: Reading, shape: recurrent.Shape | None
 ) -> Backbone:
-    from ftkeras.backbones.text import char_lstm
-
     if shape is not None:
         raise UserError("backbone.recurrent: the layers of char_lstm are given. Leave it out.")
     if weights not in ("starter", "none"):
         raise UserError("backbone.weights: char_lstm takes starter or none.")
     by = _by(entry, reading)
     characters = char_lstm.characters()
-    tokens = see(train, by).tokens(by, characters, reading.length)
+    tokens = see(train, by).tokens(by, characters, reading.length, reading.parts)
     inputs = TokenIds(tokens.as_config(), name="tokens")
     return char_lstm.load(inputs, pretrained=weights == "starter")
 
@@ -127,7 +127,8 @@ def _own(path: str, train: Split, weights: str, reading: Reading) -> Backbone:
         )
     by: By = "characters" if reading.tokens == "characters" else "words"
     vocabulary = _vocabulary(reading.vocabulary)
-    tokens = see(train, by).tokens(by, vocabulary, first.shape[1] or reading.length)
+    length = first.shape[1] or reading.length
+    tokens = see(train, by).tokens(by, vocabulary, length, reading.parts)
     return _with_tokens(loaded, tokens, first.shape[1])
 
 
@@ -142,8 +143,8 @@ def _vocabulary(path: str) -> list[str]:
     twice = len(set(tokens)) != len(tokens)
     if tokens[0] != PADDING or UNKNOWN not in tokens or twice:
         raise UserError(
-            f"data.input.vocabulary: {path} must have one token per line, each once: first an empty "
-            f"line, which is padding, and {UNKNOWN} for unknown ones among the others."
+            f"data.input.vocabulary: {path} must have one token per line, each once: first an "
+            f"empty line, which is padding, and {UNKNOWN} for unknown ones among the others."
         )
     return tokens
 

@@ -35,17 +35,20 @@ class Seen:
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         return [token for token, count in ordered if count >= least]
 
-    def tokens(self, by: By, vocabulary: Sequence[str], length: int | None) -> Tokens:
+    def tokens(
+        self, by: By, vocabulary: Sequence[str], length: int | None, parts: int = 1
+    ) -> Tokens:
         """Returns how texts become numbers.
 
         Args:
             by: What tokens are.
             vocabulary: All tokens, the special ones first.
             length: How many are read of a text; None follows from the training texts.
+            parts: Of how many parts a text is.
         """
         length = length or choose_length(self.lengths, MOST[by])
         longer = float(np.mean(np.array(self.lengths) > length)) if self.lengths else 0.0
-        return Tokens(by, tuple(vocabulary), length, longer)
+        return Tokens(by, tuple(vocabulary), length, longer, parts=parts)
 
 
 def see(split: Split, by: str) -> Seen:
@@ -64,6 +67,12 @@ def see(split: Split, by: str) -> Seen:
         return Seen(*count_tokens(told(), by))
     finally:
         progress.close()
+
+
+def texts_in(split: Split) -> list[str]:
+    """Returns the texts of a split."""
+    data = tf.data.Dataset.range(len(split)).map(split.fetch)
+    return [text.decode("utf-8", "replace") for text in data.as_numpy_iterator()]
 
 
 def extended(known: Sequence[str], seen: Seen, most: int) -> list[str]:

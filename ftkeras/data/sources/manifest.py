@@ -67,7 +67,7 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -
         labels=[row.labels for row, _ in kept],
         parts=[row.part for row, _ in kept],
         make_fetch=(
-            from_array(_examples([row for row, _ in kept]))
+            from_array(np.array([kind.in_cells(row.cells) for row, _ in kept], object))
             if columns.cells
             else from_files([v.path for _, v in kept])
         ),
@@ -85,17 +85,8 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -
 
 
 def _judge(row: Row, kind: Input) -> Verdict:
-    """Returns whether the example of a line can be used; of several cells one may be empty."""
-    verdicts = [kind.check(cell.encode(), row.file, "") for cell in row.cells]
-    sound = [v for cell, v in zip(row.cells, verdicts, strict=True) if cell or not v.reason]
-    wrong = [v for v in sound if v.reason]
-    return wrong[0] if wrong else sound[0] if sound else verdicts[0]
-
-
-def _examples(rows: Sequence[Row]) -> np.ndarray:
-    """Returns the examples of lines, strings (n,), or (n, cells) if there are several cells."""
-    cells = np.array([[cell.encode() for cell in row.cells] for row in rows], object)
-    return cells[:, 0] if cells.shape[1:] == (1,) else cells
+    """Returns whether the example of a line can be used."""
+    return kind.check(kind.in_cells(row.cells), row.file, "")
 
 
 # ------------------------------------------------------------------------- lines of one file

@@ -25,6 +25,11 @@ _DELIMITERS = (",", ";", "\t", "|")
 _YES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 
 
+def is_table(path: str) -> bool:
+    """Whether a file's name says that it is a table."""
+    return path.lower().endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which column says what, and how.
@@ -127,6 +132,25 @@ def read_rows(path: str, parts: Mapping[str, str], columns: Columns) -> list[Row
     return rows
 
 
+def read_cells(path: str, cells: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Returns ("file:line", the cells of some columns) of each line of a table without labels.
+
+    Raises:
+        UserError: With the file and line of what is wrong.
+    """
+    columns = Columns(label_column=None, weight_column=None, cells=cells)
+    rows = []
+    for where, record in _records(path, columns):
+        missing = [name for name in cells if name not in record]
+        if missing:
+            raise UserError(
+                f"{where}: there is no column {missing[0]!r}.{did_you_mean(missing[0], record)} "
+                f"Its columns are {', '.join(record)}."
+            )
+        rows.append((where, tuple(_cell(record[name]) for name in cells)))
+    return rows
+
+
 def _spellings(parts: Mapping[str, str]) -> dict[str, str]:
     """Returns the part by what the split column may say: in small letters, or a name of its own."""
     own = {name.strip(): part for part, name in parts.items()}
@@ -143,7 +167,7 @@ def _records(path: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
-    elif path.lower().endswith((".csv", ".tsv")):
+    elif is_table(path):
         yield from _table(path, text, columns)
     else:
         raise UserError(f"data.path: {path!r} must end in .csv, .tsv or .jsonl.")

@@ -60,6 +60,7 @@ class ImageInput(Input):
     noun = "image"
     files = "JPEG, PNG, GIF, BMP or WebP files"
     smaller = "data.image_size"
+    starter = "fashion_mnist.zip"
     abilities = {
         **{
             name: f"ftkeras.inputs.image.{name}"

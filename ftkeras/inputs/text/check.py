@@ -9,8 +9,10 @@ import tensorflow as tf
 from ftkeras.inputs.text.tokens import MOST_CHARACTERS
 
 DAMAGED = "not UTF-8 text"
+BINARY = "binary, not text"
 EMPTY = "empty"
 LONG = f"longer than {MOST_CHARACTERS:,} bytes"
+_ZERO = r"(?s).*\x00.*"
 _NOTHING = r"[\pZ\pC]*"  # spaces and control characters
 _OTHERS = {  # what files of other encodings begin with
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -24,17 +26,15 @@ def why_not(raw: tf.Tensor) -> tf.Tensor:
     """Returns why a text cannot be read, a string scalar; empty if it can.
 
     Args:
-        raw: A string scalar; or several texts that belong together, (n,), of which one may be
-            empty.
+        raw: A string scalar.
     """
-    texts = tf.reshape(raw, (-1,))
     # Nothing is looked at in detail before its size is known.
-    is_long = tf.reduce_any(tf.strings.length(texts) > MOST_CHARACTERS)
-    texts = tf.where(is_long, tf.zeros_like(texts), texts)
-    whole = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
-    is_nothing = tf.reduce_all(tf.strings.regex_full_match(whole, _NOTHING))
-    reason = tf.where(is_nothing, EMPTY, "")
-    reason = tf.where(tf.reduce_any(whole != texts), DAMAGED, reason)
+    is_long = tf.strings.length(raw) > MOST_CHARACTERS
+    text = tf.where(is_long, "", raw)
+    whole = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    reason = tf.where(tf.strings.regex_full_match(whole, _NOTHING), EMPTY, "")
+    reason = tf.where(tf.strings.regex_full_match(whole, _ZERO), BINARY, reason)
+    reason = tf.where(whole != text, DAMAGED, reason)
     return tf.where(is_long, LONG, reason)
 
 
@@ -43,7 +43,5 @@ def examine(raw: bytes) -> str:
     for mark, name in _OTHERS.items():
         if raw.startswith(mark):
             return f"{name}, not UTF-8 text; save it as UTF-8"
-    if b"\0" in raw[:4096]:
-        return "binary, not text"
     reason: bytes = why_not(tf.constant(raw)).numpy()
     return reason.decode()

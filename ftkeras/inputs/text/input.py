@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import ValidationError
 
+from ftkeras.cache import digest
+from ftkeras.config.errors import explain
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input, Tree, Verdict, View, Wire
 from ftkeras.inputs.text import check
 from ftkeras.inputs.text.config import TextConfig
-from ftkeras.inputs.text.tokens import Tokens, tokens_in
+from ftkeras.inputs.text.tokens import BETWEEN, Tokens, tokens_in
 from ftkeras.inputs.text.vary import vary
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ class TextInput(Input):
     noun = "text"
     files = ".txt files"
     smaller = "data.input.length"
-    version = (1,)
+    starter = "glosses.zip"
+    version = (1, tf.__version__)
     abilities = {
         name: f"ftkeras.inputs.text.{name}"
         for name in ("golden", "cards", "looks", "duplicates", "features")
@@ -61,9 +65,8 @@ class TextInput(Input):
 
     @property
     def raw(self) -> tf.TensorSpec:
-        """A string in UTF-8; or one per column."""
-        count = len(self.columns)
-        return tf.TensorSpec(() if count == 1 else (count,), tf.string)
+        """A string in UTF-8; its parts, if it has several, with `BETWEEN` between them."""
+        return tf.TensorSpec((), tf.string)
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -129,18 +132,30 @@ class TextInput(Input):
         return Verdict(name, check.examine(raw))
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
-        """Returns texts (n,) or (n, columns) as bytes."""
+        """Returns texts (n,), or parts of texts (n, columns), as bytes (n,)."""
         if array.dtype.kind not in "US":
             raise UserError(f"{where} is {array.dtype}; texts are an array of strings.")
-        if array.shape[1:] != tuple(self.raw.shape):
-            raise UserError(f"{where} has the shape {array.shape}; it must be one string per text.")
+        parts = len(self.columns)
+        if array.shape[1:] != (() if parts == 1 else (parts,)):
+            wanted = "one string" if parts == 1 else f"{parts} strings"
+            raise UserError(f"{where} has the shape {array.shape}; it must be {wanted} per text.")
         encoded = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
+        if parts > 1:
+            return np.array([_joined(row) for row in encoded.tolist()], object)
         return encoded.astype(object)
+
+    def in_cells(self, cells: Sequence[str]) -> bytes:
+        """Returns the text in the cells of a table's line."""
+        return _joined([cell.encode() for cell in cells])
 
     def decode(self, raw: tf.Tensor, view: View) -> tf.Tensor:
         """Returns the numbers of the tokens, int32 (steps,)."""
         assert self.tokens is not None, "the input was made without a model"
-        return self.tokens.ids(tf.strings.regex_replace(raw, _BYTE_ORDER_MARK, ""))
+        # As a file that cannot be decoded ends here, so does what is no text.
+        reason = check.why_not(raw)
+        sound = tf.debugging.Assert(reason == "", [reason])
+        with tf.control_dependencies([sound]):
+            return self.tokens.ids(tf.strings.regex_replace(raw, _BYTE_ORDER_MARK, ""))
 
     def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
         """Returns them as they are, or varied."""
@@ -149,10 +164,14 @@ class TextInput(Input):
         )
 
 
+def _joined(parts: Sequence[bytes]) -> bytes:
+    """Returns the parts of a text as one."""
+    between = BETWEEN.encode()
+    return parts[0] if len(parts) == 1 else between.join(p.replace(between, b" ") for p in parts)
+
+
 def hash_of(tokens: Tokens) -> str:
     """Returns what tells one vocabulary from another."""
-    from ftkeras.cache import digest
-
     return digest(*tokens.vocabulary)
 
 
@@ -162,7 +181,7 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
     Raises:
         UserError: The settings are wrong, or the model does not say what its tokens are.
     """
-    section = TextConfig.model_validate({**settings, "kind": "text"})
+    section = _checked(settings)
     tokens = tokens_in(model)
     if model is not None and tokens is None:
         raise UserError(
@@ -171,3 +190,12 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
         )
     columns = tuple(section.columns or [section.column or "text"])
     return TextInput(tokens, columns, section.variation.drop, section.variation.swap)
+
+
+def _checked(settings: Mapping[str, Any]) -> TextConfig:
+    try:
+        return TextConfig.model_validate({**settings, "kind": "text"})
+    except ValidationError as error:
+        item = error.errors()[0]
+        where = ".".join(map(str, ("data.input", *item["loc"])))
+        raise UserError(f"{where}: {explain(item, TextConfig)}") from None

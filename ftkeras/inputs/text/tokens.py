@@ -23,6 +23,9 @@ PADDING, UNKNOWN, SEPARATOR = "", "[UNK]", "[SEP]"
 SPECIAL = (PADDING, UNKNOWN, SEPARATOR)
 """The first tokens of each vocabulary that ftkeras makes; the number of padding is 0."""
 
+BETWEEN = "\x1e"
+"""What stands between the parts of a text that has several, such as a question and an answer."""
+
 LENGTHS = 6  # how many lengths batches have at most
 MOST_CHARACTERS = 1_000_000  # of a text; it is read whole before it is cut
 
@@ -47,6 +50,7 @@ class Tokens:
         length: How many tokens of a text are read; what follows is left out.
         longer: The share of the training texts that are longer, for messages.
         fixed: Whether all batches have that length.
+        parts: Of how many parts a text is; they share the length.
     """
 
     by: By
@@ -54,6 +58,7 @@ class Tokens:
     length: int
     longer: float = 0.0
     fixed: bool = False
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if len(set(self.vocabulary)) != len(self.vocabulary):
@@ -77,18 +82,19 @@ class Tokens:
         """Returns the numbers of a text's tokens.
 
         Args:
-            text: A string scalar, UTF-8; or several, (n,), which are read as one text with a
-                separator between them and `length` shared among them.
+            text: A string scalar, UTF-8. If it is of several parts, `BETWEEN` stands between them;
+                each has an equal share of the length, and a separator behind it.
 
         Returns:
             int32 (t,), with t between 0 and `length`.
         """
-        if text.shape.rank == 0:
+        if self.parts == 1:
             return self._ids(split(text, self.by)[: self.length])
-        count = text.shape[0]
+        given = tf.strings.split(text, BETWEEN)[: self.parts]
+        given = tf.concat([given, tf.fill([self.parts - tf.size(given)], "")], 0)
+        room = (self.length - self.parts + 1) // self.parts
+        parts = [split(given[i], self.by)[:room] for i in range(self.parts)]
         separator = tf.constant([SEPARATOR])
-        room = (self.length - count + 1) // count
-        parts = [split(text[i], self.by)[:room] for i in range(count)]
         joined = parts[:1] + [x for part in parts[1:] for x in (separator, part)]
         return self._ids(tf.concat(joined, 0))
 
@@ -113,6 +119,7 @@ class Tokens:
             "length": self.length,
             "longer": self.longer,
             "fixed": self.fixed,
+            "parts": self.parts,
         }
 
 
@@ -151,7 +158,7 @@ def count_tokens(
     """Counts the tokens of texts.
 
     Args:
-        texts: Batches of texts, bytes (b,) or (b, n).
+        texts: Batches of texts, bytes (b,).
         by: "words" or "characters".
 
     Returns:
@@ -171,10 +178,9 @@ def count_tokens(
         )
 
     for batch in texts:
-        found = tokens_of(tf.reshape(tf.constant(batch), (-1,)))
+        found = tokens_of(tf.constant(batch))
         counts.update(token.decode("utf-8", "replace") for token in found.flat_values.numpy())
-        each = found.row_lengths().numpy().reshape(len(batch), -1)
-        lengths += (each.sum(1) + each.shape[1] - 1).tolist()
+        lengths += found.row_lengths().numpy().tolist()
     return counts, lengths
 
 
