@@ -134,14 +134,20 @@ def _plain(text: str) -> str:
     return text.lower().replace("\u2019", "'").replace("\u03c2", "\u03c3")  # a final sigma
 
 
-def _words(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """Yields words for characters: what a word did is the sum of what its characters did."""
+def _words(pieces: Sequence[Piece]) -> list[Piece]:
+    """Returns words for characters: what a word did is the sum over it and the space after it."""
     places = [i for i, (piece, _) in enumerate(pieces) for _ in piece]
     text = "".join(piece for piece, _ in pieces)
-    for word in _WORD.finditer(text):
-        inside = [pieces[i][1] for i in dict.fromkeys(places[word.start() : word.end()])]
+    words: list[Piece] = []
+    for found in _WORD.finditer(text):
+        inside = [pieces[i][1] for i in dict.fromkeys(places[found.start() : found.end()])]
         known = [weight for weight in inside if weight is not None]
-        yield word[0], sum(known) if known else None
+        weight = sum(known) if known else None
+        if words and weight is not None and found[0].isspace():
+            word, before = words[-1]
+            words[-1], weight = (word, (before or 0.0) + weight), None
+        words.append((found[0], weight))
+    return words
 
 
 def excerpt(pieces: Sequence[Piece]) -> list[Piece]:

@@ -104,13 +104,13 @@ def test_a_card_holds_what_each_word_did():
     ]
 
 
-def test_of_characters_a_word_is_their_sum():
+def test_of_characters_a_word_is_their_sum_with_the_space_after_it():
     tokens = Tokens("characters", (*SPECIAL, *"abc "), 5)
     model = model_of(tokens, {"a": 1.0, "b": 0.5, " ": 9.0})
     cards = draw(
         TextInput(tokens), [Shown(tf.constant("aab ba"), 1, False)], model, lambda x: x, False
     )
-    assert cards == [{"pieces": ["aab", " ", "ba"], "weights": [2.5, 9.0, 0.5]}]
+    assert cards == [{"pieces": ["aab", " ", "ba"], "weights": [11.5, None, 0.5]}]
 
 
 def test_several_columns_are_shown_one_after_the_other():
