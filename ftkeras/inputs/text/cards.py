@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from ftkeras.inputs.base import PLAIN, Input, Shown, Tree
 from ftkeras.inputs.text.attribution import integrated_gradients
-from ftkeras.inputs.text.tokens import SEPARATOR, Tokens, split
+from ftkeras.inputs.text.tokens import BETWEEN, SEPARATOR, Tokens, split
 
 _MOST = 400  # characters of an excerpt
 _MOST_IN_PIECE = 60
@@ -77,16 +77,17 @@ def _padded(kind: Input, inputs: Tree) -> Tree:
 
 def _pieces(raw: tf.Tensor, tokens: Tokens, weights: np.ndarray | None) -> Iterator[Piece]:
     """Yields a text in pieces, with the weights (steps,) of its tokens."""
-    parts = [raw] if raw.shape.rank == 0 else tf.unstack(raw)
-    room = (tokens.length - len(parts) + 1) // len(parts)
+    count = tokens.parts
+    parts = raw.numpy().split(BETWEEN.encode())[:count] if count > 1 else [raw.numpy()]
+    parts += [b""] * (count - len(parts))
+    room = (tokens.length - count + 1) // count
     place = 0
     for number, part in enumerate(parts):
         if number:
             yield f" {SEPARATOR} ", None
             place += 1
         read = [t.decode("utf-8", "replace") for t in split(part, tokens.by).numpy()[:room]]
-        text = part.numpy().decode("utf-8-sig", "replace")
-        placed = pieces_of(text, read, by=tokens.by)
+        placed = pieces_of(part.decode("utf-8-sig", "replace"), read, by=tokens.by)
         numbers = [0.0] * len(read) if weights is None else weights[place:].tolist()
         weighed = [(piece, None if at is None else numbers[at]) for piece, at in placed]
         yield from _words(weighed) if tokens.by == "characters" else weighed

@@ -57,19 +57,19 @@ def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
         raw: As a source yields it.
         kind: How the model reads it.
     """
-    text = raw if raw.shape.rank == 0 else tf.strings.reduce_join(raw, separator="\n")
-    plain = tf.strings.regex_replace(tf.strings.lower(text, "utf-8"), r"[\pZ\pC]+", " ")
+    plain = tf.strings.regex_replace(tf.strings.lower(raw, "utf-8"), r"[\pZ\pC]+", " ")
     content = tf.strings.to_hash_bucket_strong(
         tf.strings.strip(plain), 2**62, key=[0x66746B65, 0x72617321]
     )
-    begin = tf.strings.substr(text, 0, _READ)
+    begin = tf.strings.substr(raw, 0, _READ)
     if kind.tokens is None:
         return begin, content, tf.constant(0), tf.constant(0), tf.constant(0)
-    parts = [raw] if raw.shape.rank == 0 else tf.unstack(raw)
-    length = sum((tf.size(split(part, kind.tokens.by)) for part in parts), len(parts) - 1)
+    # What stands between parts is a character, but no word.
+    separators = kind.tokens.parts - 1 if kind.tokens.by == "words" else 0
+    length = tf.size(split(raw, kind.tokens.by)) + separators
     ids = kind.tokens.ids(raw)
     strange = tf.reduce_sum(tf.cast(ids == kind.tokens.unknown, tf.int32))
-    return begin, content, tf.convert_to_tensor(length), tf.size(ids), strange
+    return begin, content, length, tf.size(ids), strange
 
 
 def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:

@@ -114,10 +114,11 @@ def test_of_characters_a_word_is_their_sum_with_the_space_after_it():
 
 
 def test_several_columns_are_shown_one_after_the_other():
-    tokens = Tokens("words", (*SPECIAL, "a", "b"), 8)
+    tokens = Tokens("words", (*SPECIAL, "a", "b"), 8, parts=2)
     model = model_of(tokens, {"a": 1.0, "b": 2.0})
     kind = TextInput(tokens, ("title", "body"))
-    cards = draw(kind, [Shown(tf.constant(["a", "b a"]), 1, False)], model, lambda x: x, False)
+    raw = tf.constant(kind.in_cells(["a", "b a"]))
+    cards = draw(kind, [Shown(raw, 1, False)], model, lambda x: x, False)
     assert cards == [
         {"pieces": ["a", " ", "[SEP]", " ", "b", " ", "a"],
          "weights": [1.0, None, None, None, 2.0, None, 1.0]}

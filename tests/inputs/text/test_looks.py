@@ -30,16 +30,15 @@ def texts(sentence) -> list[str]:
 
 @pytest.mark.parametrize("columns", [("text",), ("title", "body")])
 def test_what_is_seen_of_a_text(columns):
-    tokens = Tokens("words", (*SPECIAL, "a", "b"), 6)
-    parts = [b"A b, c", b"\xc3\x84 b a a a"][: len(columns)]
-    raw = tf.constant(parts if len(columns) > 1 else parts[0])
-    begin, content, length, read, strange = measure(raw, TextInput(tokens, columns))
-    assert begin.numpy() == b"\n".join(parts)
+    tokens = Tokens("words", (*SPECIAL, "a", "b"), 6, parts=len(columns))
+    kind = TextInput(tokens, columns)
+    raw = tf.constant(kind.in_cells(["A b, c", "\u00c4 b a a a"][: len(columns)]))
+    begin, content, length, read, strange = measure(raw, kind)
+    assert begin == raw
     # Of four words a sign and one word are strange; a separator never is.
     expected = [4, 4, 2] if len(columns) == 1 else [10, 5, 1]
     assert [int(length), int(read), int(strange)] == expected
-    again = measure(tf.strings.upper(raw, "utf-8"), TextInput(tokens, columns))
-    assert again[1] == content
+    assert measure(tf.strings.upper(raw, "utf-8"), kind)[1] == content
     assert [int(x) for x in measure(raw, TextInput(columns=columns))[2:]] == [0, 0, 0]
 
 
