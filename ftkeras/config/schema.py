@@ -242,7 +242,8 @@ class EarlyStopping(Section):
     """When to end training before its last epoch."""
 
     metric: str = "val_loss"
-    """A logged metric; the direction follows from its name."""
+    """A logged metric, or `val_` and a metric of `evaluation.json`, such as val_macro_f1; the
+    direction follows from its name."""
     patience: PositiveInt = 3
     """How many epochs without improvement end the training."""
     min_delta: NonNegativeFloat = 0.0
@@ -273,8 +274,9 @@ class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
-    """The metric that tells the best epoch; left out, val_accuracy (any number of labels, or
-    several outputs: val_loss; a number: val_mae)."""
+    """The metric that tells the best epoch: a logged one, or `val_` and a metric of
+    `evaluation.json`, such as val_macro_f1 or val_per_class.cat.recall. Left out, val_accuracy (any
+    number of labels, or several outputs: val_loss; a number: val_mae)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"
