@@ -260,7 +260,7 @@ def _facts(assembled: Assembled) -> dict[str, Any]:
         "multi_label": outputs.pop("multi_label"),
         "noun": kind.noun,
         "nouns": kind.nouns,
-        "drawn": kind.ability("show") is not None,
+        "drawn": kind.ability("cards") is not None,
         **kind.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),

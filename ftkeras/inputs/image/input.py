@@ -62,9 +62,14 @@ class ImageInput(Input):
     smaller = "data.image_size"
     starter = "fashion_mnist.zip"
     abilities = {
-        name: f"ftkeras.inputs.image.{name}"
-        for name in ("show", "corruptions", "looks", "duplicates", "golden", "levels")
-    }
+        **{
+            name: f"ftkeras.inputs.image.{name}"
+            for name in (
+                "show", "cards", "corruptions", "looks", "duplicates", "golden", "levels"
+            )
+        },
+        "features": "ftkeras.backbones.image.features",
+    }  # fmt: skip
     version = (scan.VERSION, PIL.__version__, tf.__version__)
 
     def __post_init__(self) -> None:

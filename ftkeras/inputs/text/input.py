@@ -49,7 +49,8 @@ class TextInput(Input):
     starter = "glosses.zip"
     version = (1, tf.__version__)
     abilities = {
-        name: f"ftkeras.inputs.text.{name}" for name in ("golden", "excerpts", "duplicates")
+        name: f"ftkeras.inputs.text.{name}"
+        for name in ("golden", "cards", "looks", "duplicates", "features")
     }
 
     @property
