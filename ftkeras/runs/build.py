@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -172,6 +173,13 @@ def weights_name(config: Config) -> str:
     """Returns which weights the backbone has: there are none of ImageNet for texts."""
     weights = config.backbone.weights
     return "starter" if weights == "imagenet" and kind_of(config) == "text" else weights
+
+
+def make_layers_known(config: Config) -> None:
+    """Imports the layers of ours that a saved model of such examples may have."""
+    input_of(config)
+    if kind_of(config) == "text":
+        importlib.import_module("ftkeras.backbones.text.char_lstm")
 
 
 def kind_of(config: Config) -> str:

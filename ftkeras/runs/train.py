@@ -261,6 +261,7 @@ def _facts(assembled: Assembled) -> dict[str, Any]:
         "noun": kind.noun,
         "nouns": kind.nouns,
         "drawn": kind.ability("cards") is not None,
+        "weights": build.weights_name(assembled.config),
         **kind.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),
