@@ -23,6 +23,7 @@ from ftkeras.data.order import Order
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
+from ftkeras.inputs.image.config import ImageConfig
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.model.assemble import build_model
@@ -78,10 +79,9 @@ def data(
 
 def backbone(config: Config) -> Backbone:
     """Loads the backbone and makes the changes to it that the config asks for."""
-    section = config.backbone
-    loaded = load_backbone(
-        section.name, weights=section.weights, image_size=config.data.image_size, cut=section.cut
-    )
+    section, examples = config.backbone, config.data.input
+    size = examples.size if isinstance(examples, ImageConfig) else None
+    loaded = load_backbone(section.name, weights=section.weights, image_size=size, cut=section.cut)
     for old, new in section.activation.items():
         loaded, _ = swap_activation_in(loaded, old, new)
     if section.stochastic_depth is not None:
@@ -124,27 +124,11 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
         model: The model that takes the examples; without one they are found and checked, but not
             prepared.
     """
-    section = config.data
-    if section.input is not None and section.input.kind != "image":
-        kind = make_input(section.input.kind, section.input.settings, model)
-        _check_images_fields(section, kind)
-        return kind
-    settings = {"size": section.image_size, "resize": section.resize, **section.mix.model_dump()}
-    if not isinstance(section.augmentation, str):
-        settings["layers"] = [(row.name, row.args) for row in section.augmentation]
+    section = config.data.input
+    settings = section.settings
+    if isinstance(section, ImageConfig):
         settings["repeatable"] = config.training.deterministic
-    own = {} if section.input is None else section.input.settings
-    return make_input("image", {**settings, **own}, model)
-
-
-def _check_images_fields(section: DataSection, kind: Input) -> None:
-    """Refuses fields that only images have, unless they are as if left out."""
-    for name in ("image_size", "resize", "augmentation", "mix"):
-        if getattr(section, name) not in (DataSection.model_fields[name].default, "none"):
-            raise UserError(
-                f"data.{name}: this is for images, and the data are {kind.nouns}. Leave it out; "
-                f"what {kind.nouns} can have is set in data.input."
-            )
+    return make_input(section.kind, settings, model)
 
 
 def feed(
@@ -156,13 +140,14 @@ def feed(
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
     section, kind = config.data, input_of(config, model)
-    is_image = kind.kind == "image"
-    augmentation = section.augmentation if is_image else kind.training_view
+    augmentation: Any = kind.training_view
+    if isinstance(section.input, ImageConfig):
+        augmentation = section.input.augmentation
     listed = config.phases if isinstance(config.phases, list) else []
     varies = any(phase.augmentation is not None for phase in listed)
     if varies and not isinstance(augmentation, str):
         raise UserError(
-            "phases: augmentation can be set by phase only where data.augmentation is a "
+            "phases: augmentation can be set by phase only if data.input.augmentation is a "
             "strength, not a list of layers."
         )
     return Feed(

@@ -89,6 +89,11 @@ def test_off_is_a_word_and_false_is_not():
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
+        ("data.input.sise=9", ["data.input.sise: no such field", "Did you mean 'size'?"]),
+        ("data.input.mix.mixp=1", ["data.input.mix.mixp: no such", "Did you mean 'mixup'?"]),
+        ("data.input.resize=pda", ["data.input.resize", "Did you mean 'pad'?"]),
+        ("data.input=3", ["data.input: expected a valid dictionary", "got 3"]),
+        ("data.input={kind: [image]}", ["data.input.kind: expected a valid string"]),
         ("data.pth=x", ["my.yaml: data.pth: no such field", "Did you mean 'path'?"]),
         ("phase=1", ["phase: no such field", "Did you mean 'phases'?"]),
         ("phases[0].epochs=ten", ["phases[0].epochs: expected a valid integer, got 'ten'"]),
@@ -188,7 +193,9 @@ def test_binary_and_missing_files(tmp_path):
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path):
-    config = parse_config(MINIMAL, ["data.augmentation=[{name: RandAugment, args: {factor: 0.5}}]"])
+    config = parse_config(
+        MINIMAL, ["data.input.augmentation=[{name: RandAugment, args: {factor: 0.5}}]"]
+    )
     (tmp_path / "c.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "c.yaml") == config
 
@@ -196,7 +203,7 @@ def test_a_dumped_config_reads_back_equal(tmp_path):
 @pytest.mark.parametrize(
     "source",
     [
-        {"source": "starter", "image_size": 96},
+        {"source": "starter", "input": {"size": 96}},
         {"source": "folder", "path": "my photos/"},
         {"source": "manifest", "path": "my list.csv"},
     ],

@@ -8,11 +8,12 @@ import pytest
 
 from ftkeras.config.load import dump_config, load_data_section, parse_config, parse_text
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.config import ImageConfig
 from ftkeras.tasks.incremental.config import IncrementalConfig
 from ftkeras.tasks.incremental.extend import extend_config
 
 FIRST: dict[str, Any] = {
-    "data": {"source": "folder", "path": "old/", "batch_size": 8, "resize": "pad"},
+    "data": {"source": "folder", "path": "old/", "batch_size": 8, "input": {"resize": "pad"}},
     "backbone": {"name": "MobileNetV2", "weights": "starter", "reinitialize": 2},
     "phases": [{"name": "head", "train": ["head"], "epochs": 3, "learning_rate": 1e-3}],
 }
@@ -28,7 +29,8 @@ def extend(tree: dict[str, Any], *overrides: str) -> IncrementalConfig:
 def test_what_is_not_said_is_as_it_was():
     config = extend(FIRST, "incremental.memory=500", "data.batch_size=4")
     assert (config.data.source, config.data.path) == ("arrays", "/new.npz")
-    assert (config.data.batch_size, config.data.resize, config.data.image_size) == (4, "pad", 96)
+    assert config.data.batch_size == 4
+    assert config.data.input == ImageConfig(resize="pad", size=96)
     assert config.backbone.weights == "/runs/a/model.keras"
     assert config.backbone.reinitialize == 0  # it would undo what was learned
     assert config.phases == parse_config(FIRST).phases
