@@ -59,6 +59,16 @@ def test_the_data_section_of_a_file(tmp_path):
         load_data_section(tmp_path / "d.yaml")
 
 
+def test_the_new_section_changes_single_settings_of_the_input(capsys):
+    base = parse_config(FIRST)
+    for section in ({"input": {"augmentation": "none"}}, {"augmentation": "none"}):
+        found = extend_config(base, "/runs/a", 96, {**NEW, **section}, ["data.resize=squash"])
+        assert found.data.input == ImageConfig(size=96, resize="squash", augmentation="none")
+    assert "data.augmentation is now data.input.augmentation" in capsys.readouterr().err
+    with pytest.raises(UserError, match="data.input: expected a valid dictionary"):
+        extend_config(base, "/runs/a", 96, {**NEW, "input": 3}, [])
+
+
 def test_a_base_must_be_named():
     with pytest.raises(UserError, match="incremental: is missing"):
         parse_config({**FIRST, "task": "incremental"})
