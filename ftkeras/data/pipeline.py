@@ -59,6 +59,10 @@ class Read(Protocol):
     def pad(self) -> Mapping[str, Any]:
         """What fills dimensions that differ within a batch, by the input's name."""
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """What such dimensions are rounded up to; see `Input.sizes`."""
+
     def __call__(self, index: tf.Tensor, at: At) -> Any:
         """Returns a tree, or those of a batch."""
 
@@ -80,7 +84,7 @@ class Examples:
     def __init__(
         self, split: Split, kind: Input, views: Sequence[str] = ("none",), cache: str = "none"
     ):
-        self.pad = kind.pad
+        self.pad, self.sizes = kind.pad, kind.sizes
         self._split, self._kind, self._views = split, kind, tuple(views)
         self._kept = keep_in_memory(split, kind, View(self._views), cache)
 
@@ -141,7 +145,7 @@ def batches(
     else:
         size = -(-batch_size // share.replicas) * share.replicas // share.count
         data = data.map(example, **parallel)
-        data = _batched(data, size if early else batch_size, drop_remainder, read.pad)
+        data = _batched(data, size if early else batch_size, drop_remainder, read)
         data = data.map(finished, **parallel)
     data = data.prefetch(_AHEAD)
     data = _with_length(data, count, order.start, batch_size, drop_remainder)
@@ -216,19 +220,41 @@ def _repeated(value: tf.Tensor) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(value).repeat()
 
 
-def _batched(
-    data: tf.data.Dataset, size: int, drop_remainder: bool, padding: Mapping[str, Any]
-) -> tf.data.Dataset:
-    """Returns batches of (position, epoch, (inputs, ...), rows), padded to the longest input."""
+def _batched(data: tf.data.Dataset, size: int, drop_remainder: bool, read: Read) -> tf.data.Dataset:
+    """Returns batches of (position, epoch, (inputs, ...), rows), padded to the longest input.
+
+    If the input has `sizes`, to the next of these: each length costs a graph.
+    """
     _, _, (inputs, *others), rows = data.element_spec
     if all(spec.shape.is_fully_defined() for spec in tf.nest.flatten(inputs)):
         return data.batch(size, drop_remainder=drop_remainder)
     values: Any = None  # which is 0
     if isinstance(inputs, dict):
-        filled = {name: tf.constant(x, inputs[name].dtype) for name, x in padding.items()}
+        filled = {name: tf.constant(x, inputs[name].dtype) for name, x in read.pad.items()}
         values = {name: filled.get(name) for name in inputs}
     each = (None, None, (values, *(None for _ in others)), None if rows else ())
-    return data.padded_batch(size, padding_values=each, drop_remainder=drop_remainder)
+    data = data.padded_batch(size, padding_values=each, drop_remainder=drop_remainder)
+    if not read.sizes:
+        return data
+
+    def rounded(positions: Any, nows: Any, batch: Any, rows: Any) -> tuple[Any, ...]:
+        inputs = tf.nest.map_structure(
+            lambda x, spec: _lengthened(x, spec, read.sizes), batch[0], data.element_spec[2][0]
+        )
+        return positions, nows, (inputs, *batch[1:]), rows
+
+    return data.map(rounded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _lengthened(x: tf.Tensor, spec: tf.TensorSpec, sizes: Sequence[int]) -> tf.Tensor:
+    """Pads the second dimension of a tensor with 0, if it varies, to the next of some sizes."""
+    if spec.shape.rank < 2 or spec.shape[1] is not None:
+        return x
+    length = tf.shape(x)[1]
+    at = tf.searchsorted(tf.constant(sizes, tf.int32), [length])[0]
+    wanted = tf.constant([*sizes, 0], tf.int32)[at]
+    missing = tf.maximum(wanted - length, 0)
+    return tf.pad(x, [[0, 0], [0, missing], *[[0, 0]] * (spec.shape.rank - 2)])
 
 
 def _with_length(

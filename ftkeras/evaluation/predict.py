@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.cache import digest
 from ftkeras.console import Progress
-from ftkeras.data.dataset import Split
+from ftkeras.data.dataset import Fetch, Split
 from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array, from_files
 from ftkeras.data.scan import scan_files
+from ftkeras.data.sources.manifest_rows import is_table, read_cells
 from ftkeras.data.walk import files_under
 from ftkeras.errors import UserError
-from ftkeras.inputs.base import Input
+from ftkeras.inputs.base import Input, Verdict
 from ftkeras.model.inference import outputs_function
 from ftkeras.outputs.any_of import Decided
 from ftkeras.outputs.base import Output
@@ -84,6 +86,23 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class RawExample:
+    """An example that is at hand, without a file of its own.
+
+    Args:
+        name: What it is called.
+        raw: What a file of it would hold.
+    """
+
+    name: str
+    raw: bytes
+
+
+Asked: TypeAlias = "str | RawExample"
+"""What a model is asked about: the path of a file, or an example."""
+
+
+@dataclass(frozen=True)
 class FilePrediction:
     """What the model says of one file, or why it could not be asked.
 
@@ -137,10 +156,11 @@ class FilePrediction:
         return record
 
 
-def expand_inputs(patterns: Sequence[str], kind: Input) -> list[str]:
+def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
     """Returns the files that files, folders and globs stand for, each once, in order.
 
-    A file that is named stays, whatever it is. A folder gives the examples anywhere under it.
+    A file that is named stays, whatever it is. A folder gives the examples anywhere under it. If
+    examples stand in the cells of tables, a table gives one for each line.
 
     Args:
         patterns: Paths and globs.
@@ -170,12 +190,19 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[str]:
                 f"Give {kind.noun} files, folders or globs."
             )
         files.update(dict.fromkeys(paths))
-    return list(files)
+    asked: list[Asked] = []
+    for path in files:
+        if kind.cells and is_table(path):
+            rows = read_cells(path, kind.cells)
+            asked += [RawExample(where, kind.in_cells(cells)) for where, cells in rows]
+        else:
+            asked.append(path)
+    return asked
 
 
 def predict_files(
     model: keras.Model,
-    paths: Sequence[str],
+    paths: Sequence[Asked],
     outputs: Mapping[str, Output],
     *,
     kind: Input,
@@ -189,7 +216,7 @@ def predict_files(
 
     Args:
         model: Returns (n, units), or a dict of them by output.
-        paths: The files.
+        paths: The files, or the examples themselves.
         outputs: What the model answers, by name.
         kind: What the files are.
         temperatures: By output, what the logits are divided by; 1 if left out.
@@ -211,23 +238,54 @@ def predict_files(
 
 
 def each_output(
-    model: keras.Model, paths: Sequence[str], kind: Input, batch_size: int
+    model: keras.Model, paths: Sequence[Asked], kind: Input, batch_size: int
 ) -> Iterator[tuple[str, str, Any]]:
     """Yields each file's path, what is wrong with it, and the model's output (units,) for it.
 
     Args: as those of `predict_files`; a model that gives a dict yields one.
     """
-    verdicts = scan_files(paths, "predict", kind)
-    readable = [verdict.path for verdict in verdicts if not verdict.reason]
-    count = len(readable)
-    if kind.raw.dtype == tf.string or not count:
-        fetch = from_files(readable)(np.arange(count))
-    else:
+    names, verdicts = _judged(paths, kind)
+    sound = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
+    readable, count = [verdicts[i].path for i in sound], len(sound)
+    at_hand = {i: one.raw for i, one in enumerate(paths) if isinstance(one, RawExample)}
+    if kind.raw.dtype != tf.string and count:
         fetch = from_array(np.stack([_array_in(path) for path in readable]))(np.arange(count))
+    elif at_hand:
+        fetch = _either(readable, [at_hand.get(i, b"") for i in sound])
+    else:
+        fetch = from_files(readable)(np.arange(count))
     split = Split("predict", readable, np.full(count, -1, np.int32), 0, fetch)
     outputs = _outputs(model, split, kind, batch_size)
-    for path, verdict in zip(paths, verdicts, strict=True):
-        yield path, verdict.reason, None if verdict.reason else next(outputs)
+    for name, verdict in zip(names, verdicts, strict=True):
+        yield name, verdict.reason, None if verdict.reason else next(outputs)
+
+
+def _judged(asked: Sequence[Asked], kind: Input) -> tuple[list[str], list[Verdict]]:
+    """Returns what is asked about by name, and whether it can be read.
+
+    The path of an example without a file is empty, unless it is to be read from a copy.
+    """
+    paths = [one for one in asked if isinstance(one, str)]
+    scanned = iter(scan_files(paths, "predict", kind) if paths else ())
+    names, verdicts = [], []
+    for one in asked:
+        names.append(one if isinstance(one, str) else one.name)
+        if isinstance(one, RawExample):
+            verdicts.append(kind.check(one.raw, "", digest(one.raw)))
+        else:
+            verdicts.append(next(scanned))
+    return names, verdicts
+
+
+def _either(paths: Sequence[str], raw: Sequence[bytes]) -> Fetch:
+    """Returns what fetches an example from its file, or that at hand if its path is empty."""
+    names, contents = tf.constant(list(paths), tf.string), tf.constant(list(raw), tf.string)
+
+    def fetch(index: tf.Tensor) -> tf.Tensor:
+        path = names[index]
+        return tf.cond(path == "", lambda: contents[index], lambda: tf.io.read_file(path))
+
+    return fetch
 
 
 def _array_in(path: str) -> np.ndarray:

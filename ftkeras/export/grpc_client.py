@@ -1,8 +1,8 @@
 """Asks a served classifier over gRPC; needs `pip install tensorflow-serving-api`.
 
-    python grpc_client.py localhost:8500 NAME IMAGE ...
+    python grpc_client.py localhost:8500 NAME FILE ...
 
-Prints a line for each image: file, class, score (of a model with several heads, these and values by
+Prints a line for each file: file, class, score (of a model with several heads, these and values by
 head); or file, "error", what is wrong with it.
 """
 
@@ -17,16 +17,19 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+RAW = "image_bytes"
+"""What the signature calls its argument."""
+
 
 def classify(
     channel: grpc.Channel, name: str, files: Sequence[bytes], timeout: float = 30.0
 ) -> dict[str, np.ndarray]:
-    """Returns the answers for image files, in order.
+    """Returns the answers for examples, in order.
 
     Args:
         channel: To the server, such as grpc.insecure_channel("localhost:8500").
         name: What the server calls the model.
-        files: The files' bytes: JPEG, PNG, GIF or BMP, of any sizes.
+        files: The files' bytes: images (JPEG, PNG, GIF or BMP, of any sizes), or texts in UTF-8.
         timeout: Seconds to wait.
 
     Returns:
@@ -36,7 +39,7 @@ def classify(
     request = predict_pb2.PredictRequest()
     request.model_spec.name = name
     request.model_spec.signature_name = "serving_default"
-    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
+    request.inputs[RAW].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     response = stub.Predict(request, timeout)
     return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}

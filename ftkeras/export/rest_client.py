@@ -1,8 +1,8 @@
 """Asks a served classifier over HTTP; needs nothing but Python.
 
-    python rest_client.py http://localhost:8501/v1/models/NAME IMAGE ...
+    python rest_client.py http://localhost:8501/v1/models/NAME FILE ...
 
-Prints a line for each image: file, class, score (of a model with several heads, these and values by
+Prints a line for each file: file, class, score (of a model with several heads, these and values by
 head); or file, "error", what is wrong with it.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 
 def classify(url: str, files: Sequence[bytes], timeout: float = 30.0) -> list[dict[str, Any]]:
-    """Returns an answer for each image file, in order.
+    """Returns an answer for each example, in order.
 
     Args:
         url: The model's, such as http://localhost:8501/v1/models/NAME.
-        files: The files' bytes: JPEG, PNG, GIF or BMP, of any sizes.
+        files: The files' bytes: images (JPEG, PNG, GIF or BMP, of any sizes), or texts in UTF-8.
         timeout: Seconds to wait.
 
     Returns:

@@ -71,7 +71,7 @@ def export_saved_model(
                 certificate = certify_saved_model(folder, servable, golden)
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
-        write_serving_files(directory, name)
+        write_serving_files(directory, name, servable.input.wire.raw)
     finally:
         progress.close()
     return target

@@ -94,22 +94,24 @@ def write_warmup(extra: Path, servable: Served, name: str) -> None:
             file.write(request.SerializeToString())
 
 
-def write_serving_files(directory: str | os.PathLike[str], name: str) -> None:
+def write_serving_files(directory: str | os.PathLike[str], name: str, raw: str) -> None:
     """Writes `serving/` beside the versions: configurations, a command, and two clients.
 
     Args:
         directory: Where the versions are; local or remote.
         name: What the server calls the model.
+        raw: What the signature of raw examples calls its argument.
     """
     folder = os.path.join(directory, FOLDER)
     tf.io.gfile.makedirs(folder)
     here = Path(__file__).parent
+    grpc = (here / "grpc_client.py").read_text(encoding="utf-8")
     texts = {
         "models.config": _MODELS.format(name=name),
         "batching.config": _BATCHING,
         "serve.sh": _SERVE.format(name=name, folder=FOLDER, version=tf.__version__),
         "rest_client.py": (here / "rest_client.py").read_text(encoding="utf-8"),
-        "grpc_client.py": (here / "grpc_client.py").read_text(encoding="utf-8"),
+        "grpc_client.py": grpc.replace('"image_bytes"', f'"{raw}"', 1),
     }
     for file, text in texts.items():
         with tf.io.gfile.GFile(os.path.join(folder, file), "w") as stream:

@@ -122,6 +122,20 @@ class Input:
         raise NotImplementedError
 
     @property
+    def cells(self) -> Sequence[str]:
+        """The columns of a table that hold the example itself; none: a column names its file."""
+        return ()
+
+    def in_cells(self, cells: Sequence[str]) -> bytes:
+        """Returns the raw example in the cells of a table's line, one per column of `cells`."""
+        return cells[0].encode()
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """What dimensions of None are rounded up to within a batch, rising; none: its longest."""
+        return ()
+
+    @property
     def views(self) -> Sequence[str]:
         """The versions of an example that training may ask for, by name; "none" is the first."""
         return ("none",)

@@ -23,8 +23,11 @@ built yet: examples are then found and checked, but not prepared.
 """
 
 DEFAULT = "image"
-_HOMES = {"image": "ftkeras.inputs.image.input"}  # each has a function `make`
-_SECTIONS = {"image": "ftkeras.inputs.image.config:ImageConfig"}  # these import no TensorFlow
+_HOMES = {kind: f"ftkeras.inputs.{kind}.input" for kind in ("image", "text")}  # each has `make`
+_SECTIONS = {  # these import no TensorFlow
+    "image": "ftkeras.inputs.image.config:ImageConfig",
+    "text": "ftkeras.inputs.text.config:TextConfig",
+}
 KINDS = tuple(_SECTIONS)
 """The kinds that ftkeras has."""
 _REGISTERED: dict[str, tuple[Maker, type[BaseModel] | None]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """How much the examples count against the penalty, scikit-learn's C, for standardised features."""
 
 _STEPS = 1_000  # of the solver at most
+_SMALL = 200_000_000  # multiplications of one step of the solver, up to which it uses one thread
 _RARE = 3.0  # how much lower than any other the bias of a class is that has no example
 
 
@@ -63,7 +65,7 @@ def logistic(
         return Linear(kernel, bias)
     inputs, mean, scale = _standardised(features) if scaled else (features, 0.0, 1.0)
     model = LogisticRegression(C=strength, max_iter=_STEPS, tol=tolerance)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _threads(inputs.size * len(seen)):
         # What is left to gain by then is small, and the strength is chosen by held-out examples.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(inputs, labels, sample_weight=weights)
@@ -113,6 +115,17 @@ def ridge(
     model = Ridge(alpha=1 / strength).fit(inputs, values[:, 0], sample_weight=weights)
     kernel = (model.coef_ / scale).astype(np.float32)[:, np.newaxis]
     return Linear(kernel, np.array([model.intercept_ - mean @ kernel[:, 0]], np.float32))
+
+
+def _threads(products: int) -> Any:
+    """Keeps small matrix products to one thread.
+
+    Several threads wait for one another at each of hundreds of short steps: beside other work, that
+    took ten times as long.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1 if products < _SMALL else None)
 
 
 def _standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

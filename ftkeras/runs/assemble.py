@@ -97,7 +97,7 @@ class Assembled:
         """Returns what a person wants to read before training starts."""
         section = self.config.backbone
         backbone = (
-            f"{section.name} ({section.weights}) {self.feed.input.title}, "
+            f"{section.name} ({build.weights_name(self.config)}) {self.feed.input.title}, "
             f"{counted(len(self.backbone.blocks), 'block')}"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
@@ -121,7 +121,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     data = task.data(config)
     task.check(config, data)
     with devices.strategy.scope():
-        backbone = build.backbone(config)
+        backbone = build.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"

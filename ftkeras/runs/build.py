@@ -26,6 +26,7 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.config import ImageConfig
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
+from ftkeras.inputs.text.config import TextConfig
 from ftkeras.model.assemble import build_model
 from ftkeras.model.surgery import (
     reinitialize,
@@ -54,7 +55,9 @@ def data(
     """
     section = config.data if of is None else of
     source = section.model_dump(exclude=set(DataSection.model_fields))
-    seed = source.pop("split_seed")
+    seed, kind = source.pop("split_seed"), input_of(config)
+    if kind.cells and not isinstance(section, ManifestData):
+        source |= _text_features(section, kind)
     asked = [
         Question(name, output.column or name, output.kind, output.map)
         for name, output in config.asked.items()
@@ -73,15 +76,27 @@ def data(
         max_bad_files=section.max_bad_files,
         expected=expected,
         questions=asked,
-        kind=input_of(config),
+        kind=kind,
     )
 
 
-def backbone(config: Config) -> Backbone:
-    """Loads the backbone and makes the changes to it that the config asks for."""
+def backbone(config: Config, data: Data) -> Backbone:
+    """Loads the backbone and makes the changes to it that the config asks for.
+
+    Args:
+        config: The config.
+        data: Texts decide the vocabulary.
+    """
     section, examples = config.backbone, config.data.input
-    size = examples.size if isinstance(examples, ImageConfig) else None
-    loaded = load_backbone(section.name, weights=section.weights, image_size=size, cut=section.cut)
+    if isinstance(examples, TextConfig):
+        loaded = _text_backbone(config, examples, data)
+    elif section.recurrent is not None:
+        raise UserError("backbone.recurrent: this is for recurrent backbones of texts.")
+    else:
+        size = examples.size if isinstance(examples, ImageConfig) else None
+        loaded = load_backbone(
+            section.name, weights=section.weights, image_size=size, cut=section.cut
+        )
     for old, new in section.activation.items():
         loaded, _ = swap_activation_in(loaded, old, new)
     if section.stochastic_depth is not None:
@@ -91,6 +106,45 @@ def backbone(config: Config) -> Backbone:
         shrink_and_perturb(loaded.blocks, seed=config.seed, **amounts)
     reinitialize(_new_blocks(config, loaded), config.seed)
     return loaded
+
+
+def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone:
+    # Here and not above: of images nobody needs them.
+    from ftkeras.backbones.text.load import Reading, load_text_backbone
+    from ftkeras.backbones.text.recurrent import Shape
+
+    section = config.backbone
+    return load_text_backbone(
+        section.name,
+        data.splits["train"],
+        weights=weights_name(config),
+        reading=Reading(
+            settings.tokens,
+            settings.length,
+            settings.words,
+            settings.vocabulary,
+            len(settings.columns or [0]),
+        ),
+        shape=None if section.recurrent is None else Shape(**section.recurrent.model_dump()),
+        seed=config.seed,
+    )
+
+
+def _text_features(section: DataSection, kind: Input) -> dict[str, str]:
+    """Returns what features of records hold texts and labels, unless the config names others."""
+    usual = {"image_feature": kind.cells[0], "label_feature": "label"}
+    fields = type(section).model_fields
+    return {
+        name: value
+        for name, value in usual.items()
+        if name in fields and getattr(section, name) == fields[name].default
+    }
+
+
+def weights_name(config: Config) -> str:
+    """Returns which weights the backbone has: there are none of ImageNet for texts."""
+    weights, is_text = config.backbone.weights, isinstance(config.data.input, TextConfig)
+    return "starter" if weights == "imagenet" and is_text else weights
 
 
 def model(config: Config, data: Data, on: Backbone) -> keras.Model:

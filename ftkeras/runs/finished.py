@@ -18,7 +18,7 @@ from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.floor import with_floor
-from ftkeras.evaluation.predict import FilePrediction
+from ftkeras.evaluation.predict import Asked, FilePrediction, RawExample
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
@@ -96,8 +96,8 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     return measured
 
 
-def predict(run: Run, files: Sequence[str], top_k: int = 5) -> Iterator[FilePrediction]:
-    """Yields what a run's model says of each file, or what is wrong with it."""
+def predict(run: Run, files: Sequence[Asked], top_k: int = 5) -> Iterator[FilePrediction]:
+    """Yields what a run's model says of each file or example, or what is wrong with it."""
     yield from task_of(run.config).predict(run, load_model(run), files, top_k)
 
 
@@ -188,7 +188,25 @@ class LoadedRun:
             files: Paths.
             top_k: How many classes to give, at most.
         """
-        return list(task_of(self.run.config).predict(self.run, self.model, files, top_k))
+        return self._answers(files, top_k)
+
+    def answer(self, examples: Sequence[str | bytes], top_k: int = 5) -> list[FilePrediction]:
+        """Returns what the model says of examples that are in memory, in order.
+
+        Args:
+            examples: Texts, or the bytes that files would hold.
+            top_k: How many classes to give, at most.
+
+        Example:
+            ```python
+            [row] = ftkeras.load_run("runs/reviews").answer(["a fine film"])
+            ```
+        """
+        raw = [one.encode() if isinstance(one, str) else one for one in examples]
+        return self._answers([RawExample(f"[{i}]", one) for i, one in enumerate(raw)], top_k)
+
+    def _answers(self, asked: Sequence[Asked], top_k: int) -> list[FilePrediction]:
+        return list(task_of(self.run.config).predict(self.run, self.model, asked, top_k))
 
 
 def load_run(folder: str) -> LoadedRun:
@@ -213,6 +231,7 @@ def load_model(run: Run) -> keras.Model:
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
+    build.input_of(run.config)  # makes the layers known that models of such examples have
     return read_model(path, run.folder)
 
 

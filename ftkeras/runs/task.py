@@ -17,7 +17,7 @@ from ftkeras.devices.replicas import replica_class
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
-from ftkeras.evaluation.predict import FilePrediction, predict_files
+from ftkeras.evaluation.predict import Asked, FilePrediction, predict_files
 from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.export.classifier import Served
 from ftkeras.graph import Graph, GraphModel
@@ -181,7 +181,7 @@ class Task:
         return format_results(evaluation)
 
     def predict(
-        self, run: Run, model: keras.Model, files: Sequence[str], top_k: int
+        self, run: Run, model: keras.Model, files: Sequence[Asked], top_k: int
     ) -> Iterator[FilePrediction]:
         """Yields what the model says of each file, or what is wrong with it."""
         config, outputs = run.config, outputs_of_run(run)

@@ -138,7 +138,7 @@ def _stored(stores: dict[str, FrontierStore], feed: Feed, part: Share) -> Batche
     splits = feed.data.splits
     train = batches(
         splits["train"],
-        stores["train"].read(splits["train"], part),
+        stores["train"].read(splits["train"], part, feed.input.sizes),
         feed.batch_size,
         feed.order,
         mix=feed.input.mix if feed.input.mixes else None,
@@ -151,7 +151,7 @@ def _stored(stores: dict[str, FrontierStore], feed: Feed, part: Share) -> Batche
         # want shapes to stay the same, an incomplete one is left out.
         val = batches(
             splits["val"],
-            stores["val"].read(splits["val"], part),
+            stores["val"].read(splits["val"], part, feed.input.sizes),
             feed.batch_size * (1 if feed.full else _FORWARD),
             drop_remainder=feed.full,
             share=feed.share,

@@ -143,13 +143,13 @@ def plan_trunk(
     if why_not:
         forecasts = [TrunkForecast(phase.name, False, why_not) for phase in unfreeze.phases]
         return TrunkPlan(options, tuple(forecasts), make_tail)
-    graph = flatten(model)
-    unit = 0.0 if graph is None else _seconds_per_work(model, graph)
+    graph, length = flatten(model), feed.input.sizes[-1] if feed.input.sizes else None
+    unit = 0.0 if graph is None else _seconds_per_work(model, graph, length or NOMINAL_LENGTH)
     forecasts = []
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
-        split = split_or_reason(model, silence=options.silence, graph=graph)
+        split = split_or_reason(model, silence=options.silence, graph=graph, length=length)
         if isinstance(split, str):
             forecasts.append(TrunkForecast(phase.name, False, split))
             splits.append(None)
@@ -206,7 +206,9 @@ def _forecast(
     parts = feed.share.count if stores_share(model, feed, phase) else 1
     rows = -(-train // parts) * views + -(-val // parts)
     size = estimate_bytes(split.frontier, rows, options.dtype)
-    trunk, tail = work(split.trunk.graph) * unit, work(split.tail.graph) * unit
+    length = feed.input.sizes[-1] if feed.input.sizes else NOMINAL_LENGTH
+    trunk = work(split.trunk.graph, length) * unit
+    tail = work(split.tail.graph, length) * unit
     epochs = phase.length(None)  # at most
     tails = epochs * (train * (1 + _BACKWARD) + val) * tail
     # The unit is of all workers together, each of which runs its own rows.
@@ -294,13 +296,12 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
     return ""
 
 
-def _seconds_per_work(model: keras.Model, graph: Graph) -> float:
+def _seconds_per_work(model: keras.Model, graph: Graph, length: int) -> float:
     """Times a forward pass, and divides by its work.
 
-    Sizes that only the batch decides are nominal; if the model takes no sequence of that length
+    Sizes that only the batch decides are `length`; if the model takes no sequence of that length
     (its positions are numbered up to some other), half of that, and so on.
     """
-    length = NOMINAL_LENGTH
     while True:
         try:
             return _forward_seconds(model, length) / work(graph, length)

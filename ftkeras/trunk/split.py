@@ -38,10 +38,15 @@ class Spec:
     Args:
         shape: Its shape, without the batch.
         dtype: Its type's name, as the layers give it.
+        varies: Whether the first size is only the largest that there may be; shorter ones are
+            filled up with 0.
+        tells: Whether it is 0 in padding alone, so that it tells how long an example is.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    varies: bool = False
+    tells: bool = False
 
     @property
     def size(self) -> int:
@@ -105,9 +110,17 @@ def split_model(
 
 
 def split_or_reason(
-    model: keras.Model, *, silence: bool = False, graph: Graph | None = None
+    model: keras.Model,
+    *,
+    silence: bool = False,
+    graph: Graph | None = None,
+    length: int | None = None,
 ) -> TrunkSplit | str:
-    """Returns what `split_model` does, or why there is nothing worth storing, in a few words."""
+    """Returns what `split_model` does, or why there is nothing worth storing, in a few words.
+
+    Args: as those of `split_model`; and `length`, the largest length of sequences whose length
+        varies. Without it, nothing that varies is stored.
+    """
     graph = graph or flatten(model)
     if graph is None:
         return "the model is not functional"
@@ -115,7 +128,7 @@ def split_or_reason(
         return "nothing trains"
     steady, movable = _find_steady(graph, silence)
     tail = {step for step in graph.steps if step not in steady}
-    _shrink_frontier(graph, tail, movable)
+    _shrink_frontier(graph, tail, movable, length)
     frontier = _frontier(graph, tail)
     if not tail or all(map(_is_cheap, _ancestors(graph, frontier))):
         return _NOTHING if silence else _random_layer(graph) or _NOTHING
@@ -123,15 +136,37 @@ def split_or_reason(
     tail_graph = _tail_graph(graph, tail, frontier, masks)
     frontier = tail_graph.inputs
     for x in frontier:
-        if x.shape[0] is not None or None in x.shape[1:]:
+        if x.shape[0] is not None or None in x.shape[(1 if length is None else 2) :]:
             return f"what crosses the split has no fixed size: {x.shape}"
     trunk_steps = _ancestors(graph, frontier)
     return TrunkSplit(
         trunk=_trunk_model(tuple(masks.with_readers(trunk_steps)), graph, frontier),
         tail=GraphModel(tail_graph, "tail"),
-        frontier=tuple(Spec(_sizes(x), x.dtype) for x in frontier),
+        frontier=_specs(frontier, graph, masks, length),
         silenced=_names(step for step in trunk_steps if step not in movable),
     )
+
+
+def _specs(
+    frontier: tuple[Tensor, ...], graph: Graph, masks: Masks, length: int | None
+) -> tuple[Spec, ...]:
+    telling = set(masks.of.values()) | _read_as_masked(graph)
+    return tuple(
+        Spec(_sizes(x, length), x.dtype, varies, varies and x in telling)
+        for x in frontier
+        for varies in [None in x.shape[1:]]
+    )
+
+
+def _read_as_masked(graph: Graph) -> set[Tensor]:
+    """Returns the whole numbers that an embedding reads which takes 0 for padding."""
+    found: set[Tensor] = set()
+    for step in reversed(graph.steps):
+        layer = step.operation
+        passes = not getattr(layer, "weights", ()) and len(step.inputs) == 1
+        if getattr(layer, "mask_zero", False) or (passes and found.intersection(step.outputs)):
+            found.update(x for x in step.inputs if "int" in x.dtype)
+    return found
 
 
 def _trunk_model(steps: tuple[Step, ...], graph: Graph, frontier: tuple[Tensor, ...]) -> GraphModel:
@@ -314,7 +349,7 @@ def _ancestors(graph: Graph, tensors: Iterable[Tensor]) -> tuple[Step, ...]:
     return tuple(reversed(steps))
 
 
-def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step]) -> None:
+def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step], length: int | None) -> None:
     """Moves cheap steps into the tail where that makes the frontier smaller.
 
     Such a step may also stay in the trunk, where that has a use for its output.
@@ -330,9 +365,11 @@ def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step]) -> None:
                 path.add(step)
                 moves.setdefault(step.inputs[0], set()).update(path)
                 step = maker.get(step.inputs[0])
-        sizes = {source: _bytes(_frontier(graph, tail | path)) for source, path in moves.items()}
+        sizes = {
+            source: _bytes(_frontier(graph, tail | path), length) for source, path in moves.items()
+        }
         best = min(sizes, key=sizes.__getitem__, default=None)
-        if best is None or sizes[best] >= _bytes(frontier):
+        if best is None or sizes[best] >= _bytes(frontier, length):
             return
         tail |= moves[best]
 
@@ -346,12 +383,12 @@ def _is_cheap(step: Step) -> bool:
     return scales or all(map(is_table, getattr(layer, "weights", ())))
 
 
-def _bytes(tensors: Iterable[Tensor]) -> float:
-    """Bytes that the tensors take for one example; infinite where a size isn't known."""
-    if any(None in x.shape[1:] for x in tensors):
+def _bytes(tensors: Iterable[Tensor], length: int | None) -> float:
+    """Bytes that the tensors take for one example; infinite if a size isn't known."""
+    if any(None in x.shape[(1 if length is None else 2) :] for x in tensors):
         return math.inf
-    return sum(math.prod(_sizes(x)) * tf.as_dtype(x.dtype).size for x in tensors)
+    return sum(math.prod(_sizes(x, length)) * tf.as_dtype(x.dtype).size for x in tensors)
 
 
-def _sizes(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(size for size in tensor.shape[1:] if size is not None)
+def _sizes(tensor: Tensor, length: int | None) -> tuple[int, ...]:
+    return tuple(size or length or 0 for size in tensor.shape[1:])

@@ -101,7 +101,9 @@ class FrontierStore:
         ]
         return tf.dynamic_stitch(partitions, parts)
 
-    def read(self, split: dataset.Split, part: Share = WHOLE) -> StoredRows:
+    def read(
+        self, split: dataset.Split, part: Share = WHOLE, sizes: Sequence[int] = ()
+    ) -> StoredRows:
         """Returns what reads batches of the frontier in `ftkeras.data.pipeline.batches`.
 
         The examples, their order and their labels are those that the model itself would get.
@@ -111,13 +113,14 @@ class FrontierStore:
             part: Which examples the store is of: those from `index` on in steps of `count`. Each
                 batch then has those of its examples that the store knows, padded for this worker's
                 replicas. They cannot be mixed.
+            sizes: The lengths that batches of sequences may have; see `Input.sizes`.
         """
         stored = len(range(part.index, len(split), part.count))
         if stored != self.layout.examples:
             raise ValueError(
                 f"the store is of {self.layout.examples} examples, the split has {stored}"
             )
-        return StoredRows(self, part if part.count > 1 else WHOLE)
+        return StoredRows(self, part if part.count > 1 else WHOLE, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,28 @@ class StoredRows:
     # By the batch: a step that runs once per example costs more than all the rest.
     by_batch = True
     pad: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sequence[int] = ()
 
     def __call__(self, index: tf.Tensor, at: At) -> Any:
         """Returns the rows of the examples, int64 (b,)."""
         layout = self.store.layout
         rows = index // self.part.count + at.epoch % layout.views * layout.examples
-        tensors = self.store.gather(rows)
+        tensors = self._cut(self.store.gather(rows))
         return tensors if len(tensors) > 1 else tensors[0]
+
+    def _cut(self, tensors: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        """Cuts sequences to the length that a batch of the examples themselves would have."""
+        specs = self.store.layout.specs
+        telling = [x for x, spec in zip(tensors, specs, strict=True) if spec.tells]
+        if not (telling and self.sizes):
+            return tensors
+        some = tf.reduce_any(tf.cast(telling[0], tf.bool), axis=0)  # (length,)
+        needed = tf.reduce_max(tf.where(some, tf.range(1, tf.size(some) + 1), 0))
+        at = tf.searchsorted(tf.constant(self.sizes, tf.int32), [needed])[0]
+        length = tf.constant([*self.sizes, self.sizes[-1]], tf.int32)[at]
+        return tuple(
+            x[:, :length] if spec.varies else x for x, spec in zip(tensors, specs, strict=True)
+        )
 
 
 # ------------------------------------------------------------------------------ on disk
@@ -209,7 +227,7 @@ def open_store(key: str, report: Callable[[str], None] | None = None) -> Frontie
 def map_store(folder: Path, manifest: dict[str, Any]) -> FrontierStore:
     """Returns a store over the files of a folder, mapped into memory and read where needed."""
     facts = manifest["layout"]
-    specs = tuple(Spec(tuple(spec["shape"]), spec["dtype"]) for spec in facts["specs"])
+    specs = tuple(Spec(**{**spec, "shape": tuple(spec["shape"])}) for spec in facts["specs"])
     layout = Layout(**{**facts, "specs": specs})
     shards = []
     with tf.device("CPU:0"):

@@ -137,7 +137,9 @@ class _Rows:
     def cut(self, arrays: Sequence[np.ndarray]) -> Iterable[tuple[int, list[np.ndarray]]]:
         """Yields (shard, arrays in the stored type), each within one shard."""
         count = len(arrays[0])
-        for spec, array in zip(self.layout.specs, arrays, strict=True):
+        specs = self.layout.specs
+        arrays = [_filled(array, spec) for array, spec in zip(arrays, specs, strict=True)]
+        for spec, array in zip(specs, arrays, strict=True):
             if array.shape != (count, *spec.shape):
                 raise ValueError(f"expected {(count, *spec.shape)} numbers, got {array.shape}")
         if self.done + count > self.layout.rows:
@@ -154,6 +156,12 @@ class _Rows:
     def check_all_there(self) -> None:
         if self.done != self.layout.rows:
             raise ValueError(f"only {self.done} of {self.layout.rows} rows were added")
+
+
+def _filled(array: np.ndarray, spec: Spec) -> np.ndarray:
+    """Returns sequences (b, length, ...) at the length that is stored."""
+    missing = spec.shape[0] - array.shape[1] if spec.varies else 0
+    return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)) if missing else array
 
 
 def _narrow(array: np.ndarray, dtype: type) -> np.ndarray:

@@ -14,6 +14,8 @@ from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.config import ImageConfig
+from ftkeras.inputs.text.config import TextConfig
 
 MINIMAL = {
     "data": {"source": "folder", "path": "photos"},
@@ -114,6 +116,19 @@ def test_wrong_values_are_named_with_place_and_remedy(override, parts):
     message = error_of(override)
     for part in parts:
         assert part in message
+
+
+def test_a_backbone_for_texts_implies_their_kind():
+    tree = {**MINIMAL, "backbone": {"name": "lstm"}}
+    config = parse_config(tree, ["data.input.length=32"])
+    assert (config.data.input.kind, config.data.input.length) == ("text", 32)
+    assert parse_text(dump_config(config)) == config
+    assert parse_config(tree).data.input == TextConfig(kind="text")
+    assert parse_config(tree, ["data.input.kind=image"]).data.input == ImageConfig()
+    wrong = error_of("data.input.lenght=32", tree=tree)
+    assert "data.input.lenght: no such field. Did you mean 'length'?" in wrong
+    assert "data.input.augmentation: no such" in error_of("data.augmentation=none", tree=tree)
+    assert "data.input.length: no such field" in error_of("data.input.length=32")
 
 
 def test_several_mistakes_are_counted():

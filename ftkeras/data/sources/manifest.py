@@ -12,12 +12,12 @@ import numpy as np
 
 from ftkeras.data.answers import separator_in
 from ftkeras.data.dataset import BadFile, Listing
-from ftkeras.data.reading import from_files
+from ftkeras.data.reading import from_array, from_files
 from ftkeras.data.reasons import names_note
 from ftkeras.data.scan import scan_files
 from ftkeras.data.sources.manifest_rows import Columns, Row, read_rows
 from ftkeras.errors import UserError
-from ftkeras.inputs.base import Input
+from ftkeras.inputs.base import Input, Verdict
 from ftkeras.paths import why_not_readable
 
 
@@ -36,16 +36,19 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -
     Raises:
         UserError: With the file and line of what is wrong.
     """
-    columns = Columns(**settings)
+    columns = Columns(**settings, cells=kind.cells)
     folder = path.rpartition("/")[0]
     listed = read_rows(path, parts, columns)
     if not listed:
         raise UserError(
             f"{path}: the manifest lists no {kind.nouns}. Add a line for each {kind.noun}."
         )
-    rows = _merged(listed, folder, columns)
+    rows = listed if columns.cells else _merged(listed, folder, columns)
     sound = [row for row in rows if not row.fault]
-    verdicts = scan_files([_absolute(row.file, folder) for row in sound], path, kind)
+    if columns.cells:
+        verdicts = [_judge(row, kind) for row in sound]
+    else:
+        verdicts = scan_files([_absolute(row.file, folder) for row in sound], path, kind)
     judged = list(zip(sound, verdicts, strict=True))
     kept = [(row, v) for row, v in judged if not v.reason]
     weights = np.array([row.weight for row, _ in kept], np.float32)
@@ -63,15 +66,27 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input, **settings: Any) -
         ids=[row.file for row, _ in kept],
         labels=[row.labels for row, _ in kept],
         parts=[row.part for row, _ in kept],
-        make_fetch=from_files([v.path for _, v in kept]),
+        make_fetch=(
+            from_array(np.array([kind.in_cells(row.cells) for row, _ in kept], object))
+            if columns.cells
+            else from_files([v.path for _, v in kept])
+        ),
         class_names=list(class_names),
         weights=weights if weighs else None,
         label_kind="classes" if columns.is_one_label else "labels",
         columns=_columns([row for row, _ in kept], {name for row in rows for name in row.more}),
-        files=[v.path for _, v in kept],
+        files=None if columns.cells else [v.path for _, v in kept],
         bad_files=(*bad, *(BadFile(row.file, row.fault, row.where) for row in rows if row.fault)),
         notes=tuple(notes),
     )
+
+
+# ------------------------------------------------------------ examples that stand in the lines
+
+
+def _judge(row: Row, kind: Input) -> Verdict:
+    """Returns whether the example of a line can be used."""
+    return kind.check(kind.in_cells(row.cells), row.file, "")
 
 
 # ------------------------------------------------------------------------- lines of one file

@@ -20,8 +20,14 @@ _PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _DELIMITERS = (",", ";", "\t", "|")
 _YES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
+
+
+def is_table(path: str) -> bool:
+    """Whether a file's name says that it is a table."""
+    return path.lower().endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Columns:
 
     Args:
         image_column: The column of a file's path.
+        cells: Instead of it, the columns that hold the example itself.
         label_column: The column of the label; with `multi_label` of several: a list in JSON,
             "a;b" in CSV. None: the examples have no label.
         label_columns: One column per label instead, with 1 for those that an example has.
@@ -50,6 +57,7 @@ class Columns:
     split_column: str = "split"
     weight_column: str | None = "weight"
     multi_label: bool = False
+    cells: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.label_columns and self.label_column != "label":
@@ -66,7 +74,8 @@ class Columns:
             labels = dict.fromkeys(self.label_columns, "label_columns")
         else:
             labels = {} if self.label_column is None else {self.label_column: "label_column"}
-        return {self.image_column: "image_column", **labels}
+        files = {self.image_column: "image_column"}
+        return {**(dict.fromkeys(self.cells, "input.column") or files), **labels}
 
     @property
     def is_one_label(self) -> bool:
@@ -92,6 +101,7 @@ class Row:
     weight: float
     more: dict[str, str]  # what the other columns say
     fault: str = ""  # why it cannot be used
+    cells: tuple[str, ...] = ()  # the example itself, if it is no file
 
 
 def read_rows(path: str, parts: Mapping[str, str], columns: Columns) -> list[Row]:
@@ -122,6 +132,25 @@ def read_rows(path: str, parts: Mapping[str, str], columns: Columns) -> list[Row
     return rows
 
 
+def read_cells(path: str, cells: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Returns ("file:line", the cells of some columns) of each line of a table without labels.
+
+    Raises:
+        UserError: With the file and line of what is wrong.
+    """
+    columns = Columns(label_column=None, weight_column=None, cells=cells)
+    rows = []
+    for where, record in _records(path, columns):
+        missing = [name for name in cells if name not in record]
+        if missing:
+            raise UserError(
+                f"{where}: there is no column {missing[0]!r}.{did_you_mean(missing[0], record)} "
+                f"Its columns are {', '.join(record)}."
+            )
+        rows.append((where, tuple(_cell(record[name]) for name in cells)))
+    return rows
+
+
 def _spellings(parts: Mapping[str, str]) -> dict[str, str]:
     """Returns the part by what the split column may say: in small letters, or a name of its own."""
     own = {name.strip(): part for part, name in parts.items()}
@@ -138,7 +167,7 @@ def _records(path: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
-    elif path.lower().endswith((".csv", ".tsv")):
+    elif is_table(path):
         yield from _table(path, text, columns)
     else:
         raise UserError(f"data.path: {path!r} must end in .csv, .tsv or .jsonl.")
@@ -151,6 +180,7 @@ def _table(path: str, text: str, columns: Columns) -> Iterator[tuple[str, dict[s
     before = 1 if first.lower().startswith("sep=") and len(first) == 5 else 0  # Excel's mark
     delimiter = first[4] if before else _delimiter(first, columns)
     lines.seek(0)
+    csv.field_size_limit(max(csv.field_size_limit(), _MOST_OF_A_FIELD))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         for _ in range(before):
@@ -216,13 +246,14 @@ def _parse(
                 f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
                 f"Its columns are {', '.join(record)}; data.{field} names another."
             )
-    file = record[columns.image_column]
+    cells = tuple(_cell(record[name]) for name in columns.cells)
+    file = where.rpartition("/")[2] if cells else record[columns.image_column]
     if not isinstance(file, str) or not file:
         raise UserError(
             f"{where}: {columns.image_column} must be the path of a file, not {file!r}."
         )
     labels = _labels_in(record, columns, where)
-    if not all(map(is_utf8, (file, *labels))):
+    if not all(map(is_utf8, (file, *labels, *cells))):
         raise UserError(f"{where}: half a surrogate pair is not text.")
     cell = str(record.get(columns.split_column) or "").strip()
     part = spelled.get(cell, spelled.get(cell.lower()))
@@ -243,7 +274,12 @@ def _parse(
             for name, value in record.items()
             if name not in used and not isinstance(value, dict)
         },
+        cells=cells,
     )
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _labels_in(record: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The Fashion-MNIST data that ftkeras ships."""
+"""The data that ftkeras ships: a folder of files, or a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ftkeras.cache import cache_folder
 from ftkeras.data.dataset import Listing
-from ftkeras.data.sources import folder
+from ftkeras.data.sources import folder, manifest
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
 from ftkeras.starter import archive_path
@@ -21,7 +21,11 @@ from ftkeras.starter import archive_path
 
 def find(*, parts: Mapping[str, str], kind: Input) -> Listing:
     """Finds the starter's examples, unpacking them on first use."""
-    return folder.find(path=str(unpack(archive_path())), parts=parts, kind=kind)
+    unpacked = unpack(archive_path(kind.kind))
+    if not kind.cells:
+        return folder.find(path=str(unpacked), parts=parts, kind=kind)
+    [table] = unpacked.glob("*.csv")
+    return manifest.find(path=str(table), parts=parts, kind=kind)
 
 
 def unpack(archive: Path) -> Path:

@@ -43,7 +43,7 @@ def find(
         UserError: The data set is unknown, not to be had, or has no such features.
     """
     builder = _prepared(name, data_dir, download)
-    class_names, label_kind = _classes(builder, image_feature, label_feature)
+    class_names, label_kind = _classes(builder, image_feature, label_feature, kind)
     wanted = _split_strings(builder, parts)
     instructions = {part: _instructions(builder, part, text) for part, text in wanted.items()}
     shards = sorted({str(piece.filename) for pieces in instructions.values() for piece in pieces})
@@ -112,7 +112,9 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
     return builder
 
 
-def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list[str] | None, str]:
+def _classes(
+    builder: Any, image_feature: str, label_feature: str, kind: Input
+) -> tuple[list[str] | None, str]:
     """The class names, where the feature has them, and `Listing.label_kind`."""
     import tensorflow_datasets as tfds
 
@@ -123,8 +125,10 @@ def _classes(builder: Any, image_feature: str, label_feature: str) -> tuple[list
                 f"data.{field}: {builder.name} has no feature {name!r}."
                 f"{did_you_mean(name, features)} It has {', '.join(features)}."
             )
-    if not isinstance(features[image_feature], tfds.features.Image):
-        raise UserError(f"data.image_feature: {image_feature!r} of {builder.name} holds no images.")
+    wanted = tfds.features.Text if kind.cells else tfds.features.Image
+    if not isinstance(features[image_feature], wanted):
+        field = "input.column" if kind.cells else "image_feature"
+        raise UserError(f"data.{field}: {image_feature!r} of {builder.name} holds no {kind.nouns}.")
     label = features[label_feature]
     several = isinstance(label, tfds.features.Sequence)
     label = label.feature if several else label

@@ -96,7 +96,7 @@ class FewShot(Task):
         draws = [draw(pool.labels, section.shots, config.seed, n) for n in range(section.draws)]
         used = np.unique(np.concatenate(draws))
         with assembled.devices.strategy.scope():
-            features = unit_features(build.backbone(config), section.stages)
+            features = unit_features(build.backbone(config, data), section.stages)
         shown = dataclasses.replace(data, splits={"train": pool.take(used), "test": test})
         feed = self.feed(config, shown, assembled.model)
         inputs = {

@@ -1,0 +1,1 @@
+"""Backbones for texts that need nothing but Keras: recurrent networks over words or characters."""

@@ -1,0 +1,82 @@
+"""Which tokens a backbone knows, and how long texts are: both from the training texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.console import Progress
+from ftkeras.data.dataset import Split
+from ftkeras.inputs.text.tokens import SPECIAL, By, Tokens, choose_length, count_tokens
+
+MOST = {"words": 512, "characters": 400}  # tokens of a text that are read, unless a config says so
+_MOST_TEXTS = 200_000  # that are looked at
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the training texts hold.
+
+    Args:
+        counts: How often there is each token.
+        lengths: How many tokens each text has.
+    """
+
+    counts: Counter[str]
+    lengths: Sequence[int]
+
+    def frequent(self, least: int = 2) -> list[str]:
+        """Returns the tokens that occur often enough to learn of, the most frequent first."""
+        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        return [token for token, count in ordered if count >= least]
+
+    def tokens(
+        self, by: By, vocabulary: Sequence[str], length: int | None, parts: int = 1
+    ) -> Tokens:
+        """Returns how texts become numbers.
+
+        Args:
+            by: What tokens are.
+            vocabulary: All tokens, the special ones first.
+            length: How many are read of a text; None follows from the training texts.
+            parts: Of how many parts a text is.
+        """
+        length = length or choose_length(self.lengths, MOST[by])
+        longer = float(np.mean(np.array(self.lengths) > length)) if self.lengths else 0.0
+        return Tokens(by, tuple(vocabulary), length, longer, parts=parts)
+
+
+def see(split: Split, by: str) -> Seen:
+    """Counts the tokens of a split's texts; of very many texts it looks at every few only."""
+    count = len(split)
+    places = np.unique(np.linspace(0, count - 1, min(count, _MOST_TEXTS)).astype(np.int64))
+    texts = tf.data.Dataset.from_tensor_slices(places).map(split.fetch).batch(_BATCH)
+    progress = Progress("count words" if by == "words" else "count characters", len(places))
+
+    def told() -> Iterator[np.ndarray]:
+        for batch in texts.as_numpy_iterator():
+            progress.advance(len(batch))
+            yield batch
+
+    try:
+        return Seen(*count_tokens(told(), by))
+    finally:
+        progress.close()
+
+
+def extended(known: Sequence[str], seen: Seen, most: int) -> list[str]:
+    """Returns a vocabulary: special tokens, known ones, and the frequent ones of the texts.
+
+    Args:
+        known: Tokens that have weights already.
+        seen: The training texts.
+        most: How many tokens of the texts are added at most.
+    """
+    there: Collection[str] = {*SPECIAL, *known}
+    new = [token for token in seen.frequent() if token not in there]
+    return [*SPECIAL, *dict.fromkeys(t for t in known if t not in SPECIAL), *new[:most]]

@@ -1,0 +1,1 @@
+"""Texts: how they are checked, become tokens, and are varied in training."""

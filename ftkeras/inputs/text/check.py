@@ -1,0 +1,47 @@
+"""Which texts can be read; the same decision in training, in `predict` and in a served model."""
+
+from __future__ import annotations
+
+import codecs
+
+import tensorflow as tf
+
+from ftkeras.inputs.text.tokens import MOST_CHARACTERS
+
+DAMAGED = "not UTF-8 text"
+BINARY = "binary, not text"
+EMPTY = "empty"
+LONG = f"longer than {MOST_CHARACTERS:,} bytes"
+_ZERO = r"(?s).*\x00.*"
+_NOTHING = r"[\pZ\pC]*"  # spaces and control characters
+_OTHERS = {  # what files of other encodings begin with
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def why_not(raw: tf.Tensor) -> tf.Tensor:
+    """Returns why a text cannot be read, a string scalar; empty if it can.
+
+    Args:
+        raw: A string scalar.
+    """
+    # Nothing is looked at in detail before its size is known.
+    is_long = tf.strings.length(raw) > MOST_CHARACTERS
+    text = tf.where(is_long, "", raw)
+    whole = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    reason = tf.where(tf.strings.regex_full_match(whole, _NOTHING), EMPTY, "")
+    reason = tf.where(tf.strings.regex_full_match(whole, _ZERO), BINARY, reason)
+    reason = tf.where(whole != text, DAMAGED, reason)
+    return tf.where(is_long, LONG, reason)
+
+
+def examine(raw: bytes) -> str:
+    """Returns why the content of a file cannot be read as text, or ""."""
+    for mark, name in _OTHERS.items():
+        if raw.startswith(mark):
+            return f"{name}, not UTF-8 text; save it as UTF-8"
+    reason: bytes = why_not(tf.constant(raw)).numpy()
+    return reason.decode()

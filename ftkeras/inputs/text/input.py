@@ -1,0 +1,199 @@
+"""Texts as an `Input`: strings or files in, numbers of tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+from pydantic import ValidationError
+
+from ftkeras.cache import digest
+from ftkeras.config.errors import explain
+from ftkeras.errors import UserError
+from ftkeras.inputs.base import Input, Tree, Verdict, View, Wire
+from ftkeras.inputs.text import check
+from ftkeras.inputs.text.config import TextConfig
+from ftkeras.inputs.text.tokens import BETWEEN, Tokens, tokens_in
+from ftkeras.inputs.text.vary import vary
+
+if TYPE_CHECKING:
+    import keras
+
+_NONE, _VARIED = "none", "varied"
+_BYTE_ORDER_MARK = "^\ufeff"
+
+
+@dataclass(frozen=True)
+class TextInput(Input):
+    """Texts in UTF-8.
+
+    Args:
+        tokens: How they become numbers; None while they are only found and checked.
+        columns: The columns of a table that hold the parts of a text.
+        drop: The share of tokens that training leaves out.
+        swap: The share of neighbouring tokens that training swaps.
+    """
+
+    tokens: Tokens | None = None
+    columns: tuple[str, ...] = ("text",)
+    drop: float = 0.0
+    swap: float = 0.0
+
+    kind = "text"
+    noun = "text"
+    files = ".txt files"
+    smaller = "data.input.length"
+    version = (1, tf.__version__)
+    abilities = {
+        name: f"ftkeras.inputs.text.{name}" for name in ("golden", "excerpts", "duplicates")
+    }
+
+    @property
+    def cells(self) -> Sequence[str]:
+        """The columns of the texts."""
+        return self.columns
+
+    @property
+    def takes(self) -> Mapping[str, tf.TensorSpec]:
+        """The numbers of tokens, int32 (steps,); 0 is padding."""
+        return {"token_ids": tf.TensorSpec((None,), tf.int32)}
+
+    @property
+    def raw(self) -> tf.TensorSpec:
+        """A string in UTF-8; its parts, if it has several, with `BETWEEN` between them."""
+        return tf.TensorSpec((), tf.string)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The lengths that batches have."""
+        return () if self.tokens is None else self.tokens.lengths
+
+    @property
+    def views(self) -> Sequence[str]:
+        """As it is, and varied if that is asked for."""
+        return (_NONE, _VARIED) if self.drop or self.swap else (_NONE,)
+
+    @property
+    def training_view(self) -> str:
+        """Varied, if that is asked for."""
+        return self.views[-1]
+
+    @property
+    def wire(self) -> Wire:
+        """`text`, and `token_ids` for numbers."""
+        return Wire("text", "text", "token_ids")
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What tokens are, and how many are read."""
+        facts: dict[str, Any] = {"input": self.kind}
+        if self.tokens is not None:
+            facts |= {"tokens": self.tokens.by, "length": self.tokens.length}
+            facts["vocabulary"] = len(self.tokens.vocabulary)
+        return facts
+
+    @property
+    def title(self) -> str:
+        """How many tokens are read."""
+        if self.tokens is None:
+            return "for texts"
+        return f"for up to {self.tokens.length} {self.tokens.by}"
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How many texts are cut."""
+        if self.tokens is None or not self.tokens.longer:
+            return ()
+        share = self.tokens.longer
+        return (
+            f"{'under 1%' if share < 0.01 else f'{share:.0%}'} of the training texts are longer "
+            f"than {self.tokens.length} {self.tokens.by}; the rest of them is not read "
+            "(data.input.length).",
+        )
+
+    def recipe(self, view: str = _NONE) -> str:
+        """Returns a text that differs if the numbers could."""
+        tokens = self.tokens
+        own = "" if tokens is None else f"{tokens.length} {tokens.by}, {hash_of(tokens)}"
+        return own if view == _NONE else f"{own}, drop {self.drop}, swap {self.swap}"
+
+    def accepts(self, name: str) -> bool:
+        """Whether a file's name ends in .txt; hidden files are no texts."""
+        base = name.rpartition("/")[2]
+        return base.lower().endswith(".txt") and not base.startswith(".")
+
+    def check(self, raw: bytes, name: str, key: str) -> Verdict:
+        """Leaves out what is empty, too long, or not UTF-8."""
+        return Verdict(name, check.examine(raw))
+
+    def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
+        """Returns texts (n,), or parts of texts (n, columns), as bytes (n,)."""
+        if array.dtype.kind not in "US":
+            raise UserError(f"{where} is {array.dtype}; texts are an array of strings.")
+        parts = len(self.columns)
+        if array.shape[1:] != (() if parts == 1 else (parts,)):
+            wanted = "one string" if parts == 1 else f"{parts} strings"
+            raise UserError(f"{where} has the shape {array.shape}; it must be {wanted} per text.")
+        encoded = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
+        if parts > 1:
+            return np.array([_joined(row) for row in encoded.tolist()], object)
+        return encoded.astype(object)
+
+    def in_cells(self, cells: Sequence[str]) -> bytes:
+        """Returns the text in the cells of a table's line."""
+        return _joined([cell.encode() for cell in cells])
+
+    def decode(self, raw: tf.Tensor, view: View) -> tf.Tensor:
+        """Returns the numbers of the tokens, int32 (steps,)."""
+        assert self.tokens is not None, "the input was made without a model"
+        # As a file that cannot be decoded ends here, so does what is no text.
+        reason = check.why_not(raw)
+        sound = tf.debugging.Assert(reason == "", [reason])
+        with tf.control_dependencies([sound]):
+            return self.tokens.ids(tf.strings.regex_replace(raw, _BYTE_ORDER_MARK, ""))
+
+    def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
+        """Returns them as they are, or varied."""
+        return view.pick(
+            lambda name: kept if name == _NONE else vary(kept, key, drop=self.drop, swap=self.swap)
+        )
+
+
+def _joined(parts: Sequence[bytes]) -> bytes:
+    """Returns the parts of a text as one."""
+    between = BETWEEN.encode()
+    return parts[0] if len(parts) == 1 else between.join(p.replace(between, b" ") for p in parts)
+
+
+def hash_of(tokens: Tokens) -> str:
+    """Returns what tells one vocabulary from another."""
+    return digest(*tokens.vocabulary)
+
+
+def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
+    """Makes the input of a run; see `ftkeras.inputs.registry.Maker`.
+
+    Raises:
+        UserError: The settings are wrong, or the model does not say what its tokens are.
+    """
+    section = _checked(settings)
+    tokens = tokens_in(model)
+    if model is not None and tokens is None:
+        raise UserError(
+            "data.input: the model does not say what its tokens are. Train it from a backbone for "
+            "texts, or name a file with its vocabulary, data.input.vocabulary."
+        )
+    columns = tuple(section.columns or [section.column or "text"])
+    return TextInput(tokens, columns, section.variation.drop, section.variation.swap)
+
+
+def _checked(settings: Mapping[str, Any]) -> TextConfig:
+    try:
+        return TextConfig.model_validate({**settings, "kind": "text"})
+    except ValidationError as error:
+        item = error.errors()[0]
+        where = ".".join(map(str, ("data.input", *item["loc"])))
+        raise UserError(f"{where}: {explain(item, TextConfig)}") from None

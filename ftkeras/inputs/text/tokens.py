@@ -1,0 +1,240 @@
+"""From a text to the numbers of its words or characters, by TensorFlow operations alone.
+
+The same function runs in tf.data and in an exported model, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.keras_internals import flat_layers
+
+By = Literal["words", "characters"]
+
+PADDING, UNKNOWN, SEPARATOR = "", "[UNK]", "[SEP]"
+SPECIAL = (PADDING, UNKNOWN, SEPARATOR)
+"""The first tokens of each vocabulary that ftkeras makes; the number of padding is 0."""
+
+BETWEEN = "\x1e"
+"""What stands between the parts of a text that has several, such as a question and an answer."""
+
+LENGTHS = 6  # how many lengths batches have at most
+MOST_CHARACTERS = 1_000_000  # of a text; it is read whole before it is cut
+
+# Clitics are words in the vocabularies that people share ("do n't", "it 's"); the apostrophe that
+# they begin with is kept from being split off by another sign in its place.
+_KEPT_APOSTROPHE = "\ue000"
+_CLITICS = r"(\pL)['’](s|re|ve|ll|d|m)\b"
+_NOT = r"(\pL)n['’]t\b"
+_SPACE = r"[\pZ\pC]+"
+_APART = r"([\pP\pS\p{Han}])"  # punctuation, symbols, emoji, and writing without spaces
+_HASHED = (1 << 62) - 1
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How texts become numbers.
+
+    Args:
+        by: "words" (lower case; punctuation, symbols and Chinese characters are words of their
+            own) or "characters" (as they are).
+        vocabulary: The tokens; their places are their numbers. The first is padding.
+        length: How many tokens of a text are read; what follows is left out.
+        longer: The share of the training texts that are longer, for messages.
+        fixed: Whether all batches have that length.
+        parts: Of how many parts a text is; they share the length.
+    """
+
+    by: By
+    vocabulary: tuple[str, ...]
+    length: int
+    longer: float = 0.0
+    fixed: bool = False
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            twice = [t for t, n in collections.Counter(self.vocabulary).items() if n > 1]
+            raise ValueError(f"the vocabulary has {twice[0]!r} twice")
+
+    @property
+    def unknown(self) -> int:
+        """The number of a token that is not in the vocabulary."""
+        return self.vocabulary.index(UNKNOWN)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that batches may have, in tokens: few, so that few graphs are made."""
+        if self.fixed:
+            return (self.length,)
+        parts = {math.ceil(self.length * part / LENGTHS) for part in range(1, LENGTHS + 1)}
+        return tuple(sorted(parts))
+
+    def ids(self, text: tf.Tensor) -> tf.Tensor:
+        """Returns the numbers of a text's tokens.
+
+        Args:
+            text: A string scalar, UTF-8. If it is of several parts, `BETWEEN` stands between them;
+                each has an equal share of the length, and a separator behind it.
+
+        Returns:
+            int32 (t,), with t between 0 and `length`.
+        """
+        if self.parts == 1:
+            return self._ids(split(text, self.by)[: self.length])
+        given = tf.strings.split(text, BETWEEN)[: self.parts]
+        given = tf.concat([given, tf.fill([self.parts - tf.size(given)], "")], 0)
+        room = (self.length - self.parts + 1) // self.parts
+        parts = [split(given[i], self.by)[:room] for i in range(self.parts)]
+        separator = tf.constant([SEPARATOR])
+        joined = parts[:1] + [x for part in parts[1:] for x in (separator, part)]
+        return self._ids(tf.concat(joined, 0))
+
+    def _ids(self, tokens: tf.Tensor) -> tf.Tensor:
+        # A search among hashes needs no table that a served model would have to initialise.
+        order, hashes = _hashes(self.vocabulary)
+        hashed = tf.strings.to_hash_bucket_fast(tokens, _HASHED)
+        at = tf.searchsorted(tf.constant(hashes), hashed)
+        at = tf.minimum(at, len(hashes) - 1)
+        known = tf.gather(tf.constant(hashes), at) == hashed
+        return tf.where(known, tf.gather(tf.constant(order), at), self.unknown)
+
+    def words_of(self, ids: Sequence[int]) -> list[str]:
+        """Returns the tokens of some numbers, for people."""
+        return [self.vocabulary[i] for i in ids]
+
+    def as_config(self) -> dict[str, Any]:
+        """Returns what `Tokens(**config)` takes, ready for JSON."""
+        return {
+            "by": self.by,
+            "vocabulary": list(self.vocabulary),
+            "length": self.length,
+            "longer": self.longer,
+            "fixed": self.fixed,
+            "parts": self.parts,
+        }
+
+
+def _hashes(vocabulary: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens' numbers, int32 (v,), and their hashes, int64 (v,), by rising hash."""
+    with tf.init_scope(), tf.device("CPU:0"):
+        hashed = tf.strings.to_hash_bucket_fast(list(vocabulary), _HASHED).numpy()
+    order = np.argsort(hashed)
+    if (np.diff(hashed[order]) == 0).any():
+        raise ValueError("two tokens of the vocabulary have one hash; leave one out")
+    return order.astype(np.int32), hashed[order]
+
+
+def split(text: tf.Tensor, by: str) -> tf.Tensor:
+    """Returns the tokens of a text, strings (t,).
+
+    Example:
+        >>> [token.decode() for token in split("I don't know: it's 5€!", "words").numpy()]
+        ['i', 'do', "n't", 'know', ':', 'it', "'s", '5', '€', '!']
+    """
+    if by == "characters":
+        lines = tf.strings.regex_replace(text, r"\r\n?", "\n")
+        return tf.strings.unicode_split(lines, "UTF-8", errors="replace")
+    replace = tf.strings.regex_replace
+    lower = tf.strings.lower(text, encoding="utf-8")
+    spaced = replace(lower, _SPACE, " ")
+    spaced = replace(spaced, _NOT, rf"\1 n{_KEPT_APOSTROPHE}t")
+    spaced = replace(spaced, _CLITICS, rf"\1 {_KEPT_APOSTROPHE}\2")
+    spaced = replace(spaced, _APART, r" \1 ")
+    return tf.strings.split(replace(spaced, _KEPT_APOSTROPHE, "'"))
+
+
+def count_tokens(
+    texts: Iterable[np.ndarray], by: str
+) -> tuple[collections.Counter[str], list[int]]:
+    """Counts the tokens of texts.
+
+    Args:
+        texts: Batches of texts, bytes (b,).
+        by: "words" or "characters".
+
+    Returns:
+        How often there is each token, and how many tokens each text has.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    lengths: list[int] = []
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec((None,), tf.string)], reduce_retracing=True
+    )
+    def tokens_of(batch: tf.Tensor) -> tf.RaggedTensor:
+        return tf.map_fn(
+            lambda text: split(text, by),
+            batch,
+            fn_output_signature=tf.RaggedTensorSpec([None], tf.string),
+        )
+
+    for batch in texts:
+        found = tokens_of(tf.constant(batch))
+        counts.update(token.decode("utf-8", "replace") for token in found.flat_values.numpy())
+        lengths += found.row_lengths().numpy().tolist()
+    return counts, lengths
+
+
+def choose_length(lengths: Sequence[int], most: int, share: float = 0.95) -> int:
+    """Returns a length that a share of the texts does not exceed: a multiple of 8.
+
+    Args:
+        lengths: Of the training texts, in tokens.
+        most: The largest length.
+        share: How many of the texts are read whole.
+
+    Example:
+        >>> choose_length([3] * 90 + [50] * 10, 512)
+        56
+    """
+    wanted = math.ceil(float(np.quantile(lengths, share)))
+    return min(most, max(8, -(-wanted // 8) * 8))
+
+
+@keras.saving.register_keras_serializable(package="ftkeras")
+class TokenIds(keras.layers.Layer):
+    """Passes on the numbers of tokens, and knows what they mean.
+
+    It is the first layer of a backbone for texts, so that a saved model says how its texts become
+    numbers: `tokens_in` finds it. It has no weights.
+
+    Args:
+        tokens: What `Tokens.as_config` returns.
+
+    Call arguments:
+        inputs: int32 (batch, steps).
+    """
+
+    def __init__(self, tokens: dict[str, Any], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.config = {**tokens, "vocabulary": tuple(tokens["vocabulary"])}
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        tokens = {**self.config, "vocabulary": list(self.config["vocabulary"])}
+        return {**super().get_config(), "tokens": tokens}
+
+
+def tokens_in(model: keras.Model | None) -> Tokens | None:
+    """Returns how a model's texts become numbers; None if it does not say so."""
+    if model is None:
+        return None
+    for layer in model.layers:
+        for part in flat_layers(layer):
+            if isinstance(part, TokenIds):
+                return Tokens(**part.config)
+    return None
