@@ -93,10 +93,10 @@ ENTRIES = {
   Licence    WordNet's (see NOTICE).
   Changed    Only definitions: examples of use, which follow in quotes, are cut off. Left out are
              the categories Tops and motive, definitions that still hold a quote or a sign that is
-             not ASCII, those with under {shortest} or over {longest} characters, and those that occur
-             in more than one category. Which definitions are taken, their order and their
-             split follow from sorting by SHA-256 hashes of their texts. One file, glosses.csv, with
-             the columns text, label and split.
+             not ASCII, those with under {shortest} or over {longest} characters, and those
+             that occur in more than one category. Which definitions are taken, their order and
+             their split follow from sorting by SHA-256 hashes of their texts. One file,
+             glosses.csv, with the columns text, label and split.
   Input      sha256 {wordnet}  wordnet-base_3.0-37_all.deb
   Output     sha256 {output}  {name}
 """,

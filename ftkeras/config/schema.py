@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ftkeras.config.data import DataConfig
 from ftkeras.config.fields import (
+    FilePath,
     Fraction,
     NameOrPath,
     NonNegativeFloat,
@@ -75,6 +76,19 @@ class BackboneConfig(Section):
     """Left out, the pretrained weights stay as they are."""
     recurrent: RecurrentConfig | None = None
     """Of lstm, gru, bilstm and bigru: how large they are; left out, one layer of 128 units."""
+    adapt: AdaptConfig | None = None
+    """Of char_lstm: trains it on the texts, without their labels, before it learns the task."""
+
+
+class AdaptConfig(Section):
+    """Fine-tuning a language model on unlabelled texts (Howard and Ruder 2018, "ULMFiT")."""
+
+    epochs: PositiveInt = 4
+    """Passes over the texts."""
+    learning_rate: PositiveFloat = 1.6e-2
+    """The peak rate of its last layer; each layer below has 1 / 2.6 of it."""
+    texts: FilePath | None = None
+    """A file with one more text per line, without labels; left out, only the training texts."""
 
 
 class RecurrentConfig(Section):
@@ -229,7 +243,8 @@ class EarlyStopping(Section):
     """When to end training before its last epoch."""
 
     metric: str = "val_loss"
-    """A logged metric; the direction follows from its name."""
+    """A logged metric, or `val_` and a metric of `evaluation.json`, such as val_macro_f1; the
+    direction follows from its name."""
     patience: PositiveInt = 3
     """How many epochs without improvement end the training."""
     min_delta: NonNegativeFloat = 0.0
@@ -260,8 +275,9 @@ class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
-    """The metric that tells the best epoch; left out, val_accuracy (any number of labels, or
-    several outputs: val_loss; a number: val_mae)."""
+    """The metric that tells the best epoch: a logged one, or `val_` and a metric of
+    `evaluation.json`, such as val_macro_f1 or val_per_class.cat.recall. Left out, val_accuracy (any
+    number of labels, or several outputs: val_loss; a number: val_mae)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"

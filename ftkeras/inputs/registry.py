@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError, did_you_mean, there_are
 
 if TYPE_CHECKING:
     import keras
@@ -93,8 +93,8 @@ def make_input(
     else:
         known = [*_HOMES, *_REGISTERED]
         raise UserError(
-            f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} There are "
-            f"{', '.join(known)}; ftkeras.register_input makes another known."
+            f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} "
+            f"{there_are(known)} ftkeras.register_input makes another known."
         )
     try:
         return make(settings or {}, model)

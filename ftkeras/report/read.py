@@ -40,7 +40,7 @@ class RunFacts:
         task: `task.json`, what the run's task wrote down; empty where missing.
         evaluation, robustness, certificate: The files of these names; None where missing.
         predictions: By split; of several outputs by SPLIT-OUTPUT.
-        gallery: `pictures.json`: what is shown of an example, data URIs, by split and id.
+        gallery: `pictures.json`: what is shown of an example, by split and id.
     """
 
     name: str

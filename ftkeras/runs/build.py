@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +21,10 @@ from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected, load_data
 from ftkeras.data.order import Order
+from ftkeras.data.reading import read_whole
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
+from ftkeras.files import whole_path
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.image.config import ImageConfig
 from ftkeras.inputs.image.input import ImageInput
@@ -90,8 +93,9 @@ def backbone(config: Config, data: Data) -> Backbone:
     section, examples = config.backbone, config.data.input
     if isinstance(examples, TextConfig):
         loaded = _text_backbone(config, examples, data)
-    elif section.recurrent is not None:
-        raise UserError("backbone.recurrent: this is for recurrent backbones of texts.")
+    elif section.recurrent is not None or section.adapt is not None:
+        field = "adapt" if section.recurrent is None else "recurrent"
+        raise UserError(f"backbone.{field}: this is for backbones of texts. Leave it out.")
     else:
         size = examples.size if isinstance(examples, ImageConfig) else None
         loaded = load_backbone(
@@ -139,6 +143,24 @@ def _text_features(section: DataSection, kind: Input) -> dict[str, str]:
         for name, value in usual.items()
         if name in fields and getattr(section, name) == fields[name].default
     }
+
+
+def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float]] | None:
+    """Returns what adapts a language model to the training texts, if the config asks for it."""
+    section = config.backbone.adapt
+    if section is None:
+        return None
+    if config.backbone.name != "char_lstm":
+        raise UserError("backbone.adapt: only char_lstm is a language model. Leave it out.")
+    from ftkeras.backbones.text.adapt import adapt
+    from ftkeras.backbones.text.vocabulary import texts_in
+
+    texts = texts_in(data.splits["train"])
+    if section.texts is not None:
+        lines = read_whole(whole_path(section.texts)).getvalue().decode("utf-8-sig", "replace")
+        texts += [line for line in lines.splitlines() if line.strip()]
+    settings = section.model_dump(exclude={"texts"})
+    return functools.partial(adapt, on.model, texts, seed=config.seed, **settings)
 
 
 def weights_name(config: Config) -> str:

@@ -150,7 +150,8 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    if lacks_gallery(read_run(run.folder), build.input_of(run.config)):
+    kind = build.input_of(run.config)
+    if lacks_gallery(read_run(run.folder), kind):
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)

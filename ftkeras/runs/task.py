@@ -14,7 +14,7 @@ from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.devices.replicas import replica_class
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Asked, FilePrediction, predict_files
@@ -31,6 +31,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs import build
+from ftkeras.runs.monitor import check_monitors
 
 if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled
@@ -271,26 +272,3 @@ def check_mix(data: Data) -> None:
             "data.input.mix: MixUp and CutMix would blend answers that are known with some that "
             "are not. Turn them off."
         )
-
-
-def check_monitors(config: Config, data: Data, metrics: Sequence[str]) -> None:
-    """Refuses a metric that nobody logs.
-
-    Raises:
-        UserError: It names the field and what is logged.
-    """
-    names = ["loss", *metrics]
-    if "val" in data.splits:
-        names += [f"val_{name}" for name in names]
-    asked = {"training.monitor": config.training.monitor}
-    if config.training.early_stopping is not None:
-        asked["training.early_stopping.metric"] = config.training.early_stopping.metric
-    for number, phase in enumerate(config.phases if isinstance(config.phases, list) else []):
-        if phase.until is not None:
-            asked[f"phases[{number}].until.metric"] = phase.until.metric
-    for field, name in asked.items():
-        if name is not None and name not in names:
-            raise UserError(
-                f"{field}: no metric {name!r} is logged.{did_you_mean(name, names)} "
-                f"Logged: {', '.join(names)}."
-            )

@@ -33,6 +33,7 @@ from ftkeras.report.files import add_gallery
 from ftkeras.report.summary import end_lines
 from ftkeras.run import Run
 from ftkeras.runs import build
+from ftkeras.runs.adapt import adapt_backbone
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, write_page
@@ -198,6 +199,7 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
     """Fits the floor, starts from it, trains, and keeps what is best."""
     config = assembled.config
+    adapt_backbone(assembled, run)
     floor, start = find_floor(assembled, run, final_split(assembled.data)), None
     wanted = None if config.head.start == "random" else floor
     begins = wanted is not None and start_from(wanted, assembled.model)
@@ -258,7 +260,7 @@ def _facts(assembled: Assembled) -> dict[str, Any]:
         "multi_label": outputs.pop("multi_label"),
         "noun": kind.noun,
         "nouns": kind.nouns,
-        "drawn": kind.ability("show") is not None,
+        "drawn": kind.ability("cards") is not None,
         **kind.facts,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "notes": list(data.notes),

@@ -53,9 +53,6 @@ def test_new_examples_that_do_not_fit_are_refused(place, ftkeras, draw, data, me
     assert message in done.err
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 26: macro-F1 cannot be monitored"
-)
 def test_macro_f1_can_tell_the_best_epoch(place, ftkeras):
     """Source: seen on version 0.1: `training.monitor: val_macro_f1`."""
     monitor = "--set=training.monitor=val_macro_f1"

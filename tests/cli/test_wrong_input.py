@@ -125,6 +125,7 @@ def test_the_command_itself_is_silent_but_for_its_line(place, arguments, part):
         (["backbone.name=MobileNetV4"], ["MobileNetV4", "Did you mean 'MobileNetV"]),
         (["backbone.weights=other.weights.h5"], ["other.weights.h5"]),
         (["training.monitor=val_acuracy"], ["training.monitor", "Did you mean 'val_accuracy'?"]),
+        (["training.monitor=val_macro_f2"], ["training.monitor", "Did you mean 'val_macro_f1'?"]),
         (["loss.name=cross_entropi"], ["loss.name", "Did you mean 'cross_entropy'?"]),
     ],
     ids=lambda value: value[0].split("=")[0] if "=" in value[0] else "",

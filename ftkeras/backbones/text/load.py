@@ -8,7 +8,7 @@ import keras
 
 from ftkeras.backbones import saved
 from ftkeras.backbones.backbone import Backbone, Block
-from ftkeras.backbones.text import recurrent
+from ftkeras.backbones.text import char_lstm, recurrent
 from ftkeras.backbones.text.catalog import TEXT_CATALOG, TextEntry
 from ftkeras.backbones.text.vectors import load_vectors
 from ftkeras.backbones.text.vocabulary import extended, see
@@ -95,8 +95,6 @@ def _by(entry: TextEntry, reading: Reading) -> By:
 def _char_lstm(
     entry: TextEntry, train: Split, weights: str, reading: Reading, shape: recurrent.Shape | None
 ) -> Backbone:
-    from ftkeras.backbones.text import char_lstm
-
     if shape is not None:
         raise UserError("backbone.recurrent: the layers of char_lstm are given. Leave it out.")
     if weights not in ("starter", "none"):

@@ -69,6 +69,12 @@ def see(split: Split, by: str) -> Seen:
         progress.close()
 
 
+def texts_in(split: Split) -> list[str]:
+    """Returns the texts of a split."""
+    data = tf.data.Dataset.range(len(split)).map(split.fetch)
+    return [text.decode("utf-8", "replace") for text in data.as_numpy_iterator()]
+
+
 def extended(known: Sequence[str], seen: Seen, most: int) -> list[str]:
     """Returns a vocabulary: special tokens, known ones, and the frequent ones of the texts.
 

@@ -60,10 +60,16 @@ class ImageInput(Input):
     noun = "image"
     files = "JPEG, PNG, GIF, BMP or WebP files"
     smaller = "data.input.size"
+    starter = "fashion_mnist.zip"
     abilities = {
-        name: f"ftkeras.inputs.image.{name}"
-        for name in ("show", "corruptions", "looks", "duplicates", "golden", "levels")
-    }
+        **{
+            name: f"ftkeras.inputs.image.{name}"
+            for name in (
+                "show", "cards", "corruptions", "looks", "duplicates", "golden", "levels"
+            )
+        },
+        "features": "ftkeras.backbones.image.features",
+    }  # fmt: skip
     version = (scan.VERSION, PIL.__version__, tf.__version__)
 
     def __post_init__(self) -> None:

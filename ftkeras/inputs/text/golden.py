@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ftkeras.inputs.text.check import DAMAGED as DAMAGED
 from ftkeras.inputs.text.check import BINARY, EMPTY
+from ftkeras.inputs.text.check import DAMAGED as DAMAGED
 from ftkeras.inputs.text.check import why_not as why_not
 from ftkeras.inputs.text.tokens import BETWEEN
 

@@ -1,0 +1,58 @@
+"""Adapting a language model to the texts of a task, before it learns the task."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.errors import UserError
+from ftkeras.files import write_whole
+from ftkeras.run import Run
+from ftkeras.runs import build
+from ftkeras.runs.assemble import Assembled
+
+FILE = "adapted.npz"
+
+
+def adapt_backbone(assembled: Assembled, run: Run) -> None:
+    """Adapts the backbone if the config asks for it; a run that resumes loads what it adapted.
+
+    Writes `adapted.npz` (the backbone's weights) and `adaptation.json` (bits per character of
+    held-out texts before and after each epoch) into the run.
+
+    Raises:
+        UserError: The backbone is no language model, there are several devices, or too few texts.
+    """
+    adapter = build.adapter(assembled.config, assembled.backbone, assembled.data)
+    if adapter is None:
+        return
+    if assembled.devices.replicas > 1:
+        raise UserError("backbone.adapt: a language model is adapted on one device alone.")
+    model = assembled.backbone.model
+    if tf.io.gfile.exists(run.path(FILE)):
+        _load(model, run)
+        return
+    history = _adapted(adapter)
+    buffer = io.BytesIO()
+    np.savez(buffer, *[keras.ops.convert_to_numpy(weight) for weight in model.weights])
+    run.write_json("adaptation.json", {"bits_per_character": history})
+    write_whole(run.path(FILE), buffer.getvalue())
+
+
+def _adapted(adapter: Callable[[], list[float]]) -> list[float]:
+    history = adapter()
+    print(
+        f"adapted   the language model to the training texts: {history[0]:.2f} bits per character "
+        f"of held-out ones before, {history[-1]:.2f} after"
+    )
+    return history
+
+
+def _load(model: keras.Model, run: Run) -> None:
+    with tf.io.gfile.GFile(run.path(FILE), "rb") as file:
+        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    model.set_weights([arrays[f"arr_{i}"] for i in range(len(model.weights))])
