@@ -480,6 +480,7 @@ _HOMES_OF_IMAGES = re.compile(r"ftkeras\.(inputs\.image|backbones|cli)(\.|$)|ftk
 # Other modules that name images, and why. A row whose module does so no more is a fault.
 _MAY_SPEAK_OF_IMAGES = {
     "ftkeras.config.data": "fields of the config",
+    "ftkeras.config.moved": "an old name of a field",
     "ftkeras.data.sources.manifest_rows": "a field of the config is its argument",
     "ftkeras.data.sources.tfds": "fields of the config, and the class of TFDS's own feature",
     "ftkeras.data.sources.tfrecord": "fields of the config, and the names that feature files use",
@@ -487,13 +488,12 @@ _MAY_SPEAK_OF_IMAGES = {
     "ftkeras.doctor.preprocessing": "what backbones of images expect; it asks for looks first",
     "ftkeras.export.grpc_client": "a script for people, who export images; others change a word",
     "ftkeras.imports": "a setting in Keras's own file",
-    "ftkeras.inputs.registry": "the kind that a config which names none means",
+    "ftkeras.inputs.registry": "the kind that a config names if it names none; a key of data.json",
     "ftkeras.report.board": "a class of the library that draws",
     "ftkeras.report.read": "a run's file, and a key of data.json",
     "ftkeras.report.sections.examples": "what it shows if the kind can show itself",
     "ftkeras.system_errors": "names of TensorFlow's operations",
     "ftkeras.tasks.adversarial.task": "budgets are of pixel values; other kinds are refused",
-    "ftkeras.tasks.incremental.extend": "a key of data.json, and a field of the config",
     "ftkeras.tasks.incremental.replay": "an array of memory.npz; other kinds are refused",
     "ftkeras.tasks.robust_weights.config": "the name of a corruption",
     "ftkeras.training.callbacks.loggers": "what TensorBoard, wandb and MLflow call a drawing",

@@ -56,7 +56,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 def _source(data: str | None) -> dict[str, Any]:
     """Returns the section `data` for what --data names."""
     if data is None:
-        return {"source": "starter", "image_size": 96}
+        return {"source": "starter", "input": {"size": 96}}
     path = os.path.expanduser(data)
     if "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")

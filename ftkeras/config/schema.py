@@ -6,7 +6,8 @@ Each field's description is what editors show (through `configs/schema.json`) an
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import importlib
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -335,6 +336,13 @@ class ExportConfig(Section):
     """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
+def _kind_of(backbone: Any) -> str | None:
+    """Returns the kind of input that a backbone takes; None if its name does not say."""
+    # By name, as the schemas of tasks are: the catalog stands with the backbones.
+    catalog = importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
+    return "text" if isinstance(backbone, str) and backbone in catalog else None
+
+
 class Config(Section):
     """A whole experiment."""
 
@@ -357,6 +365,20 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     report: bool = True
     """Write report.html when training ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_follows_from_backbone(cls, given: Any) -> Any:
+        """Names the kind that the backbone takes, if the config names no kind."""
+        data, backbone = (
+            given.get(name) if isinstance(given, dict) else None for name in ("data", "backbone")
+        )
+        if not (isinstance(data, dict) and isinstance(backbone, dict)):
+            return given
+        kind, examples = _kind_of(backbone.get("name")), data.get("input", {})
+        if kind is None or not isinstance(examples, dict) or "kind" in examples:
+            return given
+        return {**given, "data": {**data, "input": {**examples, "kind": kind}}}
 
     @property
     def asked(self) -> dict[str, OutputConfig]:

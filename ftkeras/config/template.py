@@ -61,6 +61,8 @@ def _section(
         if field.description:
             lines += [f"{space}# {line}" for line in field.description.splitlines()]
         inner = sections.get(name) or _model_of(field.annotation)
+        if inner is None and isinstance(default, BaseModel):  # of several that it may be
+            inner = type(default)
         if name == "phases":
             lines += [f"{space}phases:", *_phases(tree[name])]
         elif inner is not None and (isinstance(value, BaseModel) or name in tree):

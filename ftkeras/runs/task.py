@@ -58,7 +58,7 @@ class Task:
             raise UserError(
                 "data.balance: all outputs are numbers, which are of no class. Drop it."
             )
-        if config.data.mix.mixup or config.data.mix.cutmix:
+        if build.input_of(config).mixes:
             check_mix(data)
         if config.export.formats:
             only_classes(data.outputs, f"export.formats: {config.export.formats[0]}")
@@ -199,9 +199,8 @@ class Task:
     def served(self, run: Run, model: keras.Model) -> Served:
         """Returns what is exported."""
         outputs = outputs_of_run(run)
-        resize, temperatures = run.config.data.resize, temperatures_of(run, outputs)
         kind = build.input_of(run.config, model)
-        return Served(model, outputs, resize, temperatures, kind)
+        return Served(model, outputs, temperatures=temperatures_of(run, outputs), kind=kind)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
@@ -270,6 +269,6 @@ def check_mix(data: Data) -> None:
     answers = data.splits["train"].answers
     if len(data.outputs) > 1 or any(a.known is not None for a in answers.values()):
         raise UserError(
-            "data.mix: MixUp and CutMix would blend answers that are known with some that are not. "
-            "Turn them off."
+            "data.input.mix: MixUp and CutMix would blend answers that are known with some that "
+            "are not. Turn them off."
         )

@@ -53,8 +53,7 @@ def tree(tmp_path, tiny_backbone) -> dict:
         "data": {
             "source": "arrays",
             "path": str(tmp_path / "d.npz"),
-            "image_size": 32,
-            "augmentation": "none",
+            "input": {"size": 32, "augmentation": "none"},
         },
         "backbone": {"name": tiny_backbone},
         "head": {"dropout": 0.0, "start": "random"},  # several workers have no floor

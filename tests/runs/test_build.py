@@ -27,7 +27,7 @@ def arrays(tmp_path_factory) -> str:
 
 def config(path: str, *overrides: str) -> Config:
     tree = {
-        "data": {"source": "arrays", "path": path, "image_size": 32, "augmentation": "none"},
+        "data": {"source": "arrays", "path": path, "input": {"size": 32, "augmentation": "none"}},
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "phases": [
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 1e-3}
@@ -111,7 +111,7 @@ def test_a_strategy_runs(arrays, tmp_path):
 
 def test_strength_by_phase_needs_a_strength(arrays):
     listed = config(
-        arrays, "data.augmentation=[{name: RandomFlip}]", "phases[0].augmentation=light"
+        arrays, "data.input.augmentation=[{name: RandomFlip}]", "phases[0].augmentation=light"
     )
     with pytest.raises(UserError, match="is a strength, not a list"):
         assemble(listed)
@@ -120,7 +120,7 @@ def test_strength_by_phase_needs_a_strength(arrays):
 @pytest.mark.filterwarnings("ignore")  # keras-cv and what it imports warn of their own
 def test_layers_without_a_seed_are_noted_and_never_deterministic(arrays):
     pytest.importorskip("keras_cv")
-    layers = "data.augmentation=[{name: keras_cv/GridMask}, {name: RandAugment}]"
+    layers = "data.input.augmentation=[{name: keras_cv/GridMask}, {name: RandAugment}]"
     assembled = assemble(config(arrays, layers))
     lines = assembled.describe().splitlines()
     (note,) = (line for line in lines if "takes no seed" in line)

@@ -70,9 +70,8 @@ def config(photos, tiny_backbone) -> Callable[..., Any]:
             "data": {
                 "source": "manifest",
                 "path": str(photos / "rows.csv"),
-                "image_size": 32,
                 "batch_size": 8,
-                "augmentation": "none",
+                "input": {"size": 32, "augmentation": "none"},
             },
             "backbone": {"name": tiny_backbone},
             "head": {"start": "random", "dropout": 0.0},

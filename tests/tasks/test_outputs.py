@@ -49,7 +49,7 @@ def run(tmp_path_factory) -> Run:
         "source": "arrays",
         "path": str(folder / "shades.npz"),
         "class_names": ["dark", "light"],
-        "image_size": 32,
+        "input": {"size": 32},
         "split": {"val": 0.4, "test": 0.4},
     }
     phases = [{"name": "head", "epochs": 1, "learning_rate": 1e-3}]

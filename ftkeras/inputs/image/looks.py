@@ -134,7 +134,7 @@ def _tiny(looks: Looks, image_size: int) -> Finding | None:
             "enlarged images",
             f"Half of the images have {usual:.0f} px or less on the shorter side and are enlarged "
             f"to {image_size} px.",
-            "Enlarging adds no detail but costs time; try a smaller data.image_size as well.",
+            "Enlarging adds no detail but costs time; try a smaller data.input.size as well.",
         )
     return None
 
@@ -145,16 +145,16 @@ def _long(looks: Looks, resize: str) -> Finding | None:
     if not len(rows):
         return None
     happens = {
-        "crop": f"data.resize: crop shows the model less than 1/{_LONG:g} of each",
-        "pad": f"data.resize: pad leaves more than {1 - 1 / _LONG:.0%} of the input black",
-        "squash": f"data.resize: squash presses each to less than 1/{_LONG:g} of its length",
+        "crop": f"data.input.resize: crop shows the model less than 1/{_LONG:g} of each",
+        "pad": f"data.input.resize: pad leaves more than {1 - 1 / _LONG:.0%} of the input black",
+        "squash": f"data.input.resize: squash presses each to less than 1/{_LONG:g} of its length",
     }[resize]
     return Finding(
         "warning",
         "long images",
         f"{percent(len(rows), len(looks))} images are more than {_LONG:g} times as long as wide; "
         f"{happens}.",
-        "Cut out the part that matters, or choose another data.resize.",
+        "Cut out the part that matters, or choose another data.input.resize.",
         tuple(looks.evidence(i, _size(looks, i)) for i in rows.tolist()),
     )
 
