@@ -336,7 +336,7 @@ class ExportConfig(Section):
     """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
-def _kind_of(backbone: Any) -> str | None:
+def kind_of(backbone: Any) -> str | None:
     """Returns the kind of input that a backbone takes; None if its name does not say."""
     # By name, as the schemas of tasks are: the catalog stands with the backbones.
     catalog = importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
@@ -375,7 +375,7 @@ class Config(Section):
         )
         if not (isinstance(data, dict) and isinstance(backbone, dict)):
             return given
-        kind, examples = _kind_of(backbone.get("name")), data.get("input", {})
+        kind, examples = kind_of(backbone.get("name")), data.get("input", {})
         if kind is None or not isinstance(examples, dict) or "kind" in examples:
             return given
         return {**given, "data": {**data, "input": {**examples, "kind": kind}}}
