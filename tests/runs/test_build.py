@@ -88,8 +88,8 @@ def test_activations_are_swapped_with_the_weights_kept(arrays):
 
 def test_stochastic_depth_is_for_backbones_that_have_it(arrays):
     with pytest.raises(UserError, match="stochastic_depth"):
-        build.backbone(config(arrays, "backbone.name=VGG16", "backbone.weights=none",
-                              "backbone.stochastic_depth=0.2"))  # fmt: skip
+        changes = ["name=VGG16", "weights=none", "stochastic_depth=0.2"]
+        backbone(arrays, *(f"backbone.{change}" for change in changes))
 
 
 def test_penalised_and_averaged_weights_go_through_a_run(arrays, tmp_path):
