@@ -17,6 +17,7 @@ from ftkeras.inputs.base import Input
 from ftkeras.model.inference import Answer
 
 _BATCH = 50  # examples a step
+_USUAL = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,17 @@ class CorruptedSample:
         }
 
 
+def chosen_corruptions(names: Sequence[str] | None, kind: Input) -> Sequence[str]:
+    """Returns the corruptions that a config names; left out, the usual ones, if there are any."""
+    if names is not None:
+        return names
+    return () if kind.ability("corruptions") is None else _USUAL
+
+
 def check_corruptions(names: Sequence[str], kind: Input, field: str) -> None:
     """Raises UserError for an unknown name, what cannot be corrupted, or a missing package."""
+    if not names:
+        return
     corruptions = kind.able("corruptions", field)
     for name in names:
         if name not in corruptions.CORRUPTIONS:
@@ -74,6 +84,8 @@ def corrupted_sample(
         seed: Decides the examples, noise and flakes.
     """
     drawn = sample(split, examples, seed)
+    if not names:
+        return CorruptedSample({}, drawn.labels)
     batches = plain(drawn, kind, _BATCH)
     corruptions = kind.able("corruptions", "robust_weights")
     clean = np.concatenate([corruptions.to_change(inputs) for inputs, *_ in batches])
