@@ -210,8 +210,9 @@ class _Scorer:
         clean = float(np.mean(np.concatenate(answers) == labels))
         by_name = self._sample(split).accuracies(self._answer)
         corrupted = float(np.mean(list(by_name.values()))) if by_name else None
-        alone = corrupted is None or self._section.select == "clean"
-        deciding = clean if alone else (clean + corrupted) / 2
+        deciding = clean
+        if corrupted is not None and self._section.select == "mean":
+            deciding = (clean + corrupted) / 2
         return {"clean": clean, "corrupted": corrupted, "by_name": by_name, "score": deciding}
 
     def _sample(self, split: str) -> CorruptedSample:
