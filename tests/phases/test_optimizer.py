@@ -440,7 +440,7 @@ def kinds_of_weights(name: str) -> keras.Model:
 class DenseAdam(keras.optimizers.Adam):
     """Keras's Adam, given an embedding's gradient as one tensor."""
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    def apply(self, grads, trainable_variables=None):
         super().apply([tf.convert_to_tensor(grad) for grad in grads], trainable_variables)
 
 
@@ -449,12 +449,8 @@ def test_adam_squares_the_sum_of_a_row_that_comes_twice():
     rows = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]), tf.constant([2, 1]))
     squares = {}
     for staged in (False, True):
-        weight = keras.Variable([[0.0], [0.0]])
-        optimizer = (
-            built(keras.optimizers.Adam(0.1, beta_2=0.5), weight)
-            if staged
-            else (keras.optimizers.Adam(0.1, beta_2=0.5))
-        )
+        weight, adam = keras.Variable([[0.0], [0.0]]), keras.optimizers.Adam(0.1, beta_2=0.5)
+        optimizer = built(PhasedOptimizer(adam) if staged else adam, weight)
         optimizer.apply([rows], [weight])
         [velocity] = [v for v in optimizer.variables if "velocity" in v.path]
         squares[staged] = float(velocity[0, 0])
