@@ -20,6 +20,9 @@ from ftkeras.runs.train import train
 pytestmark = pytest.mark.slow
 
 VARIED = "data.input={kind: text, length: 12, variation: {drop: 0.3, swap: 0.2}}"
+DROPPED = (
+    "backbone.recurrent={units: 8, embedding: 8, layers: 1, dropout: 0.2, recurrent_dropout: 0.2}"
+)
 LANGUAGE = (
     "backbone={name: char_lstm, adapt: {epochs: 1}}",
     "data.input={kind: text, length: 12}",
@@ -47,6 +50,7 @@ class _Killed(keras.callbacks.Callback):
     ("overrides", "stored"),
     [
         pytest.param(["trunk.mode=off", VARIED], [], id="varied"),
+        pytest.param(["trunk.mode=off", DROPPED], [], id="dropout"),
         pytest.param(["trunk.mode=on"], [True, False], id="from a store"),
         pytest.param(["trunk={mode: on, views: 2}", VARIED], [True, False], id="stored views"),
         pytest.param(["trunk.mode=off", *LANGUAGE], [], id="adapted"),
