@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -44,6 +44,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def there_are(names: Sequence[str]) -> str:
+    """Returns a sentence that lists what there is to choose from.
+
+    Example:
+        >>> there_are(["image", "text"]), there_are(["label"]), there_are([])
+        ('There are image, text.', 'There is only label.', 'There are none.')
+    """
+    if len(names) == 1:
+        return f"There is only {names[0]}."
+    return f"There are {', '.join(names) or 'none'}."
 
 
 def first_line(error: BaseException) -> str:

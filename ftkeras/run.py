@@ -200,7 +200,7 @@ class Run:
     def config(self) -> Config:
         """The resolved config that the run was made with, with the changes of `open`."""
         where = self.path("config.yaml")
-        return parse_text(self.read_text("config.yaml"), self._changes, where)
+        return parse_text(self.read_text("config.yaml"), self._changes, where, is_saved=True)
 
     def path(self, *parts: str) -> str:
         """Returns a path inside the folder."""

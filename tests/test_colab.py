@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    '["data.image_size=32", "data.batch_size=200", "phases[0].epochs=1", "phases[1].epochs=1", '
+    '["data.input.size=32", "data.batch_size=200", "phases[0].epochs=1", "phases[1].epochs=1", '
     '"backbone.cut=block_4_add"]'
 )
 NO_NOTEBOOK = """

@@ -80,7 +80,7 @@ def test_the_installed_command_answers(installed, tmp_path):
 
 
 CONFIG = """
-data: {source: starter, image_size: 32, batch_size: 100, augmentation: none}
+data: {source: starter, input: {size: 32, augmentation: none}, batch_size: 100}
 backbone: {name: MobileNetV2, weights: starter, cut: block_4_add}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 1.0e-3}]
 export: {saved_model: false}

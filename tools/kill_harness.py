@@ -36,7 +36,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 CONFIG = """
-data: {{source: arrays, path: images.npz, image_size: 32, batch_size: 16, augmentation: {strength},
+data: {{source: arrays, path: images.npz, batch_size: 16,
+  input: {{size: 32, augmentation: {strength}}},
   split: {{val: 0.15, test: 0.15}}}}
 backbone: {{name: backbone.keras}}
 head: {{dropout: 0.3, hidden: [{{units: 8, dropout: 0.1}}]}}

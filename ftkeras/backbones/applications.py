@@ -35,7 +35,7 @@ def load(
     smallest = entry.family.smallest_size
     if size < smallest:
         raise UserError(
-            f"data.image_size: {size} is too small for {entry.name}; its smallest is {smallest}."
+            f"data.input.size: {size} is too small for {entry.name}; its smallest is {smallest}."
         )
     if weights == "imagenet":
         model = _download(entry, size)

@@ -75,13 +75,13 @@ def _natural_size(
     if len(model.inputs) == 1 and len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]:
         size = shape[1] or (entry.natural_size if entry else image_size)
         if size is None:
-            raise UserError(f"data.image_size: {path} takes images of any size; say which to use.")
+            raise UserError(f"data.input.size: {path} takes images of any size; say which to use.")
         return int(size)
     if image_size is not None:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
         raise UserError(
-            f"data.image_size: {path} takes {shapes}, and no square RGB image, "
-            "(None, size, size, 3). Leave image_size out, or take another backbone."
+            f"data.input.size: {path} takes {shapes}, and no square RGB image, "
+            "(None, size, size, 3). Leave it out, or take another backbone."
         )
     return 0
 

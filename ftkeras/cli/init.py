@@ -9,12 +9,14 @@ from typing import Any
 from absl import flags
 
 from ftkeras.backbones.catalog import find
+from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
                     [--weights=imagenet]
 Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
+         ftkeras init my.yaml --data=reviews.csv --backbone=gru
 """
 
 
@@ -37,7 +39,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     path = positional[0]
     if os.path.exists(path):
         raise UserError(f"init: {path} exists already. Choose another name, or remove it first.")
-    source = _source(values.data)
+    source = _source(values.data, values.backbone)
     _check_backbone(values.backbone)
     text = commented_config(
         source,
@@ -53,10 +55,10 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     return 0
 
 
-def _source(data: str | None) -> dict[str, Any]:
+def _source(data: str | None, backbone: str) -> dict[str, Any]:
     """Returns the section `data` for what --data names."""
     if data is None:
-        return {"source": "starter", "image_size": 96}
+        return {"source": "starter"} | ({} if backbone in TEXT_CATALOG else {"input": {"size": 96}})
     path = os.path.expanduser(data)
     if "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
@@ -71,6 +73,8 @@ def _source(data: str | None) -> dict[str, Any]:
 
 
 def _check_backbone(name: str) -> None:
+    if name in TEXT_CATALOG:
+        return
     if not name.endswith(".keras"):
         find(name)
     elif "://" not in name and not os.path.isfile(os.path.expanduser(name)):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import functools
+import importlib
+import operator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ftkeras.config.fields import (
-    Examples,
-    FilePath,
-    Fraction,
-    NonNegativeFloat,
-    Section,
-    Side,
-    Strength,
-)
+from ftkeras.config.errors import explain
+from ftkeras.config.fields import Examples, FilePath, Fraction, InputSection, Section
+
+# By name, as the schemas of tasks are: each kind's section stands in the folder of the kind.
+_kinds = importlib.import_module("ftkeras.inputs.registry")
 
 
 class SplitConfig(Section):
@@ -28,54 +28,64 @@ class SplitConfig(Section):
     """Test: a fraction, stratified by class under the seed, or a part of the source."""
 
 
-class AugmentationLayer(Section):
-    """One image augmentation layer of `keras.layers`, or `keras_cv/NAME`."""
-
-    name: str
-    """For example RandAugment, RandomErasing, AugMix, or keras_cv/GridMask."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """Arguments for the layer's constructor."""
-
-
-class MixConfig(Section):
-    """Batch-level mixing of images and labels."""
-
-    mixup: NonNegativeFloat = 0.0
-    """Alpha of MixUp's beta distribution (Zhang et al. 2018); 0 is off."""
-    cutmix: NonNegativeFloat = 0.0
-    """Alpha of CutMix's beta distribution (Yun et al. 2019); 0 is off."""
-
-
-class InputConfig(Section):
-    """What an example is: a kind, and the settings that the kind has."""
+class OtherInput(InputSection):
+    """Each example is of a kind that is registered from outside; the kind knows its settings."""
 
     model_config = ConfigDict(extra="allow")
 
-    kind: str
-    """image, or the name of a kind that `ftkeras.register_input` made known."""
+    kind: Annotated[str, Field(json_schema_extra={"not": {"enum": list(_kinds.KINDS)}})]
+    """The name of a kind that `ftkeras.register_input` made known."""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All but the kind, by name: what the kind itself understands."""
-        return dict(self.model_extra or {})
+    @model_validator(mode="before")
+    @classmethod
+    def _validated(cls, given: Any) -> Any:
+        """Has the kind's own section, if it has one, check the settings and fill in defaults."""
+        kind = given.get("kind") if isinstance(given, dict) else None
+        section = _kinds.section_of(kind) if isinstance(kind, str) else None
+        if section is None:
+            return given
+        settings = {name: value for name, value in given.items() if name != "kind"}
+        try:
+            return {**section.model_validate(settings).model_dump(), "kind": kind}
+        except ValidationError as error:
+            # In words, because the config's schema does not know the fields of the section.
+            lines = [
+                InitErrorDetails(
+                    type=PydanticCustomError(
+                        "value_error", "{error}", {"error": explain(item, section)}
+                    ),
+                    loc=item["loc"],
+                    input=item["input"],
+                )
+                for item in error.errors()
+            ]
+            raise ValidationError.from_exception_data(str(kind), lines) from None
+
+
+def _kind_of(given: Any) -> str:
+    """Returns the tag in `InputConfig` of what `data.input` holds."""
+    holds = given if isinstance(given, dict) else {"kind": getattr(given, "kind", _kinds.DEFAULT)}
+    kind = holds.get("kind", _kinds.DEFAULT)
+    return kind if kind in _kinds.KINDS else "other"
+
+
+if TYPE_CHECKING:
+    InputConfig = InputSection
+else:
+    _members = [Annotated[_kinds.section_of(kind), Tag(kind)] for kind in _kinds.KINDS]
+    InputConfig = Annotated[
+        functools.reduce(operator.or_, [*_members, Annotated[OtherInput, Tag("other")]]),
+        Discriminator(_kind_of),
+    ]
 
 
 class DataSection(Section):
     """What every source shares."""
 
-    input: InputConfig | None = None
-    """What an example is; left out, an image. The fields below that name images are for them."""
-
-    image_size: Side | None = None
-    """Side of the square model input, in pixels; left out, the backbone's natural size."""
+    input: InputConfig = _kinds.section_of(_kinds.DEFAULT)()
+    """What an example is, with the settings of its kind; without a kind, an image."""
     batch_size: Examples = 32
     """Examples a step, over all devices together."""
-    resize: Literal["crop", "pad", "squash"] = "crop"
-    """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
-    augmentation: Strength | list[AugmentationLayer] = "light"
-    """A strength, or a list of layers that replaces it."""
-    mix: MixConfig = MixConfig()
-    """MixUp and CutMix; each batch takes one of those that are on."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
     """Against class imbalance: weigh the loss, or draw each class equally often."""
     cache: Literal["auto", "memory", "none"] = "auto"

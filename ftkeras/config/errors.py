@@ -50,7 +50,7 @@ def _known_fields(section: type, loc: tuple[str | int, ...]) -> list[str]:
         fields = {name: f for model in models for name, f in fields_of(model).items()}
         if part in fields:
             models = _models_in(fields[str(part)].annotation)
-        elif not isinstance(part, int):  # the tag of a union: the data source's name
+        elif not isinstance(part, int):  # the tag of a union: a source or a kind
             models = [m for m in models if part in _literals(m)] or models
     return list(dict.fromkeys(name for model in models for name in field_names(model)))
 
@@ -62,5 +62,5 @@ def _models_in(annotation: Any) -> list[type]:
 
 
 def _literals(model: type) -> tuple[Any, ...]:
-    source = fields_of(model).get("source")
-    return typing.get_args(source.annotation) if source else ()
+    tags = [fields_of(model)[name] for name in ("source", "kind") if name in fields_of(model)]
+    return tuple(value for tag in tags for value in typing.get_args(tag.annotation))

@@ -95,6 +95,17 @@ class Section(BaseModel):
     _no_null_characters = field_validator("*")(without_null_characters)
 
 
+class InputSection(Section):
+    """The base of what `data.input` holds: one section for each kind of input."""
+
+    kind: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the kind, as plain values by name."""
+        return self.model_dump(exclude={"kind"})
+
+
 def is_section(kind: Any) -> bool:
     """Whether a type has fields: a model, or a dataclass that scripts use too."""
     return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_pydantic_dataclass(kind))

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from ftkeras.config.errors import explain, shorten
+from ftkeras.config.moved import Location, announce, dotted, move, new_location
 from ftkeras.config.schema import Config
 from ftkeras.config.schemas import SCHEMAS, schema_of
 from ftkeras.errors import UserError, did_you_mean
@@ -67,15 +68,17 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     return parse_text(_read(path), overrides, where=str(path))
 
 
-def parse_text(text: str, overrides: Iterable[str] = (), where: str = "config") -> Config:
-    """Returns the validated config of a YAML text; see `load_config`."""
+def parse_text(
+    text: str, overrides: Iterable[str] = (), where: str = "config", *, is_saved: bool = False
+) -> Config:
+    """Returns the validated config of a YAML text; see `load_config` and `parse_config`."""
     try:
         tree = _parse_yaml(text)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where}: expected a mapping of sections (data:, backbone:, phases: ...).")
-    return parse_config(tree, overrides, where)
+    return parse_config(tree, overrides, where, is_saved=is_saved)
 
 
 def load_data_section(path: str | Path) -> dict[str, Any]:
@@ -172,19 +175,41 @@ def _check_keys(node: yaml.MappingNode) -> None:
 
 
 def parse_config(
-    tree: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "config"
+    tree: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    where: str = "config",
+    *,
+    is_saved: bool = False,
 ) -> Config:
-    """Returns the validated config of a plain mapping; see `load_config`."""
-    raw_values: dict[tuple[str | int, ...], str] = {}
+    """Returns the validated config of a plain mapping; see `load_config`.
+
+    Args:
+        tree: The mapping.
+        overrides: See `load_config`.
+        where: What errors call the config.
+        is_saved: Whether a run saved it. If not, a line is printed about fields with old names.
+    """
+    raw_values: dict[Location, str] = {}
+    names: dict[Location, Location] = {}
     data = _copy(tree)
+    moved = move(data, where)
     for override in overrides:
-        location, text = _parse_override(override)
+        written, text = _parse_override(override)
+        location = new_location(written)
+        if names.setdefault(location, written) != written:
+            both = " and ".join(sorted(map(dotted, (names[location], written))))
+            raise UserError(f"--set: {both} are one field; leave one out.")
+        if location != written:
+            moved.append(f"{dotted(written)} is now {dotted(location)}")
         try:
             value = _parse_yaml(text) if text else None
         except UserError:
             value = text  # such as the pattern train-*
         _assign(data, location, value, override)
         raw_values[location] = text
+    moved += move(data, where)  # an override may be a whole section
+    if not is_saved:
+        announce(moved)
     schema = _schema_of(data, where)
     try:
         return schema.model_validate(data)
@@ -253,7 +278,7 @@ def _shown(leaves: Mapping[str, Any], name: str) -> str:
 # ----------------------------------------------------------------------------- overrides
 
 
-def _parse_override(override: str) -> tuple[tuple[str | int, ...], str]:
+def _parse_override(override: str) -> tuple[Location, str]:
     name, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+|\[-?[0-9]{1,9}\])*", name):
         raise UserError(
@@ -263,7 +288,7 @@ def _parse_override(override: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part[1:-1]) if part[0] == "[" else part for part in parts), text
 
 
-def _assign(tree: Any, location: tuple[str | int, ...], value: Any, override: str) -> None:
+def _assign(tree: Any, location: Location, value: Any, override: str) -> None:
     node = tree
     for part, following in zip(location, (*location[1:], None), strict=True):
         if isinstance(part, int):
@@ -292,9 +317,7 @@ def _copy(tree: Any) -> Any:
     return [_copy(value) for value in tree] if isinstance(tree, (list, tuple)) else tree
 
 
-def _retype_strings(
-    data: Any, error: ValidationError, raw_values: dict[tuple[str | int, ...], str]
-) -> bool:
+def _retype_strings(data: Any, error: ValidationError, raw_values: dict[Location, str]) -> bool:
     """Gives overrides their text back where YAML read a number and the schema wants a string."""
     changed = False
     for item in error.errors():
@@ -309,18 +332,18 @@ def _retype_strings(
 
 
 def _user_error(error: ValidationError, data: Any, where: str, schema: type[Config]) -> UserError:
-    by_location: dict[tuple[str | int, ...], list[str]] = {}
+    by_location: dict[Location, list[str]] = {}
     for item in error.errors():
         location = _clean(item["loc"], data)
         by_location.setdefault(location, []).append(explain(item, schema))
     (location, messages), *others = by_location.items()
-    name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    name = dotted(location)
     message = " or ".join(dict.fromkeys(messages))
     more = f" (and {len(others)} more)" if others else ""
     return UserError(f"{where}: {name + ': ' if name else ''}{message}{more}")
 
 
-def _clean(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
+def _clean(loc: Location, data: Any) -> Location:
     """Returns a location without the tags that pydantic adds for the members of a union."""
     kept: list[str | int] = []
     node = data

@@ -34,7 +34,8 @@ BatchNorm = Literal["frozen", "train", "recalibrate"]
 LENGTHS = ("epochs", "steps", "until")
 """The fields of which a phase has one."""
 
-_LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "map")
+_LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "map", "r2")
+_SMALLER_IS_BETTER = ("loss", "error", "mae", "mape", "mse", "rmse", "nll", "ece")
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 T = TypeVar("T")
@@ -47,10 +48,9 @@ def larger_is_better(metric: str) -> bool:
         >>> larger_is_better("val_accuracy"), larger_is_better("val_loss")
         (True, False)
     """
-    # A head may have any name, which comes before the metric's own.
-    return not metric.endswith(("loss", "mae")) and any(
-        part in metric for part in _LARGER_IS_BETTER
-    )
+    # What comes before the metric's own name may be any: that of an output or of a class.
+    own = metric.rpartition(".")[2]
+    return not own.endswith(_SMALLER_IS_BETTER) and any(part in own for part in _LARGER_IS_BETTER)
 
 
 def improves(metric: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
@@ -99,7 +99,8 @@ class Until:
     """Ends a phase once a metric stops improving."""
 
     metric: StrictStr = "val_loss"
-    """A logged metric; the direction follows from its name."""
+    """A logged metric; in a config also `val_` and a metric of `evaluation.json`, such as
+    val_macro_f1. The direction follows from its name."""
     patience: PositiveInt = 2
     """How many epochs without improvement end the phase."""
     min_delta: NonNegativeFloat = 0.0

@@ -6,7 +6,8 @@ Each field's description is what editors show (through `configs/schema.json`) an
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import importlib
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -242,7 +243,8 @@ class EarlyStopping(Section):
     """When to end training before its last epoch."""
 
     metric: str = "val_loss"
-    """A logged metric; the direction follows from its name."""
+    """A logged metric, or `val_` and a metric of `evaluation.json`, such as val_macro_f1; the
+    direction follows from its name."""
     patience: PositiveInt = 3
     """How many epochs without improvement end the training."""
     min_delta: NonNegativeFloat = 0.0
@@ -273,8 +275,9 @@ class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
-    """The metric that tells the best epoch; left out, val_accuracy (any number of labels, or
-    several outputs: val_loss; a number: val_mae)."""
+    """The metric that tells the best epoch: a logged one, or `val_` and a metric of
+    `evaluation.json`, such as val_macro_f1 or val_per_class.cat.recall. Left out, val_accuracy (any
+    number of labels, or several outputs: val_loss; a number: val_mae)."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"
@@ -333,6 +336,13 @@ class ExportConfig(Section):
     """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
+def kind_of(backbone: Any) -> str | None:
+    """Returns the kind of input that a backbone takes; None if its name does not say."""
+    # By name, as the schemas of tasks are: the catalog stands with the backbones.
+    catalog = importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
+    return "text" if isinstance(backbone, str) and backbone in catalog else None
+
+
 class Config(Section):
     """A whole experiment."""
 
@@ -355,6 +365,20 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     report: bool = True
     """Write report.html when training ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_follows_from_backbone(cls, given: Any) -> Any:
+        """Names the kind that the backbone takes, if the config names no kind."""
+        data, backbone = (
+            given.get(name) if isinstance(given, dict) else None for name in ("data", "backbone")
+        )
+        if not (isinstance(data, dict) and isinstance(backbone, dict)):
+            return given
+        kind, examples = kind_of(backbone.get("name")), data.get("input", {})
+        if kind is None or not isinstance(examples, dict) or "kind" in examples:
+            return given
+        return {**given, "data": {**data, "input": {**examples, "kind": kind}}}
 
     @property
     def asked(self) -> dict[str, OutputConfig]:

@@ -13,7 +13,8 @@ from ftkeras.config.data import FolderData, ManifestData, StarterData
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import Config, kind_of
+from ftkeras.inputs.registry import section_of
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -35,12 +36,17 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         weights: imagenet, starter, none or a file; None for starter if the data are, too.
     """
     shipped = source["source"] == "starter" and backbone == "MobileNetV2"
-    weights = weights or ("starter" if shipped else "imagenet")
+    kind = kind_of(backbone)
+    weights = weights or ("starter" if shipped or kind else "imagenet")
     phases = [
         {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
         {"name": "top", "train": ["head", "blocks[-4:]"], "epochs": 5, "learning_rate": 1e-4},
     ]
-    config = {"data": source, "backbone": {"name": backbone, "weights": weights}, "phases": phases}
+    named = {"name": backbone, "weights": weights}
+    config: dict[str, Any] = {"data": source, "backbone": named, "phases": phases}
+    if kind:  # small networks: all of them trains
+        phases[1] = {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3}
+        config |= {"data": {**source, "input": {"kind": kind}}, "head": {"dropout": 0.5}}
     parse_config(config)  # what we write must be readable
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}
     lines = _section(Config, config, sections, indent=0)
@@ -61,6 +67,8 @@ def _section(
         if field.description:
             lines += [f"{space}# {line}" for line in field.description.splitlines()]
         inner = sections.get(name) or _model_of(field.annotation)
+        if inner is None and isinstance(default, BaseModel):  # of several that it may be
+            inner = section_of(tree.get(name, {}).get("kind", "")) or type(default)
         if name == "phases":
             lines += [f"{space}phases:", *_phases(tree[name])]
         elif inner is not None and (isinstance(value, BaseModel) or name in tree):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ftkeras.data.dataset import Listing
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError, did_you_mean, there_are
 from ftkeras.outputs.base import Answers, Cells, Output
 from ftkeras.outputs.kinds import KINDS
 
@@ -128,7 +128,7 @@ def _no_column(items: Listing, question: Question) -> str:
     reads = f"A manifest's {column!r} is its own, unless data.{column}_column names another. "
     return (
         f"{question.field}: the data have no column {column!r}.{did_you_mean(column, there)} "
-        f"{reads if taken else ''}There are {', '.join(there) or 'none'}."
+        f"{reads if taken else ''}{there_are(there)}"
     )
 
 

@@ -19,6 +19,7 @@ from ftkeras.doctor.embed import make_embedding
 from ftkeras.doctor.look import look_at
 from ftkeras.errors import UserError
 from ftkeras.findings import Diagnosis, Finding
+from ftkeras.inputs.base import Input
 from ftkeras.model.assemble import build_model
 from ftkeras.outputs.kinds import answered
 from ftkeras.runs import build
@@ -58,7 +59,7 @@ def examine(config: Config | None = None) -> Diagnosis:
         if not any(finding.severity == "error" for finding in data_findings):
             data_findings.append(Finding("error", "config", str(error), "Change what it names."))
         return Diagnosis(facts, [*findings, *data_findings])
-    findings += _data_findings(config, assembled.data, facts)
+    findings += _data_findings(config, assembled.data, facts, assembled.feed.input)
     findings += _model_findings(config, assembled, facts)
     if assembled.task.trains(config):
         findings += _phase_findings(config, assembled)
@@ -67,8 +68,11 @@ def examine(config: Config | None = None) -> Diagnosis:
     return Diagnosis(facts, [finding for finding in findings if finding.check not in by_nature])
 
 
-def _data_findings(config: Config, data: Data, facts: dict[str, str]) -> Iterator[Finding]:
-    kind = build.input_of(config)
+def _data_findings(
+    config: Config, data: Data, facts: dict[str, str], kind: Input | None = None
+) -> Iterator[Finding]:
+    """Yields what is wrong with the data; `kind` is how the model reads them, if there is one."""
+    kind = kind or build.input_of(config)
     facts["data"] = _describe(data)
     yield from splits.read_errors(data, config.data.max_bad_files)
     yield from splits.check_classes(data, kind)
@@ -85,7 +89,7 @@ def _data_findings(config: Config, data: Data, facts: dict[str, str]) -> Iterato
 def _model_findings(
     config: Config, assembled: Assembled, facts: dict[str, str]
 ) -> Iterator[Finding]:
-    if assembled.feed.input.ability("looks") is not None:  # else no range of values is known
+    if assembled.feed.input.ability("levels") is not None:  # otherwise no range is known
         facts["preprocessing"], findings = preprocessing.check_preprocessing(
             assembled.model, assembled.backbone, _some_inputs(assembled.feed)
         )
@@ -129,6 +133,7 @@ def _step_times(assembled: Assembled) -> str:
     if len(timed) > _MOST_TIMED:
         timed = sorted({0, max(timed, key=lambda i: phases[i].parameters)})
     batch = next(iter(assembled.feed.train()))
+    count = len(tf.nest.flatten(batch[0])[0])
     seconds, nouns = {}, assembled.feed.input.nouns
     for i in timed:
         assembled.unfreeze.set_flags(i)
@@ -137,11 +142,11 @@ def _step_times(assembled: Assembled) -> str:
         phase.steps * seconds.get(i, max(seconds.values())) for i, phase in enumerate(phases)
     )
     parts = [
-        f"phase {phases[i].name} {duration(taken)} ({len(batch[0]) / taken:.0f} {nouns}/s)"
+        f"phase {phases[i].name} {duration(taken)} ({count / taken:.0f} {nouns}/s)"
         for i, taken in seconds.items()
     ]
     return (
-        f"{len(batch[0])} {nouns}: {', '.join(parts)}; all phases about {duration(total)}, "
+        f"{count} {nouns}: {', '.join(parts)}; all phases about {duration(total)}, "
         "without validation"
     )
 

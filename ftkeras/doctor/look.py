@@ -7,37 +7,45 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.console import track
+from ftkeras.console import Progress
 from ftkeras.data.dataset import Data
 from ftkeras.inputs.base import Input
 
+_BATCH = 64
+
 
 def look_at(data: Data, kind: Input) -> Any:
-    """Returns what was seen of all examples, which kinds with `looks` decode once; else None."""
+    """Returns what was seen of all examples, each read once: `Rows` of the kind's own.
+
+    None if the kind has no `looks`.
+    """
     looks = kind.ability("looks")
     if looks is None:
         return None
-    seen: list[list[np.ndarray]] = []
+    seen: list[tuple[np.ndarray, ...]] = []
     splits = data.splits.values()
     for split in splits:
-        rows = tf.data.Dataset.range(len(split)).map(
-            lambda index, fetch=split.fetch: looks.measure(fetch(index)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+        batches = (
+            tf.data.Dataset.range(len(split))
+            .map(
+                lambda index, fetch=split.fetch: looks.measure(fetch(index), kind),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .batch(_BATCH)
         )
-        label = f"look at {split.name} {kind.nouns}"
-        seen += track(rows.as_numpy_iterator(), label, len(split))
-    sizes, contents, deviation, chroma, thumbnails = zip(*seen, strict=True)
-    return looks.Looks(
+        progress = Progress(f"look at {split.name} {kind.nouns}", len(split))
+        for batch in batches.as_numpy_iterator():
+            seen.append(batch)
+            progress.advance(len(batch[0]))
+        progress.close()
+    columns = tuple(np.concatenate(parts) for parts in zip(*seen, strict=True))
+    return looks.gather(
+        columns,
         ids=[key for split in splits for key in split.ids],
         splits=np.concatenate([np.full(len(split), split.name) for split in splits]),
         indices=np.concatenate([np.arange(len(split)) for split in splits]),
         labels=np.concatenate([split.labels for split in splits]),
-        sizes=np.stack(sizes),
-        contents=np.array(contents),
-        deviation=np.array(deviation),
-        coloured=np.array(chroma) > looks.CHROMA,
-        thumbnails=np.stack(thumbnails),
         unknown=_unknown(data),
     )
 

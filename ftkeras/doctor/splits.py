@@ -112,7 +112,7 @@ def check_shift(
         data: The data set.
         kind: What its examples are.
         looks: What was seen of its examples.
-        features: Rows (m,) of `looks` -> a backbone's features (m, channels).
+        features: Rows (m,) of `looks` -> features (m, channels); see `make_embedding`.
     """
     for name in others(data):
         yield from _shift(looks, name, features, kind)
@@ -187,8 +187,9 @@ def _shift(
     yield Finding(
         "warning",
         f"{kind.noun} shift",
-        f"The {kind.nouns} of {name} are of another kind than those of train: a classifier on a "
-        f"backbone's features tells which split one is from (AUC {area:.2f}; 0.5 is a guess).",
+        f"The {kind.nouns} of {name} are of another kind than those of train: a classifier on "
+        f"{kind.able('features', 'doctor').WHAT} tells which split one is from (AUC {area:.2f}; "
+        "0.5 is a guess).",
         f"Look at {kind.nouns} of both; if {name} is what the model will meet, train on such "
         f"{kind.nouns} too.",
         tuple(looks.evidence(i, "among the least like train") for i in most.tolist()),
@@ -237,7 +238,7 @@ def _discriminant(known: np.ndarray, belongs: np.ndarray, asked: np.ndarray) -> 
     means = known[belongs].mean(axis=0), known[~belongs].mean(axis=0)
     inside = np.concatenate([known[belongs] - means[0], known[~belongs] - means[1]])
     spread = inside.T @ inside / len(inside)
-    ridge = 0.1 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    ridge = max(0.1 * np.trace(spread) / len(spread), 1e-12) * np.eye(len(spread))
     weights = np.linalg.solve(spread + ridge, means[0] - means[1])
     offset = (means[0] + means[1]) @ weights / 2
     return (asked @ weights - offset) / max(math.sqrt(weights @ spread @ weights), 1e-12)

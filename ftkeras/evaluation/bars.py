@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ftkeras.errors import TrainingError, UserError, did_you_mean
+from ftkeras.errors import TrainingError, UserError, did_you_mean, there_are
 
 if TYPE_CHECKING:  # bars are read before Keras is imported
     from ftkeras.outputs.base import Output
@@ -103,6 +103,16 @@ def whole(results: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def known_metrics(outputs: Mapping[str, Output]) -> dict[str, float | None]:
+    """Returns what `measured` returns of made-up answers, which have the names of real ones.
+
+    Args:
+        outputs: What the model answers, by name.
+    """
+    parts = {name: o.measure(*o.made_up(), resamples=1) for name, o in outputs.items()}
+    return measured(next(iter(parts.values())) if len(parts) == 1 else {"heads": parts})
+
+
 def check_metrics(bars: Sequence[Bar], outputs: Mapping[str, Output]) -> None:
     """Refuses, before anything is measured, a metric that will not be.
 
@@ -113,12 +123,8 @@ def check_metrics(bars: Sequence[Bar], outputs: Mapping[str, Output]) -> None:
     Raises:
         UserError: A bar names a metric that an evaluation of such a model does not give.
     """
-    if not bars:
-        return
-    # Answers that are made up tell the names that real ones have.
-    parts = {name: o.measure(*o.made_up(), resamples=1) for name, o in outputs.items()}
-    alone = len(parts) == 1
-    refuse_unknown(bars, measured(next(iter(parts.values())) if alone else {"heads": parts}))
+    if bars:
+        refuse_unknown(bars, known_metrics(outputs))
 
 
 def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:
@@ -147,9 +153,10 @@ def refuse_unknown(bars: Sequence[Bar], known: Mapping[str, float | None]) -> No
     """Raises UserError where a bar's metric is not among those that `measured` returned."""
     for bar in bars:
         if bar.metric not in known:
-            plain = [name for name in known if "per_class." not in name]
+            shown = [name for name in known if "per_class." not in name]
+            if len(shown) < len(known):
+                shown.append("per_class.CLASS.METRIC")
             raise UserError(
                 f"--assert {bar}: no metric {bar.metric!r} is measured."
-                f"{did_you_mean(bar.metric, known)} There are {', '.join(plain)}, and "
-                "per_class.CLASS.METRIC."
+                f"{did_you_mean(bar.metric, known)} {there_are(shown)}"
             )

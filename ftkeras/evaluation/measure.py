@@ -12,7 +12,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, save_predictions
-from ftkeras.outputs.base import Output
+from ftkeras.outputs.base import Output, Reading
 from ftkeras.run import Run
 
 
@@ -45,11 +45,10 @@ def measure(
     before = temperatures or {}
     for part in dict.fromkeys(name for name in ("val", split) if name in data.splits):
         said, _ = predict_outputs(model, feed.plain(part), f"evaluate {part}")
-        for name, output in data.outputs.items():
-            own = said[name] if isinstance(said, dict) else said
-            kept = output.reading(model, name).kept(own)
-            answers[part, name] = _of_known(data.splits[part], name, np.asarray(kept))
-            save_predictions(run, part if alone else f"{part}-{name}", answers[part, name])
+        readings = {name: output.reading(model, name) for name, output in data.outputs.items()}
+        for name, kept in answers_of(said, readings, data.splits[part]).items():
+            answers[part, name] = kept
+            save_predictions(run, part if alone else f"{part}-{name}", kept)
     results = {
         name: _measured(output, data.splits[split], name, answers[split, name],
                         answers.get(("val", name)), alone, before.get(name))
@@ -66,11 +65,21 @@ def measure(
     }
 
 
-def _of_known(split: Split, name: str, kept: np.ndarray) -> Predictions:
-    """Returns what is kept, with the answers, of the examples whose answer is known."""
-    answers = split.answers_to(name)
-    known = answers.places
-    return Predictions(kept[known], answers.values[known], np.array(split.ids)[known])
+def answers_of(said: Any, readings: Mapping[str, Reading], split: Split) -> dict[str, Predictions]:
+    """Returns by output what predictions keep of the examples whose answer is known.
+
+    Args:
+        said: What a model put out for all examples, (n, units); or a dict of them by output.
+        readings: How to read each output.
+        split: The examples.
+    """
+    answers = {}
+    for name, reading in readings.items():
+        kept = np.asarray(reading.kept(said[name] if isinstance(said, dict) else said))
+        right = split.answers_to(name)
+        known = right.places
+        answers[name] = Predictions(kept[known], right.values[known], np.array(split.ids)[known])
+    return answers
 
 
 def _measured(

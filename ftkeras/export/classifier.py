@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import make_input
@@ -72,9 +73,10 @@ class Served:
             ending, named = self.readings[name], len(output.class_names)
             if isinstance(ending, Ending) and ending.classes != named:
                 who = "the model" if self.is_alone else f"the output {name!r}"
+                has = counted(ending.classes, "class", "classes")
                 raise UserError(
-                    f"export: {who} has {ending.classes} classes, and there are {named} class "
-                    f"names.{_ONE_UNIT if ending.units == 1 else ''}"
+                    f"export: {who} has {has}, but the data name {named}."
+                    f"{_ONE_UNIT if ending.units == 1 else ''}"
                 )
             if not self.temperature_of(name) > 0:
                 raise UserError(

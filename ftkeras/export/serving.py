@@ -111,7 +111,7 @@ def write_serving_files(directory: str | os.PathLike[str], name: str, raw: str) 
         "batching.config": _BATCHING,
         "serve.sh": _SERVE.format(name=name, folder=FOLDER, version=tf.__version__),
         "rest_client.py": (here / "rest_client.py").read_text(encoding="utf-8"),
-        "grpc_client.py": grpc.replace('"image_bytes"', f'"{raw}"', 1),
+        "grpc_client.py": re.sub(r'(?m)^RAW = ".*"$', f'RAW = "{raw}"', grpc),
     }
     for file, text in texts.items():
         with tf.io.gfile.GFile(os.path.join(folder, file), "w") as stream:

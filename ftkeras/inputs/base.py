@@ -67,6 +67,20 @@ class Wire(NamedTuple):
     prepared: str
 
 
+class Shown(NamedTuple):
+    """An example that a report shows.
+
+    Args:
+        raw: As a source yields it.
+        explained: The class of which the report says what speaks for it in the example.
+        beside: Whether there is room for a second drawing beside that of the example itself.
+    """
+
+    raw: Any
+    explained: int
+    beside: bool
+
+
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -88,17 +102,19 @@ class Input:
         noun: What people call one example, "image"; `nouns` is the plural.
         files: What people call files that hold one example each.
         smaller: The field of a config that makes examples smaller, if there is one.
+        starter: The archive of examples of this kind that ftkeras ships, if there is one.
         pad: What fills a dimension of None, by the name of the input; what has none gets 0.
         version: What differs if `check` may decide differently.
-        abilities: What only some kinds can do, by name, each the module that does it: "show",
-            "corruptions", "looks", "duplicates", "golden" and "levels". See `inputs.image` for what
-            such a module holds.
+        abilities: What only some kinds can do, by name, each the module that does it: "cards",
+            "show", "corruptions", "looks", "duplicates", "features", "golden" and "levels". See
+            `inputs.image` for what such a module holds.
     """
 
     kind: str
     noun: str
     files: str = "files"
     smaller: str = ""
+    starter: str = ""
     pad: Mapping[str, Any] = MappingProxyType({})
     version: tuple[Any, ...] = ()
     abilities: Mapping[str, str] = MappingProxyType({})

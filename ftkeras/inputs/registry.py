@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from ftkeras.errors import UserError, did_you_mean
+from pydantic import BaseModel
+
+from ftkeras.errors import UserError, did_you_mean, there_are
 
 if TYPE_CHECKING:
     import keras
@@ -22,7 +24,13 @@ built yet: examples are then found and checked, but not prepared.
 
 DEFAULT = "image"
 _HOMES = {kind: f"ftkeras.inputs.{kind}.input" for kind in ("image", "text")}  # each has `make`
-_REGISTERED: dict[str, Maker] = {}
+_SECTIONS = {  # these import no TensorFlow
+    "image": "ftkeras.inputs.image.config:ImageConfig",
+    "text": "ftkeras.inputs.text.config:TextConfig",
+}
+KINDS = tuple(_SECTIONS)
+"""The kinds that ftkeras has."""
+_REGISTERED: dict[str, tuple[Maker, type[BaseModel] | None]] = {}
 
 
 def nouns_in(facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -33,12 +41,19 @@ def nouns_in(facts: Mapping[str, Any]) -> tuple[str, str]:
     return str(facts.get("noun", DEFAULT)), str(facts.get("nouns", f"{DEFAULT}s"))
 
 
-def register_input(kind: str, make: Maker) -> None:
+def size_in(facts: Mapping[str, Any]) -> int | None:
+    """Returns the size of a run's examples, by its `data.json`; None if they have none."""
+    return facts.get("image_size")
+
+
+def register_input(kind: str, make: Maker, section: type[BaseModel] | None = None) -> None:
     """Makes a kind of input known by name, so that `data.input.kind` of a config can name it.
 
     Args:
         kind: Its name. A name that is registered already gets the new maker.
         make: Makes the input; see `Maker`.
+        section: Checks the settings when a config is read: a pydantic model of them, best with
+            `extra="forbid"`. Without one any settings are passed to `make`.
 
     Raises:
         UserError: ftkeras has a kind of that name.
@@ -50,7 +65,15 @@ def register_input(kind: str, make: Maker) -> None:
     """
     if kind in _HOMES:
         raise UserError(f"register_input: ftkeras has a kind {kind!r} already. Take another name.")
-    _REGISTERED[kind] = make
+    _REGISTERED[kind] = make, section
+
+
+def section_of(kind: str) -> type[BaseModel] | None:
+    """Returns the pydantic model of a kind's settings; None if it has none, or is not known."""
+    if kind in _SECTIONS:
+        module, _, name = _SECTIONS[kind].partition(":")
+        return cast(type[BaseModel], getattr(importlib.import_module(module), name))
+    return _REGISTERED[kind][1] if kind in _REGISTERED else None
 
 
 def make_input(
@@ -66,12 +89,12 @@ def make_input(
     if kind in _HOMES:
         make = cast(Maker, importlib.import_module(_HOMES[kind]).make)
     elif kind in _REGISTERED:
-        make = _REGISTERED[kind]
+        make, _ = _REGISTERED[kind]
     else:
         known = [*_HOMES, *_REGISTERED]
         raise UserError(
-            f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} There are "
-            f"{', '.join(known)}; ftkeras.register_input makes another known."
+            f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} "
+            f"{there_are(known)} ftkeras.register_input makes another known."
         )
     try:
         return make(settings or {}, model)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.measures.linear import logistic_each
 from ftkeras.measures.metrics import sigmoid
@@ -54,7 +55,8 @@ class AnyOf(Classes):
             if not isinstance(level, (int, float)) or not 0 < level < 1:
                 raise UserError(f"a threshold is a number between 0 and 1, not {level!r}.")
         if self.thresholds is not None and len(self.thresholds) != self.units:
-            raise UserError(f"there are {len(self.thresholds)} thresholds for {self.units} labels.")
+            given, labels = counted(len(self.thresholds), "threshold"), counted(self.units, "label")
+            raise UserError(f"there must be one threshold per label, not {given} for {labels}.")
 
     @classmethod
     def cell(cls, text: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.graph import Graph, Step, Tensor, flatten
 from ftkeras.measures.metrics import sigmoid, softmax
@@ -210,8 +211,8 @@ def _shape_and_end(
         raise UserError(f"model: there is no output {name!r}.")
     if name is None and (len(model.outputs) > 1 or several is not None):
         raise UserError(
-            f"model: there are {len(model.outputs)} outputs, by name or in a list. A classifier "
-            "has one: keras.Model(model.input, model.outputs[0])."
+            f"model: it has {counted(len(model.outputs), 'output')}, by name or in a list. A "
+            "classifier has one: keras.Model(model.input, model.outputs[0])."
         )
     index = 0 if name is None else sorted(several or ()).index(name)
     shape = tuple(model.outputs[index].shape)

@@ -25,6 +25,10 @@ from ftkeras.phases.selectors import Weight, Weights, select
 _SMALL_BATCH = 16
 _SAMPLES = 60  # of a phase's learning rate
 _HIGH_RATE = 1e-3  # for pretrained weights under an Adam-like optimizer
+_ROBUST = (  # these do best at rates several times as high (docs/text.md)
+    *(keras.layers.Embedding, keras.layers.RNN),
+    *(keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +198,13 @@ def format_plan(plan: Plan) -> str:
     return "\n\n".join([table(rows, header), table(blocks, names), *notes]) + "\n"
 
 
+def _fragile_rates(phase: PlannedPhase) -> Iterator[float]:
+    """Yields the rates of pretrained weights, except those of small recurrent networks."""
+    for weight in phase.trained:
+        if weight.block is not None and not isinstance(weight.layer, _ROBUST):
+            yield phase.peak_rate * phase.shares[id(weight.variable)]
+
+
 def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:
     for index, phase in enumerate(clock.phases[:-1]):
         planned = round(phase.length(clock.steps_per_epoch) * (clock.steps_per_epoch or 1))
@@ -334,7 +345,7 @@ def _warnings(
         same = before is not None and before.blocks == phase.blocks
         if same and before is not None and before.train == phase.train:
             yield f"phase {phase.name!r} trains just what {before.name!r} did, at the same rates."
-        rate = max((block.peak_rate for block in phase.blocks[:-1]), default=0.0)
+        rate = max(_fragile_rates(phase), default=0.0)
         if rate > _HIGH_RATE:
             yield (
                 f"phase {phase.name!r} trains pretrained weights at {rate:g}; above {_HIGH_RATE:g} "

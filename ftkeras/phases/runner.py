@@ -208,7 +208,7 @@ class PlanRunner:
         epoch, until = self.position[0], self.phase.until
         if until is not None:
             who = f"phase {self.phase.name!r}: until.metric"
-            if self.best.judge(until, epoch, logs, who):
+            if self.best.judge(until, epoch, logs, who) and until.restore_best:
                 self.optimizer.keep_best(self.subject.weights)
             if self.best.over(until):
                 self.clock.stop(self.index or 0, self.clock.time(epoch))

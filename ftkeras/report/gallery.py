@@ -1,4 +1,4 @@
-"""The examples that a report shows, drawn small, with what the model looked at in them.
+"""The examples that a report shows, drawn by their kind, with what the model went by in them.
 
 They are made while model and data are at hand and kept in the run as `pictures.json`, so that a
 report can be written anew without either.
@@ -7,23 +7,20 @@ report can be written anew without either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
-from ftkeras.evaluation.explanation import grad_cam
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
-from ftkeras.inputs.base import PLAIN, Input
+from ftkeras.inputs.base import Input, Shown
 from ftkeras.measures.metrics import scores_for
 from ftkeras.outputs.classes import Classes
+from ftkeras.outputs.ending import ending_of
 from ftkeras.report.read import RunFacts
 
 MISTAKES, SUSPECTS = 12, 12  # how many are shown
-DRAWN = "image"
-"""The key of `pictures.json` under which an example itself is."""
 
 
 def shown_mistakes(facts: RunFacts) -> list[Suspect]:
@@ -44,27 +41,34 @@ def label_suspects(facts: RunFacts, split: str) -> list[Suspect]:
     return likely_label_errors(predictions.labels, scores)
 
 
-def wanted(facts: RunFacts) -> dict[str, dict[str, int | None]]:
-    """Returns which examples of which splits are to be pictured: {split: {id: class to explain}}.
+class Wanted(NamedTuple):
+    """An example that a report shows; see `ftkeras.inputs.base.Shown`."""
 
-    The class is None where no explanation is shown.
-    """
-    examples: dict[str, dict[str, int | None]] = {}
+    explained: int
+    beside: bool
+
+
+def wanted(facts: RunFacts) -> dict[str, dict[str, Wanted]]:
+    """Returns which examples of which splits are to be drawn: {split: {id: what of it}}."""
+    examples: dict[str, dict[str, Wanted]] = {}
     for split in ("val", "test"):
         for suspect in label_suspects(facts, split)[:SUSPECTS]:
             key = str(facts.predictions[split].ids[suspect.index])
-            examples.setdefault(split, {})[key] = None
+            examples.setdefault(split, {})[key] = Wanted(_explained(suspect), beside=False)
     for mistake in shown_mistakes(facts):
         key = str(facts.predictions[facts.split].ids[mistake.index])
-        # Where the model misses a label, what speaks for it is what it should have gone by.
-        explained = mistake.suggested if mistake.suggested >= 0 else mistake.label
-        examples.setdefault(facts.split, {})[key] = explained
+        examples.setdefault(facts.split, {})[key] = Wanted(_explained(mistake), beside=True)
     return examples
 
 
+def _explained(suspect: Suspect) -> int:
+    """If the model misses a label, what speaks for it is what it should have gone by."""
+    return suspect.suggested if suspect.suggested >= 0 else suspect.label
+
+
 def lacks_gallery(facts: RunFacts, kind: Input) -> bool:
-    """Whether a report of the run would show an example of which there is no picture."""
-    return kind.ability("show") is not None and any(
+    """Whether a report of the run would show an example that is not drawn yet."""
+    return kind.ability("cards") is not None and any(
         set(keys) - set(facts.gallery.get(split, {})) for split, keys in wanted(facts).items()
     )
 
@@ -75,7 +79,7 @@ def make_gallery(
     splits: Mapping[str, Split],
     kind: Input,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns what `pictures.json` is to hold: {split: {id: {DRAWN, "overlay"}}}, data URIs.
+    """Returns what `pictures.json` is to hold, {split: {id: what the kind draws}}.
 
     Args:
         facts: The run.
@@ -83,33 +87,21 @@ def make_gallery(
         splits: Its data.
         kind: What its examples are.
     """
+    cards, output = kind.ability("cards"), facts.output
+    if cards is None or not isinstance(output, Classes):
+        return {}
+
+    def logits_of(outputs: Any) -> tf.Tensor:  # not all that can be drawn can be explained
+        return ending_of(model, exclusive=output.exclusive).logits(outputs)
+
     made: dict[str, dict[str, dict[str, Any]]] = {}
-    asked = wanted(facts)
-    show = kind.ability("show")
-    if show is None or not asked or not isinstance(facts.output, Classes):
-        return made
-    explain = grad_cam(model, exclusive=facts.output.exclusive)
-    for name, classes in asked.items():
+    for name, asked in wanted(facts).items():
         if name not in splits:
             continue
         split = splits[name]
         index_of = {key: i for i, key in enumerate(split.ids)}
-        keys = [key for key in classes if key in index_of]
-        raw = (split.fetch(tf.constant(index_of[key])) for key in keys)
-        inputs = [np.asarray(kind.read(one, PLAIN, tf.zeros(2, tf.int32))) for one in raw]
-        made[name] = {
-            key: {DRAWN: show.data_uri(one)} for key, one in zip(keys, inputs, strict=True)
-        }
-        explained = [
-            (k, one) for k, one in zip(keys, inputs, strict=True) if classes[k] is not None
-        ]
-        if explain is None or not explained:
-            continue
-        stacked = np.stack([one for _, one in explained])
-        heat = explain(stacked, np.array([classes[key] for key, _ in explained]))
-        if heat[0].size == 1:  # a single cell says nothing of where
-            continue
-        for (key, one), where in zip(explained, heat, strict=True):
-            shown = show.data_uri(show.overlay(one, where))
-            made[name][key] |= {"overlay": shown, "cells": list(where.shape)}
+        keys = [key for key in asked if key in index_of]
+        shown = [Shown(split.fetch(tf.constant(index_of[key])), *asked[key]) for key in keys]
+        drawn = cards.draw(kind, shown, model, logits_of, output.exclusive)
+        made[name] = dict(zip(keys, drawn, strict=True))
     return made

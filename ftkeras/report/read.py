@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
+from ftkeras.config.moved import move
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predictions import Predictions, load_predictions
 from ftkeras.inputs.registry import nouns_in
@@ -39,7 +40,7 @@ class RunFacts:
         task: `task.json`, what the run's task wrote down; empty where missing.
         evaluation, robustness, certificate: The files of these names; None where missing.
         predictions: By split; of several outputs by SPLIT-OUTPUT.
-        gallery: `pictures.json`: what is shown of an example, data URIs, by split and id.
+        gallery: `pictures.json`: what is shown of an example, by split and id.
     """
 
     name: str
@@ -136,6 +137,7 @@ def read_run(folder: str) -> RunFacts:
     run = Run.open(folder)
     config_text = run.read_text("config.yaml")
     config = yaml.safe_load(config_text)
+    move(config)
     facts = RunFacts(
         name=folder.rstrip("/").rsplit("/", 1)[-1],
         folder=folder,

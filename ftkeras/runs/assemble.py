@@ -27,6 +27,7 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
+from ftkeras.runs.monitor import measured_metrics
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -90,6 +91,7 @@ class Assembled:
             trunk=self.trunk,
             guards=guards,
             callbacks=[*callbacks, *penalty, *self.callbacks],
+            measured=measured_metrics(self, average),
         )
         return checkpoints
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
-from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
@@ -27,8 +27,10 @@ from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
 from ftkeras.files import whole_path
 from ftkeras.inputs.base import Input
+from ftkeras.inputs.image.config import ImageConfig
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
+from ftkeras.inputs.text.config import TextConfig
 from ftkeras.model.assemble import build_model
 from ftkeras.model.surgery import (
     reinitialize,
@@ -89,18 +91,16 @@ def backbone(config: Config, data: Data) -> Backbone:
         config: The config.
         data: Texts decide the vocabulary.
     """
-    section = config.backbone
-    if kind_of(config) == "text":
-        loaded = _text_backbone(config, data)
+    section, examples = config.backbone, config.data.input
+    if isinstance(examples, TextConfig):
+        loaded = _text_backbone(config, examples, data)
     elif section.recurrent is not None or section.adapt is not None:
         field = "adapt" if section.recurrent is None else "recurrent"
         raise UserError(f"backbone.{field}: this is for backbones of texts. Leave it out.")
     else:
+        size = examples.size if isinstance(examples, ImageConfig) else None
         loaded = load_backbone(
-            section.name,
-            weights=section.weights,
-            image_size=config.data.image_size,
-            cut=section.cut,
+            section.name, weights=section.weights, image_size=size, cut=section.cut
         )
     for old, new in section.activation.items():
         loaded, _ = swap_activation_in(loaded, old, new)
@@ -113,16 +113,12 @@ def backbone(config: Config, data: Data) -> Backbone:
     return loaded
 
 
-def _text_backbone(config: Config, data: Data) -> Backbone:
+def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone:
     # Here and not above: of images nobody needs them.
     from ftkeras.backbones.text.load import Reading, load_text_backbone
     from ftkeras.backbones.text.recurrent import Shape
-    from ftkeras.inputs.text.config import TextConfig
 
-    section, given = config.backbone, config.data.input
-    settings = TextConfig.model_validate(
-        {"kind": "text", **({} if given is None else given.settings)}
-    )
+    section = config.backbone
     return load_text_backbone(
         section.name,
         data.splits["train"],
@@ -170,15 +166,15 @@ def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float
 
 def weights_name(config: Config) -> str:
     """Returns which weights the backbone has: there are none of ImageNet for texts."""
-    weights = config.backbone.weights
-    return "starter" if weights == "imagenet" and kind_of(config) == "text" else weights
+    weights, is_text = config.backbone.weights, isinstance(config.data.input, TextConfig)
+    return "starter" if weights == "imagenet" and is_text else weights
 
 
-def kind_of(config: Config) -> str:
-    """Returns what the examples are: the kind that is named, or that of the backbone."""
-    if config.data.input is not None:
-        return config.data.input.kind
-    return "text" if config.backbone.name in TEXT_CATALOG else "image"
+def make_layers_known(config: Config) -> None:
+    """Imports the layers of ours that a saved model of such examples may have."""
+    input_of(config)
+    if isinstance(config.data.input, TextConfig):
+        importlib.import_module("ftkeras.backbones.text.char_lstm")
 
 
 def model(config: Config, data: Data, on: Backbone) -> keras.Model:
@@ -212,28 +208,11 @@ def input_of(config: Config, model: keras.Model | None = None) -> Input:
         model: The model that takes the examples; without one they are found and checked, but not
             prepared.
     """
-    section, name = config.data, kind_of(config)
-    if name != "image":
-        given = {} if section.input is None else section.input.settings
-        kind = make_input(name, given, model)
-        _check_images_fields(section, kind)
-        return kind
-    settings = {"size": section.image_size, "resize": section.resize, **section.mix.model_dump()}
-    if not isinstance(section.augmentation, str):
-        settings["layers"] = [(row.name, row.args) for row in section.augmentation]
+    section = config.data.input
+    settings = section.settings
+    if isinstance(section, ImageConfig):
         settings["repeatable"] = config.training.deterministic
-    own = {} if section.input is None else section.input.settings
-    return make_input("image", {**settings, **own}, model)
-
-
-def _check_images_fields(section: DataSection, kind: Input) -> None:
-    """Refuses fields that only images have, unless they are as if left out."""
-    for name in ("image_size", "resize", "augmentation", "mix"):
-        if getattr(section, name) not in (DataSection.model_fields[name].default, "none"):
-            raise UserError(
-                f"data.{name}: this is for images, and the data are {kind.nouns}. Leave it out; "
-                f"what {kind.nouns} can have is set in data.input."
-            )
+    return make_input(section.kind, settings, model)
 
 
 def feed(
@@ -245,13 +224,14 @@ def feed(
 ) -> Feed:
     """Sets up the batches for training and measuring; see `Feed` for `share` and `full`."""
     section, kind = config.data, input_of(config, model)
-    is_image = kind.kind == "image"
-    augmentation = section.augmentation if is_image else kind.training_view
+    augmentation: Any = kind.training_view
+    if isinstance(section.input, ImageConfig):
+        augmentation = section.input.augmentation
     listed = config.phases if isinstance(config.phases, list) else []
     varies = any(phase.augmentation is not None for phase in listed)
     if varies and not isinstance(augmentation, str):
         raise UserError(
-            "phases: augmentation can be set by phase only where data.augmentation is a "
+            "phases: augmentation can be set by phase only if data.input.augmentation is a "
             "strength, not a list of layers."
         )
     return Feed(

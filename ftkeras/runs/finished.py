@@ -150,7 +150,8 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    if lacks_gallery(read_run(run.folder), build.input_of(run.config)):
+    kind = build.input_of(run.config)
+    if lacks_gallery(read_run(run.folder), kind):
         try:
             model = load_model(run)
             kind = build.input_of(run.config, model)
@@ -231,7 +232,7 @@ def load_model(run: Run) -> keras.Model:
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
-    build.input_of(run.config)  # makes the layers known that models of such examples have
+    build.make_layers_known(run.config)
     return read_model(path, run.folder)
 
 

@@ -14,7 +14,7 @@ from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.devices.replicas import replica_class
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar, check_metrics
 from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Asked, FilePrediction, predict_files
@@ -31,6 +31,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs import build
+from ftkeras.runs.monitor import check_monitors
 
 if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled
@@ -57,7 +58,7 @@ class Task:
             raise UserError(
                 "data.balance: all outputs are numbers, which are of no class. Drop it."
             )
-        if config.data.mix.mixup or config.data.mix.cutmix:
+        if build.input_of(config).mixes:
             check_mix(data)
         if config.export.formats:
             only_classes(data.outputs, f"export.formats: {config.export.formats[0]}")
@@ -198,9 +199,8 @@ class Task:
     def served(self, run: Run, model: keras.Model) -> Served:
         """Returns what is exported."""
         outputs = outputs_of_run(run)
-        resize, temperatures = run.config.data.resize, temperatures_of(run, outputs)
         kind = build.input_of(run.config, model)
-        return Served(model, outputs, resize, temperatures, kind)
+        return Served(model, outputs, temperatures=temperatures_of(run, outputs), kind=kind)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
@@ -269,29 +269,6 @@ def check_mix(data: Data) -> None:
     answers = data.splits["train"].answers
     if len(data.outputs) > 1 or any(a.known is not None for a in answers.values()):
         raise UserError(
-            "data.mix: MixUp and CutMix would blend answers that are known with some that are not. "
-            "Turn them off."
+            "data.input.mix: MixUp and CutMix would blend answers that are known with some that "
+            "are not. Turn them off."
         )
-
-
-def check_monitors(config: Config, data: Data, metrics: Sequence[str]) -> None:
-    """Refuses a metric that nobody logs.
-
-    Raises:
-        UserError: It names the field and what is logged.
-    """
-    names = ["loss", *metrics]
-    if "val" in data.splits:
-        names += [f"val_{name}" for name in names]
-    asked = {"training.monitor": config.training.monitor}
-    if config.training.early_stopping is not None:
-        asked["training.early_stopping.metric"] = config.training.early_stopping.metric
-    for number, phase in enumerate(config.phases if isinstance(config.phases, list) else []):
-        if phase.until is not None:
-            asked[f"phases[{number}].until.metric"] = phase.until.metric
-    for field, name in asked.items():
-        if name is not None and name not in names:
-            raise UserError(
-                f"{field}: no metric {name!r} is logged.{did_you_mean(name, names)} "
-                f"Logged: {', '.join(names)}."
-            )

@@ -16,22 +16,16 @@ if TYPE_CHECKING:
     import keras
 
 _FOLDER = Path(__file__).parent
-_ARCHIVES = {"image": "fashion_mnist.zip", "text": "glosses.zip"}
 _WEIGHTS = _FOLDER / "mobilenet_v2_160_notop_float16.npz"
 
 
-def archive_path(kind: str = "image") -> Path:
-    """Returns the zip of the examples of a kind.
+def archive_path(name: str = "fashion_mnist.zip") -> Path:
+    """Returns a zip of examples, by the name that `Input.starter` gives.
 
-    Images: Fashion-MNIST, `train|test/CLASS/NNNN.png`, 28 x 28, grey; 200 training and 100 test
-    images of each of 10 classes. Texts: see `ftkeras.starter.text.glosses_path`.
-
-    Raises:
-        UserError: No examples of that kind are shipped.
+    `fashion_mnist.zip`: Fashion-MNIST, `train|test/CLASS/NNNN.png`, 28 x 28, grey; 200 training and
+    100 test images of each of 10 classes. `glosses.zip`: see `ftkeras.starter.text.glosses_path`.
     """
-    if kind not in _ARCHIVES:
-        raise UserError(f"data.source: the starter has {' and '.join(_ARCHIVES)} examples alone.")
-    return _FOLDER / _ARCHIVES[kind]
+    return _FOLDER / name
 
 
 def load_weights_into(model: keras.Model) -> None:

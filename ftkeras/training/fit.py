@@ -12,6 +12,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
 from ftkeras.training.callbacks.divergence import Divergence, DivergenceWatch
 from ftkeras.training.callbacks.health import GroupHealth
+from ftkeras.training.callbacks.measured import MeasuredMetrics
 from ftkeras.training.callbacks.record import (
     DataPosition,
     EpochBoard,
@@ -37,6 +38,7 @@ def fit(
     trunk: TrunkPlan | None = None,
     guards: Guards | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    measured: MeasuredMetrics | None = None,
 ) -> None:
     """Trains a compiled model through all phases and keeps the record in the run's folder.
 
@@ -55,6 +57,7 @@ def fit(
             that has `state` and `load_state` is resumed. In a phase that trains from a stored
             trunk, their `model` is the tail: it has the weights that train, the optimizer and the
             loss, but not the frozen layers.
+        measured: Adds metrics that Keras does not have to the logs that all callbacks see.
 
     Raises:
         TrainingError: A frozen weight moved, the metric of `checkpoints` isn't logged, or the
@@ -70,12 +73,13 @@ def fit(
     explosion = guards.trouble.explosion
     listening = [*_own_callbacks(feed, unfreeze, checkpoints, explosion), progress, *callbacks]
     saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards.trouble)
-    listening.append(Saver(saved, feed.steps_per_epoch, guards))
+    listening = _between(measured, listening, Saver(saved, feed.steps_per_epoch, guards))
     saved.begin()
     try:
         while not saved.over:
             try:
-                _train(segments(model, feed, unfreeze, trunk), saved, listening, guards)
+                stretches = segments(model, feed, unfreeze, trunk)
+                _train(stretches, saved, listening, guards, measured)
                 saved.over = True
             except Divergence as divergence:
                 saved.go_back(divergence, feed.name_examples)
@@ -104,11 +108,23 @@ def _own_callbacks(
     ]
 
 
+def _between(
+    measured: MeasuredMetrics | None, callbacks: list[keras.callbacks.Callback], saver: Saver
+) -> list[keras.callbacks.Callback]:
+    """Returns all callbacks in order: what adds to the logs comes first, what saves comes last."""
+    if measured is None:
+        return [*callbacks, saver]
+    # It is part of the validation: a stop is saved like one between two batches of that.
+    measured.between = lambda: saver.on_test_batch_end(0)
+    return [measured, *callbacks, saver]
+
+
 def _train(
     stretches: Iterable[Segment],
     saved: SavedTraining,
     callbacks: Sequence[keras.callbacks.Callback],
     guards: Guards,
+    measured: MeasuredMetrics | None,
 ) -> None:
     """Trains from where `saved` stands to the end.
 
@@ -120,6 +136,8 @@ def _train(
         together = steps_together(fitted, stretch.work, callbacks, guards.saving.every_steps)
         with quick_pointwise_gradients(fitted), doing_together(fitted, together):
             saved.before_fit(fitted, train)
+            if measured is not None:
+                measured.before_fit(fitted, stretch.held_out)
             train = spread(train, fitted.distribute_strategy)
             val = None if val is None else spread(val, fitted.distribute_strategy)
             first = stretch.first_epoch

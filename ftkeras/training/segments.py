@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -36,6 +36,8 @@ class Segment:
         first_epoch: The first epoch.
         end_epoch: The epoch at whose beginning it ends at the latest.
         work: Of a training step, as `trunk.cost` counts it, if it trains from a store.
+        held_out: Returns the validation examples as the model takes them, each once and in order;
+            None if there are none, or if this worker has stored only its share.
     """
 
     model: keras.Model
@@ -43,6 +45,7 @@ class Segment:
     first_epoch: int
     end_epoch: int
     work: float = math.inf
+    held_out: Callable[[], tf.data.Dataset] | None = None
 
 
 def segments(
@@ -60,25 +63,26 @@ def segments(
         trunk: Which phases train from a store; None for a single stretch over all phases.
     """
     if trunk is None or not any(forecast.stored for forecast in trunk.forecasts):
-        yield Segment(model, _plain(feed), unfreeze.position[0], unfreeze.epochs)
+        yield _whole(model, feed, unfreeze)
         return
     unfreeze.one_fit_a_phase = True
     index = None
     while index != len(unfreeze.phases) - 1:
         index = unfreeze.upcoming()
         phase, split = unfreeze.phases[index], trunk.splits[index]
-        stored = None
+        stored = held_out = None
         if trunk.forecasts[index].stored and split is not None:
             stores = stores_of(model, feed, unfreeze, trunk, index)
             part = _part(model, feed, phase)
-            stored = None if stores is None else _stored(stores, feed, part)
-        epochs = unfreeze.position[0], unfreeze.epochs
+            if stores is not None:
+                stored, held_out = _stored(stores, feed, part), _held_out(stores, feed, part)
         if stored is None or split is None:
-            yield Segment(model, _plain(feed), *epochs)
+            yield _whole(model, feed, unfreeze)
             continue
+        epochs = unfreeze.position[0], unfreeze.epochs
         with model.distribute_strategy.scope():
             tail = trunk.make_tail(split.tail.graph)
-        yield Segment(tail, stored, *epochs, feed.batch_size * training_work(split))
+        yield Segment(tail, stored, *epochs, feed.batch_size * training_work(split), held_out)
 
 
 def stores_of(
@@ -130,8 +134,17 @@ def _part(model: keras.Model, feed: Feed, phase: Phase) -> Share:
     return feed.share if stores_share(model, feed, phase) else WHOLE
 
 
-def _plain(feed: Feed) -> Batches:
-    return feed.train(), feed.validation()
+def _whole(model: keras.Model, feed: Feed, unfreeze: ResumableUnfreezing) -> Segment:
+    """Returns a stretch of the whole model, up to the end."""
+    train, val = feed.train(), feed.validation()
+    as_it_is = val is not None and feed.share == WHOLE and not feed.full
+    return Segment(
+        model,
+        (train, val),
+        unfreeze.position[0],
+        unfreeze.epochs,
+        held_out=(lambda: val) if as_it_is else lambda: feed.plain("val"),
+    )
 
 
 def _stored(stores: dict[str, FrontierStore], feed: Feed, part: Share) -> Batches:
@@ -157,3 +170,13 @@ def _stored(stores: dict[str, FrontierStore], feed: Feed, part: Share) -> Batche
             share=feed.share,
         )
     return train, val
+
+
+def _held_out(
+    stores: dict[str, FrontierStore], feed: Feed, part: Share
+) -> Callable[[], tf.data.Dataset] | None:
+    """Returns `Segment.held_out` of a tail."""
+    if "val" not in stores or part != WHOLE:
+        return None
+    split, store = feed.data.splits["val"], stores["val"]
+    return lambda: batches(split, store.read(split), feed.batch_size * _FORWARD)

@@ -238,7 +238,7 @@ def test_size_defaults_to_the_natural_one():
     [
         (
             {"name": "Xception", "image_size": 70},
-            "data.image_size: 70 is too small.*smallest is 71",
+            "data.input.size: 70 is too small.*smallest is 71",
         ),
         ({"name": "VGG16", "cut": "block4_poo"}, "backbone.cut: .* Did you mean 'block4_pool'"),
         ({"name": "ResNet51"}, "no backbone 'ResNet51'. Did you mean 'ResNet50'"),

@@ -80,7 +80,7 @@ def test_a_frozen_model_of_any_size_can_be_trained(tmp_path):
     )
     model.trainable = False
     path = _save(model, tmp_path)
-    with pytest.raises(UserError, match="data.image_size: .*takes images of any size"):
+    with pytest.raises(UserError, match="data.input.size: .*takes images of any size"):
         load_backbone(path)
     backbone = load_backbone(path, image_size=8)
     assert len(backbone.model.trainable_weights) == 2
@@ -168,7 +168,7 @@ def test_too_small_a_size(tmp_path):
 def test_a_size_is_for_square_colour_images(shape, tmp_path):
     inputs = keras.Input(shape)
     path = _save(keras.Model(inputs, layers.Flatten()(inputs)), tmp_path)
-    with pytest.raises(UserError, match="data.image_size: .* no square RGB image"):
+    with pytest.raises(UserError, match="data.input.size: .* no square RGB image"):
         load_backbone(path, image_size=8)
 
 

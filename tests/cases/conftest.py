@@ -19,7 +19,7 @@ from ftkeras.cli.main import main
 from ftkeras.data.dataset import Data
 
 CONFIG = """\
-data: {source: folder, path: photos, image_size: 16, batch_size: 8, augmentation: none}
+data: {source: folder, path: photos, input: {size: 16, augmentation: none}, batch_size: 8}
 backbone: {name: tiny.keras}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 1e-3}]
 trunk: {mode: 'off'}

@@ -15,7 +15,7 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 CONFIG = """\
-data: {source: folder, path: photos, image_size: 32, batch_size: 4}
+data: {source: folder, path: photos, input: {size: 32}, batch_size: 4}
 backbone: {name: MobileNetV2, weights: none}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 1e-3}]
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CONFIG = """\
-data: {source: manifest, path: list.csv, image_size: 16, batch_size: 8, augmentation: none}
+data: {source: manifest, path: list.csv, input: {size: 16, augmentation: none}, batch_size: 8}
 backbone: {name: tiny.keras}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 0.1}]
 trunk: {mode: 'off'}

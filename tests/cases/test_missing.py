@@ -53,9 +53,6 @@ def test_new_examples_that_do_not_fit_are_refused(place, ftkeras, draw, data, me
     assert message in done.err
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 26: macro-F1 cannot be monitored"
-)
 def test_macro_f1_can_tell_the_best_epoch(place, ftkeras):
     """Source: seen on version 0.1: `training.monitor: val_macro_f1`."""
     monitor = "--set=training.monitor=val_macro_f1"
@@ -101,7 +98,9 @@ def test_a_run_is_used_from_python(place):
 
 def test_predict_takes_names_from_standard_input(place, ftkeras, monkeypatch):
     """Source: seen on version 0.1: `predict -`."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("photos/cat/0.png\nphotos/dog/1.png\n"))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"photos/cat/0.png\nphotos/dog/1.png\n"))
+    )
     done = ftkeras("predict", "first run", "-")
     assert done.status == 0, done.err
     rows = list(csv.DictReader(done.out.splitlines()))
@@ -111,7 +110,7 @@ def test_predict_takes_names_from_standard_input(place, ftkeras, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\n", "standard input has no names"), (b"\xff\xfe", "is not a list of names")],
+    [(b"\n", "standard input is empty"), (b"\xff\xfe", "is not a list of names")],
 )
 def test_standard_input_without_names_is_refused(place, ftkeras, monkeypatch, content, message):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))

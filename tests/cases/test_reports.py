@@ -127,7 +127,7 @@ def test_a_number_that_is_none_is_refused_with_its_image(place, ftkeras, cell):
     rows = [["path", "age"], *([f"photos/cat/{i}.png", str(i)] for i in range(19))]
     with Path("ages.csv").open("w", newline="") as file:
         csv.writer(file).writerows([*rows, ["photos/cat/19.png", cell]])
-    sets = ["data={source: manifest, path: ages.csv, image_size: 16}", "outputs={age: number}"]
+    sets = ["data={source: manifest, path: ages.csv, input: {size: 16}}", "outputs={age: number}"]
     done = ftkeras("train", "--config=c.yaml", "--out=r", *(f"--set={one}" for one in sets))
     assert done.status == 2 and f"{cell!r} of photos/cat/19.png is not a number" in done.err
     assert not Path("r").exists()

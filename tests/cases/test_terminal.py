@@ -73,22 +73,66 @@ def test_a_tenth_of_the_way_the_time_left_is_within_a_factor_of_2(quick, monkeyp
     assert len(set(shown)) > 10
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="case 24: libjpeg writes to the terminal"
-)
-def test_a_remark_on_a_jpeg_names_its_file(tmp_path, draw, capfd):
-    """Source: seen on version 0.1: `Corrupt JPEG data: 25 extraneous bytes before marker 0xd9`."""
+# Hundredths of a second between the steps of two epochs, as `train` recorded them for the
+# quickstart's whole network on two cores: tracing first, a validation after 54 steps.
+RECORDED = """
+980 22 33 23 17 17 33 29 24 31 24 36 29 29 26 34 22 30 23 20 25 19 23 24 23 23 24 24 24 25 24 28
+24 26 23 26 20 17 18 16 18 25 17 16 17 16 20 23 23 23 22 22 23 12 336 24 34 24 24 25 19 26 32 25
+38 35 29 25 26 39 34 24 24 18 16 26 24 23 22 23 25 28 25 21 22 26 25 24 22 24 24 23 24 23 22 18
+16 16 16 22 24 26 24 24 26 25 19 6
+"""
+SHAPES = {
+    "constant": [0.1] * 200,
+    "a slow first item": [20.0] + [0.05] * 199,
+    "recorded": [int(gap) / 100 for gap in RECORDED.split()],
+    "half as fast after 5%": [0.1] * 10 + [0.2] * 190,
+    "half as fast after 25%": [0.1] * 50 + [0.2] * 150,
+    "half as fast after 75%": [0.1] * 150 + [0.2] * 50,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tenth_of_the_way_the_time_left_is_right_for_every_shape(shape, monkeypatch):
+    """Within a factor of 2 of what was left in the end."""
+    now, gaps = [0.0], SHAPES[shape]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = Terminal()
+    progress = Progress("training", len(gaps), stream)
+    for gap in gaps:
+        now[0] += gap
+        progress.advance()
+        shown = re.findall(rf"(\d+)/{len(gaps)} .*? ([\d.]+) s left", stream.getvalue())
+        if shown and int(shown[-1][0]) >= len(gaps) / 10:
+            break
+    done, said = int(shown[-1][0]), float(shown[-1][1])
+    assert done <= len(gaps) / 5
+    left = sum(gaps[done:])
+    assert left / 2 <= said <= 2 * left
+
+
+def test_a_jpeg_that_libjpeg_remarks_on_is_used_as_it_is(tmp_path, draw, capfd):
+    """Source: seen on version 0.1: `Corrupt JPEG data: 25 extraneous bytes before marker 0xd9`.
+
+    The remark itself is a limit, which docs/data.md explains. Should it no longer come, this fails.
+    """
     draw(tmp_path, {"cat": 8, "dog": 8})
     file = io.BytesIO()
-    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(file, "JPEG")
+    Image.fromarray(np.full((16, 16, 3), 77, np.uint8)).save(file, "JPEG")
     content = file.getvalue()
-    (tmp_path / "cat" / "odd.jpg").write_bytes(content[:-2] + b"\x11" * 30 + content[-2:])
-    data = library.load_data("folder", path=str(tmp_path), max_bad_files=0.1)
-    for split in data.splits.values():
-        for i in range(len(split)):
-            whole(split.fetch(i))
-    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "JPEG" in line]
-    assert all("odd.jpg" in line for line in lines), lines
+    odd = tmp_path / "cat" / "odd.jpg"
+    odd.write_bytes(content[:-2] + b"\x11" * 30 + content[-2:])
+    data = library.load_data("folder", path=str(tmp_path), max_bad_files=0.0)
+    assert not data.bad_files
+    [(split, i)] = [
+        (split, i) for split in data.splits.values() for i, name in enumerate(split.ids)
+        if "odd" in name
+    ]  # fmt: skip
+    capfd.readouterr()
+    np.testing.assert_array_equal(whole(split.fetch(i)), np.asarray(Image.open(odd)))
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("Corrupt JPEG data: ")
+    manual = Path(__file__).parents[2] / "docs" / "data.md"
+    assert "Corrupt JPEG data" in manual.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

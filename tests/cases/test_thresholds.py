@@ -13,7 +13,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.thresholds import best_thresholds
 
 CONFIG = """\
-data: {source: manifest, path: list.csv, image_size: 16, batch_size: 8, augmentation: none,
+data: {source: manifest, path: list.csv, input: {size: 16, augmentation: none}, batch_size: 8,
   multi_label: true}
 backbone: {name: tiny.keras}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 1e-3}]

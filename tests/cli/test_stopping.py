@@ -16,7 +16,7 @@ import pytest
 from ftkeras.cli.main import run as run_command
 
 LONG_EPOCH = """\
-data: {source: arrays, path: small.npz, image_size: 8, batch_size: 1, augmentation: none,
+data: {source: arrays, path: small.npz, input: {size: 8, augmentation: none}, batch_size: 1,
   split: {val: 0.2, test: null}}
 backbone: {name: tiny.keras}
 phases: [{name: head, train: [head], epochs: 1, learning_rate: 1e-3}]

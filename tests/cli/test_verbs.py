@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch, tiny_backbone):
     images = random.integers(0, 256, (24, 32, 32, 3), np.uint8)
     np.savez("small.npz", images=images, labels=np.arange(24) % 2)
     (tmp_path / "c.yaml").write_text(
-        "data: {source: arrays, path: small.npz, image_size: 32, batch_size: 8}\n"
+        "data: {source: arrays, path: small.npz, input: {size: 32}, batch_size: 8}\n"
         f"backbone: {{name: {tiny_backbone}}}\n"
         "phases: [{name: head, epochs: 1, learning_rate: 1e-3}]\n"
     )
@@ -137,7 +137,7 @@ def test_a_run_is_repeated_with_other_seeds(place, capsys):
 @pytest.mark.slow
 def test_stored_trunks_are_listed_and_removed(place, capsys, monkeypatch):
     monkeypatch.setenv("FTKERAS_CACHE", str(place / "cache"))
-    plain = [*LIGHT, "--set", "data.augmentation=none"]
+    plain = [*LIGHT, "--set", "data.input.augmentation=none"]
     assert main(["train", "--config=c.yaml", "--out=r", "--set", "trunk.mode=on", *plain]) == 0
     capsys.readouterr()
     assert main(["cache"]) == 0

@@ -18,7 +18,7 @@ from PIL import Image
 from ftkeras.cli.main import main
 
 CONFIG = """\
-data: {{source: folder, path: photos, image_size: 32, batch_size: 4}}
+data: {{source: folder, path: photos, input: {{size: 32}}, batch_size: 4}}
 backbone: {{name: {backbone}}}
 phases: [{{name: head, train: [head], epochs: 1, learning_rate: 1e-3}}]
 export: {{saved_model: false}}
@@ -121,10 +121,11 @@ def test_the_command_itself_is_silent_but_for_its_line(place, arguments, part):
         (["data.path=missing"], ["missing"]),
         (["phases[0].train=block:blok_3"], ["'block:blok_3'", "Did you mean 'block_3'?"]),
         (["phases[0].train=blocks[40:]"], ["blocks[40:]", "selects nothing"]),
-        (["data.image_size=16", "backbone.name=MobileNetV2"], ["16", "32"]),
+        (["data.input.size=16", "backbone.name=MobileNetV2"], ["16", "32"]),
         (["backbone.name=MobileNetV4"], ["MobileNetV4", "Did you mean 'MobileNetV"]),
         (["backbone.weights=other.weights.h5"], ["other.weights.h5"]),
         (["training.monitor=val_acuracy"], ["training.monitor", "Did you mean 'val_accuracy'?"]),
+        (["training.monitor=val_macro_f2"], ["training.monitor", "Did you mean 'val_macro_f1'?"]),
         (["loss.name=cross_entropi"], ["loss.name", "Did you mean 'cross_entropy'?"]),
     ],
     ids=lambda value: value[0].split("=")[0] if "=" in value[0] else "",

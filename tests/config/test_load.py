@@ -14,6 +14,8 @@ from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
+from ftkeras.inputs.image.config import ImageConfig
+from ftkeras.inputs.text.config import TextConfig
 
 MINIMAL = {
     "data": {"source": "folder", "path": "photos"},
@@ -89,6 +91,11 @@ def test_off_is_a_word_and_false_is_not():
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
+        ("data.input.sise=9", ["data.input.sise: no such field", "Did you mean 'size'?"]),
+        ("data.input.mix.mixp=1", ["data.input.mix.mixp: no such", "Did you mean 'mixup'?"]),
+        ("data.input.resize=pda", ["data.input.resize", "Did you mean 'pad'?"]),
+        ("data.input=3", ["data.input: expected a valid dictionary", "got 3"]),
+        ("data.input={kind: [image]}", ["data.input.kind: expected a valid string"]),
         ("data.pth=x", ["my.yaml: data.pth: no such field", "Did you mean 'path'?"]),
         ("phase=1", ["phase: no such field", "Did you mean 'phases'?"]),
         ("phases[0].epochs=ten", ["phases[0].epochs: expected a valid integer, got 'ten'"]),
@@ -109,6 +116,19 @@ def test_wrong_values_are_named_with_place_and_remedy(override, parts):
     message = error_of(override)
     for part in parts:
         assert part in message
+
+
+def test_a_backbone_for_texts_implies_their_kind():
+    tree = {**MINIMAL, "backbone": {"name": "lstm"}}
+    config = parse_config(tree, ["data.input.length=32"])
+    assert (config.data.input.kind, config.data.input.length) == ("text", 32)
+    assert parse_text(dump_config(config)) == config
+    assert parse_config(tree).data.input == TextConfig(kind="text")
+    assert parse_config(tree, ["data.input.kind=image"]).data.input == ImageConfig()
+    wrong = error_of("data.input.lenght=32", tree=tree)
+    assert "data.input.lenght: no such field. Did you mean 'length'?" in wrong
+    assert "data.input.augmentation: no such" in error_of("data.augmentation=none", tree=tree)
+    assert "data.input.length: no such field" in error_of("data.input.length=32")
 
 
 def test_several_mistakes_are_counted():
@@ -188,7 +208,9 @@ def test_binary_and_missing_files(tmp_path):
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path):
-    config = parse_config(MINIMAL, ["data.augmentation=[{name: RandAugment, args: {factor: 0.5}}]"])
+    config = parse_config(
+        MINIMAL, ["data.input.augmentation=[{name: RandAugment, args: {factor: 0.5}}]"]
+    )
     (tmp_path / "c.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "c.yaml") == config
 
@@ -196,7 +218,7 @@ def test_a_dumped_config_reads_back_equal(tmp_path):
 @pytest.mark.parametrize(
     "source",
     [
-        {"source": "starter", "image_size": 96},
+        {"source": "starter", "input": {"size": 96}},
         {"source": "folder", "path": "my photos/"},
         {"source": "manifest", "path": "my list.csv"},
     ],

@@ -36,11 +36,9 @@ def tree(path: str, backbone: str = "MobileNetV2", weights: str = "starter") -> 
         "data": {
             "source": "arrays",
             "path": path,
-            "image_size": 32,
             "batch_size": 8,
             "split": {"val": 0.3, "test": 0.1},
-            "augmentation": "strong",
-            "mix": {"mixup": 0.2, "cutmix": 1.0},
+            "input": {"size": 32, "augmentation": "strong", "mix": {"mixup": 0.2, "cutmix": 1.0}},
         },
         "backbone": {"name": backbone, "weights": weights},
         "head": {"dropout": 0.5},

@@ -53,8 +53,7 @@ def tree(tmp_path, tiny_backbone) -> dict:
         "data": {
             "source": "arrays",
             "path": str(tmp_path / "d.npz"),
-            "image_size": 32,
-            "augmentation": "none",
+            "input": {"size": 32, "augmentation": "none"},
         },
         "backbone": {"name": tiny_backbone},
         "head": {"dropout": 0.0, "start": "random"},  # several workers have no floor
@@ -69,6 +68,7 @@ def tree(tmp_path, tiny_backbone) -> dict:
 def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     tree["data"]["batch_size"] = 8  # 33 images: the last batch is one, for two workers
     tree["trunk"] = {"mode": trunk}
+    tree["training"] = {"monitor": "val_macro_f1"}  # which the first worker measures for both
     tree["phases"][1]["learning_rate"] = 1e-4  # at ten times this it explodes, rounding with it
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
     out = tmp_path / "two"
@@ -85,7 +85,7 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
     config = parse_config(tree, ["export.saved_model=false"])
     one = ftkeras.train(config, str(tmp_path / "one"))
     for alone, shared in zip(one.metrics(), two.metrics(), strict=True):
-        for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
+        for name in ("loss", "val_loss", "accuracy", "val_accuracy", "val_macro_f1"):
             assert shared[name] == pytest.approx(alone[name], rel=1e-4), name
 
 

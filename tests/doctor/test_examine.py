@@ -18,7 +18,7 @@ from ftkeras.doctor import examine
 pytestmark = pytest.mark.slow
 
 TREE = {
-    "data": {"source": "folder", "path": "photos", "image_size": 32, "batch_size": 8},
+    "data": {"source": "folder", "path": "photos", "input": {"size": 32}, "batch_size": 8},
     "backbone": {"name": "MobileNetV2", "weights": "starter"},
     "phases": [{"name": "head", "train": ["head"], "epochs": 9, "learning_rate": 1e-3}],
 }

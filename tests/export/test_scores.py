@@ -95,12 +95,17 @@ def test_at_temperature_1_the_reference_is_the_models_own_output():
     [
         ("relu", 3, {}, "activation relu"),
         ("softmax", 3, {"multi_label": True}, "Leave multi_label out"),
-        ("sigmoid", 1, {"class_names": ["good"]}, "2 classes, and there are 1 .*takes both names"),
+        (
+            "sigmoid",
+            1,
+            {"class_names": ["good"]},
+            "2 classes, but the data name 1.*takes both names",
+        ),
         (
             None,
             1,
             {"class_names": ["a", "b"], "multi_label": True},
-            "1 classes, .*are 2.*one label",
+            "1 class, .*name 2.*one label",
         ),
         ("softmax", 1, {"class_names": ["a", "b"]}, "1 for every example"),
     ],

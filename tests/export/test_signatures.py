@@ -193,10 +193,10 @@ def test_a_model_of_another_make_has_no_features():
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"class_names": ["a", "b"]}, "3 classes, and there are 2"),
+        ({"class_names": ["a", "b"]}, "3 classes, but the data name 2"),
         ({"resize": "crp"}, "Did you mean 'crop'"),
         ({"temperature": 0.0}, "must be above 0"),
-        ({"thresholds": [0.5]}, "1 thresholds for 3"),
+        ({"thresholds": [0.5]}, "1 threshold for 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(facts, message):

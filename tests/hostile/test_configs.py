@@ -118,7 +118,13 @@ TREES = st.recursive(
 PLACES = st.sampled_from(
     [("seed",), ("data",), ("data", "path"), ("data", "split"), ("backbone",), ("phases",)]
     + [("phases", 0), ("phases", 0, "train"), ("phases", 0, "learning_rate"), ("head", "hidden")]
-    + [("optimizer", "name"), ("data", "augmentation"), ("training",), ("loss", "gamma")]
+    + [
+        ("optimizer", "name"),
+        ("data", "augmentation"),
+        ("data", "input"),
+        ("training",),
+        ("loss", "gamma"),
+    ]
 )
 
 

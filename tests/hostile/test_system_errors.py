@@ -42,7 +42,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 CONFIG = """\
-data: {source: folder, path: photos, batch_size: 4, augmentation: none, cache: none}
+data: {source: folder, path: photos, batch_size: 4, input: {augmentation: none}, cache: none}
 backbone: {name: tiny.keras}
 phases: [{name: all, train: [all], epochs: 4, learning_rate: 1e-3}]
 export: {saved_model: false}
@@ -191,7 +191,7 @@ def test_a_tensor_that_the_memory_cannot_hold(place):
 
 
 def test_the_batch_size_that_fits_is_told_beforehand_and_does(place):
-    large = ["--set=data.image_size=1280", "--set=phases[0].epochs=1"]
+    large = ["--set=data.input.size=1280", "--set=phases[0].epochs=1"]
     done = train(place, LIMIT, *large, "--set=data.batch_size=16")
     assert done.returncode != 0
     advice = re.search(r"data.batch_size is 16; about .* --set (data.batch_size=\d+)", done.stdout)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pydantic
 import pytest
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.blocks import layer_blocks
-from ftkeras.config.load import parse_config
+from ftkeras.config.load import dump_config, parse_config, parse_text
 from ftkeras.data.dataset import Data, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import load_data
@@ -30,6 +32,7 @@ from ftkeras.export import export_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.questions import questions_of
 from ftkeras.export.run import export_run
+from ftkeras.inputs import registry
 from ftkeras.inputs.base import PLAIN, Input
 from ftkeras.inputs.registry import make_input, register_input
 from ftkeras.model.assemble import build_model
@@ -163,14 +166,41 @@ def test_a_config_names_a_kind_and_its_settings(points, clouds):
     wrong = {
         "data.input.kind=pints": "no kind 'pints'. Did you mean 'points'",
         "data.input.size=3": "data.input: .*arguments",
-        "data.resize=pad": "data.resize: this is for images, and the data are clouds",
-        "data.mix.mixup=0.2": "data.mix: this is for images, and the data are clouds",
     }
     for override, message in wrong.items():
         with pytest.raises(UserError, match=message):
             build.data(parse_config(tree, [override]))
     with pytest.raises(UserError, match="has a kind 'image' already"):
         register_input("image", lambda settings, model: points)
+
+
+class _Settings(pydantic.BaseModel, extra="forbid"):
+    """What a config may say of a kind from outside."""
+
+    columns: int = 2
+    turned: bool = False
+
+
+def test_a_section_of_a_kind_checks_what_a_config_says_of_it(points, clouds, monkeypatch):
+    found: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    register_input("rows", lambda settings, model: found.append(settings) or points, _Settings)
+    tree = {
+        "data": {"source": "arrays", "path": clouds, "input": {"kind": "rows", "turned": True}},
+        "backbone": {"name": "MobileNetV2", "weights": "none"},
+        "phases": [{"name": "head", "epochs": 1, "learning_rate": 1e-3}],
+    }
+    config = parse_config(tree)
+    build.input_of(config)
+    assert found == [{"columns": 2, "turned": True}]
+    assert parse_text(dump_config(config)) == config
+    for override, message in {
+        "data.input.colums=3": r"data\.input\.colums: no such field\. Did you mean 'columns'",
+        "data.input.size=96": r"data\.input\.size: no such field",
+        "data.input.columns=two": r"data\.input\.columns: expected a valid integer",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            parse_config(tree, [override])
 
 
 def test_what_a_kind_cannot_do_is_refused_by_name(points):

@@ -164,8 +164,8 @@ def test_the_last_activation_is_found(kind, number):
             lambda: (layers.Reshape((2, 4)),),
             r"shape \(None, 2, 4\); a classifier's is \(None, classes\)",
         ),
-        (lambda: (lambda x: [dense()(x), dense()(x)],), "there are 2 outputs"),
-        (lambda: (lambda x: {"a": dense()(x)},), "there are 1 outputs, by name"),
+        (lambda: (lambda x: [dense()(x), dense()(x)],), "it has 2 outputs, by name"),
+        (lambda: (lambda x: {"a": dense()(x)},), "it has 1 output, by name"),
     ],
 )
 def test_what_is_neither_logits_nor_scores_is_refused_with_the_remedy(last, message):

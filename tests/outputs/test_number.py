@@ -83,8 +83,8 @@ def folder(tmp_path_factory) -> Path:
 def config(folder: Path, *overrides: str, **sections: Any) -> Config:
     tree = {
         "outputs": {"age": {"kind": "number", "column": "years"}},
-        "data": {"source": "manifest", "path": str(folder / "list.csv"), "image_size": 16,
-                 "batch_size": 12, "augmentation": "none"},
+        "data": {"source": "manifest", "path": str(folder / "list.csv"), "batch_size": 12,
+                 "input": {"size": 16, "augmentation": "none"}},
         "backbone": {"name": str(folder / "small.keras")},
         "head": {"dropout": 0.0},
         "phases": [{"name": "head", "train": ["head"], "epochs": 12, "learning_rate": 0.1}],
@@ -161,7 +161,7 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
         ("loss.name=focal", r"focal does not fit 'age' \(number\). Use auto, mse, mae, huber"),
         ("training.monitor=val_accuracy", "Logged: loss, mae, val_loss, val_mae"),
         ("data.balance=class_weights", "all outputs are numbers"),
-        ("data.mix.mixup=0.2", "MixUp and CutMix would blend answers"),
+        ("data.input.mix.mixup=0.2", "MixUp and CutMix would blend answers"),
         ("export.formats=[litert]", r"export.formats: litert: it takes .* not 'age' \(number\)"),
         ("outputs.age=classes", "the data have no column 'age'. There are label, years"),
         ("data.label_column=years", "leave out label_column, label_columns, "),

@@ -94,6 +94,12 @@ def test_a_phase_ends_when_its_metric_stops_improving_and_restores_the_best_weig
     assert not np.array_equal(kernels[3], kernels[1])
 
 
+def test_a_phase_that_ends_on_a_metric_may_leave_the_best_weights():
+    until = Until("loss", patience=1, min_delta=9.0, restore_best=False)
+    _, watch = fit(small_model(), [Phase("a", until=until, learning_rate=0.1), Phase("b", 1)])
+    assert watch.phases == ["a"] * 8 + ["b"] * 4
+
+
 def test_a_metric_that_nobody_logs_is_named():
     until = Until("val_acuracy", max_epochs=2)
     with pytest.raises(TrainingError, match=r"'val_acuracy' is not logged. Logged: "):

@@ -76,7 +76,7 @@ def _writer(folder: Path) -> Callable[[str, Any], None]:
 def _config(seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
-        "data": {"source": "folder", "path": "photos/", "resize": "crop"},
+        "data": {"source": "folder", "path": "photos/", "input": {"resize": "crop"}},
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "phases": [{"name": "head", "epochs": 2, "learning_rate": 1e-3}],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,11 @@ def kinds(make_run) -> dict[str, str]:
         "several labels": make_run("several", ["sky", "sea"], multi_label=True),
         "unfinished": make_run("unfinished", whole=False),
     }
+    for name, piece in {"read": "word ", "read, without spaces": "endless"}.items():
+        runs[name] = make_run(name)
+        cards = {"pieces": [piece] * 60, "weights": [0.5, -0.2] * 30}
+        pictures = {"test": {f"photos/{i:04d}.jpg": cards for i in range(60)}}
+        (runs[name] / "pictures.json").write_text(json.dumps(pictures))
     facts = {name: read_run(str(folder)) for name, folder in runs.items()}
     pages = {name: run_page(run) for name, run in facts.items()}
     return {**pages, "side by side": comparison_page(list(facts.values()))}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ftkeras
+from ftkeras.backbones import Backbone
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
@@ -27,7 +28,7 @@ def arrays(tmp_path_factory) -> str:
 
 def config(path: str, *overrides: str) -> Config:
     tree = {
-        "data": {"source": "arrays", "path": path, "image_size": 32, "augmentation": "none"},
+        "data": {"source": "arrays", "path": path, "input": {"size": 32, "augmentation": "none"}},
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "phases": [
             {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 1e-3}
@@ -36,7 +37,12 @@ def config(path: str, *overrides: str) -> Config:
     return parse_config(tree, overrides)
 
 
-def kernels(backbone) -> dict[str, np.ndarray]:
+def backbone(path: str, *overrides: str) -> Backbone:
+    found = config(path, *overrides)
+    return build.backbone(found, build.data(found))
+
+
+def kernels(backbone: Backbone) -> dict[str, np.ndarray]:
     return {
         f"{block.name}/{layer.name}": layer.get_weights()[0]
         for block in backbone.blocks
@@ -46,12 +52,12 @@ def kernels(backbone) -> dict[str, np.ndarray]:
 
 
 def test_the_last_blocks_start_fresh_and_the_others_do_not(arrays):
-    plain = kernels(build.backbone(config(arrays)))
-    fresh = kernels(build.backbone(config(arrays, "backbone.reinitialize=2")))
+    plain = kernels(backbone(arrays))
+    fresh = kernels(backbone(arrays, "backbone.reinitialize=2"))
     changed = {name.split("/")[0] for name in plain if not np.array_equal(plain[name], fresh[name])}
     assert changed == {"block_15", "block_16"}
     with pytest.raises(UserError, match="has 18 blocks, fewer than 30"):
-        build.backbone(config(arrays, "backbone.reinitialize=30"))
+        backbone(arrays, "backbone.reinitialize=30")
 
 
 def test_the_split_may_have_a_seed_of_its_own(arrays):
@@ -63,21 +69,21 @@ def test_the_split_may_have_a_seed_of_its_own(arrays):
 
 
 def test_shrink_and_perturb_is_a_sum(arrays):
-    plain = kernels(build.backbone(config(arrays)))
+    plain = kernels(backbone(arrays))
     only = "backbone.shrink_and_perturb={shrink: 0.5, perturb: 0}"
-    for name, kernel in kernels(build.backbone(config(arrays, only))).items():
+    for name, kernel in kernels(backbone(arrays, only)).items():
         np.testing.assert_allclose(kernel, 0.5 * plain[name], rtol=1e-6)
 
 
 def test_activations_are_swapped_with_the_weights_kept(arrays):
-    plain = build.backbone(config(arrays))
-    swapped = build.backbone(config(arrays, "backbone.activation={relu6: swish}"))
+    plain = backbone(arrays)
+    swapped = backbone(arrays, "backbone.activation={relu6: swish}")
     for name, kernel in kernels(swapped).items():
         np.testing.assert_array_equal(kernel, kernels(plain)[name])
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
     assert not np.allclose(plain.model(image), swapped.model(image))
     with pytest.raises(UserError, match="gelu"):
-        build.backbone(config(arrays, "backbone.activation={gelu: swish}"))
+        backbone(arrays, "backbone.activation={gelu: swish}")
 
 
 def test_stochastic_depth_is_for_backbones_that_have_it(arrays):
@@ -111,7 +117,7 @@ def test_a_strategy_runs(arrays, tmp_path):
 
 def test_strength_by_phase_needs_a_strength(arrays):
     listed = config(
-        arrays, "data.augmentation=[{name: RandomFlip}]", "phases[0].augmentation=light"
+        arrays, "data.input.augmentation=[{name: RandomFlip}]", "phases[0].augmentation=light"
     )
     with pytest.raises(UserError, match="is a strength, not a list"):
         assemble(listed)
@@ -120,7 +126,7 @@ def test_strength_by_phase_needs_a_strength(arrays):
 @pytest.mark.filterwarnings("ignore")  # keras-cv and what it imports warn of their own
 def test_layers_without_a_seed_are_noted_and_never_deterministic(arrays):
     pytest.importorskip("keras_cv")
-    layers = "data.augmentation=[{name: keras_cv/GridMask}, {name: RandAugment}]"
+    layers = "data.input.augmentation=[{name: keras_cv/GridMask}, {name: RandAugment}]"
     assembled = assemble(config(arrays, layers))
     lines = assembled.describe().splitlines()
     (note,) = (line for line in lines if "takes no seed" in line)

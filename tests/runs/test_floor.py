@@ -60,8 +60,7 @@ def config(photos, tiny_backbone) -> Callable[..., Any]:
                 "data": {
                     "source": "manifest",
                     "path": str(photos / "rows.csv"),
-                    "image_size": 32,
-                    "augmentation": "none" if trunk == "on" else "light",
+                    "input": {"size": 32, "augmentation": "none" if trunk == "on" else "light"},
                 },
                 "backbone": {"name": tiny_backbone, "weights": weights},
                 "phases": two,

@@ -84,9 +84,8 @@ def tree(tmp_path, tiny_backbone) -> dict:
         "data": {
             "source": "arrays",
             "path": str(tmp_path / "d.npz"),
-            "image_size": 32,
+            "input": {"size": 32, "augmentation": "none"},
             "batch_size": 7,
-            "augmentation": "none",
             "balance": "class_weights",
         },
         "backbone": {"name": tiny_backbone},

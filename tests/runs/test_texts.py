@@ -1,124 +1,233 @@
-"""Runs on texts: they resume to the bit, on replicas, with XLA and in half precision."""
+"""Texts through every verb, from tables, folders of files, arrays and records."""
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import ftkeras
+from ftkeras.cli import main as cli
 from ftkeras.config.load import parse_config
+from ftkeras.errors import UserError
 from ftkeras.run import Run
-from ftkeras.runs.adapt import adapt_backbone
-from ftkeras.runs.assemble import assemble
-from ftkeras.runs.finished import load_model
-from ftkeras.runs.task import Task
+from ftkeras.runs import build
+from ftkeras.runs.finished import evaluate
 from ftkeras.runs.train import train
 
-pytestmark = pytest.mark.slow
-
-VARIED = "data.input={kind: text, length: 12, variation: {drop: 0.3, swap: 0.2}}"
-DROPPED = (
-    "backbone.recurrent={units: 8, embedding: 8, layers: 1, dropout: 0.2, recurrent_dropout: 0.2}"
-)
-LANGUAGE = (
-    "backbone={name: char_lstm, adapt: {epochs: 1}}",
-    "data.input={kind: text, length: 12}",
-)
+GOOD = ("fine", "great", "lovely", "wonderful")
+BAD = ("dull", "awful", "boring", "poor")
+NAMES = {"good": GOOD, "bad": BAD}
 
 
-def weights(run: Run) -> list[np.ndarray]:
-    return [np.asarray(value) for value in load_model(run).get_weights()]
+def rows(count: int = 60) -> list[dict[str, str]]:
+    """Sentences with one telling word; every third is for testing."""
+    random = np.random.default_rng(0)
+    made = []
+    for i in range(count):
+        label = ("good", "bad")[i % 2]
+        words = ["the", "film", "was", *random.choice(["so", "very", "quite"], i % 5)]
+        words.insert(random.integers(len(words)), random.choice(NAMES[label]))
+        split = ("train", "train", "test")[i // 2 % 3]
+        made.append({"review": " ".join(words), "label": label, "split": split})
+    return made
 
 
-class _Killed(keras.callbacks.Callback):
-    """Ends training within an epoch of the second phase as Ctrl-C does."""
+def write_table(path: Path, table: list[dict[str, str]]) -> str:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    return str(path)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = 8
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
+def tree_of(data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "data": {"batch_size": 8, **data},
+        "backbone": {"name": "lstm", "weights": "none", "recurrent": {"units": 8, "embedding": 8}},
+        "phases": [
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 0.02},
+            {"name": "all", "train": ["all"], "epochs": 6, "learning_rate": 0.02},
+        ],
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> str:
+    return write_table(tmp_path_factory.mktemp("texts") / "reviews.csv", rows())
+
+
+@pytest.fixture(scope="module")
+def run(table, tmp_path_factory) -> Run:
+    """A finished run on a table, its layers of two phases."""
+    data = {"source": "manifest", "path": table, "input": {"kind": "text", "column": "review"}}
+    config = parse_config(tree_of({**data, "split": {"val": 0.2, "test": "test"}}))
+    return train(config, str(tmp_path_factory.mktemp("runs") / "reviews"))
+
+
+def test_a_run_on_a_table_learns_and_is_measured(run):
+    evaluation = evaluate(run)
+    assert evaluation["examples"] == 20 and evaluation["accuracy"] > 0.9
+    facts = run.read_json("data.json")
+    assert facts["input"] == "text" and facts["tokens"] == "words" and facts["noun"] == "text"
+    answers = list(csv.DictReader(io.StringIO(Path(run.path("answers.csv")).read_text())))
+    assert len(answers) == 20 and "reviews.csv:" in str(answers[0])
+    page = Path(run.path("report.html")).read_text()
+    assert "test texts" in page and "for up to" not in page
+
+
+def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys):
+    path = write_table(
+        tmp_path / "new.csv", [{"review": "a great film", "id": "1"}, {"review": "", "id": "2"}]
+    )
+    (tmp_path / "one.txt").write_text("so dull and awful")
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    out = tmp_path / "out.csv"
+    files = [path, str(tmp_path / "one.txt"), str(tmp_path / "bad.txt")]
+    assert cli.main(["predict", run.folder, *files, f"--out={out}"]) == 0
+    found = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [(row["file"].rpartition("/")[2], row["class"], row["error"]) for row in found] == [
+        ("new.csv:2", "good", ""),
+        ("new.csv:3", "", "empty"),
+        ("one.txt", "bad", ""),
+        ("bad.txt", "", "not UTF-8 text"),
+    ]
+    given = io.TextIOWrapper(io.BytesIO(b"a lovely film\n\nso boring\r\n"))
+    monkeypatch.setattr("sys.stdin", given)
+    capsys.readouterr()
+    assert cli.main(["predict", run.folder, "-", "--top_k=1"]) == 0
+    shown = capsys.readouterr()
+    assert [line.split(",")[:2] for line in shown.out.splitlines()[1:]] == [
+        ["line 1", "good"],
+        ["line 2", "bad"],
+    ]
+    assert "2 texts answered" in shown.err
+    (tmp_path / "other.csv").write_text("text\nfine\n")
+    assert cli.main(["predict", run.folder, str(tmp_path / "other.csv")]) == 2
+    assert "no column 'review'" in capsys.readouterr().err
+
+
+def test_a_run_answers_in_code(run):
+    loaded = ftkeras.load_run(run.folder)
+    good, nothing, bad = loaded.answer(["A WONDERFUL film!", " ", b"so poor"])
+    assert (good.best[0][0], bad.best[0][0]) == ("good", "bad")
+    assert nothing.error == "empty" and good.file == "[0]"
+
+
+def test_the_export_takes_strings_and_numbers(run):
+    certificate = run.read_json("certificate.json")["saved_model"]
+    off = certificate["saved_model"]["max_difference"]
+    assert set(off) >= {"serving_default", "examples", "token_ids", "features"}
+    assert max(off.values()) < 1e-4
+    signatures = tf.saved_model.load(certificate["path"]).signatures
+    texts = ["the film was great", "the film was dull", "", "x" * 10]
+    served = signatures["serving_default"](text=tf.constant(texts))
+    assert served["error"].numpy().tolist() == [b"", b"", b"empty", b""]
+    rows = ftkeras.load_run(run.folder).answer(texts)
+    for i in (0, 1, 3):
+        assert served["scores"].numpy()[i, 0] == pytest.approx(rows[i].best[0][1], abs=1e-5)
+    kind = build.input_of(run.config, ftkeras.load_model(run))
+    ids = kind.tokens.ids(tf.constant(texts[0]))
+    by_numbers = signatures["token_ids"](token_ids=ids[tf.newaxis])
+    assert by_numbers["scores"].numpy()[0] == pytest.approx(served["scores"].numpy()[0], abs=1e-5)
+    client = Path(certificate["path"]).parent / "serving" / "grpc_client.py"
+    assert 'RAW = "text"' in client.read_text()
+
+
+def folder_of_files(path: Path) -> dict[str, Any]:
+    for i, row in enumerate(rows(24)):
+        (path / row["label"]).mkdir(exist_ok=True)
+        (path / row["label"] / f"{i}.txt").write_text(row["review"], encoding="utf-8-sig")
+    (path / "good" / "utf16.txt").write_text("fine", encoding="utf-16")
+    return {"source": "folder", "path": str(path), "max_bad_files": 0.1}
+
+
+def arrays(path: Path) -> dict[str, Any]:
+    made = rows(24)
+    texts = np.array([row["review"] for row in made])
+    labels = np.array([row["label"] == "good" for row in made]).astype(int)
+    np.savez(path / "texts.npz", texts=texts, labels=labels)
+    return {"source": "arrays", "path": str(path / "texts.npz")}
+
+
+def records(path: Path) -> dict[str, Any]:
+    def of_bytes(value: str) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+
+    with tf.io.TFRecordWriter(str(path / "train-00000-of-00001.tfrecord")) as file:
+        for row in rows(24):
+            feature = {"text": of_bytes(row["review"]), "label": of_bytes(row["label"])}
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            file.write(example.SerializeToString())
+    return {"source": "tfrecord", "path": str(path)}
+
+
+@pytest.mark.parametrize("make", [folder_of_files, arrays, records])
+def test_other_sources_give_the_same_texts(make, tmp_path):
+    section = {**make(tmp_path), "input": {"kind": "text"}, "split": {"val": None, "test": None}}
+    config = parse_config(tree_of(section))
+    data = build.data(config)
+    split = data.splits["train"]
+    kind = build.input_of(config, build.backbone(config, data).model)
+    found = {
+        " ".join(kind.tokens.words_of(kind.tokens.ids(split.fetch(tf.constant(i))).numpy()))
+        for i in range(len(split))
+    }
+    assert len(split) == 24
+    assert len(data.bad_files) == (make is folder_of_files)
+    assert any("the film was" in text for text in found)
+    assert not any("\ufeff" in text for text in kind.tokens.vocabulary)
+
+
+def test_two_columns_are_one_text_of_two_parts(tmp_path):
+    made = [
+        {"question": f"is {a} more than {b}", "answer": ("yes", "no")[a < b], "label": str(a > b)}
+        for a in range(6)
+        for b in range(6)
+    ]
+    path = write_table(tmp_path / "pairs.csv", made)
+    section = {
+        "source": "manifest",
+        "path": path,
+        "input": {"kind": "text", "columns": ["question", "answer"], "length": 9},
+    }
+    config = parse_config(tree_of(section))
+    data = build.data(config)
+    tokens = build.input_of(config, build.backbone(config, data).model).tokens
+    text = data.splits["train"].fetch(tf.constant(0))
+    words = tokens.words_of(tokens.ids(text).numpy())
+    assert words[0] == "is" and words[-2] == "[SEP]" and words[-1] in ("yes", "no")
+    assert tokens.parts == 2 and len(words) == 6  # four words of five, and the answer
 
 
 @pytest.mark.parametrize(
-    ("overrides", "stored"),
+    ("change", "message"),
     [
-        pytest.param(["trunk.mode=off", VARIED], [], id="varied"),
-        pytest.param(["trunk.mode=off", DROPPED], [], id="dropout"),
-        pytest.param(["trunk.mode=on"], [True, False], id="from a store"),
-        pytest.param(["trunk={mode: on, views: 2}", VARIED], [True, False], id="stored views"),
-        pytest.param(["trunk.mode=off", *LANGUAGE], [], id="adapted"),
+        ("data.input.column=reveiw", r"no column 'reveiw'. Did you mean 'review'"),
+        ("data.input.lenght=5", "Did you mean 'length'"),
+        ("backbone.name=bilsm", "Did you mean 'bilstm'"),
+        ("backbone.adapt={}", "only char_lstm is a language model"),
+        ("backbone.weights=vectors.txt", "no such file"),
+        ("data.input.tokens=characters", ""),
     ],
 )
-def test_a_run_that_was_stopped_resumes_to_the_bit(
-    text_tree, tmp_path, monkeypatch, overrides, stored
-):
-    config = parse_config(text_tree, overrides)
-    whole = train(config, str(tmp_path / "whole"))
-    assert [row["stored"] for row in whole.read_json("plan.json")["trunk"]] == stored
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
-        train(config, str(tmp_path / "run"))
-    assert Run.open(str(tmp_path / "run")).state() == "interrupted"
-    resumed = train(config, str(tmp_path / "run"))
-    for expected, found in zip(weights(whole), weights(resumed), strict=True):
-        np.testing.assert_array_equal(found, expected)
+def test_what_cannot_work_gets_one_line(table, change, message):
+    data = {"source": "manifest", "path": table, "input": {"kind": "text", "column": "review"}}
 
+    def build_all() -> None:
+        config = parse_config(tree_of(data), [change])
+        found = build.data(config)
+        on = build.backbone(config, found)
+        build.adapter(config, on, found)
 
-@pytest.mark.parametrize("name", ["bilstm", "gru"])
-def test_two_replicas_do_what_one_device_does(text_tree, two_replicas, tmp_path, name):
-    """Also with Adam on an embedding, of whose gradient a row may come several times."""
-    tree = {**text_tree, "head": {"dropout": 0.0}, "trunk": {"mode": "off"}}
-    tree["phases"] = [{"name": "all", "train": ["all"], "epochs": 1, "learning_rate": 1e-2}]
-    one, two = (
-        train(
-            parse_config(tree, [f"backbone.name={name}", f"training.strategy={strategy}"]),
-            str(tmp_path / strategy),
-        )
-        for strategy in ("cpu", "mirrored")
-    )
-    for expected, found in zip(weights(one), weights(two), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("override", "apart"),
-    [("training.jit=true", 1e-4), ("training.precision=mixed_bfloat16", 0.02)],
-)
-@pytest.mark.parametrize("name", ["bilstm", "gru"])
-def test_the_step_compiles_with_xla_and_trains_in_half_precision(
-    text_tree, tmp_path, name, override, apart
-):
-    tree = {**text_tree, "trunk": {"mode": "off"}, "head": {"dropout": 0.0}}
-    tree["phases"] = [{"name": "all", "train": ["all"], "epochs": 1, "learning_rate": 1e-2}]
-    own = [f"backbone.name={name}"]
-    try:
-        plain = train(parse_config(tree, own), str(tmp_path / "plain"))
-        changed = train(parse_config(tree, [*own, override]), str(tmp_path / "changed"))
-    finally:
-        keras.config.set_dtype_policy("float32")
-    [first], [second] = plain.metrics(), changed.metrics()
-    assert second["val_loss"] == pytest.approx(first["val_loss"], abs=apart)
-    assert second["loss"] != first["loss"] or override == "training.jit=true"
-
-
-def test_l2_sp_pulls_to_the_adapted_weights(text_tree, tmp_path):
-    overrides = [*LANGUAGE, "regularization.l2_sp=0.1"]
-    made = assemble(parse_config({**text_tree, "trunk": {"mode": "off"}}, overrides))
-    assert made.penalty is not None and made.penalty.anchored
-    before = {weight.path: weight.variable.numpy() for weight in made.penalty.anchored}
-    adapt_backbone(made, _folder(tmp_path))
-    for weight in made.penalty.anchored:
-        assert np.abs(weight.variable.numpy() - before[weight.path]).max() > 1e-4
-        assert float(weight.variable.regularizer(weight.variable)) == 0.0
-
-
-def _folder(path: Path) -> Run:
-    (path / "run").mkdir()
-    return Run(str(path / "run"))
+    if message:
+        with pytest.raises(UserError, match=message):
+            build_all()
+    else:
+        build_all()

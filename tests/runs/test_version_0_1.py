@@ -41,4 +41,6 @@ def test_it_predicts_exports_and_reports(place, monkeypatch, capsys):
     assert main(["export", "run", "--out=exported"]) == 0
     assert main(["report", "run"]) == 0
     assert (place / "exported" / "1" / "saved_model.pb").exists()
-    assert "0.1.0" in (place / "run" / "report.html").read_text()
+    report = (place / "run" / "report.html").read_text()
+    assert "0.1.0" in report and "16 px, crop" in report
+    assert "is now data.input" not in "".join(capsys.readouterr())

@@ -31,7 +31,7 @@ def run(tmp_path) -> Run:
         "source": "arrays",
         "path": str(tmp_path / "shades.npz"),
         "class_names": ["dark", "light"],
-        "image_size": 32,
+        "input": {"size": 32},
     }
     phases = [{"name": "head", "epochs": 1, "learning_rate": 1e-3}]
     backbone = {"name": "MobileNetV2", "weights": "none"}

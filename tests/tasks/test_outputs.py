@@ -13,8 +13,9 @@ import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.data.dataset import Split
 from ftkeras.errors import UserError
-from ftkeras.evaluation.explanation import grad_cam
+from ftkeras.inputs.image.explanation import grad_cam
 from ftkeras.inputs.image.input import ImageInput
+from ftkeras.outputs.ending import ending_of
 from ftkeras.run import Run
 from ftkeras.tasks.adversarial.evaluation import measure_attacked
 
@@ -48,7 +49,7 @@ def run(tmp_path_factory) -> Run:
         "source": "arrays",
         "path": str(folder / "shades.npz"),
         "class_names": ["dark", "light"],
-        "image_size": 32,
+        "input": {"size": 32},
         "split": {"val": 0.4, "test": 0.4},
     }
     phases = [{"name": "head", "epochs": 1, "learning_rate": 1e-3}]
@@ -115,7 +116,7 @@ def test_attacks_and_explanations_know_both_classes(activation, units):
     )  # fmt: skip
     found = measure_attacked(model, split, ImageInput(int(model.input_shape[1])), [], batch_size=2)
     assert found["clean"]["accuracy"] == 1.0
-    explain = grad_cam(model)
+    explain = grad_cam(model, ending_of(model).logits)
     assert explain is not None
     half = np.zeros((1, 32, 32, 3), np.float32)
     half[:, :16] = 255  # light above

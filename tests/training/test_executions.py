@@ -96,14 +96,19 @@ def config(tmp_path_factory) -> Config:
     images = random.integers(0, 150, (70, 32, 32, 3)) + labels[:, None, None, None] * 40
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     tree = {
-        "data": {"source": "arrays", "path": str(path), "batch_size": 8, "augmentation": "none"},
+        "data": {
+            "source": "arrays",
+            "path": str(path),
+            "batch_size": 8,
+            "input": {"augmentation": "none"},
+        },
         "backbone": {"name": "MobileNetV2", "weights": "starter"},
         "phases": [{"name": "head", "epochs": 3, "learning_rate": 1e-2, "warmup": 0.2}],
         "trunk": {"mode": "on"},
         "export": {"saved_model": False},
         "report": False,
     }
-    return parse_config(tree, ["data.image_size=32"])
+    return parse_config(tree, ["data.input.size=32"])
 
 
 def outcome(run: Run) -> tuple[list[dict[str, Any]], bytes]:

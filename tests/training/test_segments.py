@@ -44,7 +44,12 @@ def arrays(tmp_path_factory, tiny_backbone) -> str:
 
 def config(arrays: str, *overrides: str) -> Config:
     tree = {
-        "data": {"source": "arrays", "path": arrays, "batch_size": 8, "augmentation": "none"},
+        "data": {
+            "source": "arrays",
+            "path": arrays,
+            "batch_size": 8,
+            "input": {"augmentation": "none"},
+        },
         "backbone": {"name": str(Path(arrays).with_name("tiny.keras"))},
         "head": {"dropout": 0.0},
         "phases": [
@@ -56,7 +61,7 @@ def config(arrays: str, *overrides: str) -> Config:
         "export": {"saved_model": False},
         "report": False,
     }
-    return parse_config(tree, ["data.image_size=64", *overrides])
+    return parse_config(tree, ["data.input.size=64", *overrides])
 
 
 def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsys):
@@ -91,8 +96,8 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("data.augmentation=light", "augmentation makes each epoch's images new"),
-        ("data.mix.mixup=0.2", "mixing makes each epoch's images new"),
+        ("data.input.augmentation=light", "augmentation makes each epoch's images new"),
+        ("data.input.mix.mixup=0.2", "mixing makes each epoch's images new"),
         ("phases[1]={name: top, steps: 3}", "a phase ends on steps"),
         ("optimizer.accumulate=7", "a phase ends within an epoch, with a whole update"),
         ("trunk={mode: on, memory_mb: 0, disk_mb: 0}", "are needed"),
@@ -248,7 +253,7 @@ def test_the_tail_is_fitted_and_the_whole_model_stays_what_it_is(arrays, tmp_pat
 
 def test_a_run_that_is_stopped_in_stored_phases_ends_the_same(arrays, tmp_path):
     def train(name: str, *callbacks: Any, signals: Signals | None = None) -> Any:
-        made = assemble(config(arrays, "data.image_size=32", "trunk.mode=on"))
+        made = assemble(config(arrays, "data.input.size=32", "trunk.mode=on"))
         assert all(forecast.stored for forecast in made.trunk.forecasts)
         guards = Guards(CheckpointConfig(every_steps=2), signals=signals or Signals())
         return trained(made, tmp_path / name, *callbacks, guards=guards)
@@ -312,7 +317,7 @@ def test_a_model_with_its_own_loss_is_stored_only_if_its_task_says_how(arrays):
 
 
 def test_views_are_what_training_augments_and_take_turns(arrays):
-    made = assemble(config(arrays, "data.augmentation=light"))
+    made = assemble(config(arrays, "data.input.augmentation=light"))
     views, recipe = made.feed.views(2, None)
     first, second = (
         np.concatenate([b[0] for b in part]) for part in (views.take(6), views.skip(6))
@@ -326,7 +331,7 @@ def test_views_are_what_training_augments_and_take_turns(arrays):
 
 
 def test_augmented_and_mixed_runs_train_from_views_when_asked(arrays, tmp_path, capsys):
-    mixed = ("data.augmentation=light", "data.mix={mixup: 0.2, cutmix: 1.0}")
+    mixed = ("data.input.augmentation=light", "data.input.mix={mixup: 0.2, cutmix: 1.0}")
     made = config(arrays, "trunk={mode: on, views: 2}", *mixed)
     run = ftkeras.train(made, str(tmp_path / "run"))
     head, top = (

@@ -62,7 +62,7 @@ def config(name: str, epochs: int, seed: int) -> Any:
     cut = {} if method == "whole" else {"cut": FLAGS.cut or None}
     tree: dict[str, Any] = {
         "seed": seed,
-        "data": {"source": "starter", "image_size": FLAGS.image_size, "augmentation": "none"},
+        "data": {"source": "starter", "input": {"size": FLAGS.image_size, "augmentation": "none"}},
         "backbone": {"name": "MobileNetV2", "weights": "starter", **cut},
         "phases": [
             {

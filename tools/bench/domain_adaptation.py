@@ -89,12 +89,16 @@ def config(folder: str, source: str, target: str, method: str, epochs: int, seed
     """Returns the config of one run."""
 
     def data(name: str) -> dict[str, Any]:
-        return {"source": "arrays", "path": f"{folder}/{name}.npz", "image_size": 16}
+        return {
+            "source": "arrays",
+            "path": f"{folder}/{name}.npz",
+            "input": {"size": 16, "augmentation": "none"},
+        }
 
     section = data(target if method == "ceiling" else source)
     tree: dict[str, Any] = {
         "seed": seed,
-        "data": {**section, "batch_size": 32, "augmentation": "none"},
+        "data": {**section, "batch_size": 32},
         "backbone": {
             "name": f"{folder}/network.keras",
             "weights": "none",

@@ -146,8 +146,7 @@ def config(folder: Path, size: int, seed: int, phases: Sequence[Any]) -> dict[st
         "data": {
             "source": "folder",
             "path": str(folder),
-            "image_size": size,
-            "augmentation": "none",
+            "input": {"size": size, "augmentation": "none"},
             "split": {"val": "val", "test": None},
         },
         "backbone": {"name": "MobileNetV2", "weights": "starter"},

@@ -73,7 +73,7 @@ def measure(name: str, seed: int, way: str, phases: str | None) -> dict[str, Any
         changes = [
             "data.source=arrays", f"data.path={folder}/data.npz", f"seed={seed}",
             "data.split.val=0.2", "backbone.name=MobileNetV2", "backbone.weights=starter",
-            "data.image_size=96", "export.saved_model=false", "report=false",
+            "data.input.size=96", "export.saved_model=false", "report=false",
             *(f"{field}={value}" for field, value in WAYS[way].items()),
             *([f"phases={{strategy: {phases}}}"] if phases else []),
         ]  # fmt: skip

@@ -92,8 +92,7 @@ def config(data: dict[str, Any], backbone: dict[str, Any], seed: int) -> Any:
     tree = {
         "seed": seed,
         "data": {
-            "image_size": FLAGS.image_size,
-            "augmentation": "none",
+            "input": {"size": FLAGS.image_size, "augmentation": "none"},
             "split": {"val": None, "test": "test"},
             **data,
         },

@@ -90,8 +90,8 @@ def measure(images: str, budget: int, out: str) -> dict[str, float]:
 
     config = parse_config(
         {
-            "data": {"source": "folder", "path": images, "image_size": SIZE, "cache": "none",
-                     "augmentation": "none"},
+            "data": {"source": "folder", "path": images, "cache": "none",
+                     "input": {"size": SIZE, "augmentation": "none"}},
             "backbone": {"name": "MobileNetV2", "weights": "starter"},
             "phases": [{"name": "top", "train": ["head", "blocks[-4:]"], "epochs": 1,
                         "learning_rate": 1e-4}],

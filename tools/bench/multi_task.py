@@ -56,7 +56,7 @@ def config(heads: Sequence[str], weighting: str, seed: int) -> Config:
     size, epochs = (32, 1) if FLAGS.quick else (FLAGS.image_size, FLAGS.epochs)
     overrides = [
         f"seed={seed}",
-        f"data.image_size={size}",
+        f"data.input.size={size}",
         *(f"phases[{i}].epochs={epochs}" for i in range(2)),
         "export.saved_model=false",
         "report=false",

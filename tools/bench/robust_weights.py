@@ -41,8 +41,7 @@ def config(seed: int) -> dict[str, Any]:
         "seed": seed,
         "data": {
             "source": "starter",
-            "image_size": 32 if FLAGS.quick else FLAGS.image_size,
-            "augmentation": "none",
+            "input": {"size": 32 if FLAGS.quick else FLAGS.image_size, "augmentation": "none"},
             "split_seed": 0,
         },
         "backbone": {"name": "MobileNetV2", "weights": "starter"},

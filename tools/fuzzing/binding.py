@@ -14,8 +14,11 @@ def bind_config(config: Config) -> None:
     from ftkeras.runs import build
     from ftkeras.runs.assemble import assemble
 
-    size = 16 if config.data.image_size is None else min(max(config.data.image_size, 12), 64)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
+    asked = config.data.input.settings.get("size")
+    size = 16 if asked is None else min(max(asked, 12), 64)
+    kind = config.data.input.model_copy(update={"size": size})
+    data = config.data.model_copy(update={"input": kind})
+    config = config.model_copy(update={"data": data})
     items = _found([output.column or name for name, output in config.asked.items()])
     with (
         mock.patch.dict(SOURCES, {name: lambda **_: items for name in SOURCES}),

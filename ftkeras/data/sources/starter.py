@@ -21,7 +21,9 @@ from ftkeras.starter import archive_path
 
 def find(*, parts: Mapping[str, str], kind: Input) -> Listing:
     """Finds the starter's examples, unpacking them on first use."""
-    unpacked = unpack(archive_path(kind.kind))
+    if not kind.starter:
+        raise UserError(f"data.source: the starter has no {kind.nouns}. Name another source.")
+    unpacked = unpack(archive_path(kind.starter))
     if not kind.cells:
         return folder.find(path=str(unpacked), parts=parts, kind=kind)
     [table] = unpacked.glob("*.csv")

@@ -20,9 +20,11 @@ from ftkeras.inputs.image.augment import Augment
 from ftkeras.inputs.image.mix import sample_beta
 
 _UNFIT = {  # names that belong elsewhere, and where
-    **dict.fromkeys(("MixUp", "CutMix", "FourierMix", "Mosaic"), "it mixes images: see data.mix"),
     **dict.fromkeys(
-        ("Resizing", "CenterCrop", "RandomCrop"), "data.image_size and data.resize do it"
+        ("MixUp", "CutMix", "FourierMix", "Mosaic"), "it mixes images: see data.input.mix"
+    ),
+    **dict.fromkeys(
+        ("Resizing", "CenterCrop", "RandomCrop"), "data.input.size and data.input.resize do it"
     ),
     **dict.fromkeys(("JitteredResize", "RandomCropAndResize"), "a strength's random crop does it"),
     **dict.fromkeys(("RandomApply", "RandomChoice"), "its layers cannot be written in a config"),
@@ -69,8 +71,8 @@ class LayersAugment:
     def notes(self) -> tuple[str, ...]:
         """What a person should know before training starts."""
         return tuple(
-            f"data.augmentation: {name} takes no seed. Neither another run nor a resumed one gets "
-            "the same pixels from it."
+            f"data.input.augmentation: {name} takes no seed. Neither another run nor a resumed one "
+            "gets the same pixels from it."
             for name in self.unseeded
         )
 
@@ -109,8 +111,8 @@ def layers_augment(
 
 def _unrepeatable(name: str) -> UserError:
     return UserError(
-        f"data.augmentation: {name} takes no seed, so training.deterministic: true cannot hold. "
-        "Choose a layer of keras.layers, or set training.deterministic: false."
+        f"data.input.augmentation: {name} takes no seed, so training.deterministic: true cannot "
+        "hold. Choose a layer of keras.layers, or set training.deterministic: false."
     )
 
 
@@ -118,7 +120,7 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
     home, _, bare = name.rpartition("/")
     if home not in ("", "keras_cv"):
         raise UserError(
-            f"data.augmentation: {name!r} is not a name of keras.layers or keras_cv/NAME."
+            f"data.input.augmentation: {name!r} is not a name of keras.layers or keras_cv/NAME."
         )
     layers, is_augmentation = _keras_cv() if home else (keras.layers, _is_image_preprocessing)
     known = sorted(
@@ -127,10 +129,10 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
         if isinstance(value, type) and is_augmentation(value) and key not in _UNFIT
     )
     if bare in _UNFIT:
-        raise UserError(f"data.augmentation: {name} cannot be used here; {_UNFIT[bare]}.")
+        raise UserError(f"data.input.augmentation: {name} cannot be used here; {_UNFIT[bare]}.")
     if bare not in known:
         raise UserError(
-            f"data.augmentation: there is no layer {name!r}.{did_you_mean(bare, known)} "
+            f"data.input.augmentation: there is no layer {name!r}.{did_you_mean(bare, known)} "
             f"Choose one of {', '.join(known)}."
         )
     try:
@@ -140,7 +142,7 @@ def _make(name: str, arguments: Mapping[str, Any]) -> keras.layers.Layer:
             return getattr(layers, bare)(**{"dtype": "float32", **arguments})
     except Exception as error:  # a constructor may refuse its arguments in any way
         raise UserError(
-            f"data.augmentation: {name} refuses its args: {first_line(error)}"
+            f"data.input.augmentation: {name} refuses its args: {first_line(error)}"
         ) from error
 
 
@@ -153,7 +155,7 @@ def _keras_cv() -> tuple[Any, Callable[[type], bool]]:
         import keras_cv
     except ImportError as error:
         raise UserError(
-            'data.augmentation: keras_cv/NAME needs keras-cv. Run: pip install "ftkeras[cv]"'
+            'data.input.augmentation: keras_cv/NAME needs keras-cv. Run: pip install "ftkeras[cv]"'
         ) from error
     layers = keras_cv.layers
     bases = (layers.BaseImageAugmentationLayer, layers.VectorizedBaseImageAugmentationLayer)
@@ -198,7 +200,7 @@ def layer_augment(name: str, layer: keras.layers.Layer, size: int) -> tuple[Augm
         traced = function.get_concrete_function()
     except Exception as error:  # a layer may fail in any way on arguments that do not fit
         raise UserError(
-            f"data.augmentation: {name} does not work on images of {size} x {size} x 3: "
+            f"data.input.augmentation: {name} does not work on images of {size} x {size} x 3: "
             f"{first_line(error)}"
         ) from error
     return traced, takes_seed and not _draws_from_state(traced.graph)

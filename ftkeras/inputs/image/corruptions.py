@@ -47,7 +47,7 @@ def check(kind: Any, field: str) -> None:
     if kind.size and kind.size < SMALLEST:
         raise UserError(
             f"{field}: corruptions need images of at least {SMALLEST} px, and the model's have "
-            f"{kind.size}. Train it with data.image_size={SMALLEST} or more."
+            f"{kind.size}. Train it with data.input.size={SMALLEST} or more."
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.findings import Finding
+from ftkeras.inputs.copies import Pairs, Wording, report_copies
 from ftkeras.inputs.image.looks import Looks
 
 _BITS, _BANDS = 64, 4
@@ -15,10 +16,12 @@ _MOST_IN_BAND = 2000  # images that agree in a band and are compared
 _APART = 0.03  # 1 - correlation of thumbnails: the most for near-duplicates
 _CLOSER = 8.0  # near-duplicates are this many times closer than neighbours usually are
 _COSINE = 0.9  # of the backbone's features, the least for near-duplicates
-_SERIOUS = 0.01  # the share of a split from which copies are an error
-
-Pairs = np.ndarray
-"""int64 (m, 2): rows of `Looks`."""
+_WORDS = Wording(
+    "images",
+    "the pixels of another image",
+    "nearly what another image shows",
+    "one scene, person or day",
+)
 
 
 def find_duplicates(
@@ -34,8 +37,8 @@ def find_duplicates(
     exact = exact_pairs(looks)
     near = near_pairs(looks, features)
     return [
-        *_report(looks, class_names, exact, "exact"),
-        *_report(looks, class_names, near, "near"),
+        *report_copies(looks, class_names, exact, _WORDS, exact=True),
+        *report_copies(looks, class_names, near, _WORDS, exact=False),
     ]
 
 
@@ -161,87 +164,3 @@ def _unit(vectors: np.ndarray, center: bool = True) -> np.ndarray:
     if center:
         vectors = vectors - vectors.mean(axis=1, keepdims=True)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-
-
-# ------------------------------------------------------------------------------- findings
-
-
-def _report(looks: Looks, class_names: Sequence[str], pairs: Pairs, kind: str) -> Iterator[Finding]:
-    same_split = looks.splits[pairs[:, 0]] == looks.splits[pairs[:, 1]]
-    agree = looks.same_labels(pairs[:, 0], pairs[:, 1])
-    yield from _contradictions(looks, class_names, pairs[~agree], kind)
-    yield from _across(looks, pairs[~same_split], kind)
-    yield from _within(looks, pairs[same_split], kind)
-
-
-def _contradictions(
-    looks: Looks, class_names: Sequence[str], pairs: Pairs, kind: str
-) -> Iterator[Finding]:
-    if not len(pairs):
-        return
-    count = len(np.unique(pairs[:, 1]))
-    serious = kind == "exact" and count >= _SERIOUS * len(looks)
-    copies = "the pixels of another image" if kind == "exact" else "nearly what another image shows"
-    yield Finding(
-        "error" if serious else "warning",
-        "contradictory labels" + ("" if kind == "exact" else " of near-duplicates"),
-        f"{percent(count, len(looks))} images have {copies}, but another label.",
-        "Look at each pair, and give both the right label or remove both.",
-        tuple(
-            looks.evidence(
-                b,
-                f"{_label(looks, class_names, b)}; {looks.splits[a]}: {looks.ids[a]} is "
-                f"{_label(looks, class_names, a)}",
-            )
-            for a, b in pairs.tolist()
-        ),
-    )
-
-
-def _across(looks: Looks, pairs: Pairs, kind: str) -> Iterator[Finding]:
-    """The copy named is the one in the split that measures; train comes first in `Looks`."""
-    copied = np.unique(pairs[:, 1])
-    for split in np.unique(looks.splits[copied]):
-        count = int((looks.splits[copied] == split).sum())
-        total = int((looks.splits == split).sum())
-        inside = pairs[looks.splits[pairs[:, 1]] == split]
-        others = " and ".join(np.unique(looks.splits[inside[:, 0]]).tolist())
-        serious = kind == "exact" and count >= _SERIOUS * total
-        yield Finding(
-            "error" if serious else "warning",
-            "duplicates across splits" if kind == "exact" else "near-duplicates across splits",
-            f"{percent(count, total)} {split} images are {_copies(kind)} in {others}: "
-            f"a model can have learned them by heart, so the {split} score is too good.",
-            f"Remove them from {others}, or put images of one scene, person or day in one split.",
-            _copy_evidence(looks, inside),
-        )
-
-
-def _within(looks: Looks, pairs: Pairs, kind: str) -> Iterator[Finding]:
-    for split in np.unique(looks.splits[pairs[:, 1]]):
-        inside = pairs[looks.splits[pairs[:, 1]] == split]
-        count = len(np.unique(inside[:, 1]))
-        total = int((looks.splits == split).sum())
-        yield Finding(
-            "warning" if count >= _SERIOUS * total else "note",
-            "duplicates" if kind == "exact" else "near-duplicates",
-            f"{percent(count, total)} {split} images are {_copies(kind)} there.",
-            "Remove the copies: they count as often as they are there.",
-            _copy_evidence(looks, inside),
-        )
-
-
-def _copies(kind: str) -> str:
-    return "exact copies of images" if kind == "exact" else "nearly the same as images"
-
-
-def _copy_evidence(looks: Looks, pairs: Pairs) -> tuple[Evidence, ...]:
-    return tuple(
-        looks.evidence(b, f"as {looks.splits[a]}: {looks.ids[a]}") for a, b in pairs.tolist()
-    )
-
-
-def _label(looks: Looks, class_names: Sequence[str], row: int) -> str:
-    if looks.labels.ndim == 1:
-        return repr(class_names[looks.labels[row]])
-    return repr(";".join(class_names[i] for i in np.flatnonzero(looks.labels[row]).tolist()))

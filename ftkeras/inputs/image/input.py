@@ -59,11 +59,17 @@ class ImageInput(Input):
     kind = "image"
     noun = "image"
     files = "JPEG, PNG, GIF, BMP or WebP files"
-    smaller = "data.image_size"
+    smaller = "data.input.size"
+    starter = "fashion_mnist.zip"
     abilities = {
-        name: f"ftkeras.inputs.image.{name}"
-        for name in ("show", "corruptions", "looks", "duplicates", "golden", "levels")
-    }
+        **{
+            name: f"ftkeras.inputs.image.{name}"
+            for name in (
+                "show", "cards", "corruptions", "looks", "duplicates", "golden", "levels"
+            )
+        },
+        "features": "ftkeras.backbones.image.features",
+    }  # fmt: skip
     version = (scan.VERSION, PIL.__version__, tf.__version__)
 
     def __post_init__(self) -> None:
@@ -224,17 +230,19 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> ImageInput:
     """Makes the input of a run.
 
     Args:
-        settings: `size`, `resize`, `mixup`, `cutmix`; `layers`, (name, arguments) of each
-            augmentation layer; and `repeatable`, whether all of them have to follow a seed.
+        settings: The fields of `ImageConfig`, as plain values; and `repeatable`, whether all
+            augmentation layers have to follow a seed.
         model: Its size counts, if there is one.
     """
     options = dict(settings)
-    rows, repeatable = options.pop("layers", None), options.pop("repeatable", False)
+    augmentation, repeatable = options.pop("augmentation", None), options.pop("repeatable", False)
     size = options.pop("size", None) or 0
+    options |= options.pop("mix", {})
     if model is None:
         return ImageInput(size, **options)
     size = int(model.input_shape[1])
-    if rows is None:
+    if not isinstance(augmentation, list):
         return ImageInput(size, **options)
+    rows = [(row["name"], row["args"]) for row in augmentation]
     layers = layers_augment(rows, size, repeatable=repeatable)
     return ImageInput(size, layers=layers, layers_recipe=f"seeded layers {rows!r}", **options)

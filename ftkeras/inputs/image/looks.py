@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.findings import Finding, percent
 from ftkeras.inputs.image.decode import whole
 from ftkeras.inputs.image.input import ImageInput
+from ftkeras.inputs.rows import Rows
 
 THUMBNAIL = 32  # pixels a side
 CHROMA = 4.0  # mean difference between channels, of 255, that JPEG leaves in a grey image
@@ -21,61 +23,34 @@ _LONG = 4.0  # times as long as wide
 _TINY = 4.0  # times smaller than the model's input, and than most images of the set
 _ENLARGED = 2.0
 _MIXED = 0.02  # the smaller share from which grey and colour count as mixed
-_TELLING = 0.5  # difference in the share of grey images that gives a class away
 
 
-@dataclass(frozen=True)
-class Looks:
-    """What was seen of all images of all splits, one row an image.
+@dataclass(frozen=True, kw_only=True)
+class Looks(Rows):
+    """What was seen of all images of all splits, one row per image.
 
     Args:
-        ids: The image's key in its split. (n,)
-        splits: The name of its split. (n,) of str
-        indices: Its index in its split. (n,)
-        labels: Class indices, -1 where unknown, or multi-hot (n, classes).
         sizes: Height and width in pixels. (n, 2)
         contents: A 62-bit fingerprint of size and pixels. (n,)
         deviation: Standard deviation of its grey values, 0..255. (n,)
         coloured: Whether its channels differ. (n,)
         thumbnails: uint8 (n, 32, 32): the whole image, squashed, in grey.
-        unknown: Of which labels nobody knows whether they fit, (n, classes); None: of none.
     """
 
-    ids: list[str]
-    splits: np.ndarray
-    indices: np.ndarray
-    labels: np.ndarray
     sizes: np.ndarray
     contents: np.ndarray
     deviation: np.ndarray
     coloured: np.ndarray
     thumbnails: np.ndarray
-    unknown: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     @property
     def blank(self) -> np.ndarray:
         """Which images show nothing. (n,)"""
         return self.deviation < BLANK
 
-    def same_labels(self, one: np.ndarray | int, other: np.ndarray | int) -> np.ndarray:
-        """Whether images have the same label, or the same labels, as far as they are known."""
-        same = self.labels[one] == self.labels[other]
-        if self.labels.ndim == 1:
-            return same | (self.labels[one] < 0) | (self.labels[other] < 0)
-        if self.unknown is not None:
-            same = same | self.unknown[one] | self.unknown[other]
-        return same.all(axis=-1)
-
-    def evidence(self, row: int, detail: str = "") -> Evidence:
-        """Names an image."""
-        return Evidence(self.ids[row], str(self.splits[row]), detail)
-
 
 @tf.autograph.experimental.do_not_convert
-def measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def measure(image: tf.Tensor, kind: ImageInput) -> tuple[tf.Tensor, ...]:
     """Returns size, content, deviation, chroma and thumbnail of an image, as a source yields it."""
     image = whole(image)  # (h, w, 3)
     content = tf.strings.to_hash_bucket_strong(
@@ -89,9 +64,22 @@ def measure(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return tf.shape(image)[:2], content, tf.math.reduce_std(grey), chroma, thumbnail
 
 
-def reader(size: int) -> ImageInput:
-    """Returns what reads whole images at a size, to compare them."""
-    return ImageInput(size, "squash")
+def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:
+    """Returns what `measure` saw of all images, with what the arguments of `Rows` say of them.
+
+    Args:
+        seen: What `measure` returned, (n, ...) each.
+        **rows: What is known of them besides.
+    """
+    sizes, contents, deviation, chroma, thumbnails = seen
+    return Looks(
+        **rows,
+        sizes=sizes,
+        contents=contents,
+        deviation=deviation,
+        coloured=chroma > CHROMA,
+        thumbnails=thumbnails,
+    )
 
 
 def find_odd(looks: Looks, class_names: Sequence[str], kind: ImageInput) -> list[Finding]:
@@ -146,7 +134,7 @@ def _tiny(looks: Looks, image_size: int) -> Finding | None:
             "enlarged images",
             f"Half of the images have {usual:.0f} px or less on the shorter side and are enlarged "
             f"to {image_size} px.",
-            "Enlarging adds no detail but costs time; try a smaller data.image_size as well.",
+            "Enlarging adds no detail but costs time; try a smaller data.input.size as well.",
         )
     return None
 
@@ -157,16 +145,16 @@ def _long(looks: Looks, resize: str) -> Finding | None:
     if not len(rows):
         return None
     happens = {
-        "crop": f"data.resize: crop shows the model less than 1/{_LONG:g} of each",
-        "pad": f"data.resize: pad leaves more than {1 - 1 / _LONG:.0%} of the input black",
-        "squash": f"data.resize: squash presses each to less than 1/{_LONG:g} of its length",
+        "crop": f"data.input.resize: crop shows the model less than 1/{_LONG:g} of each",
+        "pad": f"data.input.resize: pad leaves more than {1 - 1 / _LONG:.0%} of the input black",
+        "squash": f"data.input.resize: squash presses each to less than 1/{_LONG:g} of its length",
     }[resize]
     return Finding(
         "warning",
         "long images",
         f"{percent(len(rows), len(looks))} images are more than {_LONG:g} times as long as wide; "
         f"{happens}.",
-        "Cut out the part that matters, or choose another data.resize.",
+        "Cut out the part that matters, or choose another data.input.resize.",
         tuple(looks.evidence(i, _size(looks, i)) for i in rows.tolist()),
     )
 
@@ -182,7 +170,7 @@ def _grey(looks: Looks, class_names: Sequence[str]) -> Finding | None:
     kind = "grey" if share <= 0.5 else "in colour"
     message = f"{percent(int(fewer.sum()), int(shown.sum()))} images are {kind}, the others not"
     evidence = tuple(looks.evidence(i, _size(looks, i)) for i in np.flatnonzero(fewer).tolist())
-    apart = _apart(looks, class_names, grey, shown)
+    apart = looks.telling(grey, shown, class_names, "grey")
     if apart:
         return Finding(
             "warning",
@@ -193,19 +181,6 @@ def _grey(looks: Looks, class_names: Sequence[str]) -> Finding | None:
         )
     remedy = "Expect the same mix where the model will be used, or make all images grey."
     return Finding("note", "grey and colour", f"{message}.", remedy, evidence)
-
-
-def _apart(looks: Looks, class_names: Sequence[str], grey: np.ndarray, shown: np.ndarray) -> str:
-    """Returns which class or split has a far larger or smaller share of grey images, in words."""
-    groups = [(f"split {name}", looks.splits == name) for name in np.unique(looks.splits)]
-    if looks.labels.ndim == 1:
-        known = np.unique(looks.labels[looks.labels >= 0])
-        groups += [(f"class {class_names[c]}", looks.labels == c) for c in known]
-    for name, inside in groups:
-        here, there = grey[shown & inside], grey[shown & ~inside]
-        if min(len(here), len(there)) >= 10 and abs(here.mean() - there.mean()) > _TELLING:
-            return f"{here.mean():.0%} of {name} are grey, {there.mean():.0%} elsewhere"
-    return ""
 
 
 def _size(looks: Looks, row: int) -> str:

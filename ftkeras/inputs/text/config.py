@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftkeras.config.fields import FilePath, Fraction, Section
+from ftkeras.config.fields import FilePath, Fraction, InputSection, Section
 
 
 class TextVariation(Section):
@@ -18,10 +18,11 @@ class TextVariation(Section):
     """The share of neighbouring pairs of tokens to swap."""
 
 
-class TextConfig(Section):
-    """Texts, as words or characters."""
+class TextConfig(InputSection):
+    """Each example is a text, read as words or characters."""
 
     kind: Literal["text"]
+    """What an example is; a backbone for texts implies it."""
     column: str | None = None
     """The column of a manifest, or the feature of tfds or tfrecord data, that holds the text; left
     out, text."""

@@ -46,9 +46,11 @@ class TextInput(Input):
     noun = "text"
     files = ".txt files"
     smaller = "data.input.length"
+    starter = "glosses.zip"
     version = (1, tf.__version__)
     abilities = {
-        name: f"ftkeras.inputs.text.{name}" for name in ("golden", "excerpts", "duplicates")
+        name: f"ftkeras.inputs.text.{name}"
+        for name in ("golden", "cards", "looks", "duplicates", "features")
     }
 
     @property

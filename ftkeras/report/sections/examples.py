@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ftkeras.evaluation.suspects import Suspect
-from ftkeras.report.gallery import DRAWN, SUSPECTS, label_suspects, shown_mistakes
+from ftkeras.report.excerpt import excerpt, is_excerpt
+from ftkeras.report.gallery import SUSPECTS, label_suspects, shown_mistakes
 from ftkeras.report.html import Child, Html, details, missing, table, tag
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 
 _LISTED = 200  # suspects in the table
+_DRAWN = "image"  # what is drawn of an example, unless it is an excerpt
 
 
 def mistakes(facts: RunFacts) -> Section:
@@ -70,27 +75,19 @@ def label_errors(facts: RunFacts) -> Section:
         "verdict: many are only hard."
     )
     body = [
-        tag("ul", cards, class_="cards small"),
+        None if _reads(facts, [facts.split]) else _excerpt_note(facts, held_out),
+        tag("ul", cards, class_="cards" if _reads(facts, held_out) else "cards small"),
         details("All suspects by name", table(caption, header, rows, tall=True)),
     ]
     return Section("labels", title, body, lead)
 
 
 def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained: bool) -> Html:
-    drawn = facts.gallery.get(split, {}).get(key, {})
     label = _label(facts, suspect.label)
     answer = _label(facts, suspect.suggested)
-    shown = [
-        tag("img", src=drawn[DRAWN], alt=f"{key}, labelled {label}", loading="lazy")
-        if DRAWN in drawn
-        else tag("div", "no picture", class_="blank")
-    ]
-    if explained and "overlay" in drawn:
-        looked = f"where the model looked in {key}"
-        shown.append(tag("img", src=drawn["overlay"], alt=looked, loading="lazy"))
     return tag(
         "li",
-        tag("div", shown, class_="pair") if facts.is_drawn else None,
+        _drawing(facts, split, key, label, explained=explained) if facts.is_drawn else None,
         tag("p", tag("span", "says ", class_="role"), tag("strong", answer),
             f" {suspect.suggested_score:.1%}"),
         tag("p", tag("span", "label ", class_="role"), tag("strong", label),
@@ -99,11 +96,48 @@ def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained:
     )  # fmt: skip
 
 
+def _drawing(facts: RunFacts, split: str, key: str, label: str, *, explained: bool) -> Html:
+    drawn = facts.gallery.get(split, {}).get(key, {})
+    if is_excerpt(drawn):
+        return excerpt(drawn)
+    shown = [
+        tag("img", src=drawn[_DRAWN], alt=f"{key}, labelled {label}", loading="lazy")
+        if _DRAWN in drawn
+        else tag("div", "no picture", class_="blank")
+    ]
+    if explained and "overlay" in drawn:
+        looked = f"where the model looked in {key}"
+        shown.append(tag("img", src=drawn["overlay"], alt=looked, loading="lazy"))
+    return tag("div", shown, class_="pair")
+
+
+def _reads(facts: RunFacts, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the excerpts among what is drawn."""
+    drawn = (card for split in splits for card in facts.gallery.get(split, {}).values())
+    return [card for card in drawn if is_excerpt(card)]
+
+
+def _excerpt_note(facts: RunFacts, splits: Sequence[str]) -> Child:
+    cards = _reads(facts, splits)
+    if not cards:
+        return None
+    if any("weights" in card for card in cards):
+        return tag(
+            "p", "The colour behind a word is what the word did for the answer (integrated "
+            "gradients, Sundararajan et al. 2017): blue speaks for it, orange and dotted against "
+            "it, and the strongest are bold. The title of a word is what it added to the answer's "
+            "score, in nats. Words without colour did little, or were not read.",
+        )  # fmt: skip
+    return tag("p", "No word has a colour: the model has no embedding of tokens to weigh them by.")
+
+
 def _label(facts: RunFacts, index: int) -> str:
     return facts.class_names[index] if index >= 0 else "not there"
 
 
 def _overlay_note(facts: RunFacts) -> Child:
+    if note := _excerpt_note(facts, [facts.split]):
+        return note
     cells = [p["cells"] for p in facts.gallery.get(facts.split, {}).values() if "cells" in p]
     if cells:
         height, width = cells[0]

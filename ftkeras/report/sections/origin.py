@@ -42,6 +42,7 @@ def repeat(facts: RunFacts) -> Section:
 def data(facts: RunFacts) -> Section:
     """Returns what the data were, and what was left out."""
     section = facts.config.get("data", {})
+    kind = section.get("input") or {}
     examples = facts.data.get("examples", {})
     pairs: list[tuple[Child, Child]] = [
         ("Source", section.get("source")),
@@ -49,11 +50,11 @@ def data(facts: RunFacts) -> Section:
         *((f"{name.capitalize()} {facts.nouns}", f"{count:,}") for name, count in examples.items()),
         *_answers(facts),
         *(
-            [(f"{facts.noun.capitalize()} size", f"{facts.size} px, {section.get('resize', '')}")]
+            [(f"{facts.noun.capitalize()} size", f"{facts.size} px, {kind.get('resize', '')}")]
             if facts.size
             else ()
         ),
-        ("Augmentation", _augmentation(section.get("augmentation"))),
+        ("Augmentation", _augmentation(kind.get("augmentation"))),
         ("Balance", section.get("balance")),
     ]
     body: list[Child] = [definitions((n, v) for n, v in pairs if v not in (None, ""))]

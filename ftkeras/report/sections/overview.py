@@ -37,7 +37,7 @@ METRICS = {
 def described(facts: RunFacts) -> str:
     """Returns one sentence: what was fine-tuned on what."""
     backbone, data = facts.config.get("backbone", {}), facts.config.get("data", {})
-    weights = backbone.get("weights", "imagenet")
+    weights = facts.data.get("weights") or backbone.get("weights", "imagenet")
     examples = facts.data.get("examples", {}).get("train")
     count = f"{examples:,} {facts.nouns}" if examples else facts.nouns
     where = data.get("path") or data.get("name") or data.get("source", "")

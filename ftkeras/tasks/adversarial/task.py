@@ -23,7 +23,8 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 from ftkeras.run import Run
 from ftkeras.runs import build
-from ftkeras.runs.task import Task, check_monitors, only_one_of
+from ftkeras.runs.monitor import check_monitors
+from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.adversarial.attack import Attack
 from ftkeras.tasks.adversarial.config import AdversarialConfig, AdversarialSection
 from ftkeras.tasks.adversarial.evaluation import (

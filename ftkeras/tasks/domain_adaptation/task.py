@@ -33,7 +33,8 @@ from ftkeras.report.section import Section, evaluate_command
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
-from ftkeras.runs.task import Task, check_monitors, only_one_of
+from ftkeras.runs.monitor import check_monitors
+from ftkeras.runs.task import Task, only_one_of
 from ftkeras.tasks.domain_adaptation.config import DomainConfig, DomainSection
 from ftkeras.tasks.domain_adaptation.domains import (
     GradientReversal,

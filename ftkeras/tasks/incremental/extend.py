@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ftkeras.config.data import DataSection
 from ftkeras.config.load import parse_config
+from ftkeras.config.moved import announce, move
 from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
+from ftkeras.inputs.registry import size_in
 from ftkeras.run import Run
 from ftkeras.runs.train import train
 
@@ -37,7 +40,7 @@ def extend(
     """
     if out.rstrip("/") == run.folder.rstrip("/"):
         raise UserError(f"--out {out}: is the run to extend, which stays. Choose another folder.")
-    size = run.read_json("data.json").get("image_size")
+    size = size_in(run.read_json("data.json"))
     return train(extend_config(run.config, run.folder, size, data, overrides), out, **options)
 
 
@@ -51,7 +54,7 @@ def extend_config(
     Args:
         base: The run's config.
         folder: The run's folder.
-        size: The side of its images, in pixels; None if it is of another kind.
+        size: `data.input.size` of the run; None if its kind has no size.
         data: A `data` section; what it leaves out is as in the base, but for its source.
         overrides: See `load_config`.
 
@@ -60,13 +63,21 @@ def extend_config(
     """
     tree = base.model_dump(mode="json")
     shared = {name: tree["data"][name] for name in DataSection.model_fields}
+    new = {"data": copy.deepcopy(dict(data))}
+    announce(move(new, "extend"))
+    kind = {**shared["input"], **({} if size is None else {"size": size})}
+    own = new["data"].get("input") or {}
     if shared["balance"] == "none" and base.task != "incremental":
         shared["balance"] = "sampling"  # else a few remembered images stand against all new ones
     weights = {"weights": f"{folder.rstrip('/')}/model.keras"}
     changes = {"reinitialize": 0, "shrink_and_perturb": None}
     tree |= {
         "task": "incremental",
-        "data": {**shared, "image_size": size, **data},
+        "data": {
+            **shared,
+            **new["data"],
+            "input": {**kind, **own} if isinstance(own, dict) else own,
+        },
         "backbone": {**tree["backbone"], **weights, **changes},
         "incremental": {**tree.get("incremental", {}), "base": folder},
     }

@@ -204,7 +204,7 @@ def test_the_attacks_that_methods_stand_for(method, attack):
 def config(path: str, *overrides: str, **adversarial: Any) -> Config:
     tree = {
         "task": "adversarial",
-        "data": {"source": "arrays", "path": path, "image_size": 16, "batch_size": 12},
+        "data": {"source": "arrays", "path": path, "input": {"size": 16}, "batch_size": 12},
         "backbone": {"name": f"{path}.keras", "weights": "none"},
         "adversarial": {"method": "fast", "budget": 16.0, "judge": {"steps": 5}, **adversarial},
         "phases": [

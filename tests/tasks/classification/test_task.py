@@ -57,7 +57,7 @@ def config(tiny_backbone) -> Configure:
 def configure(backbone: str, data: dict, *overrides: str) -> Config:
     tree = {
         "seed": 1,  # on the edge of nothing: of five seeds, 0 alone gets one test image wrong
-        "data": {"image_size": 32, "batch_size": 8, "augmentation": "light", **data},
+        "data": {"input": {"size": 32, "augmentation": "light"}, "batch_size": 8, **data},
         "backbone": {"name": backbone},
         "phases": [
             {"name": "head", "train": ["head"], "epochs": 4, "learning_rate": 1e-2},
@@ -184,7 +184,7 @@ def test_several_labels_an_image(photos, config, tmp_path):
     (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")
     data = {"source": "manifest", "path": str(tmp_path / "photos.csv"), "multi_label": True}
     # Of nine test images each is worth a tenth of F1: without augmentation all seeds get all right.
-    data["augmentation"] = "none"
+    data["input"] = {"size": 32, "augmentation": "none"}
     run = ftkeras.train(config(data, "phases[0].epochs=8", *LIGHT), str(tmp_path / "run"))
     assert run.read_json("data.json")["class_names"] == ["blue", "cold", "green", "red", "warm"]
     evaluation = run.read_json("evaluation.json")

@@ -184,7 +184,7 @@ def config(folder: str, method: str, *overrides: str, target: str = "target") ->
         "data": {
             "source": "arrays",
             "path": f"{folder}/source.npz",
-            "image_size": 16,
+            "input": {"size": 16},
             "batch_size": 12,
         },
         "domain_adaptation": {

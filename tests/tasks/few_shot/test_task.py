@@ -43,7 +43,7 @@ def config(photos: Path, section: dict, *overrides: str) -> Config:
     tree = {
         "task": "few_shot",
         "few_shot": {"shots": 4, "draws": 3, **section},
-        "data": {"source": "folder", "path": str(photos), "image_size": 32, "batch_size": 8},
+        "data": {"source": "folder", "path": str(photos), "input": {"size": 32}, "batch_size": 8},
         "backbone": {"name": str(photos.with_name("tiny.keras"))},
         "phases": [{"name": "head", "train": ["head"], "epochs": 2, "learning_rate": 1e-2}],
         "export": {"saved_model": False},

@@ -52,9 +52,8 @@ def place(tmp_path_factory) -> Path:
     keras.Model(images, x, name="tiny").save(place / "tiny.keras")
     tree = {
         "data": {
-            "image_size": 16,
+            "input": {"size": 16, "augmentation": "none"},
             "batch_size": 8,
-            "augmentation": "none",
             **write_images(place / "old.npz", [0, 1]),
         },
         "backbone": {"name": str(place / "tiny.keras")},
@@ -279,7 +278,7 @@ def _losses(assembled: Any, run: Run) -> list[float]:
             "val",
         ),
         (["head.hidden=[{units: 4}]"], "has other layers"),
-        (["data.image_size=32"], "data.image_size: 32, but .* remembers have 16"),
+        (["data.input.size=32"], "data.input.size: 32, but .* remembers have 16"),
         (["backbone.reinitialize=1"], "backbone.reinitialize: an extension begins"),
         (["backbone.activation={relu: gelu}"], "its answers would change"),
         (["incremental.distilation=1"], "Did you mean 'distillation'"),

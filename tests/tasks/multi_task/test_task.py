@@ -74,9 +74,8 @@ def config(manifest: Path, *overrides: str, **sections: Any) -> Config:
         "data": {
             "source": "manifest",
             "path": str(manifest / "list.csv"),
-            "image_size": 32,
+            "input": {"size": 32, "augmentation": "none"},
             "batch_size": 12,
-            "augmentation": "none",
         },
         "backbone": {"name": str(manifest / "tiny.keras")},
         "phases": [
@@ -234,7 +233,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(manifest, tmp_p
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.mix.mixup=0.2", "MixUp and CutMix would blend"),
+        ("data.input.mix.mixup=0.2", "MixUp and CutMix would blend"),
         ("export.formats=[onnx]", "onnx: it takes one output"),
         ("loss.name=cross_entropy", "an output has several"),
         ("training.monitor=val_accuracy", "no metric 'val_accuracy' is logged"),

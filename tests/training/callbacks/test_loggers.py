@@ -14,7 +14,7 @@ from ftkeras.run import Run
 from ftkeras.training.callbacks import loggers
 from ftkeras.training.callbacks.loggers import Loggers, check_installed, flatten
 
-SETTINGS = {"seed": 3, "data.resize": "crop", "phases.0.learning_rate": 1e-3}
+SETTINGS = {"seed": 3, "data.input.resize": "crop", "phases.0.learning_rate": 1e-3}
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
 
@@ -61,7 +61,7 @@ def test_tensorboard_has_settings_pictures_and_the_result(run):
     width, height, png = tf.make_ndarray(found["test/confusion_matrix"].tensor)
     assert (int(width), int(height)) == (6, 4)
     np.testing.assert_array_equal(tf.io.decode_png(png), PICTURE)
-    assert b"|`data.resize`|`crop`|" in tf.make_ndarray(found["config"].tensor).item()
+    assert b"|`data.input.resize`|`crop`|" in tf.make_ndarray(found["config"].tensor).item()
     start = found["_hparams_/session_start_info"].metadata.plugin_data
     assert start.plugin_name == "hparams"
     assert b"phases.0.learning_rate" in start.content

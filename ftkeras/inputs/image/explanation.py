@@ -7,17 +7,17 @@ Localization".
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ftkeras.graph import Graph, GraphModel, Step, Tensor, flatten
-from ftkeras.outputs.ending import ending_of
 
 
 def grad_cam(
-    model: keras.Model, *, exclusive: bool = True
+    model: keras.Model, logits_of: Callable[[Any], tf.Tensor]
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """Returns a function that says where a model sees a class.
 
@@ -27,7 +27,7 @@ def grad_cam(
     Args:
         model: From images (n, size, size, 3) to logits or scores (n, units); functional, and the
             backbone may be nested in it.
-        exclusive: Whether exactly one class is right; otherwise each is a question of its own.
+        logits_of: From what the model puts out to logits (n, classes): `Ending.logits`.
 
     Returns:
         From images (n, size, size, 3) and class indices (n,) to float32 maps (n, h, w), whose
@@ -36,7 +36,7 @@ def grad_cam(
 
     Example:
         ```python
-        explain = grad_cam(model)
+        explain = grad_cam(model, ending_of(model).logits)
         heat = explain(inputs, logits.argmax(axis=-1))
         ```
     """
@@ -44,7 +44,6 @@ def grad_cam(
     cut = None if graph is None else _last_map(graph)
     if graph is None or cut is None:
         return None
-    ending = ending_of(model, exclusive=exclusive)
     feature_map, after = cut
     before = Graph(graph.steps[:after], graph.inputs, (feature_map,), feature_map)
     behind = Graph(graph.steps[after:], (feature_map,), graph.outputs, graph.structure)
@@ -54,7 +53,7 @@ def grad_cam(
         features = tf.cast(to_map(tf.convert_to_tensor(inputs), training=False), tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(features)  # (n, h, w, channels)
-            logits = ending.logits(to_outputs(features, training=False))  # (n, classes)
+            logits = logits_of(to_outputs(features, training=False))  # (n, classes)
             chosen = tf.gather(logits, tf.constant(classes, tf.int32), axis=1, batch_dims=1)
         slopes = tape.gradient(chosen, features)
         importance = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)  # (n, 1, 1, channels)

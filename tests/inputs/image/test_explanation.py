@@ -6,7 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from ftkeras.evaluation.explanation import grad_cam
+from ftkeras.inputs.image import explanation
+from ftkeras.outputs.ending import ending_of
+
+
+def grad_cam(model: keras.Model):
+    return explanation.grad_cam(model, lambda outputs: ending_of(model).logits(outputs))
 
 
 def nested(pool: keras.layers.Layer) -> keras.Model:

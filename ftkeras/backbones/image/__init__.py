@@ -1,0 +1,1 @@
+"""Backbones of images: what the shipped one is good for besides training."""

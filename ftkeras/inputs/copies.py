@@ -1,0 +1,119 @@
+"""Findings about examples that are there twice, whatever they are: copies, leaks, contradictions.
+
+Which examples are copies is for their kind to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftkeras.findings import Evidence, Finding, percent
+from ftkeras.inputs.rows import Rows
+
+Pairs = np.ndarray
+"""int64 (m, 2): rows; the second is the copy."""
+
+_SERIOUS = 0.01  # the share of a split from which copies are an error
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How copies of a kind are spoken of.
+
+    Args:
+        nouns: What several examples are called.
+        same: What an exact copy has: "the pixels of another image".
+        near: What a near one has.
+        together: Which examples belong in one split.
+    """
+
+    nouns: str
+    same: str
+    near: str
+    together: str
+
+
+def report_copies(
+    rows: Rows, class_names: Sequence[str], pairs: Pairs, words: Wording, *, exact: bool
+) -> Iterator[Finding]:
+    """Yields what copies mean: contradictory labels, leaks across splits, repetitions within.
+
+    Args:
+        rows: All examples.
+        class_names: Names of the classes.
+        pairs: The copies.
+        words: How they are spoken of.
+        exact: Whether they are the same, and not only nearly.
+    """
+    same_split = rows.splits[pairs[:, 0]] == rows.splits[pairs[:, 1]]
+    agree = rows.same_labels(pairs[:, 0], pairs[:, 1])
+    yield from _contradictions(rows, class_names, pairs[~agree], words, exact)
+    yield from _across(rows, pairs[~same_split], words, exact)
+    yield from _within(rows, pairs[same_split], words, exact)
+
+
+def _contradictions(
+    rows: Rows, class_names: Sequence[str], pairs: Pairs, words: Wording, exact: bool
+) -> Iterator[Finding]:
+    if not len(pairs):
+        return
+    count = len(np.unique(pairs[:, 1]))
+    serious = exact and count >= _SERIOUS * len(rows)
+    yield Finding(
+        "error" if serious else "warning",
+        "contradictory labels" + ("" if exact else " of near-duplicates"),
+        f"{percent(count, len(rows))} {words.nouns} have {words.same if exact else words.near}, "
+        "but another label.",
+        "Look at each pair, and give both the right label or remove both.",
+        tuple(
+            rows.evidence(
+                b,
+                f"{rows.label(b, class_names)}; {rows.splits[a]}: {rows.ids[a]} is "
+                f"{rows.label(a, class_names)}",
+            )
+            for a, b in pairs.tolist()
+        ),
+    )
+
+
+def _across(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[Finding]:
+    """The copy named is the one in the split that measures; train comes first in `Rows`."""
+    copied = np.unique(pairs[:, 1])
+    for split in np.unique(rows.splits[copied]):
+        count = int((rows.splits[copied] == split).sum())
+        total = int((rows.splits == split).sum())
+        inside = pairs[rows.splits[pairs[:, 1]] == split]
+        others = " and ".join(np.unique(rows.splits[inside[:, 0]]).tolist())
+        yield Finding(
+            "error" if exact and count >= _SERIOUS * total else "warning",
+            "duplicates across splits" if exact else "near-duplicates across splits",
+            f"{percent(count, total)} {split} {words.nouns} are {_copies(words, exact)} in "
+            f"{others}: a model can have learned them by heart, so the {split} score is too good.",
+            f"Remove them from {others}, or put {words.nouns} of {words.together} in one split.",
+            _copy_evidence(rows, inside),
+        )
+
+
+def _within(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[Finding]:
+    for split in np.unique(rows.splits[pairs[:, 1]]):
+        inside = pairs[rows.splits[pairs[:, 1]] == split]
+        count = len(np.unique(inside[:, 1]))
+        total = int((rows.splits == split).sum())
+        yield Finding(
+            "warning" if count >= _SERIOUS * total else "note",
+            "duplicates" if exact else "near-duplicates",
+            f"{percent(count, total)} {split} {words.nouns} are {_copies(words, exact)} there.",
+            "Remove the copies: they count as often as they are there.",
+            _copy_evidence(rows, inside),
+        )
+
+
+def _copies(words: Wording, exact: bool) -> str:
+    return f"exact copies of {words.nouns}" if exact else f"nearly the same as {words.nouns}"
+
+
+def _copy_evidence(rows: Rows, pairs: Pairs) -> tuple[Evidence, ...]:
+    return tuple(rows.evidence(b, f"as {rows.splits[a]}: {rows.ids[a]}") for a, b in pairs.tolist())
