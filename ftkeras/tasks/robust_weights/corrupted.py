@@ -17,7 +17,6 @@ from ftkeras.inputs.base import Input
 from ftkeras.model.inference import Answer
 
 _BATCH = 50  # examples a step
-_USUAL = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ def chosen_corruptions(names: Sequence[str] | None, kind: Input) -> Sequence[str
     """Returns the corruptions that a config names; left out, the usual ones, if there are any."""
     if names is not None:
         return names
-    return () if kind.ability("corruptions") is None else _USUAL
+    corruptions = kind.ability("corruptions")
+    return () if corruptions is None else tuple(corruptions.USUAL)
 
 
 def check_corruptions(names: Sequence[str], kind: Input, field: str) -> None:
