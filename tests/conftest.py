@@ -156,6 +156,48 @@ def tiny_backbone(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def text_tree(tmp_path_factory) -> dict[str, Any]:
+    """A config of two short phases on a manifest of 60 texts, in which a word tells the class.
+
+    A tiny bilstm without pretrained weights; no export and no report.
+    """
+    import csv
+    import random
+
+    rng, path = random.Random(0), tmp_path_factory.mktemp("texts") / "texts.csv"
+    own = (["red", "apple", "pie"], ["blue", "car", "road"])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "second", "size"])
+        for number in range(60):
+            words = rng.choices([*own[number % 2], "the", "a", "of"], k=rng.randrange(2, 12))
+            words.insert(rng.randrange(len(words)), own[number % 2][0])
+            words.append(f"rare{number // 3}")  # in three texts: a few draws leave many out
+            row = [" ".join(words), "ab"[number % 2], "pq"[number // 2 % 2], number / 10]
+            writer.writerow(row)
+    return {
+        "data": {
+            "source": "manifest",
+            "path": str(path),
+            "batch_size": 8,
+            "split": {"val": 0.2, "test": 0.2},
+            "input": {"kind": "text", "length": 12},
+        },
+        "backbone": {
+            "name": "bilstm",
+            "weights": "none",
+            "recurrent": {"units": 8, "embedding": 8},
+        },
+        "phases": [
+            {"name": "head", "epochs": 1, "learning_rate": 3e-2},
+            {"name": "top", "train": ["head", "blocks[-1:]"], "epochs": 2, "learning_rate": 3e-2},
+        ],
+        "export": {"saved_model": False},
+        "report": False,
+    }
+
+
 def _make_two_cpus() -> None:
     import tensorflow as tf
 

@@ -495,7 +495,6 @@ _MAY_SPEAK_OF_IMAGES = {
     "ftkeras.system_errors": "names of TensorFlow's operations",
     "ftkeras.tasks.adversarial.task": "budgets are of pixel values; other kinds are refused",
     "ftkeras.tasks.incremental.replay": "an array of memory.npz; other kinds are refused",
-    "ftkeras.tasks.robust_weights.config": "the name of a corruption",
     "ftkeras.training.callbacks.loggers": "what TensorBoard, wandb and MLflow call a drawing",
 }
 

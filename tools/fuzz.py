@@ -3,7 +3,7 @@
     python tools/fuzz.py --configs=2000 --images=1000 --seed=0
 
 Configs and command lines run in this process, through the command line itself; those that are
-accepted are bound to a small model, as `ftkeras plan` does. Files (images, TFRecord shards,
+accepted are bound to a small model, as `ftkeras plan` does. Files (images, texts, TFRecord shards,
 manifests, arrays, weights, folders) run in child processes with limits on memory and time: they
 are scanned as `train` scans them, and what passes is read as training reads it. With --served=N an
 exported model is asked about N damaged files, ten per request: it must answer the whole files among

@@ -12,6 +12,8 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, as_long_as, take_share
 from ftkeras.errors import UserError
 
+Batch = tuple[tf.Tensor, ...]
+
 TARGET = "target_"
 """How the names of the other domain's splits begin: target_train, target_val, target_test."""
 
@@ -33,11 +35,10 @@ class PairedFeed(Feed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        takes = self.input.takes
-        if len(takes) > 1 or not all(spec.shape.is_fully_defined() for spec in takes.values()):
+        if len(self.input.takes) > 1:
             raise UserError(
                 f"task domain_adaptation: {self.input.nouns} cannot be paired; what can is one "
-                "array of a fixed shape. Take the method none or adabn."
+                "array. Take the method none or adabn."
             )
         if not self.steps_per_epoch:
             raise UserError(
@@ -57,7 +58,7 @@ class PairedFeed(Feed):
         length = self.steps_per_epoch * self.batch_size
         order = dataclasses.replace(self.order, seed=self.seed + 1, balance="none", length=length)
         target = self._training(f"{TARGET}train", order, **whole, mix=None)
-        paired = tf.data.Dataset.zip(source, target).map(_in_turns, tf.data.AUTOTUNE)
+        paired = tf.data.Dataset.zip(source, target).map(self._in_turns, tf.data.AUTOTUNE)
         return take_share(as_long_as(paired, int(source.cardinality())), self.share)
 
     def validation(self) -> tf.data.Dataset | None:
@@ -76,13 +77,19 @@ class PairedFeed(Feed):
         both = as_long_as(both, int(source.cardinality()) + int(target.cardinality()))
         return take_share(both, self.share)
 
+    def _in_turns(self, source: Batch, target: Batch) -> Batch:
+        """Returns the rows of two batches in turns; the shorter examples are padded."""
+        [(name, spec)] = self.input.takes.items()
+        first, *others = source
+        second, *theirs = target
+        if not spec.shape.is_fully_defined():
+            first, second = _alike(first, second, self.input.pad.get(name, 0))
+        return _in_turns((first, *others), (second, *theirs))
+
     def split_for(self, purpose: str) -> str:
         """Returns the target's split for "val" or "test", or what comes nearest."""
         names = [f"{TARGET}{name}" for name in (purpose, "val", "train")]
         return next(name for name in names if name in self.data.splits)
-
-
-Batch = tuple[tf.Tensor, ...]
 
 
 def _weighed(batch: Batch, factor: float) -> Batch:
@@ -93,6 +100,19 @@ def _weighed(batch: Batch, factor: float) -> Batch:
 
 def _without_labels(batch: Batch) -> Batch:
     return batch[0], tf.zeros_like(batch[1])
+
+
+def _alike(first: tf.Tensor, second: tf.Tensor, pad: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns two batches in the larger of their sizes, filled up with `pad`."""
+    size = tf.maximum(tf.shape(first), tf.shape(second))
+
+    def filled(x: tf.Tensor) -> tf.Tensor:
+        missing = size - tf.shape(x)
+        paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
+        shape = [None, *x.shape[1:]]
+        return tf.ensure_shape(tf.pad(x, paddings, constant_values=tf.cast(pad, x.dtype)), shape)
+
+    return filled(first), filled(second)
 
 
 def _in_turns(source: Batch, target: Batch) -> Batch:

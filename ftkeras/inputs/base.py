@@ -264,8 +264,13 @@ class Input:
         home = self.abilities.get(name)
         return None if home is None else importlib.import_module(home)
 
-    def able(self, name: str, verb: str) -> Any:
+    def able(self, name: str, verb: str, why: str = "") -> Any:
         """Returns the module with an ability that `verb` needs.
+
+        Args:
+            name: The ability.
+            verb: What needs it.
+            why: What for, in a clause.
 
         Raises:
             UserError: The kind does not have it.
@@ -273,7 +278,8 @@ class Input:
         module = self.ability(name)
         if module is None:
             raise UserError(
-                f"{verb}: {self.nouns} have no {name!r}; see abilities in docs/inputs.md."
+                f"{verb}: {self.nouns} have no {name!r}{why and f', {why}'}; see abilities in "
+                "docs/inputs.md."
             )
         return module
 

@@ -34,7 +34,7 @@ def build_model(backbone: Backbone, classes: int, **head: Any) -> keras.Model:
         model = ftkeras.build_model(backbone, classes=10, dropout=0.3)
         ```
     """
-    inputs, features, mask = _features(backbone)
+    inputs, features, mask = backbone_features(backbone)
     logits = attach_head(features, classes, mask=mask, **head)
     return keras.Model(inputs, logits, name="classifier")
 
@@ -65,7 +65,7 @@ def build_heads(
     Returns:
         A model like that of `build_model`, whose output is a dict of float32 (batch, units).
     """
-    inputs, features, mask = _features(backbone)
+    inputs, features, mask = backbone_features(backbone)
     x = shared_layers(features, mask=mask, seed=seed, **shared)
     outputs = {
         name: attach_logits(
@@ -81,7 +81,9 @@ def build_heads(
     return make(inputs=inputs, outputs=outputs, name="heads")
 
 
-def _features(backbone: Backbone) -> tuple[Any, keras.KerasTensor, keras.KerasTensor | None]:
+def backbone_features(
+    backbone: Backbone,
+) -> tuple[Any, keras.KerasTensor, keras.KerasTensor | None]:
     """Returns fresh inputs, the backbone's features of them, and the features' mask.
 
     The mask of a sequence is the input `padding_mask`, as keras-hub names it; None leaves it to the

@@ -59,9 +59,10 @@ def batch_spec(model: keras.Model) -> Any:
     """Returns the signature of the model's inputs, for a batch of any size."""
     if not isinstance(model.input_shape, list) and len(model.input_shape) == 4:
         return tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)  # raw images
-    return tf.nest.map_structure(
-        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), model.input
-    )
+    inputs = model.input
+    if isinstance(inputs, list) and len(inputs) == 1:
+        [inputs] = inputs  # batches hold it without a list
+    return tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), inputs)
 
 
 def with_kept_outputs(model: keras.Model, other: keras.Model) -> keras.Model:

@@ -327,9 +327,9 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         places = [self._place(variable) for _, variable in pairs]
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
-        ready = [gradient for gradient, _ in pairs]
-        if replicas > 1 or self._every > 1:
-            ready = [tf.convert_to_tensor(gradient) for gradient in ready]
+        # Dense: of an embedding's gradient, whose rows may come several times, Keras's Adam would
+        # square each part, and not their sum.
+        ready = [tf.convert_to_tensor(gradient) for gradient, _ in pairs]
         if replicas > 1:
             ready = context.all_reduce(tf.distribute.ReduceOp.SUM, ready)
         if self.loss_scale_factor is not None:
@@ -464,8 +464,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         for gradient, (i, j) in zip(gradients, places, strict=True):
             name = parts.names.get(id(parts.inners[i].group.weights[j]), "")
             if name:
-                values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-                squared = 2.0 * tf.nn.l2_loss(tf.cast(values, tf.float32))  # one pass, no copy
+                squared = 2.0 * tf.nn.l2_loss(tf.cast(gradient, tf.float32))  # one pass, no copy
                 sums[name] = sums[name] + squared if name in sums else squared
         for name, total in sums.items():
             parts.squares[name].assign_add(total)

@@ -35,12 +35,14 @@ def adapt_backbone(assembled: Assembled, run: Run) -> None:
     model = assembled.backbone.model
     if tf.io.gfile.exists(run.path(FILE)):
         _load(model, run)
-        return
-    history = _adapted(adapter)
-    buffer = io.BytesIO()
-    np.savez(buffer, *[keras.ops.convert_to_numpy(weight) for weight in model.weights])
-    run.write_json("adaptation.json", {"bits_per_character": history})
-    write_whole(run.path(FILE), buffer.getvalue())
+    else:
+        history = _adapted(adapter)
+        buffer = io.BytesIO()
+        np.savez(buffer, *[keras.ops.convert_to_numpy(weight) for weight in model.weights])
+        run.write_json("adaptation.json", {"bits_per_character": history})
+        write_whole(run.path(FILE), buffer.getvalue())
+    if assembled.penalty is not None:
+        assembled.penalty.anchor_again()  # L2-SP pulls to where the task begins
 
 
 def _adapted(adapter: Callable[[], list[float]]) -> list[float]:

@@ -79,6 +79,7 @@ class WeightPenalty(TrainingPenalty):
             if not strength >= 0:
                 raise UserError(f"{name}: the strength must be at least 0, got {strength}.")
         self.anchored: tuple[Weight, ...] = ()
+        self._anchors: list[tuple[Any, tf.Variable]] = []
         for weight in weights:
             if not is_kernel(weight):
                 continue
@@ -86,9 +87,15 @@ class WeightPenalty(TrainingPenalty):
                 self.anchored += (weight,)
                 start = keras.ops.convert_to_tensor(weight.variable)
                 anchor = tf.Variable(start, trainable=False, name="anchor")
+                self._anchors.append((weight.variable, anchor))
                 weight.variable.regularizer = self._pull(l2_sp, anchor)
             elif l2:
                 weight.variable.regularizer = self._pull(l2, 0.0)
+
+    def anchor_again(self) -> None:
+        """Takes the weights as they are now for the pretrained ones."""
+        for variable, anchor in self._anchors:
+            anchor.assign(keras.ops.convert_to_tensor(variable))
 
     def _pull(self, strength: float, anchor: tf.Variable | float) -> Callable[[Any], tf.Tensor]:
         def penalty(value: Any) -> tf.Tensor:

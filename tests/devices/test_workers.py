@@ -89,6 +89,21 @@ def test_two_workers_do_a_whole_run_as_one_would(tree, tmp_path, trunk):
             assert shared[name] == pytest.approx(alone[name], rel=1e-4), name
 
 
+def test_two_workers_train_on_texts_as_one_would(text_tree, tmp_path):
+    tree = {**text_tree, "head": {"dropout": 0.0, "start": "random"}, "trunk": {"mode": "off"}}
+    tree["phases"] = [{"name": "all", "train": ["all"], "epochs": 2, "learning_rate": 1e-2}]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    out = tmp_path / "two"
+    workers = launch(2, "ftkeras", "train", f"--config={tmp_path / 'c.yaml'}", f"--out={out}")
+    said = all_said_by(workers, 600)
+    assert workers.returncode == 0, said
+    assert "[0] workers   2 have the same weights" in said
+    one = ftkeras.train(parse_config(tree, ()), str(tmp_path / "one"))
+    for alone, shared in zip(one.metrics(), Run.open(str(out)).metrics(), strict=True):
+        for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
+            assert shared[name] == pytest.approx(alone[name], rel=1e-4), name
+
+
 LONG = """
 import keras, numpy as np, tensorflow as tf
 from ftkeras.errors import TrainingError

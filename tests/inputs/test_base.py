@@ -275,7 +275,8 @@ def test_what_people_read_of_a_run_speaks_of_its_kind(run):
     ],
 )
 def test_tasks_about_values_refuse_another_kind_before_training(points, tree, task, lacking):
-    config = parse_config({**tree, "task": task})
+    named = ["robust_weights.corruptions=[fog]"] if task == "robust_weights" else []
+    config = parse_config({**tree, "task": task}, named)
     with pytest.raises(UserError, match=lacking):
         task_of(config).check(config, build.data(config))
 

@@ -38,9 +38,8 @@ _SUFFIX = {"JPEG": "jpg", "WEBP": "webp"}
 def make(rng: random.Random, folder: Path) -> None:
     """Makes one case: a folder with what is to be read, and a file that says what it is."""
     folder.mkdir()
-    kind = rng.choices(
-        ("image", "tfrecord", "manifest", "arrays", "weights", "folder"), (70, 10, 9, 5, 3, 3)
-    )[0]
+    kinds = ("image", "tfrecord", "manifest", "arrays", "weights", "folder", "texts", "text files")
+    kind = rng.choices(kinds, (60, 10, 9, 5, 3, 3, 7, 3))[0]
     (folder / "kind").write_text(kind)
     _MAKERS[kind](rng, folder)
 
@@ -147,6 +146,27 @@ def _read_data(source: str, case: Path, **options: Any) -> str:
     return "read"
 
 
+def _read_texts(source: str, path: Path) -> str:
+    """Finds texts, counts their words and makes numbers of them, as training does."""
+    import tensorflow as tf
+
+    from ftkeras.backbones.text.vocabulary import extended, see
+    from ftkeras.data.load import load_data
+    from ftkeras.inputs.base import PLAIN
+    from ftkeras.inputs.text.input import TextInput
+
+    data = load_data(source, path=str(path), kind=TextInput(), max_bad_files=0.99)
+    for by in ("words", "characters"):
+        seen = see(data.splits["train"], by)
+        tokens = seen.tokens(by, extended((), seen, 100), None)
+        kind = TextInput(tokens)
+        for split in data.splits.values():
+            for index in range(len(split)):
+                ids = kind.decode(split.fetch(tf.constant(index, tf.int64)), PLAIN).numpy()
+                assert len(ids) <= tokens.length and (ids > 0).all(), ids
+    return "read"
+
+
 def _read_weights(case: Path) -> str:
     from ftkeras.backbones.weights_file import load_into
 
@@ -208,6 +228,8 @@ _READERS: dict[str, Callable[[Path], str]] = {
     "arrays": lambda case: _read_data("arrays", case, path=str(case / "data.npz")),
     "folder": lambda case: _read_data("folder", case, path=str(case / "photos")),
     "weights": _read_weights,
+    "texts": lambda case: _read_texts("manifest", next(case.glob("list.*"))),
+    "text files": lambda case: _read_texts("folder", case / "notes"),
     "request": _read_request,
 }
 
@@ -413,6 +435,77 @@ def _make_folder(rng: random.Random, folder: Path) -> None:
     shutil.copytree(folder / "photos" / "dog", folder / "photos" / "emu")
 
 
+_TEXTS = (
+    *("a small animal", "It's 5\u20ac: don't!", "\u4f60\u597d", "", " \t", "\0", "a\0b"),
+    *("\ufeffx", "\ud800"),
+    *("e\u0301" * 50, "x" * 100_000, "a\rb\r\nc\n", '"', "\x1e\x1e"),
+    *("\U0001f469\u200d\U0001f680", "[UNK] [SEP]"),
+    *("\u202e\u2028", "\ue000", "{" * 500, "=1+1"),
+)  # fmt: skip
+_ENCODINGS = ("utf-16", "utf-32", "utf-16-le", "latin-1", "utf-8-sig")
+
+
+def _text(rng: random.Random) -> str:
+    if rng.random() < 0.2:
+        return rng.choice(_TEXTS)
+    return " ".join(rng.choices(("red", "blue", "car", "apple", "the"), k=rng.randrange(1, 9)))
+
+
+def _encoded(rng: random.Random, text: str) -> bytes:
+    """The bytes of a text, perhaps in another encoding, with other line ends, or damaged."""
+    if rng.random() < 0.2:
+        text = text.replace("\n", rng.choice(("\r\n", "\r", "\n\n", "\u2028")), rng.randrange(9))
+    encoding = rng.choice(_ENCODINGS) if rng.random() < 0.15 else "utf-8"
+    content = text.encode(encoding, "replace" if encoding == "latin-1" else "surrogatepass")
+    return mutate(rng, content, content) if rng.random() < 0.4 else content
+
+
+def _make_texts(rng: random.Random, folder: Path) -> None:
+    """A manifest whose lines hold texts."""
+    rows: list[dict[str, Any]] = []
+    for number in range(16):
+        odd: Any = rng.choice((None, 3, [], {"a": 1}, True)) if rng.random() < 0.05 else None
+        row = {"text": odd or _text(rng), "label": "ab"[number % 2], "other": _text(rng)}
+        rows.append({**row, "split": "train" if number < 8 else ""})
+    text = io.StringIO()
+    if rng.random() < 0.5:
+        target = folder / "list.jsonl"
+        text.write("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        target = folder / rng.choice(("list.csv", "list.tsv"))
+        delimiter = "\t" if target.suffix == ".tsv" else rng.choice(",;|")
+        names = [*rows[0], *(f"c{i}" for i in range(rng.choice((0, 0, 0, 0, 20_000))))]
+        writer = csv.DictWriter(text, names, delimiter=delimiter, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        if rng.random() < 0.1:
+            text.write('"a quote that never ends' * rng.choice((1, 10_000)))
+    content = _encoded(rng, text.getvalue())
+    target.write_bytes(rng.choice((b"", b"\0" * 100, content)) if rng.random() < 0.1 else content)
+
+
+def _make_text_files(rng: random.Random, folder: Path) -> None:
+    """Folders of text files, one for each class."""
+    for name in ("cat", "dog"):
+        inside = folder / "notes" / name
+        inside.mkdir(parents=True)
+        for number in range(6):
+            (inside / f"{number}.txt").write_bytes(_encoded(rng, _text(rng)))
+        path = inside / rng.choice(("x.txt", "caf\u00e9.txt", ".hidden.txt", "a\nb.txt", "L.TXT"))
+        kind = rng.randrange(5)
+        if kind == 0:
+            os.mkfifo(path)
+        elif kind == 1:
+            path.symlink_to(rng.choice(("/dev/zero", "nothing", "..", path.name)))
+        elif kind == 2:
+            path.mkdir()
+        elif kind == 3:
+            path.write_bytes(rng.choice((b"", rng.randbytes(100), b"a" * 2_000_000)))
+        else:
+            path.write_text("unreadable")
+            path.chmod(0)
+
+
 _MAKERS: dict[str, Callable[[random.Random, Path], None]] = {
     "image": _make_image,
     "tfrecord": _make_tfrecord,
@@ -420,4 +513,6 @@ _MAKERS: dict[str, Callable[[random.Random, Path], None]] = {
     "arrays": _make_arrays,
     "weights": _make_weights,
     "folder": _make_folder,
+    "texts": _make_texts,
+    "text files": _make_text_files,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from ftkeras.starter import text as starter
 
 FIRST = 50_000  # words of a file that are kept whether the training texts have them or not
 _MOST_NUMBERS = 4096  # per word
+_MOST_OF_A_LINE = 1 << 20  # bytes
+_CHUNK = 1 << 20
 _FILES = (".txt", ".vec", ".glove")
 
 
@@ -61,7 +63,7 @@ def _read(path: str, wanted: Collection[str]) -> WordVectors:
     progress = Progress("read word vectors", None)
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_lines(file, path), 1):
                 progress.advance()
                 if number == 1 and len(line.split()) == 2:  # word2vec's counts
                     continue
@@ -81,6 +83,22 @@ def _read(path: str, wanted: Collection[str]) -> WordVectors:
     if not words:
         raise UserError(f"backbone.weights: {path} holds no word vectors.")
     return WordVectors(words, np.stack(rows))
+
+
+def _lines(file: tf.io.gfile.GFile, path: str) -> Iterator[bytes]:
+    """Yields the lines of a file, none of which is held if it is enormous."""
+    rest, number = b"", 1
+    while chunk := file.read(_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+        number += len(lines)
+        if len(rest) > _MOST_OF_A_LINE:
+            raise UserError(
+                f"{path}:{number}: the line is longer than {_MOST_OF_A_LINE >> 20} MiB; a word and "
+                "numbers are expected, separated by spaces."
+            )
+    if rest:
+        yield rest
 
 
 def _numbers(values: bytes, size: int, where: str) -> np.ndarray:

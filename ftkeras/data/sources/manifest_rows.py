@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -21,6 +22,14 @@ _PARTS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
+_MOST_OF_A_LINE = 1 << 27  # bytes
+_MOST_COLUMNS = 10_000
+_MARKS = {  # what files of other encodings begin with; UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _DELIMITERS = (",", ";", "\t", "|")
 _YES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 
@@ -159,10 +168,13 @@ def _spellings(parts: Mapping[str, str]) -> dict[str, str]:
 
 def _records(path: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ("file:line", record) for each line of the manifest."""
+    content = read_whole(path).getvalue()
+    _check_bytes(content, path)
     try:
-        text = read_whole(path).getvalue().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
+    del content
     if path.lower().endswith((".jsonl", ".ndjson")):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
@@ -171,6 +183,24 @@ def _records(path: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]
         yield from _table(path, text, columns)
     else:
         raise UserError(f"data.path: {path!r} must end in .csv, .tsv or .jsonl.")
+
+
+def _check_bytes(content: bytes, path: str) -> None:
+    """Refuses another encoding, and lines of which one alone would fill the memory."""
+    for mark, name in _MARKS.items():
+        if content.startswith(mark):
+            raise UserError(f"{path}: {name}, not UTF-8 text. Save it as UTF-8.")
+    if b"\0" in content[: content.find(b"\n") + 1 or _MOST_OF_A_LINE]:
+        raise UserError(f"{path}:1: not UTF-8 text: it has zero bytes. Save it as UTF-8.")
+    start, number = 0, 1
+    while len(content) - start > _MOST_OF_A_LINE:  # otherwise no line is longer
+        end = content.find(b"\n", start, start + _MOST_OF_A_LINE)
+        if end < 0:
+            raise UserError(
+                f"{path}:{number}: the line is longer than {_MOST_OF_A_LINE >> 20} MiB. A manifest "
+                "has a line for each example."
+            )
+        start, number = end + 1, number + 1
 
 
 def _table(path: str, text: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -186,6 +216,11 @@ def _table(path: str, text: str, columns: Columns) -> Iterator[tuple[str, dict[s
         for _ in range(before):
             next(reader)
         header = [name.strip() for name in next(reader, [])]
+        if len(header) > _MOST_COLUMNS:
+            raise UserError(
+                f"{path}:{reader.line_num}: {len(header):,} columns; at most {_MOST_COLUMNS:,} are "
+                "read. Leave out those that say nothing of an example."
+            )
         _check_once(header, f"{path}:{reader.line_num}")
         for fields in filter(None, reader):
             if len(fields) != len(header):
@@ -253,7 +288,13 @@ def _parse(
             f"{where}: {columns.image_column} must be the path of a file, not {file!r}."
         )
     labels = _labels_in(record, columns, where)
-    if not all(map(is_utf8, (file, *labels, *cells))):
+    used = {**columns.needed, **columns.optional}
+    more = {
+        name: _text(value)
+        for name, value in record.items()
+        if name not in used and not isinstance(value, dict)
+    }
+    if not all(map(is_utf8, (file, *labels, *cells, *more, *more.values()))):
         raise UserError(f"{where}: half a surrogate pair is not text.")
     cell = str(record.get(columns.split_column) or "").strip()
     part = spelled.get(cell, spelled.get(cell.lower()))
@@ -262,18 +303,13 @@ def _parse(
             f"{where}: {columns.split_column} is {cell!r}; it must be train, val or test, or empty."
             f"{did_you_mean(cell, spelled)}"
         )
-    used = {**columns.needed, **columns.optional}
     return Row(
         where=where,
         file=file,
         labels=labels,
         part=part,
         weight=_weight(record, columns, where),
-        more={
-            name: _text(value)
-            for name, value in record.items()
-            if name not in used and not isinstance(value, dict)
-        },
+        more=more,
         cells=cells,
     )
 

@@ -35,6 +35,8 @@ CORRUPTIONS = (
     "pixelate",
     "jpeg_compression",
 )
+USUAL = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
+"""A few of every sort, for what measures many models."""
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels; the corruptions are not defined below it
 _SEEDED = ("impulse_noise", "glass_blur")  # take a seed of their own beside NumPy's global one

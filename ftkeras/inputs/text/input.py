@@ -95,6 +95,7 @@ class TextInput(Input):
         if self.tokens is not None:
             facts |= {"tokens": self.tokens.by, "length": self.tokens.length}
             facts["vocabulary"] = len(self.tokens.vocabulary)
+            facts["vocabulary_hash"] = hash_of(self.tokens)
         return facts
 
     @property

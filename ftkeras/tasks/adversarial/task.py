@@ -155,7 +155,9 @@ class Adversarial(Task):
     def check(self, config: Config, data: Data) -> None:
         """Refuses what is not one of several classes, and examples without levels 0..255."""
         only_one_of(data, "task adversarial")
-        build.input_of(config).able("levels", "task adversarial")  # a budget is in these
+        build.input_of(config).able(
+            "levels", "task adversarial", "the values from 0 to 255 that an attack changes a little"
+        )
         check_monitors(config, data, ["accuracy", "robust_accuracy"])
 
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:

@@ -110,10 +110,7 @@ class DomainModel(keras.Model):
         return tf.reshape(pairs, (-1, *source.shape[1:]))
 
     def _normalizes(self) -> bool:
-        return any(
-            isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-            for layer in flat_layers(self)
-        )
+        return any(layer.trainable for layer in _normalizations(self))
 
     def compute_loss(
         self,
@@ -136,6 +133,12 @@ class DomainModel(keras.Model):
         logits = y_pred[:, : self._classes]
         self._doubt.update_state(is_source(y), logits, real_of(y))
         return super().compute_metrics(x, y, logits, sample_weight)
+
+
+def _normalizations(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers of batch normalisation."""
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
 
 
 class Ramp(keras.callbacks.Callback):
@@ -236,6 +239,11 @@ class DomainAdaptation(Task):
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Attaches the head, and for dann a domain classifier."""
         section, plain = _section(config), build.model(config, data, backbone)
+        if section.method == "adabn" and not _normalizations(plain):
+            raise UserError(
+                f"domain_adaptation.method: adabn is about batch normalisation, and "
+                f"{backbone.name} has none. Take the method none, {', '.join(PAIRED)}."
+            )
         if section.method not in PAIRED:
             return plain
         strength = tf.Variable(0.0, trainable=False, name="strength")

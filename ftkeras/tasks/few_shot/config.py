@@ -28,8 +28,9 @@ class FewShotSection(Section):
     is nothing to validate on, and the first is taken."""
     folds: Annotated[int, Field(ge=2, le=100)] = 5
     """Parts of the cross-validation, at most as many as shots."""
-    stages: Annotated[int, Field(ge=1, le=10)] = 2
-    """Frozen features are taken from the ends of this many of the last resolutions."""
+    stages: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Frozen features are taken from the ends of this many of the last resolutions; left out, of
+    two. A backbone without resolutions gives its pooled features, and this is left out."""
     draws: PositiveInt = 20
     """How many times examples are drawn to measure the heads; the first draw is the run's."""
     phase_draws: PositiveInt = 1

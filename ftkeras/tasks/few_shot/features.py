@@ -7,30 +7,40 @@ import keras
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.preprocessing import RAW, preprocess
 from ftkeras.errors import UserError
+from ftkeras.model.assemble import backbone_features
+from ftkeras.model.pooling import pool
+
+USUAL_STAGES = 2
 
 
-def unit_features(backbone: Backbone, stages: int = 1) -> keras.Model:
-    """Returns a model from raw images to pooled features of one length.
+def unit_features(backbone: Backbone, stages: int | None = None) -> keras.Model:
+    """Returns a model from raw examples to pooled features of one length.
 
     The maps at the ends of the last resolutions are averaged over their places, brought to length 1
     each, and put side by side: earlier ones know what the last has thrown away (Evci et al. 2022,
-    "Head2Toe").
+    "Head2Toe"). A backbone that gives a sequence or a vector has its features pooled as a head
+    would pool them, and brought to length 1.
 
     Args:
         backbone: What `load_backbone` returned; its layers are shared.
-        stages: From how many resolutions, the last one among them.
+        stages: From how many resolutions, the last one among them; None for two, if there are so
+            many.
 
     Returns:
-        From float32 images (batch, size, size, 3) with values 0..255 in RGB order to float32
-        features (batch, channels), whose length is the root of `stages`.
+        From float32 images (batch, size, size, 3) with values 0..255 in RGB order, or what the
+        backbone takes, to float32 features (batch, channels), whose length is the root of `stages`.
 
     Raises:
         UserError: The backbone has fewer resolutions.
     """
-    check_stages(backbone, stages)
+    count = check_stages(backbone, stages)
+    if backbone.gives != "map":
+        inputs, features, mask = backbone_features(backbone)
+        unit = keras.layers.UnitNormalization(name="head_unit", dtype="float32")
+        return keras.Model(inputs, unit(pool(features, mask=mask)), name="features")
     raw = keras.Input(backbone.model.input_shape[1:], name=RAW, dtype="float32")
     inner = keras.Model(
-        backbone.model.inputs, stage_ends(backbone)[-stages:], name=backbone.model.name
+        backbone.model.inputs, stage_ends(backbone)[-count:], name=backbone.model.name
     )
     maps = inner(preprocess(raw, backbone.preprocessing))
     parts = []
@@ -45,14 +55,24 @@ def unit_features(backbone: Backbone, stages: int = 1) -> keras.Model:
     return keras.Model(raw, parts[0], name="features")
 
 
-def check_stages(backbone: Backbone, stages: int) -> None:
-    """Raises UserError if the backbone has fewer resolutions."""
+def check_stages(backbone: Backbone, stages: int | None) -> int:
+    """Returns how many resolutions features are from; raises UserError if there are fewer."""
+    if backbone.gives != "map":
+        if stages is not None:
+            raise UserError(
+                f"few_shot.stages: {backbone.name} gives a {backbone.gives}, which has no "
+                "resolutions. Leave it out."
+            )
+        return 1
     there = len(stage_ends(backbone))
+    if stages is None:
+        return min(USUAL_STAGES, there)
     if stages > there:
         raise UserError(
             f"few_shot.stages: {backbone.name} has feature maps of {there} resolutions, fewer "
             f"than {stages}."
         )
+    return stages
 
 
 def stage_ends(backbone: Backbone) -> list[keras.KerasTensor]:

@@ -71,6 +71,11 @@ class FewShot(Task):
     def check(self, config: Config, data: Data) -> None:
         super().check(config, data)
         only_one_of(data, "task few_shot")
+        if config.backbone.adapt is not None:
+            raise UserError(
+                "backbone.adapt: few_shot compares many models on a few examples, and would adapt "
+                "only one of them. Leave it out."
+            )
 
     def data(self, config: Config) -> Data:
         """Returns the first draw as the training split, and the test split."""
@@ -96,7 +101,9 @@ class FewShot(Task):
         draws = [draw(pool.labels, section.shots, config.seed, n) for n in range(section.draws)]
         used = np.unique(np.concatenate(draws))
         with assembled.devices.strategy.scope():
-            features = unit_features(build.backbone(config, data), section.stages)
+            # Of the same examples as the run's own: a vocabulary follows from them.
+            backbone = build.backbone(config, assembled.data)
+            features = unit_features(backbone, section.stages)
         shown = dataclasses.replace(data, splits={"train": pool.take(used), "test": test})
         feed = self.feed(config, shown, assembled.model)
         inputs = {

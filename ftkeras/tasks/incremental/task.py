@@ -169,7 +169,9 @@ class Incremental(Task):
     def data(self, config: Config) -> Data:
         """Returns the new images, and with them what the base remembers."""
         section, base = _section(config), Base.of(config)
-        build.input_of(config).able("levels", "task incremental")  # what is kept is bytes
+        build.input_of(config).able(
+            "levels", "task incremental", "the values from 0 to 255 in which it keeps old examples"
+        )
         new = build.data(config, expected=Expected(classes=base.class_names))
         only_one_of(new, "task incremental")
         # This may write the memory: what is new can be read.

@@ -34,14 +34,10 @@ class RobustWeightsSection(Section):
     """For soups: the folders of two finished runs or more."""
     select: Literal["mean", "clean"] = "mean"
     """Validation accuracy that decides: the mean of clean and corrupted, or the clean alone."""
-    corruptions: Annotated[list[str], Field(min_length=1)] = [
-        "gaussian_noise",
-        "defocus_blur",
-        "fog",
-        "contrast",
-        "jpeg_compression",
-    ]
-    """Names of `ftkeras robustness`, which measures all fifteen at five severities."""
+    corruptions: list[str] | None = None
+    """Names of `ftkeras robustness`, which measures all fifteen at five severities; left out,
+    gaussian_noise, defocus_blur, fog, contrast and jpeg_compression, or none for what cannot be
+    corrupted, like texts. With none, the clean accuracy decides."""
     severity: Annotated[int, Field(ge=1, le=5)] = 3
     """How strong the corruptions are."""
     examples: PositiveInt = 100

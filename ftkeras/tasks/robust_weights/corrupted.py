@@ -43,8 +43,18 @@ class CorruptedSample:
         }
 
 
+def chosen_corruptions(names: Sequence[str] | None, kind: Input) -> Sequence[str]:
+    """Returns the corruptions that a config names; left out, the usual ones, if there are any."""
+    if names is not None:
+        return names
+    corruptions = kind.ability("corruptions")
+    return () if corruptions is None else tuple(corruptions.USUAL)
+
+
 def check_corruptions(names: Sequence[str], kind: Input, field: str) -> None:
     """Raises UserError for an unknown name, what cannot be corrupted, or a missing package."""
+    if not names:
+        return
     corruptions = kind.able("corruptions", field)
     for name in names:
         if name not in corruptions.CORRUPTIONS:
@@ -74,6 +84,8 @@ def corrupted_sample(
         seed: Decides the examples, noise and flakes.
     """
     drawn = sample(split, examples, seed)
+    if not names:
+        return CorruptedSample({}, drawn.labels)
     batches = plain(drawn, kind, _BATCH)
     corruptions = kind.able("corruptions", "robust_weights")
     clean = np.concatenate([corruptions.to_change(inputs) for inputs, *_ in batches])

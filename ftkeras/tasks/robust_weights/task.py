@@ -21,6 +21,7 @@ from ftkeras.config.schema import Config
 from ftkeras.console import table, track
 from ftkeras.data.dataset import Data
 from ftkeras.errors import TrainingError, UserError
+from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import nouns_in
 from ftkeras.model.inference import logits_function
 from ftkeras.phases.blend import Blender, Weights, weights_of_model
@@ -38,6 +39,7 @@ from ftkeras.tasks.robust_weights.config import RobustWeightsConfig, RobustWeigh
 from ftkeras.tasks.robust_weights.corrupted import (
     CorruptedSample,
     check_corruptions,
+    chosen_corruptions,
     corrupted_sample,
 )
 from ftkeras.tasks.robust_weights.soups import KeepProbe, greedy
@@ -55,7 +57,8 @@ class RobustWeights(Task):
         if "val" not in data.splits:
             raise UserError("data.split.val: robust_weights chooses on a validation split.")
         kind = build.input_of(config)
-        check_corruptions(section.corruptions, kind, "robust_weights.corruptions")
+        names = chosen_corruptions(section.corruptions, kind)
+        check_corruptions(names, kind, "robust_weights.corruptions")
         for folder in section.runs:
             _check_ingredient(Run.open(folder), config, data)
 
@@ -64,6 +67,8 @@ class RobustWeights(Task):
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
         if not self.trains(assembled.config):
+            for folder in _section(assembled.config).runs:
+                _check_reads_alike(Run.open(folder), assembled.feed.input)
             return ()
         first, *others = assembled.unfreeze.phases
         if tuple(first.train) != ("head",) or not others:
@@ -99,7 +104,7 @@ class RobustWeights(Task):
             "shares": list(shares),
             "recalibrated": blender.recalibrates,
             "split": split,
-            "corruptions": section.corruptions,
+            "corruptions": list(scorer.corruptions),
             "severity": section.severity,
             "side_by_side": side_by_side,
         }
@@ -166,6 +171,17 @@ def _check_ingredient(run: Run, config: Config, data: Data) -> None:
             )
 
 
+def _check_reads_alike(run: Run, kind: Input) -> None:
+    """Refuses a run whose model takes something else for the same example."""
+    facts = run.read_json("data.json")
+    for name, value in kind.facts.items():
+        if name in facts and facts[name] != value:
+            raise UserError(
+                f"robust_weights.runs: {run.folder} reads {kind.nouns} in another way: its {name} "
+                f"is {facts[name]}, here it is {value}. Weights of both cannot be averaged."
+            )
+
+
 def _ingredient(run: Run, model: keras.Model) -> Weights:
     try:
         return weights_in_order(read_model(run.path("model.keras"), run.folder), model)
@@ -183,6 +199,7 @@ class _Scorer:
         self._assembled, self._blender, self._section = assembled, blender, section
         self._answer = logits_function(assembled.model)
         self._samples: dict[str, CorruptedSample] = {}
+        self.corruptions = chosen_corruptions(section.corruptions, assembled.feed.input)
 
     def __call__(self, shares: Sequence[float], split: str = "val") -> Score:
         """Returns the accuracies of a blend: clean, corrupted, by corruption, and what decides."""
@@ -192,15 +209,17 @@ class _Scorer:
         answers = [self._answer(inputs).numpy().argmax(axis=1) for inputs, *_ in plain]
         clean = float(np.mean(np.concatenate(answers) == labels))
         by_name = self._sample(split).accuracies(self._answer)
-        corrupted = float(np.mean(list(by_name.values())))
-        deciding = clean if self._section.select == "clean" else (clean + corrupted) / 2
+        corrupted = float(np.mean(list(by_name.values()))) if by_name else None
+        deciding = clean
+        if corrupted is not None and self._section.select == "mean":
+            deciding = (clean + corrupted) / 2
         return {"clean": clean, "corrupted": corrupted, "by_name": by_name, "score": deciding}
 
     def _sample(self, split: str) -> CorruptedSample:
         if split not in self._samples:
             self._samples[split] = corrupted_sample(
                 self._assembled.data.splits[split],
-                self._section.corruptions,
+                self.corruptions,
                 self._section.severity,
                 kind=self._assembled.feed.input,
                 examples=self._section.examples,
@@ -244,10 +263,10 @@ def _mean(kept: Sequence[int], count: int) -> list[float]:
 
 def _format(results: dict[str, Any]) -> str:
     rows = [
-        (name, f"{scores['clean']:.3f}", f"{scores['corrupted']:.3f}")
+        (name, *(f"{scores[column]:.3f}" for column in _columns(results)))
         for name, scores in results["side_by_side"].items()
     ]
-    made = table(rows, (f"accuracy on {results['split']}", "clean", "corrupted"))
+    made = table(rows, (f"accuracy on {results['split']}", *_columns(results)))
     return f"\n{made}\nchosen: {_chosen(results)}"
 
 
@@ -260,12 +279,15 @@ def _chosen(results: dict[str, Any]) -> str:
 
 def _report(results: dict[str, Any], nouns: str) -> Section:
     what = ", ".join(name.replace("_", " ") for name in results["corruptions"])
-    by = "clean accuracy" if results["select"] == "clean" else "mean of clean and corrupted"
+    columns = _columns(results)
+    alone = results["select"] == "clean" or not results["corruptions"]
+    by = "clean accuracy" if alone else "mean of clean and corrupted"
     lead = (
         f"Weights between those of {len(results['ingredients'])} models, chosen by the {by} on "
-        f"validation {nouns}: {_chosen(results)}. Corrupted is the mean over {what}, at severity "
-        f"{results['severity']}."
+        f"validation {nouns}: {_chosen(results)}."
     )
+    if results["corruptions"]:
+        lead += f" Corrupted is the mean over {what}, at severity {results['severity']}."
     if results["recalibrated"]:
         lead += (
             " The models' batch normalisation differs: its statistics were estimated again on "
@@ -275,7 +297,7 @@ def _report(results: dict[str, Any], nouns: str) -> Section:
     if sweep := results.get("sweep"):
         alphas = [row["alpha"] for row in sweep]
         chart = line_chart(
-            [Curve(name, alphas, [row[name] for row in sweep]) for name in ("clean", "corrupted")],
+            [Curve(name, alphas, [row[name] for row in sweep]) for name in columns],
             title="Validation accuracy between the linear probe and the fine-tuned model",
             x=Axis("share of the fine-tuned weights"),
             y=Axis("accuracy"),
@@ -283,12 +305,13 @@ def _report(results: dict[str, Any], nouns: str) -> Section:
         )
         body.append(tag("figure", chart))
     rows = [
-        [tag("span", name, class_="long"), *(number(scores[k], ".1%") for k in _COLUMNS)]
+        [tag("span", name, class_="long"), *(number(scores[k], ".1%") for k in columns)]
         for name, scores in results["side_by_side"].items()
     ]
-    body.append(html_table(f"Side by side on {results['split']}", ["Weights", "Clean", "Corrupted"],
-                           rows))  # fmt: skip
+    header = ["Weights", *(column.capitalize() for column in columns)]
+    body.append(html_table(f"Side by side on {results['split']}", header, rows))
     return Section("robust-weights", "Robust weights", body, lead)
 
 
-_COLUMNS = ("clean", "corrupted")
+def _columns(results: dict[str, Any]) -> list[str]:
+    return ["clean", "corrupted"] if results["corruptions"] else ["clean"]

@@ -11,7 +11,17 @@ import tensorflow as tf
 
 from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.run import Run
+from ftkeras.training.resume.phases import THROUGH_TIME
 from ftkeras.training.resume.state_file import Tree
+
+
+def _by_group(norms: Mapping[str, float]) -> dict[str, float]:
+    """Returns the norms of whole groups, also of those of which a part has a name of its own."""
+    groups: dict[str, float] = {}
+    for name, norm in norms.items():
+        group = name.removesuffix(THROUGH_TIME)
+        groups[group] = math.hypot(groups.get(group, 0.0), norm)
+    return groups
 
 
 class GroupHealth(keras.callbacks.Callback):
@@ -19,7 +29,9 @@ class GroupHealth(keras.callbacks.Callback):
 
     A group is named in a warning, once a phase, where its gradients vanish (they cannot move
     float32 weights any more) or explode (they are not finite, or a thousand times those of the
-    epoch before).
+    epoch before). Of a recurrent layer, the gradients that flow from step to step are looked at
+    by themselves, too: they alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of
+    training recurrent neural networks").
     """
 
     _VANISHED, _EXPLODED = 1e-8, 1e3
@@ -33,14 +45,17 @@ class GroupHealth(keras.callbacks.Callback):
         self._warned: set[tuple[str, str]] = set()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        norms, rates = self._unfreeze.optimizer.gradient_norms(), self._rates()
+        measured, rates = self._unfreeze.optimizer.gradient_norms(), self._rates()
+        norms = _by_group(measured)
         with self._writer.as_default():
             for group, rate in rates.items():
                 tf.summary.scalar(f"learning_rate/{group}", rate, step=epoch)
                 tf.summary.scalar(f"gradient_norm/{group}", norms.get(group, 0.0), step=epoch)
         for group in rates:
-            self._look_at(group, norms.get(group, 0.0))
-        self._before = norms
+            if not self._look_at(group, norms.get(group, 0.0)) and self._is_recurrent(group):
+                name = f"{group}{THROUGH_TIME}"
+                self._look_at(name, measured.get(name, 0.0))
+        self._before = {**measured, **norms}
 
     def _rates(self) -> dict[str, float]:
         """Returns the learning rate at this moment of the head and of each block that trains."""
@@ -52,18 +67,31 @@ class GroupHealth(keras.callbacks.Callback):
             rates[group] = max(rates.get(group, 0.0), planned.shares[id(weight.variable)] * rate)
         return rates
 
-    def _look_at(self, group: str, norm: float) -> None:
+    def _is_recurrent(self, group: str) -> bool:
+        """Whether weights of a group that train lead from step to step."""
+        trained = self._unfreeze.plan.phases[self._unfreeze.index or 0].trained
+        own = (weight for weight in trained if (weight.block or "head") == group)
+        return any(weight.path.endswith("/recurrent_kernel") for weight in own)
+
+    def _look_at(self, group: str, norm: float) -> bool:
+        """Warns of a group whose gradients are sick; returns whether they are."""
         phase = self._unfreeze.phase.name
         before = self._before.get(group, math.inf)
         if norm < self._VANISHED:
-            trouble = "vanish: nothing it computes reaches the loss, or its activations are dead"
+            trouble = (
+                "vanish: no step learns from the ones before; its gates are shut, or all texts "
+                "have one token"
+                if group.endswith(THROUGH_TIME)
+                else "vanish: nothing it computes reaches the loss, or its activations are dead"
+            )
         elif not math.isfinite(norm) or norm > self._EXPLODED * before:
             trouble = "explode: lower the learning rate, or set optimizer.clip_norm"
         else:
-            return
+            return False
         if (phase, group) not in self._warned:
             self._warned.add((phase, group))
             self._report(f"warning: phase {phase}: the gradients of {group} ({norm:.2g}) {trouble}")
+        return True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.flush()

@@ -9,6 +9,9 @@ from typing import Any
 from ftkeras.phases.audit import Audit, AuditResult
 from ftkeras.phases.callback import Logs, StagedUnfreezing
 
+THROUGH_TIME = ", through time"
+"""How the names of gradients end that flow from step to step of a sequence: a part of a group's."""
+
 
 class ResumableUnfreezing(StagedUnfreezing):
     """`StagedUnfreezing` for runs: it resumes within an epoch, and its audit spans the break.
@@ -23,7 +26,11 @@ class ResumableUnfreezing(StagedUnfreezing):
     _cut = False  # whether `fit` was stopped because the rest of an epoch is done
 
     def _names_of_gradients(self) -> dict[int, str]:
-        return {id(w.variable): w.block or "head" for w in self.plan.weights.all}
+        return {
+            id(w.variable): (w.block or "head")
+            + (THROUGH_TIME if w.path.endswith("/recurrent_kernel") else "")
+            for w in self.plan.weights.all
+        }
 
     def _between_updates(self) -> bool:
         # Another `fit` has another model, which may lack what this phase trains.

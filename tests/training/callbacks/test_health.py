@@ -60,6 +60,39 @@ def test_gradients_that_are_not_finite_are_named(tmp_path):
     assert "explode" in said[0]
 
 
+def recurrent(scale: float) -> keras.Model:
+    """Returns a recurrent layer whose state grows by `scale` from step to step, and a head."""
+    keras.utils.set_random_seed(0)
+    start = keras.initializers.Identity(scale)
+    rnn = keras.layers.SimpleRNN(3, "relu", recurrent_initializer=start, name="rnn",
+                                 kernel_initializer="ones")  # fmt: skip
+    net = keras.Sequential([keras.Input((30, 2)), rnn, keras.layers.Dense(1, name="head")])
+    net.compile(keras.optimizers.SGD(), "mse", jit_compile=False)
+    return net
+
+
+def fit_recurrent(net: keras.Model, inputs: np.ndarray, tmp_path) -> tuple[list[str], GroupHealth]:
+    unfreeze = ResumableUnfreezing(net, [Phase("all", 2, 1e-9, train=["all"])])
+    said: list[str] = []
+    health = GroupHealth(Run(str(tmp_path)), unfreeze, report=said.append)
+    net.fit(inputs, TARGETS, epochs=2, batch_size=8, callbacks=[unfreeze, health], verbose=0)
+    return said, health
+
+
+def test_gradients_that_vanish_or_explode_through_time_are_named(tmp_path):
+    inputs = np.zeros((8, 30, 2), "float32")
+    inputs[:, -1] = 1.0  # nothing before the last step
+    said, _ = fit_recurrent(recurrent(0.5), inputs, tmp_path / "one")
+    assert len(said) == 1
+    assert "the gradients of rnn, through time (0) vanish: no step learns from the ones" in said[0]
+    said, _ = fit_recurrent(recurrent(50.0), np.ones_like(inputs), tmp_path / "two")
+    assert any("the gradients of rnn" in line and "explode" in line for line in said)
+    said, health = fit_recurrent(recurrent(0.5), np.ones_like(inputs), tmp_path / "three")
+    assert said == []
+    before = health.state()["before"]
+    assert 0 < before["rnn, through time"] < before["rnn"]
+
+
 def test_a_healthy_model_gives_no_warning(tmp_path):
     assert not fit(model(), tmp_path)
 

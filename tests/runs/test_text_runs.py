@@ -1,0 +1,124 @@
+"""Runs on texts: they resume to the bit, on replicas, with XLA and in half precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from ftkeras.config.load import parse_config
+from ftkeras.run import Run
+from ftkeras.runs.adapt import adapt_backbone
+from ftkeras.runs.assemble import assemble
+from ftkeras.runs.finished import load_model
+from ftkeras.runs.task import Task
+from ftkeras.runs.train import train
+
+pytestmark = pytest.mark.slow
+
+VARIED = "data.input={kind: text, length: 12, variation: {drop: 0.3, swap: 0.2}}"
+DROPPED = (
+    "backbone.recurrent={units: 8, embedding: 8, layers: 1, dropout: 0.2, recurrent_dropout: 0.2}"
+)
+LANGUAGE = (
+    "backbone={name: char_lstm, adapt: {epochs: 1}}",
+    "data.input={kind: text, length: 12}",
+)
+
+
+def weights(run: Run) -> list[np.ndarray]:
+    return [np.asarray(value) for value in load_model(run).get_weights()]
+
+
+class _Killed(keras.callbacks.Callback):
+    """Ends training within an epoch of the second phase as Ctrl-C does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 8
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stored"),
+    [
+        pytest.param(["trunk.mode=off", VARIED], [], id="varied"),
+        pytest.param(["trunk.mode=off", DROPPED], [], id="dropout"),
+        pytest.param(["trunk.mode=on"], [True, False], id="from a store"),
+        pytest.param(["trunk={mode: on, views: 2}", VARIED], [True, False], id="stored views"),
+        pytest.param(["trunk.mode=off", *LANGUAGE], [], id="adapted"),
+    ],
+)
+def test_a_run_that_was_stopped_resumes_to_the_bit(
+    text_tree, tmp_path, monkeypatch, overrides, stored
+):
+    config = parse_config(text_tree, overrides)
+    whole = train(config, str(tmp_path / "whole"))
+    assert [row["stored"] for row in whole.read_json("plan.json")["trunk"]] == stored
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
+        train(config, str(tmp_path / "run"))
+    assert Run.open(str(tmp_path / "run")).state() == "interrupted"
+    resumed = train(config, str(tmp_path / "run"))
+    for expected, found in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["bilstm", "gru"])
+def test_two_replicas_do_what_one_device_does(text_tree, two_replicas, tmp_path, name):
+    """Also with Adam on an embedding, of whose gradient a row may come several times."""
+    tree = {**text_tree, "head": {"dropout": 0.0}, "trunk": {"mode": "off"}}
+    tree["phases"] = [{"name": "all", "train": ["all"], "epochs": 1, "learning_rate": 1e-2}]
+    one, two = (
+        train(
+            parse_config(tree, [f"backbone.name={name}", f"training.strategy={strategy}"]),
+            str(tmp_path / strategy),
+        )
+        for strategy in ("cpu", "mirrored")
+    )
+    for expected, found in zip(weights(one), weights(two), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "apart"),
+    [("training.jit=true", 1e-4), ("training.precision=mixed_bfloat16", 0.02)],
+)
+@pytest.mark.parametrize("name", ["bilstm", "gru"])
+def test_the_step_compiles_with_xla_and_trains_in_half_precision(
+    text_tree, tmp_path, name, override, apart
+):
+    tree = {**text_tree, "trunk": {"mode": "off"}, "head": {"dropout": 0.0}}
+    tree["phases"] = [{"name": "all", "train": ["all"], "epochs": 1, "learning_rate": 1e-2}]
+    own = [f"backbone.name={name}"]
+    try:
+        plain = train(parse_config(tree, own), str(tmp_path / "plain"))
+        changed = train(parse_config(tree, [*own, override]), str(tmp_path / "changed"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    [first], [second] = plain.metrics(), changed.metrics()
+    assert second["val_loss"] == pytest.approx(first["val_loss"], abs=apart)
+    assert second["loss"] != first["loss"] or override == "training.jit=true"
+
+
+def test_l2_sp_pulls_to_the_adapted_weights(text_tree, tmp_path):
+    overrides = [*LANGUAGE, "regularization.l2_sp=0.1"]
+    made = assemble(parse_config({**text_tree, "trunk": {"mode": "off"}}, overrides))
+    assert made.penalty is not None and made.penalty.anchored
+    before = {weight.path: weight.variable.numpy() for weight in made.penalty.anchored}
+    adapt_backbone(made, _folder(tmp_path))
+    for weight in made.penalty.anchored:
+        assert np.abs(weight.variable.numpy() - before[weight.path]).max() > 1e-4
+        assert float(weight.variable.regularizer(weight.variable)) == 0.0
+
+
+def _folder(path: Path) -> Run:
+    (path / "run").mkdir()
+    return Run(str(path / "run"))
