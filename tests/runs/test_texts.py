@@ -263,3 +263,10 @@ def test_data_of_another_kind_are_named(source, tmp_path):
     (tmp_path / "good" / "1.txt").write_text("fine")
     with pytest.raises(UserError, match=r"data\.input.*text"):
         ftkeras.load_data(source, path=path if source == "manifest" else str(tmp_path))
+
+
+def test_few_shot_needs_maps(table):
+    data = {"source": "manifest", "path": table, "input": {"kind": "text", "column": "review"}}
+    tree = tree_of(data, task="few_shot")
+    with pytest.raises(UserError, match="few_shot: lstm has no feature maps"):
+        train(parse_config(tree), "unused")

@@ -48,6 +48,11 @@ def unit_features(backbone: Backbone, stages: int = 1) -> keras.Model:
 def check_stages(backbone: Backbone, stages: int) -> None:
     """Raises UserError if the backbone has fewer resolutions."""
     there = len(stage_ends(backbone))
+    if not there:
+        raise UserError(
+            f"task few_shot: {backbone.name} has no feature maps, which it takes. Take another "
+            "backbone, or the task classification."
+        )
     if stages > there:
         raise UserError(
             f"few_shot.stages: {backbone.name} has feature maps of {there} resolutions, fewer "
