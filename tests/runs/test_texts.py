@@ -15,6 +15,7 @@ import ftkeras
 from ftkeras.cli import main as cli
 from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
+from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.finished import evaluate
@@ -270,3 +271,11 @@ def test_few_shot_needs_maps(table):
     tree = tree_of(data, task="few_shot")
     with pytest.raises(UserError, match="few_shot: lstm has no feature maps"):
         train(parse_config(tree), "unused")
+
+
+def test_lines_that_are_left_out_are_no_files(tmp_path):
+    table = [*rows(), {"review": "", "label": "good", "split": ""}]
+    path = write_table(tmp_path / "reviews.csv", table)
+    data = {"source": "manifest", "path": path, "input": {"kind": "text", "column": "review"}}
+    found = build.data(parse_config(tree_of(data)))
+    assert "1 line left out: 1 x empty (reviews.csv:62)" in start_lines(found, "", "", [])
