@@ -12,12 +12,15 @@ from ftkeras.backbones.catalog import find
 from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
+from ftkeras.inputs.text.guess import holds_texts, text_column
 
 USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
                     [--weights=imagenet]
 Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
-         ftkeras init my.yaml --data=reviews.csv --backbone=gru
+         ftkeras init my.yaml --data=reviews.csv --backbone=bilstm
 """
+
+_FOR_IMAGES, _FOR_TEXTS = "MobileNetV2", "gru"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,7 +31,12 @@ def define(values: flags.FlagValues) -> None:
         "a folder with a folder per class, a .csv, .tsv or .jsonl file; left out, the starter",
         flag_values=values,
     )
-    flags.DEFINE_string("backbone", "MobileNetV2", "see `ftkeras backbones`", flag_values=values)
+    flags.DEFINE_string(
+        "backbone",
+        None,
+        f"see `ftkeras backbones`; left out, {_FOR_TEXTS} for texts, otherwise {_FOR_IMAGES}",
+        flag_values=values,
+    )
     flags.DEFINE_string("weights", None, "imagenet, starter, none or a file", flag_values=values)
 
 
@@ -40,36 +48,42 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if os.path.exists(path):
         raise UserError(f"init: {path} exists already. Choose another name, or remove it first.")
     source = _source(values.data, values.backbone)
-    _check_backbone(values.backbone)
-    text = commented_config(
-        source,
-        backbone=values.backbone,
-        weights=values.weights,
-    )
+    backbone = values.backbone or (_FOR_TEXTS if "input" in source else _FOR_IMAGES)
+    _check_backbone(backbone)
+    if source["source"] == "starter" and backbone not in TEXT_CATALOG:
+        source["input"] = {"size": 96}
+    text = commented_config(source, backbone=backbone, weights=values.weights)
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
+    if column := source.get("input", {}).get("column"):
+        print(f"texts are read from the column {column!r} (data.input.column)")
     print(f"wrote {path}; next: ftkeras train {shlex.quote(f'--config={path}')}")
     return 0
 
 
-def _source(data: str | None, backbone: str) -> dict[str, Any]:
-    """Returns the section `data` for what --data names."""
+def _source(data: str | None, backbone: str | None) -> dict[str, Any]:
+    """Returns the section `data` for what --data names; with `input` if it holds texts."""
     if data is None:
-        return {"source": "starter"} | ({} if backbone in TEXT_CATALOG else {"input": {"size": 96}})
+        return {"source": "starter"}
     path = os.path.expanduser(data)
     if "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
+    may_be_texts = backbone is None or backbone in TEXT_CATALOG
     if data.endswith((".csv", ".tsv", ".jsonl")):
-        return {"source": "manifest", "path": data}
+        # A column of files means images, unless the backbone says otherwise.
+        column = text_column(path, "path" if backbone is None else "") if may_be_texts else ""
+        texts = {"input": {"kind": "text", "column": column}} if column else {}
+        return {"source": "manifest", "path": data, **texts}
     if os.path.isfile(path):
         raise UserError(
             f"init: --data: {data!r} is neither a folder nor a .csv, .tsv or .jsonl file. Leave "
             "it out, and write the section data: yourself."
         )
-    return {"source": "folder", "path": data}
+    texts = {"input": {"kind": "text"}} if may_be_texts and holds_texts(path) else {}
+    return {"source": "folder", "path": data, **texts}
 
 
 def _check_backbone(name: str) -> None:

@@ -26,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "out", None, "a .csv or .jsonl file; left out, print CSV", flag_values=values
     )
-    flags.DEFINE_integer("top_k", 5, "classes for each image", 1, flag_values=values)
+    flags.DEFINE_integer("top_k", 5, "classes for each example", 1, flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:
@@ -46,6 +46,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     asked: list[Asked] = []
     for word in positional[1:]:
         if word == "-" and kind.cells:
+            # An empty line gets a row with an error: answers stay beside their lines.
             asked += [RawExample(f"line {i}", line) for i, line in enumerate(lines, 1)]
         else:
             asked += expand_inputs(_names(lines) if word == "-" else [word], kind)
@@ -58,16 +59,17 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
 
 def _lines() -> list[bytes]:
-    """Returns the lines of standard input that hold anything."""
+    """Returns the lines of standard input; one of them at least holds something."""
     lines = [line.rstrip(b"\r") for line in sys.stdin.buffer.read().split(b"\n")]
-    lines = [line for line in lines if line]
-    if not lines:
+    if not lines[-1]:  # what follows the last end of a line
+        lines.pop()
+    if not any(lines):
         raise UserError("predict: standard input is empty; give one name, or text, per line.")
     return lines
 
 
 def _names(lines: list[bytes]) -> list[str]:
     try:
-        return [line.decode() for line in lines]
+        return [line.decode() for line in lines if line]
     except UnicodeDecodeError as error:
         raise UserError(f"predict: standard input is not a list of names: {error}.") from None

@@ -98,8 +98,8 @@ class SplitSection(DataSection):
     split: SplitConfig | None = None
     """Left out: the source's own parts where it has them, else 15% val and 15% test."""
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Decides which images are in which fraction; left out, the config's seed. Runs of several
-    seeds that are to be averaged, or measured on the same images, share one."""
+    """Decides which examples are in which fraction; left out, the config's seed. Runs of several
+    seeds that are to be averaged, or measured on the same examples, share one."""
 
 
 class FolderData(SplitSection):
@@ -115,22 +115,22 @@ class ManifestData(SplitSection):
 
     source: Literal["manifest"]
     path: FilePath
-    """A .csv, .tsv or .jsonl file; image paths in it are relative to its own folder."""
+    """A .csv, .tsv or .jsonl file; paths in it are relative to its own folder."""
     image_column: str = "path"
-    """The column that holds the image's path."""
+    """The column that holds the image's path; texts have data.input.column instead."""
     label_column: str = "label"
     """The column that holds the label, or the labels (a list in JSON, 'a;b' in CSV)."""
     label_columns: list[str] | None = None
-    """Instead of label_column, one column per label: 1 if the image has it, 0 or empty if not."""
+    """Instead of label_column, one column per label: 1 if the example has it, 0 or empty if not."""
     label_separator: Annotated[str, Field(min_length=1)] = ";"
     """What stands between the labels of one cell, with multi_label."""
     split_column: str = "split"
     """The column that holds train, val or test, in any case; it may be missing."""
     weight_column: str | None = "weight"
-    """The column that holds the image's weight in the loss; `weight` may be missing. null: all
-    images weigh the same."""
+    """The column that holds the example's weight in the loss; `weight` may be missing. null: all
+    examples weigh the same."""
     multi_label: bool = False
-    """Whether an image may have any number of the labels."""
+    """Whether an example may have any number of the labels."""
 
 
 class TfdsData(SplitSection):

@@ -46,7 +46,8 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
     config: dict[str, Any] = {"data": source, "backbone": named, "phases": phases}
     if kind:  # small networks: all of them trains
         phases[1] = {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3}
-        config |= {"data": {**source, "input": {"kind": kind}}, "head": {"dropout": 0.5}}
+        config["data"] = {**source, "input": {"kind": kind, **source.get("input", {})}}
+        config["head"] = {"dropout": 0.5}
     parse_config(config)  # what we write must be readable
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}
     lines = _section(Config, config, sections, indent=0)

@@ -26,6 +26,11 @@ class BadFile:
     where: str = ""
 
     @property
+    def noun(self) -> str:
+        """What people call it: the example may stand in the line itself."""
+        return "line" if self.where and self.where.endswith(self.path) else "file"
+
+    @property
     def why(self) -> str:
         """The reason, and the line that lists the file."""
         return f"{self.reason} ({self.where})" if self.where else self.reason

@@ -95,7 +95,10 @@ def _model_findings(
         )
         yield from findings
     for note in assembled.notes:
-        yield Finding("note", "data", note, "docs/data.md says more of it; or go on.")
+        remedy = "docs/data.md says more of it; or go on."
+        if note in assembled.feed.input.notes:
+            remedy = "Change data.input, or go on if it is meant."
+        yield Finding("note", "data", note, remedy)
 
 
 def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
@@ -109,8 +112,15 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
         examples=len(assembled.data.splits["train"]),
         validated="val" in assembled.data.splits,
         kind=assembled.feed.input,
+        from_floor=_starts_from_floor(config, assembled),
     )
     return settings.check_config(asked, assembled.plan, assembled.unfreeze.phases)
+
+
+def _starts_from_floor(config: Config, assembled: Assembled) -> bool:
+    pretrained = config.backbone.weights != "none"
+    wanted = config.head.start == "floor" and not config.head.hidden
+    return assembled.task.has_floor and pretrained and wanted
 
 
 def _describe(data: Data) -> str:

@@ -42,6 +42,7 @@ class Settings:
         examples: How many there are to train on.
         validated: Whether there is a validation split.
         kind: What the examples are.
+        from_floor: Whether the head starts from the floor, so that it need not move far.
     """
 
     optimizer: str
@@ -53,6 +54,7 @@ class Settings:
     examples: int
     validated: bool
     kind: Input
+    from_floor: bool = False
 
 
 def check_config(settings: Settings, plan: Plan, phases: Sequence[Phase]) -> list[Finding]:
@@ -120,7 +122,7 @@ def _travel(plan: Plan, phases: Sequence[Phase], settings: Settings) -> Iterator
     first, phase = plan.phases[0], phases[0]
     rates = (learning_rate(phase, step, first.steps) for step in range(first.steps))
     travel = sum(rates) / settings.accumulate
-    if first.blocks[-1].trained and travel < _LEAST_TRAVEL:
+    if first.blocks[-1].trained and travel < _LEAST_TRAVEL and not settings.from_floor:
         yield Finding(
             "warning",
             "learning rate",

@@ -32,7 +32,7 @@ def read_errors(data: Data, max_bad_files: float) -> Iterator[Finding]:
         yield Finding(
             "error" if len(bad) > max_bad_files * total else "warning",
             "unreadable files",
-            f"{percent(len(bad), total)} files cannot be used; data.max_bad_files allows "
+            f"{percent(len(bad), total)} {bad[0].noun}s cannot be used; data.max_bad_files allows "
             f"{max_bad_files:.1%}.",
             "Fix, convert or remove them.",
             tuple(Evidence(file.path, detail=file.why) for file in bad),

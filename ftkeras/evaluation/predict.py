@@ -187,7 +187,7 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
         if not paths:
             raise UserError(
                 f"predict: no {kind.nouns} at {shown(pattern)!r}. "
-                f"Give {kind.noun} files, folders or globs."
+                f"Give {kind.noun} files, folders or globs{_more(kind)}."
             )
         files.update(dict.fromkeys(paths))
     asked: list[Asked] = []
@@ -198,6 +198,12 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
         else:
             asked.append(path)
     return asked
+
+
+def _more(kind: Input) -> str:
+    """Returns where else examples may come from."""
+    lines = f"; or tables, or - to read {kind.nouns} from standard input, one per line"
+    return lines if kind.cells else ""
 
 
 def predict_files(

@@ -278,7 +278,7 @@ class Input:
         module = self.ability(name)
         if module is None:
             raise UserError(
-                f"{verb}: {self.nouns} have no {name!r}{why and f', {why}'}; see abilities in "
+                f"{verb}: {self.nouns} have no {name!r}, {why or 'which it needs'}; see abilities in "
                 "docs/inputs.md."
             )
         return module

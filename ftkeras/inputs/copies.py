@@ -105,14 +105,15 @@ def _within(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[F
         yield Finding(
             "warning" if count >= _SERIOUS * total else "note",
             "duplicates" if exact else "near-duplicates",
-            f"{percent(count, total)} {split} {words.nouns} are {_copies(words, exact)} there.",
+            f"{percent(count, total)} {split} {words.nouns} are "
+            f"{_copies(words, exact, f'other {split} ')}.",
             "Remove the copies: they count as often as they are there.",
             _copy_evidence(rows, inside),
         )
 
 
-def _copies(words: Wording, exact: bool) -> str:
-    return f"exact copies of {words.nouns}" if exact else f"nearly the same as {words.nouns}"
+def _copies(words: Wording, exact: bool, which: str = "") -> str:
+    return f"{'exact copies of' if exact else 'nearly the same as'} {which}{words.nouns}"
 
 
 def _copy_evidence(rows: Rows, pairs: Pairs) -> tuple[Evidence, ...]:

@@ -17,7 +17,13 @@ from ftkeras.report.sections.learning import cost, curves, plan
 from ftkeras.report.sections.origin import data, environment, repeat
 from ftkeras.report.sections.outputs import of_outputs
 from ftkeras.report.sections.overview import described, overview
-from ftkeras.report.sections.trust import calibration, exported, proof, robustness
+from ftkeras.report.sections.trust import (
+    calibration,
+    can_be_corrupted,
+    exported,
+    proof,
+    robustness,
+)
 from ftkeras.version import __version__
 
 # In the order of a reader's questions: how good, how made, where it fails, whether to trust it.
@@ -43,7 +49,10 @@ def run_page(facts: RunFacts, more: Sequence[Section] = ()) -> Html:
     when = str(facts.status.get("time", ""))[:16].replace("T", " ")
     kicker = " ".join(["ftkeras run", *([f"- {state} {when} UTC"] if state else [])])
     has_classes = isinstance(facts.output, Classes)
-    first, *rest = (make(facts) for make in SECTIONS if has_classes or make not in _OF_CLASSES)
+    left_out = set() if has_classes else set(_OF_CLASSES)
+    if not can_be_corrupted(facts):
+        left_out.add(robustness)
+    first, *rest = (make(facts) for make in SECTIONS if make not in left_out)
     return page(facts.name, kicker, described(facts), [first, *of_outputs(facts), *more, *rest])
 
 

@@ -40,7 +40,7 @@ def start_lines(data: Data, backbone: str, device: str, notes: Sequence[str]) ->
         *(f"note      {note}" for note in notes),
     ]
     if data.bad_files:
-        left_out = f"{counted(len(data.bad_files), 'file')} left out"
+        left_out = f"{counted(len(data.bad_files), data.bad_files[0].noun)} left out"
         lines.append(f"note      {left_out}: {sum_up(data.bad_files)}")
     return "\n".join(lines)
 

@@ -99,3 +99,31 @@ def test_many_classes_are_cut_short(place, ftkeras, draw):
     done = ftkeras("plan", "--config=c.yaml", "--set=data.path=many")
     assert done.status == 0, done.err
     assert "class_29 " in done.out and "and 3 more" in done.out and "class_30" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("id,review,label\n1,a fine caf\u00e9,good\n2,so dull,bad\n", "review"),
+        ("Text;text;label\na b c d;one two;x\n", "text"),
+        ("path,caption,label\na.png,a black cat,cat\n", None),
+        ("file,label\na.png,cat\n", None),
+        ("", None),
+    ],
+)
+def test_init_knows_a_table_of_texts(folder, ftkeras, table, column):
+    Path("list.csv").write_text(table, encoding="latin-1")
+    done = ftkeras("init", "my.yaml", "--data=list.csv")
+    assert done.status == 0, done.err
+    config = load_config("my.yaml")
+    assert config.backbone.name == ("gru" if column else "MobileNetV2")
+    assert getattr(config.data.input, "column", None) == column
+    assert (f"column {column!r}" in done.out) == bool(column)
+
+
+def test_init_knows_a_folder_of_texts(folder, ftkeras):
+    Path("notes/good").mkdir(parents=True)
+    Path("notes/good/1.txt").write_text("a fine film")
+    done = ftkeras("init", "my.yaml", "--data=notes/")
+    assert done.status == 0, done.err
+    assert load_config("my.yaml").data.input.kind == "text"

@@ -58,6 +58,10 @@ def test_a_sound_config_gives_nothing(model):
     assert found(model) == []
 
 
+def test_a_head_that_starts_from_the_floor_may_stay_near_it(model):
+    assert not any("random" in line for line in found(model, (head(1e-6),), from_floor=True))
+
+
 @pytest.mark.parametrize(
     ("changed", "part"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -159,6 +160,14 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run):
         "cost": "ftkeras train", "export": "ftkeras export",
     }.items():  # fmt: skip
         assert command in page.by_section[section], section
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("image", True), ("text", False), ("own", True)])
+def test_no_command_is_named_that_cannot_work_on_the_kind(make_run, kind, shown):
+    folder = make_run(whole=False)
+    facts = {**json.loads((folder / "data.json").read_text()), "input": kind}
+    (folder / "data.json").write_text(json.dumps(facts))
+    assert ("robustness" in document(folder).by_section) == shown
 
 
 @pytest.mark.parametrize(

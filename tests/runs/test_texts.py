@@ -15,6 +15,7 @@ import ftkeras
 from ftkeras.cli import main as cli
 from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
+from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.finished import evaluate
@@ -105,9 +106,12 @@ def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys
     shown = capsys.readouterr()
     assert [line.split(",")[:2] for line in shown.out.splitlines()[1:]] == [
         ["line 1", "good"],
-        ["line 2", "bad"],
+        ["line 2", ""],
+        ["line 3", "bad"],
     ]
-    assert "2 texts answered" in shown.err
+    assert "2 texts answered, 1 could not be read" in shown.err
+    assert cli.main(["predict", run.folder, "a fine film"]) == 2
+    assert "or - to read texts from standard input" in capsys.readouterr().err
     (tmp_path / "other.csv").write_text("text\nfine\n")
     assert cli.main(["predict", run.folder, str(tmp_path / "other.csv")]) == 2
     assert "no column 'review'" in capsys.readouterr().err
@@ -210,6 +214,7 @@ def test_two_columns_are_one_text_of_two_parts(tmp_path):
     ("change", "message"),
     [
         ("data.input.column=reveiw", r"no column 'reveiw'. Did you mean 'review'"),
+        ("data.input.columns=[review]", "column and columns exclude each other"),
         ("data.input.lenght=5", "Did you mean 'length'"),
         ("backbone.name=bilsm", "Did you mean 'bilstm'"),
         ("backbone.adapt={}", "only char_lstm is a language model"),
@@ -231,3 +236,46 @@ def test_what_cannot_work_gets_one_line(table, change, message):
             build_all()
     else:
         build_all()
+
+
+def test_words_without_a_vector_are_noted(tmp_path):
+    (tmp_path / "vectors.txt").write_text("the 0.1 0.2\nfilm 0.3 0.4\n")
+    path = write_table(tmp_path / "reviews.csv", rows())
+    data = {"source": "manifest", "path": path, "input": {"kind": "text", "column": "review"}}
+
+    def notes(weights: str) -> str:
+        config = parse_config(
+            tree_of(data), ["backbone={name: lstm}", f"backbone.weights={weights}"]
+        )
+        model = build.backbone(config, build.data(config)).model
+        return " ".join(build.input_of(config, model).notes)
+
+    # "the" and "film" have one: of six words, on average.
+    assert "67% of the words in the training texts have no word vector" in notes(
+        str(tmp_path / "vectors.txt")
+    )
+    assert "vector" not in notes("starter") and "vector" not in notes("none")
+
+
+@pytest.mark.parametrize("source", ["manifest", "folder"])
+def test_data_of_another_kind_are_named(source, tmp_path):
+    path = write_table(tmp_path / "reviews.csv", rows())
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "1.txt").write_text("fine")
+    with pytest.raises(UserError, match=r"data\.input.*text"):
+        ftkeras.load_data(source, path=path if source == "manifest" else str(tmp_path))
+
+
+def test_few_shot_needs_maps(table):
+    data = {"source": "manifest", "path": table, "input": {"kind": "text", "column": "review"}}
+    tree = tree_of(data, task="few_shot")
+    with pytest.raises(UserError, match="few_shot: lstm has no feature maps"):
+        train(parse_config(tree), "unused")
+
+
+def test_lines_that_are_left_out_are_no_files(tmp_path):
+    table = [*rows(), {"review": "", "label": "good", "split": ""}]
+    path = write_table(tmp_path / "reviews.csv", table)
+    data = {"source": "manifest", "path": path, "input": {"kind": "text", "column": "review"}}
+    found = build.data(parse_config(tree_of(data)))
+    assert "1 line left out: 1 x empty (reviews.csv:62)" in start_lines(found, "", "", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import keras
@@ -82,6 +83,7 @@ def load_text_backbone(
     vectors = load_vectors(weights, seen.counts)
     known = [] if vectors is None else vectors.words
     tokens = seen.tokens(by, extended(known, seen, reading.words), reading.length, reading.parts)
+    tokens = dataclasses.replace(tokens, strange=seen.strange(known) if known else 0.0)
     return recurrent.build(entry, tokens, vectors, shape or recurrent.Shape(), seed)
 
 

@@ -35,6 +35,13 @@ class Seen:
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         return [token for token, count in ordered if count >= least]
 
+    def strange(self, known: Collection[str]) -> float:
+        """Returns the share of all words that are not among the known; signs do not count."""
+        words = {token: n for token, n in self.counts.items() if token[0].isalpha()}
+        there = set(known)
+        missing = sum(n for token, n in words.items() if token not in there)
+        return missing / max(sum(words.values()), 1)
+
     def tokens(
         self, by: By, vocabulary: Sequence[str], length: int | None, parts: int = 1
     ) -> Tokens:

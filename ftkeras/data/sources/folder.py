@@ -13,6 +13,7 @@ from ftkeras.data.scan import scan_files
 from ftkeras.data.walk import files_under, subfolders
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.inputs.base import Input
+from ftkeras.inputs.registry import KINDS, make_input
 from ftkeras.paths import is_utf8, shown
 
 _SPELLINGS = {
@@ -20,6 +21,14 @@ _SPELLINGS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+
+
+def _other_kind(path: str, kind: Input) -> str:
+    """Returns a sentence if a folder holds examples of another kind; otherwise nothing."""
+    for other in map(make_input, (name for name in KINDS if name != kind.kind)):
+        if any(map(other.accepts, files_under(path))):
+            return f" This one holds {other.nouns}: set data.input.kind={other.kind}."
+    return ""
 
 
 def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
@@ -46,6 +55,7 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
         raise UserError(
             f"data.path: there are no {kind.nouns} in {path!r}. "
             f"Give a folder that holds one folder of {kind.files} for each class."
+            f"{_other_kind(path, kind)}"
         )
     roots, notes = _part_folders(path, parts)
     train = roots.get("train", roots.get("", path))

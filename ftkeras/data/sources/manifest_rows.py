@@ -21,6 +21,9 @@ _PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_OF_TEXTS = (
+    " If a column holds texts, set data.input={kind: text, column: NAME} and backbone.name=gru."
+)
 _MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _MOST_OF_A_LINE = 1 << 27  # bytes
 _MOST_COLUMNS = 10_000
@@ -280,6 +283,7 @@ def _parse(
             raise UserError(
                 f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
                 f"Its columns are {', '.join(record)}; data.{field} names another."
+                f"{_OF_TEXTS if field == 'image_column' else ''}"
             )
     cells = tuple(_cell(record[name]) for name in columns.cells)
     file = where.rpartition("/")[2] if cells else record[columns.image_column]

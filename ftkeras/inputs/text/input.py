@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import keras
 
 _NONE, _VARIED = "none", "varied"
+_MANY_STRANGE = 0.3  # English texts and the shipped vectors: under 0.1
 _BYTE_ORDER_MARK = "^\ufeff"
 
 
@@ -107,15 +108,23 @@ class TextInput(Input):
 
     @property
     def notes(self) -> Sequence[str]:
-        """How many texts are cut."""
-        if self.tokens is None or not self.tokens.longer:
+        """How many texts are cut, and how many words have no vector if those are many."""
+        if self.tokens is None:
             return ()
-        share = self.tokens.longer
-        return (
-            f"{'under 1%' if share < 0.01 else f'{share:.0%}'} of the training texts are longer "
-            f"than {self.tokens.length} {self.tokens.by}; the rest of them is not read "
-            "(data.input.length).",
-        )
+        notes = []
+        if share := self.tokens.longer:
+            notes.append(
+                f"{'under 1%' if share < 0.01 else f'{share:.0%}'} of the training texts are "
+                f"longer than {self.tokens.length} {self.tokens.by}; the rest of them is not read "
+                "(data.input.length)."
+            )
+        if (share := self.tokens.strange) > _MANY_STRANGE:
+            notes.append(
+                f"{share:.0%} of the words in the training texts have no word vector and start "
+                "random. Name vectors of their language (backbone.weights), or take "
+                "data.input.tokens=characters."
+            )
+        return tuple(notes)
 
     def recipe(self, view: str = _NONE) -> str:
         """Returns a text that differs if the numbers could."""
@@ -189,6 +198,8 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
             "data.input: the model does not say what its tokens are. Train it from a backbone for "
             "texts, or name a file with its vocabulary, data.input.vocabulary."
         )
+    if section.column is not None and section.columns:
+        raise UserError("data.input: column and columns exclude each other. Leave out one.")
     columns = tuple(section.columns or [section.column or "text"])
     return TextInput(tokens, columns, section.variation.drop, section.variation.swap)
 

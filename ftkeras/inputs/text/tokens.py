@@ -49,6 +49,8 @@ class Tokens:
         vocabulary: The tokens; their places are their numbers. The first is padding.
         length: How many tokens of a text are read; what follows is left out.
         longer: The share of the training texts that are longer, for messages.
+        strange: The share of the training texts' words that have no pretrained vector, although
+            others have, for messages.
         fixed: Whether all batches have that length.
         parts: Of how many parts a text is; they share the length.
     """
@@ -59,6 +61,7 @@ class Tokens:
     longer: float = 0.0
     fixed: bool = False
     parts: int = 1
+    strange: float = 0.0
 
     def __post_init__(self) -> None:
         if len(set(self.vocabulary)) != len(self.vocabulary):
@@ -120,6 +123,7 @@ class Tokens:
             "longer": self.longer,
             "fixed": self.fixed,
             "parts": self.parts,
+            "strange": self.strange,
         }
 
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from ftkeras.inputs.registry import DEFAULT, KINDS, make_input
 from ftkeras.report.chart import reliability_chart
 from ftkeras.report.html import (
     Child,
@@ -60,6 +61,12 @@ def calibration(facts: RunFacts) -> Section:
             )
         )  # fmt: skip
     return Section("calibration", title, body, lead)
+
+
+def can_be_corrupted(facts: RunFacts) -> bool:
+    """Whether `ftkeras robustness` can measure a run; of kinds of others this is not known."""
+    kind = facts.data.get("input", DEFAULT)
+    return kind not in KINDS or make_input(kind).ability("corruptions") is not None
 
 
 def robustness(facts: RunFacts) -> Section:
