@@ -278,8 +278,8 @@ class Input:
         module = self.ability(name)
         if module is None:
             raise UserError(
-                f"{verb}: {self.nouns} have no {name!r}, {why or 'which it needs'}; see abilities in "
-                "docs/inputs.md."
+                f"{verb}: {self.nouns} have no {name!r}, {why or 'which it needs'}; see abilities "
+                "in docs/inputs.md."
             )
         return module
 

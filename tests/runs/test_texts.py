@@ -266,13 +266,6 @@ def test_data_of_another_kind_are_named(source, tmp_path):
         ftkeras.load_data(source, path=path if source == "manifest" else str(tmp_path))
 
 
-def test_few_shot_needs_maps(table):
-    data = {"source": "manifest", "path": table, "input": {"kind": "text", "column": "review"}}
-    tree = tree_of(data, task="few_shot")
-    with pytest.raises(UserError, match="few_shot: lstm has no feature maps"):
-        train(parse_config(tree), "unused")
-
-
 def test_lines_that_are_left_out_are_no_files(tmp_path):
     table = [*rows(), {"review": "", "label": "good", "split": ""}]
     path = write_table(tmp_path / "reviews.csv", table)
