@@ -68,7 +68,7 @@ def test_the_kept_model_is_the_method_that_was_chosen(run):
     data = build.data(run.config)
     pool, test = data.splits["train"], data.splits["test"]
     chosen = draw(pool.labels, 4, seed=0, turn=0)
-    features = unit_features(build.backbone(run.config), 2)
+    features = unit_features(build.backbone(run.config, data), 2)
     feed = build.feed(run.config, data, ftkeras.load_model(run))
     support = predict_outputs(features, feed.plain("train"), "")[0][chosen]
     labels = pool.labels[chosen]
