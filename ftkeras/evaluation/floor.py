@@ -106,6 +106,8 @@ def sentence(part: Mapping[str, Any]) -> str:
     digits = ".1f" if share else ".3g"
     span = f"95% interval {low:{digits}} to {high:{digits}}"
     what = f"floor {value:.4f} (a linear model on frozen features)"
+    if max(abs(low), abs(high), abs(gained)) < 1e-6 * max(1.0, abs(value)):
+        return f"{what}; the model equals it"
     if part["noise"]:
         return f"{what}; the difference is noise ({gained:+{digits}}{unit}, {span})"
     verb = "gained" if gained > 0 else "lost"

@@ -299,7 +299,8 @@ def _keeps_state(layer: keras.layers.Layer) -> bool:
 
 
 def _is_known_steady(layer: keras.layers.Layer) -> bool:
-    if not is_built_in(layer) or isinstance(layer, keras.layers.Lambda):
+    own = getattr(layer, "is_steady", False)  # a layer of ours may say so itself
+    if not (is_built_in(layer) or own) or isinstance(layer, keras.layers.Lambda):
         return False
     return not _keeps_state(layer) and not (seed_generators(layer) and _draws(layer))
 

@@ -154,6 +154,10 @@ class StartedLSTM(keras.layers.LSTM):
     The arguments are those of `keras.layers.LSTM`.
     """
 
+    is_steady = True
+    """Frozen and without dropout it gives the same every time, so that a trunk may hold it. A trace
+    does not show that: TensorFlow's loops count as operations that change something."""
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.start_hidden = self.add_weight(

@@ -12,7 +12,9 @@ import pytest
 
 from ftkeras.backbones.text import char_lstm
 from ftkeras.inputs.text.tokens import SEPARATOR, UNKNOWN, TokenIds, Tokens, tokens_in
+from ftkeras.model.assemble import build_model
 from ftkeras.starter import text as starter
+from ftkeras.trunk.split import split_or_reason
 
 # English as people write it online, like what the model was trained on.
 CHAT = (
@@ -215,3 +217,17 @@ def test_an_lstm_starts_where_its_weights_say_and_learns_where():
     state = [np.tile(hidden, (3, 1)), np.tile(cell, (3, 1))]
     np.testing.assert_allclose(layer(x), plain(x, initial_state=state), atol=1e-6)
     assert {"start_hidden", "start_cell"} < {v.name for v in layer.trainable_variables}
+
+
+def test_a_trunk_may_hold_its_frozen_layers():
+    tokens = Tokens("characters", tuple(char_lstm.characters()), 16)
+    backbone = char_lstm.load(TokenIds(tokens.as_config(), name="tokens"), pretrained=False)
+    model = build_model(backbone, 2, dropout=0.0)
+    for block in backbone.blocks[:2]:
+        block.layers[0].trainable = False
+    split = split_or_reason(model, length=16)
+    assert not isinstance(split, str), split
+    shapes = {(spec.shape, spec.varies) for spec in split.frontier}
+    assert ((16, char_lstm.UNITS), True) in shapes
+    ids = np.array([[3, 4, 5, 6, 0, 0], [7, 8, 9, 10, 11, 12]], np.int32)
+    np.testing.assert_array_equal(split.tail(split.trunk(ids)), model(ids))
