@@ -59,11 +59,16 @@ class Run:
         run.begin()
         return run
 
-    def begin(self) -> None:
+    def begin(self, config: Config | None = None) -> None:
         """Records that a process trains here, and makes what every run has.
 
         Also for a run that resumes: the process before may have been killed too early to make it.
+
+        Args:
+            config: The run's config, if its data have moved since it began.
         """
+        if config is not None and differences(self.config, config):
+            self.write_text("config.yaml", dump_config(config))
         if not gfile.exists(self.path("environment.json")):
             self.write_json("environment.json", environment())
         gfile.makedirs(self.path("checkpoints"))
@@ -132,6 +137,8 @@ class Run:
             self.check(overwrite)
             return False
         changes = differences(self.config, config) if config is not None else []
+        # Data may have moved; whether they are the same ones is looked at before training resumes.
+        changes = [change for change in changes if not change.startswith("data.path: ")]
         if changes:
             raise UserError(
                 f"--out {self.folder}: the run there has another config: {'; '.join(changes)}. "

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from ftkeras.cli.flags import define_bars, define_config, no_arguments, read_bars, read_config
 from ftkeras.cli.quiet import import_tensorflow
 
+if TYPE_CHECKING:
+    from ftkeras.config.schema import Config
+
 USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALUE ...]
          [--assert METRIC>=VALUE ...] [--seeds=N]
 Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
 
-A run that was stopped or killed goes on: ftkeras train --out=runs/q. Ctrl-C and SIGTERM save and
-stop (exit status 130 and 75), SIGUSR1 saves and goes on.
+A run that was stopped or killed resumes: ftkeras train --out=runs/q. If its data have moved, add
+--set data.path=PATH. Ctrl-C and SIGTERM save and stop (exit status 130 and 75), SIGUSR1 saves and
+continues.
 """
 
 
@@ -40,14 +45,16 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "train")
     bars = read_bars(values)
-    resumes = values.config is None and values.out is not None and not values.set
-    config = None if resumes and values.seeds is None else read_config(values, "train")
+    config = _config(values)
     stem = os.path.splitext(os.path.basename(values.config or ""))[0]
     import_tensorflow()
     from ftkeras.evaluation.seeds import format_seeds, repeat
+    from ftkeras.run import Run
     from ftkeras.runs.train import train
 
     out = values.out or os.path.join("runs", stem)
+    if config is None and values.set:
+        config = Run.open(out, values.set).config
     if values.seeds is None or config is None:
         train(config, out, overwrite=values.overwrite, bars=bars)
     else:
@@ -55,3 +62,11 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         summary = repeat(train_one, config, out, values.seeds, overwrite=values.overwrite)
         print(f"\n{format_seeds(summary)}\n\nrecord  {out}/seeds.json")
     return 0
+
+
+def _config(values: flags.FlagValues) -> Config | None:
+    """Returns the config that is named; None if the run in --out resumes with its own."""
+    moved = all(change.startswith("data.path=") for change in values.set)
+    if values.config is None and values.out is not None and values.seeds is None and moved:
+        return None
+    return read_config(values, "train")

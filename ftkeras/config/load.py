@@ -250,7 +250,7 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
         for name in names
-        if _shown(before, name) != _shown(after, name)
+        if name not in before or name not in after or before[name] != after[name]
     ]
 
 

@@ -241,12 +241,17 @@ def data_of(run: Run, config: Config) -> Data:
     try:
         return task_of(config).data(config)
     except UserError as error:
-        path = getattr(config.data, "path", None)
-        if path is None or tf.io.gfile.exists(path):
-            raise
-        raise UserError(
-            f"{error} If the data of {shlex.quote(run.folder)} have moved: --set data.path=PATH."
-        ) from None
+        raise if_moved(error, run, config) from None
+
+
+def if_moved(error: UserError, run: Run, config: Config) -> UserError:
+    """Returns an error about a run's data, with what to do if they are not where they were."""
+    path = getattr(config.data, "path", None)
+    if path is None or tf.io.gfile.exists(path):
+        return error
+    return UserError(
+        f"{error} If the data of {shlex.quote(run.folder)} have moved: --set data.path=PATH."
+    )
 
 
 def final_split(data: Data) -> str:

@@ -36,7 +36,7 @@ from ftkeras.runs import build
 from ftkeras.runs.adapt import adapt_backbone
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
-from ftkeras.runs.finished import export, final_split, write_page
+from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
@@ -75,7 +75,7 @@ def train(
     run = Run(out)
     resumes = run.resumes(config, overwrite)
     config = config or run.config
-    assembled = assemble(config)
+    assembled = _assembled(config, run, resumes)
     devices = assembled.devices
     assembled.task.check_bars(bars, _facts(assembled))
     check_formats(config.export.formats)
@@ -101,6 +101,13 @@ def train(
         _print_end(assembled, run, evaluation, results, time.monotonic() - start)
         require(bars, evaluation)
     return run
+
+
+def _assembled(config: Config, run: Run, resumes: bool) -> Assembled:
+    try:
+        return assemble(config)
+    except UserError as error:
+        raise (if_moved(error, run, config) if resumes else error) from None
 
 
 def _train_and_measure(
@@ -166,7 +173,7 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
     # Asked again: another process may have finished the run since.
     if run.resumes(assembled.config, overwrite):
         _check_same_data(assembled.data, run)
-        run.begin()
+        run.begin(assembled.config)
     else:
         Run.create(run.folder, assembled.config, overwrite)
     print(assembled.describe())

@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 import ftkeras
-from ftkeras.config.load import dump_config, load_config, parse_config, parse_text
+from ftkeras.config.load import (
+    differences,
+    dump_config,
+    load_config,
+    parse_config,
+    parse_text,
+)
 from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
 from ftkeras.config.template import commented_config
@@ -269,3 +275,10 @@ def test_errors_of_outputs_name_the_field(outputs, message):
     sections = {"data": {"source": "starter"}, "backbone": {"name": "MobileNetV2"}}
     with pytest.raises(UserError, match=message):
         parse_config({**sections, "phases": {"strategy": "auto"}, "outputs": outputs})
+
+
+def test_values_that_differ_late_differ():
+    """What people are shown is cut; what is compared is not."""
+    cut = "a" * 80
+    one, other = (parse_config(MINIMAL, [f"backbone.cut={cut}{end}"]) for end in ("b", "c"))
+    assert len(differences(one, other)) == 1 and not differences(one, one)

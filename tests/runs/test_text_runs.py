@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from ftkeras.cli import main as cli
 from ftkeras.config.load import parse_config
 from ftkeras.run import Run
 from ftkeras.runs.adapt import adapt_backbone
@@ -122,3 +124,24 @@ def test_l2_sp_pulls_to_the_adapted_weights(text_tree, tmp_path):
 def _folder(path: Path) -> Run:
     (path / "run").mkdir()
     return Run(str(path / "run"))
+
+
+def test_a_run_whose_data_have_moved_resumes(text_tree, tmp_path, monkeypatch, capsys):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        shutil.copy(text_tree["data"]["path"], folder)
+    tree = {**text_tree, "data": {**text_tree["data"]}, "trunk": {"mode": "off"}}
+    tree["data"]["path"] = str(old / Path(text_tree["data"]["path"]).name)
+    config, out = parse_config(tree), str(tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
+        train(config, out)
+    shutil.rmtree(old)
+    assert cli.main(["train", f"--out={out}"]) == 2
+    assert f"If the data of {out} have moved: --set data.path=PATH." in capsys.readouterr().err
+    moved = str(new / Path(text_tree["data"]["path"]).name)
+    assert cli.main(["train", f"--out={out}", f"--set=data.path={moved}"]) == 0
+    run = Run.open(out)
+    assert run.state() == "finished" and run.config.data.path == moved
+    assert cli.main(["evaluate", out]) == 0
