@@ -161,6 +161,7 @@ def _task(module: str) -> str:
 
 
 _MAY_NAME_A_KIND = ("backbones", "cli", "runs.build")
+_NO_KINDS = ([], ["base"], ["registry"], ["rows"], ["copies"])  # modules of `inputs` for all kinds
 
 
 def name_a_kind(imports: Imports) -> list[str]:
@@ -170,7 +171,7 @@ def name_a_kind(imports: Imports) -> list[str]:
         own = module.split(".")[:2]
         for other in sorted(imported):
             home = other.split(".")[:2]
-            is_kind = home[0] == "inputs" and home[1:] not in ([], ["base"], ["registry"])
+            is_kind = home[0] == "inputs" and home[1:] not in _NO_KINDS
             if is_kind and home != own and not module.startswith(_MAY_NAME_A_KIND):
                 faults.append(f"{module} imports {other}: ask the input instead")
     return faults

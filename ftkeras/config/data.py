@@ -15,6 +15,7 @@ from ftkeras.config.fields import Examples, FilePath, Fraction, InputSection, Se
 
 # By name, as the schemas of tasks are: each kind's section stands in the folder of the kind.
 _kinds = importlib.import_module("ftkeras.inputs.registry")
+section_of = _kinds.section_of
 
 
 class SplitConfig(Section):
@@ -41,7 +42,7 @@ class OtherInput(InputSection):
     def _validated(cls, given: Any) -> Any:
         """Has the kind's own section, if it has one, check the settings and fill in defaults."""
         kind = given.get("kind") if isinstance(given, dict) else None
-        section = _kinds.section_of(kind) if isinstance(kind, str) else None
+        section = section_of(kind) if isinstance(kind, str) else None
         if section is None:
             return given
         settings = {name: value for name, value in given.items() if name != "kind"}
@@ -72,7 +73,7 @@ def _kind_of(given: Any) -> str:
 if TYPE_CHECKING:
     InputConfig = InputSection
 else:
-    _members = [Annotated[_kinds.section_of(kind), Tag(kind)] for kind in _kinds.KINDS]
+    _members = [Annotated[section_of(kind), Tag(kind)] for kind in _kinds.KINDS]
     InputConfig = Annotated[
         functools.reduce(operator.or_, [*_members, Annotated[OtherInput, Tag("other")]]),
         Discriminator(_kind_of),
@@ -82,7 +83,7 @@ else:
 class DataSection(Section):
     """What every source shares."""
 
-    input: InputConfig = _kinds.section_of(_kinds.DEFAULT)()
+    input: InputConfig = section_of(_kinds.DEFAULT)()
     """What an example is, with the settings of its kind; without a kind, an image."""
     batch_size: Examples = 32
     """Examples a step, over all devices together."""

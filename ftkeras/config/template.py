@@ -9,12 +9,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ftkeras.config.data import FolderData, ManifestData, StarterData
+from ftkeras.config.data import FolderData, ManifestData, StarterData, section_of
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
 from ftkeras.config.schema import Config, kind_of
-from ftkeras.inputs.registry import section_of
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.graph import GraphModel, flatten
-from ftkeras.trunk.cost import work
+from ftkeras.trunk.cost import NOMINAL_LENGTH, work
 from ftkeras.trunk.engines import make_engine
 from ftkeras.trunk.extract import Outlet, Trunks, extract
 from ftkeras.trunk.masks import find_masks
@@ -281,7 +281,7 @@ def test_replicas_run_trunks_of_several_inputs(two_replicas):
 def test_a_model_with_named_inputs_is_timed_at_a_length_that_it_takes():
     for length in (LENGTH, None):  # the positions of this BERT end after LENGTH
         model = bert(length=length)
-        assert 0 < _seconds_per_work(model, flatten(model)) < 1e-3
+        assert 0 < _seconds_per_work(model, flatten(model), NOMINAL_LENGTH) < 1e-3
 
 
 def test_a_store_keeps_masks_and_whole_numbers(tmp_path, monkeypatch):

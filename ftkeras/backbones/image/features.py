@@ -7,11 +7,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ftkeras.backbones import load_backbone
 from ftkeras.backbones.preprocessing import preprocess
 from ftkeras.inputs.image.input import ImageInput
-from ftkeras.model.inference import outputs_function
 
 WHAT = "a backbone's features"
 _SIZE = 96  # enough to tell things apart, and quick
@@ -33,7 +33,11 @@ def make(
     inputs = keras.Input((_SIZE, _SIZE, 3))
     maps = backbone.model(preprocess(inputs, backbone.preprocessing))
     reader = ImageInput(_SIZE, "squash")
-    answer = outputs_function(keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(maps)))
+    network = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(maps))
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, *inputs.shape[1:]))])
+    def answer(batch: tf.Tensor) -> tf.Tensor:
+        return network(batch, training=False)
 
     def features(rows: np.ndarray) -> np.ndarray:
         made = np.empty((len(rows), _CHANNELS), np.float32)
