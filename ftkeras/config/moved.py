@@ -20,7 +20,7 @@ _MOVED = {  # within each of these sections
 
 
 def new_location(location: Location) -> Location:
-    """Returns where the field at a location is now.
+    """Returns the present location of the field at a location.
 
     Example:
         >>> new_location(("data", "mix", "mixup"))

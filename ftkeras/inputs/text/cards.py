@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from ftkeras.inputs.base import PLAIN, Input, Shown, Tree
 from ftkeras.inputs.text.attribution import integrated_gradients
+from ftkeras.inputs.text.input import TextInput
 from ftkeras.inputs.text.tokens import BETWEEN, SEPARATOR, Tokens, split
 
 _MOST = 400  # characters of an excerpt
@@ -45,7 +46,8 @@ def draw(
         `pieces`, the strings of an excerpt in order, and `weights`, what each added to the score
         of the explained class; None for what lies between tokens or was not read.
     """
-    tokens: Tokens = kind.tokens  # type: ignore[attr-defined]
+    assert isinstance(kind, TextInput) and kind.tokens is not None
+    tokens = kind.tokens
     explain = integrated_gradients(model, logits_of, exclusive=exclusive)
     cards = []
     for one in shown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 import tensorflow as tf
 
@@ -14,6 +15,7 @@ EMPTY = "empty"
 LONG = f"longer than {MOST_CHARACTERS:,} bytes"
 _ZERO = r"(?s).*\x00.*"
 _NOTHING = r"[\pZ\pC]*"  # spaces and control characters
+_VISIBLE = re.compile(rb"[!-~]")
 _OTHERS = {  # what files of other encodings begin with
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -43,5 +45,11 @@ def examine(raw: bytes) -> str:
     for mark, name in _OTHERS.items():
         if raw.startswith(mark):
             return f"{name}, not UTF-8 text; save it as UTF-8"
+    if len(raw) <= MOST_CHARACTERS and b"\0" not in raw and _VISIBLE.search(raw):
+        try:  # most texts, in a hundredth of the time
+            raw.decode()
+            return ""
+        except UnicodeDecodeError:
+            return DAMAGED
     reason: bytes = why_not(tf.constant(raw)).numpy()
     return reason.decode()

@@ -36,7 +36,7 @@ def find_duplicates(
 
 
 def exact_pairs(looks: Looks) -> Pairs:
-    """Returns each text that an earlier one equals, but for case and spaces, with that one."""
+    """Returns each text that an earlier one equals, except in case and spaces, with that one."""
     rows = np.flatnonzero(~looks.blank)
     _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
     original = rows[first[which]]  # the earliest of each content

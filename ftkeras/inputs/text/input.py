@@ -150,9 +150,12 @@ class TextInput(Input):
             wanted = "one string" if parts == 1 else f"{parts} strings"
             raise UserError(f"{where} has the shape {array.shape}; it must be {wanted} per text.")
         encoded = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
-        if parts > 1:
-            return np.array([_joined(row) for row in encoded.tolist()], object)
-        return encoded.astype(object)
+        rows = encoded.tolist()
+        texts = [_joined(row) for row in rows] if parts > 1 else rows
+        for number, text in enumerate(texts):
+            if reason := check.examine(text):
+                raise UserError(f"{where}[{number}] cannot be used: {reason}. Leave it out.")
+        return np.array(texts, object)
 
     def in_cells(self, cells: Sequence[str]) -> bytes:
         """Returns the text in the cells of a table's line."""

@@ -144,3 +144,18 @@ def test_arrays_of_texts():
         KIND.check_array(np.zeros(3), "x")
     with pytest.raises(UserError, match="must be one string per text"):
         KIND.check_array(np.array([["a", "b"]]), "x")
+
+
+@pytest.mark.parametrize(("bad", "reason"), [(b"", "empty"), (b"caf\xe9", "not UTF-8 text")])
+def test_an_array_with_a_text_that_cannot_be_read_is_refused_by_its_place(bad, reason):
+    with pytest.raises(UserError, match=rf"texts\[1\] cannot be used: {reason}"):
+        KIND.check_array(np.array([b"fine", bad]), "x.npz: texts")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"ok", b"\xc3(", b" a\0", "\u4f60".encode(), b"\x80", b"x" * 2_000_000]
+)
+def test_the_quick_decision_is_that_of_the_graph(raw):
+    from ftkeras.inputs.text.check import why_not
+
+    assert examine(raw) == why_not(tf.constant(raw)).numpy().decode()
