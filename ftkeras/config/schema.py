@@ -59,8 +59,9 @@ class BackboneConfig(Section):
     """The pretrained network under the head."""
 
     name: NameOrPath
-    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
-    .keras file."""
+    """A Keras Applications name, or one for texts (see `ftkeras backbones`); the path of a .keras
+    file; or a model of keras-hub (docs/hub.md): keras_hub/PRESET, hf://OWNER/MODEL, or the path of
+    a folder in keras-hub's or Hugging Face's form."""
     weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
     texts, which take them if this is left out), none, or a file: weights, or word vectors."""
@@ -338,9 +339,13 @@ class ExportConfig(Section):
 
 def kind_of(backbone: Any) -> str | None:
     """Returns the kind of input that a backbone takes; None if its name does not say."""
-    # By name, as the schemas of tasks are: the catalog stands with the backbones.
-    catalog = importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
-    return "text" if isinstance(backbone, str) and backbone in catalog else None
+    if not isinstance(backbone, str):
+        return None
+    # By name, as the schemas of tasks are: both stand with the backbones.
+    if backbone in importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG:
+        return "text"
+    hub = importlib.import_module("ftkeras.backbones.hub")
+    return hub.kind_of(backbone) if hub.is_hub(backbone) else None
 
 
 class Config(Section):
