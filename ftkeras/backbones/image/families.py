@@ -99,7 +99,7 @@ FAMILIES = {
     "SwinTransformerBackbone": HubFamily(
         "Swin",
         "sequence",
-        "multiples of its windows",
+        "multiples of 32",
         "swin",
         _family(
             "Liu et al. 2021, Swin Transformer: Hierarchical Vision Transformer ...",
@@ -144,7 +144,10 @@ FAMILIES = {
         "map",
         _ANY,
         "timm: cspnet",
-        _family("Wang et al. 2020, CSPNet: A New Backbone that can Enhance Learning ..."),
+        _family(
+            "Wang et al. 2020, CSPNet: A New Backbone that can Enhance Learning ...",
+            (r"(stage_\d)_", r"\1"),  # what skips a part of it skips a whole stage
+        ),
     ),
     "DenseNetBackbone": HubFamily(
         "DenseNet",
