@@ -135,11 +135,12 @@ class HeadConfig(Section):
     """The new layers on top of the backbone."""
 
     pooling: (
-        Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"] | None
+        Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
+        | None
     ) = None
     """How features become one vector. Of a map: avg, max, or avg_max, which concatenates both. Of a
-    sequence, without its padding: mean, max, first, last, or attention. Of a vector: none. Left
-    out: the first of these that fits."""
+    sequence, without its padding: mean, max, first, last, or attention; of a Transformer also
+    pooler, its own layer on the first token. Of a vector: none. Left out: the first that fits."""
     hidden: list[HiddenLayer] = []
     """Dense layers before the logits."""
     dropout: Fraction = 0.2
@@ -318,8 +319,9 @@ class TrunkConfig(Section):
     views: NonNegativeInt = 0
     """How many augmented versions of each image are stored, to take turns by epoch, and whether
     MixUp and CutMix may mix what is stored. 0 stores only what is the same every epoch."""
-    silence: bool = False
-    """Run frozen layers without their dropout and stochastic depth, which end the trunk else."""
+    silence: bool | None = None
+    """Whether frozen layers run without their dropout and stochastic depth, which otherwise end
+    the trunk. Left out, those of Transformers of keras-hub do."""
     memory_mb: NonNegativeInt | None = None
     """Room for a store in memory; left out, half of what is free."""
     disk_mb: NonNegativeInt | None = None

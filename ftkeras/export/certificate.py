@@ -79,7 +79,8 @@ def certify_saved_model(
         "refused": f"each gets an error of its own; other {kind.nouns} of the batch are answered",
         "limits": asked.limits,
         "saved_model": {
-            "compared_with": "the Keras model; in a fresh process that imports only TensorFlow",
+            "compared_with": "the Keras model; in a fresh process that imports only "
+            + " and ".join(["TensorFlow", *kind.serving_packages]),
             "tolerance": TOLERANCE,
             "max_difference": differences,
             "latency_ms": {
@@ -179,7 +180,8 @@ def _ask_in_fresh_process(
 ) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as scratch:
         wire = kind.wire
-        Path(scratch, "names.json").write_text(json.dumps(wire._asdict()))
+        names = {**wire._asdict(), "packages": list(kind.serving_packages)}
+        Path(scratch, "names.json").write_text(json.dumps(names))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):
                 Path(scratch, f"{i:06d}.raw").write_bytes(content)

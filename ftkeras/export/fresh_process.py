@@ -1,16 +1,19 @@
 """Asks a SavedModel as a server would: a script of its own, which imports TensorFlow alone.
 
+Besides, it imports the packages whose operations the model needs, which a server must link.
+
     python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
-arguments and features are called. ANSWERS becomes an .npz file with what each signature said, under
+arguments and features are called, and which packages are needed. ANSWERS becomes an .npz file with what each signature said, under
 names such as "images/scores", and how long it took, such as "seconds/images/32".
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import sys
 import time
@@ -27,8 +30,10 @@ _LONG = 5.0  # seconds; what takes longer is not asked again
 
 
 def main(saved_model: str, questions: str, answers: str) -> None:
-    signatures = tf.saved_model.load(saved_model).signatures
     names = json.loads(Path(questions, "names.json").read_text())
+    for package in names["packages"]:
+        importlib.import_module(package)
+    signatures = tf.saved_model.load(saved_model).signatures
     raw: Any = [path.read_bytes() for path in sorted(Path(questions).glob("*.raw"))]
     if not raw:
         raw = np.load(Path(questions, "raw.npy"), allow_pickle=False)

@@ -149,7 +149,7 @@ def plan_trunk(
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
-        split = split_or_reason(model, silence=options.silence, graph=graph, length=length)
+        split = split_or_reason(model, silence=bool(options.silence), graph=graph, length=length)
         if isinstance(split, str):
             forecasts.append(TrunkForecast(phase.name, False, split))
             splits.append(None)

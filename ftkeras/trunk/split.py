@@ -32,6 +32,7 @@ _RECURRENT = (
     *(keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN),
     *(keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell),
 )
+_MASK = "padding_mask"  # the input that says what is padding, as keras-hub names it
 _NOTHING = "no expensive layer is frozen"
 
 
@@ -155,6 +156,7 @@ def _specs(
     frontier: tuple[Tensor, ...], graph: Graph, masks: Masks, length: int | None
 ) -> tuple[Spec, ...]:
     telling = set(masks.of.values()) | _read_as_masked(graph)
+    telling |= {x for x, name in zip(graph.inputs, graph.names or (), strict=False) if name == _MASK}
     return tuple(
         Spec(_sizes(x, length), x.dtype, varies, varies and x in telling)
         for x in frontier
