@@ -183,9 +183,7 @@ FAMILIES = {
             ),
         ),
     ),
-    "VGGBackbone": HubFamily(
-        "VGG", "map", _ANY, "timm: vgg", _family(VGG.paper, *VGG.begins)
-    ),
+    "VGGBackbone": HubFamily("VGG", "map", _ANY, "timm: vgg", _family(VGG.paper, *VGG.begins)),
     "XceptionBackbone": HubFamily(
         "Xception", "map", _ANY, "", _family(XCEPTION.paper, *XCEPTION.begins)
     ),

@@ -37,7 +37,9 @@ def unit_features(backbone: Backbone, stages: int | None = None) -> keras.Model:
     if backbone.gives != "map":
         inputs, features, mask = backbone_features(backbone)
         unit = keras.layers.UnitNormalization(name="head_unit", dtype="float32")
-        return keras.Model(inputs, unit(pool(features, mask=mask, front=backbone.front)), name="features")
+        return keras.Model(
+            inputs, unit(pool(features, mask=mask, front=backbone.front)), name="features"
+        )
     raw = keras.Input(backbone.model.input_shape[1:], name=RAW, dtype="float32")
     inner = keras.Model(
         backbone.model.inputs, stage_ends(backbone)[-count:], name=backbone.model.name
