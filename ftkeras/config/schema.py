@@ -339,12 +339,17 @@ class ExportConfig(Section):
     """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
+def is_shipped_text(backbone: str) -> bool:
+    """Whether a backbone is one of the recurrent ones for texts."""
+    # By name, as the schemas of tasks are: the catalog stands with the backbones.
+    return backbone in importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
+
+
 def kind_of(backbone: Any) -> str | None:
     """Returns the kind of input that a backbone takes; None if its name does not say."""
     if not isinstance(backbone, str):
         return None
-    # By name, as the schemas of tasks are: both stand with the backbones.
-    if backbone in importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG:
+    if is_shipped_text(backbone):
         return "text"
     hub = importlib.import_module("ftkeras.backbones.hub")
     return hub.kind_of(backbone) if hub.is_hub(backbone) else None

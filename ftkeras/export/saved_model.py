@@ -71,7 +71,8 @@ def export_saved_model(
                 certificate = certify_saved_model(folder, servable, golden)
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
-        write_serving_files(directory, name, servable.input.wire.raw)
+        kind = servable.input
+        write_serving_files(directory, name, kind.wire.raw, kind.serving_packages)
     finally:
         progress.close()
     return target

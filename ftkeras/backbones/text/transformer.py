@@ -193,13 +193,9 @@ def _fitted(
         )
     own = found.json("sentence_bert_config.json").get("max_seq_length")
     pieces = dataclasses.replace(pieces, parts=reading.parts)
-    counts = [
-        count
-        for count in tf.data.Dataset.from_tensor_slices(places_in(train))
-        .map(train.fetch)
-        .map(pieces.count, num_parallel_calls=tf.data.AUTOTUNE)
-        .as_numpy_iterator()
-    ]
+    texts = tf.data.Dataset.from_tensor_slices(places_in(train)).map(train.fetch)
+    counted = texts.map(pieces.count, num_parallel_calls=tf.data.AUTOTUNE)
+    counts = list(counted.as_numpy_iterator())
     length = reading.length or choose_length(counts, min(own or _MOST, most or _MOST))
     longer = float(np.mean(np.array(counts) > length)) if counts else 0.0
     return dataclasses.replace(pieces, length=length, longer=longer)

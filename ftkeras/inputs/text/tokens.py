@@ -263,8 +263,8 @@ class TokenIds(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         return inputs
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, inputs.dtype)  # not of the layer's own type
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "tokens": dict(self.config)}
