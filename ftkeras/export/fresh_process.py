@@ -6,8 +6,9 @@ Besides, it imports the packages whose operations the model needs, which a serve
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
-arguments and features are called, and which packages are needed. ANSWERS becomes an .npz file with what each signature said, under
-names such as "images/scores", and how long it took, such as "seconds/images/32".
+arguments and features are called, and which packages are needed. ANSWERS becomes an .npz file with
+what each signature said, under names such as "images/scores", and how long it took, such as
+"seconds/images/32".
 """
 
 from __future__ import annotations

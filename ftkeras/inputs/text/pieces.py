@@ -29,9 +29,8 @@ from ftkeras.inputs.text.tokens import TokenIds, lengths_up_to, parts_of
 from ftkeras.keras_internals import for_graphs
 
 # Words with the spaces apart, or, as byte pairs are counted, with the spaces in front of them.
-_WORDS = (
-    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|\s+"
-)
+_ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # writing without spaces: kana and Han
+_WORDS = rf"[{_ALONE}]|[^\s{_ALONE}]+|\s+"
 _WORDS_AFTER_SPACES = r"\s*\S+|\s+"
 
 IDS, MASK, SEGMENTS = "token_ids", "padding_mask", "segment_ids"
@@ -242,6 +241,8 @@ class PieceIds(TokenIds):
     """
 
     def read(self) -> Any:
-        return Pieces(
-            **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.config.items()}
-        )
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, (list, tuple)) else value
+            for name, value in self.config.items()
+        }
+        return Pieces(**given)

@@ -271,7 +271,7 @@ class TokenIds(keras.layers.Layer):
 
 
 def tokens_in(model: keras.Model | None) -> Any:
-    """Returns how a model's texts become numbers: `Tokens`, or `Pieces`; None if it does not say so."""
+    """Returns how a model's texts become numbers, `Tokens` or `Pieces`; None if it does not say."""
     if model is None:
         return None
     for layer in model.layers:
