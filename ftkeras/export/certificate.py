@@ -25,6 +25,7 @@ from ftkeras.export.signatures import decoded
 from ftkeras.inputs.base import Input
 from ftkeras.keras_internals import flat_layers
 from ftkeras.outputs.classes import Classes
+from ftkeras.timeline import stage
 
 TOLERANCE = 1e-4
 """The largest difference of two scores (0..1), or of features relative to the largest one, that
@@ -34,6 +35,7 @@ OTHER_TOLERANCE = {"float32": 1e-3, "mixed": 3e-2}
 what the model computes in 16 bits."""
 
 
+@stage("export: certificate")
 def certify_saved_model(
     path: str | os.PathLike[str], servable: Served, golden: Mapping[str, bytes]
 ) -> dict[str, Any]:
@@ -156,6 +158,7 @@ def _answered(
     return {name: values[:golden] for name, values in said.items() if name != "error"}
 
 
+@stage("export: OpenVINO as second opinion")
 def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, Any]:
     if isinstance(inputs, dict):
         return {"status": "asked about models of one input alone"}
@@ -174,6 +177,7 @@ def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, A
     return {"tolerance": tolerance_of(servable), "max_difference": difference}
 
 
+@stage("export: ask a fresh process")
 def _ask_in_fresh_process(
     path: str, raw: Sequence[Any], kind: Input, inputs: Any
 ) -> dict[str, np.ndarray]:
