@@ -106,6 +106,6 @@ def _as_array(values: tf.Tensor) -> np.ndarray:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        main(*sys.argv[1:])
+        main(*sys.argv[1:4])
     else:
-        main(*json.loads(sys.stdin.readline()), until_alone=sys.stdin.readline)
+        main(*json.loads(sys.stdin.readline()), sys.stdin.readline)
