@@ -31,7 +31,7 @@ _LONG = 5.0  # seconds; what takes longer is not asked again
 
 
 def main(
-    saved_model: str, questions: str, answers: str, until_alone: Callable[[], Any] = bool
+    saved_model: str, questions: str, answers: str, until_alone: Callable[[], Any] | None
 ) -> None:
     """Asks all signatures; measures how long they take when `until_alone` returns."""
     signatures = tf.saved_model.load(saved_model).signatures
@@ -53,7 +53,8 @@ def main(
         for output, values in ask(**_constants(batch)).items():
             results[f"{name}/{output}"] = _as_array(values)
         batches[name] = batch
-    until_alone()
+    if until_alone is not None:
+        until_alone()
     for name in {"serving_default", names["prepared"]} & set(batches):
         for size in BATCHES:
             question = {argument: [asked[0]] * size for argument, asked in batches[name].items()}
@@ -105,7 +106,7 @@ def _as_array(values: tf.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        main(*sys.argv[1:4])
-    else:
-        main(*json.loads(sys.stdin.readline()), sys.stdin.readline)
+    asked, until_alone = sys.argv[1:], None
+    if not asked:
+        asked, until_alone = json.loads(sys.stdin.readline()), sys.stdin.readline
+    main(asked[0], asked[1], asked[2], until_alone)
