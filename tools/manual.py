@@ -202,7 +202,7 @@ def _holds(field: Schema, places: Mapping[str, str]) -> str:
         return " or ".join(dict.fromkeys(words))
     if "enum" in field or "const" in field:
         return " or ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
-    kind = field.get("type", "any value")
+    kind: str = field.get("type", "any value")
     if kind == "array":
         return f"list of {_holds(field['items'], places)}"
     if kind == "object":
