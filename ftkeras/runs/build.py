@@ -33,6 +33,7 @@ from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.inputs.text.config import TextConfig
 from ftkeras.model.assemble import build_model
+from ftkeras.model.lora import Adapters, add_lora, load_adapters
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -43,10 +44,12 @@ from ftkeras.phases.phase import Phase, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.regularization import WeightPenalty
 
 
+@stage("find and check the data")
 def data(
     config: Config,
     *,
@@ -85,6 +88,7 @@ def data(
     )
 
 
+@stage("build the model")
 def backbone(config: Config, data: Data) -> Backbone:
     """Loads the backbone and makes the changes to it that the config asks for.
 
@@ -167,6 +171,26 @@ def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float
     return functools.partial(adapt, on.model, texts, seed=config.seed, **settings)
 
 
+def adapters(config: Config, on: Backbone) -> Adapters | None:
+    """Gives the backbone adapters if the config asks for them."""
+    section = config.lora
+    if section is None:
+        return None
+    if config.backbone.adapt is not None:
+        raise UserError(
+            "lora: backbone.adapt trains the weights that adapters leave alone. Leave one out."
+        )
+    if section.adapters is not None:
+        return load_adapters(section.adapters, on.model)
+    return add_lora(
+        on.model,
+        rank=section.rank,
+        alpha=section.alpha,
+        targets=section.targets,
+        seed=config.seed,
+    )
+
+
 def weights_name(config: Config) -> str:
     """Returns which weights the backbone has: there are none of ImageNet for texts."""
     weights, is_text = config.backbone.weights, isinstance(config.data.input, TextConfig)
@@ -189,6 +213,7 @@ def make_layers_known(config: Config) -> None:
             importlib.import_module("keras_hub")
 
 
+@stage("build the model")
 def model(config: Config, data: Data, on: Backbone) -> keras.Model:
     """Attaches the head for the only output."""
     [units] = [output.units for output in data.outputs.values()]

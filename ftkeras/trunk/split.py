@@ -156,9 +156,8 @@ def _specs(
     frontier: tuple[Tensor, ...], graph: Graph, masks: Masks, length: int | None
 ) -> tuple[Spec, ...]:
     telling = set(masks.of.values()) | _read_as_masked(graph)
-    telling |= {
-        x for x, name in zip(graph.inputs, graph.names or (), strict=False) if name == _MASK
-    }
+    named = zip(graph.inputs, graph.names, strict=False)  # a single input has no name
+    telling |= {x for x, name in named if name == _MASK}
     return tuple(
         Spec(_sizes(x, length), x.dtype, varies, varies and x in telling)
         for x in frontier

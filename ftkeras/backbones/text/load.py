@@ -57,7 +57,7 @@ def load_text_backbone(
         raise UserError(
             f"backbone.name: there is no backbone {name!r} for texts."
             f"{did_you_mean(name, TEXT_CATALOG)} There are {', '.join(TEXT_CATALOG)}; a model of "
-            "your own is the path of a .keras file, and one of keras-hub keras_hub/PRESET or a folder."
+            "your own is the path of a .keras file, one of keras-hub keras_hub/PRESET or a folder."
         )
     entry = TEXT_CATALOG[name]
     if reading.vocabulary is not None:

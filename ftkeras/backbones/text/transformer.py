@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -138,16 +139,17 @@ def _activation(name: str) -> Callable[..., Any]:
 
 def _pieces(backbone: Any, found: HubModel, takes: tuple[str, ...]) -> Pieces:
     """Returns how the model's texts become numbers; their length is not known yet."""
-    options, cleans, lowers = {}, False, False
-    if found.is_converted and (settings := found.json("tokenizer_config.json")):
+    options, cleans, lowers = {}, _has_word_pieces(found), False
+    if cleans:
         # What keras-hub does for its own models differs: it makes "ss" of a German sharp s, for
         # example, and takes no accents away.
-        if found.config["model_type"] in ("bert", "distilbert") and _is_word_piece(found):
-            cleans, lowers = True, bool(settings.get("do_lower_case", True))
-            strips = settings.get("strip_accents")
-            options = {"strip_accents": lowers if strips is None else bool(strips)}
-            if "tokenize_chinese_chars" in settings:
-                options["split_on_cjk"] = bool(settings["tokenize_chinese_chars"])
+        settings = found.json("tokenizer_config.json")
+        lowers = bool(settings.get("do_lower_case", True))
+        strips = settings.get("strip_accents")
+        options = {
+            "strip_accents": lowers if strips is None else bool(strips),
+            "split_on_cjk": bool(settings.get("tokenize_chinese_chars", True)),
+        }
     tokenizer = found.load(found.hub.tokenizers.Tokenizer, **options)
     described, assets = read_tokenizer(tokenizer)
     if lowers:
@@ -156,8 +158,10 @@ def _pieces(backbone: Any, found: HubModel, takes: tuple[str, ...]) -> Pieces:
     return Pieces(described, assets, takes, start, between, end, cleans=cleans, lowers=lowers)
 
 
-def _is_word_piece(found: HubModel) -> bool:
-    return "XLMRoberta" not in found.json("tokenizer_config.json").get("tokenizer_class", "")
+def _has_word_pieces(found: HubModel) -> bool:
+    """Whether a folder in Hugging Face's form has the tokenizer of BERT."""
+    is_bert = found.config.get("model_type") in ("bert", "distilbert")
+    return is_bert and Path(found.folder, "vocab.txt").is_file()
 
 
 def _around(
@@ -193,13 +197,9 @@ def _fitted(
         )
     own = found.json("sentence_bert_config.json").get("max_seq_length")
     pieces = dataclasses.replace(pieces, parts=reading.parts)
-    counts = [
-        count
-        for count in tf.data.Dataset.from_tensor_slices(places_in(train))
-        .map(train.fetch)
-        .map(pieces.count, num_parallel_calls=tf.data.AUTOTUNE)
-        .as_numpy_iterator()
-    ]
+    texts = tf.data.Dataset.from_tensor_slices(places_in(train)).map(train.fetch)
+    counted = texts.map(pieces.count, num_parallel_calls=tf.data.AUTOTUNE)
+    counts = list(counted.as_numpy_iterator())
     length = reading.length or choose_length(counts, min(own or _MOST, most or _MOST))
     longer = float(np.mean(np.array(counts) > length)) if counts else 0.0
     return dataclasses.replace(pieces, length=length, longer=longer)

@@ -95,9 +95,7 @@ def _written(raw: tf.Tensor, tokens: Pieces, weights: np.ndarray | None) -> Iter
             yield word, did if here.start < here.stop else None
 
 
-def _pieces(
-    raw: tf.Tensor, tokens: Tokens | Pieces, weights: np.ndarray | None
-) -> Iterator[Piece]:
+def _pieces(raw: tf.Tensor, tokens: Tokens | Pieces, weights: np.ndarray | None) -> Iterator[Piece]:
     """Yields a text in pieces, with the weights (steps,) of its tokens."""
     if isinstance(tokens, Pieces):
         yield from _written(raw, tokens, weights)

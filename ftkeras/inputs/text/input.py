@@ -61,7 +61,7 @@ class TextInput(Input):
 
     @property
     def takes(self) -> Mapping[str, tf.TensorSpec]:
-        """The numbers of tokens, int32 (steps,), and what else a Transformer takes; 0 is padding."""
+        """The numbers of tokens, int32 (steps,), 0 for padding; and what else a model takes."""
         names = Tokens.takes if self.tokens is None else self.tokens.takes
         return {name: tf.TensorSpec((None,), tf.int32) for name in names}
 

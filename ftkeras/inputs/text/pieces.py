@@ -29,7 +29,8 @@ from ftkeras.inputs.text.tokens import TokenIds, lengths_up_to, parts_of
 from ftkeras.keras_internals import for_graphs
 
 # Words with the spaces apart, or, as byte pairs are counted, with the spaces in front of them.
-_WORDS = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|\s+"
+_ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # writing without spaces: kana and Han
+_WORDS = rf"[{_ALONE}]|[^\s{_ALONE}]+|\s+"
 _WORDS_AFTER_SPACES = r"\s*\S+|\s+"
 
 IDS, MASK, SEGMENTS = "token_ids", "padding_mask", "segment_ids"
@@ -124,6 +125,13 @@ class Pieces:
             text = tf.strings.lower(text, encoding="utf-8")
         return tf.cast(tf.ensure_shape(self._made(text), (None,)), tf.int32)
 
+    @functools.cached_property
+    def _split(self) -> Any:
+        """Does the same as one graph: byte pairs are found in a loop."""
+        return tf.function(
+            self.split, autograph=False, input_signature=[tf.TensorSpec((), tf.string)]
+        )
+
     def ids(self, text: tf.Tensor) -> tf.Tensor:
         """Returns the numbers of a text, int32 (t,), with those around it.
 
@@ -167,11 +175,11 @@ class Pieces:
 
         If words do not have the numbers that the whole text has, its pieces stand for them.
         """
-        whole = self.split(tf.constant(text)).numpy()
+        whole = self._split(tf.constant(text)).numpy()
         for pattern in (_WORDS, _WORDS_AFTER_SPACES):
             words = [found[0] for found in re.finditer(pattern, text)]
             numbers = [
-                self.split(tf.constant(word)).numpy() if not word.isspace() else whole[:0]
+                self._split(tf.constant(word)).numpy() if not word.isspace() else whole[:0]
                 for word in words
             ]
             if np.array_equal(np.concatenate([whole[:0], *numbers]), whole):
@@ -205,7 +213,11 @@ def _tokenizer(text: str) -> Any:
         for name, content in assets.items():
             Path(folder, Path(name).name).write_bytes(base64.b64decode(content))
         made = for_graphs(kind, described["config"])
-        made.load_assets(folder)
+        if hasattr(made, "set_proto"):  # it would leave the file open
+            [content] = assets.values()
+            made.set_proto(base64.b64decode(content))
+        else:
+            made.load_assets(folder)
         made(tf.constant("a"))  # what is made when it is first used belongs to no graph
     return made
 
@@ -229,6 +241,8 @@ class PieceIds(TokenIds):
     """
 
     def read(self) -> Any:
-        return Pieces(
-            **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.config.items()}
-        )
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, (list, tuple)) else value
+            for name, value in self.config.items()
+        }
+        return Pieces(**given)

@@ -263,15 +263,15 @@ class TokenIds(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         return inputs
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, inputs.dtype)  # not of the layer's own type
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "tokens": dict(self.config)}
 
 
 def tokens_in(model: keras.Model | None) -> Any:
-    """Returns how a model's texts become numbers: `Tokens`, or `Pieces`; None if it does not say so."""
+    """Returns how a model's texts become numbers, `Tokens` or `Pieces`; None if it does not say."""
     if model is None:
         return None
     for layer in model.layers:
