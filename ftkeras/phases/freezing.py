@@ -18,7 +18,7 @@ def trained_weights(
 ) -> tuple[Weight, ...]:
     """Returns the weights that selectors and batch-norm policy together train.
 
-    Unless `batch_norm` is "train", scale and offset of a batch normalisation train only where a
+    Unless `batch_norm` is "train", scale and offset of a batch normalisation train only if a
     selector names them (`norm`, `bias`, `re:`), not because their whole block was selected.
     """
     chosen = select(weights, selectors)

@@ -41,7 +41,7 @@ class PlannedBlock:
         trained: How many of them this phase trains.
         tensors: How many weights this phase trains.
         batch_norm: "none" without batch normalisation, else "inference" or "training".
-        peak_rate: The highest learning rate of any of its weights; 0 where it is frozen.
+        peak_rate: The highest learning rate of any of its weights; 0 if it is frozen.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PlannedBlock:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedPhase:
-    """One phase, resolved; lengths are the longest where a metric may end it sooner.
+    """One phase, resolved; lengths are the longest if a metric may end it sooner.
 
     Attributes:
         steps: How many steps it lasts.
@@ -257,7 +257,7 @@ def rate_shares(weights: Weights, phase: Phase, trained: Sequence[Weight]) -> di
     """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
 
     With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A
-    rate in `rates` replaces that; where several selectors name a weight, the last one counts.
+    rate in `rates` replaces that; if several selectors name a weight, the last one counts.
 
     Raises:
         UserError: A selector in `rates` names nothing that the phase trains.
@@ -400,7 +400,7 @@ def bytes_of(variable: keras.Variable) -> int:
 def _state(block: PlannedBlock) -> str:
     if not block.trained:
         return "frozen"
-    # "0.001 98%": the peak rate, and how much of the block trains where it isn't all of it.
+    # "0.001 98%": the peak rate, and how much of the block trains if it isn't all of it.
     share = (
         ""
         if block.trained == block.parameters

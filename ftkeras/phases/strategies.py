@@ -44,7 +44,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A strategy's phases, and its reasons where it made a choice."""
+    """A strategy's phases, and its reasons if it made a choice."""
 
     phases: tuple[Phase, ...]
     reasons: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ def lora_then_full(setting: Setting) -> Expansion:
 
 
 def gradual(setting: Setting) -> Expansion:
-    """One more block an epoch, from the top (ULMFiT: Howard and Ruder 2018)."""
+    """One more block per epoch, from the top (ULMFiT: Howard and Ruder 2018)."""
     _need(setting, "gradual", 2)
     moves = min(setting.asked.epochs - 1, len(setting.weights.blocks))
     phases = [_head(setting, 1)]

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from ftkeras.backbones import Backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.schema import Config
 from ftkeras.console import counted
 from ftkeras.data.dataset import Data
@@ -31,6 +32,7 @@ from ftkeras.runs import batch_size, build
 from ftkeras.runs.monitor import measured_metrics
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.fit import fit
@@ -100,14 +102,14 @@ class Assembled:
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
-        section = self.config.backbone
         backbone = (
-            f"{section.name} ({build.weights_name(self.config)}) {self.feed.input.title}, "
+            f"{build.backbone_title(self.config)} {self.feed.input.title}, "
             f"{counted(len(self.backbone.blocks), 'block')}"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
 
 
+@stage("plan")
 def assemble(config: Config, task: Task | None = None) -> Assembled:
     """Loads the data, builds and compiles the model, and resolves the phases against both.
 
@@ -219,7 +221,10 @@ def _trunk(
         if config.trunk.mode == "on":
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
         return None
-    return plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
+    options = config.trunk
+    if options.silence is None:  # each layer of a Transformer has dropout
+        options = options.model_copy(update={"silence": is_hub(config.backbone.name)})
+    return plan_trunk(model, feed, unfreeze, options, make_tail)
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
@@ -43,10 +44,12 @@ from ftkeras.phases.phase import Phase, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.regularization import WeightPenalty
 
 
+@stage("find and check the data")
 def data(
     config: Config,
     *,
@@ -85,6 +88,7 @@ def data(
     )
 
 
+@stage("build the model")
 def backbone(config: Config, data: Data) -> Backbone:
     """Loads the backbone and makes the changes to it that the config asks for.
 
@@ -116,7 +120,8 @@ def backbone(config: Config, data: Data) -> Backbone:
 
 def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone:
     # Here and not above: of images nobody needs them.
-    from ftkeras.backbones.text.load import Reading, load_text_backbone
+    from ftkeras.backbones.text.load import load_text_backbone
+    from ftkeras.backbones.text.reading import Reading
     from ftkeras.backbones.text.recurrent import Shape
 
     section = config.backbone
@@ -132,6 +137,7 @@ def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone
             len(settings.columns or [0]),
         ),
         shape=None if section.recurrent is None else Shape(**section.recurrent.model_dump()),
+        pooler=config.head.pooling == "pooler",
         seed=config.seed,
     )
 
@@ -191,13 +197,23 @@ def weights_name(config: Config) -> str:
     return "starter" if weights == "imagenet" and is_text else weights
 
 
+def backbone_title(config: Config) -> str:
+    """Returns the backbone's name with its weights, for people."""
+    name, weights = config.backbone.name, weights_name(config)
+    own = is_hub(name) and weights in ("imagenet", "starter")
+    return f"{name} ({'its own weights' if own else weights})"
+
+
 def make_layers_known(config: Config) -> None:
     """Imports the layers of ours that a saved model of such examples may have."""
     input_of(config)
     if isinstance(config.data.input, TextConfig):
         importlib.import_module("ftkeras.backbones.text.char_lstm")
+        if is_hub(config.backbone.name):
+            importlib.import_module("keras_hub")
 
 
+@stage("build the model")
 def model(config: Config, data: Data, on: Backbone) -> keras.Model:
     """Attaches the head for the only output."""
     [units] = [output.units for output in data.outputs.values()]
