@@ -116,6 +116,22 @@ class ShrinkPerturb(Section):
     """The factor on the freshly drawn weights that are added."""
 
 
+class LoraConfig(Section):
+    """Adapters of low rank beside frozen weights of the backbone (LoRA: Hu et al. 2021)."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 8
+    """The rank of what is added to a weight."""
+    alpha: PositiveFloat = 16.0
+    """What is added counts times alpha / rank."""
+    targets: str | list[str] | None = None
+    """Which layers get one: attention (query and value of each attention), all (every layer that
+    can have one), re:PATTERN (layers in whose path the regular expression is found), or the name of
+    a layer; or several of these. Left out: attention if the backbone has any, otherwise all."""
+    adapters: FilePath | None = None
+    """The adapters.npz of a run on the same base, to start from. Rank, alpha and targets are those
+    of the file then."""
+
+
 class HiddenLayer(Section):
     """One dense layer between pooling and logits."""
 
@@ -184,14 +200,17 @@ class StrategyConfig(Section):
         "surgical",
         "bitfit",
         "norm_only",
+        "lora",
+        "lora_then_full",
         "auto",
     ]
     """linear_probe, full, lp_ft (linear probe, then full), gradual (one more block an epoch),
-    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, or auto."""
+    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, lora (the head,
+    then the adapters with it), lora_then_full, or auto."""
     epochs: PositiveInt = 10
     """Epochs of all phases together."""
     learning_rate: PositiveFloat = 1.0e-3
-    """The peak rate while only the head trains."""
+    """The peak rate while only new weights train: the head, and adapters."""
     fine_rate: PositiveFloat = 1.0e-4
     """The peak rate while pretrained weights train."""
     last_n: PositiveInt = 4
@@ -367,6 +386,8 @@ class Config(Section):
     """What the model answers, by name: {age: number}, or {age: {kind: number, column: years}}; left
     out, what the source's labels say."""
     backbone: BackboneConfig
+    lora: LoraConfig | None = None
+    """Left out, the backbone has no adapters."""
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     phases: PhasesConfig

@@ -20,6 +20,7 @@ from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
 from ftkeras.files import write_out
 from ftkeras.graph import Graph
+from ftkeras.model.lora import Adapters
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
@@ -64,6 +65,8 @@ class Assembled:
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     """The task's own callbacks: `Task.finish` may ask them what they saw."""
+    adapters: Adapters | None = None
+    """Those that the backbone has."""
 
     @property
     def plan(self) -> Plan:
@@ -127,6 +130,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     with devices.strategy.scope():
         backbone = build.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
+        adapters = build.adapters(config, backbone)
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, model, share, full)
@@ -150,7 +154,8 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
-    more = (*expansion.reasons, *scaling, *padding, *filter(None, [tight]))
+    low_rank = [adapters.describe()] if adapters else []
+    more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
         task,
         config,
@@ -165,6 +170,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         devices=devices,
         device=devices.describe(feed.batch_size, precision, jit),
         notes=(*data.notes, *feed.input.notes, *more),
+        adapters=adapters,
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 

@@ -33,6 +33,7 @@ from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.inputs.text.config import TextConfig
 from ftkeras.model.assemble import build_model
+from ftkeras.model.lora import Adapters, add_lora, load_adapters
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -168,6 +169,26 @@ def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float
         texts += [line for line in lines.splitlines() if line.strip()]
     settings = section.model_dump(exclude={"texts"})
     return functools.partial(adapt, on.model, texts, seed=config.seed, **settings)
+
+
+def adapters(config: Config, on: Backbone) -> Adapters | None:
+    """Gives the backbone adapters if the config asks for them."""
+    section = config.lora
+    if section is None:
+        return None
+    if config.backbone.adapt is not None:
+        raise UserError(
+            "lora: backbone.adapt trains the weights that adapters leave alone. Leave one out."
+        )
+    if section.adapters is not None:
+        return load_adapters(section.adapters, on.model)
+    return add_lora(
+        on.model,
+        rank=section.rank,
+        alpha=section.alpha,
+        targets=section.targets,
+        seed=config.seed,
+    )
 
 
 def weights_name(config: Config) -> str:
