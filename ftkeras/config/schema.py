@@ -282,8 +282,10 @@ class TrainingConfig(Section):
     """Left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"
     """What a run keeps that started from the floor. chosen: the floor, the weights of the best
-    epoch, or those half way between, by the validation split. trained: the weights of the best
+    epoch, or some between the two, by the validation split. trained: the weights of the best
     epoch."""
+    refit: bool = False
+    """Train once more in the end, as was chosen, on training and validation data together."""
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """The devices; auto takes a TPU, several workers (TF_CONFIG, Slurm), several GPUs, a GPU or the
     CPU, whichever is there first."""

@@ -44,9 +44,24 @@ from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
 @dataclasses.dataclass(frozen=True)
+class Built:
+    """What is built once, whatever examples it is trained on."""
+
+    task: Task
+    config: Config
+    backbone: Backbone
+    model: keras.Model
+    weights: Weights
+    devices: Devices
+    precision: str
+    jit: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Assembled:
     """Everything that a config names, built and bound together; nothing is written yet."""
 
+    built: Built
     task: Task
     config: Config
     data: Data
@@ -69,7 +84,12 @@ class Assembled:
         return self.unfreeze.plan
 
     def fit(
-        self, run: Run, guards: Guards, callbacks: Sequence[keras.callbacks.Callback] = ()
+        self,
+        run: Run,
+        guards: Guards,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        *,
+        keeps_last: bool = False,
     ) -> Checkpoints:
         """Trains through all phases; returns what knows the best epoch and its weights.
 
@@ -77,8 +97,10 @@ class Assembled:
             run: Where metrics, checkpoints and TensorBoard logs go.
             guards: What keeps the training from being lost.
             callbacks: More than the task's own.
+            keeps_last: Whether the last epoch counts as the best.
         """
-        monitor = self.config.training.monitor or self.task.monitor(self.config, self.data)
+        named = self.config.training.monitor or self.task.monitor(self.config, self.data)
+        monitor = None if keeps_last else named
         averaging = self.config.training.average
         average = AveragedWeights(self.model, averaging.decay) if averaging else None
         checkpoints = Checkpoints(self.model, run, monitor, average)
@@ -125,10 +147,18 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     with devices.strategy.scope():
         backbone = build.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
+        weights = weights_of(model, backbone.blocks)
+    return bind(Built(task, config, backbone, model, weights, devices, precision, jit), data)
+
+
+def bind(built: Built, data: Data) -> Assembled:
+    """Compiles what is built, with a new optimizer, and resolves the phases against the data."""
+    task, config, model, weights = built.task, built.config, built.model, built.weights
+    backbone, devices = built.backbone, built.devices
+    with devices.strategy.scope():
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, model, share, full)
-        weights = weights_of(model, backbone.blocks)
         loss = task.loss(config, data)
         expansion = build.phases(
             config,
@@ -145,11 +175,12 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         spared = penalty.anchored if penalty else ()  # they are pulled elsewhere
         optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
-        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
+        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
     more = (*expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
+        built,
         task,
         config,
         data,
@@ -161,7 +192,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         phases=expansion.phases,
         trunk=_trunk(task, config, data, model, feed, unfreeze),
         devices=devices,
-        device=devices.describe(feed.batch_size, precision, jit),
+        device=devices.describe(feed.batch_size, built.precision, built.jit),
         notes=(*data.notes, *feed.input.notes, *more),
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))

@@ -3,7 +3,7 @@
 Logistic regression on the pooled features of a pretrained backbone takes a second, and on a few
 hundred examples it is hard to beat. So each run fits one first, gives it to the head to start from
 (Kumar et al. 2022, "LP-FT"), and chooses in the end, on the validation split, among the floor, the
-fine-tuned weights, and those half way between (Wortsman et al. 2022, "WiSE-FT").
+fine-tuned weights, and some between these (Wortsman et al. 2022, "WiSE-FT").
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ _FREE = 500  # examples that may do so however short the training is
 _PASSES = 0.5  # of what training runs through the backbone at least, that the floor may add
 _HELD_OUT = 0.2  # of the examples, to choose the strength by
 _FEW = 100  # validation examples, with fewer of which the floor has the benefit of the doubt
-_BETWEEN = {"floor": 0.0, "half way between": 0.5, "fine-tuned": 1.0}  # shares of the fine-tuned
+_BETWEEN = {  # shares of the fine-tuned weights
+    "floor": 0.0,
+    "a quarter of the way": 0.25,
+    "half way": 0.5,
+    "three quarters of the way": 0.75,
+    "fine-tuned": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -130,18 +136,21 @@ def start_from(floor: Floor, model: keras.Model) -> bool:
     return True
 
 
-def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> None:
-    """Leaves in the model what is best on the validation split, and says so.
+def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float:
+    """Leaves in the model what is best on the validation split, and prints it.
 
     That is the most accurate (for a number or labels the least loss) of the floor, the weights of
-    the best epoch, and their mean. With fewer than 100 validation examples the floor stays unless
-    the best one is ahead by more than a standard error.
+    the best epoch, and three blends of the two. With fewer than 100 validation examples the floor
+    stays unless the best one is ahead by more than a standard error.
 
     Args:
         assembled: The run's parts, among them a validation split; the model has the weights of the
             best epoch.
         run: Takes `floor.json`.
         start: The weights that the run started from, as `weights_of_model` returns them.
+
+    Returns:
+        The share of the fine-tuned weights, from 0 to 1.
     """
     model = assembled.model
     blender = Blender(model, [start, weights_of_model(model)], assembled.feed.plain("train"))
@@ -161,6 +170,7 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> None:
     print(f"kept      {best}: validation {what} {shown[best]} ({others})")
     run.write_json("floor.json", {"kept": best, "metric": what, "validation": {
         name: 1 - score if is_share else score for name, score in scores.items()}})  # fmt: skip
+    return share
 
 
 def _why_none(assembled: Assembled) -> str:

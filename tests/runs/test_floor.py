@@ -147,12 +147,12 @@ def test_a_run_says_what_it_kept_and_how_that_compares(
     assert again["floor"] == evaluation["floor"]
 
 
-def test_what_is_kept_is_one_of_three(config, tmp_path, capsys, monkeypatch):
+def test_what_is_kept_is_one_of_five(config, tmp_path, capsys, monkeypatch):
     """Whichever is chosen, the model has those very weights."""
     from ftkeras.runs import floor as module
 
     begin: list[list[np.ndarray]] = []
-    monkeypatch.setattr(module, "_best", lambda badness: "half way between")
+    monkeypatch.setattr(module, "_best", lambda badness: "half way")
     original = module.choose_end
 
     def choose(assembled, run, start):
