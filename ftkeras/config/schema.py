@@ -271,18 +271,22 @@ class TroubleConfig(Section):
     """How many times the usual loss is an explosion; null: only what is not finite is trouble."""
 
 
+LAST_EPOCH = "last_epoch"
+
+
 class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
     """The metric that tells the best epoch: a logged one, or `val_` and a metric of
     `evaluation.json`, such as val_macro_f1 or val_per_class.cat.recall. Left out, val_accuracy (any
-    number of labels, or several outputs: val_loss; a number: val_mae)."""
+    number of labels, or several outputs: val_loss; a number: val_mae). last_epoch: the last one,
+    which is better on few validation examples if the rate falls to zero."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"
     """What a run keeps that started from the floor. chosen: the floor, the weights of the best
-    epoch, or some between the two, by the validation split. trained: the weights of the best
+    epoch, or those half way between, by the validation split. trained: the weights of the best
     epoch."""
     refit: bool = False
     """Train once more in the end, as was chosen, on training and validation data together."""

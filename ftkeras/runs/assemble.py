@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from ftkeras.backbones import Backbone
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import LAST_EPOCH, Config
 from ftkeras.console import counted
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
@@ -100,7 +100,7 @@ class Assembled:
             keeps_last: Whether the last epoch counts as the best.
         """
         named = self.config.training.monitor or self.task.monitor(self.config, self.data)
-        monitor = None if keeps_last else named
+        monitor = None if keeps_last or named == LAST_EPOCH else named
         averaging = self.config.training.average
         average = AveragedWeights(self.model, averaging.decay) if averaging else None
         checkpoints = Checkpoints(self.model, run, monitor, average)

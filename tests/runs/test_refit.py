@@ -61,7 +61,7 @@ def config(lights, tiny_backbone):
 @pytest.fixture
 def kept(monkeypatch):
     """Makes runs keep what lies half way, whatever validation says."""
-    monkeypatch.setattr("ftkeras.runs.floor._best", lambda badness: "half way")
+    monkeypatch.setattr("ftkeras.runs.floor._BETWEEN", {"half way between": 0.5})
 
 
 def test_a_run_trains_once_more_on_all_but_the_test_split(config, tmp_path, capsys, kept):
@@ -115,8 +115,10 @@ def test_a_run_that_stops_in_between_ends_as_if_it_had_not(config, tmp_path, mon
 
 
 def test_if_the_floor_was_kept_it_is_fitted_on_all(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("ftkeras.runs.floor._best", lambda badness: "floor")
-    run = ftkeras.train(config(report=False), str(tmp_path / "run"))
+    monkeypatch.setattr("ftkeras.runs.floor._BETWEEN", {"floor": 0.0})
+    training = {"refit": True, "monitor": "last_epoch"}
+    run = ftkeras.train(config(report=False, training=training), str(tmp_path / "run"))
+    assert run.read_json("plan.json")["best_epoch"] == len(list(run.metrics())) - 1
     assert run.read_json("refit.json")["epochs"] == 0
     model, floor = load_predictions(run, "test"), load_predictions(run, "floor-test")
     np.testing.assert_allclose(model.logits, floor.logits, rtol=1e-3, atol=1e-3)

