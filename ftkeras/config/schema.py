@@ -185,7 +185,8 @@ class StrategyConfig(Section):
         "auto",
     ]
     """linear_probe, full, lp_ft (linear probe, then full), gradual (one more block an epoch),
-    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, or auto."""
+    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, or auto (the last
+    blocks at once if the head starts from the floor)."""
     epochs: PositiveInt = 10
     """Epochs of all phases together."""
     learning_rate: PositiveFloat = 1.0e-3
@@ -193,7 +194,7 @@ class StrategyConfig(Section):
     fine_rate: PositiveFloat = 1.0e-4
     """The peak rate while pretrained weights train."""
     last_n: PositiveInt = 4
-    """How many blocks last_n unfreezes."""
+    """How many blocks last_n and auto unfreeze."""
 
 
 PhasesConfig = Annotated[

@@ -165,6 +165,7 @@ def bind(built: Built, data: Data) -> Assembled:
             weights,
             len(data.splits["train"]),
             lambda: relative_gradients(model, weights, feed.plain("train").take(8), _in_one(loss)),
+            task.starts_from_floor(config),
         )
         phases, scaling = build.scaled(config, expansion.phases)
         padding: Sequence[str] = ()

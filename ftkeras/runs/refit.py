@@ -54,7 +54,7 @@ def check_refit(assembled: Assembled) -> None:
     elif missing:
         why = (
             "it trains on the validation split, too, and measures on the test split; the data have "
-            f"no {' and no '.join(sorted(missing))} split. Add one (data.split)."
+            f"no {' and no '.join(sorted(missing))} split. Add one (data.split), or leave refit out."
         )
     if why:
         raise UserError(f"training.refit: {why}")
