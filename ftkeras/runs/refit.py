@@ -53,8 +53,8 @@ def check_refit(assembled: Assembled) -> None:
         why = "several workers train. Train with one."
     elif missing:
         why = (
-            "it trains on the validation split, too, and measures on the test split; the data have "
-            f"no {' and no '.join(sorted(missing))} split. Add one (data.split), or leave refit out."
+            "it trains on the validation split and measures on the test split; the data have "
+            f"no {' and no '.join(sorted(missing))} split. Add one (data.split), or drop refit."
         )
     if why:
         raise UserError(f"training.refit: {why}")

@@ -58,7 +58,10 @@ def measure(name: str, seed: int, data: Path) -> dict[str, Any]:
     base, count, tests = SETS[name]
     pixels, labels = load(base, SIZE, data)
     arrays: dict[str, Any] = {}
-    for split, rows in drawn(labels, count, tests, seed).items():
+    splits = drawn(labels, count, tests, seed)
+    trained = np.unique(labels[splits["train"]])  # a class may have too few images
+    for split, rows in splits.items():
+        rows = rows[np.isin(labels[rows], trained)]
         arrays |= {f"x_{split}": pixels[rows], f"y_{split}": labels[rows]}
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/data.npz", **arrays)

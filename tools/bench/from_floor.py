@@ -344,8 +344,8 @@ def summary(rows: Sequence[Row]) -> str:
                 lambda row: KEPT(row).replace("final", "refit").replace("floor", "refit floor"),
             )
         )
-        numbers = (floor, kept, floor_of_all, refit)
-        shown.append((name, recipe, str(len(own)), *(f"{number:.3f}" for number in numbers)))
+        shares = (f"{share:.3f}" for share in (floor, kept, floor_of_all, refit))
+        shown.append((name, recipe, str(len(own)), *shares))
     header = ("set", "recipe", "seeds", "floor", "kept", "floor, refit", "kept, refit")
     return f"{first}\n\n{table(shown, header)}"
 
