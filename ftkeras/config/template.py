@@ -13,7 +13,7 @@ from ftkeras.config.data import FolderData, ManifestData, StarterData, section_o
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
-from ftkeras.config.schema import Config, kind_of
+from ftkeras.config.schema import Config, is_shipped_text, kind_of
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -38,23 +38,23 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         weights: imagenet, starter, none or a file; None for starter if the data are, too.
     """
     shipped = source["source"] == "starter" and backbone == "MobileNetV2"
-    kind = kind_of(backbone)
-    weights = weights or ("starter" if shipped or kind else "imagenet")
+    kind, is_small = kind_of(backbone), is_shipped_text(backbone)
+    weights = weights or ("starter" if shipped or is_small else "imagenet")
     config: dict[str, Any] = {"data": source, "backbone": {"name": backbone, "weights": weights}}
     inputs = source.get("input", {})
-    if kind:  # small networks: all of them trains
+    if kind == "text":
+        head = {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3}
+        top = {"name": "top", "train": ["head", "blocks[-2:]"], "epochs": 5, "learning_rate": 5e-5}
+        if is_small:  # all of it trains
+            top = {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3}
+            config["head"] = {"dropout": 0.5}
         config["data"] = {**source, "input": {"kind": kind, **inputs}}
-        config["head"] = {"dropout": 0.5}
-        config["phases"] = [
-            {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
-            {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3},
-        ]
+        config["phases"] = [head, top]
     else:
-        top = {"train": ["head", "blocks[-4:]"], "epochs": 20, "learning_rate": 3e-4}
-        if weights == "none":
-            top["train"] = ["all"]
+        train = ["all"] if weights == "none" else ["head", "blocks[-4:]"]
+        length = {"epochs": 20, "learning_rate": 3e-4, "warmup": 0.1}
         config["data"] = {**source, "input": {"augmentation": "none", **inputs}}
-        config["phases"] = [{"name": "top", **top, "warmup": 0.1}]
+        config["phases"] = [{"name": "top", "train": train, **length}]
         config["training"] = {"monitor": "last_epoch", "refit": True}
     parse_config(config)  # what we write must be readable
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}

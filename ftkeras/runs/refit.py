@@ -22,6 +22,7 @@ from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled, bind
 from ftkeras.runs.finished import final_split
 from ftkeras.runs.floor import find_floor, start_from
+from ftkeras.timeline import stage
 from ftkeras.training.resume.checkpoint import States
 from ftkeras.training.resume.saving import Guards
 
@@ -60,6 +61,7 @@ def check_refit(assembled: Assembled) -> None:
         raise UserError(f"training.refit: {why}")
 
 
+@stage("train once more")
 def refit(
     assembled: Assembled, run: Run, begin: Sequence[np.ndarray], share: float, guards: Guards
 ) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: the weights of the last and of the best epoch, and all that a run goes on from."""
+"""Checkpoints: the weights of the last and of the best epoch, and all that a run resumes from."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.files import written_whole
 from ftkeras.phases.phase import improves
 from ftkeras.run import Run
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.resume.state import values_of
 from ftkeras.training.resume.state_file import DamagedState, Tree, read_state, write_state
@@ -27,6 +28,7 @@ _A_DATASET = 4096  # bytes that HDF5 adds for each, at most
 _CANNOT_TELL = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # file systems without allocation
 
 
+@stage("save states and weights")
 def save_last(model: keras.Model, run: Run) -> None:
     """Writes `checkpoints/last.weights.h5`, as Keras loads it: whole, or the one before stays."""
     with written_whole(run.path("checkpoints", "last.weights.h5")) as temporary:
@@ -59,7 +61,7 @@ def _check_room(path: str, model: keras.Model) -> None:
 class Checkpoints(keras.callbacks.Callback):
     """Keeps the weights of a run's best epoch, counted from 1: `checkpoints/best-0003.ckpt`.
 
-    The name tells the epoch because a run that is killed goes on from a checkpoint that may know of
+    The name tells the epoch because a run that is killed resumes from a checkpoint that may know of
     another best epoch than the one whose weights were written last.
 
     Args:
@@ -67,7 +69,7 @@ class Checkpoints(keras.callbacks.Callback):
         run: Where they go.
         monitor: The logged metric that says which epoch is the best; its name tells the direction.
             None: the last one is.
-        average: Where given, the best weights are the averaged ones, which validation measured.
+        average: If given, the best weights are the averaged ones, which validation measured.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._monitor = monitor
         self.average = average
 
+    @stage("save states and weights")
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         if self._monitor is None:
@@ -140,7 +143,7 @@ class Checkpoints(keras.callbacks.Callback):
         return {"best": self.best, "bests": bests, "best_loss": self._best_loss}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self.best, self._best_loss = state["best"], state["best_loss"]
         self._known = list(state["bests"])
         self.best_epoch = self._known[-1] if self._known else None
@@ -154,7 +157,7 @@ class States:
 
     Args:
         run: The run.
-        report: Gets a line where a state is damaged.
+        report: Gets a line if a state is damaged.
     """
 
     _NAME = re.compile(r"state-\d{5}-\d{8}\.ckpt")
