@@ -19,6 +19,7 @@ from ftkeras.errors import UserError
 from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.floor import with_floor
 from ftkeras.evaluation.predict import Asked, FilePrediction, RawExample
+from ftkeras.evaluation.refit import was_refitted
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
@@ -47,11 +48,16 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
             The run keeps them: they count in each later evaluation, in `predict` and in exports.
 
     Raises:
-        UserError: The run has no such split, its data are gone, or there are no labels to choose
-            thresholds for.
+        UserError: The run has no such split, its model was trained on it, its data are gone, or
+            there are no labels to choose thresholds for.
     """
     config = run.config
     task = task_of(config)
+    if split == "val" and was_refitted(run):
+        raise UserError(
+            "--split val: the run's model was trained on these examples, too (training.refit). Use "
+            "the test split."
+        )
     prepare(config.seed, config.training.precision, config.training.deterministic)
     model, data = load_model(run), _with_split(data_of(run, config), split)
     data = dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))

@@ -209,6 +209,11 @@ class Task:
     has_floor: bool = False
     """Whether a linear model on the frozen features answers the same question; see `runs.floor`."""
 
+    def starts_from_floor(self, config: Config) -> bool:
+        """Returns whether the head is to start from the floor."""
+        wanted = config.head.start == "floor" and not config.head.hidden
+        return self.has_floor and config.backbone.weights != "none" and wanted
+
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
 
