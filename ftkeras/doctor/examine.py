@@ -120,7 +120,7 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
 def _starts_from_floor(config: Config, assembled: Assembled) -> bool:
     pretrained = config.backbone.weights != "none"
     wanted = config.head.start == "floor" and not config.head.hidden
-    return assembled.task.has_floor and pretrained and wanted
+    return assembled.task.has_floor(config) and pretrained and wanted
 
 
 def _describe(data: Data) -> str:

@@ -206,8 +206,9 @@ class Task:
         """Returns the task's own sections of the report."""
         return ()
 
-    has_floor: bool = False
-    """Whether a linear model on the frozen features answers the same question; see `runs.floor`."""
+    def has_floor(self, config: Config) -> bool:
+        """Whether a linear model on frozen features answers the same question: `runs.floor`."""
+        return False
 
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
