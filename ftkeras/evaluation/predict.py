@@ -184,7 +184,7 @@ def expand_inputs(
             found = sorted(files_under(pattern))
             paths = list(filter(kind.accepts, found))
             if paths and (others := _others(found, paths)):
-                report(f"{shown(pattern)}: {_left_out(others, len(found), kind)}")
+                report(f"{shown(pattern)}: {_left_out(others, len(paths), kind)}")
         elif tf.io.gfile.exists(pattern):
             paths = [pattern]
         else:
@@ -212,9 +212,9 @@ def _others(found: Sequence[str], paths: Sequence[str]) -> list[str]:
     return [path for path in found if path not in set(paths) and not names[path].startswith(".")]
 
 
-def _left_out(others: Sequence[str], count: int, kind: Input) -> str:
+def _left_out(others: Sequence[str], read: int, kind: Input) -> str:
     name = shown(others[0].rpartition("/")[2])
-    which = f"{len(others)} of {count} files are left out, such as {name}"
+    which = f"{len(others)} of {len(others) + read} files are left out, such as {name}"
     table = " Name a table itself." if kind.cells and any(map(is_table, others)) else ""
     return f"{which}: in a folder only {kind.files} are read.{table}"
 
