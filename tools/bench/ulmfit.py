@@ -8,11 +8,11 @@ wordnet-base (`apt-get download wordnet-base; dpkg-deb -x wordnet-base*.deb /tmp
 `--wordnet` names. Without it 2,000 stands for the 1,608.
 
 Each seed draws other texts and holds out 15% of them for validation. `full` adapts the language
-model to all 2,000 texts without their labels, once per seed. Then it trains the classifier: one
-more block an epoch from the top, rates that rise over a tenth of each phase and then fall, and that
-are lower by 2.6 from block to block. Every other way lacks one step; `random weights` trains the
-same network whole, from nothing. All take as many epochs. The head starts at random and what was
-trained is kept, so that no floor hides what a step is worth.
+model to all 2,000 texts without their labels, once per seed. Then it trains the classifier from the
+floor's head: one more block an epoch from the top, rates that rise over a tenth of each phase and
+then fall, and that are lower by 2.6 from block to block. Every other way lacks one step;
+`random weights` trains the same network whole, from nothing. All take as many epochs, and keep the
+weights of the best one. `floor` is the linear model on the features of the adapted language model.
 
 Prints test accuracies with standard errors over the seeds, as Markdown. A result that `--out`
 already holds is not measured again.
@@ -165,9 +165,8 @@ def config(
     phases[0] |= first
     return {
         "seed": seed,
-        "data": {"source": "manifest", "batch_size": 64, "input": {"kind": "text"}},
+        "data": {"source": "manifest", "batch_size": 32, "input": {"kind": "text"}},
         "backbone": {"name": name},
-        "head": {"start": "random"},
         "phases": phases,
         "optimizer": {"clip_norm": 1.0},
         "training": {"end": "trained"},
