@@ -108,6 +108,14 @@ def takes_training(operation: keras.Operation) -> bool:
     return "training" in getattr(operation, "_call_context_args", ())
 
 
+def for_graphs(kind: Any, config: dict[str, Any]) -> Any:
+    """Returns a tokenizer of keras-hub that is made of TensorFlow's operations from the start.
+
+    Otherwise it runs as Python until it is used in a graph, and makes its tables in that graph.
+    """
+    return kind.from_config({**config, "_allow_python_workflow": False})
+
+
 def attach(thing: Any, name: str, value: Any) -> None:
     """Sets an attribute of one object past Keras's tracking, which would save it or refuse it."""
     vars(thing)[name] = value

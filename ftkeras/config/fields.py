@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 from pydantic import (
@@ -33,8 +34,11 @@ Strength = Literal["none", "light", "medium", "strong"]
 
 
 def _name_or_path(name: str) -> str:
-    """Returns a backbone's name as it is, and the path of a file whole."""
-    return whole_path(name) if name.endswith(".keras") else name
+    """Returns a backbone's name as it is, and the path of a file or a folder whole."""
+    if name.startswith("keras_hub/") or "://" in name:
+        return name
+    is_path = name.endswith(".keras") or "/" in name or Path(name, "config.json").is_file()
+    return whole_path(name) if is_path else name
 
 
 def _weights_or_path(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import example_of
 from ftkeras.export.questions import questions_of
 from ftkeras.export.signatures import prepared_specs
+from ftkeras.timeline import stage
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 FOLDER = "serving"
@@ -45,13 +46,20 @@ max_enqueued_batches { value: 100 }  # more than these are refused as "unavailab
 
 _SERVE = """\
 #!/bin/sh
-# Serves the folder above this one: gRPC on port 8500, REST on port 8501.
+# Serves the folder above this one: gRPC on port 8500, REST on port 8501.{needs}
 here="$(cd "$(dirname "$0")/.." && pwd)"
 exec docker run --rm -p 8500:8500 -p 8501:8501 -v "$here:/models/{name}:ro" \\
   tensorflow/serving:{version} \\
   --model_config_file=/models/{name}/{folder}/models.config \\
   --enable_batching --batching_parameters_file=/models/{name}/{folder}/batching.config "$@"
 """
+
+
+_NEEDS = {
+    "tensorflow_text": """
+# The model has operations of TensorFlow Text. TensorFlow Serving links them since 2.0, those of the
+# version that it was built with; a server of your own must `import tensorflow_text` first."""
+}
 
 
 def model_name(text: str) -> str:
@@ -87,6 +95,7 @@ def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.Pred
     return requests
 
 
+@stage("export: serving files")
 def write_warmup(extra: Path, servable: Served, name: str) -> None:
     """Writes the warm-up requests to a version's `assets.extra`."""
     with tf.io.TFRecordWriter(os.fspath(extra / WARMUP_FILE)) as file:
@@ -94,13 +103,17 @@ def write_warmup(extra: Path, servable: Served, name: str) -> None:
             file.write(request.SerializeToString())
 
 
-def write_serving_files(directory: str | os.PathLike[str], name: str, raw: str) -> None:
+@stage("export: serving files")
+def write_serving_files(
+    directory: str | os.PathLike[str], name: str, raw: str, needs: Sequence[str] = ()
+) -> None:
     """Writes `serving/` beside the versions: configurations, a command, and two clients.
 
     Args:
         directory: Where the versions are; local or remote.
         name: What the server calls the model.
         raw: What the signature of raw examples calls its argument.
+        needs: The packages whose operations a server must link; see `Input.serving_packages`.
     """
     folder = os.path.join(directory, FOLDER)
     tf.io.gfile.makedirs(folder)
@@ -109,7 +122,12 @@ def write_serving_files(directory: str | os.PathLike[str], name: str, raw: str) 
     texts = {
         "models.config": _MODELS.format(name=name),
         "batching.config": _BATCHING,
-        "serve.sh": _SERVE.format(name=name, folder=FOLDER, version=tf.__version__),
+        "serve.sh": _SERVE.format(
+            name=name,
+            folder=FOLDER,
+            version=tf.__version__,
+            needs="".join(_NEEDS[package] for package in needs),
+        ),
         "rest_client.py": (here / "rest_client.py").read_text(encoding="utf-8"),
         "grpc_client.py": re.sub(r'(?m)^RAW = ".*"$', f'RAW = "{raw}"', grpc),
     }

@@ -39,8 +39,10 @@ import tensorflow as tf
 from ftkeras.export.classifier import Outputs, Served
 from ftkeras.export.questions import questions_of
 from ftkeras.inputs.base import PLAIN, Input, Tree
+from ftkeras.timeline import stage
 
 
+@stage("export: trace signatures")
 def archive_of(servable: Served, static_batch: int | None = None) -> keras.export.ExportArchive:
     """Returns an archive of the model with its signatures.
 
@@ -51,6 +53,8 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
     model, kind, wire = servable.network, servable.input, servable.input.wire
     archive = keras.export.ExportArchive()
     archive.track(model)
+    for resource in kind.resources:
+        archive.track(resource)
     raw_spec = tf.TensorSpec((None, *kind.raw.shape), kind.raw.dtype, wire.raw)
     examples_spec = tf.TensorSpec((None,), tf.string, "examples")
     specs = prepared_specs(kind)

@@ -9,13 +9,13 @@ import keras
 from ftkeras.backbones.backbone import gives_of
 from ftkeras.errors import UserError, did_you_mean
 
-Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"]
+Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
 
 # What fits what a backbone gives; the first is the default.
 POOLINGS = {
     "map": ("avg", "max", "avg_max"),
     "sequence": ("mean", "max", "first", "last", "attention"),
-    "vector": ("none",),
+    "vector": ("none", "pooler"),  # the backbone pools itself
 }
 
 
@@ -28,8 +28,8 @@ def pool(
         features: A map (batch, height, width, channels), a sequence (batch, steps, channels), or a
             vector (batch, channels), which stays what it is.
         pooling: For a map "avg", "max", or "avg_max" (both side by side). For a sequence "mean",
-            "max", "first", "last" or "attention"; see `SequencePooling`. For a vector "none". None
-            takes the first that fits.
+            "max", "first", "last" or "attention"; see `SequencePooling`. For a vector "none", or
+            "pooler" if it is what a Transformer's own pooler gives. None takes the first that fits.
         mask: Of a sequence, (batch, steps), true where a step is no padding; None for the Keras
             mask of `features`, if it has one.
 

@@ -167,7 +167,11 @@ def make_plan(
         _plan_phase(model, weights, clock, index, batch_size) for index in range(len(resolved))
     )
     slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
-    warnings = (*_warnings(resolved, planned, batch_size), *_moved_ends(clock, every))
+    warnings = (
+        *_warnings(resolved, planned, batch_size),
+        *_idle_adapters(weights, planned),
+        *_moved_ends(clock, every),
+    )
     total = sum(weight.size for weight in weights.all)
     return Plan(total, steps_per_epoch, slots, every, planned, warnings, weights)
 
@@ -201,8 +205,15 @@ def format_plan(plan: Plan) -> str:
 def _fragile_rates(phase: PlannedPhase) -> Iterator[float]:
     """Yields the rates of pretrained weights, except those of small recurrent networks."""
     for weight in phase.trained:
-        if weight.block is not None and not isinstance(weight.layer, _ROBUST):
+        new = weight.block is None or weight.is_adapter
+        if not new and not isinstance(weight.layer, _ROBUST):
             yield phase.peak_rate * phase.shares[id(weight.variable)]
+
+
+def _idle_adapters(weights: Weights, planned: Sequence[PlannedPhase]) -> Iterator[str]:
+    adapters = {id(weight.variable) for weight in weights.all if weight.is_adapter}
+    if adapters and all(adapters.isdisjoint(phase.shares) for phase in planned):
+        yield "no phase trains the adapters. Add lora to what a phase trains."
 
 
 def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from ftkeras.backbones import Backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.schema import Config
 from ftkeras.console import counted
 from ftkeras.data.dataset import Data
@@ -19,6 +20,7 @@ from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
 from ftkeras.files import write_out
 from ftkeras.graph import Graph
+from ftkeras.model.lora import Adapters
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
@@ -30,6 +32,7 @@ from ftkeras.runs import batch_size, build
 from ftkeras.runs.monitor import measured_metrics
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.fit import fit
@@ -62,6 +65,8 @@ class Assembled:
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     """The task's own callbacks: `Task.finish` may ask them what they saw."""
+    adapters: Adapters | None = None
+    """Those that the backbone has."""
 
     @property
     def plan(self) -> Plan:
@@ -97,14 +102,14 @@ class Assembled:
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
-        section = self.config.backbone
         backbone = (
-            f"{section.name} ({build.weights_name(self.config)}) {self.feed.input.title}, "
+            f"{build.backbone_title(self.config)} {self.feed.input.title}, "
             f"{counted(len(self.backbone.blocks), 'block')}"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
 
 
+@stage("plan")
 def assemble(config: Config, task: Task | None = None) -> Assembled:
     """Loads the data, builds and compiles the model, and resolves the phases against both.
 
@@ -125,6 +130,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     with devices.strategy.scope():
         backbone = build.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
+        adapters = build.adapters(config, backbone)
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, model, share, full)
@@ -148,7 +154,8 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
-    more = (*expansion.reasons, *scaling, *padding, *filter(None, [tight]))
+    low_rank = [adapters.describe()] if adapters else []
+    more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
         task,
         config,
@@ -163,6 +170,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         devices=devices,
         device=devices.describe(feed.batch_size, precision, jit),
         notes=(*data.notes, *feed.input.notes, *more),
+        adapters=adapters,
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 
@@ -213,7 +221,10 @@ def _trunk(
         if config.trunk.mode == "on":
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
         return None
-    return plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
+    options = config.trunk
+    if options.silence is None:  # each layer of a Transformer has dropout
+        options = options.model_copy(update={"silence": is_hub(config.backbone.name)})
+    return plan_trunk(model, feed, unfreeze, options, make_tail)
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

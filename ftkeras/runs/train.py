@@ -25,6 +25,7 @@ from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.export.questions import questions_of
 from ftkeras.files import written_whole
+from ftkeras.model.lora import merge_lora
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
 from ftkeras.phases.blend import weights_of_model
@@ -38,6 +39,7 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.resume.checkpoint import States
@@ -97,7 +99,8 @@ def train(
         if devices.is_chief and config.report:
             page = _report_or_say_why(assembled, model, run)
     if devices.is_chief:
-        results = {"SavedModel": exported.get("saved_model"), "report": page}
+        alone = run.path("adapters.npz") if tf.io.gfile.exists(run.path("adapters.npz")) else None
+        results = {"adapters": alone, "SavedModel": exported.get("saved_model"), "report": page}
         _print_end(assembled, run, evaluation, results, time.monotonic() - start)
         require(bars, evaluation)
     return run
@@ -233,8 +236,12 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
     checkpoints.load_best(assembled.model)
 
 
+@stage("evaluate")
 def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
-    model = assembled.task.final(trained)
+    model, adapters = assembled.task.final(trained), assembled.adapters
+    if adapters is not None and adapters.are_in(model) and not adapters.base_moved():
+        adapters.save(run.path("adapters.npz"), model)
+    model = merge_lora(model)
     with written_whole(run.path("model.keras")) as temporary:
         model.save(temporary)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
@@ -244,6 +251,7 @@ def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict
     return evaluation
 
 
+@stage("write loggers and figures")
 def _log_result(
     assembled: Assembled, run: Run, loggers: Loggers, evaluation: dict[str, Any]
 ) -> None:
@@ -311,6 +319,7 @@ def _digest(data: Data) -> str:
     return digest(data.class_names, *(part for row in parts for part in row))
 
 
+@stage("export")
 def _export_again(run: Run, formats: Sequence[str]) -> dict[str, str]:
     """Exports as if for the first time: a run that resumed may have been killed after it did."""
     if tf.io.gfile.exists(run.path("export")):
@@ -333,6 +342,7 @@ def _print_end(
     print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))
 
 
+@stage("report")
 def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> str | None:
     """Writes a run's page; a run that is whole is not lost where that fails."""
     try:

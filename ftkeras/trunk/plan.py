@@ -21,6 +21,7 @@ from ftkeras.graph import Graph, flatten
 from ftkeras.model.inference import batch_spec, outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
+from ftkeras.timeline import stage
 from ftkeras.trunk.cost import NOMINAL_LENGTH, work
 from ftkeras.trunk.split import TrunkSplit, is_within, split_or_reason
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
@@ -120,6 +121,7 @@ class TrunkPlan:
         return rows
 
 
+@stage("forecast the trunk")
 def plan_trunk(
     model: keras.Model,
     feed: Feed,
@@ -149,7 +151,7 @@ def plan_trunk(
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
-        split = split_or_reason(model, silence=options.silence, graph=graph, length=length)
+        split = split_or_reason(model, silence=bool(options.silence), graph=graph, length=length)
         if isinstance(split, str):
             forecasts.append(TrunkForecast(phase.name, False, split))
             splits.append(None)

@@ -28,6 +28,7 @@ _RECURRENT = (
     *(keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN),
     *(keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell),
 )
+_MASK = "padding_mask"  # the input that says what is padding, as keras-hub names it
 _NOTHING = "no expensive layer is frozen"
 
 
@@ -151,6 +152,8 @@ def _specs(
     frontier: tuple[Tensor, ...], graph: Graph, masks: Masks, length: int | None
 ) -> tuple[Spec, ...]:
     telling = set(masks.of.values()) | _read_as_masked(graph)
+    named = zip(graph.inputs, graph.names, strict=False)  # a single input has no name
+    telling |= {x for x, name in named if name == _MASK}
     return tuple(
         Spec(_sizes(x, length), x.dtype, varies, varies and x in telling)
         for x in frontier
