@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=f"100,500,{POOL}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ways", default=",".join([*WAYS, "tf-idf"]))
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak rate of the head")
+    parser.add_argument("--rate", type=float, default=1e-2, help="peak rate of the head")
     parser.add_argument("--wordnet", default="/usr/share/wordnet/data.noun")
     parser.add_argument("--models", default=Path(tempfile.gettempdir(), "ftkeras-bench-ulmfit"))
     parser.add_argument("--out", default="ulmfit.jsonl")
@@ -75,14 +75,14 @@ def main() -> None:
                 pool, test = texts(options.wordnet)
                 train, val = drawn(pool, size, seed)
                 if way == "tf-idf":
-                    accuracy = bench.measure(way, train, val, test, seed, [])
+                    measured = {"accuracy": bench.measure(way, train, val, test, seed, [])}
                 else:
                     settings = {"weights": "adapted", **WAYS[way]}
                     name = backbone(settings.pop("weights"), pool[0], seed, models)
                     tree = config(name, seed=seed, rate=options.rate, **settings)
-                    accuracy = measured(tree, {"train": train, "val": val, "test": test})
-                row = {"size": size, "seed": seed, "way": way, "accuracy": round(accuracy, 4),
-                       "seconds": round(time.monotonic() - start, 1)}  # fmt: skip
+                    measured = measure(tree, {"train": train, "val": val, "test": test})
+                seconds = round(time.monotonic() - start, 1)
+                row = {"size": size, "seed": seed, "way": way, **measured, "seconds": seconds}
                 print(json.dumps(row), flush=True)
                 done.append(row)
                 with out.open("a") as file:
@@ -175,8 +175,8 @@ def config(
     }
 
 
-def measured(tree: dict[str, Any], parts: dict[str, bench.Texts]) -> float:
-    """Returns the test accuracy of a run."""
+def measure(tree: dict[str, Any], parts: dict[str, bench.Texts]) -> dict[str, float]:
+    """Returns the test accuracy of a run, and that of its floor."""
     import keras
 
     keras.utils.clear_session()
@@ -184,7 +184,9 @@ def measured(tree: dict[str, Any], parts: dict[str, bench.Texts]) -> float:
         tree["data"]["path"] = bench.written(Path(folder, "texts.csv"), parts)
         with contextlib.redirect_stdout(io.StringIO()):
             run = ftkeras.train(parse_config(tree), f"{folder}/run")
-        return float(run.read_json("evaluation.json")["accuracy"])
+        evaluation = run.read_json("evaluation.json")
+        floor = evaluation.get("floor", {}).get("accuracy")
+        return {"accuracy": float(evaluation["accuracy"]), "floor": floor}
 
 
 # ------------------------------------------------------------------------------------ report
@@ -194,7 +196,8 @@ def table(rows: list[dict[str, Any]], sizes: list[int], ways: list[str]) -> str:
     """Returns a row for each way and a column for each size, as Markdown."""
 
     def cell(way: str, size: int) -> str:
-        found = [r["accuracy"] for r in rows if (r["way"], r["size"]) == (way, size)]
+        name, key = ("full", "floor") if way == "floor" else (way, "accuracy")
+        found = [r[key] for r in rows if (r["way"], r["size"]) == (name, size)]
         if not found:
             return ""
         error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else float("nan")
@@ -202,7 +205,8 @@ def table(rows: list[dict[str, Any]], sizes: list[int], ways: list[str]) -> str:
 
     lines = ["| way | " + " | ".join(f"{size:,} texts" for size in sizes) + " |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
-    lines += [f"| {way} | " + " | ".join(cell(way, s) for s in sizes) + " |" for way in ways]
+    for way in [*ways, *(["floor"] if "full" in ways else [])]:
+        lines.append(f"| {way} | " + " | ".join(cell(way, s) for s in sizes) + " |")
     return "\n".join(lines)
 
 

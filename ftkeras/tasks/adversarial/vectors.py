@@ -40,6 +40,12 @@ class Divided:
         ids = self.before(inputs)
         return ids, self.table(ids)
 
+    @staticmethod
+    def real(inputs: Any, ids: tf.Tensor) -> tf.Tensor:
+        """Returns which tokens are no padding, float32 (b, steps, 1)."""
+        mask = inputs.get("padding_mask") if isinstance(inputs, dict) else None
+        return tf.cast(ids != 0 if mask is None else mask, tf.float32)[..., None]
+
     def answer(self, vectors: tf.Tensor, ids: tf.Tensor, inputs: Any, training: bool) -> tf.Tensor:
         """Returns what the model answers if it reads these vectors."""
         given = [vectors, *self.before.graph.in_order(inputs)]
@@ -52,7 +58,7 @@ class Divided:
 
 
 def divide(model: keras.Model) -> Divided:
-    """Divides a model at its first embedding.
+    """Divides a model at its largest embedding, which is that of tokens.
 
     Raises:
         UserError: It has none, or one that is hidden in a layer.
@@ -62,11 +68,12 @@ def divide(model: keras.Model) -> Divided:
     places = [i for i, s in enumerate(steps) if isinstance(s.operation, keras.layers.Embedding)]
     if graph is None or not places:
         raise UserError(
-            "task adversarial: the backbone has no layer keras.layers.Embedding of its own, whose "
-            "vectors could be changed. Take one of `ftkeras backbones`."
+            "task adversarial: the backbone has no layer keras.layers.Embedding of its own, or it "
+            "is hidden in another layer, so its vectors cannot be changed. Take another backbone, "
+            "such as gru."
         )
-    at = places[0]
-    [ids], [vectors] = steps[at].inputs, steps[at].outputs
+    at = max(places, key=lambda place: steps[place].operation.input_dim)
+    ids, [vectors] = steps[at].inputs[0], steps[at].outputs
     before = dataclasses.replace(graph, steps=steps[:at], outputs=(ids,), structure=ids)
     rest = (*steps[:at], *steps[at + 1 :])
     after = dataclasses.replace(graph, steps=rest, inputs=(vectors, *graph.inputs), names=())
@@ -85,14 +92,13 @@ def perturbation(
     Args:
         losses: From vectors to what is to become large, (b,); a text's own alone.
         vectors: float32 (b, steps, channels).
-        real: (b, steps), false for padding, which does not change.
+        real: float32 (b, steps, 1), 0 for padding, which does not change.
         length: The Euclidean length of a whole text's change.
 
     Returns:
         float32 (b, steps, channels), constant for gradients.
     """
-    mask = tf.cast(real, tf.float32)[..., None]
-    return tf.stop_gradient(length * unit(gradient_of(losses, vectors) * mask))
+    return tf.stop_gradient(length * unit(gradient_of(losses, vectors) * real))
 
 
 class VectorsModel(keras.Model):
@@ -154,7 +160,8 @@ class VectorsModel(keras.Model):
 
     def _change(self, vectors: tf.Tensor, ids: tf.Tensor, x: Any, y: tf.Tensor) -> tf.Tensor:
         """Returns the change of vectors to train on."""
-        real, spread, start = ids != 0, self._divided.spread(), vectors
+        real, spread = self._divided.real(x, ids), self._divided.spread()
+        start = vectors
 
         def answer(changed: tf.Tensor) -> tf.Tensor:
             return tf.cast(self._divided.answer(changed, ids, x, False), tf.float32)
@@ -163,8 +170,7 @@ class VectorsModel(keras.Model):
             y = tf.stop_gradient(tf.nn.softmax(answer(vectors)))
             step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
             noise = noise_of(vectors, ids, step + (self._seed << 32))
-            noise = unit(noise * tf.cast(real, tf.float32)[..., None])
-            start = vectors + _NEAR * spread * noise
+            start = vectors + _NEAR * spread * unit(noise * real)
         return perturbation(
             lambda changed: cross_entropies(y, answer(changed)),
             start,

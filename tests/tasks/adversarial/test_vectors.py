@@ -165,6 +165,26 @@ def test_a_run_on_texts_learns_resumes_and_reports(text_tree, tmp_path, monkeypa
         np.testing.assert_array_equal(two, one)
 
 
+@pytest.mark.slow
+def test_vectors_of_a_transformer_change(text_tree, hugging_face_folder):
+    pytest.importorskip("keras_hub")
+    data = {**text_tree["data"], "input": {"kind": "text", "length": 24}}
+    tree = {**text_tree, "data": data, "backbone": {"name": str(hugging_face_folder)}}
+    made = assemble(config(tree, method="vectors"))
+    model = made.model
+    for inputs, labels, *_ in made.feed.plain("train").take(1):
+        ids, vectors = model._divided.read(inputs)
+        np.testing.assert_allclose(
+            model._divided.answer(vectors, ids, inputs, False),
+            model(inputs, training=False),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        change = model._change(vectors, ids, inputs, labels).numpy()
+    real = inputs["padding_mask"].numpy().astype(bool)
+    assert not real.all() and (change[~real] == 0).all() and np.abs(change[real]).max() > 0
+
+
 def test_what_cannot_be_is_said_before_training(text_tree):
     with pytest.raises(UserError, match="method: pgd is not for texts. Take vectors or virtual"):
         assemble(config(text_tree, method="pgd"))
