@@ -49,7 +49,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
             # An empty line gets a row with an error: answers stay beside their lines.
             asked += [RawExample(f"line {i}", line) for i, line in enumerate(lines, 1)]
         else:
-            asked += expand_inputs(_names(lines) if word == "-" else [word], kind)
+            names = _names(lines) if word == "-" else [word]
+            asked += expand_inputs(names, kind, lambda line: print(line, file=sys.stderr))
     rows = predict(run, asked, values.top_k)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""

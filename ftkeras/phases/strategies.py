@@ -174,7 +174,9 @@ def auto(setting: Setting) -> Expansion:
     if setting.from_floor:
         names = ["head", f"blocks[-{setting.asked.last_n}:]"]
         why = "auto: the last blocks with the head at once, because the head starts from the floor"
-        return Expansion((_fine("top", names, setting.asked.fine_rate, setting.asked.epochs),), (why,))
+        return Expansion(
+            (_fine("top", names, setting.asked.fine_rate, setting.asked.epochs),), (why,)
+        )
     chosen, why = choose(setting.examples)
     expansion = expand(chosen, setting)
     reason = f"auto: {chosen}, because there are {setting.examples} examples to train on ({why})"

@@ -96,7 +96,7 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
         pay, which a line says.
     """
     config, splits, outputs = assembled.config, assembled.data.splits, assembled.data.outputs
-    if not assembled.task.has_floor or config.backbone.weights == "none":
+    if not assembled.task.has_floor(config) or config.backbone.weights == "none":
         return None
     if tf.io.gfile.exists(run.path(FILE)):
         return Floor.load(run, outputs)

@@ -48,7 +48,7 @@ def check_refit(assembled: Assembled) -> None:
         return
     missing = {"val", "test"} - assembled.data.splits.keys()
     why = ""
-    if not assembled.task.has_floor:
+    if not assembled.task.has_floor(assembled.config):
         why = f"task {assembled.config.task} cannot train once more."
     elif assembled.feed.share.count > 1:
         why = "several workers train. Train with one."

@@ -206,13 +206,14 @@ class Task:
         """Returns the task's own sections of the report."""
         return ()
 
-    has_floor: bool = False
-    """Whether a linear model on the frozen features answers the same question; see `runs.floor`."""
+    def has_floor(self, config: Config) -> bool:
+        """Whether a linear model on frozen features answers the same question: `runs.floor`."""
+        return False
 
     def starts_from_floor(self, config: Config) -> bool:
         """Returns whether the head is to start from the floor."""
         wanted = config.head.start == "floor" and not config.head.hidden
-        return self.has_floor and config.backbone.weights != "none" and wanted
+        return self.has_floor(config) and config.backbone.weights != "none" and wanted
 
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""

@@ -134,7 +134,7 @@ def main(_: list[str]) -> None:
         base = transformer(FLAGS.size)
         with_head(base, 5e-4).fit(*first[0], batch_size=BATCH, epochs=FLAGS.epochs, verbose=0)
         for precision, rows in results.items():
-            rows.append(adapt(base, precision, *second, seed))
+            rows.append(adapt(base, precision, second[0], second[1], seed))
             print(seed, precision, rows[-1], flush=True)
     names = list(results["int8"][0])
     cells = [

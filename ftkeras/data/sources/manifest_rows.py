@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _OF_TEXTS = (
 _MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _MOST_OF_A_LINE = 1 << 27  # bytes
 _MOST_COLUMNS = 10_000
+_NAMED, _SHOWN = 20, 40  # columns in a message, and characters of each
 _MARKS = {  # what files of other encodings begin with; UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -155,10 +157,7 @@ def read_cells(path: str, cells: Sequence[str]) -> list[tuple[str, tuple[str, ..
     for where, record in _records(path, columns):
         missing = [name for name in cells if name not in record]
         if missing:
-            raise UserError(
-                f"{where}: there is no column {missing[0]!r}.{did_you_mean(missing[0], record)} "
-                f"Its columns are {', '.join(record)}."
-            )
+            raise UserError(_no_column(where, missing[0], record))
         rows.append((where, tuple(_cell(record[name]) for name in cells)))
     return rows
 
@@ -281,8 +280,7 @@ def _parse(
     for column, field in columns.needed.items():
         if column not in record:
             raise UserError(
-                f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
-                f"Its columns are {', '.join(record)}; data.{field} names another."
+                f"{_no_column(where, column, record)} data.{field} names another."
                 f"{_OF_TEXTS if field == 'image_column' else ''}"
             )
     cells = tuple(_cell(record[name]) for name in columns.cells)
@@ -316,6 +314,15 @@ def _parse(
         more=more,
         cells=cells,
     )
+
+
+def _no_column(where: str, column: str, record: Mapping[str, Any]) -> str:
+    """Returns that a column is missing, and which there are."""
+    names = [textwrap.shorten(name, _SHOWN, placeholder="...") for name in record]
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    is_json = where.rpartition(":")[0].lower().endswith((".jsonl", ".ndjson"))
+    line = "Its columns are" if is_json else "The first line is read as the names of the columns:"
+    return f"{where}: there is no column {column!r}.{did_you_mean(column, record)} {line} {listed}."
 
 
 def _cell(value: Any) -> str:
