@@ -115,7 +115,7 @@ def _as_keras_saves(model: keras.Model) -> keras.Model | None:
     path = str(Path(tempfile.mkdtemp()) / "merged.keras")
     model.save(path)
     try:
-        return keras.models.load_model(path)  # type: ignore[no-any-return]
+        return keras.models.load_model(path)
     except ValueError as error:
         print(f"the saved model cannot be loaded: {str(error).splitlines()[0]}")
         return None
