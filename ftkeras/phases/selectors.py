@@ -7,6 +7,7 @@
     re:PATTERN      weights whose path the regular expression is found in
     norm            scale and offset of every normalisation layer
     bias            every bias and offset (BitFit: Zaken et al. 2022)
+    TOWER/SELECTOR  of one of several towers: image/blocks[-2:], text/norm
 
 A selector works on weights, not on layers: that is what an optimizer trains.
 """
@@ -156,7 +157,20 @@ def is_norm(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, NORMS)
 
 
+def _of_tower(weights: Weights, tower: str) -> Weights:
+    """Returns the weights and blocks of one of several towers; none if there is no such tower."""
+    begins = f"{tower}/"
+    return Weights(
+        tuple(weight for weight in weights.all if weight.path.startswith(begins)),
+        tuple(block for block in weights.blocks if block.startswith(begins)),
+    )
+
+
 def _select_one(weights: Weights, selector: str) -> list[Weight]:
+    tower, _, rest = selector.partition("/")
+    if rest and (part := _of_tower(weights, tower)).blocks:
+        named = f"block:{tower}/{rest.removeprefix('block:')}"
+        return _select_one(part, named if rest.startswith("block:") else rest)
     if selector == "all":
         return list(weights.all)
     if selector == "none":

@@ -27,7 +27,6 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
-from ftkeras.runs.monitor import measured_metrics
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -91,7 +90,7 @@ class Assembled:
             trunk=self.trunk,
             guards=guards,
             callbacks=[*callbacks, *penalty, *self.callbacks],
-            measured=measured_metrics(self, average),
+            measured=self.task.measured(self, average),
         )
         return checkpoints
 
@@ -123,7 +122,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     data = task.data(config)
     task.check(config, data)
     with devices.strategy.scope():
-        backbone = build.backbone(config, data)
+        backbone = task.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
@@ -213,7 +212,9 @@ def _trunk(
         if config.trunk.mode == "on":
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
         return None
-    return plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
+    plan = plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
+    plan.get_stores = task.stores(feed)
+    return plan
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

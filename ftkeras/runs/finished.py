@@ -122,7 +122,7 @@ def export(
     config, model = run.config, load_model(run)
 
     def samples() -> tuple[Sample, Sample]:
-        data, kind = data_of(run, config), build.input_of(config, model)
+        data, kind = data_of(run, config), task.input(config, model)
         return (
             take(data.splits["train"], CALIBRATED_ON, kind, config.seed),
             take(data.splits[final_split(data)], MEASURED_ON, kind, config.seed),
@@ -150,11 +150,11 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    kind = build.input_of(run.config)
+    kind = task.input(run.config)
     if lacks_gallery(read_run(run.folder), kind):
         try:
             model = load_model(run)
-            kind = build.input_of(run.config, model)
+            kind = task.input(run.config, model)
             add_gallery(run, model, data_of(run, run.config).splits, kind)
         except UserError as error:
             print(f"note      the report shows no {kind.nouns}: {error}")
@@ -232,7 +232,7 @@ def load_model(run: Run) -> keras.Model:
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
-    build.make_layers_known(run.config)
+    task_of(run.config).make_layers_known(run.config)
     return read_model(path, run.folder)
 
 

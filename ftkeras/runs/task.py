@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from ftkeras.backbones import Backbone
 from ftkeras.config.schema import Config
@@ -21,6 +22,7 @@ from ftkeras.evaluation.predict import Asked, FilePrediction, predict_files
 from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.export.classifier import Served
 from ftkeras.graph import Graph, GraphModel
+from ftkeras.inputs.base import Input
 from ftkeras.measures.results import format_results, headline
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.outputs.any_of import AnyOf
@@ -31,7 +33,10 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs import build
-from ftkeras.runs.monitor import check_monitors
+from ftkeras.runs.monitor import check_monitors, measured_metrics
+from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.callbacks.measured import MeasuredMetrics
+from ftkeras.trunk.extract import GetStores, get_stores
 
 if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled
@@ -67,6 +72,18 @@ class Task:
     def data(self, config: Config) -> Data:
         """Finds, checks and splits the data."""
         return build.data(config)
+
+    def input(self, config: Config, model: keras.Model | None = None) -> Input:
+        """Returns what an example is; see `build.input_of`."""
+        return build.input_of(config, model)
+
+    def backbone(self, config: Config, data: Data) -> Backbone:
+        """Loads the backbone."""
+        return build.backbone(config, data)
+
+    def make_layers_known(self, config: Config) -> None:
+        """Imports the layers of ours that a saved model may have."""
+        build.make_layers_known(config)
 
     def feed(
         self,
@@ -121,6 +138,10 @@ class Task:
         """Returns why batches cannot be padded, if a loss is about several rows at once."""
         return None
 
+    def stores(self, feed: Feed) -> GetStores:
+        """Returns what stores the frozen trunk of a phase; see `ftkeras.trunk.extract`."""
+        return get_stores
+
     def tail(self, model: keras.Model, graph: Graph) -> keras.Model:
         """Returns the part of `model` that trains while its frozen trunk is stored, not compiled.
 
@@ -139,6 +160,28 @@ class Task:
         Their `model` is what is fitted: in a phase with a stored trunk, what `tail` returned.
         """
         return ()
+
+    def measured(
+        self, assembled: Assembled, average: AveragedWeights | None
+    ) -> MeasuredMetrics | None:
+        """Returns the callback that measures the validation split as a whole, if one is needed."""
+        return measured_metrics(assembled, average)
+
+    def start(self, assembled: Assembled, run: Run) -> bool:
+        """Gives the model a start of the task's own, before it trains; returns whether it did."""
+        return False
+
+    def faults(self, data: Data, said: Any) -> tuple[str, np.ndarray] | None:
+        """Returns how wrong each validation example is, if the outputs do not say that.
+
+        Args:
+            data: The data.
+            said: What the model puts out for the validation split.
+
+        Returns:
+            The name of a score from 0 to 1, and what each example lacks of 1, float (n,).
+        """
+        return None
 
     def trains(self, config: Config) -> bool:
         """Returns whether the phases run; without them `finish` makes the model."""
