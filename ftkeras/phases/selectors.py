@@ -7,7 +7,7 @@
     re:PATTERN      weights whose path the regular expression is found in
     norm            scale and offset of every normalisation layer
     bias            every bias and offset (BitFit: Zaken et al. 2022)
-    TOWER/SELECTOR  of one of several towers: image/blocks[-2:], text/norm
+    TOWER/SELECTOR  of one of several towers: images/blocks[-2:], texts/norm
 
 A selector works on weights, not on layers: that is what an optimizer trains.
 """

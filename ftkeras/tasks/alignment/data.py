@@ -130,7 +130,7 @@ def _with_texts(
         texts=_split_of(texts, [pictures.ids[i] for i in owners], split.name),
         numbers=np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64),
         starts=np.array(starts, np.int64).reshape(shape),
-        counts=np.array(counts, np.int64).reshape(shape),
+        lengths=np.array(counts, np.int64).reshape(shape),
         queries=np.array(queries, bool),
         owners=np.array(owners, np.int64),
     )

@@ -8,10 +8,12 @@ projections of the two towers into one space, which is what the model's own are.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,9 +26,19 @@ from ftkeras.tasks.alignment.retrieval import ranks, unit
 FILE = "floor.npz"
 MOST = 20_000  # texts that it is fitted on
 _FOLDS = 4
-_RIDGE = (0.03, 0.1, 0.3, 1.0, 3.0)  # penalties, times the mean variance of a feature
-_CANONICAL = tuple(itertools.product((0.1, 0.3, 1.0, 3.0), (0.1, 0.3, 1.0), (0.5, 1.0)))
+_DIRECTIONS = 384  # of a side's features, those that vary most
 _SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)
+
+Setting = tuple[float, ...]
+"""A penalty of ridge regression; or one for each side, and the power of the correlations.
+
+Penalties are relative to the mean variance of a direction.
+"""
+_RIDGE: list[Setting] = [(0.03,), (0.1,), (0.3,), (1.0,), (3.0,)]
+_SETTINGS: list[Setting] = [
+    *_RIDGE,
+    *itertools.product((0.3, 1.0, 3.0), (0.1, 0.3, 1.0), (0.5, 1.0)),
+]
 
 
 @dataclass(frozen=True)
@@ -94,34 +106,32 @@ def fit(pairs: Pairs, units: int, seed: int) -> tuple[Maps, Maps]:
         seed: Decides which pairs are held out.
     """
     pairs = pairs.take(_some(pairs, seed))
-    progress = Progress("floor, penalties", _FOLDS)
-    scores: dict[tuple[float, ...], list[float]] = {}
-    scales: dict[tuple[float, ...], list[np.ndarray]] = {}
-    order = np.random.default_rng(seed).permutation(len(pairs.pictures))
-    for fold in range(_FOLDS if len(order) >= 2 * _FOLDS else 0):
-        out = np.sort(order[fold::_FOLDS])
-        held, rest = pairs.take(out), pairs.take(np.setdiff1d(order, out))
+    count, reduced = len(pairs.pictures), Reduced(pairs)
+    order = np.random.default_rng(seed).permutation(count)
+    folds = _FOLDS if count >= 2 * _FOLDS else 0
+    scores = np.zeros((max(folds, 1), len(_SETTINGS)))
+    losses = np.zeros((max(folds, 1), len(_SETTINGS), len(_SCALES)))
+    progress = Progress("floor, penalties", folds)
+    for fold in range(folds):
+        out = np.sort(order[fold::folds])
+        held, fitter = pairs.take(out), reduced.take(np.setdiff1d(order, out))
         first = np.searchsorted(held.owners, np.arange(len(out)))  # a text of each
-        for setting, maps in _candidates(rest, units):
+        for place, setting in enumerate(_SETTINGS):
+            maps = fitter.fit(setting, units)
             similar = maps(held.pictures, 0) @ maps(held.texts[first], 1).T
             found = np.concatenate([ranks(similar), ranks(similar.T)])
-            scores.setdefault(setting, []).append(float(np.mean(1 / found)))
-            scales.setdefault(setting, []).append(_losses(similar))
+            scores[fold, place] = np.mean(1 / found)
+            losses[fold, place] = _losses(similar)
         progress.advance()
     progress.close()
-    settings = [setting for setting, _ in _settings()]
-    means = {s: float(np.mean(scores[s])) if s in scores else 0.0 for s in settings}
-    best_ridge = max((s for s in settings if len(s) == 1), key=means.__getitem__)
-    best = max(settings, key=means.__getitem__)
-    fitted = {s: m for s, m in _candidates(pairs, units, {best_ridge, best})}
+    means, scales = scores.mean(axis=0), losses.mean(axis=0).argmin(axis=1)
+    whole = reduced.take(np.arange(count))
 
-    def finished(setting: tuple[float, ...]) -> Maps:
-        maps, scale = fitted[setting], _SCALES[2]
-        if setting in scales:
-            scale = _SCALES[int(np.mean(scales[setting], axis=0).argmin())]
-        return Maps(maps.kernels, maps.biases, maps.name, means[setting], scale)
+    def finished(place: int) -> Maps:
+        score, scale = float(means[place]), _SCALES[scales[place]]
+        return dataclasses.replace(whole.fit(_SETTINGS[place], units), score=score, scale=scale)
 
-    return finished(best_ridge), finished(best)
+    return finished(int(means[: len(_RIDGE)].argmax())), finished(int(means.argmax()))
 
 
 def _some(pairs: Pairs, seed: int) -> np.ndarray:
@@ -140,57 +150,89 @@ def _losses(similar: np.ndarray) -> np.ndarray:
     return np.array(losses)
 
 
-def _settings() -> Iterator[tuple[tuple[float, ...], str]]:
-    for penalty in _RIDGE:
-        yield (penalty,), f"ridge regression, penalty {penalty:g}"
-    for one, other, power in _CANONICAL:
-        yield (one, other, power), f"canonical correlation, penalties {one:g} and {other:g}"
+class Reduced:
+    """Pairs in the directions in which their features vary most; those of pictures standardised.
+
+    Args:
+        pairs: The pairs.
+    """
+
+    def __init__(self, pairs: Pairs):
+        # Ridge regression predicts texts' features as they are.
+        both = (pairs.pictures, True), (pairs.texts, False)
+        self._ways = [_principal(each, scaled=scaled) for each, scaled in both]
+        self._all = pairs
+
+    def take(self, chosen: np.ndarray) -> Fitter:
+        """Returns what fits maps to some of the pictures, with their texts."""
+        part = self._all.take(chosen)
+        x, y = (
+            (each - mean) @ way
+            for each, (mean, way) in zip((part.pictures, part.texts), self._ways, strict=True)
+        )
+        return Fitter(x, y, part.owners, self._ways)
 
 
-def _candidates(
-    pairs: Pairs, units: int, wanted: set[tuple[float, ...]] | None = None
-) -> Iterator[tuple[tuple[float, ...], Maps]]:
-    """Yields each setting with what is fitted by it; a picture's texts count as one together."""
-    counts = np.bincount(pairs.owners, minlength=len(pairs.pictures))
-    weights = (1.0 / counts[pairs.owners])[:, np.newaxis]  # (m, 1)
-    total = float(weights.sum())
-    pictures = pairs.pictures.astype(np.float64)
-    mean = pictures.mean(axis=0)
-    own = pictures.std(axis=0)
+def _principal(features: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean of features, and (channels, directions) to multiply what is left with."""
+    features = features.astype(np.float64)
+    mean, own = features.mean(axis=0), features.std(axis=0)
+    # As in `measures.linear`: what hardly varies here must not decide elsewhere.
     spread = np.sqrt(own**2 + np.square(own).mean())
-    spread = np.where(spread > 0, spread, 1.0)
-    x = ((pictures - mean) / spread)[pairs.owners]
-    texts = pairs.texts.astype(np.float64)
-    text_mean = (weights * texts).sum(axis=0) / total
-    y = texts - text_mean
-    xx, yy, xy = (
-        a.T @ (weights * b) / total for a, b in ((x, x), (y, y), (x, y))
-    )  # (p, p), (q, q), (p, q)
-    spectrum_x, spectrum_y = np.linalg.eigh(xx), np.linalg.eigh(yy)
-    for setting, name in _settings():
-        if wanted is not None and setting not in wanted:
-            continue
+    spread = np.where((spread > 0) & scaled, spread, 1.0)
+    values, vectors = np.linalg.eigh(np.cov((features - mean) / spread, rowvar=False, bias=True))
+    kept = vectors[:, ::-1][:, :_DIRECTIONS][:, values[::-1][:_DIRECTIONS] > 1e-9 * values[-1]]
+    return mean, kept / spread[:, np.newaxis]
+
+
+class Fitter:
+    """Fits maps by any setting; a picture's texts count as one together.
+
+    Args:
+        x: The pictures, float (n, directions).
+        y: The texts, float (m, directions).
+        owners: The picture of each text, int (m,).
+        ways: What led to both from features.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, owners: np.ndarray, ways: Any):
+        weights = (1.0 / np.bincount(owners, minlength=len(x))[owners])[:, np.newaxis]  # (m, 1)
+        total = float(weights.sum())
+        x = x[owners]
+        self._means = [(weights * each).sum(axis=0) / total for each in (x, y)]
+        x, y = (each - mean for each, mean in zip((x, y), self._means, strict=True))
+        self._spectra = [np.linalg.eigh(each.T @ (weights * each) / total) for each in (x, y)]
+        (_, own), (_, other) = self._spectra
+        self._together = own.T @ (x.T @ (weights * y) / total) @ other  # in their own directions
+        self._ways = ways
+
+    def fit(self, setting: Setting, units: int) -> Maps:
+        """Returns maps into a space of at most so many units."""
+        (values, own), (other_values, other) = self._spectra
+        penalised = np.maximum(values, 0) + setting[0] * values.mean()
         if len(setting) == 1:
-            inverse = _power(spectrum_x, setting[0], -1.0)
-            kernels = inverse @ xy, np.eye(xy.shape[1])
-            if xy.shape[1] > units:  # keep most of what is predicted
-                left = np.linalg.svd(kernels[0].T @ xx @ kernels[0])[0][:, :units]
-                kernels = kernels[0] @ left, left
+            kernel = self._together / penalised[:, np.newaxis]
+            turned = np.eye(len(other))
+            if len(other) > units:  # keep most of what is predicted
+                turned = np.linalg.svd(kernel, full_matrices=False)[2].T[:, :units]
+            kernels = own @ kernel @ turned, other @ turned
+            name = f"ridge regression, penalty {setting[0]:g}"
         else:
-            root_x = _power(spectrum_x, setting[0], -0.5)
-            root_y = _power(spectrum_y, setting[1], -0.5)
-            u, s, v = np.linalg.svd(root_x @ xy @ root_y, full_matrices=False)
+            other_penalised = np.maximum(other_values, 0) + setting[1] * other_values.mean()
+            roots = penalised[:, np.newaxis] ** -0.5, other_penalised[:, np.newaxis] ** -0.5
+            u, s, v = np.linalg.svd(roots[0] * self._together * roots[1].T, full_matrices=False)
             strength = s[:units] ** setting[2]
-            kernels = root_x @ u[:, :units] * strength, root_y @ v.T[:, :units] * strength
-        kernel = kernels[0] / spread[:, np.newaxis]
-        yield setting, Maps((kernel, kernels[1]), (-mean @ kernel, -text_mean @ kernels[1]), name)
-
-
-def _power(spectrum: tuple[np.ndarray, np.ndarray], penalty: float, power: float) -> np.ndarray:
-    """Returns a power of a covariance with a penalty, relative to its mean, added."""
-    values, vectors = spectrum
-    penalised = np.maximum(values, 0.0) + penalty * max(float(values.mean()), 1e-12)
-    return np.asarray((vectors * penalised**power) @ vectors.T)
+            kernels = (
+                own @ (roots[0] * u[:, :units]) * strength,
+                other @ (roots[1] * v.T[:, :units]) * strength,
+            )
+            name = f"canonical correlation, penalties {setting[0]:g} and {setting[1]:g}"
+        both = [
+            (way @ kernel, -(mean @ way + middle) @ kernel)
+            for (mean, way), middle, kernel in zip(self._ways, self._means, kernels, strict=True)
+        ]
+        (first, one), (second, two) = both
+        return Maps((first, second), (one, two), name)
 
 
 def save(run: Run, maps: Sequence[Maps]) -> None:

@@ -27,7 +27,7 @@ class Towers(Backbone):
     """The backbones of both towers; the blocks of both, their names with the tower's before.
 
     Args:
-        sides: The backbones by the name of their tower: the kind of what they take.
+        sides: The backbones by the name of their tower: what people call what they take.
     """
 
     sides: Mapping[str, Backbone] = field(default_factory=dict)

@@ -41,7 +41,7 @@ class Pair(Input):
     @property
     def sides(self) -> dict[str, Input]:
         """Both by the names of their towers."""
-        return {side.kind: side for side in (self.picture, self.text)}
+        return {side.nouns: side for side in (self.picture, self.text)}
 
     @property
     def nouns(self) -> str:
@@ -122,7 +122,7 @@ class PairSplit(Split):
         texts: All texts of the pictures, in their order.
         numbers: Equal texts have one number, int64 (texts,).
         starts: For each picture and column of texts, its first text, int64 (n, columns).
-        counts: How many there are, int64 (n, columns): 1 or more, for what a column lacks is taken
+        lengths: How many there are, int64 (n, columns): 1 or more, for what a column lacks is taken
             from another.
         queries: The texts that retrieval is measured with, bool (texts,).
         owners: The picture of each text, int64 (texts,).
@@ -131,7 +131,7 @@ class PairSplit(Split):
     texts: Split = None  # type: ignore[assignment]
     numbers: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     starts: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))
-    counts: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))  # type: ignore[assignment]
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))
     queries: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     owners: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -169,12 +169,12 @@ class Turns:
 
     def __init__(self, split: PairSplit, seed: int, *, turns: bool):
         self._turns = turns
-        draws = np.random.default_rng([seed, 7]).integers(0, 1 << 30, split.counts.shape)
+        draws = np.random.default_rng([seed, 7]).integers(0, 1 << 30, split.lengths.shape)
         with tf.device("CPU:0"):
             self._starts, self._counts, self._draws, self._own, self._numbers = (
                 tf.constant(array, tf.int64)
                 for array in (
-                    split.starts, split.counts, draws, split.own_numbers, split.numbers
+                    split.starts, split.lengths, draws, split.own_numbers, split.numbers
                 )
             )  # fmt: skip
 

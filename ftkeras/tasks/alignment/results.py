@@ -71,7 +71,7 @@ def zero_shot(
     truth = np.array(columns[section.column], str)
     known = np.isin(truth, names)
     kind = feed.input.text
-    classes = encode_classes(model.get_layer(kind.kind), names, section.templates, kind)
+    classes = encode_classes(model.get_layer(kind.nouns), names, section.templates, kind)
     answers = np.array(names)[(embedded.pictures[known] @ classes.T).argmax(axis=1)]
     share = float(np.mean(answers == truth[known]))
     return {

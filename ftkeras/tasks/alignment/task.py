@@ -69,18 +69,18 @@ class Alignment(Task):
         """Returns both kinds as one."""
         config = _checked(config)
         first, second = (
-            None if model is None else model.get_layer(name)
-            for name in (config.data.input.kind, config.alignment.input.kind)
+            None if model is None else model.get_layer(name) for name in _towers(config)
         )
         return Pair(build.input_of(config, first), build.input_of(_of_texts(config), second))
 
     def backbone(self, config: Config, data: Data) -> Backbone:
         config = _checked(config)
         texts = _of_texts(config)
+        first, second = _towers(config)
         return Towers.of(
             {
-                config.data.input.kind: build.backbone(config, data),
-                texts.data.input.kind: build.backbone(texts, text_data(data)),
+                first: build.backbone(config, data),
+                second: build.backbone(texts, text_data(data)),
             }
         )
 
@@ -102,12 +102,10 @@ class Alignment(Task):
                 "task alignment: it does not train on several workers yet. Run it on one, with all "
                 "of its devices."
             )
-        section = _checked(config).alignment
-        images = model.get_layer(config.data.input.kind)
-        plain = build.feed(config, data, images, share, full)
+        both = self.input(config, model)
+        plain = build.feed(config, data, model.get_layer(both.nouns), share, full)
         fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain) if f.init}
-        texts = build.input_of(_of_texts(_checked(config)), model.get_layer(section.input.kind))
-        return PairFeed(**{**fields, "input": Pair(plain.input, texts)})
+        return PairFeed(**{**fields, "input": both})
 
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         config = _checked(config)
@@ -270,6 +268,11 @@ def _of_texts(config: AlignmentConfig) -> AlignmentConfig:
     return config.model_copy(update={"data": data, "backbone": section.backbone})
 
 
+def _towers(config: AlignmentConfig) -> tuple[str, str]:
+    """Returns the names of the towers: what people call pictures and texts."""
+    return build.input_of(config).nouns, build.input_of(_of_texts(config)).nouns
+
+
 def _check_sections(config: AlignmentConfig) -> None:
     """Refuses what other tasks have and this one does not; UserError."""
     section = config.alignment
@@ -312,7 +315,7 @@ def _features(assembled: Assembled, split: str) -> tuple[np.ndarray, np.ndarray]
     for place, name in enumerate(feed.input.sides):
         tower = model.get_layer(name)
         before = keras.Model(tower.input, _projection(tower).input)
-        said = predict_outputs(before, feed.encoded(split, place), f"floor, {name}s of {split}")
+        said = predict_outputs(before, feed.encoded(split, place), f"floor, {name} of {split}")
         features.append(said[0])
     first, second = features
     return first, second
