@@ -26,13 +26,13 @@ from ftkeras.tasks.alignment.retrieval import ranks, unit
 FILE = "floor.npz"
 MOST = 20_000  # texts that it is fitted on
 _FOLDS = 4
-_DIRECTIONS = 384  # of a side's features, those that vary most
+_DIRECTIONS = 768  # of a side's features, those that vary most
 _SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)
 
 Setting = tuple[float, ...]
 """A penalty of ridge regression; or one for each side, and the power of the correlations.
 
-Penalties are relative to the mean variance of a direction.
+Penalties are relative to the mean variance of a channel.
 """
 _RIDGE: list[Setting] = [(0.03,), (0.1,), (0.3,), (1.0,), (3.0,)]
 _SETTINGS: list[Setting] = [
@@ -100,6 +100,8 @@ class Pairs:
 def fit(pairs: Pairs, units: int, seed: int) -> tuple[Maps, Maps]:
     """Returns ridge regression, and the best of it and canonical correlation to start from.
 
+    Ridge regression predicts all of a text's features, however wide the space may be.
+
     Args:
         pairs: The training pairs.
         units: How wide the space may be.
@@ -117,7 +119,7 @@ def fit(pairs: Pairs, units: int, seed: int) -> tuple[Maps, Maps]:
         held, fitter = pairs.take(out), reduced.take(np.setdiff1d(order, out))
         first = np.searchsorted(held.owners, np.arange(len(out)))  # a text of each
         for place, setting in enumerate(_SETTINGS):
-            maps = fitter.fit(setting, units)
+            maps = fitter.fit(setting, units if len(setting) > 1 else None)
             similar = maps(held.pictures, 0) @ maps(held.texts[first], 1).T
             found = np.concatenate([ranks(similar), ranks(similar.T)])
             scores[fold, place] = np.mean(1 / found)
@@ -127,11 +129,11 @@ def fit(pairs: Pairs, units: int, seed: int) -> tuple[Maps, Maps]:
     means, scales = scores.mean(axis=0), losses.mean(axis=0).argmin(axis=1)
     whole = reduced.take(np.arange(count))
 
-    def finished(place: int) -> Maps:
+    def finished(place: int, width: int | None) -> Maps:
         score, scale = float(means[place]), _SCALES[scales[place]]
-        return dataclasses.replace(whole.fit(_SETTINGS[place], units), score=score, scale=scale)
+        return dataclasses.replace(whole.fit(_SETTINGS[place], width), score=score, scale=scale)
 
-    return finished(int(means[: len(_RIDGE)].argmax())), finished(int(means.argmax()))
+    return finished(int(means[: len(_RIDGE)].argmax()), None), finished(int(means.argmax()), units)
 
 
 def _some(pairs: Pairs, seed: int) -> np.ndarray:
@@ -206,19 +208,20 @@ class Fitter:
         self._together = own.T @ (x.T @ (weights * y) / total) @ other  # in their own directions
         self._ways = ways
 
-    def fit(self, setting: Setting, units: int) -> Maps:
-        """Returns maps into a space of at most so many units."""
+    def fit(self, setting: Setting, units: int | None) -> Maps:
+        """Returns maps into a space of at most so many units; None: as many as are fitted."""
         (values, own), (other_values, other) = self._spectra
-        penalised = np.maximum(values, 0) + setting[0] * values.mean()
+        penalised = np.maximum(values, 0) + setting[0] * values.sum() / len(self._ways[0][1])
         if len(setting) == 1:
             kernel = self._together / penalised[:, np.newaxis]
             turned = np.eye(len(other))
-            if len(other) > units:  # keep most of what is predicted
+            if units is not None and len(other) > units:  # keep most of what is predicted
                 turned = np.linalg.svd(kernel, full_matrices=False)[2].T[:, :units]
             kernels = own @ kernel @ turned, other @ turned
             name = f"ridge regression, penalty {setting[0]:g}"
         else:
-            other_penalised = np.maximum(other_values, 0) + setting[1] * other_values.mean()
+            penalty = setting[1] * other_values.sum() / len(self._ways[1][1])
+            other_penalised = np.maximum(other_values, 0) + penalty
             roots = penalised[:, np.newaxis] ** -0.5, other_penalised[:, np.newaxis] ** -0.5
             u, s, v = np.linalg.svd(roots[0] * self._together * roots[1].T, full_matrices=False)
             strength = s[:units] ** setting[2]
