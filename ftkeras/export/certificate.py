@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,7 @@ def certify_saved_model(
         inputs, _ = decoded(tf.constant(list(golden.values())), kind)
     expected, refused = servable.expected(inputs), asked.refused
     raw = [*golden.values(), *refused.values()]
-    answers = _ask_in_fresh_process(os.fspath(path), raw, kind, inputs)
+    answers = ask_in_fresh_process(os.fspath(path), raw, kind, inputs)
     signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
     differences = {}
     for signature in signatures:
@@ -174,12 +176,32 @@ def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, A
     return {"tolerance": tolerance_of(servable), "max_difference": difference}
 
 
-def _ask_in_fresh_process(
-    path: str, raw: Sequence[Any], kind: Input, inputs: Any
+def ask_in_fresh_process(
+    path: str,
+    raw: Sequence[Any],
+    kind: Input,
+    inputs: Any,
+    more: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
+    """Returns what a SavedModel says in a process of its own, by signature and output.
+
+    Args:
+        path: The SavedModel's folder.
+        raw: Raw examples.
+        kind: What they are.
+        inputs: Those of them that can be read, as the model takes them.
+        more: Strings for other arguments, by name.
+
+    Raises:
+        TrainingError: The SavedModel cannot be served.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         wire = kind.wire
-        Path(scratch, "names.json").write_text(json.dumps(wire._asdict()))
+        others = {
+            name: [base64.b64encode(one).decode("ascii") for one in strings]
+            for name, strings in more.items()
+        }
+        Path(scratch, "names.json").write_text(json.dumps({**wire._asdict(), "more": others}))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):
                 Path(scratch, f"{i:06d}.raw").write_bytes(content)

@@ -4,12 +4,14 @@
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
-arguments and features are called. ANSWERS becomes an .npz file with what each signature said, under
-names such as "images/scores", and how long it took, such as "seconds/images/32".
+arguments and features are called, and strings for more arguments. ANSWERS becomes an .npz file with
+what each signature said, under names such as "images/scores", and how long it took, such as
+"seconds/images/32".
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import sys
@@ -34,6 +36,8 @@ def main(saved_model: str, questions: str, answers: str) -> None:
         raw = np.load(Path(questions, "raw.npy"), allow_pickle=False)
     with np.load(Path(questions, "prepared.npz"), allow_pickle=False) as arrays:
         known: dict[str, Any] = dict(arrays)
+    for argument, strings in names["more"].items():
+        known[argument] = [base64.b64decode(one) for one in strings]
     known |= {names["raw"]: raw, "examples": [example_of(one, names["feature"]) for one in raw]}
     results: dict[str, Any] = {}
     for name in signatures:

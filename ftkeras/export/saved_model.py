@@ -16,7 +16,7 @@ from ftkeras.export.certificate import certify_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.publish import new_version
 from ftkeras.export.questions import questions_of
-from ftkeras.export.serving import write_serving_files, write_warmup
+from ftkeras.export.serving import clients_of, write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
 
 
@@ -71,7 +71,7 @@ def export_saved_model(
                 certificate = certify_saved_model(folder, servable, golden)
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
-        write_serving_files(directory, name, servable.input.wire.raw)
+        write_serving_files(directory, name, clients_of(servable.input.wire.raw))
     finally:
         progress.close()
     return target

@@ -22,7 +22,7 @@ from ftkeras.evaluation.predict import Asked, FilePrediction, RawExample
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
-from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
+from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, take
 from ftkeras.files import write_out
 from ftkeras.outputs.kinds import only_classes
 from ftkeras.report.files import add_gallery, write_comparison
@@ -96,9 +96,20 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     return measured
 
 
-def predict(run: Run, files: Sequence[Asked], top_k: int = 5) -> Iterator[FilePrediction]:
-    """Yields what a run's model says of each file or example, or what is wrong with it."""
-    yield from task_of(run.config).predict(run, load_model(run), files, top_k)
+def predict(
+    run: Run, files: Sequence[Asked], top_k: int = 5, labels: Sequence[str] = ()
+) -> Iterator[FilePrediction]:
+    """Yields what a run's model says of each file or example, or what is wrong with it.
+
+    Args:
+        run: The run.
+        files: What to ask about.
+        top_k: How many classes to give, at most.
+        labels: The classes, if the run's task answers by any words.
+    """
+    task = task_of(run.config)
+    task.check_labels(labels)
+    yield from task.predict(run, load_model(run), files, top_k, labels)
 
 
 def export(
@@ -128,8 +139,7 @@ def export(
             take(data.splits[final_split(data)], MEASURED_ON, kind, config.seed),
         )
 
-    classifier = task.served(run, model)
-    return export_run(run, classifier, directory or run.path("export"), formats, samples)
+    return task.export(run, model, directory or run.path("export"), formats, samples)
 
 
 def write_report(runs: Sequence[Run], out: str | None = None) -> str:
@@ -180,7 +190,9 @@ class LoadedRun:
     run: Run
     model: keras.Model
 
-    def predict(self, files: Sequence[str], top_k: int = 5) -> list[FilePrediction]:
+    def predict(
+        self, files: Sequence[str], top_k: int = 5, labels: Sequence[str] = ()
+    ) -> list[FilePrediction]:
         """Returns what the model says of each file, or what is wrong with it, in order.
 
         Files are read and scores are calibrated as `ftkeras predict` does it.
@@ -188,8 +200,9 @@ class LoadedRun:
         Args:
             files: Paths.
             top_k: How many classes to give, at most.
+            labels: The classes, of a run of the task alignment.
         """
-        return self._answers(files, top_k)
+        return self._answers(files, top_k, labels)
 
     def answer(self, examples: Sequence[str | bytes], top_k: int = 5) -> list[FilePrediction]:
         """Returns what the model says of examples that are in memory, in order.
@@ -206,8 +219,12 @@ class LoadedRun:
         raw = [one.encode() if isinstance(one, str) else one for one in examples]
         return self._answers([RawExample(f"[{i}]", one) for i, one in enumerate(raw)], top_k)
 
-    def _answers(self, asked: Sequence[Asked], top_k: int) -> list[FilePrediction]:
-        return list(task_of(self.run.config).predict(self.run, self.model, asked, top_k))
+    def _answers(
+        self, asked: Sequence[Asked], top_k: int, labels: Sequence[str] = ()
+    ) -> list[FilePrediction]:
+        task = task_of(self.run.config)
+        task.check_labels(labels)
+        return list(task.predict(self.run, self.model, asked, top_k, labels))
 
 
 def load_run(folder: str) -> LoadedRun:

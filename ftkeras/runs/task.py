@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,6 +21,8 @@ from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Asked, FilePrediction, predict_files
 from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.export.classifier import Served
+from ftkeras.export.formats import Sample
+from ftkeras.export.run import export_run
 from ftkeras.graph import Graph, GraphModel
 from ftkeras.inputs.base import Input
 from ftkeras.measures.results import format_results, headline
@@ -224,10 +226,31 @@ class Task:
         """Returns the result as tables."""
         return format_results(evaluation)
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raises UserError if `predict` cannot answer by these labels."""
+        if labels:
+            raise UserError(
+                "--labels: this run answers by the classes that it was trained on. Leave it out, "
+                "or take a run of the task alignment."
+            )
+
     def predict(
-        self, run: Run, model: keras.Model, files: Sequence[Asked], top_k: int
+        self,
+        run: Run,
+        model: keras.Model,
+        files: Sequence[Asked],
+        top_k: int,
+        labels: Sequence[str] = (),
     ) -> Iterator[FilePrediction]:
-        """Yields what the model says of each file, or what is wrong with it."""
+        """Yields what the model says of each file, or what is wrong with it.
+
+        Args:
+            run: The run.
+            model: Its model.
+            files: What is asked about.
+            top_k: How many classes to give, at most.
+            labels: What `check_labels` let pass.
+        """
         config, outputs = run.config, outputs_of_run(run)
         return predict_files(
             model,
@@ -244,6 +267,17 @@ class Task:
         outputs = outputs_of_run(run)
         kind = build.input_of(run.config, model)
         return Served(model, outputs, temperatures=temperatures_of(run, outputs), kind=kind)
+
+    def export(
+        self,
+        run: Run,
+        model: keras.Model,
+        directory: str,
+        formats: Sequence[str],
+        samples: Callable[[], tuple[Sample, Sample]],
+    ) -> dict[str, str]:
+        """Writes the model, and returns where each format is; see `export_run`."""
+        return export_run(run, self.served(run, model), directory, formats, samples)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""

@@ -305,7 +305,7 @@ def _check_same_data(data: Data, run: Run) -> None:
 def _digest(data: Data) -> str:
     """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
-    parts += [(name, split.content, b"") for name, split in data.splits.items() if split.content]
+    parts += [(name, [split.content], b"") for name, split in data.splits.items() if split.content]
     for split in data.splits.values():
         for name, answers in split.answers.items():
             classes = list(data.outputs[name].class_names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,11 @@ class Pair(Input):
     picture: Input
     text: Input
 
-    abilities = MappingProxyType({})
-
     def __post_init__(self) -> None:
         own = {name: getattr(self.picture, name) for name in ("kind", "noun", "files", "smaller")}
-        for name, value in {**own, "pad": {**self.picture.pad, **self.text.pad}}.items():
+        golden = {n: home for n, home in self.picture.abilities.items() if n == "golden"}
+        own |= {"pad": {**self.picture.pad, **self.text.pad}, "abilities": golden}
+        for name, value in own.items():
             object.__setattr__(self, name, value)
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,17 +18,23 @@ from ftkeras.data.feed import Feed
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.errors import UserError
 from ftkeras.evaluation.bars import Bar, measured, refuse_unknown
-from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predict import Asked, FilePrediction, each_output, predict_outputs
+from ftkeras.export.run import keep_certificate
+from ftkeras.export.serving import model_name
 from ftkeras.inputs.base import Input
+from ftkeras.measures.metrics import softmax
 from ftkeras.model.inference import with_kept_outputs
+from ftkeras.outputs.kinds import SOURCE
+from ftkeras.outputs.one_of import OneOf
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.monitor import check_monitors
 from ftkeras.runs.task import Task
 from ftkeras.tasks.alignment import floor
-from ftkeras.tasks.alignment.config import AlignmentConfig, AlignmentSection
+from ftkeras.tasks.alignment.config import AlignmentConfig, AlignmentSection, ClassesSection
 from ftkeras.tasks.alignment.data import load_pairs, text_data
+from ftkeras.tasks.alignment.export import TwoTowers, export_towers
 from ftkeras.tasks.alignment.model import (
     PROJECTION,
     Contrastive,
@@ -38,7 +45,7 @@ from ftkeras.tasks.alignment.model import (
     embeddings_of,
 )
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed, PairSplit
-from ftkeras.tasks.alignment.results import format_retrieval, headline, zero_shot
+from ftkeras.tasks.alignment.results import encode_classes, format_retrieval, headline, zero_shot
 from ftkeras.tasks.alignment.retrieval import Embedded, gained, measure, unit
 from ftkeras.tasks.alignment.stores import pair_stores
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -198,6 +205,49 @@ class Alignment(Task):
             results["intervals"] |= results.pop("zero_shot_intervals")
         return results
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        if len({label.strip() for label in labels} - {""}) < max(2, len(labels)):
+            raise UserError(
+                "--labels: name two classes or more, each once, such as --labels='cat,dog,boat'."
+            )
+
+    def predict(
+        self,
+        run: Run,
+        model: keras.Model,
+        files: Sequence[Asked],
+        top_k: int,
+        labels: Sequence[str] = (),
+    ) -> Iterator[FilePrediction]:
+        """Yields which of the labels fits a picture best: words that nothing was trained on."""
+        config, names = run.config, [label.strip() for label in labels]
+        towers = _two_towers(config, model)
+        picture, text = towers.pair.picture, towers.pair.text
+        classes = encode_classes(towers.tower(text), names, towers.templates, text)
+        output = OneOf(tuple(names))
+        batch_size = config.data.batch_size
+        for path, error, said in each_output(towers.tower(picture), files, picture, batch_size):
+            answers = {}
+            if not error:
+                logits = towers.scale * (unit(said[np.newaxis]) @ classes.T)
+                answers = {SOURCE: output.answer(softmax(logits)[0], top_k, alone=True)}
+            yield FilePrediction(path, {SOURCE: output}, answers, error)
+
+    def export(
+        self,
+        run: Run,
+        model: keras.Model,
+        directory: str,
+        formats: Sequence[str],
+        samples: Any,
+    ) -> dict[str, str]:
+        if others := [name for name in formats if name != "saved_model"]:
+            raise UserError(f"export: task alignment writes a SavedModel alone, not {others[0]}.")
+        name = model_name(os.path.basename(run.folder.rstrip("/")))
+        path = export_towers(_two_towers(run.config, model), directory, name)
+        keep_certificate(run, "saved_model", path, "assets.extra")
+        return {"saved_model": path}
+
     def check_bars(self, bars: Sequence[Bar], facts: Mapping[str, Any]) -> None:
         if not bars:
             return
@@ -247,6 +297,13 @@ def _of_ridge(run: Run, examples: PairSplit, split: str) -> Embedded | None:
     """Returns what ridge regression made of a split before training; None of training pairs."""
     both = floor.load_embeddings(run, split)
     return None if both is None else _embedded(examples, *both)
+
+
+def _two_towers(config: Config, model: keras.Model) -> TwoTowers:
+    pair, classes = TASK.input(config, model), _section(config).classes
+    assert isinstance(pair, Pair)
+    templates = (classes or ClassesSection(column="")).templates
+    return TwoTowers(model, pair, tuple(templates))
 
 
 # ------------------------------------------------------------------------------- sections
