@@ -36,8 +36,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     folder, text, *places = positional
     searcher = Searcher(Run.open(folder))
     index = searcher.index(places)
+    query = searcher.encode(text)
     start = time.perf_counter()
-    found = searcher.search(text, index, values.top_k)
+    found = index.best(query, values.top_k)
     took = time.perf_counter() - start
     if values.json:
         print(json.dumps([{"file": file, "score": round(score, 6)} for file, score in found]))

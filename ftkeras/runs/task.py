@@ -23,6 +23,7 @@ from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.export.classifier import Served
 from ftkeras.export.formats import Sample
 from ftkeras.export.run import export_run
+from ftkeras.findings import Finding
 from ftkeras.graph import Graph, GraphModel
 from ftkeras.inputs.base import Input
 from ftkeras.measures.results import format_results, headline
@@ -282,6 +283,10 @@ class Task:
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
         return ()
+
+    def findings(self, data: Data) -> Iterator[Finding]:
+        """Yields what `ftkeras doctor` should say of the data besides."""
+        yield from ()
 
     has_floor: bool = False
     """Whether a linear model on the frozen features answers the same question; see `runs.floor`."""

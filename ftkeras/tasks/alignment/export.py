@@ -78,7 +78,7 @@ def archive_of(towers: TwoTowers) -> keras.export.ExportArchive:
     """Returns an archive of both towers with their signatures."""
     archive = keras.export.ExportArchive()
     archive.track(towers.model)
-    picture, text = towers.pair.picture, towers.pair.text
+    picture, text, scale = towers.pair.picture, towers.pair.text, towers.scale
     specs = {
         kind.wire.raw: tf.TensorSpec((None,), tf.string, kind.wire.raw) for kind in (picture, text)
     }
@@ -99,7 +99,7 @@ def archive_of(towers: TwoTowers) -> keras.export.ExportArchive:
         each = tf.reshape(encoded, [-1, len(towers.templates), pictures.shape[-1]])
         classes = tf.math.l2_normalize(tf.reduce_mean(each, axis=1), axis=1, epsilon=1e-12)
         bad = tf.reduce_any(tf.reshape(faults != "", [-1, len(towers.templates)]), axis=1)  # (m,)
-        logits = towers.scale * tf.matmul(pictures, classes, transpose_b=True)  # (n, m)
+        logits = scale * tf.matmul(pictures, classes, transpose_b=True)  # (n, m)
         scores = tf.nn.softmax(tf.where(bad[tf.newaxis], -1e9, logits), axis=1)
         answered = (errors == "")[:, tf.newaxis] & ~bad[tf.newaxis]
         return {"scores": tf.where(answered, scores, 0.0), "error": errors}

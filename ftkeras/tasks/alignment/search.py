@@ -93,7 +93,7 @@ class Searcher:
         ```python
         searcher = Searcher(Run.open("runs/alignment"))
         index = searcher.index(["photos/"])
-        for file, cosine in searcher.search("a red fruit", index, 5):
+        for file, cosine in index.best(searcher.encode("a red fruit"), 5):
             print(f"{cosine:.3f}", file)
         ```
     """
@@ -165,15 +165,14 @@ class Searcher:
         if faults:
             print(f"note      {counted(len(faults), 'file')} left out ({faults[0]})")
 
-    def search(self, text: str, index: Index, count: int) -> list[tuple[str, float]]:
-        """Returns the files nearest to a text, with their cosines, the nearest first.
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the embedding of a text, a unit vector (units,).
 
         Raises:
             UserError: The text cannot be used.
         """
         _, tower = self._towers
-        [query] = encode_texts(tower, [text], self._pair.text)
-        return index.best(query, count)
+        return encode_texts(tower, [text], self._pair.text)[0]
 
 
 def fingerprint(tower: keras.Model) -> str:

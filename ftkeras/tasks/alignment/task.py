@@ -21,19 +21,23 @@ from ftkeras.evaluation.bars import Bar, measured, refuse_unknown
 from ftkeras.evaluation.predict import Asked, FilePrediction, each_output, predict_outputs
 from ftkeras.export.run import keep_certificate
 from ftkeras.export.serving import model_name
+from ftkeras.findings import Finding
 from ftkeras.inputs.base import Input
 from ftkeras.measures.metrics import softmax
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.outputs.kinds import SOURCE
 from ftkeras.outputs.one_of import OneOf
+from ftkeras.report.read import RunFacts
+from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
 from ftkeras.runs.monitor import check_monitors
 from ftkeras.runs.task import Task
-from ftkeras.tasks.alignment import floor
+from ftkeras.tasks.alignment import floor, report
 from ftkeras.tasks.alignment.config import AlignmentConfig, AlignmentSection, ClassesSection
 from ftkeras.tasks.alignment.data import load_pairs, text_data
+from ftkeras.tasks.alignment.doctor import examine
 from ftkeras.tasks.alignment.export import TwoTowers, export_towers
 from ftkeras.tasks.alignment.model import (
     PROJECTION,
@@ -200,6 +204,7 @@ class Alignment(Task):
         results = {"split": split, "nouns": feed.input.nouns, **measure(embedded)}
         if (other := _of_ridge(run, examples, split)) is not None:
             results["ridge"] = gained(embedded, other)
+        run.write_json("task.json", report.gallery(feed, split, embedded))
         if config.alignment.classes is not None:
             results |= zero_shot(config.alignment.classes, model, feed, split, embedded)
             results["intervals"] |= results.pop("zero_shot_intervals")
@@ -256,6 +261,12 @@ class Alignment(Task):
         known = measured(measure(made_up))
         names = ("zero_shot_accuracy", "zero_shot_accuracy.low", "zero_shot_accuracy.high")
         refuse_unknown(bars, {**known, **dict.fromkeys(names, 0.0)})
+
+    def sections(self, facts: RunFacts) -> Sequence[Section]:
+        return report.sections(facts)
+
+    def findings(self, data: Data) -> Iterator[Finding]:
+        return examine(data)
 
     def headline(self, evaluation: dict[str, Any]) -> str:
         return headline(evaluation)
