@@ -86,7 +86,7 @@ MOMENTS = {
     "result written": ("ftkeras.runs.train:_export_again", 1),
     "export half written": ("ftkeras.export.saved_model:_write_json", 1),
     "export being checked": ("ftkeras.export.certificate:certify_saved_model", 1),
-    "export asked in its own process": ("subprocess:Popen.communicate", 1),
+    "export asked in its own process": ("ftkeras.export.certificate:FreshProcess.answers", 1),
     "finished": ("ftkeras.training.resume.checkpoint:States.remove", 1),
     "report": ("ftkeras.report.files:add_gallery", 1),
 }

@@ -7,12 +7,14 @@ import os
 
 from ftkeras.console import kept_back
 from ftkeras.imports import check_keras_settings, hidden
+from ftkeras.timeline import stage
 
 # Keras and TensorFlow import these where they are installed, for wrappers, plots and data frames
 # that no verb has to do with. They take nearly as long as Keras and TensorFlow themselves.
 _UNUSED = ("matplotlib", "pandas", "scipy", "sklearn")
 
 
+@stage("import TensorFlow and Keras")
 def import_tensorflow() -> None:
     """Imports TensorFlow; what it writes to standard error is shown only if that fails.
 

@@ -10,6 +10,8 @@ from absl import flags
 
 from ftkeras.cli.flags import define_bars, define_config, no_arguments, read_bars, read_config
 from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.errors import UserError
+from ftkeras.timeline import recording, stage
 
 if TYPE_CHECKING:
     from ftkeras.config.schema import Config
@@ -32,6 +34,12 @@ def define(values: flags.FlagValues) -> None:
         "out", None, "the run's folder; left out, runs/NAME-OF-CONFIG", flag_values=values
     )
     flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
+    flags.DEFINE_boolean(
+        "profile",
+        False,
+        "print where the time went, and write OUT/trace.json for ui.perfetto.dev",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "seeds",
         None,
@@ -44,13 +52,28 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     no_arguments(positional, "train")
+    if not values.profile:
+        _train(values)
+        return 0
+    if values.seeds is not None:
+        raise UserError("train: --profile is for one run. Leave out --seeds.")
+    with recording() as timeline:
+        out = _train(values)
+        trace = timeline.write(os.path.join(out, "trace.json"))
+        print(f"\n{timeline.as_table()}\n\ntrace   {trace}, for ui.perfetto.dev")
+    return 0
+
+
+def _train(values: flags.FlagValues) -> str:
+    """Trains, and returns the run's folder."""
     bars = read_bars(values)
     config = _config(values)
     stem = os.path.splitext(os.path.basename(values.config or ""))[0]
     import_tensorflow()
-    from ftkeras.evaluation.seeds import format_seeds, repeat
-    from ftkeras.run import Run
-    from ftkeras.runs.train import train
+    with stage("import ftkeras"):
+        from ftkeras.evaluation.seeds import format_seeds, repeat
+        from ftkeras.run import Run
+        from ftkeras.runs.train import train
 
     out = values.out or os.path.join("runs", stem)
     if config is None and values.set:
@@ -61,7 +84,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         train_one = functools.partial(train, overwrite=values.overwrite, bars=bars)
         summary = repeat(train_one, config, out, values.seeds, overwrite=values.overwrite)
         print(f"\n{format_seeds(summary)}\n\nrecord  {out}/seeds.json")
-    return 0
+    return out
 
 
 def _config(values: flags.FlagValues) -> Config | None:

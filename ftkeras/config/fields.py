@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
@@ -33,7 +34,12 @@ Strength = Literal["none", "light", "medium", "strong"]
 
 
 def _name_or_path(name: str) -> str:
-    """Returns a backbone's name as it is, and the path of a file whole."""
+    """Returns a backbone's name as it is, and the path of a file whole.
+
+    A run of the task alignment stands for the tower of images that it trained.
+    """
+    if os.path.isfile(tower := os.path.join(name, "image_tower.keras")):
+        return whole_path(tower)
     return whole_path(name) if name.endswith(".keras") else name
 
 

@@ -60,7 +60,7 @@ class BackboneConfig(Section):
 
     name: NameOrPath
     """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
-    .keras file."""
+    .keras file, or of a run of the task alignment, whose tower of images it is then."""
     weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
     texts, which take them if this is left out), none, or a file: weights, or word vectors."""

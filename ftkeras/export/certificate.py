@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import json
 import os
@@ -27,6 +28,7 @@ from ftkeras.export.signatures import decoded
 from ftkeras.inputs.base import Input
 from ftkeras.keras_internals import flat_layers
 from ftkeras.outputs.classes import Classes
+from ftkeras.timeline import stage
 
 TOLERANCE = 1e-4
 """The largest difference of two scores (0..1), or of features relative to the largest one, that
@@ -36,8 +38,12 @@ OTHER_TOLERANCE = {"float32": 1e-3, "mixed": 3e-2}
 what the model computes in 16 bits."""
 
 
+@stage("export: certificate")
 def certify_saved_model(
-    path: str | os.PathLike[str], servable: Served, golden: Mapping[str, bytes]
+    path: str | os.PathLike[str],
+    servable: Served,
+    golden: Mapping[str, bytes],
+    fresh: FreshProcess | None = None,
 ) -> dict[str, Any]:
     """Compares a SavedModel with its Keras model, in a fresh process that imports TensorFlow alone.
 
@@ -51,6 +57,7 @@ def certify_saved_model(
         path: The SavedModel's folder, where another process can read it.
         servable: What was exported.
         golden: Raw examples to ask about, by name, at least one.
+        fresh: The process to ask, if it was started while the export was being written.
 
     Returns:
         The certificate, ready for JSON.
@@ -61,9 +68,12 @@ def certify_saved_model(
     kind, asked = servable.input, questions_of(servable.input)
     with tf.device("CPU:0"):
         inputs, _ = decoded(tf.constant(list(golden.values())), kind)
-    expected, refused = servable.expected(inputs), asked.refused
-    raw = [*golden.values(), *refused.values()]
-    answers = ask_in_fresh_process(os.fspath(path), raw, kind, inputs)
+    raw = [*golden.values(), *asked.refused.values()]
+    with fresh or FreshProcess() as process:
+        process.ask(os.fspath(path), raw, kind, inputs)
+        expected = servable.expected(inputs)  # while the process answers
+        opinion = _second_opinion(servable, inputs, expected)
+        answers = process.answers()
     signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
     differences = {}
     for signature in signatures:
@@ -77,7 +87,7 @@ def certify_saved_model(
     return {
         **servable.card(),
         f"golden_{kind.nouns}": list(golden),
-        f"refused_{kind.nouns}": list(refused),
+        f"refused_{kind.nouns}": list(asked.refused),
         "refused": f"each gets an error of its own; other {kind.nouns} of the batch are answered",
         "limits": asked.limits,
         "saved_model": {
@@ -93,7 +103,7 @@ def certify_saved_model(
             },
             "size_bytes": size_of(path),
         },
-        "openvino": _second_opinion(servable, inputs, expected),
+        "openvino": opinion,
     }
 
 
@@ -158,6 +168,7 @@ def _answered(
     return {name: values[:golden] for name, values in said.items() if name != "error"}
 
 
+@stage("export: OpenVINO as second opinion")
 def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, Any]:
     if isinstance(inputs, dict):
         return {"status": "asked about models of one input alone"}
@@ -176,50 +187,86 @@ def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, A
     return {"tolerance": tolerance_of(servable), "max_difference": difference}
 
 
-def ask_in_fresh_process(
-    path: str,
-    raw: Sequence[Any],
-    kind: Input,
-    inputs: Any,
-    more: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
-) -> dict[str, np.ndarray]:
-    """Returns what a SavedModel says in a process of its own, by signature and output.
+class FreshProcess:
+    """Asks a SavedModel in a process that imports TensorFlow alone, and that import comes first.
 
-    Args:
-        path: The SavedModel's folder.
-        raw: Raw examples.
-        kind: What they are.
-        inputs: Those of them that can be read, as the model takes them.
-        more: Strings for other arguments, by name.
-
-    Raises:
-        TrainingError: The SavedModel cannot be served.
+    Example:
+        ```python
+        with FreshProcess() as fresh:  # imports TensorFlow, while
+            archive.write_out(path)
+            fresh.ask(path, raw, kind, inputs)
+            expected = model(inputs)  # it answers
+            answers = fresh.answers()
+        ```
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        wire = kind.wire
+
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("fresh_process.py")],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._question = ""
+
+    def ask(
+        self,
+        path: str,
+        raw: Sequence[Any],
+        kind: Input,
+        inputs: Any,
+        more: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
+    ) -> None:
+        """Says what to ask; the process begins to answer.
+
+        Args:
+            path: The SavedModel's folder.
+            raw: Raw examples.
+            kind: What they are.
+            inputs: Those of them that can be read, as the model takes them.
+            more: Strings for other arguments of signatures, by name.
+        """
+        scratch, wire = Path(self._scratch.name), kind.wire
         others = {
             name: [base64.b64encode(one).decode("ascii") for one in strings]
             for name, strings in more.items()
         }
-        Path(scratch, "names.json").write_text(json.dumps({**wire._asdict(), "more": others}))
+        (scratch / "names.json").write_text(json.dumps({**wire._asdict(), "more": others}))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):
-                Path(scratch, f"{i:06d}.raw").write_bytes(content)
+                (scratch / f"{i:06d}.raw").write_bytes(content)
         else:
-            np.save(Path(scratch, "raw.npy"), np.stack(raw))
+            np.save(scratch / "raw.npy", np.stack(raw))
         trees = inputs if isinstance(inputs, dict) else {wire.prepared: inputs}
-        np.savez(Path(scratch, "prepared.npz"), **{name: x.numpy() for name, x in trees.items()})
-        answers = Path(scratch, "answers.npz")
-        script = Path(__file__).with_name("fresh_process.py")
-        done = subprocess.run(
-            [sys.executable, script, path, scratch, answers],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
+        np.savez(scratch / "prepared.npz", **{name: x.numpy() for name, x in trees.items()})
+        question = json.dumps([path, str(scratch), str(scratch / "answers.npz")])
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended early: `answers` says why
+            self._process.stdin.write(f"{question}\n")
+            self._process.stdin.flush()
+
+    @stage("export: wait for the fresh process")
+    def answers(self) -> dict[str, np.ndarray]:
+        """Returns what the process answered, by signature and output.
+
+        Raises:
+            TrainingError: It could not be asked.
+        """
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            last = (said.strip() or "no message").splitlines()[-1]
             raise TrainingError(f"export: the SavedModel cannot be served: {last}")
-        with np.load(answers, allow_pickle=False) as arrays:
+        with np.load(Path(self._scratch.name, "answers.npz"), allow_pickle=False) as arrays:
             return dict(arrays)
+
+    def __enter__(self) -> FreshProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:  # an error came first
+            self._process.kill()
+            self._process.communicate()
+        self._scratch.cleanup()

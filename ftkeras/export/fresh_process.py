@@ -2,6 +2,10 @@
 
     python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
 
+Without arguments it reads them as a line of JSON from standard input, after it has imported
+TensorFlow: the import then happens while the SavedModel is written. Times are measured when that
+input ends, so that the caller can work until then.
+
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
 arguments and features are called, and strings for more arguments. ANSWERS becomes an .npz file with
@@ -28,7 +32,10 @@ _REPEATS, _SECONDS = 9, 1.0  # of a measurement, at most
 _LONG = 5.0  # seconds; what takes longer is not asked again
 
 
-def main(saved_model: str, questions: str, answers: str) -> None:
+def main(
+    saved_model: str, questions: str, answers: str, until_alone: Callable[[], Any] | None
+) -> None:
+    """Asks all signatures; measures how long they take when `until_alone` returns."""
     signatures = tf.saved_model.load(saved_model).signatures
     names = json.loads(Path(questions, "names.json").read_text())
     raw: Any = [path.read_bytes() for path in sorted(Path(questions).glob("*.raw"))]
@@ -40,19 +47,23 @@ def main(saved_model: str, questions: str, answers: str) -> None:
         known[argument] = [base64.b64decode(one) for one in strings]
     known |= {names["raw"]: raw, "examples": [example_of(one, names["feature"]) for one in raw]}
     results: dict[str, Any] = {}
+    batches: dict[str, dict[str, Any]] = {}
     for name in signatures:
-        ask, batch = signatures[name], {}
+        ask, batch = signatures[name], dict[str, Any]()
         for argument, spec in ask.structured_input_signature[1].items():
             asked = known[argument]
             shape = [spec.shape[0], *np.shape(asked)[1:]]  # a fixed batch may ask again
             batch[argument] = asked if spec.shape[0] is None else np.resize(asked, shape)
         for output, values in ask(**_constants(batch)).items():
             results[f"{name}/{output}"] = _as_array(values)
-        if name in ("serving_default", names["prepared"]):
-            for size in BATCHES:
-                question = {argument: [asked[0]] * size for argument, asked in batch.items()}
-                call = functools.partial(ask, **_constants(question))
-                results[f"seconds/{name}/{size}"] = median_seconds(call)
+        batches[name] = batch
+    if until_alone is not None:
+        until_alone()
+    for name in {"serving_default", names["prepared"]} & set(batches):
+        for size in BATCHES:
+            question = {argument: [asked[0]] * size for argument, asked in batches[name].items()}
+            call = functools.partial(signatures[name], **_constants(question))
+            results[f"seconds/{name}/{size}"] = median_seconds(call)
     if "ftkeras" in sys.modules:  # TensorFlow itself imports keras, so that may be there
         sys.exit("this process was to import TensorFlow alone, but ftkeras is there, too")
     np.savez(answers, **results)
@@ -99,4 +110,7 @@ def _as_array(values: tf.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asked, until_alone = sys.argv[1:], None
+    if not asked:
+        asked, until_alone = json.loads(sys.stdin.readline()), sys.stdin.readline
+    main(asked[0], asked[1], asked[2], until_alone)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftkeras.console import Progress
-from ftkeras.export.certificate import certify_saved_model
+from ftkeras.export.certificate import FreshProcess, certify_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.publish import new_version
 from ftkeras.export.questions import questions_of
@@ -58,7 +59,10 @@ def export_saved_model(
         golden = questions_of(servable.input).golden
     progress = Progress("export SavedModel", 3)
     try:
-        with new_version(directory) as (folder, target):
+        with (
+            new_version(directory) as (folder, target),
+            FreshProcess() if golden else contextlib.nullcontext() as fresh,
+        ):
             archive = archive_of(servable, static_batch)
             progress.advance()
             archive.write_out(folder, verbose=False)
@@ -68,7 +72,7 @@ def export_saved_model(
             write_warmup(extra, servable, name)
             progress.advance(note="checking in a fresh process")
             if golden:
-                certificate = certify_saved_model(folder, servable, golden)
+                certificate = certify_saved_model(folder, servable, golden, fresh)
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
         write_serving_files(directory, name, clients_of(servable.input.wire.raw))

@@ -16,6 +16,7 @@ from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import example_of
 from ftkeras.export.questions import questions_of
 from ftkeras.export.signatures import prepared_specs
+from ftkeras.timeline import stage
 
 WARMUP_FILE = "tf_serving_warmup_requests"
 FOLDER = "serving"
@@ -90,6 +91,7 @@ def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.Pred
     return requests
 
 
+@stage("export: serving files")
 def write_warmup(extra: Path, servable: Served, name: str) -> None:
     """Writes the warm-up requests to a version's `assets.extra`."""
     with tf.io.TFRecordWriter(os.fspath(extra / WARMUP_FILE)) as file:
@@ -111,6 +113,7 @@ def clients_of(raw: str) -> dict[str, str]:
     }
 
 
+@stage("export: serving files")
 def write_serving_files(
     directory: str | os.PathLike[str],
     name: str,

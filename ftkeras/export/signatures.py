@@ -39,8 +39,10 @@ import tensorflow as tf
 from ftkeras.export.classifier import Outputs, Served
 from ftkeras.export.questions import questions_of
 from ftkeras.inputs.base import PLAIN, Input, Tree
+from ftkeras.timeline import stage
 
 
+@stage("export: trace signatures")
 def archive_of(servable: Served, static_batch: int | None = None) -> keras.export.ExportArchive:
     """Returns an archive of the model with its signatures.
 

@@ -14,10 +14,12 @@ from ftkeras.files import write_whole
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
+from ftkeras.timeline import stage
 
 FILE = "adapted.npz"
 
 
+@stage("adapt the language model")
 def adapt_backbone(assembled: Assembled, run: Run) -> None:
     """Adapts the backbone if the config asks for it; a run that resumes loads what it adapted.
 

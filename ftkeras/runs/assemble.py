@@ -29,6 +29,7 @@ from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
 from ftkeras.training.fit import fit
@@ -104,6 +105,7 @@ class Assembled:
         return start_lines(self.data, backbone, self.device, self.notes)
 
 
+@stage("plan")
 def assemble(config: Config, task: Task | None = None) -> Assembled:
     """Loads the data, builds and compiles the model, and resolves the phases against both.
 

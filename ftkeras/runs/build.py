@@ -42,10 +42,12 @@ from ftkeras.phases.phase import Phase, scale_rates
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import Expansion, Setting, expand
 from ftkeras.run import Run
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.regularization import WeightPenalty
 
 
+@stage("find and check the data")
 def data(
     config: Config,
     *,
@@ -84,6 +86,7 @@ def data(
     )
 
 
+@stage("build the model")
 def backbone(config: Config, data: Data) -> Backbone:
     """Loads the backbone and makes the changes to it that the config asks for.
 
@@ -177,6 +180,7 @@ def make_layers_known(config: Config) -> None:
         importlib.import_module("ftkeras.backbones.text.char_lstm")
 
 
+@stage("build the model")
 def model(config: Config, data: Data, on: Backbone) -> keras.Model:
     """Attaches the head for the only output."""
     [units] = [output.units for output in data.outputs.values()]

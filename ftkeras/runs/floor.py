@@ -32,6 +32,7 @@ from ftkeras.outputs.base import Answers, Output
 from ftkeras.phases.blend import Blender, weights_of_model
 from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
+from ftkeras.timeline import stage
 from ftkeras.training.segments import stores_of
 from ftkeras.trunk.store import FrontierStore
 
@@ -80,6 +81,7 @@ class Floor:
         return cls(heads, strengths, int(arrays["examples"]))
 
 
+@stage("fit the floor")
 def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
     """Fits the floor before training, or loads that of a run that resumes.
 
@@ -130,6 +132,7 @@ def start_from(floor: Floor, model: keras.Model) -> bool:
     return True
 
 
+@stage("choose the end")
 def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> None:
     """Leaves in the model what is best on the validation split, and says so.
 

@@ -38,6 +38,7 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.resume.checkpoint import States
@@ -234,6 +235,7 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
     checkpoints.load_best(assembled.model)
 
 
+@stage("evaluate")
 def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
     model = assembled.task.final(trained)
     with written_whole(run.path("model.keras")) as temporary:
@@ -245,6 +247,7 @@ def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict
     return evaluation
 
 
+@stage("write loggers and figures")
 def _log_result(
     assembled: Assembled, run: Run, loggers: Loggers, evaluation: dict[str, Any]
 ) -> None:
@@ -313,6 +316,7 @@ def _digest(data: Data) -> str:
     return digest(data.class_names, *(part for row in parts for part in row))
 
 
+@stage("export")
 def _export_again(run: Run, formats: Sequence[str]) -> dict[str, str]:
     """Exports as if for the first time: a run that resumed may have been killed after it did."""
     if tf.io.gfile.exists(run.path("export")):
@@ -335,6 +339,7 @@ def _print_end(
     print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))
 
 
+@stage("report")
 def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> str | None:
     """Writes a run's page; a run that is whole is not lost where that fails."""
     try:

@@ -12,13 +12,14 @@ import keras
 
 from ftkeras.training.callbacks.divergence import DivergenceWatch
 from ftkeras.training.callbacks.record import EpochBoard, FitProgress
+from ftkeras.training.callbacks.stages import FitStages
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import Saver
 
 _TOGETHER = 16  # steps: by then Python's part is small, and Ctrl-C still answers at once
 _SHORT = 2e8  # the work of a step, as `trunk.cost` counts it: some milliseconds of two cores
 
-_COUNT_RIGHT = (ResumableUnfreezing, DivergenceWatch, FitProgress, EpochBoard, Saver)
+_COUNT_RIGHT = (ResumableUnfreezing, DivergenceWatch, FitProgress, FitStages, EpochBoard, Saver)
 _HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 

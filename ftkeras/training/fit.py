@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
+from ftkeras.timeline import recorded
 from ftkeras.training.callbacks.divergence import Divergence, DivergenceWatch
 from ftkeras.training.callbacks.health import GroupHealth
 from ftkeras.training.callbacks.measured import MeasuredMetrics
@@ -19,6 +20,7 @@ from ftkeras.training.callbacks.record import (
     EpochRecord,
     FitProgress,
 )
+from ftkeras.training.callbacks.stages import FitStages
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last
@@ -71,7 +73,9 @@ def fit(
     unfreeze.prepare()  # the states on disk hold its optimizer
     progress = FitProgress(unfreeze, feed.steps_per_epoch)
     explosion = guards.trouble.explosion
-    listening = [*_own_callbacks(feed, unfreeze, checkpoints, explosion), progress, *callbacks]
+    stages = FitStages(unfreeze)
+    watching = [progress, *([] if recorded() is None else [stages])]
+    listening = [*_own_callbacks(feed, unfreeze, checkpoints, explosion), *watching, *callbacks]
     saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards.trouble)
     listening = _between(measured, listening, Saver(saved, feed.steps_per_epoch, guards))
     saved.begin()
@@ -84,6 +88,7 @@ def fit(
             except Divergence as divergence:
                 saved.go_back(divergence, feed.name_examples)
     finally:
+        stages.close()
         progress.close()
         if checkpoints.average is not None:
             checkpoints.average.unswap()  # an interrupted validation leaves them in the model

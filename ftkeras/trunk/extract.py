@@ -13,6 +13,7 @@ import tensorflow as tf
 from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import Progress, counted
 from ftkeras.data import dataset
+from ftkeras.timeline import stage
 from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
@@ -52,6 +53,7 @@ class Part:
     nouns: str = "examples"
 
 
+@stage("run the trunk")
 def get_stores(
     split: TrunkSplit,
     parts: Sequence[Part],

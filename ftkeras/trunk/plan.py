@@ -21,6 +21,7 @@ from ftkeras.graph import Graph, flatten
 from ftkeras.model.inference import batch_spec, outputs_function
 from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
+from ftkeras.timeline import stage
 from ftkeras.trunk.cost import NOMINAL_LENGTH, work
 from ftkeras.trunk.extract import GetStores, get_stores
 from ftkeras.trunk.split import Spec, TrunkSplit, is_within, split_or_reason
@@ -123,6 +124,7 @@ class TrunkPlan:
         return rows
 
 
+@stage("forecast the trunk")
 def plan_trunk(
     model: keras.Model,
     feed: Feed,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,17 +25,18 @@ from ftkeras.trunk.split import is_within, joined_trunk, split_model
 
 _QUICK = {"MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG16", "ConvNeXtTiny", "Xception"}
 _ALL_BOUNDARIES = {"MobileNetV2", "EfficientNetB0"}
-# While the process is small: it keeps some of the memory of what it has built.
+# The largest first, while the process is small: it keeps some of the memory of what it has built.
 _LARGEST_FIRST = sorted(CATALOG, key=lambda name: CATALOG[name].parameters, reverse=True)
+_SMALLEST = list({id(CATALOG[name].family): name for name in _LARGEST_FIRST}.values())
+"""Of each family: what is code of the family is run on this one."""
+_ALL = [*_SMALLEST, *(name for name in _LARGEST_FIRST if name not in _SMALLEST)]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow)
-        for name in _LARGEST_FIRST
-    ],
-)
+def _marked(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(scope="module", params=_marked(_ALL))
 def backbone(request):
     """Each backbone with random weights at its smallest size, built once for all tests of it."""
     keras.utils.set_random_seed(0)
@@ -75,6 +77,7 @@ def test_raw_pixels_reach_the_first_convolution_at_a_sane_scale(backbone):
         assert np.all(values[1] - values[0] > 0.9)
 
 
+@pytest.mark.parametrize("backbone", _marked(_SMALLEST), indirect=True)
 def test_training_the_last_block_changes_exactly_its_weights(backbone):
     keras.utils.set_random_seed(0)
     model = backbone.model
@@ -105,6 +108,7 @@ def test_training_the_last_block_changes_exactly_its_weights(backbone):
     assert expected
 
 
+@pytest.mark.parametrize("backbone", _marked(_SMALLEST), indirect=True)
 def test_tail_after_trunk_is_the_model_at_every_boundary(backbone):
     model = build_model(backbone, 3, dropout=0.0)
     weights, count = weights_of(model, backbone.blocks), len(backbone.blocks)

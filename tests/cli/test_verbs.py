@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -138,9 +139,23 @@ def test_a_run_is_repeated_with_other_seeds(place, capsys):
 def test_stored_trunks_are_listed_and_removed(place, capsys, monkeypatch):
     monkeypatch.setenv("FTKERAS_CACHE", str(place / "cache"))
     plain = [*LIGHT, "--set", "data.input.augmentation=none"]
-    assert main(["train", "--config=c.yaml", "--out=r", "--set", "trunk.mode=on", *plain]) == 0
-    capsys.readouterr()
+    on = ["--config=c.yaml", "--out=r", "--set", "trunk.mode=on", "--profile"]
+    assert main(["train", *on, *plain]) == 0
+    _check_profile(capsys.readouterr().out, place / "r" / "trace.json")
     assert main(["cache"]) == 0
     assert "16 train images, 32 px" in capsys.readouterr().out
     assert main(["cache", "--max_mb=0"]) == 0
     assert "removed 2" in capsys.readouterr().out
+
+
+def _check_profile(printed, trace):
+    """Every second has a name: the rows add up, and `fit` is divided."""
+    lines = printed.split("cores busy\n")[1].splitlines()[1:]
+    found = filter(None, (re.match(r"(.+?)  +([0-9.]+) s", line) for line in lines))
+    clock = {row[1]: float(row[2]) for row in found}
+    whole = clock.pop("all")
+    assert sum(clock.values()) == pytest.approx(whole, rel=0.05)
+    known = {"run the trunk", "train", "validate", "evaluate", "find and check the data"}
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert known < names
+    assert "first step of a phase: trace and compile" in names

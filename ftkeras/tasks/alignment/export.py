@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
-from ftkeras.export.certificate import TOLERANCE, ask_in_fresh_process, check_difference
+from ftkeras.export.certificate import TOLERANCE, FreshProcess, check_difference
 from ftkeras.export.publish import new_version, size_of
 from ftkeras.export.questions import Questions, questions_of
 from ftkeras.export.serving import write_serving_files
@@ -146,13 +146,13 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
         UserError: The directory cannot be written.
         TrainingError: The written model answers differently.
     """
-    with new_version(directory) as (folder, target):
+    with new_version(directory) as (folder, target), FreshProcess() as fresh:
         archive_of(towers).write_out(folder, verbose=False)
         extra = Path(folder, "assets.extra")
         extra.mkdir()
         for file, tree in {
             "ftkeras.json": towers.card(),
-            "certificate.json": certify(folder, towers),
+            "certificate.json": certify(folder, towers, fresh),
         }.items():
             text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
             (extra / file).write_text(text, encoding="utf-8")
@@ -168,10 +168,15 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
     return target
 
 
-def certify(path: str, towers: TwoTowers) -> dict[str, Any]:
+def certify(path: str, towers: TwoTowers, fresh: FreshProcess) -> dict[str, Any]:
     """Compares a SavedModel with the towers themselves, in a fresh process.
 
     What must be refused gets an error of its own, while the others are answered.
+
+    Args:
+        path: The SavedModel's folder.
+        towers: What was exported.
+        fresh: The process.
 
     Raises:
         TrainingError: The SavedModel could not be asked, or answered differently.
@@ -179,14 +184,10 @@ def certify(path: str, towers: TwoTowers) -> dict[str, Any]:
     picture, text = towers.pair.picture, towers.pair.text
     asked = {kind: questions_of(kind) for kind in (picture, text)}
     raw = {kind: [*q.golden.values(), *q.refused.values()] for kind, q in asked.items()}
-    said = ask_in_fresh_process(
-        path,
-        raw[picture],
-        picture,
-        {},
-        {text.wire.raw: raw[text], _LABELS_ARGUMENT: [label.encode() for label in LABELS]},
-    )
+    strings = {text.wire.raw: raw[text], _LABELS_ARGUMENT: [label.encode() for label in LABELS]}
+    fresh.ask(path, raw[picture], picture, {}, strings)
     expected = {kind: _expected(towers, kind, q.golden) for kind, q in asked.items()}
+    said = fresh.answers()
     differences = {}
     for kind, questions in asked.items():
         signature = f"encode_{kind.kind}"

@@ -21,6 +21,7 @@ from ftkeras.evaluation.bars import Bar, measured, refuse_unknown
 from ftkeras.evaluation.predict import Asked, FilePrediction, each_output, predict_outputs
 from ftkeras.export.run import keep_certificate
 from ftkeras.export.serving import model_name
+from ftkeras.files import written_whole
 from ftkeras.findings import Finding
 from ftkeras.inputs.base import Input
 from ftkeras.measures.metrics import softmax
@@ -56,6 +57,8 @@ from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.measured import MeasuredMetrics
 from ftkeras.trunk.extract import GetStores
 
+TOWER = "image_tower.keras"
+"""The file in a run that `backbone.name` of another run may name, or the run itself."""
 _WATCHED = ("val_recall_at_1", "val_recall_at_5", "val_recall_at_10", "val_map")
 _SHARES = {"floor": 0.0, "half way between": 0.5, "fine-tuned": 1.0}
 
@@ -189,6 +192,13 @@ class Alignment(Task):
             lacks = np.bincount(way.pictures, 1 - way.precision, minlength=len(missing))
             missing += 0.5 * lacks / np.maximum(counts, 1)
         return "mean average precision", missing
+
+    def finish(self, assembled: Assembled, run: Run) -> keras.Model:
+        """Keeps the picture tower as a model of its own: a backbone for later runs."""
+        pictures, _ = _towers(_checked(assembled.config))
+        with written_whole(run.path(TOWER)) as temporary:
+            assembled.model.get_layer(pictures).save(temporary)
+        return assembled.model
 
     def final(self, model: keras.Model) -> keras.Model:
         plain = keras.Model(model.input, model.output, name=model.name)

@@ -17,6 +17,7 @@ from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.files import written_whole
 from ftkeras.phases.phase import improves
 from ftkeras.run import Run
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.resume.state import values_of
 from ftkeras.training.resume.state_file import DamagedState, Tree, read_state, write_state
@@ -27,6 +28,7 @@ _A_DATASET = 4096  # bytes that HDF5 adds for each, at most
 _CANNOT_TELL = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # file systems without allocation
 
 
+@stage("save states and weights")
 def save_last(model: keras.Model, run: Run) -> None:
     """Writes `checkpoints/last.weights.h5`, as Keras loads it: whole, or the one before stays."""
     with written_whole(run.path("checkpoints", "last.weights.h5")) as temporary:
@@ -87,6 +89,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._monitor = monitor
         self.average = average
 
+    @stage("save states and weights")
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         if self._monitor not in logs:

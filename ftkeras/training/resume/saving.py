@@ -14,6 +14,7 @@ from ftkeras.config.schema import CheckpointConfig, TroubleConfig
 from ftkeras.console import counted
 from ftkeras.errors import TrainingError
 from ftkeras.phases.callback import Logs
+from ftkeras.timeline import stage
 from ftkeras.training.callbacks.divergence import Divergence
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
@@ -102,6 +103,7 @@ class SavedTraining:
         where = "after the last epoch" if self.over else f"epoch {epoch + 1}, step {batches + 1}"
         self._report(f"resumed   {where}")
 
+    @stage("save states and weights")
     def save(self, *, over: bool = False, logs: Logs | None = None) -> None:
         """Writes a state; call it between two steps.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import shutil
 import subprocess
@@ -26,7 +25,6 @@ from ftkeras.run import Run
 from ftkeras.runs import finished
 from ftkeras.runs.assemble import assemble
 from ftkeras.starter import archive_path
-from ftkeras.tasks.alignment.data import load_pairs
 from ftkeras.tasks.alignment.doctor import examine
 from ftkeras.tasks.alignment.pairs import PairFeed, PairSplit
 from ftkeras.tasks.alignment.search import Index, Searcher
@@ -39,7 +37,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_a_run_finds_pictures_by_their_texts(trained):
     evaluation = trained.read_json("evaluation.json")
-    assert evaluation["split"] == "val" and (evaluation["examples"], evaluation["texts"]) == (24, 24)
+    assert evaluation["split"] == "val" and (evaluation["examples"], evaluation["texts"]) == (
+        24,
+        24,
+    )
     assert evaluation["recall_at_5"] >= 0.6
     assert evaluation["zero_shot_accuracy"] >= 0.5 and evaluation["zero_shot_classes"] == 4
     for name, (low, high) in evaluation["intervals"].items():
@@ -63,7 +64,9 @@ def test_its_report_shows_what_is_found_and_missed(trained):
     for text in ("Retrieval", "Worst misses", "a red square", "ridge regression"):
         assert text in page
     shown = trained.read_json("task.json")
-    assert all(hit["drawn"].startswith("data:image/") for q in shown["queries"] for hit in q["hits"])
+    assert all(
+        hit["drawn"].startswith("data:image/") for q in shown["queries"] for hit in q["hits"]
+    )
 
 
 def test_stored_towers_train_as_whole_ones(shapes, tmp_path):
@@ -89,8 +92,8 @@ def test_a_locked_tower_is_stored_while_pictures_are_augmented(shapes, capsys):
     assert [forecast.stored for forecast in assembled.trunk.forecasts] == [True, True]
     feed, split = assembled.feed, assembled.trunk.splits[0]
     assert isinstance(feed, PairFeed)
-    from ftkeras.training.segments import _stored, stores_of
     from ftkeras.data.share import WHOLE
+    from ftkeras.training.segments import _stored, stores_of
 
     stores = stores_of(assembled.model, feed, assembled.unfreeze, assembled.trunk, 0)
     assert list(stores["train"].stores) == ["texts"]
@@ -167,7 +170,9 @@ def test_lines_lists_and_cells_are_texts(tmp_path):
     assert train.numbers.tolist() == [0, 1, 2, 1] and train.owners.tolist() == [0, 0, 1, 1]
     assert sorted(bad.path for bad in data.bad_files) == ["c.png", "d.png"]
     with pytest.raises(UserError, match="2 of 4 images have no text that can be used"):
-        TASK.data(given.model_copy(update={"data": given.data.model_copy(update={"max_bad_files": 0.1})}))
+        TASK.data(
+            given.model_copy(update={"data": given.data.model_copy(update={"max_bad_files": 0.1})})
+        )
     with pytest.raises(UserError, match="alignment.texts: the table has no column 'txet'"):
         TASK.data(
             given.model_copy(
@@ -264,7 +269,9 @@ def test_search_ranks_a_folder_and_reads_only_what_changed(
     searcher, read = Searcher(Run.open(trained.folder)), []
     own = Searcher._encode
     monkeypatch.setattr(
-        Searcher, "_encode", lambda self, i, places: (read.append(len(places)), own(self, i, places))
+        Searcher,
+        "_encode",
+        lambda self, i, places: (read.append(len(places)), own(self, i, places)),
     )
     shutil.move(folder / "red-bar-2.png", folder / "moved.png")  # the same content
     draw("yellow", "square", 9).save(folder / "red-circle-2.png")  # another content
