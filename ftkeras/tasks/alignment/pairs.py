@@ -157,8 +157,8 @@ class PairSplit(Split):
 class Turns:
     """Which text of a picture stands beside it: a function of (seed, epoch, picture).
 
-    The columns of texts take turns by epoch, and within a column a picture's texts: each comes once
-    before any comes again, from one drawn under the seed on.
+    The columns of texts take turns by epoch, each picture beginning with one of them, and within a
+    column a picture's texts: each comes once before any comes again.
 
     Args:
         split: The pictures.
@@ -182,13 +182,13 @@ class Turns:
         if not self._turns:
             return tf.gather(self._starts[:, 0], index)
         columns = self._starts.shape[1]
-        epoch = tf.cast(at.epoch, tf.int64)
-        column, turn = epoch % columns, epoch // columns
+        epoch, first = tf.cast(at.epoch, tf.int64), tf.gather(self._draws[:, 0], index)
+        # Each batch has texts of all columns: otherwise the loss would rise and fall with epochs.
+        place = tf.stack([index, (epoch + first) % columns], axis=-1)
         starts, counts, draws = (
-            tf.gather(tf.gather(table, column, axis=1), index)
-            for table in (self._starts, self._counts, self._draws)
+            tf.gather_nd(table, place) for table in (self._starts, self._counts, self._draws)
         )
-        return starts + (draws + turn) % counts
+        return starts + (draws // columns + epoch // columns) % counts
 
     def target(self, index: tf.Tensor, at: At) -> tf.Tensor:
         """Returns the number of the text, then those of all texts of the picture, float32."""

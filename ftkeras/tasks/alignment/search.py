@@ -9,6 +9,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -72,7 +73,7 @@ class Index:
     def load(cls, path: str) -> Index:
         """Returns what `save` wrote; an empty one if there is none, or it is damaged."""
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as arrays:
                 texts = [arrays[name].tolist() for name in ("files", "stamps", "contents")]
                 found = cls(texts[0], texts[1], texts[2], arrays["vectors"])
             if {len(text) for text in texts} == {len(found.vectors)}:

@@ -69,14 +69,13 @@ class Alignment(Task):
     by_nature = ("tiny classes", "no validation")
 
     def check(self, config: Config, data: Data) -> None:
-        config = _checked(config)
-        _check_sections(config)
         logged = [*self.logged(config, data), *(n.removeprefix("val_") for n in _WATCHED)]
         check_monitors(config, data, logged)
 
     def data(self, config: Config) -> Data:
         """Returns pictures with their texts."""
         config = _checked(config)
+        _check_sections(config)
         return load_pairs(config, build.input_of(_of_texts(config)))
 
     def input(self, config: Config, model: keras.Model | None = None) -> Input:
