@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ftkeras.version import __version__
 
 _HOMES = {
+    "Adapters": "ftkeras.model.lora",
     "Block": "ftkeras.backbones",
     "Backbone": "ftkeras.backbones",
     "Classifier": "ftkeras.export.classifier",
@@ -21,6 +22,7 @@ _HOMES = {
     "TrainingError": "ftkeras.errors",
     "Until": "ftkeras.phases",
     "UserError": "ftkeras.errors",
+    "add_lora": "ftkeras.model.lora",
     "batches": "ftkeras.runs.build",
     "build_model": "ftkeras.model.assemble",
     "compare_runs": "ftkeras.evaluation.comparison",
@@ -28,12 +30,14 @@ _HOMES = {
     "extend": "ftkeras.tasks.incremental.extend",
     "export_saved_model": "ftkeras.export.saved_model",
     "format_plan": "ftkeras.phases",
+    "load_adapters": "ftkeras.model.lora",
     "load_backbone": "ftkeras.backbones",
     "load_config": "ftkeras.config.load",
     "load_data": "ftkeras.data.load",
     "load_model": "ftkeras.runs.finished",
     "load_run": "ftkeras.runs.finished",
     "make_plan": "ftkeras.phases",
+    "merge_lora": "ftkeras.model.lora",
     "predict": "ftkeras.runs.finished",
     "register_input": "ftkeras.inputs.registry",
     "robustness": "ftkeras.runs.finished",
@@ -43,6 +47,7 @@ _HOMES = {
 }
 __all__ = [
     "__version__",
+    "Adapters",
     "Block",
     "Backbone",
     "Classifier",
@@ -53,6 +58,7 @@ __all__ = [
     "TrainingError",
     "Until",
     "UserError",
+    "add_lora",
     "batches",
     "build_model",
     "compare_runs",
@@ -60,12 +66,14 @@ __all__ = [
     "extend",
     "export_saved_model",
     "format_plan",
+    "load_adapters",
     "load_backbone",
     "load_config",
     "load_data",
     "load_model",
     "load_run",
     "make_plan",
+    "merge_lora",
     "predict",
     "register_input",
     "robustness",
@@ -97,6 +105,7 @@ if TYPE_CHECKING:
     from ftkeras.export.saved_model import export_saved_model
     from ftkeras.inputs.registry import register_input
     from ftkeras.model.assemble import build_model
+    from ftkeras.model.lora import Adapters, add_lora, load_adapters, merge_lora
     from ftkeras.phases import (
         Phase,
         Smoothed,

@@ -13,10 +13,17 @@ from typing import Any
 import keras
 
 from ftkeras.keras_internals import (
+    children,
     functional_of,
     layers_inside,
     nodes_in_order,
     takes_training,
+)
+
+# Layers of keras-hub that hold a part of a network, and do nothing but call what they hold.
+_STACKS = (
+    *("ViTEncoder", "DeiTEncoder", "DINOV2Encoder", "DINOV3Encoder"),
+    *("HGNetV2Encoder", "HGNetV2Stage", "SwinTransformerStage"),
 )
 
 
@@ -181,8 +188,18 @@ class AttachMask(keras.layers.Layer):
         return inputs[1]
 
 
+def stacked(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers in a stack, in the order of their calls; of any other layer none.
+
+    A stack is a layer that only calls the layers inside it, such as the encoder of a vision
+    transformer. Opened, a part of it can be frozen and stored, and each of its layers is a block.
+    """
+    known = type(layer).__name__ in _STACKS and type(layer).__module__.startswith("keras_hub.")
+    return children(layer) if known else []
+
+
 def flatten(model: keras.Model) -> Graph | None:
-    """Returns a functional model's calls, with nested functional models opened.
+    """Returns a functional model's calls, with nested functional models and stacks opened.
 
     Its inputs, and those of nested models, may be one tensor, a list, or a dict by name.
 
@@ -201,8 +218,8 @@ def flatten(model: keras.Model) -> Graph | None:
     return Graph(tuple(steps), inputs, tuple(outputs), structure, _input_names(opened))
 
 
-def _walk(model: keras.Model, inputs: Sequence[Tensor], steps: list[Step]) -> list[Tensor]:
-    """Appends the model's calls on `inputs` to `steps` and returns its outputs."""
+def _walk(model: Any, inputs: Sequence[Tensor], steps: list[Step]) -> list[Tensor]:
+    """Appends the calls of a model or function on `inputs` to `steps` and returns its outputs."""
     tensor_of = dict(zip(map(id, model.inputs), inputs, strict=True))
     sized = [x.shape for x in inputs] != [tuple(x.shape) for x in model.inputs]
     for node in nodes_in_order(model):
@@ -219,12 +236,64 @@ def _walk(model: keras.Model, inputs: Sequence[Tensor], steps: list[Step]) -> li
                     steps.append(attached(given[index], mask))
                     (given[index],) = steps[-1].outputs
             outputs = _walk(inner, given, steps)
+        elif isinstance(node.operation, keras.layers.Layer) and stacked(node.operation):
+            outputs = _walk_stack(node.operation, args, kwargs, steps)
+        elif _is_of_shape(node.operation):
+            outputs = _of_shape(node.operation, args[0])
         else:
             made = _specs(node.operation, args, kwargs) if sized else node.outputs
             outputs = [_tensor(x) for x in made]
             steps.append(Step(node.operation, args, kwargs, tuple(outputs)))
         tensor_of.update(zip(map(id, node.outputs), outputs, strict=True))
     return [tensor_of[id(x)] for x in model.outputs]
+
+
+def _walk_stack(layer: Any, args: Any, kwargs: Any, steps: list[Step]) -> list[Tensor]:
+    """Appends the calls that a stack makes to `steps` and returns its outputs.
+
+    They are found by running its `call` on symbolic tensors, which adds to the record of the calls
+    of the layers inside; nothing else reads that.
+    """
+    if type(layer).__name__ == "DeiTEncoder":
+        return _walk_deit(layer, args[0], steps)
+    given = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Tensor)]
+    symbols = {x: keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in given}
+
+    def symbolic(argument: Any) -> Any:
+        return symbols[argument] if isinstance(argument, Tensor) else argument
+
+    args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+    inner = keras.Function(list(symbols.values()), keras.tree.flatten(layer.call(*args, **kwargs)))
+    return _walk(inner, list(symbols), steps)
+
+
+def _walk_deit(layer: Any, features: Tensor, steps: list[Step]) -> list[Tensor]:
+    """Does the same for DeiT's, whose layers give None beside the features: no symbolic call may.
+
+    The stack itself gives two empty tensors beside them, which nothing takes.
+    """
+
+    def tensor() -> Tensor:
+        return Tensor(features.shape, features.dtype)
+
+    for block in layer.encoder_layers:
+        steps.append(Step(block, (features,), {}, (tensor(), tensor())))
+        features = steps[-1].outputs[0]
+    steps.append(Step(layer.layer_norm, (features,), {}, (tensor(),)))
+    return [*steps[-1].outputs, tensor(), tensor()]
+
+
+def _is_of_shape(operation: Any) -> bool:
+    """Whether what an operation gives has no batch, and depends on the size of its input alone."""
+    kind = type(operation)
+    known = kind.__name__ == "DINOV3RopePositionEmbedding"
+    return known and kind.__module__.startswith("keras_hub.")
+
+
+def _of_shape(operation: Any, given: Tensor) -> list[Any]:
+    """Returns what such an operation gives, as constants, so that none of it has to be stored."""
+    zeros = keras.ops.zeros([size or 1 for size in given.shape], given.dtype)
+    return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(operation(zeros))]
 
 
 def attached(tensor: Tensor, mask: Tensor) -> Step:

@@ -52,7 +52,7 @@ def variables_inside(
     for variable in fixed:
         yield OwnVariable(f"{prefix}{variable.name}", variable, layer, False)
     in_graph = graph_order and isinstance(layer, keras.Model)
-    for child in layer.layers if in_graph else _children(layer):
+    for child in layer.layers if in_graph else children(layer):
         yield from variables_inside(child, graph_order=graph_order, prefix=f"{prefix}{child.name}/")
 
 
@@ -71,12 +71,16 @@ def layers_inside(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
     Only models have `layers` in public, and those of the top level alone.
     """
-    for child in _children(layer):
+    for child in children(layer):
         yield child
         yield from layers_inside(child)
 
 
-def _children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers that a layer itself made, in the order in which it made them.
+
+    Only models have `layers` in public.
+    """
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
@@ -106,6 +110,14 @@ def takes_training(operation: keras.Operation) -> bool:
     A layer passes it on to the layers inside even if its own `call` has no such argument.
     """
     return "training" in getattr(operation, "_call_context_args", ())
+
+
+def for_graphs(kind: Any, config: dict[str, Any]) -> Any:
+    """Returns a tokenizer of keras-hub that is made of TensorFlow's operations from the start.
+
+    Otherwise it runs as Python until it is used in a graph, and makes its tables in that graph.
+    """
+    return kind.from_config({**config, "_allow_python_workflow": False})
 
 
 def attach(thing: Any, name: str, value: Any) -> None:
@@ -270,3 +282,14 @@ def with_constants(function: Any) -> Any:
     from tensorflow.python.framework import convert_to_constants
 
     return convert_to_constants.convert_variables_to_constants_v2(function)
+
+
+def is_stateful(operation: str) -> bool:
+    """Whether a kind of TensorFlow operation may do more than compute.
+
+    Operations of a graph say it by `op_def`; those inside a function in it are only names.
+    """
+    from tensorflow.python.framework import op_def_registry
+
+    definition = op_def_registry.get(operation)
+    return definition is None or bool(definition.is_stateful)

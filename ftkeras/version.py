@@ -1,3 +1,3 @@
 """The version, on its own: nothing else of the package is imported to read it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -156,6 +156,84 @@ def tiny_backbone(tmp_path_factory) -> str:
     return str(path)
 
 
+WIDTH, LAYERS, ROOM = 32, 2, 40  # of the tiny BERTs; ROOM is how many pieces they can read
+PIECES = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *("red", "apple", "pie", "blue", "car", "road", "the", "of", "rare", "cafe"),
+    *"abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'()$",
+    *(f"##{sign}" for sign in "abcdefghijklmnopqrstuvwxyz0123456789"),
+]
+
+
+@pytest.fixture(scope="session")
+def hugging_face_folder(tmp_path_factory) -> Path:
+    """A random BERT as Hugging Face's `save_pretrained` writes it: safetensors, vocab.txt."""
+    pytest.importorskip("safetensors")
+    import json
+    import struct
+
+    import numpy as np
+
+    random, sizes = np.random.default_rng(0), {"embeddings.word_embeddings": len(PIECES)}
+    sizes |= {"embeddings.position_embeddings": ROOM, "embeddings.token_type_embeddings": 2}
+    arrays = {f"{k}.weight": random.normal(0, 0.3, (n, WIDTH)) for k, n in sizes.items()}
+    norms, square, up, down = ["embeddings.LayerNorm"], ["pooler.dense"], [], []
+    for i in range(LAYERS):
+        layer = f"encoder.layer.{i}"
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+        square += [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
+        square.append(f"{layer}.attention.output.dense")
+        up.append(f"{layer}.intermediate.dense")
+        down.append(f"{layer}.output.dense")
+    for names, shape in ((square, (32, 32)), (up, (64, 32)), (down, (32, 64)), (norms, (32,))):
+        for name in names:
+            arrays[f"{name}.weight"] = random.normal(len(shape) == 1, 0.3, shape)
+            arrays[f"{name}.bias"] = random.normal(0, 0.3, shape[0])
+    header: dict[str, Any] = {}
+    content = b""
+    for name, array in arrays.items():
+        data = array.astype("<f4").tobytes()
+        offsets = [len(content), len(content) + len(data)]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+        content += data
+    head = json.dumps(header).encode()
+    folder = tmp_path_factory.mktemp("hugging_face") / "tiny-bert"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + content)
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": ROOM,
+        "num_attention_heads": 4,
+        "num_hidden_layers": LAYERS,
+        "type_vocab_size": 2,
+        "vocab_size": len(PIECES),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": null}')
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keras_hub_folder(tmp_path_factory) -> Path:
+    """A random BERT without dropout, as `save_to_preset` of keras-hub writes it."""
+    import keras
+    import keras_hub
+
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("keras_hub") / "tiny-bert"
+    keras_hub.models.BertBackbone(
+        len(PIECES), LAYERS, 4, WIDTH, 64, dropout=0.0, max_sequence_length=ROOM
+    ).save_to_preset(str(folder))
+    keras_hub.tokenizers.BertTokenizer(PIECES, lowercase=True).save_to_preset(str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def text_tree(tmp_path_factory) -> dict[str, Any]:
     """A config of two short phases on a manifest of 60 texts, in which a word tells the class.

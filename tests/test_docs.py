@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+import ftkeras
 from ftkeras.cli.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -71,6 +72,7 @@ def test_broken_links_are_seen(tmp_path):
 def test_the_readme_is_a_door():
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
+    assert len(re.findall(r"^```python$", text, re.MULTILINE)) == 2  # one for images, one for texts
     assert "docs/README.md" in links(README)
     assert len([link for link in links(README) if link.endswith((".svg", ".png"))]) == 1
 
@@ -102,18 +104,48 @@ def test_pages_that_code_and_configs_name_are_there():
     assert [(path, page) for path, page in sorted(named) if not (ROOT / page).is_file()] == []
 
 
+def joined(block: str) -> list[str]:
+    """Returns the commands of a block; a backslash at the end of a line continues it."""
+    return re.sub(r"\\\n *", "", block).splitlines()
+
+
 def commands(page: Path) -> list[list[str]]:
     """Returns the arguments of each `ftkeras` command in a page's shell code."""
     text = page.read_text(encoding="utf-8")
     code = [body for language, body in FENCE.findall(text) if language == "sh"]
     code += re.findall(r"^    (?=ftkeras )(.+)$", text, re.MULTILINE)
-    lines = [shlex.split(line, comments=True) for block in code for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in code for line in joined(block)]
     return [line[line.index("ftkeras") + 1 :] for line in lines if "ftkeras" in line]
+
+
+def in_tables(page: Path) -> list[list[str]]:
+    """Returns the arguments of each `ftkeras` command that is a whole cell of a table."""
+    cells = re.findall(r"\| `ftkeras ([a-z].*?)` (?=\|)", page.read_text(encoding="utf-8"))
+    return [shlex.split(re.sub(r"\[.*?\]", "", cell)) for cell in cells]
+
+
+def test_each_row_of_what_it_can_do_has_its_command():
+    text = README.read_text(encoding="utf-8").split("## What it can do")[1].split("\n## ")[0]
+    rows = text.strip().splitlines()[2:]
+    assert len(rows) > 15
+    assert [row for row in rows if "| `ftkeras" not in row] == []
+    names = re.findall(r"\| `ftkeras\.(\w+)` \|", text)
+    assert set(names) <= set(ftkeras.__all__)
+
+
+def test_each_page_says_what_one_can_do_after_it():
+    pages = [page for page in PAGES if page.parent == DOCS and page.name != "README.md"]
+    without = [
+        page.name
+        for page in pages
+        if not re.match(r"# .+\n\nAfter this page you ", page.read_text(encoding="utf-8"))
+    ]
+    assert without == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_command_has_these_flags(page):
-    for verb, *arguments in commands(page):
+    for verb, *arguments in commands(page) + in_tables(page):
         assert verb in VERBS
         values = flags.FlagValues()
         values.set_gnu_getopt(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftkeras.backbones import hub
 from ftkeras.backbones.backbone import Backbone, Block
 from ftkeras.backbones.catalog import CATALOG, HEADER, describe, find
 
@@ -18,8 +19,9 @@ def load_backbone(
     """Builds a backbone and loads its weights.
 
     Args:
-        name: A name of the catalog, or the path of a `.keras` file.
-        weights: `imagenet` (Keras downloads them; a `.keras` file keeps its own), `starter`
+        name: A name of the catalog, the path of a `.keras` file, or a model of keras-hub:
+            `keras_hub/PRESET`, `hf://OWNER/MODEL`, or a local folder.
+        weights: `imagenet` (Keras downloads them; other models keep their own), `starter`
             (MobileNetV2's, shipped with ftkeras), `none`, or the path of a file.
         image_size: Side of the input in pixels; the natural size by default.
         cut: The name of the layer whose output is the backbone's; by default the last one with a
@@ -37,6 +39,11 @@ def load_backbone(
         from ftkeras.backbones import saved
 
         return saved.load(name, weights=weights, image_size=image_size, cut=cut)
+    if hub.is_hub(name):
+        from ftkeras.backbones.image import hub as image_hub
+
+        found = hub.find(name, "image")
+        return image_hub.load(found, weights=weights, image_size=image_size, cut=cut)
     from ftkeras.backbones import applications
 
     return applications.load(find(name), weights=weights, image_size=image_size, cut=cut)

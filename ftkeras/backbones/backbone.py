@@ -43,6 +43,8 @@ class Backbone:
         natural_size: Of images, the side in pixels that the weights were trained at; else 0.
         smallest_size: Of images, the smallest side in pixels that the architecture can take.
         blocks: From input to output; together they hold each weighted layer exactly once.
+        front: Of a sequence, how many steps stand before those of the example's parts. The first
+            is a class token, which stands for the whole example.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Backbone:
     natural_size: int
     smallest_size: int
     blocks: tuple[Block, ...]
+    front: int = 0
 
     @property
     def gives(self) -> Gives:

@@ -10,6 +10,7 @@ import keras
 
 from ftkeras.backbones.backbone import Block
 from ftkeras.backbones.catalog import Family
+from ftkeras.graph import stacked
 
 NORMS = (
     keras.layers.BatchNormalization,
@@ -29,6 +30,19 @@ def leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
         inner = leaf_layers(layer) if isinstance(layer, keras.Model) else [layer]
         leaves.update(dict.fromkeys(inner))
     return list(leaves)
+
+
+def _parts(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
+    """Returns the leaf layers with names, and of a stack the layers in it instead of it.
+
+    The name of a layer in a stack begins with that of the stack, and a slash.
+    """
+
+    def opened(layer: keras.layers.Layer, name: str) -> list[tuple[str, keras.layers.Layer]]:
+        inside = [part for x in stacked(layer) for part in opened(x, f"{name}/{x.name}")]
+        return inside or [(name, layer)]
+
+    return [part for layer in leaf_layers(model) for part in opened(layer, layer.name)]
 
 
 def layer_digests(layers: Sequence[keras.layers.Layer]) -> list[str]:
@@ -51,10 +65,10 @@ def layer_digests(layers: Sequence[keras.layers.Layer]) -> list[str]:
 
 
 def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:
-    """Groups the weighted layers of a Keras Applications model, input to output.
+    """Groups the weighted layers of a model whose family is known, input to output.
 
     Args:
-        model: What the family's builder made, without top.
+        model: Of Keras Applications or of keras-hub, without top.
         family: Whose patterns name the blocks.
 
     Example:
@@ -62,10 +76,10 @@ def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:
         ...     include_top=False, weights=None), catalog.VGG)]
         ['block1', 'block2', 'block3', 'block4', 'block5']
     """
-    layers = leaf_layers(model)
-    names = _named_by_ends(layers, family) if family.ends else _named_by_begins(layers, family)
+    parts = _parts(model)
+    names = _named_by_ends(parts, family) if family.ends else _named_by_begins(parts, family)
     members: dict[str, list[keras.layers.Layer]] = {}
-    for name, layer in zip(names, layers, strict=True):
+    for name, (_, layer) in zip(names, parts, strict=True):
         if layer.weights:
             members.setdefault(name, []).append(layer)
     return tuple(Block(name, tuple(group)) for name, group in members.items())
@@ -103,17 +117,19 @@ def _core(group: Sequence[keras.layers.Layer]) -> keras.layers.Layer | None:
     return next((layer for layer in group if not isinstance(layer, _NORMALIZATION)), None)
 
 
-def _named_by_begins(layers: Sequence[keras.layers.Layer], family: Family) -> list[str]:
-    names, current = [], "stem"
-    for layer in layers:
-        if layer.weights:  # others have automatic names, which may match by accident
-            current = _match(layer.name, family.begins) or current
+def _named_by_begins(parts: Sequence[tuple[str, keras.layers.Layer]], family: Family) -> list[str]:
+    names, current, count = [], "stem", 0
+    for own, layer in parts:
+        found = _match(own, family.begins) if layer.weights else None  # others may match by chance
+        if found and "#" in found:
+            found, count = found.replace("#", str(count)), count + 1
+        current = found or current
         names.append(current)
     return names
 
 
-def _named_by_ends(layers: Sequence[keras.layers.Layer], family: Family) -> list[str]:
-    ends = [_match(layer.name, family.ends) for layer in layers]
+def _named_by_ends(parts: Sequence[tuple[str, keras.layers.Layer]], family: Family) -> list[str]:
+    ends = [_match(own, family.ends) for own, _ in parts]
     last = (name for name in reversed(ends) if name)
     current = next(last, "stem")  # what follows the last end joins it
     names = []
@@ -121,7 +137,7 @@ def _named_by_ends(layers: Sequence[keras.layers.Layer], family: Family) -> list
         current = name or current
         names.append(current)
     names.reverse()
-    stem = [i for i, layer in enumerate(layers) if layer.weights][: family.stem]
+    stem = [i for i, (_, layer) in enumerate(parts) if layer.weights][: family.stem]
     return ["stem" if i in stem else name for i, name in enumerate(names)]
 
 

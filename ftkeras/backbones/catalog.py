@@ -30,7 +30,8 @@ class Family:
             ImageNet) or caffe (BGR, mean of ImageNet).
         smallest_size: The smallest side that Keras accepts, in pixels.
         begins: Pairs (pattern, name): a weighted layer whose name matches begins, or belongs
-            to, the named block; one that matches none belongs to the block before it.
+            to, the named block; one that matches none belongs to the block before it. A `#` in a
+            name stands for the number of the block among such.
         ends: Pairs likewise, for families whose layers inside a block have automatic names: a
             layer whose name matches is the last of its block.
         stem: With `ends`: how many weighted layers stand before the first block.

@@ -8,8 +8,10 @@ from typing import Any
 
 from absl import flags
 
+from ftkeras.backbones import hub
 from ftkeras.backbones.catalog import find
 from ftkeras.backbones.text.catalog import TEXT_CATALOG
+from ftkeras.config.schema import kind_of
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
 from ftkeras.inputs.text.guess import holds_texts, text_column
@@ -18,6 +20,7 @@ USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=
                     [--weights=imagenet]
 Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
          ftkeras init my.yaml --data=reviews.csv --backbone=bilstm
+         ftkeras init my.yaml --data=reviews.csv --backbone=keras_hub/distil_bert_base_en_uncased
 """
 
 _FOR_IMAGES, _FOR_TEXTS = "MobileNetV2", "gru"
@@ -50,7 +53,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     source = _source(values.data, values.backbone)
     backbone = values.backbone or (_FOR_TEXTS if "input" in source else _FOR_IMAGES)
     _check_backbone(backbone)
-    if source["source"] == "starter" and backbone not in TEXT_CATALOG:
+    if source["source"] == "starter" and kind_of(backbone) != "text":
         source["input"] = {"size": 96}
     text = commented_config(source, backbone=backbone, weights=values.weights)
     try:
@@ -71,7 +74,7 @@ def _source(data: str | None, backbone: str | None) -> dict[str, Any]:
     path = os.path.expanduser(data)
     if "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
-    may_be_texts = backbone is None or backbone in TEXT_CATALOG
+    may_be_texts = backbone is None or kind_of(backbone) == "text"
     if data.endswith((".csv", ".tsv", ".jsonl")):
         # A column of files means images, unless the backbone says otherwise.
         column = text_column(path, "path" if backbone is None else "") if may_be_texts else ""
@@ -89,6 +92,8 @@ def _source(data: str | None, backbone: str | None) -> dict[str, Any]:
 def _check_backbone(name: str) -> None:
     if name in TEXT_CATALOG:
         return
+    if name.startswith(hub.PREFIX) or "://" in name or os.path.isdir(os.path.expanduser(name)):
+        return  # the run looks at it: that may take a download
     if not name.endswith(".keras"):
         find(name)
     elif "://" not in name and not os.path.isfile(os.path.expanduser(name)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 from pydantic import (
@@ -34,13 +34,16 @@ Strength = Literal["none", "light", "medium", "strong"]
 
 
 def _name_or_path(name: str) -> str:
-    """Returns a backbone's name as it is, and the path of a file whole.
+    """Returns a backbone's name as it is, and the path of a file or a folder whole.
 
     A run of the task alignment stands for the tower of images that it trained.
     """
-    if os.path.isfile(tower := os.path.join(name, "image_tower.keras")):
-        return whole_path(tower)
-    return whole_path(name) if name.endswith(".keras") else name
+    if name.startswith("keras_hub/") or "://" in name:
+        return name
+    if (tower := Path(name, "image_tower.keras")).is_file():
+        return whole_path(str(tower))
+    is_path = name.endswith(".keras") or "/" in name or Path(name, "config.json").is_file()
+    return whole_path(name) if is_path else name
 
 
 def _weights_or_path(name: str) -> str:

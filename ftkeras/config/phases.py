@@ -135,8 +135,8 @@ class Phase:
     learning_rate: LeftOut[PositiveFloat] = left_out()
     """The phase's peak learning rate."""
     train: LeftOut[Selectors] = left_out(["head"])
-    """What trains: any of head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias; the
-    head by default."""
+    """What trains: any of head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias, lora,
+    base; the head by default."""
     steps: PositiveInt | None = None
     """How many steps; the phase may end within an epoch."""
     until: Until | None = None

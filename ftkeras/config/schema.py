@@ -59,8 +59,10 @@ class BackboneConfig(Section):
     """The pretrained network under the head."""
 
     name: NameOrPath
-    """A Keras Applications name, or one for texts (see `ftkeras backbones`); or the path of a
-    .keras file, or of a run of the task alignment, whose tower of images it is then."""
+    """A Keras Applications name, or one for texts (see `ftkeras backbones`); the path of a .keras
+    file, or of a run of the task alignment, whose tower of images it is then; or a model of
+    keras-hub (docs/hub.md): keras_hub/PRESET, hf://OWNER/MODEL, or the path of a folder in
+    keras-hub's or Hugging Face's form."""
     weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
     texts, which take them if this is left out), none, or a file: weights, or word vectors."""
@@ -115,6 +117,22 @@ class ShrinkPerturb(Section):
     """The factor on the freshly drawn weights that are added."""
 
 
+class LoraConfig(Section):
+    """Adapters of low rank beside frozen weights of the backbone (LoRA: Hu et al. 2021)."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 8
+    """The rank of what is added to a weight."""
+    alpha: PositiveFloat = 16.0
+    """What is added counts times alpha / rank."""
+    targets: str | list[str] | None = None
+    """Which layers get one: attention (query and value of each attention), all (every layer that
+    can have one), re:PATTERN (layers in whose path the regular expression is found), or the name of
+    a layer; or several of these. Left out: attention if the backbone has any, otherwise all."""
+    adapters: FilePath | None = None
+    """The adapters.npz of a run on the same base, to start from. Rank, alpha and targets are those
+    of the file then."""
+
+
 class HiddenLayer(Section):
     """One dense layer between pooling and logits."""
 
@@ -134,11 +152,12 @@ class HeadConfig(Section):
     """The new layers on top of the backbone."""
 
     pooling: (
-        Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"] | None
+        Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
+        | None
     ) = None
     """How features become one vector. Of a map: avg, max, or avg_max, which concatenates both. Of a
-    sequence, without its padding: mean, max, first, last, or attention. Of a vector: none. Left
-    out: the first of these that fits."""
+    sequence, without its padding: mean, max, first, last, or attention; of a Transformer also
+    pooler, its own layer on the first token. Of a vector: none. Left out: the first that fits."""
     hidden: list[HiddenLayer] = []
     """Dense layers before the logits."""
     dropout: Fraction = 0.2
@@ -182,14 +201,17 @@ class StrategyConfig(Section):
         "surgical",
         "bitfit",
         "norm_only",
+        "lora",
+        "lora_then_full",
         "auto",
     ]
     """linear_probe, full, lp_ft (linear probe, then full), gradual (one more block an epoch),
-    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, or auto."""
+    last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, lora (the head,
+    then the adapters with it), lora_then_full, or auto."""
     epochs: PositiveInt = 10
     """Epochs of all phases together."""
     learning_rate: PositiveFloat = 1.0e-3
-    """The peak rate while only the head trains."""
+    """The peak rate while only new weights train: the head, and adapters."""
     fine_rate: PositiveFloat = 1.0e-4
     """The peak rate while pretrained weights train."""
     last_n: PositiveInt = 4
@@ -317,8 +339,9 @@ class TrunkConfig(Section):
     views: NonNegativeInt = 0
     """How many augmented versions of each image are stored, to take turns by epoch, and whether
     MixUp and CutMix may mix what is stored. 0 stores only what is the same every epoch."""
-    silence: bool = False
-    """Run frozen layers without their dropout and stochastic depth, which end the trunk else."""
+    silence: bool | None = None
+    """Whether frozen layers run without their dropout and stochastic depth, which otherwise end
+    the trunk. Left out, those of Transformers of keras-hub do."""
     memory_mb: NonNegativeInt | None = None
     """Room for a store in memory; left out, half of what is free."""
     disk_mb: NonNegativeInt | None = None
@@ -336,11 +359,20 @@ class ExportConfig(Section):
     """Adds a signature for batches of just this size, which accelerators can compile."""
 
 
+def is_shipped_text(backbone: str) -> bool:
+    """Whether a backbone is one of the recurrent ones for texts."""
+    # By name, as the schemas of tasks are: the catalog stands with the backbones.
+    return backbone in importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
+
+
 def kind_of(backbone: Any) -> str | None:
     """Returns the kind of input that a backbone takes; None if its name does not say."""
-    # By name, as the schemas of tasks are: the catalog stands with the backbones.
-    catalog = importlib.import_module("ftkeras.backbones.text.catalog").TEXT_CATALOG
-    return "text" if isinstance(backbone, str) and backbone in catalog else None
+    if not isinstance(backbone, str):
+        return None
+    if is_shipped_text(backbone):
+        return "text"
+    hub = importlib.import_module("ftkeras.backbones.hub")
+    return hub.kind_of(backbone) if hub.is_hub(backbone) else None
 
 
 class Config(Section):
@@ -355,6 +387,8 @@ class Config(Section):
     """What the model answers, by name: {age: number}, or {age: {kind: number, column: years}}; left
     out, what the source's labels say."""
     backbone: BackboneConfig
+    lora: LoraConfig | None = None
+    """Left out, the backbone has no adapters."""
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     phases: PhasesConfig

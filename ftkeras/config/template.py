@@ -13,7 +13,7 @@ from ftkeras.config.data import FolderData, ManifestData, StarterData, section_o
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
-from ftkeras.config.schema import Config, kind_of
+from ftkeras.config.schema import Config, is_shipped_text, kind_of
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -35,17 +35,19 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         weights: imagenet, starter, none or a file; None for starter if the data are, too.
     """
     shipped = source["source"] == "starter" and backbone == "MobileNetV2"
-    kind = kind_of(backbone)
-    weights = weights or ("starter" if shipped or kind else "imagenet")
+    kind, is_small = kind_of(backbone), is_shipped_text(backbone)
+    weights = weights or ("starter" if shipped or is_small else "imagenet")
     phases = [
         {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
         {"name": "top", "train": ["head", "blocks[-4:]"], "epochs": 5, "learning_rate": 1e-4},
     ]
     named = {"name": backbone, "weights": weights}
     config: dict[str, Any] = {"data": source, "backbone": named, "phases": phases}
-    if kind:  # small networks: all of them trains
-        phases[1] = {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3}
+    if kind == "text":
         config["data"] = {**source, "input": {"kind": kind, **source.get("input", {})}}
+        phases[1] |= {"train": ["head", "blocks[-2:]"], "learning_rate": 5e-5}
+    if is_small:  # all of it trains
+        phases[1] = {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3}
         config["head"] = {"dropout": 0.5}
     parse_config(config)  # what we write must be readable
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}

@@ -42,7 +42,7 @@ class Cluster:
 
 
 def find_cluster(environ: Mapping[str, str]) -> Cluster | None:
-    """Returns the cluster that the environment describes, or None where there is one process.
+    """Returns the cluster that the environment describes, or None if there is one process.
 
     Raises:
         UserError: The variables cannot be understood.

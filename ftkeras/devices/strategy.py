@@ -29,7 +29,7 @@ class Devices:
         strategy: Makes the variables and runs the steps.
         kind: cpu, gpu, mirrored, multi_worker or tpu.
         reason: What it is and why, in words.
-        cluster: The workers, where there are several.
+        cluster: The workers, if there are several.
     """
 
     strategy: tf.distribute.Strategy
@@ -70,7 +70,7 @@ class Devices:
 def choose_devices(request: str = "auto", environ: Mapping[str, str] = os.environ) -> Devices:
     """Sets up the devices that the config asks for, or that are there.
 
-    Call it before anything computes. Where there are several workers it waits for all of them.
+    Call it before anything computes. With several workers it waits for all of them.
 
     Args:
         request: auto, cpu, gpu, mirrored, multi_worker or tpu.
@@ -138,7 +138,7 @@ def choose_jit(jit: str | bool, devices: Devices, deterministic: bool = False) -
         deterministic: Whether every operation must be reproducible to the bit.
 
     Raises:
-        UserError: It is asked for where gradients travel between devices, which XLA cannot do.
+        UserError: It is asked for although gradients travel between devices, which XLA cannot do.
     """
     if jit == "auto":
         return devices.kind == "gpu" and not deterministic

@@ -108,12 +108,12 @@ def taking_part(devices: Devices, run: Run, resumes: bool) -> Iterator[Run]:
     """Yields the run that this worker writes; the chief's is `run`, and it alone speaks.
 
     The others do what the chief does, so that all decide alike, but in a folder that goes away. All
-    have to see the chief's: a run that goes on begins with a copy of its states.
+    have to see the chief's: a run that resumes begins with a copy of its states.
 
     Args:
         devices: What the run computes on.
         run: The run.
-        resumes: Whether it is there already, and goes on.
+        resumes: Whether it is there already, and resumes.
     """
     if devices.cluster is None or devices.is_chief:
         with peers_watched(devices):
@@ -146,7 +146,7 @@ def _copy(folder: str, to: str) -> None:
 
 @contextmanager
 def peers_watched(devices: Devices) -> Iterator[None]:
-    """Turns what TensorFlow raises where another worker is gone into one clear line.
+    """Turns what TensorFlow raises if another worker is gone into one clear line.
 
     Raises:
         TrainingError: That line.

@@ -96,9 +96,9 @@ def _model_findings(
         )
         yield from findings
     for note in assembled.notes:
-        remedy = "docs/data.md says more of it; or go on."
+        remedy = "docs/data.md says more of it; or continue."
         if note in assembled.feed.input.notes:
-            remedy = "Change data.input, or go on if it is meant."
+            remedy = "Change data.input, or continue if it is meant."
         yield Finding("note", "data", note, remedy)
 
 

@@ -129,7 +129,7 @@ def seconds_a_step(model: keras.Model, batch: Sequence[tf.Tensor]) -> float:
 
     Args:
         model: A compiled model; what is trainable now trains, its weights change.
-        batch: Images, targets, and weights where there are any.
+        batch: Images, targets, and weights if there are any.
     """
     model.make_train_function(force=True)
     taken = []

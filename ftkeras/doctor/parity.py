@@ -31,7 +31,7 @@ class Case:
 
     Args:
         name: The optimizer's.
-        batch: Examples a batch, over all devices.
+        batch: Examples per batch, over all devices.
         weights: "none", "classes" or "examples": by what the loss is weighed.
         l2: The strength of the penalty on weights.
         clip_norm: The norm to which gradients are clipped.
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def worst(self) -> float:
-        """The largest of them; NaN where any number isn't one."""
+        """The largest of them; NaN if any number isn't one."""
         return float(np.max([self.loss, self.gradient, self.metrics, self.weights]))
 
 

@@ -86,7 +86,7 @@ def statistics_misfit(backbone: keras.Model, images: np.ndarray) -> dict[str, fl
         images: float32 (n, size, size, 3), RGB, 0..255.
 
     Returns:
-        A number for each kind, 0 for a perfect fit; empty where there is no batch norm with
+        A number for each kind, 0 for a perfect fit; empty if there is no batch norm with
         statistics of its own.
     """
     norm = next(

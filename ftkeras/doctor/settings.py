@@ -37,8 +37,8 @@ class Settings:
         weights: The backbone's weights.
         precision: The dtype policy.
         on_gpu: Whether a GPU will train.
-        batch_size: Examples a step.
-        accumulate: Steps an update.
+        batch_size: Examples per step.
+        accumulate: Steps per update.
         examples: How many there are to train on.
         validated: Whether there is a validation split.
         kind: What the examples are.
@@ -91,7 +91,7 @@ def _unvalidated(kind: Input) -> Finding:
 
 def _plan_warnings(plan: Plan) -> Iterator[Finding]:
     for warning in plan.warnings:
-        remedy = "Change the phase, or go on if it is meant; `ftkeras plan` shows all of them."
+        remedy = "Change the phase, or continue if it is meant; `ftkeras plan` shows all of them."
         yield Finding("warning", "plan", warning[0].upper() + warning[1:], remedy)
 
 

@@ -141,7 +141,7 @@ def _label_shift(data: Data, name: str) -> Iterator[Finding]:
         "label shift",
         f"Classes have other shares in {name} than in train: {moved:.0%} of {name} would have to "
         "change class.",
-        "Draw the splits anew by class, or set data.balance where the difference is meant.",
+        "Draw the splits again by class, or set data.balance if the difference is meant.",
         tuple(
             Evidence(names[i], name, f"{shares[0, i]:.1%} of train, {shares[1, i]:.1%} of {name}")
             for i in order[:20]

@@ -150,7 +150,7 @@ def require(bars: Sequence[Bar], results: Mapping[str, Any]) -> None:
 
 
 def refuse_unknown(bars: Sequence[Bar], known: Mapping[str, float | None]) -> None:
-    """Raises UserError where a bar's metric is not among those that `measured` returned."""
+    """Raises UserError if a bar's metric is not among those that `measured` returned."""
     for bar in bars:
         if bar.metric not in known:
             shown = [name for name in known if "per_class." not in name]

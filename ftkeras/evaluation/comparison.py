@@ -258,7 +258,7 @@ def format_comparison(results: dict[str, Any]) -> str:
     low, high = results["interval"]
     whole = [
         ("accuracy", *(f"{value:.4f}" for value in results["accuracy"])),
-        ("right where the other is wrong", results["only_a"], results["only_b"]),
+        ("right that the other gets wrong", results["only_a"], results["only_b"]),
         ("training time", duration(a["seconds"]), duration(b["seconds"])),
         ("epochs", a["epochs"], b["epochs"]),
         ("parameters", f"{a['parameters']:,}", f"{b['parameters']:,}"),

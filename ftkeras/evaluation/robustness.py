@@ -17,7 +17,7 @@ from ftkeras.measures.bootstrap import bootstrap, interval
 from ftkeras.measures.metrics import correct_answers
 from ftkeras.model.inference import logits_function
 
-_Condition = tuple[str, int]  # a name, and a severity where it has one
+_Condition = tuple[str, int]  # a name, and a severity if it has one
 _CLEAN: _Condition = ("clean", 0)
 
 PRESETS = {"small": 100, "full": None}  # how many examples; None is all of them

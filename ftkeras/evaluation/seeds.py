@@ -24,9 +24,9 @@ def repeat(
 ) -> dict[str, Any]:
     """Trains with one seed after the other; returns and keeps how far the results differ.
 
-    Each run is a run of its own, `OUT/seed-N`, beside `OUT/seeds.json`, which is written anew after
+    Each run is a run of its own, `OUT/seed-N`, beside `OUT/seeds.json`, which is written after
     each. The seed decides all that is random: the weights of the head, the order of the images and,
-    where the config leaves that open, which images are tested on.
+    if the config leaves that open, which images are tested on.
 
     Args:
         train: Does one run, given its config and folder.

@@ -16,8 +16,8 @@ class Suspect:
 
     Args:
         index: Which example.
-        label: The class that its label says; of several labels, -1 where the label is absent.
-        suggested: The class that the model says; of several labels, -1 where it says "not so".
+        label: The class that its label says; of several labels, -1 if the label is absent.
+        suggested: The class that the model says; of several labels, -1 if it says "not so".
         label_score: How likely the model finds the given label, 0..1.
         suggested_score: How likely it finds the other answer, 0..1.
     """
@@ -51,7 +51,7 @@ def likely_label_errors(labels: np.ndarray, scores: np.ndarray) -> list[Suspect]
     """Returns the examples whose labels are likely wrong, the likeliest first.
 
     Confident learning (Northcutt et al. 2021) in its simple form: a class's threshold is the mean
-    score that the class gets from the examples labelled so. An example is suspect where another
+    score that the class gets from the examples labelled so. An example is suspect if another
     class reaches its threshold, while the given one stays below its own. Suspects are ordered by
     how far the other class is ahead.
 

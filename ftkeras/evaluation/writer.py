@@ -53,7 +53,7 @@ def write_predictions(
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str] | None) -> Iterator[TextIO]:
-    """Opens for writing at once, where GFile alone would wait for the first write."""
+    """Opens for writing at once, while GFile alone would wait for the first write."""
     if path is None:
         yield sys.stdout
         return

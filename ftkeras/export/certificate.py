@@ -91,7 +91,8 @@ def certify_saved_model(
         "refused": f"each gets an error of its own; other {kind.nouns} of the batch are answered",
         "limits": asked.limits,
         "saved_model": {
-            "compared_with": "the Keras model; in a fresh process that imports only TensorFlow",
+            "compared_with": "the Keras model; in a fresh process that imports only "
+            + " and ".join(["TensorFlow", *kind.serving_packages]),
             "tolerance": TOLERANCE,
             "max_difference": differences,
             "latency_ms": {
@@ -234,7 +235,8 @@ class FreshProcess:
             name: [base64.b64encode(one).decode("ascii") for one in strings]
             for name, strings in more.items()
         }
-        (scratch / "names.json").write_text(json.dumps({**wire._asdict(), "more": others}))
+        names = {**wire._asdict(), "packages": list(kind.serving_packages), "more": others}
+        (scratch / "names.json").write_text(json.dumps(names))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):
                 (scratch / f"{i:06d}.raw").write_bytes(content)

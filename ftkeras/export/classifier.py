@@ -181,7 +181,7 @@ class Served:
 
     def card(self) -> dict[str, Any]:
         """Returns what a person or a client may want to know, ready for JSON."""
-        rest = dict(self.input.facts)
+        rest = {**self.input.facts, "needs": list(self.input.serving_packages)}
         only = next(iter(self.outputs.values()))
         if not self.is_alone or only.is_named:
             cards = {

@@ -1,5 +1,7 @@
 """Asks a SavedModel as a server would: a script of its own, which imports TensorFlow alone.
 
+Besides, it imports the packages whose operations the model needs, which a server must link.
+
     python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
 
 Without arguments it reads them as a line of JSON from standard input, after it has imported
@@ -8,15 +10,16 @@ input ends, so that the caller can work until then.
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
-arguments and features are called, and strings for more arguments. ANSWERS becomes an .npz file with
-what each signature said, under names such as "images/scores", and how long it took, such as
-"seconds/images/32".
+arguments and features are called, which packages are needed, and strings for more arguments.
+ANSWERS becomes an .npz file with what each signature said, under names such as "images/scores", and
+how long it took, such as "seconds/images/32".
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import importlib
 import json
 import sys
 import time
@@ -36,8 +39,10 @@ def main(
     saved_model: str, questions: str, answers: str, until_alone: Callable[[], Any] | None
 ) -> None:
     """Asks all signatures; measures how long they take when `until_alone` returns."""
-    signatures = tf.saved_model.load(saved_model).signatures
     names = json.loads(Path(questions, "names.json").read_text())
+    for package in names["packages"]:
+        importlib.import_module(package)
+    signatures = tf.saved_model.load(saved_model).signatures
     raw: Any = [path.read_bytes() for path in sorted(Path(questions).glob("*.raw"))]
     if not raw:
         raw = np.load(Path(questions, "raw.npy"), allow_pickle=False)

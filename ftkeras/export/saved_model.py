@@ -75,7 +75,9 @@ def export_saved_model(
                 certificate = certify_saved_model(folder, servable, golden, fresh)
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
-        write_serving_files(directory, name, clients_of(servable.input.wire.raw))
+        kind = servable.input
+        clients = clients_of(kind.wire.raw)
+        write_serving_files(directory, name, clients, kind.serving_packages)
     finally:
         progress.close()
     return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ max_enqueued_batches { value: 100 }  # more than these are refused as "unavailab
 
 _SERVE = """\
 #!/bin/sh
-# Serves the folder above this one: gRPC on port 8500, REST on port 8501.
+# Serves the folder above this one: gRPC on port 8500, REST on port 8501.{needs}
 here="$(cd "$(dirname "$0")/.." && pwd)"
 exec docker run --rm -p 8500:8500 -p 8501:8501 -v "$here:/models/{name}:ro" \\
   tensorflow/serving:{version} \\
@@ -56,6 +56,11 @@ exec docker run --rm -p 8500:8500 -p 8501:8501 -v "$here:/models/{name}:ro" \\
 
 
 _BATCHING_FLAGS = re.compile(r" \\\n  --enable_batching --batching_parameters_file=\S+")
+_NEEDS = {
+    "tensorflow_text": """
+# The model has operations of TensorFlow Text. TensorFlow Serving links them since 2.0, those of the
+# version that it was built with; a server of your own must `import tensorflow_text` first."""
+}
 
 
 def model_name(text: str) -> str:
@@ -118,6 +123,7 @@ def write_serving_files(
     directory: str | os.PathLike[str],
     name: str,
     clients: Mapping[str, str],
+    needs: Sequence[str] = (),
     *,
     batching: bool = True,
 ) -> None:
@@ -127,11 +133,13 @@ def write_serving_files(
         directory: Where the versions are; local or remote.
         name: What the server calls the model.
         clients: Their texts by file.
+        needs: The packages whose operations a server must link; see `Input.serving_packages`.
         batching: Whether the server may answer requests together.
     """
     folder = os.path.join(directory, FOLDER)
     tf.io.gfile.makedirs(folder)
-    serve = _SERVE.format(name=name, folder=FOLDER, version=tf.__version__)
+    notes = "".join(_NEEDS[package] for package in needs)
+    serve = _SERVE.format(name=name, folder=FOLDER, version=tf.__version__, needs=notes)
     texts = {
         "models.config": _MODELS.format(name=name),
         **({"batching.config": _BATCHING} if batching else {}),

@@ -53,6 +53,8 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
     model, kind, wire = servable.network, servable.input, servable.input.wire
     archive = keras.export.ExportArchive()
     archive.track(model)
+    for resource in kind.resources:
+        archive.track(resource)
     raw_spec = tf.TensorSpec((None, *kind.raw.shape), kind.raw.dtype, wire.raw)
     examples_spec = tf.TensorSpec((None,), tf.string, "examples")
     specs = prepared_specs(kind)

@@ -182,6 +182,16 @@ class Input:
         return {"input": self.kind}
 
     @property
+    def serving_packages(self) -> Sequence[str]:
+        """The packages with operations that a serving process must import besides TensorFlow."""
+        return ()
+
+    @property
+    def resources(self) -> Sequence[Any]:
+        """What a SavedModel with `read` must keep: tables that its operations look things up in."""
+        return ()
+
+    @property
     def title(self) -> str:
         """What the model takes, in a few words for people."""
         return f"for {self.nouns}"

@@ -1,6 +1,6 @@
 """Error bars: what a measure would have been on other samples of the same kind.
 
-Efron and Tibshirani 1993: the test set is drawn anew from itself, with replacement, many times.
+Efron and Tibshirani 1993: the test set is drawn again from itself, with replacement, many times.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """Returns statistics of the data drawn anew, (resamples, statistics).
+    """Returns statistics of the data drawn again, (resamples, statistics).
 
     Args:
         statistics: Given how often each example was drawn, float64 (examples,), returns numbers.
         examples: How many there are.
-        resamples: How many times they are drawn anew.
+        resamples: How many times they are drawn.
         seed: Decides the draws.
     """
     generator = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def bootstrap(
 
 
 def interval(values: np.ndarray) -> list[float] | None:
-    """Returns the middle 95% of resampled values, [low, high]; None where none is defined."""
+    """Returns the middle 95% of resampled values, [low, high]; None if none is defined."""
     defined = values[~np.isnan(values)]
     return np.percentile(defined, _PERCENTILES).tolist() if len(defined) else None
 

@@ -1,4 +1,4 @@
-"""Whether a score of 0.8 is right eight times in ten, and the one number that mends it.
+"""Whether a score of 0.8 is right eight times in ten, and the one number that fixes it.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
@@ -19,7 +19,7 @@ _PRECISION = 1e-6
 def outcomes(labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns how sure each answer was and whether it was right.
 
-    Of one label an image that is the best class and its score, (n,). Of several labels each class
+    Of one label per image that is the best class and its score, (n,). Of several labels each class
     is a question of its own: its score, and whether the label was there, (n * classes,).
 
     Args:
@@ -65,7 +65,7 @@ def calibration(labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
 
     Returns:
         `ece`, `nll`, and `bins`, from confidence 0 to 1: each with `n` answers, their mean
-        `confidence` and their `accuracy`, both None where there is none.
+        `confidence` and their `accuracy`, both None if there is none.
     """
     correct, confidence = outcomes(labels, logits)
     where = bin_of(confidence)

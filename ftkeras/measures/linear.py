@@ -52,7 +52,7 @@ def logistic(
         strength: One of `STRENGTHS`, or like them.
         weights: Of the examples, float (n,).
         scaled: Whether to standardise the features; not if they are of one length, for example.
-        tolerance: Of the gradient where the solver stops.
+        tolerance: Of the gradient at which the solver stops.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

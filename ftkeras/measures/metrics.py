@@ -106,7 +106,7 @@ def auc_shares(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
         score: Float (n,), any increasing function of the belief in "positive".
 
     Returns:
-        Float (n,); NaN where all examples are of one kind.
+        Float (n,); NaN if all examples are of one kind.
     """
     shares = np.full(len(score), np.nan)
     if positive.all() or not positive.any():
@@ -149,6 +149,6 @@ def _log_sum_exp(logits: np.ndarray) -> np.ndarray:
 
 
 def ratio(part: Any, whole: Any) -> np.ndarray:
-    """Returns part / whole, NaN where the whole is nothing."""
+    """Returns part / whole, NaN if the whole is nothing."""
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), whole)
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

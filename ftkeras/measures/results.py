@@ -64,7 +64,7 @@ def evaluate_predictions(
             one counts as predicted if its score reaches its threshold.
         logits: Float (n, classes).
         class_names: One name per class.
-        temperature: What the logits are divided by where the model is used.
+        temperature: What the logits are divided by when the model is used.
         columns: More that is known of the examples, str (n,) each, to be measured by value.
         thresholds: Of several labels the score, after the temperature, from which on each counts;
             0.5 each if left out.

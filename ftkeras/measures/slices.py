@@ -44,7 +44,7 @@ def accuracy_by_slice(
 
 
 def _in_quarters(column: np.ndarray) -> np.ndarray:
-    """Names each number's quarter, where there are many; anything else stays as it is."""
+    """Names each number's quarter, if there are many; anything else stays as it is."""
     if len(np.unique(column)) <= _MOST_VALUES:
         return column
     try:

@@ -35,7 +35,7 @@ def build_model(backbone: Backbone, classes: int, **head: Any) -> keras.Model:
         ```
     """
     inputs, features, mask = backbone_features(backbone)
-    logits = attach_head(features, classes, mask=mask, **head)
+    logits = attach_head(features, classes, mask=mask, front=backbone.front, **head)
     return keras.Model(inputs, logits, name="classifier")
 
 
@@ -66,7 +66,7 @@ def build_heads(
         A model like that of `build_model`, whose output is a dict of float32 (batch, units).
     """
     inputs, features, mask = backbone_features(backbone)
-    x = shared_layers(features, mask=mask, seed=seed, **shared)
+    x = shared_layers(features, mask=mask, front=backbone.front, seed=seed, **shared)
     outputs = {
         name: attach_logits(
             x,

@@ -38,7 +38,7 @@ def attach_head(
             one number then where the columns of their kernel have one length, too. One near their
             own lets the kernel learn as fast as that of a linear head. None leaves them alone.
         seed: Seed of initialisers and dropout.
-        **shared: Options of `shared_layers`: pooling, mask, hidden, dropout.
+        **shared: Options of `shared_layers`: pooling, mask, front, hidden, dropout.
 
     Returns:
         Float32 logits, (batch, classes), whatever the dtype policy: softmax in half precision
@@ -60,6 +60,7 @@ def shared_layers(
     *,
     pooling: Pooling | None = None,
     mask: keras.KerasTensor | None = None,
+    front: int = 0,
     hidden: Sequence[HiddenLayer] = (),
     dropout: float = 0.2,
     seed: int = 0,
@@ -72,11 +73,12 @@ def shared_layers(
             mean of a map or a sequence, and leaves a vector alone.
         mask: Of a sequence, (batch, steps), true where a step is no padding; None for its Keras
             mask.
+        front: Of a sequence, how many steps at its front are no parts of the example.
         hidden: Dense layers before the logits.
         dropout: Dropout rate before the logits, from 0 to below 1.
         seed: Seed of initialisers and dropout.
     """
-    x = pool(features, pooling, mask)  # (batch, channels)
+    x = pool(features, pooling, mask, front)  # (batch, channels)
     for number, layer in enumerate(hidden, start=1):
         x = _hidden(x, layer, number, seed)
     if dropout:

@@ -9,18 +9,21 @@ import keras
 from ftkeras.backbones.backbone import gives_of
 from ftkeras.errors import UserError, did_you_mean
 
-Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "none"]
+Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
 
 # What fits what a backbone gives; the first is the default.
 POOLINGS = {
     "map": ("avg", "max", "avg_max"),
     "sequence": ("mean", "max", "first", "last", "attention"),
-    "vector": ("none",),
+    "vector": ("none", "pooler"),  # the backbone pools itself
 }
 
 
 def pool(
-    features: keras.KerasTensor, pooling: str | None = None, mask: keras.KerasTensor | None = None
+    features: keras.KerasTensor,
+    pooling: str | None = None,
+    mask: keras.KerasTensor | None = None,
+    front: int = 0,
 ) -> keras.KerasTensor:
     """Returns one vector per example; the layer that makes it is named `head_pool`.
 
@@ -28,10 +31,13 @@ def pool(
         features: A map (batch, height, width, channels), a sequence (batch, steps, channels), or a
             vector (batch, channels), which stays what it is.
         pooling: For a map "avg", "max", or "avg_max" (both side by side). For a sequence "mean",
-            "max", "first", "last" or "attention"; see `SequencePooling`. For a vector "none". None
-            takes the first that fits.
+            "max", "first", "last" or "attention"; see `SequencePooling`. For a vector "none", or
+            "pooler" if it is what a Transformer's own pooler gives. None takes the first that fits,
+            or "first" of a sequence with `front`.
         mask: Of a sequence, (batch, steps), true where a step is no padding; None for the Keras
             mask of `features`, if it has one.
+        front: Of a sequence, how many steps at its front are no parts of the example: "first" takes
+            the very first, the class token, and all others leave them out.
 
     Returns:
         (batch, channels); "avg_max" gives twice as many channels.
@@ -41,7 +47,8 @@ def pool(
     """
     gives = gives_of(features.shape)
     fitting = POOLINGS[gives]
-    pooling = fitting[0] if pooling is None else pooling
+    if pooling is None:
+        pooling = "first" if front else fitting[0]
     if pooling not in fitting:
         raise UserError(
             f"head.pooling: {pooling!r} does not fit a backbone that gives a {gives}, "
@@ -50,6 +57,8 @@ def pool(
     if gives == "vector":
         return features
     if gives == "sequence":
+        if front and pooling != "first":
+            features = keras.layers.Cropping1D((front, 0), name="head_parts")(features)
         return SequencePooling(pooling, name="head_pool")(features, mask=mask)
     return _pool_map(features, pooling)
 

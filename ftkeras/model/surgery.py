@@ -7,6 +7,7 @@ bit for bit; blocks are carried over. What changes only weights works in place.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
 import re
 from collections import Counter
@@ -97,7 +98,7 @@ def _twin_weights(layer: keras.layers.Layer, key: str) -> list[np.ndarray]:
     state = random.getstate()
     random.seed(key)
     try:
-        twin = type(layer).from_config(_without_seeds(layer.get_config()))
+        twin = _twin(layer)
         twin.build_from_config(layer.get_build_config() or {})
     finally:
         random.setstate(state)
@@ -108,6 +109,16 @@ def _twin_weights(layer: keras.layers.Layer, key: str) -> list[np.ndarray]:
             "say how it was built (get_build_config). Leave its block out."
         )
     return fresh
+
+
+def _twin(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Returns a new layer with the same config, whose initialisers have no seeds."""
+    kind, config = type(layer), _without_seeds(layer.get_config())
+    try:
+        return kind.from_config(config)
+    except TypeError:  # some of keras-hub's configs hold more than their classes take
+        taken = {"name", "trainable", "dtype", *inspect.signature(kind).parameters}
+        return kind.from_config({key: config[key] for key in config.keys() & taken})
 
 
 def _without_seeds(config: Any) -> Any:

@@ -75,7 +75,7 @@ class Audit:
                 self._fixed.append((path, variable, fingerprint(variable)))
 
     def state(self) -> dict[str, list[str]]:
-        """Returns the fingerprints, so that the proof spans a run that stops and goes on."""
+        """Returns the fingerprints, so that the proof spans a run that stops and resumes."""
         return {
             "fixed": [before.hex() for *_, before in self._fixed],
             "moving": [before.hex() for *_, before in self._moving],

@@ -18,7 +18,7 @@ def trained_weights(
 ) -> tuple[Weight, ...]:
     """Returns the weights that selectors and batch-norm policy together train.
 
-    Unless `batch_norm` is "train", scale and offset of a batch normalisation train only where a
+    Unless `batch_norm` is "train", scale and offset of a batch normalisation train only if a
     selector names them (`norm`, `bias`, `re:`), not because their whole block was selected.
     """
     chosen = select(weights, selectors)
@@ -48,10 +48,11 @@ def set_trainable(model: keras.Model, trained: Sequence[Weight], batch_norm: Bat
     """
     check_own_flags(trained)
     chosen = {id(weight.variable) for weight in trained}
+    bases = {id(weight.variable) for weight in trained if weight.is_base}
     kept = {
         id(own.variable)
         for own in variables_inside(model)
-        if own.trains and frozen_by_owner(own.variable, own.layer)
+        if own.trains and id(own.variable) not in bases and frozen_by_owner(own.variable, own.layer)
     }
     model.trainable = True
     # Parents first: setting a parent's flag overwrites the flags of everything inside it. Every
@@ -74,7 +75,7 @@ def check_own_flags(trained: Sequence[Weight]) -> None:
     Raises:
         UserError: It names the first such weight.
     """
-    late = [w.path for w in trained if frozen_by_owner(w.variable, w.layer)]
+    late = [w.path for w in trained if not w.is_base and frozen_by_owner(w.variable, w.layer)]
     if late:
         raise UserError(
             f"weight {late[0]!r} was frozen by its own flag or by enable_lora after the phases "

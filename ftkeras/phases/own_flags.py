@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keras
 
-from ftkeras.keras_internals import own_variables
+from ftkeras.model.lora import is_base
 
 _MARK = "ftkeras_frozen_by"
 
@@ -23,7 +23,7 @@ def frozen_by_owner(variable: keras.Variable, layer: keras.layers.Layer) -> bool
         variable: A weight that was made as one that trains.
         layer: The layer that made it.
     """
-    if _is_lora_base(variable, layer):
+    if is_base(variable, layer):
         return True
     if variable.trainable:
         return False
@@ -42,10 +42,3 @@ def set_flag(variable: keras.Variable, trains: bool, kept: bool) -> None:
     """
     variable.trainable = trains and not kept
     setattr(variable, _MARK, "owner" if kept else None if trains else "phase")
-
-
-def _is_lora_base(variable: keras.Variable, layer: keras.layers.Layer) -> bool:
-    # Setting the layer's flag sets the base's flag too, so the flag alone does not tell.
-    if not getattr(layer, "lora_enabled", False):
-        return False
-    return f"lora_{variable.name}_a" in {other.name for other in own_variables(layer)[0]}

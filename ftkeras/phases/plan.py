@@ -41,7 +41,7 @@ class PlannedBlock:
         trained: How many of them this phase trains.
         tensors: How many weights this phase trains.
         batch_norm: "none" without batch normalisation, else "inference" or "training".
-        peak_rate: The highest learning rate of any of its weights; 0 where it is frozen.
+        peak_rate: The highest learning rate of any of its weights; 0 if it is frozen.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PlannedBlock:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedPhase:
-    """One phase, resolved; lengths are the longest where a metric may end it sooner.
+    """One phase, resolved; lengths are the longest if a metric may end it sooner.
 
     Attributes:
         steps: How many steps it lasts.
@@ -167,7 +167,11 @@ def make_plan(
         _plan_phase(model, weights, clock, index, batch_size) for index in range(len(resolved))
     )
     slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
-    warnings = (*_warnings(resolved, planned, batch_size), *_moved_ends(clock, every))
+    warnings = (
+        *_warnings(resolved, planned, batch_size),
+        *_idle_adapters(weights, planned),
+        *_moved_ends(clock, every),
+    )
     total = sum(weight.size for weight in weights.all)
     return Plan(total, steps_per_epoch, slots, every, planned, warnings, weights)
 
@@ -201,8 +205,15 @@ def format_plan(plan: Plan) -> str:
 def _fragile_rates(phase: PlannedPhase) -> Iterator[float]:
     """Yields the rates of pretrained weights, except those of small recurrent networks."""
     for weight in phase.trained:
-        if weight.block is not None and not isinstance(weight.layer, _ROBUST):
+        new = weight.block is None or weight.is_adapter
+        if not new and not isinstance(weight.layer, _ROBUST):
             yield phase.peak_rate * phase.shares[id(weight.variable)]
+
+
+def _idle_adapters(weights: Weights, planned: Sequence[PlannedPhase]) -> Iterator[str]:
+    adapters = {id(weight.variable) for weight in weights.all if weight.is_adapter}
+    if adapters and all(adapters.isdisjoint(phase.shares) for phase in planned):
+        yield "no phase trains the adapters. Add lora to what a phase trains."
 
 
 def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:
@@ -246,7 +257,7 @@ def rate_shares(weights: Weights, phase: Phase, trained: Sequence[Weight]) -> di
     """Returns, for each trained weight (by id of its variable), its share of the phase's rate.
 
     With `layer_decay` d the head has share 1, the last block d, the one before it d^2, and so on. A
-    rate in `rates` replaces that; where several selectors name a weight, the last one counts.
+    rate in `rates` replaces that; if several selectors name a weight, the last one counts.
 
     Raises:
         UserError: A selector in `rates` names nothing that the phase trains.
@@ -389,7 +400,7 @@ def bytes_of(variable: keras.Variable) -> int:
 def _state(block: PlannedBlock) -> str:
     if not block.trained:
         return "frozen"
-    # "0.001 98%": the peak rate, and how much of the block trains where it isn't all of it.
+    # "0.001 98%": the peak rate, and how much of the block trains if it isn't all of it.
     share = (
         ""
         if block.trained == block.parameters

@@ -1,4 +1,4 @@
-"""Batch-norm statistics estimated anew, with all weights fixed."""
+"""Batch-norm statistics estimated again, with all weights fixed."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class PlanRunner:
         `fit` does it by itself. If the model has it already, nothing happens.
 
         Args:
-            model: The model of the plan, or another that `fit` trains in its place and that shares
+            model: The model of the plan, or another that `fit` trains instead and that shares
                 its optimizer; the former if left out.
 
         Raises:

@@ -40,7 +40,7 @@ def learning_rate(phase: Phase, step: int, steps: int) -> float:
 
 
 def turning_points(phase: Phase, steps: int) -> list[int]:
-    """Returns the first and the last step, and between them those where the rate may be highest.
+    """Returns the first and last step, and those between at which the rate may be highest.
 
     However long a phase is, they are few.
     """

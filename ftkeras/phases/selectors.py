@@ -7,6 +7,8 @@
     re:PATTERN      weights whose path the regular expression is found in
     norm            scale and offset of every normalisation layer
     bias            every bias and offset (BitFit: Zaken et al. 2022)
+    lora            the adapters (LoRA: Hu et al. 2021)
+    base            the weights under the adapters, which no other selector names
     TOWER/SELECTOR  of one of several towers: images/blocks[-2:], texts/norm
 
 A selector works on weights, not on layers: that is what an optimizer trains.
@@ -25,6 +27,7 @@ from ftkeras.backbones import Block
 from ftkeras.backbones.blocks import NORMS
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.keras_internals import variables_inside
+from ftkeras.model.lora import is_adapter, is_base
 from ftkeras.phases.heads import blocks_or_layers
 from ftkeras.phases.own_flags import frozen_by_owner
 
@@ -41,12 +44,14 @@ class Weight:
         path: The path of its layer inside the model, and its own name: `MobileNetV2/Conv1/kernel`.
         layer: The layer that owns it.
         block: The name of its block; None in the head.
+        is_base: Whether it has an adapter, so that only the selector `base` names it.
     """
 
     variable: keras.Variable
     path: str
     layer: keras.layers.Layer
     block: str | None
+    is_base: bool = False
 
     @property
     def size(self) -> int:
@@ -55,6 +60,11 @@ class Weight:
         for dimension in self.variable.shape:
             size *= dimension
         return size
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a part of an adapter."""
+        return is_adapter(self.variable, self.layer)
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,9 @@ class Weights:
 def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Weights:
     """Returns the weights that phases can train, each with its path and block.
 
-    A weight that its owner froze by its own flag (`layer.kernel.trainable = False`) and the base
-    of a LoRA layer are left out. `layer.trainable = False` leaves nothing out.
+    A weight that its owner froze by its own flag (`layer.kernel.trainable = False`) is left out.
+    `layer.trainable = False` leaves nothing out. The base of a LoRA layer is marked: only the
+    selector `base` names it.
 
     Args:
         model: Any built Keras model.
@@ -106,9 +117,10 @@ def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Wei
                 raise UserError(f"block {block.name!r}: layer {layer.name!r} is not in the model.")
             block_of.update({id(weight.variable): block.name for weight in inside})
     placed = tuple(
-        dataclasses.replace(weight, block=block_of.get(id(weight.variable)))
+        dataclasses.replace(weight, block=block_of.get(id(weight.variable)), is_base=under)
         for weight in weights
-        if not frozen_by_owner(weight.variable, weight.layer)
+        for under in [is_base(weight.variable, weight.layer)]
+        if under or not frozen_by_owner(weight.variable, weight.layer)
     )
     return Weights(placed, tuple(block.name for block in blocks))
 
@@ -130,6 +142,11 @@ def select(weights: Weights, selectors: Sequence[str]) -> tuple[Weight, ...]:
     chosen: set[int] = set()
     for selector in selectors:
         part = _select_one(weights, selector)
+        if not part and selector in ("lora", "base"):
+            raise UserError(
+                f"selector {selector!r} selects nothing: the model has no adapters. Add "
+                "`lora: {}` to the config, or call ftkeras.add_lora first."
+            )
         if not part and selector != "none":
             raise UserError(f"selector {selector!r} selects nothing. {choices(weights)}")
         chosen.update(id(weight.variable) for weight in part)
@@ -147,7 +164,7 @@ def choices(weights: Weights) -> str:
     if len(names) > 240:
         names = f"{', '.join(weights.blocks[:3])} ... {', '.join(weights.blocks[-3:])}"
     return (
-        f"Choices: head, all, none, norm, bias, re:PATTERN, blocks[i] or blocks[i:j] over "
+        f"Choices: head, all, none, norm, bias, lora, re:PATTERN, blocks[i] or blocks[i:j] over "
         f"{len(weights.blocks)} blocks, block:NAME with NAME one of: {names or '(no blocks)'}."
     )
 
@@ -171,10 +188,15 @@ def _select_one(weights: Weights, selector: str) -> list[Weight]:
     if rest and (part := _of_tower(weights, tower)).blocks:
         named = f"block:{tower}/{rest.removeprefix('block:')}"
         return _select_one(part, named if rest.startswith("block:") else rest)
+    if selector == "base":
+        return [weight for weight in weights.all if weight.is_base]
+    weights = Weights(tuple(w for w in weights.all if not w.is_base), weights.blocks)
     if selector == "all":
         return list(weights.all)
     if selector == "none":
         return []
+    if selector == "lora":
+        return [weight for weight in weights.all if weight.is_adapter]
     if selector == "head":
         return [weight for weight in weights.all if weight.block is None]
     if selector == "norm":

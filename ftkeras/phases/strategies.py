@@ -44,7 +44,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A strategy's phases, and its reasons where it made a choice."""
+    """A strategy's phases, and its reasons if it made a choice."""
 
     phases: tuple[Phase, ...]
     reasons: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def linear_probe(setting: Setting) -> Expansion:
 
 def full(setting: Setting) -> Expansion:
     """Trains everything from the first step."""
-    return Expansion((_fine("full", ["all"], setting, setting.asked.epochs),))
+    return Expansion((_fine("full", ["all"], setting.asked.fine_rate, setting.asked.epochs),))
 
 
 def lp_ft(setting: Setting) -> Expansion:
@@ -113,8 +113,27 @@ def norm_only(setting: Setting) -> Expansion:
     return _then(setting, "norm", ["head", "norm"])
 
 
+def lora(setting: Setting) -> Expansion:
+    """The head, then the adapters with it (LoRA: Hu et al. 2021)."""
+    return _then(setting, "lora", ["head", "lora"], setting.asked.learning_rate)
+
+
+def lora_then_full(setting: Setting) -> Expansion:
+    """The head, then the adapters with it, then everything, the weights under them too."""
+    _need(setting, "full", 3)
+    third = setting.asked.epochs // 3
+    last = setting.asked.epochs - 2 * third
+    return Expansion(
+        (
+            _head(setting, third),
+            _fine("lora", ["head", "lora"], setting.asked.learning_rate, third),
+            _fine("full", ["all", "base"], setting.asked.fine_rate, last),
+        )
+    )
+
+
 def gradual(setting: Setting) -> Expansion:
-    """One more block an epoch, from the top (ULMFiT: Howard and Ruder 2018)."""
+    """One more block per epoch, from the top (ULMFiT: Howard and Ruder 2018)."""
     _need(setting, "gradual", 2)
     moves = min(setting.asked.epochs - 1, len(setting.weights.blocks))
     phases = [_head(setting, 1)]
@@ -174,6 +193,8 @@ STRATEGIES: dict[str, Callable[[Setting], Expansion]] = {
     "surgical": surgical,
     "bitfit": bitfit,
     "norm_only": norm_only,
+    "lora": lora,
+    "lora_then_full": lora_then_full,
     "auto": auto,
 }
 
@@ -192,7 +213,8 @@ def relative_gradients(
         batches: A few batches of (inputs, targets, ...).
         loss: The loss to differentiate.
     """
-    variables = [weight.variable for weight in weights.all]
+    among = [weight for weight in weights.all if not weight.is_base]
+    variables = [weight.variable for weight in among]
     sums = dict.fromkeys(weights.blocks, 0.0)
     count = 0
     for inputs, targets, *_ in batches:
@@ -203,7 +225,7 @@ def relative_gradients(
         for name in weights.blocks:
             inside = [
                 (weight.variable, gradient)
-                for weight, gradient in zip(weights.all, gradients, strict=True)
+                for weight, gradient in zip(among, gradients, strict=True)
                 if weight.block == name and gradient is not None
             ]
             pull = tf.linalg.global_norm([gradient for _, gradient in inside])
@@ -216,17 +238,17 @@ def _head(setting: Setting, epochs: int) -> Phase:
     return Phase("head", epochs=epochs, learning_rate=setting.asked.learning_rate, train=["head"])
 
 
-def _fine(name: str, train: list[str], setting: Setting, epochs: int) -> Phase:
-    rate = setting.asked.fine_rate
+def _fine(name: str, train: list[str], rate: float, epochs: int) -> Phase:
     return Phase(name, epochs=epochs, learning_rate=rate, train=train, warmup=0.1, decay="cosine")
 
 
-def _then(setting: Setting, name: str, train: list[str]) -> Expansion:
-    """Half of the epochs for the head, the rest for `train`."""
+def _then(setting: Setting, name: str, train: list[str], rate: float | None = None) -> Expansion:
+    """Half of the epochs for the head, the rest for `train`, by default at the fine rate."""
     _need(setting, name, 2)
     epochs = setting.asked.epochs
     first = epochs // 2
-    return Expansion((_head(setting, first), _fine(name, train, setting, epochs - first)))
+    fine = _fine(name, train, rate or setting.asked.fine_rate, epochs - first)
+    return Expansion((_head(setting, first), fine))
 
 
 def _need(setting: Setting, name: str, epochs: int) -> None:

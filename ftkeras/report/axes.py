@@ -221,7 +221,7 @@ def point(x: float, y: float, hue: int, note: str, size: float = 3.2) -> Html:
 
 
 def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Returns a name, its middle left out where it is too long.
+    """Returns a name, its middle left out if it is too long.
 
     Example:
         >>> short("abcdefghij", 5)

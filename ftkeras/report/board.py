@@ -72,7 +72,7 @@ def drawn_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
 
     Args:
         matrix: Counts (classes, classes).
-        class_names: One name a class.
+        class_names: One name per class.
     """
     matrix = np.asarray(matrix)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # (classes, classes)

@@ -161,7 +161,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, title: str) -> Html:
 
     Args:
         bins: Of equal width, from confidence 0 to 1: `n`, `confidence` and `accuracy`, which are
-            None where there is no answer.
+            None if there is no answer.
         title: What the drawing shows.
     """
     area = frame(Axis("confidence"), Axis("share that is right"), foot=_FOOT)
@@ -219,7 +219,7 @@ def interval_chart(
     """Returns values with their intervals, one under the other.
 
     Args:
-        entries: Name, value, and the interval's ends where it is known.
+        entries: Name, value, and the interval's ends if it is known.
         title: What the drawing shows.
         x_label: What the values are.
     """

@@ -40,7 +40,7 @@ def comparison_page(runs: Sequence[RunFacts]) -> Html:
 
 
 def run_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Returns a name for each run: its folder's, or the whole path where two are alike."""
+    """Returns a name for each run: its folder's, or the whole path if two are alike."""
     names = [run.name for run in runs]
     return [r.folder if names.count(r.name) > 1 else r.name for r in runs]
 
@@ -109,7 +109,7 @@ def _described(run: RunFacts, name: str) -> list[Html]:
 
 
 def _same_examples(runs: Sequence[RunFacts]) -> Child:
-    """Returns a warning where the runs were not measured on the same examples."""
+    """Returns a warning if the runs were not measured on the same examples."""
     known = [set(map(str, p.ids)) for run in runs if (p := run.predictions.get(run.split))]
     if all(ids == known[0] for ids in known) and len({run.split for run in runs}) == 1:
         return None

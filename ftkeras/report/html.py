@@ -1,4 +1,4 @@
-"""HTML from Python values, where text cannot become markup by accident."""
+"""HTML from Python values, in which text cannot become markup by accident."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def join(parts: Iterable[Child], between: str = ", ") -> Html:
 
 
 def number(value: Any, form: str = ".3f") -> Number:
-    """Returns a number in a `format` form; a dash where there is none or it isn't finite."""
+    """Returns a number in a `format` form; a dash if there is none or it isn't finite."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return Number("-")
     return Number(format(value, form))
 
 
 def interval(ends: Sequence[float] | None, form: str = ".1%") -> Number:
-    """Returns an interval in words; a dash where there is none."""
+    """Returns an interval in words; a dash if there is none."""
     if not ends or len(ends) != 2:
         return Number("-")
     return Number(f"{number(ends[0], form)} to {number(ends[1], form)}")
@@ -103,7 +103,7 @@ def table(
     class_: str | None = None,
     groups: Sequence[tuple[Child, int]] = (),
 ) -> Html:
-    """Returns a table in a box of its own, which scrolls where it is too wide.
+    """Returns a table in a box of its own, which scrolls if it is too wide.
 
     The first cell of each row is its header. Columns of numbers align right.
 
@@ -154,7 +154,7 @@ def details(summary: Child, *inside: Child) -> Html:
 
 
 def missing(sentence: str, command: str | None = None) -> Html:
-    """Returns the sentence that stands where nothing is known, and the command that mends it."""
+    """Returns the sentence that is shown if nothing is known, and the command that changes that."""
     return tag("p", sentence, [" ", tag("code", command)] if command else None, class_="missing")
 
 

@@ -33,12 +33,12 @@ class RunFacts:
         name: What the run is called: its folder's name.
         folder: Its folder as it was given.
         config: The resolved config, as a tree and as text.
-        environment, status, data, plan: The files of these names; empty where missing.
+        environment, status, data, plan: The files of these names; empty if missing.
         records: The lines of `metrics.jsonl`.
         events: The lines of `events.jsonl`.
         bad_files: (path, reason) of each file that was left out.
-        task: `task.json`, what the run's task wrote down; empty where missing.
-        evaluation, robustness, certificate: The files of these names; None where missing.
+        task: `task.json`, what the run's task wrote down; empty if missing.
+        evaluation, robustness, certificate: The files of these names; None if missing.
         predictions: By split; of several outputs by SPLIT-OUTPUT.
         gallery: `pictures.json`: what is shown of an example, by split and id.
     """

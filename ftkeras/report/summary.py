@@ -1,4 +1,4 @@
-"""The lines that a run prints where it starts and where it ends."""
+"""The lines that a run prints when it starts and when it ends."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def end_lines(
         records: The lines of `metrics.jsonl`.
         result: How good the model is, in a line.
         verdicts: What the audit found, by phase.
-        best_epoch: Which epoch was the best, from 0; None where nothing was trained.
-        paths: Where more was written, by what it is; None where it was not.
+        best_epoch: Which epoch was the best, from 0; None if nothing was trained.
+        paths: Where more was written, by what it is; None if it was not.
         seconds: How long it all took.
         trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
     """

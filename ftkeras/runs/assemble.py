@@ -19,6 +19,7 @@ from ftkeras.devices.workers import worker_share
 from ftkeras.errors import UserError
 from ftkeras.files import write_out
 from ftkeras.graph import Graph
+from ftkeras.model.lora import Adapters
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
@@ -62,6 +63,8 @@ class Assembled:
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     """The task's own callbacks: `Task.finish` may ask them what they saw."""
+    adapters: Adapters | None = None
+    """Those that the backbone has."""
 
     @property
     def plan(self) -> Plan:
@@ -97,9 +100,8 @@ class Assembled:
 
     def describe(self) -> str:
         """Returns what a person wants to read before training starts."""
-        section = self.config.backbone
         backbone = (
-            f"{section.name} ({build.weights_name(self.config)}) {self.feed.input.title}, "
+            f"{build.backbone_title(self.config)} {self.feed.input.title}, "
             f"{counted(len(self.backbone.blocks), 'block')}"
         )
         return start_lines(self.data, backbone, self.device, self.notes)
@@ -126,6 +128,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     with devices.strategy.scope():
         backbone = task.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
+        adapters = build.adapters(config, backbone)
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, model, share, full)
@@ -149,7 +152,8 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
-    more = (*expansion.reasons, *scaling, *padding, *filter(None, [tight]))
+    low_rank = [adapters.describe()] if adapters else []
+    more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
         task,
         config,
@@ -164,6 +168,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         devices=devices,
         device=devices.describe(feed.batch_size, precision, jit),
         notes=(*data.notes, *feed.input.notes, *more),
+        adapters=adapters,
     )
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 
@@ -214,7 +219,10 @@ def _trunk(
         if config.trunk.mode == "on":
             raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
         return None
-    plan = plan_trunk(model, feed, unfreeze, config.trunk, make_tail)
+    options = config.trunk
+    if options.silence is None:  # each layer of a Transformer has dropout
+        options = options.model_copy(update={"silence": task.silences(config)})
+    plan = plan_trunk(model, feed, unfreeze, options, make_tail)
     plan.get_stores = task.stores(feed)
     return plan
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones import Backbone, Block, load_backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.data import pipeline
@@ -32,6 +33,7 @@ from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.registry import make_input
 from ftkeras.inputs.text.config import TextConfig
 from ftkeras.model.assemble import build_model
+from ftkeras.model.lora import Adapters, add_lora, load_adapters
 from ftkeras.model.surgery import (
     reinitialize,
     set_stochastic_depth,
@@ -118,7 +120,8 @@ def backbone(config: Config, data: Data) -> Backbone:
 
 def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone:
     # Here and not above: of images nobody needs them.
-    from ftkeras.backbones.text.load import Reading, load_text_backbone
+    from ftkeras.backbones.text.load import load_text_backbone
+    from ftkeras.backbones.text.reading import Reading
     from ftkeras.backbones.text.recurrent import Shape
 
     section = config.backbone
@@ -134,6 +137,7 @@ def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone
             len(settings.columns or [0]),
         ),
         shape=None if section.recurrent is None else Shape(**section.recurrent.model_dump()),
+        pooler=config.head.pooling == "pooler",
         seed=config.seed,
     )
 
@@ -167,10 +171,37 @@ def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float
     return functools.partial(adapt, on.model, texts, seed=config.seed, **settings)
 
 
+def adapters(config: Config, on: Backbone) -> Adapters | None:
+    """Gives the backbone adapters if the config asks for them."""
+    section = config.lora
+    if section is None:
+        return None
+    if config.backbone.adapt is not None:
+        raise UserError(
+            "lora: backbone.adapt trains the weights that adapters leave alone. Leave one out."
+        )
+    if section.adapters is not None:
+        return load_adapters(section.adapters, on.model)
+    return add_lora(
+        on.model,
+        rank=section.rank,
+        alpha=section.alpha,
+        targets=section.targets,
+        seed=config.seed,
+    )
+
+
 def weights_name(config: Config) -> str:
     """Returns which weights the backbone has: there are none of ImageNet for texts."""
     weights, is_text = config.backbone.weights, isinstance(config.data.input, TextConfig)
     return "starter" if weights == "imagenet" and is_text else weights
+
+
+def backbone_title(config: Config) -> str:
+    """Returns the backbone's name with its weights, for people."""
+    name, weights = config.backbone.name, weights_name(config)
+    own = is_hub(name) and weights in ("imagenet", "starter")
+    return f"{name} ({'its own weights' if own else weights})"
 
 
 def make_layers_known(config: Config) -> None:
@@ -178,6 +209,8 @@ def make_layers_known(config: Config) -> None:
     input_of(config)
     if isinstance(config.data.input, TextConfig):
         importlib.import_module("ftkeras.backbones.text.char_lstm")
+        if is_hub(config.backbone.name):
+            importlib.import_module("keras_hub")
 
 
 @stage("build the model")

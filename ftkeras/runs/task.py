@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from ftkeras.backbones import Backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
@@ -140,6 +141,10 @@ class Task:
     def why_complete(self, config: Config) -> str | None:
         """Returns why batches cannot be padded, if a loss is about several rows at once."""
         return None
+
+    def silences(self, config: Config) -> bool:
+        """Whether frozen layers run without dropout if the config does not say it."""
+        return is_hub(config.backbone.name)
 
     def stores(self, feed: Feed) -> GetStores:
         """Returns what stores the frozen trunk of a phase; see `ftkeras.trunk.extract`."""

@@ -25,6 +25,7 @@ from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.export.questions import questions_of
 from ftkeras.files import written_whole
+from ftkeras.model.lora import merge_lora
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
 from ftkeras.phases.blend import weights_of_model
@@ -98,7 +99,8 @@ def train(
         if devices.is_chief and config.report:
             page = _report_or_say_why(assembled, model, run)
     if devices.is_chief:
-        results = {"SavedModel": exported.get("saved_model"), "report": page}
+        alone = run.path("adapters.npz") if tf.io.gfile.exists(run.path("adapters.npz")) else None
+        results = {"adapters": alone, "SavedModel": exported.get("saved_model"), "report": page}
         _print_end(assembled, run, evaluation, results, time.monotonic() - start)
         require(bars, evaluation)
     return run
@@ -237,7 +239,10 @@ def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> 
 
 @stage("evaluate")
 def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
-    model = assembled.task.final(trained)
+    model, adapters = assembled.task.final(trained), assembled.adapters
+    if adapters is not None and adapters.are_in(model) and not adapters.base_moved():
+        adapters.save(run.path("adapters.npz"), model)
+    model = merge_lora(model)
     with written_whole(run.path("model.keras")) as temporary:
         model.save(temporary)
     evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))

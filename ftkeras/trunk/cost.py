@@ -77,7 +77,8 @@ def _products(layer: keras.layers.Layer, step: Step, places: int, sources: int) 
         sources: How many places there are in the input: the keys of attention.
     """
     weights = [w for own in own_variables(layer) for w in own if len(w.shape) > 1]
-    kernels = sum(math.prod(w.shape) for w in weights if not is_table(w) and w.name != "bias")
+    used = (w for w in weights if not (is_table(w) or w.name == "bias" or _is_factor(w)))
+    kernels = sum(math.prod(w.shape) for w in used)
     if isinstance(layer, keras.layers.ReversibleEmbedding) and step.kwargs.get("reverse"):
         kernels = max(math.prod(w.shape) for w in weights)  # scores of all words
     scored = 0.0  # what one pair of query and key takes
@@ -88,6 +89,11 @@ def _products(layer: keras.layers.Layer, step: Step, places: int, sources: int) 
     elif isinstance(layer, keras.layers.Attention):
         scored = 2 * (step.inputs[0].shape[-1] or 1) + _ELEMENTWISE
     return kernels * places + scored * places * sources
+
+
+def _is_factor(weight: Any) -> bool:
+    # Factors of an adapter are multiplied with each other, once a batch.
+    return bool(weight.name.startswith("lora_"))
 
 
 def _einsum(layer: keras.layers.EinsumDense) -> int:

@@ -156,7 +156,7 @@ def plan_trunk(
         unfreeze.set_flags(index)  # the split follows them
         fresh = feed.input.fresh(view_of(phase, feed))
         split = split_or_reason(
-            model, silence=options.silence, graph=graph, length=length, fresh=fresh
+            model, silence=bool(options.silence), graph=graph, length=length, fresh=fresh
         )
         if isinstance(split, str):
             forecasts.append(TrunkForecast(phase.name, False, split))

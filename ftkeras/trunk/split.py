@@ -15,6 +15,7 @@ from ftkeras.keras_internals import (
     clear_losses,
     flat_layers,
     is_built_in,
+    is_stateful,
     own_variables,
     seed_generators,
 )
@@ -24,10 +25,14 @@ from ftkeras.trunk.masks import Masks, find_masks
 
 # What a step may do to the world and still be the same every time.
 _READS = {"Placeholder", "ReadVariableOp", "VarHandleOp"}
+# Calls of functions, whose operations are looked at by themselves. Keras makes one of a convolution
+# in groups.
+_READS |= {"PartitionedCall", "StatefulPartitionedCall"}
 _RECURRENT = (
     *(keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN),
     *(keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell),
 )
+_MASK = "padding_mask"  # the input that says what is padding, as keras-hub names it
 _NOTHING = "no expensive layer is frozen"
 
 
@@ -153,6 +158,8 @@ def _specs(
     frontier: tuple[Tensor, ...], graph: Graph, masks: Masks, length: int | None
 ) -> tuple[Spec, ...]:
     telling = set(masks.of.values()) | _read_as_masked(graph)
+    named = zip(graph.inputs, graph.names, strict=False)  # a single input has no name
+    telling |= {x for x, name in named if name == _MASK}
     return tuple(
         Spec(_sizes(x, length), x.dtype, varies, varies and x in telling)
         for x in frontier
@@ -324,14 +331,12 @@ def _changes_something(step: Step, training: bool) -> bool:
     def run(*values: tf.Tensor) -> list[tf.Tensor]:
         return step.call(dict(zip(step.inputs, values, strict=True)), training)
 
-    graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
-    called = graph.as_graph_def().library.function
-    types = {op.type for op in graph.get_operations()}
-    types |= {node.op for function in called for node in function.node_def}
-    stateful = {op.type for op in graph.get_operations() if op.op_def.is_stateful}
-    return bool(
-        stateful - _READS or any("Random" in kind for kind in types) or step.operation.losses
-    )
+    graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph.as_graph_def()
+    functions = {function.signature.name for function in graph.library.function}
+    parts = (graph.node, *(function.node_def for function in graph.library.function))
+    types = {node.op for part in parts for node in part} - functions
+    changing = set(filter(is_stateful, types - _READS))
+    return bool(changing or any("Random" in kind for kind in types) or step.operation.losses)
 
 
 # ------------------------------------------------------------------------ where to cut

@@ -10,6 +10,7 @@ import yaml
 
 from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.errors import UserError
+from ftkeras.model.lora import add_lora
 from ftkeras.phases import weights_of
 from ftkeras.phases.selectors import Weights, select
 from ftkeras.phases.strategies import (
@@ -56,6 +57,11 @@ HEAD5 = (["head"], 5, 1e-2)
         ("bitfit", [HEAD5, (["head", "bias"], 5, 1e-3)]),
         ("norm_only", [HEAD5, (["head", "norm"], 5, 1e-3)]),
         ("surgical", [HEAD5, (["head", "block:b", "block:d", "block:f"], 5, 1e-3)]),
+        ("lora", [HEAD5, (["head", "lora"], 5, 1e-2)]),
+        (
+            "lora_then_full",
+            [(["head"], 3, 1e-2), (["head", "lora"], 3, 1e-2), (["all", "base"], 4, 1e-3)],
+        ),
     ],
 )
 def test_what_each_strategy_is(name, expected):
@@ -75,7 +81,9 @@ def test_gradual_adds_a_block_an_epoch_and_spends_what_is_left_on_the_last():
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 @pytest.mark.parametrize("epochs", [2, 3, 10])
 def test_every_strategy_uses_its_epochs_and_selects_something(name, epochs):
-    weights = weights_of(model(norm=True))
+    network = model(norm=True)
+    add_lora(network, rank=1, targets="a")
+    weights, epochs = weights_of(network), max(epochs, 3 if name == "lora_then_full" else 2)
     phases = expand(name, setting(epochs=epochs, weights=weights)).phases
     assert sum(phase.epochs or 0 for phase in phases) == epochs
     for phase in phases:

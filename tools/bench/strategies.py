@@ -31,7 +31,8 @@ from ftkeras.data.dataset import Data
 from ftkeras.data.load import load_data
 from ftkeras.inputs.image.decode import whole
 from ftkeras.model.assemble import build_model
-from ftkeras.phases import Phase, StagedUnfreezing, weights_of
+from ftkeras.model.lora import add_lora
+from ftkeras.phases import Phase, StagedUnfreezing, make_plan, weights_of
 from ftkeras.phases.strategies import (
     STRATEGIES,
     Setting,
@@ -55,6 +56,7 @@ flags.DEFINE_integer("seeds", 3, "how many seeds")
 flags.DEFINE_integer("image_size", 64, "side of the images, in pixels")
 flags.DEFINE_list("epochs", ["32", "16", "8"], "epochs of all phases together, for each size")
 flags.DEFINE_list("only", [], "names of strategies; all by default")
+flags.DEFINE_integer("rank", 8, "rank of the adapters of strategies whose name begins with lora")
 flags.DEFINE_string("out", "strategies.jsonl", "where results are kept")
 FLAGS = flags.FLAGS
 
@@ -117,14 +119,18 @@ def run(name: str, train: Arrays, test: Arrays, epochs: int, seed: int) -> dict[
     keras.utils.set_random_seed(seed)
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=FLAGS.image_size)
     model = compiled(backbone, seed)
+    if name.startswith("lora"):
+        add_lora(backbone.model, rank=FLAGS.rank, alpha=2.0 * FLAGS.rank, seed=seed)
     start = time.process_time()  # of all cores; other work on the machine does not lengthen it
     strategy, _, change = name.partition(": ")
     phases = list(expand(strategy, setting(model, backbone, train, epochs)).phases)
+    plan = make_plan(model, weights_of(model, backbone.blocks), phases)
     with quick_pointwise_gradients(model):
         TRAINERS[change](model, backbone, phases, train)
     seconds = time.process_time() - start
     accuracy = model.evaluate(*test, batch_size=100, verbose=0, return_dict=True)["accuracy"]
-    return {"accuracy": accuracy, "seconds": seconds}
+    trained = max(phase.parameters for phase in plan.phases)
+    return {"accuracy": accuracy, "seconds": seconds, "trained": trained}
 
 
 def fit(model: keras.Model, backbone: Backbone, phases: list[Phase], train: Arrays) -> None:
@@ -204,13 +210,16 @@ def report(results: list[dict[str, Any]], sizes: list[int]) -> str:
             runs = [r for r in results if r["strategy"] == measured and r["size"] == size]
             values = [r["accuracy"] for r in runs]
             if len(values) < 2:
-                cells.append("-")
+                cells.append(f"{values[0]:.3f}" if values else "-")
                 continue
             error = statistics.stdev(values) / math.sqrt(len(values))
             cells.append(f"{statistics.mean(values):.3f} +- {error:.3f}")
         mine = [r["seconds"] for r in results if r["strategy"] == name and r["size"] == sizes[-1]]
-        rows.append((name, *cells, f"{statistics.median(mine):.0f} s" if mine else "-"))
-    header = ("strategy", *(f"{size} images" for size in sizes), f"CPU time at {sizes[-1]}")
+        trained = {f"{r['trained']:,}" for r in results if r["strategy"] == name and "trained" in r}
+        time_taken = f"{statistics.median(mine):.0f} s" if mine else "-"
+        rows.append((name, *cells, time_taken, ", ".join(sorted(trained)) or "-"))
+    sizes_shown = (f"{size} images" for size in sizes)
+    header = ("strategy", *sizes_shown, f"CPU time at {sizes[-1]}", "trained at most")
     return table(rows, header)
 
 

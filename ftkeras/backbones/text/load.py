@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import keras
 
 from ftkeras.backbones import saved
 from ftkeras.backbones.backbone import Backbone, Block
-from ftkeras.backbones.text import char_lstm, recurrent
+from ftkeras.backbones.hub import is_hub
+from ftkeras.backbones.text import char_lstm, recurrent, transformer
 from ftkeras.backbones.text.catalog import TEXT_CATALOG, TextEntry
+from ftkeras.backbones.text.reading import Reading
 from ftkeras.backbones.text.vectors import load_vectors
 from ftkeras.backbones.text.vocabulary import extended, see
 from ftkeras.data.dataset import Split
 from ftkeras.data.reading import read_whole
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.inputs.text.tokens import PADDING, UNKNOWN, By, TokenIds, Tokens, tokens_in
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How texts are read.
-
-    Args:
-        tokens: auto, words or characters.
-        length: How many tokens of a text; None follows from the training texts.
-        words: How many tokens of the training texts are added to those with weights, at most.
-        vocabulary: For a model of one's own, the file with its tokens.
-        parts: Of how many parts a text is.
-    """
-
-    tokens: str = "auto"
-    length: int | None = None
-    words: int = 20_000
-    vocabulary: str | None = None
-    parts: int = 1
 
 
 def load_text_backbone(
@@ -45,17 +27,19 @@ def load_text_backbone(
     weights: str = "starter",
     reading: Reading = Reading(),  # noqa: B008 (it is frozen)
     shape: recurrent.Shape | None = None,
+    pooler: bool = False,
     seed: int = 0,
 ) -> Backbone:
     """Returns a backbone for texts.
 
     Args:
-        name: A name of the catalog, or the path of a `.keras` file.
+        name: A name of the catalog, the path of a `.keras` file, or a name of a model of keras-hub.
         train: The training texts: what they hold decides the vocabulary and the length.
-        weights: starter, none, or a file of word vectors; of a `.keras` file its own are kept
-            unless this is none.
+        weights: starter, none, or a file of word vectors; a `.keras` file and a model of keras-hub
+            keep their own unless this is none.
         reading: How texts are read.
-        shape: How large a recurrent backbone is; for `char_lstm` leave it out.
+        shape: How large a recurrent backbone is; for others leave it out.
+        pooler: Whether a Transformer's features are those of its pooler.
         seed: Decides what is random.
 
     Raises:
@@ -63,11 +47,17 @@ def load_text_backbone(
     """
     if name.endswith(".keras"):
         return _own(name, train, weights, reading)
+    if name not in TEXT_CATALOG and is_hub(name):
+        if weights not in ("starter", "none"):
+            raise UserError(f"backbone.weights: {name} has its own, or none. Leave it out.")
+        return transformer.load(
+            name, train, pretrained=weights != "none", reading=reading, pooler=pooler
+        )
     if name not in TEXT_CATALOG:
         raise UserError(
             f"backbone.name: there is no backbone {name!r} for texts."
             f"{did_you_mean(name, TEXT_CATALOG)} There are {', '.join(TEXT_CATALOG)}; a model of "
-            "your own is the path of a .keras file."
+            "your own is the path of a .keras file, one of keras-hub keras_hub/PRESET or a folder."
         )
     entry = TEXT_CATALOG[name]
     if reading.vocabulary is not None:

@@ -60,8 +60,7 @@ class Seen:
 
 def see(split: Split, by: str) -> Seen:
     """Counts the tokens of a split's texts; of very many texts it looks at every few only."""
-    count = len(split)
-    places = np.unique(np.linspace(0, count - 1, min(count, _MOST_TEXTS)).astype(np.int64))
+    places = places_in(split)
     texts = tf.data.Dataset.from_tensor_slices(places).map(split.fetch).batch(_BATCH)
     progress = Progress("count words" if by == "words" else "count characters", len(places))
 
@@ -74,6 +73,12 @@ def see(split: Split, by: str) -> Seen:
         return Seen(*count_tokens(told(), by))
     finally:
         progress.close()
+
+
+def places_in(split: Split) -> np.ndarray:
+    """Returns which texts of a split are looked at: all, or of very many every few. (n,)"""
+    count = len(split)
+    return np.unique(np.linspace(0, count - 1, min(count, _MOST_TEXTS)).astype(np.int64))
 
 
 def texts_in(split: Split) -> list[str]:

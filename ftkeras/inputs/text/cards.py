@@ -14,7 +14,8 @@ import tensorflow as tf
 from ftkeras.inputs.base import PLAIN, Input, Shown, Tree
 from ftkeras.inputs.text.attribution import integrated_gradients
 from ftkeras.inputs.text.input import TextInput
-from ftkeras.inputs.text.tokens import BETWEEN, SEPARATOR, Tokens, split
+from ftkeras.inputs.text.pieces import Pieces
+from ftkeras.inputs.text.tokens import BETWEEN, SEPARATOR, Tokens, parts_of, split
 
 _MOST = 400  # characters of an excerpt
 _MOST_IN_PIECE = 60
@@ -77,8 +78,28 @@ def _padded(kind: Input, inputs: Tree) -> Tree:
     return padded(name, inputs)
 
 
-def _pieces(raw: tf.Tensor, tokens: Tokens, weights: np.ndarray | None) -> Iterator[Piece]:
+def _written(raw: tf.Tensor, tokens: Pieces, weights: np.ndarray | None) -> Iterator[Piece]:
+    """Yields a text in words: what a word did is the sum over the pieces of it that were read."""
+    place = len(tokens.start)
+    for number, (part, read) in enumerate(
+        zip(parts_of(raw, tokens.parts), tokens.read(raw), strict=True)
+    ):
+        if number:
+            yield f" {SEPARATOR} ", None
+            place += len(tokens.between)
+        end = place + int(tf.size(read))
+        for word, count in tokens.words(part.numpy().decode("utf-8-sig", "replace")):
+            here = slice(place, min(place + count, end))
+            place = here.stop
+            did = 0.0 if weights is None else float(weights[here].sum())
+            yield word, did if here.start < here.stop else None
+
+
+def _pieces(raw: tf.Tensor, tokens: Tokens | Pieces, weights: np.ndarray | None) -> Iterator[Piece]:
     """Yields a text in pieces, with the weights (steps,) of its tokens."""
+    if isinstance(tokens, Pieces):
+        yield from _written(raw, tokens, weights)
+        return
     count = tokens.parts
     parts = raw.numpy().split(BETWEEN.encode())[:count] if count > 1 else [raw.numpy()]
     parts += [b""] * (count - len(parts))

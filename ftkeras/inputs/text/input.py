@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 from pydantic import ValidationError
 
-from ftkeras.cache import digest
 from ftkeras.config.errors import explain
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input, Tree, Verdict, View, Wire
 from ftkeras.inputs.text import check
 from ftkeras.inputs.text.config import TextConfig
+from ftkeras.inputs.text.pieces import Pieces
 from ftkeras.inputs.text.tokens import BETWEEN, Tokens, tokens_in
 from ftkeras.inputs.text.vary import vary
 
@@ -38,7 +38,7 @@ class TextInput(Input):
         swap: The share of neighbouring tokens that training swaps.
     """
 
-    tokens: Tokens | None = None
+    tokens: Tokens | Pieces | None = None
     columns: tuple[str, ...] = ("text",)
     drop: float = 0.0
     swap: float = 0.0
@@ -61,8 +61,9 @@ class TextInput(Input):
 
     @property
     def takes(self) -> Mapping[str, tf.TensorSpec]:
-        """The numbers of tokens, int32 (steps,); 0 is padding."""
-        return {"token_ids": tf.TensorSpec((None,), tf.int32)}
+        """The numbers of tokens, int32 (steps,), 0 for padding; and what else a model takes."""
+        names = Tokens.takes if self.tokens is None else self.tokens.takes
+        return {name: tf.TensorSpec((None,), tf.int32) for name in names}
 
     @property
     def raw(self) -> tf.TensorSpec:
@@ -95,9 +96,19 @@ class TextInput(Input):
         facts: dict[str, Any] = {"input": self.kind}
         if self.tokens is not None:
             facts |= {"tokens": self.tokens.by, "length": self.tokens.length}
-            facts["vocabulary"] = len(self.tokens.vocabulary)
-            facts["vocabulary_hash"] = hash_of(self.tokens)
+            facts["vocabulary"] = self.tokens.size
+            facts["vocabulary_hash"] = self.tokens.digest
         return facts
+
+    @property
+    def serving_packages(self) -> Sequence[str]:
+        """TensorFlow Text, if a tokenizer of keras-hub reads the texts."""
+        return ("tensorflow_text",) if isinstance(self.tokens, Pieces) else ()
+
+    @property
+    def resources(self) -> Sequence[Any]:
+        """The tokenizer's tables."""
+        return () if self.tokens is None else self.tokens.resources
 
     @property
     def title(self) -> str:
@@ -129,7 +140,7 @@ class TextInput(Input):
     def recipe(self, view: str = _NONE) -> str:
         """Returns a text that differs if the numbers could."""
         tokens = self.tokens
-        own = "" if tokens is None else f"{tokens.length} {tokens.by}, {hash_of(tokens)}"
+        own = "" if tokens is None else f"{tokens.length} {tokens.by}, {tokens.digest}"
         return own if view == _NONE else f"{own}, drop {self.drop}, swap {self.swap}"
 
     def accepts(self, name: str) -> bool:
@@ -171,21 +182,22 @@ class TextInput(Input):
             return self.tokens.ids(tf.strings.regex_replace(raw, _BYTE_ORDER_MARK, ""))
 
     def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
-        """Returns them as they are, or varied."""
-        return view.pick(
-            lambda name: kept if name == _NONE else vary(kept, key, drop=self.drop, swap=self.swap)
-        )
+        """Returns them as they are, or varied, with what else the model takes."""
+        tokens = self.tokens
+        assert tokens is not None, "the input was made without a model"
+
+        def ids(name: str) -> Any:
+            if name == _NONE:
+                return kept
+            return vary(kept, key, drop=self.drop, swap=self.swap, special=tokens.special)
+
+        return tokens.inputs_of(view.pick(ids))
 
 
 def _joined(parts: Sequence[bytes]) -> bytes:
     """Returns the parts of a text as one."""
     between = BETWEEN.encode()
     return parts[0] if len(parts) == 1 else between.join(p.replace(between, b" ") for p in parts)
-
-
-def hash_of(tokens: Tokens) -> str:
-    """Returns what tells one vocabulary from another."""
-    return digest(*tokens.vocabulary)
 
 
 def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:

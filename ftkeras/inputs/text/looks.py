@@ -13,7 +13,8 @@ from ftkeras.findings import Finding, percent
 from ftkeras.inputs.rows import Rows
 from ftkeras.inputs.text.giveaways import find_giveaways
 from ftkeras.inputs.text.input import TextInput
-from ftkeras.inputs.text.tokens import Tokens, split
+from ftkeras.inputs.text.pieces import Pieces
+from ftkeras.inputs.text.tokens import Tokens
 from ftkeras.inputs.text.words import Words
 
 _READ = 20_000  # bytes of a text that are looked at in detail
@@ -64,10 +65,7 @@ def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
     begin = tf.strings.substr(raw, 0, _READ)
     if kind.tokens is None:
         return begin, content, tf.constant(0), tf.constant(0), tf.constant(0)
-    # What stands between parts is a character, but no word.
-    separators = kind.tokens.parts - 1 if kind.tokens.by == "words" else 0
-    length = tf.size(split(raw, kind.tokens.by)) + separators
-    ids = kind.tokens.ids(raw)
+    length, ids = kind.tokens.count(raw), kind.tokens.ids(raw)
     strange = tf.reduce_sum(tf.cast(ids == kind.tokens.unknown, tf.int32))
     return begin, content, length, tf.size(ids), strange
 
@@ -161,7 +159,7 @@ def _scripts(looks: Looks, class_names: Sequence[str]) -> Finding | None:
     return Finding("note", "mixed scripts", f"{message}.", remedy, evidence)
 
 
-def _cut(looks: Looks, tokens: Tokens) -> Iterator[Finding]:
+def _cut(looks: Looks, tokens: Tokens | Pieces) -> Iterator[Finding]:
     longer = looks.lengths > tokens.length
     for name in np.unique(looks.splits):
         inside = looks.splits == name
@@ -179,7 +177,7 @@ def _cut(looks: Looks, tokens: Tokens) -> Iterator[Finding]:
         )
 
 
-def _strange(looks: Looks, tokens: Tokens) -> Iterator[Finding]:
+def _strange(looks: Looks, tokens: Tokens | Pieces) -> Iterator[Finding]:
     for name in np.unique(looks.splits):
         inside = looks.splits == name
         strange, read = int(looks.strange[inside].sum()), int(looks.read[inside].sum())
@@ -198,8 +196,10 @@ def _strange(looks: Looks, tokens: Tokens) -> Iterator[Finding]:
         )
 
 
-def _examples(looks: Looks, inside: np.ndarray, tokens: Tokens) -> str:
+def _examples(looks: Looks, inside: np.ndarray, tokens: Tokens | Pieces) -> str:
     """Returns the most frequent unknown tokens of some texts, in words."""
+    if isinstance(tokens, Pieces):  # which words they make up is not known
+        return "rare signs"
     words, known = looks.words, set(tokens.vocabulary)
     counts = np.bincount(words.numbers[inside[words.rows]], minlength=len(words.vocabulary))
     found: dict[str, int] = {}

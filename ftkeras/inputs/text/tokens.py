@@ -9,12 +9,14 @@ import collections
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.cache import digest
+from ftkeras.inputs.base import Tree
 from ftkeras.keras_internals import flat_layers
 
 By = Literal["words", "characters"]
@@ -63,6 +65,10 @@ class Tokens:
     parts: int = 1
     strange: float = 0.0
 
+    takes: ClassVar[tuple[str, ...]] = ("token_ids",)
+    special: ClassVar[tuple[int, ...]] = ()
+    resources: ClassVar[tuple[Any, ...]] = ()
+
     def __post_init__(self) -> None:
         if len(set(self.vocabulary)) != len(self.vocabulary):
             twice = [t for t, n in collections.Counter(self.vocabulary).items() if n > 1]
@@ -76,10 +82,27 @@ class Tokens:
     @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths that batches may have, in tokens: few, so that few graphs are made."""
-        if self.fixed:
-            return (self.length,)
-        parts = {math.ceil(self.length * part / LENGTHS) for part in range(1, LENGTHS + 1)}
-        return tuple(sorted(parts))
+        return (self.length,) if self.fixed else lengths_up_to(self.length)
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocabulary)
+
+    @property
+    def digest(self) -> str:
+        """What tells this vocabulary from another."""
+        return digest(*self.vocabulary)
+
+    def count(self, text: tf.Tensor) -> tf.Tensor:
+        """Returns how many tokens a text has if nothing is cut, int32."""
+        # What stands between parts is a character, but no word.
+        separators = self.parts - 1 if self.by == "words" else 0
+        return tf.size(split(text, self.by)) + separators
+
+    def inputs_of(self, ids: tf.Tensor) -> Tree:
+        """Returns what the model takes of a text's numbers (t,)."""
+        return ids
 
     def ids(self, text: tf.Tensor) -> tf.Tensor:
         """Returns the numbers of a text's tokens.
@@ -93,10 +116,8 @@ class Tokens:
         """
         if self.parts == 1:
             return self._ids(split(text, self.by)[: self.length])
-        given = tf.strings.split(text, BETWEEN)[: self.parts]
-        given = tf.concat([given, tf.fill([self.parts - tf.size(given)], "")], 0)
         room = (self.length - self.parts + 1) // self.parts
-        parts = [split(given[i], self.by)[:room] for i in range(self.parts)]
+        parts = [split(part, self.by)[:room] for part in parts_of(text, self.parts)]
         separator = tf.constant([SEPARATOR])
         joined = parts[:1] + [x for part in parts[1:] for x in (separator, part)]
         return self._ids(tf.concat(joined, 0))
@@ -125,6 +146,19 @@ class Tokens:
             "parts": self.parts,
             "strange": self.strange,
         }
+
+
+def lengths_up_to(length: int) -> tuple[int, ...]:
+    """Returns the lengths that batches have whose texts have up to so many tokens."""
+    return tuple(sorted({math.ceil(length * part / LENGTHS) for part in range(1, LENGTHS + 1)}))
+
+
+def parts_of(text: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """Returns the parts of a text that has so many, string scalars; "" for those it lacks."""
+    if count == 1:
+        return [text]
+    given = tf.strings.split(text, BETWEEN)[:count]
+    return tf.unstack(tf.concat([given, tf.fill([count - tf.size(given)], "")], 0), num=count)
 
 
 def _hashes(vocabulary: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -220,25 +254,28 @@ class TokenIds(keras.layers.Layer):
 
     def __init__(self, tokens: dict[str, Any], **kwargs: Any):
         super().__init__(**kwargs)
-        self.config = {**tokens, "vocabulary": tuple(tokens["vocabulary"])}
+        self.config = dict(tokens)
+
+    def read(self) -> Any:
+        """Returns how texts become numbers."""
+        return Tokens(**{**self.config, "vocabulary": tuple(self.config["vocabulary"])})
 
     def call(self, inputs: Any) -> Any:
         return inputs
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, inputs.dtype)  # not of the layer's own type
 
     def get_config(self) -> dict[str, Any]:
-        tokens = {**self.config, "vocabulary": list(self.config["vocabulary"])}
-        return {**super().get_config(), "tokens": tokens}
+        return {**super().get_config(), "tokens": dict(self.config)}
 
 
-def tokens_in(model: keras.Model | None) -> Tokens | None:
-    """Returns how a model's texts become numbers; None if it does not say so."""
+def tokens_in(model: keras.Model | None) -> Any:
+    """Returns how a model's texts become numbers, `Tokens` or `Pieces`; None if it does not say."""
     if model is None:
         return None
     for layer in model.layers:
         for part in flat_layers(layer):
             if isinstance(part, TokenIds):
-                return Tokens(**part.config)
+                return part.read()
     return None

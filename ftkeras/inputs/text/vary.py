@@ -5,10 +5,14 @@ Source: Wei and Zou 2019, "EDA", of which these two need no dictionary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
-def vary(ids: tf.Tensor, key: tf.Tensor, *, drop: float, swap: float) -> tf.Tensor:
+def vary(
+    ids: tf.Tensor, key: tf.Tensor, *, drop: float, swap: float, special: Sequence[int] = ()
+) -> tf.Tensor:
     """Returns tokens, some left out and some pairs swapped.
 
     Args:
@@ -16,22 +20,27 @@ def vary(ids: tf.Tensor, key: tf.Tensor, *, drop: float, swap: float) -> tf.Tens
         key: int32 (2,); it alone decides what happens.
         drop: The share of tokens to leave out; at least one stays.
         swap: The share of neighbouring pairs to swap.
+        special: Tokens that stay, and stay where they are.
 
     Returns:
         int32 (u,), u <= t.
     """
     swap_key, drop_key = tf.unstack(tf.random.split(key), num=2)
     if swap:
-        ids = _swapped(ids, swap_key, swap)
+        ids = _swapped(ids, swap_key, swap, special)
     if drop:
         drawn = tf.random.stateless_uniform(tf.shape(ids), drop_key)
         # The one with the largest draw always stays.
-        keep = (drawn >= drop) | (drawn == tf.reduce_max(drawn))
+        keep = (drawn >= drop) | (drawn == tf.reduce_max(drawn)) | _is_any(ids, special)
         ids = tf.boolean_mask(ids, keep)
     return ids
 
 
-def _swapped(ids: tf.Tensor, key: tf.Tensor, share: float) -> tf.Tensor:
+def _is_any(ids: tf.Tensor, special: Sequence[int]) -> tf.Tensor:
+    return tf.reduce_any(ids[:, tf.newaxis] == tf.constant(special, ids.dtype, [len(special)]), 1)
+
+
+def _swapped(ids: tf.Tensor, key: tf.Tensor, share: float, special: Sequence[int]) -> tf.Tensor:
     """Swaps pairs that do not overlap: those that begin at even places, or at odd ones."""
     which, offset_key = tf.unstack(tf.random.split(key), num=2)
     count = tf.size(ids)
@@ -42,4 +51,6 @@ def _swapped(ids: tf.Tensor, key: tf.Tensor, share: float) -> tf.Tensor:
     # Only half of all neighbours are pairs, so each is swapped twice as often.
     drawn = tf.gather(tf.random.stateless_uniform((count // 2 + 1,), which), pair)
     is_pair = (other >= 0) & (other < count)
-    return tf.gather(ids, tf.where(is_pair & (drawn < 2 * share), other, places))
+    there = tf.where(is_pair & (drawn < 2 * share), other, places)
+    stays = _is_any(ids, special)
+    return tf.gather(ids, tf.where(stays | tf.gather(stays, there), places, there))

@@ -15,7 +15,7 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 
 _WHOLE = 24  # up to how many classes the matrix is shown whole
-_PART = 14  # how many of the most confused classes are shown where it isn't
+_PART = 14  # how many of the most confused classes are shown if it isn't
 _PAIRS = 20  # how many pairs are listed
 _IN_ORDER = 30  # up to how many classes are listed in their own order
 _COLUMNS = {
@@ -60,7 +60,7 @@ def per_class(facts: RunFacts) -> Section:
 
 
 def slices(facts: RunFacts) -> Child:
-    """Returns the metrics of parts of the split, where the run has any."""
+    """Returns the metrics of parts of the split, if the run has any."""
     groups = (facts.evaluation or {}).get("slices")
     if not groups:
         return None
@@ -82,7 +82,7 @@ def _slice_table(name: str, parts: dict[str, dict[str, Any]], nouns: str) -> Htm
 
 
 def confusion(facts: RunFacts) -> Section:
-    """Returns the confusion matrix, or what matters of it where it is large."""
+    """Returns the confusion matrix, or what matters of it if it is large."""
     title = "Confusion"
     matrix = confusion_of(facts)
     if matrix is None:

@@ -149,5 +149,5 @@ def _overlay_note(facts: RunFacts) -> Child:
     if facts.gallery.get(facts.split):
         return tag("p", "There are no Grad-CAM overlays: the model has no feature map, or at this "
                    f"{facts.noun} size one of a single cell.")  # fmt: skip
-    return missing("Pictures are made where the run's model and data are at hand:",
+    return missing("Pictures are made if the run's model and data are at hand:",
                    f"ftkeras report {facts.folder}")  # fmt: skip

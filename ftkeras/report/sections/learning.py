@@ -135,7 +135,7 @@ def plan(facts: RunFacts) -> Section:
     ]  # fmt: skip
     lead = (
         "What the plan said before anything trained, and what was recorded. Rates are those of the "
-        "head; they are seen once an epoch, at its end, so a peak in between is missed."
+        "head; they are seen once per epoch, at its end, so a peak in between is missed."
     )
     warnings = facts.plan.get("warnings") or ()
     body = [
@@ -272,7 +272,7 @@ def _trunk(facts: RunFacts) -> Child:
         "Phase", "Trunk", "Why", "Foretold without a store", "Foretold with one", "Took",
         "Store (MB)",
     ]  # fmt: skip
-    return table("The frozen trunk: stored where that was expected to pay", header, cells)
+    return table("The frozen trunk: stored if that was expected to pay", header, cells)
 
 
 def _seconds(value: Any) -> Number:

@@ -70,6 +70,7 @@ class TwoTowers:
             "tensorflow": tf.__version__,
             "units": self.tower(self.pair.picture).output_shape[-1],
             "scale": self.scale,
+            "needs": list(self.pair.serving_packages),
             "templates": list(self.templates),
         }
 
@@ -164,7 +165,8 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
             client,
         )
     # A server's batching joins requests row by row, and two of `classify` have labels of their own.
-    write_serving_files(directory, name, {"rest_client.py": client}, batching=False)
+    needs = towers.pair.serving_packages
+    write_serving_files(directory, name, {"rest_client.py": client}, needs, batching=False)
     return target
 
 
@@ -185,7 +187,7 @@ def certify(path: str, towers: TwoTowers, fresh: FreshProcess) -> dict[str, Any]
     asked = {kind: questions_of(kind) for kind in (picture, text)}
     raw = {kind: [*q.golden.values(), *q.refused.values()] for kind, q in asked.items()}
     strings = {text.wire.raw: raw[text], _LABELS_ARGUMENT: [label.encode() for label in LABELS]}
-    fresh.ask(path, raw[picture], picture, {}, strings)
+    fresh.ask(path, raw[picture], towers.pair, {}, strings)
     expected = {kind: _expected(towers, kind, q.golden) for kind, q in asked.items()}
     said = fresh.answers()
     differences = {}

@@ -72,6 +72,10 @@ class Pair(Input):
         return self.picture.wire
 
     @property
+    def serving_packages(self) -> Sequence[str]:
+        return (*self.picture.serving_packages, *self.text.serving_packages)
+
+    @property
     def notes(self) -> Sequence[str]:
         return (*self.picture.notes, *self.text.notes)
 

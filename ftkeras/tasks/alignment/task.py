@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from ftkeras.backbones import Backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.schema import Config, LossConfig
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
@@ -149,6 +150,9 @@ class Alignment(Task):
 
     def why_complete(self, config: Config) -> str | None:
         return "the loss compares the pairs of a batch"
+
+    def silences(self, config: Config) -> bool:
+        return any(is_hub(one.backbone.name) for one in (config, _of_texts(_checked(config))))
 
     def stores(self, feed: Feed) -> GetStores:
         assert isinstance(feed, PairFeed)

@@ -37,7 +37,9 @@ def unit_features(backbone: Backbone, stages: int | None = None) -> keras.Model:
     if backbone.gives != "map":
         inputs, features, mask = backbone_features(backbone)
         unit = keras.layers.UnitNormalization(name="head_unit", dtype="float32")
-        return keras.Model(inputs, unit(pool(features, mask=mask)), name="features")
+        return keras.Model(
+            inputs, unit(pool(features, mask=mask, front=backbone.front)), name="features"
+        )
     raw = keras.Input(backbone.model.input_shape[1:], name=RAW, dtype="float32")
     inner = keras.Model(
         backbone.model.inputs, stage_ends(backbone)[-count:], name=backbone.model.name
@@ -77,7 +79,8 @@ def check_stages(backbone: Backbone, stages: int | None) -> int:
 
 def stage_ends(backbone: Backbone) -> list[keras.KerasTensor]:
     """Returns, of each resolution, the last map (batch, height, width, channels) between blocks."""
-    starts = [block.layers[0] for block in backbone.blocks[1:] if block.layers]
+    own = {id(layer) for layer in backbone.model.layers}  # not in a model or layer inside it
+    starts = [x for block in backbone.blocks[1:] for x in block.layers[:1] if id(x) in own]
     tensors = [layer.input for layer in starts if isinstance(layer.input, keras.KerasTensor)]
     ends: dict[tuple[int, ...], keras.KerasTensor] = {}
     for tensor in [*tensors, backbone.model.output]:

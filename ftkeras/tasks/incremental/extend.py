@@ -71,6 +71,8 @@ def extend_config(
         shared["balance"] = "sampling"  # else a few remembered images stand against all new ones
     weights = {"weights": f"{folder.rstrip('/')}/model.keras"}
     changes = {"reinitialize": 0, "shrink_and_perturb": None}
+    if tree["lora"] is not None:
+        tree["lora"] = {**tree["lora"], "adapters": None}  # they were of another base
     tree |= {
         "task": "incremental",
         "data": {

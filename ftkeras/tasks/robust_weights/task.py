@@ -53,6 +53,8 @@ class RobustWeights(Task):
     def check(self, config: Config, data: Data) -> None:
         super().check(config, data)
         section = _section(config)
+        if config.lora is not None:
+            raise UserError("lora: robust_weights averages whole weights. Leave lora out.")
         only_one_of(data, "task robust_weights")
         if "val" not in data.splits:
             raise UserError("data.split.val: robust_weights chooses on a validation split.")
@@ -130,6 +132,8 @@ def soup_config(first: Config, runs: Sequence[str], method: str, select: str) ->
     """
     tree = first.model_dump(mode="json")
     shared = {name: tree[name] for name in Config.model_fields}
+    if first.lora is not None:  # the runs' models have theirs merged, and nothing trains
+        shared |= {"lora": None, "phases": {"strategy": "linear_probe"}}
     section = {"method": method, "runs": list(runs), "select": select}
     return parse_config({**shared, "task": "robust_weights", "robust_weights": section})
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the weights of the last and of the best epoch, and all that a run goes on from."""
+"""Checkpoints: the weights of the last and of the best epoch, and all that a run resumes from."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def _check_room(path: str, model: keras.Model) -> None:
 class Checkpoints(keras.callbacks.Callback):
     """Keeps the weights of a run's best epoch, counted from 1: `checkpoints/best-0003.ckpt`.
 
-    The name tells the epoch because a run that is killed goes on from a checkpoint that may know of
+    The name tells the epoch because a run that is killed resumes from a checkpoint that may know of
     another best epoch than the one whose weights were written last.
 
     Args:
         model: Whose weights they are, also while `fit` trains its tail alone.
         run: Where they go.
         monitor: The logged metric that says which epoch is the best; its name tells the direction.
-        average: Where given, the best weights are the averaged ones, which validation measured.
+        average: If given, the best weights are the averaged ones, which validation measured.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.best, self._best_loss = value, loss
             self.best_epoch = epoch
             with contextlib.nullcontext() if self.average is None else self.average.swapped():
-                # Not as Keras writes them: that takes half a second where this takes a tenth.
+                # Not as Keras writes them: that takes half a second, and this takes a tenth.
                 write_state(self._path(epoch), {"weights": values_of(self.subject.weights)})
             self._keep([*self._known, epoch])
 
@@ -136,7 +136,7 @@ class Checkpoints(keras.callbacks.Callback):
         return {"best": self.best, "bests": bests, "best_loss": self._best_loss}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self.best, self._best_loss = state["best"], state["best_loss"]
         self._known = list(state["bests"])
         self.best_epoch = self._known[-1] if self._known else None
@@ -150,7 +150,7 @@ class States:
 
     Args:
         run: The run.
-        report: Gets a line where a state is damaged.
+        report: Gets a line if a state is damaged.
     """
 
     _NAME = re.compile(r"state-\d{5}-\d{8}\.ckpt")

@@ -21,7 +21,7 @@ class ResumableUnfreezing(StagedUnfreezing):
     """
 
     one_fit_a_phase = False
-    """Whether another `fit` trains the next phase: then `fit` should end where a phase does."""
+    """Whether another `fit` trains the next phase: then `fit` should end when a phase does."""
     _loaded = False
     _cut = False  # whether `fit` was stopped because the rest of an epoch is done
 

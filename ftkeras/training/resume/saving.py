@@ -1,4 +1,4 @@
-"""When a training is saved, what it goes back to, and where it goes on."""
+"""When a training is saved, what it goes back to, and where it resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ftkeras.training.resume.checkpoint import Checkpoints, States
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.signals import Signals
 
-_SHARE = 0.05  # of the time that saving may take where epochs are short
+_SHARE = 0.05  # of the time that saving may take if epochs are short
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Guards:
     """What keeps a training from being lost.
 
     Args:
-        saving: When to save besides where epochs end.
+        saving: When to save besides the ends of epochs.
         trouble: What to do if the loss is not a number any more, or explodes.
         signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
         every_epoch: Whether to save at each epoch's end, even if epochs are so short that this
@@ -86,12 +86,12 @@ class SavedTraining:
         self._trouble = trouble
         self._report = report
         self._states = States(self._run, report)
-        self._metrics: state.Tree | None = None  # to be put back where the next epoch begins
+        self._metrics: state.Tree | None = None  # to be put back when the next epoch begins
         self._rollbacks: list[list[int]] = []  # [epoch, batch] of each trouble
         self._went_back_to = ""
 
     def begin(self) -> None:
-        """Goes on from the newest state that is whole, or saves the beginning."""
+        """Resumes from the newest state that is whole, or saves the beginning."""
         tree = self._states.newest()
         if tree is None:
             self._run.keep_records(0)
@@ -109,7 +109,7 @@ class SavedTraining:
 
         Args:
             over: Whether this is the end.
-            logs: The training metrics where all of the epoch but its validation is done.
+            logs: The training metrics if all of the epoch but its validation is done.
 
         Raises:
             Divergence: A weight or its momentum isn't finite: nothing to come back to.
@@ -145,7 +145,7 @@ class SavedTraining:
         self._metrics = None
 
     def go_back(self, trouble: Divergence, examples: Callable[[int, int], str]) -> None:
-        """Goes on from the last good state with smaller rates.
+        """Resumes from the last good state with smaller rates.
 
         Args:
             trouble: What happened.
@@ -168,7 +168,7 @@ class SavedTraining:
         self._restore(tree)
         self._rollbacks = rollbacks
         self.unfreeze.rate_scale = self._trouble.shrink ** len(rollbacks)
-        self.save(over=self.over, logs=self.logs)  # a run killed now goes on with these rates
+        self.save(over=self.over, logs=self.logs)  # a run killed now resumes with these rates
         to_epoch, to_batch = self.unfreeze.position
         self._run.event(
             "rollback",

@@ -98,7 +98,7 @@ class Signals:
             print(f"\nstopping after this step{again_at_once}", file=sys.stderr)
 
     def _send_again(self, lost: sys.UnraisableHookArgs) -> None:
-        """Repeats a signal whose stop was raised within a destructor, where Python drops it."""
+        """Repeats a signal whose stop was raised within a destructor, in which Python drops it."""
         known = self._stop is not None and hasattr(signal, "pthread_kill")  # Windows has none
         if not known or not isinstance(lost.exc_value, KeyboardInterrupt):
             self._hook_before(lost)

@@ -1,4 +1,4 @@
-"""All that a training goes on from: taken between two steps, put back into objects built anew."""
+"""All that a training resumes from: taken between two steps, put back into new objects."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Stateful(Protocol):
         """Returns it as plain values and arrays."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
 
 
 def take(model: keras.Model, fitted: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
-    """Returns all that a training goes on from.
+    """Returns all that a training resumes from.
 
     Variables are listed in the order in which Keras has them, which follows from how the model was
     built; their names count through the process and may be others in the next.
@@ -69,7 +69,7 @@ def put_back(model: keras.Model, parts: Mapping[str, Stateful], tree: Tree) -> N
 
 
 def put_metrics(model: keras.Model, tree: Tree) -> None:
-    """Gives a fitted model's metrics what `take` found; Keras resets them where an epoch begins."""
+    """Gives a fitted model's metrics what `take` found; Keras resets them when an epoch begins."""
     _assign(model.metrics_variables, tree["metrics"], "metrics")
 
 
@@ -97,7 +97,7 @@ def _assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray], w
     if specs != [(value.shape, value.dtype.name) for value in values]:
         raise UserError(
             f"the checkpoint is of another {what}: {len(values)} variables, here {len(variables)}, "
-            "or of other shapes. Start anew with --overwrite, or choose another folder."
+            "or of other shapes. Start again with --overwrite, or choose another folder."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,0 +1,111 @@
+"""The words of the manual and of the code: those that readers found hard are counted.
+
+"where" may name a place, so each page and package has a number of them. For a condition the word is
+"if" or "when". A package joins `PACKAGES` once it is free of the others.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+PACKAGES = {
+    "console.py": 1,
+    "cache.py": 0,
+    "files.py": 1,
+    "paths.py": 0,
+    "phases": 1,
+    "measures": 0,
+    "outputs": 1,
+    "devices": 0,
+    "doctor": 2,
+    "report": 14,
+    "evaluation": 2,
+    "training/resume": 4,
+}
+"""By package: how often "where" names a place in it, at most."""
+PLACES = {"docs/code.md": 4}
+"""By page: the same; 3 if it is not here."""
+
+_OF = "class|image|text|batch|step|epoch|phase|second|label|replica|worker|update"
+_COUNTED = (
+    r"\d|images?|texts?|examples|shots|times|folder|files?|labels?|once|rates?|blocks?|ms|bytes"
+)
+AVOID = {
+    "resumes, continues": r"\b(?:go|goes|going|went|gone) on\b(?! to\b)",
+    "again": r"\banew\b",
+    "instead": r"\bin its place\b",
+    "except": r"\bbut for\b",
+    "fix": r"\bmend(?:s|ed|ing)?\b",
+    "per": rf"\b(?:{_COUNTED}) an? (?:{_OF})\b",
+}
+"""By word to use: what it replaces."""
+
+
+def sentences(path: Path) -> Iterator[str]:
+    """Yields the prose of a page, or the comments and texts of a module."""
+    if path.suffix == ".md":
+        text = re.sub(r"^ *```.*?^ *```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+        yield re.sub(r"`[^`\n]+`", "code", text)
+        return
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.string
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"^\s*where: ", "", node.value, flags=re.MULTILINE)  # an argument
+
+
+def modules(package: str) -> list[Path]:
+    path = ROOT / "ftkeras" / package
+    return [path] if path.suffix else sorted(path.rglob("*.py"))
+
+
+def hard(path: Path) -> list[str]:
+    """Returns the words to avoid, each with some text around it and what to write."""
+    return [
+        f"{path.relative_to(ROOT)}: {text[max(found.start() - 30, 0) : found.end() + 20]!r}: {to}"
+        for text in map(" ".join, (part.split() for part in sentences(path)))
+        for to, pattern in AVOID.items()
+        for found in re.finditer(pattern, text, re.IGNORECASE)
+    ]
+
+
+def wheres(paths: list[Path]) -> int:
+    """Returns how often "where" stands in the prose of some files."""
+    texts = [text for path in paths for text in sentences(path)]
+    return sum(len(re.findall(r"\bwhere\b", text, re.IGNORECASE)) for text in texts)
+
+
+def test_pages_have_words_that_readers_know():
+    assert [fault for page in PAGES for fault in hard(page)] == []
+    limits = {page: PLACES.get(str(page.relative_to(ROOT)), 3) for page in PAGES}
+    assert [page.name for page, limit in limits.items() if wheres([page]) > limit] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_have_words_that_readers_know(package):
+    assert [fault for path in modules(package) for fault in hard(path)] == []
+    assert wheres(modules(package)) <= PACKAGES[package]
+
+
+def test_the_rule_itself(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("The run goes on, 3 labels an image.\n\n```\nanew\n```\nWhere it is, `where`\n")
+    module = tmp_path / "module.py"
+    module.write_text(
+        '"""Drawn anew.\n\n    where: Its name.\n"""\nwhere = "go on to x"  # where\n'
+    )
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert [fault.rpartition(": ")[2] for fault in hard(page)] == ["resumes, continues", "per"]
+    assert [fault.rpartition(": ")[2] for fault in hard(module)] == ["again"]
+    assert wheres([page]) == 1 and wheres([module]) == 1
