@@ -115,7 +115,7 @@ def _as_keras_saves(model: keras.Model) -> keras.Model | None:
     path = str(Path(tempfile.mkdtemp()) / "merged.keras")
     model.save(path)
     try:
-        return keras.models.load_model(path)  # type: ignore[no-any-return]
+        return keras.models.load_model(path)
     except ValueError as error:
         print(f"the saved model cannot be loaded: {str(error).splitlines()[0]}")
         return None
@@ -134,7 +134,7 @@ def main(_: list[str]) -> None:
         base = transformer(FLAGS.size)
         with_head(base, 5e-4).fit(*first[0], batch_size=BATCH, epochs=FLAGS.epochs, verbose=0)
         for precision, rows in results.items():
-            rows.append(adapt(base, precision, *second, seed))
+            rows.append(adapt(base, precision, second[0], second[1], seed))
             print(seed, precision, rows[-1], flush=True)
     names = list(results["int8"][0])
     cells = [
