@@ -104,12 +104,17 @@ def test_pages_that_code_and_configs_name_are_there():
     assert [(path, page) for path, page in sorted(named) if not (ROOT / page).is_file()] == []
 
 
+def joined(block: str) -> list[str]:
+    """Returns the commands of a block; a backslash at the end of a line continues it."""
+    return re.sub(r"\\\n *", "", block).splitlines()
+
+
 def commands(page: Path) -> list[list[str]]:
     """Returns the arguments of each `ftkeras` command in a page's shell code."""
     text = page.read_text(encoding="utf-8")
     code = [body for language, body in FENCE.findall(text) if language == "sh"]
     code += re.findall(r"^    (?=ftkeras )(.+)$", text, re.MULTILINE)
-    lines = [shlex.split(line, comments=True) for block in code for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in code for line in joined(block)]
     return [line[line.index("ftkeras") + 1 :] for line in lines if "ftkeras" in line]
 
 

@@ -82,8 +82,10 @@ def test_the_navigation_has_every_page_once():
 
 def test_items_of_lists_are_indented_as_the_builder_wants():
     page = "1. one\n\n   ```yaml\n   a:\n     b: 1\n   ```\n2. two\n- x\n  - y\n\n    code\n"
+    page += "```yaml\na:\n  b: 1\n```\n"
     assert manual.four_spaces(page) == (
         "1. one\n\n    ```yaml\n    a:\n      b: 1\n    ```\n\n2. two\n- x\n    - y\n\n    code\n"
+        "```yaml\na:\n  b: 1\n```\n"
     )
 
 

@@ -88,7 +88,8 @@ def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     shown = 0
     for language, code in BLOCK.findall(text):
         if language == "sh":
-            ran = [run_line(line, small) for line in code.splitlines()]
+            commands = re.sub(r"\\\n *", "", code).splitlines()
+            ran = [run_line(line, small) for line in commands]
             printed = None if None in ran else "".join(map(str, ran))
         elif language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as captured:

@@ -24,6 +24,7 @@ REFERENCE = {
     "reference/command_line.md": "look up any verb and its flags",
     "reference/python.md": "look up any public name of `import ftkeras`",
 }
+STYLE = "assets/wide.css"  # tables and outputs are wide
 
 Schema = Mapping[str, Any]
 
@@ -31,15 +32,17 @@ Schema = Mapping[str, Any]
 
 
 def on_config(config: Any) -> Any:
-    """Sets the navigation."""
+    """Sets the navigation and the style."""
+    config.extra_css.append(STYLE)
     config.nav = navigation(INDEX.read_text(encoding="utf-8"))
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages of the reference."""
+    """Adds the pages of the reference, and a style."""
     from mkdocs.structure.files import File
 
+    files.append(File.generated(config, STYLE, content=".md-grid { max-width: 82rem; }\n"))
     for name, text in pages().items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -64,8 +67,13 @@ def four_spaces(markdown: str) -> str:
         more = " " * (4 - len(block[1]))
         return "\n".join(f"{more}{line}" for line in block[0].splitlines()) + "\n\n"
 
-    fence = re.compile(r"^( {2,3})```.*?^\1```$\n?", re.MULTILINE | re.DOTALL)
-    return re.sub(r"^ {2,3}(?=\S)", " " * 4, fence.sub(shifted, markdown), flags=re.MULTILINE)
+    whole = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)  # a fence in no list
+    inner = re.compile(r"^( {2,3})```.*?^\1```$\n?", re.MULTILINE | re.DOTALL)
+    parts = whole.split(markdown)
+    for i in range(0, len(parts), 2):
+        items = inner.sub(shifted, parts[i])
+        parts[i] = re.sub(r"^ {2,3}(?=\S)", " " * 4, items, flags=re.MULTILINE)
+    return "".join(parts)
 
 
 def navigation(index: str) -> list[Any]:

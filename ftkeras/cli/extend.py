@@ -14,7 +14,8 @@ Example: ftkeras extend runs/garments --data=shoes/ --out=runs/more --set increm
 
 The new run is one like any other, of task incremental: `ftkeras train --out=NEW` goes on with it
 where it was stopped. What is not said is as in RUN, which has to stay where it is; its data may go
-once it has been extended, for it keeps some images of them (memory.npz).
+once it has been extended, for it keeps some images of them (memory.npz). Only runs on images can be
+extended; a run on texts is trained again on all of them.
 """
 
 

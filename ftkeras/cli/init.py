@@ -14,7 +14,7 @@ from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.schema import kind_of
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
-from ftkeras.inputs.text.guess import holds_texts, text_column
+from ftkeras.inputs.text.guess import columns_of, holds_texts
 
 USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
                     [--weights=imagenet]
@@ -63,6 +63,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
     if column := source.get("input", {}).get("column"):
         print(f"texts are read from the column {column!r} (data.input.column)")
+        label = source.get("label_column", "label")
+        print(f"labels are read from the column {label!r} (data.label_column)")
     print(f"wrote {path}; next: ftkeras train {shlex.quote(f'--config={path}')}")
     return 0
 
@@ -77,9 +79,12 @@ def _source(data: str | None, backbone: str | None) -> dict[str, Any]:
     may_be_texts = backbone is None or kind_of(backbone) == "text"
     if data.endswith((".csv", ".tsv", ".jsonl")):
         # A column of files means images, unless the backbone says otherwise.
-        column = text_column(path, "path" if backbone is None else "") if may_be_texts else ""
+        column = label = ""
+        if may_be_texts:
+            column, label = columns_of(path, "path" if backbone is None else "")
         texts = {"input": {"kind": "text", "column": column}} if column else {}
-        return {"source": "manifest", "path": data, **texts}
+        labels = {"label_column": label} if label and column else {}
+        return {"source": "manifest", "path": data, **labels, **texts}
     if os.path.isfile(path):
         raise UserError(
             f"init: --data: {data!r} is neither a folder nor a .csv, .tsv or .jsonl file. Leave "

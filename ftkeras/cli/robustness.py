@@ -12,6 +12,8 @@ from ftkeras.cli.quiet import import_tensorflow
 USAGE = """Usage:   ftkeras robustness RUN [--preset=small|full] [--examples=N]
                           [--set data.path=PATH]
 Example: ftkeras robustness runs/quickstart --examples=300
+
+It measures models of images alone: for texts there are no corruptions.
 """
 
 

@@ -60,8 +60,9 @@ class BackboneConfig(Section):
 
     name: NameOrPath
     """A Keras Applications name, or one for texts (see `ftkeras backbones`); the path of a .keras
-    file; or a model of keras-hub (docs/hub.md): keras_hub/PRESET, hf://OWNER/MODEL, or the path of
-    a folder in keras-hub's or Hugging Face's form."""
+    file, or of a run of the task alignment, whose tower of images it is then; or a model of
+    keras-hub (docs/hub.md): keras_hub/PRESET, hf://OWNER/MODEL, or the path of a folder in
+    keras-hub's or Hugging Face's form."""
     weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
     texts, which take them if this is left out), none, or a file: weights, or word vectors."""
@@ -206,7 +207,8 @@ class StrategyConfig(Section):
     ]
     """linear_probe, full, lp_ft (linear probe, then full), gradual (one more block an epoch),
     last_n, surgical (the blocks that the data pull at most), bitfit, norm_only, lora (the head,
-    then the adapters with it), lora_then_full, or auto."""
+    then the adapters with it), lora_then_full, or auto (the last blocks at once if the head starts
+    from the floor)."""
     epochs: PositiveInt = 10
     """Epochs of all phases together."""
     learning_rate: PositiveFloat = 1.0e-3
@@ -214,7 +216,7 @@ class StrategyConfig(Section):
     fine_rate: PositiveFloat = 1.0e-4
     """The peak rate while pretrained weights train."""
     last_n: PositiveInt = 4
-    """How many blocks last_n unfreezes."""
+    """How many blocks last_n and auto unfreeze."""
 
 
 PhasesConfig = Annotated[
@@ -292,19 +294,25 @@ class TroubleConfig(Section):
     """How many times the usual loss is an explosion; null: only what is not finite is trouble."""
 
 
+LAST_EPOCH = "last_epoch"
+
+
 class TrainingConfig(Section):
     """How the loop runs."""
 
     monitor: str | None = None
     """The metric that tells the best epoch: a logged one, or `val_` and a metric of
     `evaluation.json`, such as val_macro_f1 or val_per_class.cat.recall. Left out, val_accuracy (any
-    number of labels, or several outputs: val_loss; a number: val_mae)."""
+    number of labels, or several outputs: val_loss; a number: val_mae). last_epoch: the last one,
+    which is better on few validation examples if the rate falls to zero."""
     early_stopping: EarlyStopping | None = None
     """Left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"
     """What a run keeps that started from the floor. chosen: the floor, the weights of the best
     epoch, or those half way between, by the validation split. trained: the weights of the best
     epoch."""
+    refit: bool = False
+    """Train once more in the end, as was chosen, on training and validation data together."""
     strategy: Literal["auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "auto"
     """The devices; auto takes a TPU, several workers (TF_CONFIG, Slurm), several GPUs, a GPU or the
     CPU, whichever is there first."""

@@ -83,6 +83,8 @@ class Split:
         columns: More that is known of the examples, str (n,) each.
         files: The file that each example is read from, (n,), where it is read from one.
         answers: What each output is to say, by name; none if that is what the labels say.
+        content: Differs if what else belongs to the examples does; a run that resumes needs the
+            same.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Split:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Sequence[str] | None = None
     answers: Mapping[str, Answers] = field(default_factory=dict)
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,6 +133,47 @@ class Split:
             return lambda index: {name: make(index) for name, make in each.items()}
         [only] = each.values() if each else [Answers(self.labels, self.classes).make_target()]
         return only
+
+
+def joined(first: Split | None, second: Split | None) -> Split:
+    """Returns the examples of two splits of the same classes, those of the first before."""
+    if first is None or second is None:
+        only = second if first is None else first
+        assert only is not None
+        return only
+    count = len(first)
+    specs = [tf.data.Dataset.range(1).map(split.fetch).element_spec for split in (first, second)]
+    alike = specs[0].dtype == specs[1].dtype
+
+    def as_file(raw: tf.Tensor) -> tf.Tensor:  # kept images are arrays, and may stand beside files
+        return raw if alike or raw.dtype == tf.string else tf.io.encode_png(raw)
+
+    def fetch(index: tf.Tensor) -> tf.Tensor:
+        raw = tf.cond(
+            index < count,
+            lambda: as_file(first.fetch(tf.minimum(index, count - 1))),
+            lambda: as_file(second.fetch(tf.maximum(index - count, 0))),
+        )
+        return raw if raw.dtype == tf.string else tf.ensure_shape(raw, shape)
+
+    shape = specs[0].shape.most_specific_compatible_shape(specs[1].shape)
+    both = (first, second)
+    weights = [np.ones(len(s), np.float32) if s.weights is None else s.weights for s in both]
+    weighted = first.weights is not None or second.weights is not None
+    named = first.files is not None and second.files is not None
+    return dataclasses.replace(
+        first,
+        ids=[*first.ids, *second.ids],
+        labels=np.concatenate([first.labels, second.labels]),
+        fetch=fetch,
+        weights=np.concatenate(weights) if weighted else None,
+        columns={
+            name: np.concatenate([s.columns.get(name, np.full(len(s), "")) for s in both])
+            for name in dict.fromkeys((*first.columns, *second.columns))
+        },
+        files=[*(first.files or ()), *(second.files or ())] if named else None,
+        answers={name: own.joined(second.answers_to(name)) for name, own in first.answers.items()},
+    )
 
 
 @dataclass(frozen=True)

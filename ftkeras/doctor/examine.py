@@ -60,6 +60,7 @@ def examine(config: Config | None = None) -> Diagnosis:
             data_findings.append(Finding("error", "config", str(error), "Change what it names."))
         return Diagnosis(facts, [*findings, *data_findings])
     findings += _data_findings(config, assembled.data, facts, assembled.feed.input)
+    findings += assembled.task.findings(assembled.data)
     findings += _model_findings(config, assembled, facts)
     if assembled.task.trains(config):
         findings += _phase_findings(config, assembled)
@@ -112,15 +113,9 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
         examples=len(assembled.data.splits["train"]),
         validated="val" in assembled.data.splits,
         kind=assembled.feed.input,
-        from_floor=_starts_from_floor(config, assembled),
+        from_floor=assembled.task.starts_from_floor(config),
     )
     return settings.check_config(asked, assembled.plan, assembled.unfreeze.phases)
-
-
-def _starts_from_floor(config: Config, assembled: Assembled) -> bool:
-    pretrained = config.backbone.weights != "none"
-    wanted = config.head.start == "floor" and not config.head.hidden
-    return assembled.task.has_floor and pretrained and wanted
 
 
 def _describe(data: Data) -> str:

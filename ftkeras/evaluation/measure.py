@@ -12,6 +12,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.feed import Feed
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, save_predictions
+from ftkeras.evaluation.refit import temperatures_before_refit, was_refitted
 from ftkeras.outputs.base import Output, Reading
 from ftkeras.run import Run
 
@@ -27,7 +28,8 @@ def measure(
 
     Each output is measured on the examples whose answer is known. Of several outputs, `heads` has
     the results of each, and the answers are kept in `predictions/SPLIT-OUTPUT.npz`. Temperatures
-    are fitted on the validation split, if there is one and no temperatures are passed.
+    are fitted on the validation split, if there is one and no temperatures are passed. A run that
+    was trained on it in the end has those from before: see `ftkeras.evaluation.refit`.
 
     Args:
         model: Returns (n, units), or a dict of them by output.
@@ -42,8 +44,9 @@ def measure(
     data = feed.data
     alone, nouns = len(data.outputs) == 1, feed.input.nouns
     answers: dict[tuple[str, str], Predictions] = {}
-    before = temperatures or {}
-    for part in dict.fromkeys(name for name in ("val", split) if name in data.splits):
+    before = {**temperatures_before_refit(run), **(temperatures or {})}
+    parts = (split,) if was_refitted(run) else ("val", split)
+    for part in dict.fromkeys(name for name in parts if name in data.splits):
         said, _ = predict_outputs(model, feed.plain(part), f"evaluate {part}")
         readings = {name: output.reading(model, name) for name, output in data.outputs.items()}
         for name, kept in answers_of(said, readings, data.splits[part]).items():

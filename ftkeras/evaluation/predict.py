@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -156,7 +156,9 @@ class FilePrediction:
         return record
 
 
-def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
+def expand_inputs(
+    patterns: Sequence[str], kind: Input, report: Callable[[str], None] = lambda line: None
+) -> list[Asked]:
     """Returns the files that files, folders and globs stand for, each once, in order.
 
     A file that is named stays, whatever it is. A folder gives the examples anywhere under it. If
@@ -165,6 +167,7 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
     Args:
         patterns: Paths and globs.
         kind: What the files are.
+        report: Gets a line for each folder of which files are left out.
 
     Raises:
         UserError: A pattern finds nothing.
@@ -178,7 +181,10 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
         if not is_utf8(pattern):
             paths = []
         elif tf.io.gfile.isdir(pattern):
-            paths = sorted(filter(kind.accepts, files_under(pattern)))
+            found = sorted(files_under(pattern))
+            paths = list(filter(kind.accepts, found))
+            if paths and (others := _others(found, paths)):
+                report(f"{shown(pattern)}: {_left_out(others, len(paths), kind)}")
         elif tf.io.gfile.exists(pattern):
             paths = [pattern]
         else:
@@ -198,6 +204,19 @@ def expand_inputs(patterns: Sequence[str], kind: Input) -> list[Asked]:
         else:
             asked.append(path)
     return asked
+
+
+def _others(found: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Returns the files that are no examples, but hidden ones."""
+    names = {path: path.rpartition("/")[2] for path in found}
+    return [path for path in found if path not in set(paths) and not names[path].startswith(".")]
+
+
+def _left_out(others: Sequence[str], read: int, kind: Input) -> str:
+    name = shown(others[0].rpartition("/")[2])
+    which = f"{len(others)} of {len(others) + read} files are left out, such as {name}"
+    table = " Name a table itself." if kind.cells and any(map(is_table, others)) else ""
+    return f"{which}: in a folder only {kind.files} are read.{table}"
 
 
 def _more(kind: Input) -> str:

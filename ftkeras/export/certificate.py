@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -211,10 +213,29 @@ class FreshProcess:
         )
         self._question = ""
 
-    def ask(self, path: str, raw: Sequence[Any], kind: Input, inputs: Any) -> None:
-        """Says what to ask; the process begins to answer."""
+    def ask(
+        self,
+        path: str,
+        raw: Sequence[Any],
+        kind: Input,
+        inputs: Any,
+        more: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
+    ) -> None:
+        """Says what to ask; the process begins to answer.
+
+        Args:
+            path: The SavedModel's folder.
+            raw: Raw examples.
+            kind: What they are.
+            inputs: Those of them that can be read, as the model takes them.
+            more: Strings for other arguments of signatures, by name.
+        """
         scratch, wire = Path(self._scratch.name), kind.wire
-        names = {**wire._asdict(), "packages": list(kind.serving_packages)}
+        others = {
+            name: [base64.b64encode(one).decode("ascii") for one in strings]
+            for name, strings in more.items()
+        }
+        names = {**wire._asdict(), "packages": list(kind.serving_packages), "more": others}
         (scratch / "names.json").write_text(json.dumps(names))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):

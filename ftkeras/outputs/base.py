@@ -39,6 +39,18 @@ class Answers:
         known = None if self.known is None else self.known[indices]
         return dataclasses.replace(self, values=self.values[indices], known=known)
 
+    def joined(self, other: Answers) -> Answers:
+        """Returns these answers, then those to other examples."""
+        known = [
+            np.ones(len(a.values), bool) if a.known is None else a.known for a in (self, other)
+        ]
+        all_known = self.known is None and other.known is None
+        return dataclasses.replace(
+            self,
+            values=np.concatenate([self.values, other.values]),
+            known=None if all_known else np.concatenate(known),
+        )
+
     @property
     def places(self) -> np.ndarray:
         """The indices of the examples whose answer is known."""

@@ -34,12 +34,14 @@ class Setting:
         weights: The model's weights and blocks.
         examples: How many training examples there are.
         relative_gradients: Gives each block's gradient norm over its weights' norm on the data.
+        from_floor: Whether the head starts from a linear model on the frozen features.
     """
 
     asked: StrategyConfig
     weights: Weights
     examples: int
     relative_gradients: RelativeGradients
+    from_floor: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,16 @@ def surgical(setting: Setting) -> Expansion:
 
 
 def auto(setting: Setting) -> Expansion:
-    """Chooses by the number of training examples, in the spirit of BiT's HyperRule."""
+    """Trains the last blocks if the head starts from the floor.
+
+    Otherwise it is what `choose` returns for so many examples, in the spirit of BiT's HyperRule.
+    """
+    if setting.from_floor:
+        names = ["head", f"blocks[-{setting.asked.last_n}:]"]
+        why = "auto: the last blocks with the head at once, because the head starts from the floor"
+        return Expansion(
+            (_fine("top", names, setting.asked.fine_rate, setting.asked.epochs),), (why,)
+        )
     chosen, why = choose(setting.examples)
     expansion = expand(chosen, setting)
     reason = f"auto: {chosen}, because there are {setting.examples} examples to train on ({why})"

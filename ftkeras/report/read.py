@@ -38,7 +38,7 @@ class RunFacts:
         events: The lines of `events.jsonl`.
         bad_files: (path, reason) of each file that was left out.
         task: `task.json`, what the run's task wrote down; empty if missing.
-        evaluation, robustness, certificate: The files of these names; None if missing.
+        evaluation, robustness, certificate, refit: The files of these names; None if missing.
         predictions: By split; of several outputs by SPLIT-OUTPUT.
         gallery: `pictures.json`: what is shown of an example, by split and id.
     """
@@ -58,6 +58,7 @@ class RunFacts:
     evaluation: dict[str, Any] | None = None
     robustness: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
+    refit: dict[str, Any] | None = None
     predictions: dict[str, Predictions] = field(default_factory=dict)
     gallery: dict[str, Any] = field(default_factory=dict)
 
@@ -154,6 +155,7 @@ def read_run(folder: str) -> RunFacts:
         evaluation=_json(run, "evaluation.json"),
         robustness=_json(run, "robustness.json"),
         certificate=_json(run, "certificate.json"),
+        refit=_json(run, "refit.json"),
         gallery=_json(run, GALLERY) or {},
     )
     alone, known = facts.output is not None, {}

@@ -9,8 +9,7 @@ from typing import Any
 import keras
 
 from ftkeras.backbones import Backbone
-from ftkeras.backbones.hub import is_hub
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import LAST_EPOCH, Config
 from ftkeras.console import counted
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
@@ -29,7 +28,6 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
-from ftkeras.runs.monitor import measured_metrics
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.timeline import stage
@@ -47,9 +45,25 @@ from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
 @dataclasses.dataclass(frozen=True)
+class Built:
+    """What is built once, whatever examples it is trained on."""
+
+    task: Task
+    config: Config
+    backbone: Backbone
+    adapters: Adapters | None
+    model: keras.Model
+    weights: Weights
+    devices: Devices
+    precision: str
+    jit: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Assembled:
     """Everything that a config names, built and bound together; nothing is written yet."""
 
+    built: Built
     task: Task
     config: Config
     data: Data
@@ -74,7 +88,12 @@ class Assembled:
         return self.unfreeze.plan
 
     def fit(
-        self, run: Run, guards: Guards, callbacks: Sequence[keras.callbacks.Callback] = ()
+        self,
+        run: Run,
+        guards: Guards,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        *,
+        keeps_last: bool = False,
     ) -> Checkpoints:
         """Trains through all phases; returns what knows the best epoch and its weights.
 
@@ -82,8 +101,10 @@ class Assembled:
             run: Where metrics, checkpoints and TensorBoard logs go.
             guards: What keeps the training from being lost.
             callbacks: More than the task's own.
+            keeps_last: Whether the last epoch counts as the best.
         """
-        monitor = self.config.training.monitor or self.task.monitor(self.config, self.data)
+        named = self.config.training.monitor or self.task.monitor(self.config, self.data)
+        monitor = None if keeps_last or named == LAST_EPOCH else named
         averaging = self.config.training.average
         average = AveragedWeights(self.model, averaging.decay) if averaging else None
         checkpoints = Checkpoints(self.model, run, monitor, average)
@@ -96,7 +117,7 @@ class Assembled:
             trunk=self.trunk,
             guards=guards,
             callbacks=[*callbacks, *penalty, *self.callbacks],
-            measured=measured_metrics(self, average),
+            measured=self.task.measured(self, average),
         )
         return checkpoints
 
@@ -128,19 +149,30 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     data = task.data(config)
     task.check(config, data)
     with devices.strategy.scope():
-        backbone = build.backbone(config, data)
+        backbone = task.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
         adapters = build.adapters(config, backbone)
+        weights = weights_of(model, backbone.blocks)
+    return bind(
+        Built(task, config, backbone, adapters, model, weights, devices, precision, jit), data
+    )
+
+
+def bind(built: Built, data: Data) -> Assembled:
+    """Compiles what is built, with a new optimizer, and resolves the phases against the data."""
+    task, config, model, weights = built.task, built.config, built.model, built.weights
+    backbone, adapters, devices = built.backbone, built.adapters, built.devices
+    with devices.strategy.scope():
         share = worker_share(devices.strategy)
         full = devices.kind == "tpu"
         feed = task.feed(config, data, model, share, full)
-        weights = weights_of(model, backbone.blocks)
         loss = task.loss(config, data)
         expansion = build.phases(
             config,
             weights,
             len(data.splits["train"]),
             lambda: relative_gradients(model, weights, feed.plain("train").take(8), _in_one(loss)),
+            task.starts_from_floor(config),
         )
         phases, scaling = build.scaled(config, expansion.phases)
         padding: Sequence[str] = ()
@@ -151,12 +183,13 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         spared = penalty.anchored if penalty else ()  # they are pulled elsewhere
         optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
-        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit)
+        model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
     unfreeze = _unfreezing(model, weights, backbone, phases, feed)
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
     low_rank = [adapters.describe()] if adapters else []
     more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
+        built,
         task,
         config,
         data,
@@ -168,7 +201,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
         phases=expansion.phases,
         trunk=_trunk(task, config, data, model, feed, unfreeze),
         devices=devices,
-        device=devices.describe(feed.batch_size, precision, jit),
+        device=devices.describe(feed.batch_size, built.precision, built.jit),
         notes=(*data.notes, *feed.input.notes, *more),
         adapters=adapters,
     )
@@ -223,8 +256,10 @@ def _trunk(
         return None
     options = config.trunk
     if options.silence is None:  # each layer of a Transformer has dropout
-        options = options.model_copy(update={"silence": is_hub(config.backbone.name)})
-    return plan_trunk(model, feed, unfreeze, options, make_tail)
+        options = options.model_copy(update={"silence": task.silences(config)})
+    plan = plan_trunk(model, feed, unfreeze, options, make_tail)
+    plan.get_stores = task.stores(feed)
+    return plan
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

@@ -340,12 +340,14 @@ def phases(
     weights: Weights,
     examples: int,
     relative_gradients: Callable[[], dict[str, float]],
+    from_floor: bool,
 ) -> Expansion:
-    """Returns the phases that are listed, or those of the strategy that is named."""
+    """Returns the phases that are listed, or those of the strategy that is named; see `Setting`."""
     section = config.phases
     if not isinstance(section, StrategyConfig):
         return Expansion(tuple(section))
-    return expand(section.strategy, Setting(section, weights, examples, relative_gradients))
+    setting = Setting(section, weights, examples, relative_gradients, from_floor)
+    return expand(section.strategy, setting)
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:

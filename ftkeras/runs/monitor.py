@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from ftkeras.config.schema import Config
+from ftkeras.config.schema import LAST_EPOCH, Config
 from ftkeras.data.dataset import Data
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.evaluation.bars import known_metrics, measured
@@ -36,7 +36,8 @@ _NOT_WATCHED |= {"baseline_rmse"}
 
 def watched(config: Config) -> dict[str, str]:
     """Returns the metrics that a config names, by the field that names each."""
-    fields = {"training.monitor": config.training.monitor}
+    named = config.training.monitor
+    fields = {"training.monitor": None if named == LAST_EPOCH else named}
     if config.training.early_stopping is not None:
         fields["training.early_stopping.metric"] = config.training.early_stopping.metric
     for number, phase in enumerate(config.phases if isinstance(config.phases, list) else []):

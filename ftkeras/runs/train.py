@@ -39,6 +39,7 @@ from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
+from ftkeras.runs.refit import check_refit, refit, remove_states
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
@@ -80,6 +81,7 @@ def train(
     assembled = _assembled(config, run, resumes)
     devices = assembled.devices
     assembled.task.check_bars(bars, _facts(assembled))
+    check_refit(assembled)
     check_formats(config.export.formats)
     if export_formats(config):
         questions_of(assembled.feed.input)
@@ -96,6 +98,7 @@ def train(
         _begin(assembled, run, overwrite)
         model, evaluation, exported = _train_and_measure(assembled, run, signals)
         States(run).remove()
+        remove_states(run)
         if devices.is_chief and config.report:
             page = _report_or_say_why(assembled, model, run)
     if devices.is_chief:
@@ -207,27 +210,30 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
 
 
 def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
-    """Fits the floor, starts from it, trains, and keeps what is best."""
-    config = assembled.config
+    """Fits the floor, starts from it, trains, and keeps what is best; perhaps trains once more."""
+    config, model = assembled.config, assembled.model
     adapt_backbone(assembled, run)
+    begin = weights_of_model(model) if config.training.refit else []
     floor, start = find_floor(assembled, run, final_split(assembled.data)), None
     wanted = None if config.head.start == "random" else floor
-    begins = wanted is not None and start_from(wanted, assembled.model)
+    begins = wanted is not None and start_from(wanted, model)
+    begins = assembled.task.start(assembled, run) or begins
     if begins and config.training.end == "chosen" and "val" in assembled.data.splits:
-        start = weights_of_model(assembled.model)
-    _fit(assembled, run, signals, loggers)
-    if start is not None:
-        choose_end(assembled, run, start)
+        start = weights_of_model(model)
+    guards = Guards(config.training.checkpoint, config.training.trouble, signals)
+    _fit(assembled, run, guards, loggers)
+    share = 1.0 if start is None else choose_end(assembled, run, start)
+    if config.training.refit:
+        refit(assembled, run, begin, share, guards)
 
 
-def _fit(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
+def _fit(assembled: Assembled, run: Run, guards: Guards, loggers: Loggers) -> None:
     """Trains through all phases; the model has the weights of the best epoch then."""
     training = assembled.config.training
     callbacks: list[keras.callbacks.Callback] = [loggers]
     if training.early_stopping is not None:
         callbacks.append(EarlyStopping(**training.early_stopping.model_dump()))
     loggers.figure("train/first_batch", lambda: training_batch(assembled.feed))
-    guards = Guards(training.checkpoint, training.trouble, signals)
     checkpoints = assembled.fit(run, guards, callbacks)
     verdicts = {name: dataclasses.asdict(v) for name, v in assembled.unfreeze.verdicts.items()}
     trunk = assembled.trunk.as_json(list(run.metrics())) if assembled.trunk else []
@@ -312,6 +318,7 @@ def _check_same_data(data: Data, run: Run) -> None:
 def _digest(data: Data) -> str:
     """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
+    parts += [(name, [split.content], b"") for name, split in data.splits.items() if split.content]
     for split in data.splits.values():
         for name, answers in split.answers.items():
             classes = list(data.outputs[name].class_names)

@@ -92,6 +92,12 @@ def test_files_folders_and_globs_are_expanded_once_each(photos):
     def names(*patterns: str) -> list[str]:
         return [os.path.relpath(path, photos) for path in expand_inputs(patterns, ImageInput())]
 
+    told: list[str] = []
+    expand_inputs([str(photos), str(photos / "red")], ImageInput(), told.append)
+    assert told == [
+        f"{photos}: 1 of 8 files are left out, such as notes.txt: in a folder only JPEG, PNG, GIF, "
+        "BMP or WebP files are read."
+    ]
     everything = names(str(photos))
     assert everything == sorted(everything) and len(everything) == 7
     assert "notes.txt" not in everything and "broken.jpg" in everything

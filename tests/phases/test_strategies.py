@@ -28,7 +28,12 @@ def model(sizes: str = "abcdef", norm: bool = False) -> keras.Model:
     return keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(2, name="head")])
 
 
-def setting(epochs: int = 10, examples: int = 2000, weights: Weights | None = None) -> Setting:
+def setting(
+    epochs: int = 10,
+    examples: int = 2000,
+    weights: Weights | None = None,
+    from_floor: bool = False,
+) -> Setting:
     return Setting(
         StrategyConfig(
             strategy="auto", epochs=epochs, learning_rate=1e-2, fine_rate=1e-3, last_n=2
@@ -36,6 +41,7 @@ def setting(epochs: int = 10, examples: int = 2000, weights: Weights | None = No
         weights=weights or weights_of(model()),
         examples=examples,
         relative_gradients=lambda: {"a": 0.1, "b": 5.0, "c": 0.2, "d": 7.0, "e": 0.3, "f": 3.0},
+        from_floor=from_floor,
     )
 
 
@@ -96,6 +102,10 @@ def test_auto_says_why():
         assert f"because there are {examples} examples to train on" in expansion.reasons[0]
     assert told("auto", examples=50) == told("gradual")
     assert told("auto", examples=500) == told("full")
+    for examples in (50, 5000):
+        at_once = told("auto", examples=examples, from_floor=True)
+        assert at_once == [(["head", "blocks[-2:]"], 10, 1e-3)]
+    assert "starts from the floor" in expand("auto", setting(from_floor=True)).reasons[0]
 
 
 def test_too_few_epochs_are_refused():

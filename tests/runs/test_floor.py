@@ -23,7 +23,7 @@ from ftkeras.outputs.one_of import OneOf
 from ftkeras.phases.blend import weights_of_model
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
-from ftkeras.runs.floor import Floor, _best, find_floor, start_from
+from ftkeras.runs.floor import Floor, find_floor, start_from
 from ftkeras.training.segments import stores_of
 
 
@@ -152,7 +152,7 @@ def test_what_is_kept_is_one_of_three(config, tmp_path, capsys, monkeypatch):
     from ftkeras.runs import floor as module
 
     begin: list[list[np.ndarray]] = []
-    monkeypatch.setattr(module, "_best", lambda badness: "half way between")
+    monkeypatch.setattr(module, "_BETWEEN", {"half way between": 0.5})
     original = module.choose_end
 
     def choose(assembled, run, start):
@@ -228,23 +228,30 @@ def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
     assert assembled.trunk.first_stores is None  # a phase that begins again finds or makes its own
 
 
-@pytest.mark.parametrize(
-    ("floor", "tuned", "count", "best"),
-    [
-        (0.30, 0.20, 200, "fine-tuned"),  # enough examples: the better one
-        (0.20, 0.20, 200, "floor"),  # the first among equals
-        (0.20, 0.30, 200, "floor"),
-        (0.22, 0.20, 50, "floor"),  # few examples, and ahead by one of them
-        (0.60, 0.20, 50, "fine-tuned"),  # ahead by far
-    ],
-)
-def test_few_validation_examples_leave_the_floor_the_benefit_of_the_doubt(
-    floor, tuned, count, best
-):
-    def wrong(share: float) -> np.ndarray:
-        return (np.arange(count) < round(share * count)).astype(float)
+def test_of_equals_half_way_is_kept_and_the_floor_last(config, tmp_path, monkeypatch, capsys):
+    wrong = {"choose: half way between": 0, "choose: fine-tuned": 0, "choose: floor": 0}
+    from ftkeras.runs import floor as module
 
-    assert _best({"floor": wrong(floor), "fine-tuned": wrong(tuned)}) == best
+    asked: list[str] = []
+
+    def answers(model, data, label):
+        asked.append(label)
+        return label, None
+
+    def badness(assembled, said):
+        return (np.arange(15) < wrong[said]).astype(float)
+
+    monkeypatch.setattr(module, "predict_outputs", answers)
+    monkeypatch.setattr(module, "_badness", badness)
+    assembled = assemble(config())
+    run = Run.create(str(tmp_path / "run"), assembled.config)
+    start = weights_of_model(assembled.model)
+    assert module.choose_end(assembled, run, start) == 0.5 and sorted(asked) == sorted(wrong)
+    wrong["choose: half way between"] = 1
+    assert module.choose_end(assembled, run, start) == 1.0
+    wrong["choose: fine-tuned"] = 1
+    assert module.choose_end(assembled, run, start) == 0.0
+    assert "kept      floor: validation accuracy 1.0000" in capsys.readouterr().out
 
 
 def test_each_kind_of_output_is_compared_by_its_own_measure():

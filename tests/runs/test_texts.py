@@ -110,6 +110,12 @@ def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys
         ["line 3", "bad"],
     ]
     assert "2 texts answered, 1 could not be read" in shown.err
+    (tmp_path / ".hidden").write_text("x")
+    assert cli.main(["predict", run.folder, str(tmp_path)]) == 0
+    assert (
+        "2 of 4 files are left out, such as new.csv: in a folder only .txt files are read. Name a "
+        "table itself."
+    ) in capsys.readouterr().err
     assert cli.main(["predict", run.folder, "a fine film"]) == 2
     assert "or - to read texts from standard input" in capsys.readouterr().err
     (tmp_path / "other.csv").write_text("text\nfine\n")

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def measure(way: str, train: Texts, val: Texts, test: Texts, seed: int, more: li
 def divided(name: str, seed: int) -> tuple[Texts, Texts, Texts]:
     """Returns the training, validation and test texts of a set."""
     kind, _, count = name.partition("-")
-    train, test = _reuters() if kind == "r8" else _glosses()
+    train, test = _reuters() if kind == "r8" else glosses()
     random = np.random.default_rng(seed)
     order = random.permutation(len(train[0]))
     if count:
@@ -104,14 +105,16 @@ def divided(name: str, seed: int) -> tuple[Texts, Texts, Texts]:
         own = order[labels == label]
         held += own[: int(round(0.15 * len(own)))].tolist()
     rest = [i for i in order if i not in set(held)]
-    return _picked(train, rest), _picked(train, held), test
+    return picked(train, rest), picked(train, held), test
 
 
-def _picked(texts: Texts, rows: list[int]) -> Texts:
+def picked(texts: Texts, rows: Iterable[int]) -> Texts:
+    """Returns the texts of some rows, with their labels."""
     return [texts[0][i] for i in rows], [texts[1][i] for i in rows]
 
 
-def _glosses() -> tuple[Texts, Texts]:
+def glosses() -> tuple[Texts, Texts]:
+    """Returns the shipped definitions to train on, and those to test on."""
     from ftkeras.starter.text import glosses_path
 
     with zipfile.ZipFile(glosses_path()) as packed:
@@ -228,12 +231,7 @@ def _ours(changes: list[str], train: Texts, val: Texts, test: Texts, seed: int) 
     keras.utils.clear_session()
     here = Path(__file__).parents[2]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "texts.csv")
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label", "split"])
-            for part, texts in (("train", train), ("val", val), ("test", test)):
-                writer.writerows((*row, part) for row in zip(*texts, strict=True))
+        path = written(Path(folder, "texts.csv"), {"train": train, "val": val, "test": test})
         config = ftkeras.load_config(
             str(here / "configs" / "text_quickstart.yaml"),
             [
@@ -251,6 +249,16 @@ def _ours(changes: list[str], train: Texts, val: Texts, test: Texts, seed: int) 
         floor = evaluation.get("floor", {}).get("accuracy")
         print(f"  floor {floor}", flush=True)
         return float(evaluation["accuracy"])
+
+
+def written(path: Path, parts: dict[str, Texts]) -> str:
+    """Writes a manifest of texts by split; returns its path."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "split"])
+        for part, texts in parts.items():
+            writer.writerows((*row, part) for row in zip(*texts, strict=True))
+    return str(path)
 
 
 def summary(rows: list[dict[str, Any]], sets: list[str]) -> str:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ _PARTS = {
 _OF_TEXTS = (
     " If a column holds texts, set data.input={kind: text, column: NAME} and backbone.name=gru."
 )
+AGAIN = "\x1e"
+"""Stands between the values of a column in `Columns.several`."""
 _MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _MOST_OF_A_LINE = 1 << 27  # bytes
 _MOST_COLUMNS = 10_000
+_NAMED, _SHOWN = 20, 40  # columns in a message, and characters of each
 _MARKS = {  # what files of other encodings begin with; UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -57,6 +61,8 @@ class Columns:
         weight_column: The column of the example's weight in the loss; it may be missing. None:
             all weigh the same.
         multi_label: Whether an example may have any number of labels.
+        several: Columns with any number of values for each file: a list in JSON, or one on each of
+            its lines. `AGAIN` stands between them.
 
     Raises:
         UserError: The settings contradict one another.
@@ -70,6 +76,7 @@ class Columns:
     weight_column: str | None = "weight"
     multi_label: bool = False
     cells: Sequence[str] = ()
+    several: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.label_columns and self.label_column != "label":
@@ -155,10 +162,7 @@ def read_cells(path: str, cells: Sequence[str]) -> list[tuple[str, tuple[str, ..
     for where, record in _records(path, columns):
         missing = [name for name in cells if name not in record]
         if missing:
-            raise UserError(
-                f"{where}: there is no column {missing[0]!r}.{did_you_mean(missing[0], record)} "
-                f"Its columns are {', '.join(record)}."
-            )
+            raise UserError(_no_column(where, missing[0], record))
         rows.append((where, tuple(_cell(record[name]) for name in cells)))
     return rows
 
@@ -281,8 +285,7 @@ def _parse(
     for column, field in columns.needed.items():
         if column not in record:
             raise UserError(
-                f"{where}: there is no column {column!r}.{did_you_mean(column, record)} "
-                f"Its columns are {', '.join(record)}; data.{field} names another."
+                f"{_no_column(where, column, record)} data.{field} names another."
                 f"{_OF_TEXTS if field == 'image_column' else ''}"
             )
     cells = tuple(_cell(record[name]) for name in columns.cells)
@@ -294,7 +297,7 @@ def _parse(
     labels = _labels_in(record, columns, where)
     used = {**columns.needed, **columns.optional}
     more = {
-        name: _text(value)
+        name: _text(value, AGAIN if name in columns.several else ";")
         for name, value in record.items()
         if name not in used and not isinstance(value, dict)
     }
@@ -316,6 +319,15 @@ def _parse(
         more=more,
         cells=cells,
     )
+
+
+def _no_column(where: str, column: str, record: Mapping[str, Any]) -> str:
+    """Returns that a column is missing, and which there are."""
+    names = [textwrap.shorten(name, _SHOWN, placeholder="...") for name in record]
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    is_json = where.rpartition(":")[0].lower().endswith((".jsonl", ".ndjson"))
+    line = "Its columns are" if is_json else "The first line is read as the names of the columns:"
+    return f"{where}: there is no column {column!r}.{did_you_mean(column, record)} {line} {listed}."
 
 
 def _cell(value: Any) -> str:
@@ -357,10 +369,10 @@ def _marked(record: Mapping[str, Any], columns: Columns, where: str) -> tuple[st
     return tuple(marked)
 
 
-def _text(value: Any) -> str:
-    """A cell as CSV would have it; the semicolon alone tells that a list is known to be empty."""
+def _text(value: Any, between: str = ";") -> str:
+    """A cell as CSV would have it; the separator alone tells that a list is known to be empty."""
     if isinstance(value, list):
-        return ";".join(map(str, value)) or ";"
+        return between.join(map(str, value)) or between
     return "" if value is None else str(value)
 
 

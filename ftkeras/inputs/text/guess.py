@@ -8,46 +8,71 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
+from ftkeras.errors import UserError
+
 _LINES = 50  # of a table that are read
 _LEAST = 2.0  # words per cell, on average, of a column of texts; names and labels have fewer
+_MOST = 8  # words of a column's name
 _DELIMITERS = ",;\t|"
+_NO_LABELS = ("split", "weight")  # columns that mean something else
 
 
-def text_column(path: str, files: str) -> str:
-    """Returns the column of a table that seems to hold texts; "" if none does.
+def columns_of(path: str, files: str) -> tuple[str, str]:
+    """Returns the columns of a table that seem to hold texts and labels; "" if none does.
 
-    It is `text` if there is one, otherwise the column with the most words.
+    They are `text` and `label` if there are such; otherwise the column with the most words, and the
+    other one with the fewest values, if these recur.
 
     Args:
         path: A .csv, .tsv or .jsonl file.
         files: The column that names files, if the examples are files.
 
+    Raises:
+        UserError: The first line holds an example, not the names of the columns.
+
     Example:
-        >>> text_column("reviews.csv", "path")
-        'review'
+        >>> columns_of("reviews.csv", "path")
+        ('review', 'stars')
     """
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             lines = list(itertools.islice(file, _LINES))
         records = _objects(lines) if path.endswith("l") else _records(lines)
     except (OSError, ValueError, csv.Error):  # the run says what is wrong
-        return ""
+        return "", ""
     columns = dict.fromkeys(name for record in records for name in record)
     if files in columns or not columns:
-        return ""
-    if "text" in columns:
-        return "text"
+        return "", ""
     words = {name: _words_per_cell(records, name) for name in columns}
-    longest = max(words, key=lambda name: words[name])
-    return longest if words[longest] >= _LEAST else ""
+    text = "text" if "text" in columns else max(words, key=lambda name: words[name])
+    if text != "text" and words[text] < _LEAST:
+        return "", ""
+    if len(text.split()) > _MOST:
+        raise UserError(
+            f"init: the first line of {path} seems to be an example. Put a line with the names of "
+            "the columns above it, such as text,label."
+        )
+    return text, _label_column(records, [name for name in columns if name != text])
+
+
+def _label_column(records: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    if "label" in columns:
+        return "label"
+    values = {
+        name: len({str(record.get(name)) for record in records})
+        for name in columns
+        if name.lower() not in _NO_LABELS
+    }
+    fewest = min(values, key=lambda name: values[name], default="")
+    return fewest if fewest and 1 < values[fewest] <= len(records) / 2 else ""
 
 
 def holds_texts(folder: str) -> bool:
-    """Whether the first file under a folder that says what it is by its name is a text."""
+    """Whether most files of the first folder with files, at any depth, are texts by their name."""
     for _, _, names in os.walk(folder):
-        endings = [os.path.splitext(name)[1] for name in names if not name.startswith(".")]
+        endings = [os.path.splitext(name)[1].lower() for name in names if name[0] != "."]
         if any(endings):
-            return all(ending.lower() == ".txt" for ending in endings if ending)
+            return endings.count(".txt") > len(endings) / 2
     return False
 
 
@@ -57,10 +82,9 @@ def _objects(lines: Sequence[str]) -> list[Mapping[str, object]]:
 
 
 def _records(lines: Sequence[str]) -> list[Mapping[str, object]]:
-    header = lines[0].rstrip("\r\n") if lines else ""
-    delimiter = max(_DELIMITERS, key=header.count)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    rows = csv.reader(lines[1:], delimiter=delimiter)
+    delimiter = max(_DELIMITERS, key=lines[0].count) if lines else ","
+    rows = csv.reader(lines, delimiter=delimiter)  # a header, too, may hold the end of a line
+    names = [name.strip() for name in next(rows, [])]
     return [dict(zip(names, row, strict=False)) for row in rows]
 
 

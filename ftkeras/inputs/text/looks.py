@@ -142,10 +142,9 @@ def _scripts(looks: Looks, class_names: Sequence[str]) -> Finding | None:
     other = shown & (script != usual)
     if other.sum() < _MIXED * shown.sum():
         return None
-    message = (
-        f"{percent(int(other.sum()), int(shown.sum()))} texts are in another script than most, "
-        f"which are in {usual}"
-    )
+    order = np.argsort(-counts, kind="stable")
+    listed = ", ".join(f"{counts[i]:,} {names[i]}" for i in order)
+    message = f"Texts are in {len(names)} scripts ({listed})"
     evidence = tuple(looks.evidence(i, str(script[i])) for i in np.flatnonzero(other).tolist())
     if apart := looks.telling(other, shown, class_names, f"not in {usual}"):
         return Finding(

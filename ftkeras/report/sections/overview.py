@@ -100,6 +100,11 @@ def findings(facts: RunFacts) -> Iterator[Child]:
     evaluation = facts.evaluation or {}
     for line in floor_lines(evaluation):
         yield f"{line[0].upper()}{line[1:]}."
+    if facts.refit is not None:
+        yield (
+            f"The model was trained once more in the end, on all {facts.refit['examples']:,} "
+            f"training and validation {facts.nouns}; curves are of the training before."
+        )
     if sentence := lacking(evaluation):
         yield tag("strong", f"{sentence[0].upper()}{sentence[1:]}.")
     rows = [r for r in evaluation.get("per_class", ()) if isinstance(r.get("f1"), float)]

@@ -57,13 +57,7 @@ class Attack:
         """
 
         def climb(done: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            attacked = inputs + change
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(attacked)
-                total = tf.reduce_sum(losses(attacked)) * _SCALE
-            gradient = tape.gradient(total, attacked)
-            # What overflowed says nothing.
-            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+            gradient = gradient_of(losses, inputs + change)
             return done + 1, self._within(
                 change + share * self.step * self._direction(gradient), inputs, share
             )
@@ -81,13 +75,7 @@ class Attack:
     def _start(
         self, inputs: tf.Tensor, seed: int | tf.Tensor, share: float | tf.Tensor
     ) -> tf.Tensor:
-        shape = tf.shape(inputs)[1:]
-
-        def draw(key: tf.Tensor) -> tf.Tensor:
-            noise = tf.random.stateless_uniform(shape, key, -1.0, 1.0)
-            return tf.ensure_shape(noise, inputs.shape[1:])
-
-        noise = tf.map_fn(draw, _keys(inputs, seed), fn_output_signature=tf.float32)
+        noise = noise_of(inputs, inputs, seed)
         if self.norm == "l2":
             # In so many dimensions nearly all of the ball is near its surface.
             noise = self._direction(noise)
@@ -97,7 +85,7 @@ class Attack:
         """Returns where the loss rises most in the norm, at length 1."""
         if self.norm == "linf":
             return tf.sign(gradient)
-        return gradient / tf.maximum(_length(gradient), 1e-12)
+        return unit(gradient)
 
     def _within(self, change: tf.Tensor, inputs: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
         """Returns the change shortened to the budget, and to what pixels can be."""
@@ -109,13 +97,46 @@ class Attack:
         return tf.clip_by_value(inputs + change, 0.0, 255.0) - inputs
 
 
+def gradient_of(losses: Losses, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns the gradient of each input's own loss, times a constant, in the inputs' shape."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(inputs)
+        total = tf.reduce_sum(losses(inputs)) * _SCALE
+    gradient = tape.gradient(total, inputs)
+    # What overflowed says nothing.
+    return tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+
+
+def unit(change: tf.Tensor) -> tf.Tensor:
+    """Returns each input's change at the Euclidean length 1; nothing stays nothing."""
+    return change / tf.maximum(_length(change), 1e-12)
+
+
+def noise_of(inputs: tf.Tensor, examples: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
+    """Returns uniform noise from -1 to 1 in the shape of some inputs, float32 (b, ...).
+
+    Args:
+        inputs: What gets the noise.
+        examples: The rows that decide it, together with the seed, (b, ...).
+        seed: An int64 scalar.
+    """
+    shape = tf.shape(inputs)[1:]
+
+    def draw(key: tf.Tensor) -> tf.Tensor:
+        noise = tf.random.stateless_uniform(shape, key, -1.0, 1.0)
+        return tf.ensure_shape(noise, inputs.shape[1:])
+
+    return tf.map_fn(draw, _keys(examples, seed), fn_output_signature=tf.float32)
+
+
 def _length(change: tf.Tensor) -> tf.Tensor:
-    return tf.sqrt(tf.reduce_sum(tf.square(change), axis=(1, 2, 3), keepdims=True))
+    axes = tuple(range(1, change.shape.rank))
+    return tf.sqrt(tf.reduce_sum(tf.square(change), axis=axes, keepdims=True))
 
 
 def _keys(inputs: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
-    """Returns a seed per input, int64 (b, 2), from its pixels; whole sums don't depend on order."""
-    flat = tf.cast(tf.round(inputs * 256.0), tf.int64)
+    """Returns a seed per input, int64 (b, 2), from its values; whole sums don't depend on order."""
+    flat = tf.cast(tf.round(tf.cast(inputs, tf.float32) * 256.0), tf.int64)
     flat = tf.reshape(flat, (tf.shape(inputs)[0], tf.reduce_prod(tf.shape(inputs)[1:])))
     positions = tf.range(tf.shape(flat)[1])
     weights = tf.cast(positions, tf.int64) * 2654435761 % 2147483647 + 1

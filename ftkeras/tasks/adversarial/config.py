@@ -24,9 +24,10 @@ class JudgeSection(Section):
 class AdversarialSection(Section):
     """Whom to withstand, and how."""
 
-    method: Literal["fgsm", "fast", "pgd", "trades"] = "pgd"
-    """fgsm (Goodfellow et al. 2015), fast (FGSM from a random start: Wong et al. 2020), pgd (Madry
-    et al. 2018) or trades (Zhang et al. 2019)."""
+    method: Literal["fgsm", "fast", "pgd", "trades", "vectors", "virtual"] | None = None
+    """Of images: fgsm (Goodfellow et al. 2015), fast (FGSM from a random start: Wong et al. 2020),
+    pgd (Madry et al. 2018; if left out) or trades (Zhang et al. 2019). Of texts: vectors (if left
+    out) or virtual (Miyato et al. 2017)."""
     norm: Literal["linf", "l2"] = "linf"
     """linf bounds how far each value of a pixel moves, l2 the length of the whole change."""
     budget: PositiveFloat = 4.0
@@ -43,6 +44,17 @@ class AdversarialSection(Section):
     """Weight of trades' second loss: how far answers move under attack."""
     judge: JudgeSection = JudgeSection()
     """How the finished model is attacked."""
+    epsilon: PositiveFloat = 1.0
+    """Of vectors and virtual: length of the change of a whole text's word vectors, in spreads of
+    these."""
+    weight: NonNegativeFloat = 1.0
+    """Of vectors and virtual: how much the loss of changed texts counts beside that of texts."""
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The fields whose values are others than if left out."""
+        usual = type(self)()
+        return tuple(n for n in type(self).model_fields if getattr(self, n) != getattr(usual, n))
 
     @model_validator(mode="after")
     def _within_range(self) -> AdversarialSection:

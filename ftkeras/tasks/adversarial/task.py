@@ -13,6 +13,7 @@ from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.devices.replicas import replica_class
+from ftkeras.errors import UserError
 from ftkeras.evaluation.robustness import sample
 from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.callback import Logs
@@ -32,8 +33,10 @@ from ftkeras.tasks.adversarial.evaluation import (
     measure_attacked,
     projected_gradient,
 )
+from ftkeras.tasks.adversarial.vectors import VectorsModel
 from ftkeras.training.unweighted import Unweighted
 
+_OF_VECTORS = ("vectors", "virtual")
 # An attack sees batch norm's moving statistics, training the batch's own. The momentum of many
 # backbones, .999, leaves the former hundreds of steps behind: attacks on another network.
 _MOMENTUM = 0.9
@@ -139,7 +142,7 @@ def attack_of(section: AdversarialSection) -> Attack:
     """Returns the attack that a config trains with."""
     one = section.method in ("fgsm", "fast")
     steps = 1 if one else section.steps
-    longest = {"fgsm": 1.0, "fast": 1.25}.get(section.method, 2.5) * section.budget
+    longest = {"fgsm": 1.0, "fast": 1.25}.get(section.method or "", 2.5) * section.budget
     return Attack(
         section.norm,
         section.budget,
@@ -149,21 +152,51 @@ def attack_of(section: AdversarialSection) -> Attack:
     )
 
 
+def of_vectors(config: Config) -> bool:
+    """Whether vectors of tokens are changed; otherwise the values of the examples are.
+
+    Raises:
+        UserError: The method does not fit the examples, or a field does not fit the method.
+    """
+    section, kind = _section(config), build.input_of(config)
+    tokens = all(spec.dtype.is_integer for spec in kind.takes.values())
+    if not tokens:
+        kind.able("levels", "task adversarial", "the values from 0 to 255 that an attack changes")
+    if section.method is not None and (section.method in _OF_VECTORS) != tokens:
+        wanted = "vectors or virtual" if tokens else "fgsm, fast, pgd or trades"
+        raise UserError(
+            f"adversarial.method: {section.method} is not for {kind.nouns}. Take {wanted}."
+        )
+    for name in section.changed:
+        if name != "method" and (name in ("epsilon", "weight")) != tokens:
+            wanted = "epsilon and weight are" if tokens else "budget and others are"
+            raise UserError(f"adversarial.{name}: this is not for {kind.nouns}; {wanted}. Drop it.")
+    return tokens
+
+
 class Adversarial(Task):
-    """Trains against an attack, and measures with another."""
+    """Trains against an attack, and measures with another; texts are measured as ever."""
 
     def check(self, config: Config, data: Data) -> None:
-        """Refuses what is not one of several classes, and examples without levels 0..255."""
+        """Refuses what is not one of several classes, and a method that does not fit."""
         only_one_of(data, "task adversarial")
-        build.input_of(config).able(
-            "levels", "task adversarial", "the values from 0 to 255 that an attack changes a little"
-        )
-        check_monitors(config, data, ["accuracy", "robust_accuracy"])
+        robust = [] if of_vectors(config) else ["robust_accuracy"]
+        check_monitors(config, data, ["accuracy", *robust])
 
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Attaches the head, and attacks before each step."""
         section = _section(config)
         plain = build.model(config, data, backbone)
+        if of_vectors(config):
+            return replica_class(VectorsModel)(
+                plain.inputs,
+                plain.outputs,
+                epsilon=section.epsilon,
+                weight=section.weight,
+                virtual=section.method == "virtual",
+                seed=config.seed,
+                name=plain.name,
+            )
         for layer in flat_layers(plain):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = min(layer.momentum, _MOMENTUM)
@@ -181,8 +214,14 @@ class Adversarial(Task):
             name=plain.name,
         )
 
+    def has_floor(self, config: Config) -> bool:
+        """With vectors the clean accuracy decides what is kept, as in classification."""
+        return of_vectors(config)
+
     def monitor(self, config: Config, data: Data) -> str:
         """Returns the robust accuracy: it can fall while the clean one still rises."""
+        if of_vectors(config):
+            return super().monitor(config, data)
         return ("val_" if "val" in data.splits else "") + "robust_accuracy"
 
     def why_no_trunk(self, config: Config) -> str | None:
@@ -193,6 +232,8 @@ class Adversarial(Task):
         """Measures as ever, and under attack; `task.json` keeps the latter by split."""
         config = run.config
         section, measured = _section(config), super().measure(model, feed, run, split)
+        if of_vectors(config):
+            return measured
         budgets = section.judge.budgets or [section.budget]
         attacked = measure_attacked(
             model,
@@ -209,6 +250,8 @@ class Adversarial(Task):
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the accuracy by budget."""
         title, results = "Under attack", facts.task.get(facts.split)
+        if not results and facts.size is None:  # vectors were changed, which nobody can send
+            return []
         if not results:
             sentence = "The model was not attacked yet;"
             return [Section("attacks", title, missing(sentence, evaluate_command(facts)))]

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 
 from ftkeras.cache import digest
-from ftkeras.data.dataset import Data, Split
+from ftkeras.data.dataset import Data, Split, joined
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.inputs.base import Input
-from ftkeras.tasks.incremental.replay import KEPT, Exemplars, as_kept, herd, joined
+from ftkeras.tasks.incremental.replay import KEPT, Exemplars, as_kept, herd
 
 
 def remember(

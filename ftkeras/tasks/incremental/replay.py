@@ -115,52 +115,6 @@ def herd(features: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen, np.int64)
 
 
-def joined(first: Split | None, second: Split | None) -> Split:
-    """Returns the examples of two splits of the same classes, those of the first before."""
-    if first is None or second is None:
-        only = second if first is None else first
-        assert only is not None
-        return only
-    count = len(first)
-    specs = [tf.data.Dataset.range(1).map(split.fetch).element_spec for split in (first, second)]
-    alike = specs[0].dtype == specs[1].dtype
-
-    def as_file(raw: tf.Tensor) -> tf.Tensor:  # kept images are arrays, and may stand beside files
-        return raw if alike or raw.dtype == tf.string else tf.io.encode_png(raw)
-
-    def fetch(index: tf.Tensor) -> tf.Tensor:
-        raw = tf.cond(
-            index < count,
-            lambda: as_file(first.fetch(tf.minimum(index, count - 1))),
-            lambda: as_file(second.fetch(tf.maximum(index - count, 0))),
-        )
-        return raw if raw.dtype == tf.string else tf.ensure_shape(raw, (None, None, 3))
-
-    weights = None
-    if first.weights is not None or second.weights is not None:
-        weights = np.concatenate(
-            [
-                np.ones(len(s), np.float32) if s.weights is None else s.weights
-                for s in (first, second)
-            ]
-        )
-    names = dict.fromkeys((*first.columns, *second.columns))
-    return dataclasses.replace(
-        first,
-        ids=[*first.ids, *second.ids],
-        labels=np.concatenate([first.labels, second.labels]),
-        fetch=fetch,
-        weights=weights,
-        columns={
-            name: np.concatenate(
-                [s.columns.get(name, np.full(len(s), "")) for s in (first, second)]
-            )
-            for name in names
-        },
-        files=None,
-    )
-
-
 def as_kept(split: Split, kind: Input) -> np.ndarray:
     """Returns a split's examples as a model takes them, in bytes: uint8 (n, size, size, 3).
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.cache import digest
 from ftkeras.config.schema import Config
-from ftkeras.data.dataset import Data
+from ftkeras.data.dataset import Data, joined
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected
 from ftkeras.errors import UserError
@@ -46,7 +46,7 @@ from ftkeras.tasks.incremental.grow import (
     to_cosine,
 )
 from ftkeras.tasks.incremental.remember import features_of, remember
-from ftkeras.tasks.incremental.replay import Exemplars, as_kept, joined
+from ftkeras.tasks.incremental.replay import Exemplars, as_kept
 
 MEMORY = "memory.npz"
 _SEEN = 64  # images of a class from whose features its logit starts

@@ -68,6 +68,7 @@ class Checkpoints(keras.callbacks.Callback):
         model: Whose weights they are, also while `fit` trains its tail alone.
         run: Where they go.
         monitor: The logged metric that says which epoch is the best; its name tells the direction.
+            None: the last one is.
         average: If given, the best weights are the averaged ones, which validation measured.
     """
 
@@ -75,7 +76,7 @@ class Checkpoints(keras.callbacks.Callback):
         self,
         model: keras.Model,
         run: Run,
-        monitor: str,
+        monitor: str | None,
         average: AveragedWeights | None = None,
     ):
         super().__init__()
@@ -92,6 +93,9 @@ class Checkpoints(keras.callbacks.Callback):
     @stage("save states and weights")
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
+        if self._monitor is None:
+            self._keep_weights(epoch)
+            return
         if self._monitor not in logs:
             raise TrainingError(
                 f"training.monitor: no metric {self._monitor!r} is logged."
@@ -102,11 +106,14 @@ class Checkpoints(keras.callbacks.Callback):
         better = improves(self._monitor, value, self.best)
         if better or (value == self.best and loss < self._best_loss):  # equal in a small split
             self.best, self._best_loss = value, loss
-            self.best_epoch = epoch
-            with contextlib.nullcontext() if self.average is None else self.average.swapped():
-                # Not as Keras writes them: that takes half a second, and this takes a tenth.
-                write_state(self._path(epoch), {"weights": values_of(self.subject.weights)})
-            self._keep([*self._known, epoch])
+            self._keep_weights(epoch)
+
+    def _keep_weights(self, epoch: int) -> None:
+        self.best_epoch = epoch
+        with contextlib.nullcontext() if self.average is None else self.average.swapped():
+            # Not as Keras writes them: that takes half a second where this takes a tenth.
+            write_state(self._path(epoch), {"weights": values_of(self.subject.weights)})
+        self._keep([*self._known, epoch])
 
     def load_best(self, model: keras.Model) -> None:
         """Puts the best epoch's weights into the model; TrainingError if they are damaged."""

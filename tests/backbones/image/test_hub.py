@@ -21,8 +21,8 @@ from ftkeras.errors import UserError
 from ftkeras.model.assemble import build_model
 from ftkeras.model.pooling import pool
 from ftkeras.model.surgery import reinitialize
-from ftkeras.phases.freezing import set_trainable
-from ftkeras.phases.selectors import select, weights_of
+from ftkeras.phases.freezing import set_trainable, trained_weights
+from ftkeras.phases.selectors import weights_of
 from ftkeras.trunk.split import TrunkSplit, split_or_reason
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -298,7 +298,9 @@ def test_a_family_partitions_trains_exactly_its_last_block_and_splits(name):
     assert sorted(held) == sorted(id(x) for x in on.model.weights)
 
     model = build_model(on, 2, dropout=0.0)
-    trained = select(weights_of(model, on.blocks), ["head", "blocks[-1:]"])
+    weights = weights_of(model, on.blocks)
+    trained = trained_weights(weights, ["head", "blocks[-1:]"], "freeze")
+    assert {weight.block for weight in trained} == {None, TINY[name].blocks[-1]}
     set_trainable(model, trained, "freeze")
     wanted = {id(x) for layer in on.blocks[-1].layers for x in layer.trainable_weights}
     wanted |= {id(x) for x in model.get_layer("logits").weights}
@@ -326,7 +328,7 @@ def test_pixels_are_scaled_within_the_model():
     np.testing.assert_allclose(on.model(pixels()), encoder(pixels() * SCALE + OFFSET), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dinov2", "dinov3", "mit", "resnet"])
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "resnet"])
 def test_another_size_keeps_the_weights(name):
     on, other = tiny(name), tiny(name, image_size=48)
     assert other.model.input_shape == (None, 48, 48, 3) and other.natural_size == SIZE

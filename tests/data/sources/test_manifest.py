@@ -102,6 +102,11 @@ def test_a_missing_image_is_a_bad_file_with_its_line(write):
     ("text", "name", "message"),
     [
         ("path,lable\na.png,cat\n", "x.csv", r"x.csv:2: there is no column 'label'. Did you mean"),
+        (
+            "a.png,cat\nb.png,dog\n",
+            "x.csv",
+            r"The first line is read as the names of the columns: a.png, cat. data.image_column",
+        ),
         ("path,label\na.png,cat\na,b,c\n", "x.csv", r"x.csv:3: .* not as many fields"),
         ("path,label\na.png,\n", "x.csv", r"x.csv:2: label must be one label, not ''"),
         ("path,label\n,cat\n", "x.csv", r"x.csv:2: path must be the path of a file"),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import ftkeras
+from ftkeras.config.load import parse_config
 from ftkeras.data.load import load_data
 from ftkeras.data.sources import tfds as source
 from ftkeras.errors import UserError
@@ -150,3 +152,23 @@ def test_without_tfds_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r'pip install "ftkeras\[tfds\]"'):
         source.find(kind=IMAGES, name="x", parts={})
+
+
+def test_a_run_trains_on_its_texts(text_tree, tmp_path):
+    features = {
+        "text": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=["fruit", "car"]),
+    }
+    rows = [
+        {"text": ("red apple pie", "blue car road")[i % 2] + f" {i}", "label": i % 2}
+        for i in range(40)
+    ]
+    prepare(tmp_path, features, {"train": rows[:32], "test": [*rows[32:], {**rows[0], "text": ""}]})
+    source = {"source": "tfds", "name": "tiny_set", "data_dir": str(tmp_path), "batch_size": 8}
+    phases = [{"name": "all", "train": ["all"], "epochs": 3, "learning_rate": 3e-2}]
+    tree = {**text_tree, "data": source, "phases": phases}
+    run = ftkeras.train(parse_config(tree), str(tmp_path / "run"))
+    assert run.read_json("data.json")["class_names"] == ["fruit", "car"]
+    assert run.read_json("data.json")["examples"] == {"train": 28, "val": 4, "test": 8}
+    assert run.read_text("bad_files.csv").count("empty") == 1
+    assert run.read_json("evaluation.json")["accuracy"] == 1.0  # two words tell the class

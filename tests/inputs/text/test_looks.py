@@ -65,6 +65,7 @@ def test_other_scripts_are_a_note_and_a_warning_if_they_give_the_class_away(look
     found = odd(look, mixed)
     assert [(name, f.severity) for name, f in found.items()] == [("mixed scripts", "note")]
     assert found["mixed scripts"].evidence[0].detail == "Cyrillic"
+    assert found["mixed scripts"].message == "Texts are in 2 scripts (54 Latin, 6 Cyrillic)."
     told = odd(look, mixed, ["x"] * 48 + ["ru"] * 12)
     assert told["mixed scripts"].severity == "note"  # half of them
     told = odd(look, texts[:40] + [RUSSIAN + f" {i}" for i in range(20)], ["x"] * 40 + ["ru"] * 20)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ftkeras.data.dataset import Split
+from ftkeras.data.dataset import Split, joined
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
 from ftkeras.inputs.image.input import ImageInput
-from ftkeras.tasks.incremental.replay import Exemplars, as_kept, herd, joined
+from ftkeras.tasks.incremental.replay import Exemplars, as_kept, herd
 
 
 def split_of(images: np.ndarray, labels: list[int], **more: object) -> Split:

@@ -1,0 +1,43 @@
+"""Which columns and folders seem to hold texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftkeras.errors import UserError
+from ftkeras.inputs.text.guess import columns_of, holds_texts
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "line", "found"),
+    [
+        ("a.csv", "label,split,text", "{c},train,a fine film {i}", ("text", "label")),
+        ("a.csv", "id;Satz;Sprache;split", "{i};ein guter Film {i};{c};train", ("Satz", "Sprache")),
+        ("a.tsv", '"the\nreview"\tstars', "so very dull {i}\t{c}", ("the\nreview", "stars")),
+        ("a.csv", "review,id", "so very dull,{i}", ("review", "")),
+        ("a.csv", "path,caption,label", "{i}.jpg,a red old car,{c}", ("", "")),
+        ("a.csv", "id,stars", "{i},{c}", ("", "")),
+        ("a.jsonl", "", '{{"said": "well done {i}", "by": "{c}"}}', ("said", "by")),
+    ],
+)
+def test_columns_are_told_by_their_cells(tmp_path, name, header, line, found):
+    lines = [line.format(i=i, c="xy"[i % 2]) for i in range(20)]
+    path = tmp_path / name
+    path.write_text("\n".join([header, *lines] if header else lines))
+    assert columns_of(str(path), "path") == found
+
+
+def test_an_example_is_no_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("I have never seen a film as good as this,good\nnot again please,bad\n" * 9)
+    with pytest.raises(UserError, match="the first line of .*a.csv seems to be an example"):
+        columns_of(str(path), "path")
+
+
+def test_a_few_other_files_do_not_matter(tmp_path):
+    (tmp_path / "good").mkdir()
+    for name in ("1.txt", "2.TXT", "readme.md", ".hidden"):
+        (tmp_path / "good" / name).write_text("x")
+    assert holds_texts(str(tmp_path))
+    (tmp_path / "good" / "3.jpg").write_text("x")
+    assert not holds_texts(str(tmp_path))

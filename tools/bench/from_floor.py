@@ -1,0 +1,390 @@
+"""Which recipe, started from the floor, beats the floor: on nine small sets of images.
+
+    python tools/bench/from_floor.py --data FOLDER [--recipes ...] [--sets ...] [--seeds 0,1]
+
+The shipped MobileNetV2 at 96 px. The head starts from the linear model on frozen features, batch
+normalisation is frozen, nothing is augmented. A recipe says which blocks train with the head, at
+what peak rate (Adam, a tenth of the steps warms up, then cosine to zero), and how long. The
+training loop is written out here so that it is traced once, and what is frozen runs once per set.
+`tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
+
+A row of `--out` has, of each candidate for the end, the accuracy on the test examples and which
+validation examples it gets wrong: `final` is the last epoch, `best` the one that validation found
+best, the number after it the share of the fine-tuned weights (the rest is the floor), `refit` the
+last epoch of a second training on training and validation examples together. So rules of choice can
+be compared without training again: `--rules` prints what each gains over the floor. A result that
+`--out` already holds is not measured again. `--data` is the folder that `image_sets.py` describes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from image_sets import load
+
+from ftkeras.backbones import load_backbone
+from ftkeras.console import table
+from ftkeras.measures.linear import STRENGTHS, Linear, logistic
+from ftkeras.model.assemble import build_model
+from ftkeras.trunk.split import split_model
+
+SETS = {  # the set, how many examples to train on (a fifth of them validates), and to test on
+    "garments-50": ("starter", 50, 700),
+    "garments-100": ("starter", 100, 700),
+    "garments-500": ("starter", 500, 700),
+    "garments-2000": ("starter", 2000, 700),
+    "digits-300": ("digits", 300, 700),
+    "mnist-500": ("mnist", 500, 700),
+    "emoji-200": ("emoji", 200, 700),
+    "emoji-600": ("emoji", 600, 700),
+    "clipart-150": ("clipart", 150, 385),
+    "clipart-400": ("clipart", 400, 385),
+    "stamps-200": ("stamps", 200, 170),
+}
+SIZE, BATCH, WARM = 96, 32, 0.1
+SHARES = (0.25, 0.5, 0.75, 1.0)
+Weights = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which blocks train (0: all), at what peak rate, for how many epochs and at least steps."""
+
+    blocks: int
+    rate: float
+    epochs: int = 20
+    steps: int = 0
+
+
+RECIPES = {
+    "t4 1e-4 20": Recipe(4, 1e-4),
+    "t4 3e-4 20": Recipe(4, 3e-4),
+    "t4 3e-4 400": Recipe(4, 3e-4, steps=400),
+    "full 3e-4 20": Recipe(0, 3e-4),
+}
+
+
+class Learner:
+    """A model whose last blocks train, again and again from the same weights."""
+
+    def __init__(self, classes: int, blocks: int):
+        backbone = load_backbone("MobileNetV2", weights="starter", image_size=SIZE)
+        self.model = build_model(backbone, classes, seed=0, dropout=0.2)
+        for layer in backbone.model.layers:
+            layer.trainable = False
+        for block in backbone.blocks[-blocks:]:
+            for layer in block.layers:
+                layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+        split = split_model(self.model)
+        self._trunk = None if split is None else tf.function(split.trunk, reduce_retracing=True)
+        self._tail = self.model if split is None else split.tail
+        self._weights = [v.value for v in self._tail.trainable_variables]
+        self._first = self.weights()
+        self._moments = [tf.Variable(tf.zeros_like(w)) for w in 2 * self._weights]
+        self._step = tf.Variable(0.0)
+        self._train = tf.function(self._update, reduce_retracing=True)
+        self._said = tf.function(self._tail, reduce_retracing=True)
+
+    def frontier(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns what the frozen layers make of images; the images if none is frozen."""
+        return pixels if self._trunk is None else _by_batch(self._trunk, pixels)
+
+    def logits(self, frontier: np.ndarray) -> np.ndarray:
+        """Returns the answers, float (n, classes)."""
+        return _by_batch(self._said, frontier)
+
+    def begin(self, floor: Linear) -> Weights:
+        """Puts the pretrained weights and a head back; returns what trains."""
+        self.put(self._first)
+        self.model.get_layer("logits").set_weights([floor.kernel, floor.bias])
+        for state in (*self._moments, self._step):
+            state.assign(tf.zeros_like(state))
+        return self.weights()
+
+    def weights(self) -> Weights:
+        """Returns a copy of what trains."""
+        return [w.numpy() for w in self._weights]
+
+    def put(self, weights: Weights) -> None:
+        """Sets what trains."""
+        for variable, value in zip(self._weights, weights, strict=True):
+            variable.assign(value)
+
+    def train(
+        self,
+        recipe: Recipe,
+        x: np.ndarray,
+        y: np.ndarray,
+        seed: int,
+        each_epoch: Callable[[int], None] = lambda epoch: None,
+    ) -> int:
+        """Trains through a recipe and returns how many epochs that were."""
+        random, per_epoch = np.random.default_rng(seed), -(-len(y) // BATCH)
+        epochs = max(recipe.epochs, -(-recipe.steps // per_epoch))
+        total, step = per_epoch * epochs, 0
+        for epoch in range(epochs):
+            order = random.permutation(len(y))
+            for first in range(0, len(y), BATCH):
+                rows, step = order[first : first + BATCH], step + 1
+                warm = min(1.0, step / (WARM * total))
+                past = max(0.0, step - WARM * total) / ((1 - WARM) * total)
+                rate = recipe.rate * warm * 0.5 * (1 + math.cos(math.pi * past))
+                self._train(
+                    tf.constant(x[rows], tf.float32),
+                    tf.constant(y[rows], tf.int32),
+                    tf.constant(rate, tf.float32),
+                )
+            each_epoch(epoch)
+        return epochs
+
+    def _update(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> None:
+        """Makes a step of Adam."""
+        with tf.GradientTape() as tape:
+            logits = self._tail(x, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+        gradients = tape.gradient(loss, self._weights)
+        self._step.assign_add(1.0)
+        rate *= tf.sqrt(1 - 0.999**self._step) / (1 - 0.9**self._step)
+        count = len(self._weights)
+        both = zip(self._moments[:count], self._moments[count:], strict=True)
+        for w, g, (m, v) in zip(self._weights, gradients, both, strict=True):
+            m.assign(0.9 * m + 0.1 * g)
+            v.assign(0.999 * v + 0.001 * g * g)
+            w.assign_sub(rate * m / (tf.sqrt(v) + 1e-7))
+
+
+def _by_batch(function: Callable[..., tf.Tensor], rows: np.ndarray) -> np.ndarray:
+    parts = [
+        function(tf.constant(rows[i : i + 100], tf.float32), training=False).numpy()
+        for i in range(0, len(rows), 100)
+    ]
+    return np.concatenate(parts)
+
+
+@functools.cache
+def learner(classes: int, blocks: int) -> Learner:
+    """Returns the only learner of its kind: it is traced once."""
+    return Learner(classes, blocks)
+
+
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the log loss of each example."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    total = np.log(np.exp(shifted).sum(axis=1))
+    return total - shifted[np.arange(len(labels)), labels]
+
+
+def fit_floor(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[Linear, float]:
+    """Returns a run's floor, and its strength, which a fifth of each class has chosen."""
+    random, out, classes = np.random.default_rng(seed), [], int(labels.max()) + 1
+    for label in np.unique(labels):
+        group = random.permutation(np.flatnonzero(labels == label))
+        out.append(group[: int(0.2 * len(group))])
+    held, strength = np.sort(np.concatenate(out)), 0.1
+    rest = np.setdiff1d(np.arange(len(labels)), held)
+    if len(held):
+        costs = []
+        for each in STRENGTHS:
+            fitted = logistic(features[rest], labels[rest], classes, each)
+            costs.append(losses(fitted(features[held]), labels[held]).mean())
+        strength = STRENGTHS[int(np.argmin(costs))]
+    return logistic(features, labels, classes, strength), strength
+
+
+def drawn(labels: np.ndarray, count: int, tests: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns the indices of the examples of each split; another seed draws other ones."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    pool, train, val = order[tests:], [], []
+    for label in range(int(labels.max()) + 1):
+        group = pool[labels[pool] == label]
+        wanted = max(2, round(count / len(pool) * len(group)))
+        held = max(1, round(0.2 * wanted))
+        val.append(group[:held])
+        train.append(group[held:wanted])
+    return {"train": np.concatenate(train), "val": np.concatenate(val), "test": order[:tests]}
+
+
+def measure(name: str, seed: int, recipe_name: str, folder: Path) -> dict[str, Any]:
+    """Returns the row of one training, and of a second one with the validation examples."""
+    base, count, tests = SETS[name]
+    recipe, start = RECIPES[recipe_name], time.time()
+    pixels, labels = load(base, SIZE, folder)
+    rows = drawn(labels, count, tests, seed)
+    y = {split: labels[own] for split, own in rows.items()}
+    model = learner(int(labels.max()) + 1, recipe.blocks)
+    model.begin(logistic(np.zeros((2, 1280)), np.array([0, 1]), int(labels.max()) + 1, 0.1))
+    pooled = keras.Model(model.model.input, model.model.get_layer("logits").input)
+    features = {split: _by_batch(pooled, pixels[own]) for split, own in rows.items()}
+    x = {split: model.frontier(pixels[own]) for split, own in rows.items()}
+    floor, strength = fit_floor(features["train"], y["train"], seed)
+    row: dict[str, Any] = {"set": name, "seed": seed, "recipe": recipe_name}
+    row["n"] = [len(own) for own in rows.values()]
+
+    def note(tag: str, weights: Weights, held_out: bool = True) -> None:
+        model.put(weights)
+        right = model.logits(x["test"]).argmax(axis=1) == y["test"]
+        row[tag] = {"test": float(right.mean())}
+        if held_out:
+            said = model.logits(x["val"])
+            wrong = said.argmax(axis=1) != y["val"]
+            row[tag]["wrong"] = "".join("01"[int(each)] for each in wrong)
+            row[tag]["val_loss"] = float(losses(said, y["val"]).mean())
+
+    best: list[Any] = []
+
+    def watch(epoch: int) -> None:
+        said = model.logits(x["val"])
+        key = (np.mean(said.argmax(axis=1) != y["val"]), losses(said, y["val"]).mean())
+        if not best or key < best[0]:
+            best[:] = [key, epoch, model.weights()]
+
+    begin = model.begin(floor)
+    note("floor", begin)
+    model.begin(floor)
+    row["epochs"] = model.train(recipe, x["train"], y["train"], seed, watch)
+    final, row["best_epoch"] = model.weights(), best[1]
+    for tag, end in (("final", final), ("best", best[2])):
+        for share in SHARES:
+            note(f"{tag} {share}", _between(begin, end, share))
+    both = {part: np.concatenate([part_["train"], part_["val"]]) for part, part_ in
+            (("x", x), ("y", y), ("features", features))}  # fmt: skip
+    classes = int(labels.max()) + 1
+    begin = model.begin(logistic(both["features"], both["y"], classes, strength))
+    note("refit floor", begin, held_out=False)
+    model.put(begin)
+    model.train(recipe, both["x"], both["y"], seed)
+    end = model.weights()
+    for share in SHARES:
+        note(f"refit {share}", _between(begin, end, share), held_out=False)
+    row["seconds"] = round(time.time() - start, 1)
+    return row
+
+
+def _between(begin: Weights, end: Weights, share: float) -> Weights:
+    return [b + share * (w - b) for b, w in zip(begin, end, strict=True)]
+
+
+Row = dict[str, Any]
+
+
+def first_best(*candidates: str) -> Callable[[Row], str]:
+    """Returns the rule that takes the least wrong candidate, the first one among equals."""
+    return lambda row: min(candidates, key=lambda tag: row[tag]["wrong"].count("1"))
+
+
+def by_standard_error(row: Row) -> str:
+    """Keeps the floor unless another one is ahead by a standard error (of 100 examples or more)."""
+    best = first_best("floor", "final 0.5", "final 1.0")(row)
+    pairs = zip(row["floor"]["wrong"], row[best]["wrong"], strict=True)
+    ahead = [int(a) - int(b) for a, b in pairs]
+    error = math.sqrt(sum(each**2 for each in ahead))
+    return "floor" if len(ahead) < 100 and sum(ahead) <= error else best
+
+
+RULES: dict[str, Callable[[Row], str]] = {
+    "always the last epoch": lambda row: "final 1.0",
+    "always half way to it": lambda row: "final 0.5",
+    "always the best epoch": lambda row: "best 1.0",
+    "half, last or floor: most accurate, floor first": first_best(
+        "floor", "final 0.5", "final 1.0"
+    ),
+    "half, last or floor: most accurate, floor last": first_best("final 0.5", "final 1.0", "floor"),
+    "half, last or floor: the floor unless beaten by an error": by_standard_error,
+    "half, last or floor: least validation loss": lambda row: min(
+        ("floor", "final 0.5", "final 1.0"), key=lambda tag: row[tag]["val_loss"]
+    ),
+    "half, best or floor: most accurate, floor last": first_best("best 0.5", "best 1.0", "floor"),
+}
+KEPT = RULES["half, last or floor: most accurate, floor last"]
+
+
+def gains(rows: Sequence[Row], rule: Callable[[Row], str]) -> list[float]:
+    """Returns for each set the mean gain over the floor, in points of test accuracy."""
+    names = dict.fromkeys(row["set"] for row in rows)
+    return [
+        statistics.mean(
+            100 * (row[rule(row)]["test"] - row["floor"]["test"])
+            for row in rows
+            if row["set"] == name
+        )
+        for name in names
+    ]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Returns two tables: what rules gain over the sets, and each set with the rule in use."""
+    shown = []
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        for name, rule in RULES.items():
+            each = gains(own, rule)
+            numbers = (statistics.mean(each), statistics.median(each), min(each))
+            shown.append((recipe, str(len(each)), name, *(f"{number:+.1f}" for number in numbers)))
+    first = table(shown, ("recipe", "sets", "what is kept", "mean", "median", "worst set"))
+    shown = []
+    for (name, recipe), own in _grouped(rows).items():
+        floor, kept, floor_of_all, refit = (
+            statistics.mean(row[tag(row)]["test"] for row in own)
+            for tag in (
+                lambda row: "floor",
+                KEPT,
+                lambda row: "refit floor",
+                lambda row: KEPT(row).replace("final", "refit").replace("floor", "refit floor"),
+            )
+        )
+        shares = (f"{share:.3f}" for share in (floor, kept, floor_of_all, refit))
+        shown.append((name, recipe, str(len(own)), *shares))
+    header = ("set", "recipe", "seeds", "floor", "kept", "floor, refit", "kept, refit")
+    return f"{first}\n\n{table(shown, header)}"
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["set"], row["recipe"]), []).append(row)
+    return groups
+
+
+def main() -> None:
+    """Measures what is missing and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=".")
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--recipes", default="t4 3e-4 20")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--rules", action="store_true", help="measure nothing")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "from_floor.jsonl"))
+    options = parser.parse_args()
+    out = Path(options.out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {(row["set"], row["seed"], row["recipe"]) for row in rows}
+    wanted = [
+        (name, int(seed), recipe)
+        for recipe in options.recipes.split(",")
+        for name in options.sets.split(",")
+        for seed in options.seeds.split(",")
+    ]
+    for each in wanted:
+        if each in known or options.rules:
+            continue
+        rows.append(measure(*each, Path(options.data)))
+        with out.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(*each, f"{rows[-1]['seconds']} s", flush=True)
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()
