@@ -3,8 +3,8 @@
     python tools/make_emoji_starter.py [--pictures FILE] [--names FILE] [--out DIR] [--all DIR]
 
 Without the flags it fetches both inputs with `npm pack`. Needs Pillow. The same inputs give the
-same table and the same pixels; the PNG bytes may differ with the zlib that Pillow was built with. The
-entries of other files in PROVENANCE are kept. `--all` writes all emoji, whole, into a folder of
+same table and the same pixels; the PNG bytes may differ with the zlib that Pillow was built with.
+The entries of other files in PROVENANCE are kept. `--all` writes all emoji, whole, into a folder of
 your own instead: `emoji.csv` beside `img/`.
 """
 

@@ -90,21 +90,28 @@ def certify_saved_model(
         f"refused_{kind.nouns}": list(asked.refused),
         "refused": f"each gets an error of its own; other {kind.nouns} of the batch are answered",
         "limits": asked.limits,
-        "saved_model": {
-            "compared_with": "the Keras model; in a fresh process that imports only "
-            + " and ".join(["TensorFlow", *kind.serving_packages]),
-            "tolerance": TOLERANCE,
-            "max_difference": differences,
-            "latency_ms": {
-                signature: {
-                    str(size): round(1e3 * float(answers[f"seconds/{signature}/{size}"]), 3)
-                    for size in BATCHES
-                }
-                for signature in ("serving_default", kind.wire.prepared)
-            },
-            "size_bytes": size_of(path),
-        },
+        "saved_model": _facts(os.fspath(path), kind, differences, answers),
         "openvino": opinion,
+    }
+
+
+def _facts(
+    path: str, kind: Input, differences: Mapping[str, float], answers: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Returns what the certificate says of the SavedModel itself."""
+    packages = " and ".join(["TensorFlow", *kind.serving_packages])
+    return {
+        "compared_with": f"the Keras model; in a fresh process that imports only {packages}",
+        "tolerance": TOLERANCE,
+        "max_difference": differences,
+        "latency_ms": {
+            signature: {
+                str(size): round(1e3 * float(answers[f"seconds/{signature}/{size}"]), 3)
+                for size in BATCHES
+            }
+            for signature in ("serving_default", kind.wire.prepared)
+        },
+        "size_bytes": size_of(path),
     }
 
 
