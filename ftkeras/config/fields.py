@@ -40,7 +40,7 @@ def _name_or_path(name: str) -> str:
     """
     if name.startswith("keras_hub/") or "://" in name:
         return name
-    if (tower := Path(name, "image_tower.keras")).is_file():
+    if (tower := Path(name, "tower.keras")).is_file():
         return whole_path(str(tower))
     is_path = name.endswith(".keras") or "/" in name or Path(name, "config.json").is_file()
     return whole_path(name) if is_path else name

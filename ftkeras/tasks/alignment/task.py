@@ -58,7 +58,7 @@ from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.measured import MeasuredMetrics
 from ftkeras.trunk.extract import GetStores
 
-TOWER = "image_tower.keras"
+TOWER = "tower.keras"
 """The file in a run that `backbone.name` of another run may name, or the run itself."""
 _WATCHED = ("val_recall_at_1", "val_recall_at_5", "val_recall_at_10", "val_map")
 _SHARES = {"floor": 0.0, "half way between": 0.5, "fine-tuned": 1.0}

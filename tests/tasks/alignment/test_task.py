@@ -345,7 +345,7 @@ def test_one_saved_model_encodes_and_classifies(trained, shapes):
 
 
 def test_the_picture_tower_is_a_backbone_for_another_run(trained, shapes, tmp_path):
-    tower = Path(trained.path("image_tower.keras"))
+    tower = Path(trained.path("tower.keras"))
     assert tower.exists()
     rows = [(p.name, p.name.split("-")[1]) for p in sorted(shapes.glob("*.png"))]
     table = shapes / "kinds.csv"
