@@ -106,8 +106,8 @@ class Input:
         pad: What fills a dimension of None, by the name of the input; what has none gets 0.
         version: What differs if `check` may decide differently.
         abilities: What only some kinds can do, by name, each the module that does it: "cards",
-            "show", "corruptions", "looks", "duplicates", "features", "golden" and "levels". See
-            `inputs.image` for what such a module holds.
+            "show", "corruptions", "looks", "duplicates", "features", "counts", "golden" and
+            "levels". See `inputs.image` for what such a module holds.
     """
 
     kind: str

@@ -103,7 +103,7 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
     if why := _why_none(assembled):
         print(f"floor     none: {why}")
         return None
-    rows = _rows(len(splits["train"]), config.seed)
+    rows = some_rows(len(splits["train"]), config.seed)
     parts = {name: splits[name] for name in ("val", split) if name in splits}
     parts["train"] = splits["train"].take(rows)
     features = _features(assembled, parts, rows)
@@ -183,7 +183,7 @@ def _why_none(assembled: Assembled) -> str:
     return ""
 
 
-def _rows(count: int, seed: int) -> np.ndarray:
+def some_rows(count: int, seed: int) -> np.ndarray:
     """Returns the indices of the examples to fit on, in rising order."""
     if count <= MOST:
         return np.arange(count)

@@ -36,6 +36,7 @@ from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.adapt import adapt_backbone
 from ftkeras.runs.assemble import Assembled, assemble
+from ftkeras.runs.counts import measure_counts
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
@@ -220,6 +221,8 @@ def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers
     begins = assembled.task.start(assembled, run) or begins
     if begins and config.training.end == "chosen" and "val" in assembled.data.splits:
         start = weights_of_model(model)
+    if assembled.devices.is_chief:
+        measure_counts(assembled, run, final_split(assembled.data))
     guards = Guards(config.training.checkpoint, config.training.trouble, signals)
     _fit(assembled, run, guards, loggers)
     share = 1.0 if start is None else choose_end(assembled, run, start)

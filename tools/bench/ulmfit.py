@@ -177,6 +177,7 @@ def config(
         "phases": phases,
         "optimizer": {"clip_norm": 1.0},
         "training": {"end": "trained"},
+        "trunk": {"mode": "off"},
         "export": {"saved_model": False},
         "report": False,
     }
