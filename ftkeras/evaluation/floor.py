@@ -30,6 +30,8 @@ def with_floor(
     difference that fine-tuning made: `difference` (model - floor), its 95% `difference_interval`
     of pairs, and `noise`: whether 0 is in that.
     """
+    if not outputs:
+        return evaluation
     split, alone = evaluation["split"], len(outputs) == 1
     parts = {}
     for name, output in outputs.items():

@@ -200,6 +200,14 @@ class Input:
         """Returns a text that differs if any number of a version could: it names stored trunks."""
         raise NotImplementedError
 
+    def fresh(self, view: str | None) -> Sequence[str]:
+        """Returns which of several inputs a view makes new in each epoch, if the others stay.
+
+        Args:
+            view: One of `views`; None for the first.
+        """
+        return ()
+
     def accepts(self, name: str) -> bool:
         """Whether a file's name says that it is an example; if these are arrays, a `.npy` file."""
         return self.raw.dtype != tf.string and name.endswith(".npy")

@@ -173,7 +173,7 @@ def auto(setting: Setting) -> Expansion:
     """
     if setting.from_floor:
         names = ["head", f"blocks[-{setting.asked.last_n}:]"]
-        why = "auto: the last blocks with the head at once, because the head starts from the floor"
+        why = "auto: the last blocks with the head at once, as the head starts from the floor"
         return Expansion(
             (_fine("top", names, setting.asked.fine_rate, setting.asked.epochs),), (why,)
         )

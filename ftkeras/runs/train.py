@@ -217,6 +217,7 @@ def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers
     floor, start = find_floor(assembled, run, final_split(assembled.data)), None
     wanted = None if config.head.start == "random" else floor
     begins = wanted is not None and start_from(wanted, model)
+    begins = assembled.task.start(assembled, run) or begins
     if begins and config.training.end == "chosen" and "val" in assembled.data.splits:
         start = weights_of_model(model)
     guards = Guards(config.training.checkpoint, config.training.trouble, signals)
@@ -317,6 +318,7 @@ def _check_same_data(data: Data, run: Run) -> None:
 def _digest(data: Data) -> str:
     """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
+    parts += [(name, [split.content], b"") for name, split in data.splits.items() if split.content]
     for split in data.splits.values():
         for name, answers in split.answers.items():
             classes = list(data.outputs[name].class_names)

@@ -14,7 +14,7 @@ from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.training.resume.state_file import Tree
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
-_LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and nothing is wrong
+_LEAST = 0.1  # what was learned to the last digit, or by the floor, may rise a hundredfold
 
 
 class Divergence(Exception):
@@ -28,7 +28,7 @@ class DivergenceWatch(keras.callbacks.Callback):
     mean since the epoch began, from which the step's own loss follows. A loss explodes where the
     median of the latest steps is `explosion` times both the median of the last hundred and that of
     the run's first ones: so a new phase with stronger augmentation, or a single odd batch, does not
-    count. Where both are below 0.01, that much is compared with.
+    count. Where both are below 0.1, that much is compared with.
     """
 
     def __init__(self, unfreeze: StagedUnfreezing, explosion: float | None):
