@@ -115,4 +115,5 @@ def told(outputs: Mapping[str, Output]) -> str:
         >>> told({"kind": OneOf(("bag", "shoe")), "age": Number()})
         "'kind' (classes), 'age' (number)"
     """
-    return ", ".join(f"{name!r} ({output.kind})" for name, output in outputs.items())
+    each = ", ".join(f"{name!r} ({output.kind})" for name, output in outputs.items())
+    return each or "a task without outputs"

@@ -35,7 +35,7 @@ class AlignmentSection(Section):
     """How texts are read: a section like `data.input`."""
     backbone: BackboneConfig = BackboneConfig(name="gru", weights="starter")
     """The network of the texts: a section like `backbone`, which is the network of the pictures."""
-    pooling: Literal["mean", "max", "first", "last", "attention", "none"] | None = None
+    pooling: Literal["mean", "max", "first", "last", "attention", "pooler", "none"] | None = None
     """How a text's features become one vector; see head.pooling."""
     units: Units = 256
     """Width of the space that both are projected to."""

@@ -79,6 +79,8 @@ def archive_of(towers: TwoTowers) -> keras.export.ExportArchive:
     """Returns an archive of both towers with their signatures."""
     archive = keras.export.ExportArchive()
     archive.track(towers.model)
+    for resource in towers.pair.resources:
+        archive.track(resource)
     picture, text, scale = towers.pair.picture, towers.pair.text, towers.scale
     specs = {
         kind.wire.raw: tf.TensorSpec((None,), tf.string, kind.wire.raw) for kind in (picture, text)

@@ -41,9 +41,23 @@ class Towers(Backbone):
             for side, backbone in sides.items()
             for block in backbone.blocks
         )
+        names = {backbone.model.name for backbone in sides.values()}
+        if len(names) < len(sides):
+            raise UserError(
+                f"task alignment: the models of both towers are called {names.pop()!r}. Save one "
+                "of them under another name."
+            )
+        inputs = {
+            side: keras.tree.map_structure(
+                lambda x: keras.Input(x.shape[1:], dtype=x.dtype), backbone.model.input
+            )
+            for side, backbone in sides.items()
+        }
+        features = [sides[side].model(x) for side, x in inputs.items()]
+        both = keras.Model(keras.tree.flatten(inputs), features)  # where adapters are looked for
         fields = {f.name: getattr(first, f.name) for f in dataclasses.fields(Backbone)}
-        name = " and ".join(backbone.name for backbone in sides.values())
-        return cls(**{**fields, "name": name, "blocks": blocks}, sides=sides)
+        fields |= {"model": both, "name": " and ".join(b.name for b in sides.values())}
+        return cls(**{**fields, "blocks": blocks}, sides=sides)
 
 
 @keras.saving.register_keras_serializable(package="ftkeras")
@@ -147,7 +161,7 @@ def _tower(
     name: str, backbone: Backbone, units: int, head: Mapping[str, Any], seed: int
 ) -> keras.Model:
     inputs, features, mask = backbone_features(backbone)
-    x = shared_layers(features, mask=mask, seed=seed, **head)
+    x = shared_layers(features, mask=mask, front=backbone.front, seed=seed, **head)
     projection = keras.layers.Dense(
         units,
         kernel_initializer=keras.initializers.GlorotUniform(seed),

@@ -76,6 +76,10 @@ class Pair(Input):
         return (*self.picture.serving_packages, *self.text.serving_packages)
 
     @property
+    def resources(self) -> Sequence[Any]:
+        return (*self.picture.resources, *self.text.resources)
+
+    @property
     def notes(self) -> Sequence[str]:
         return (*self.picture.notes, *self.text.notes)
 

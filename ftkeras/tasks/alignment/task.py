@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ftkeras.backbones import Backbone
 from ftkeras.backbones.hub import is_hub
@@ -27,6 +28,7 @@ from ftkeras.findings import Finding
 from ftkeras.inputs.base import Input
 from ftkeras.measures.metrics import softmax
 from ftkeras.model.inference import with_kept_outputs
+from ftkeras.model.lora import merge_lora
 from ftkeras.outputs.kinds import SOURCE
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.report.read import RunFacts
@@ -53,10 +55,12 @@ from ftkeras.tasks.alignment.model import (
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed, PairSplit
 from ftkeras.tasks.alignment.results import encode_classes, format_retrieval, headline, zero_shot
 from ftkeras.tasks.alignment.retrieval import Embedded, gained, measure, unit
-from ftkeras.tasks.alignment.stores import pair_stores
+from ftkeras.tasks.alignment.stores import PairStore, pair_stores
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.measured import MeasuredMetrics
+from ftkeras.training.segments import stores_of
 from ftkeras.trunk.extract import GetStores
+from ftkeras.trunk.store import FrontierStore
 
 TOWER = "tower.keras"
 """The file in a run that `backbone.name` of another run may name, or the run itself."""
@@ -200,7 +204,7 @@ class Alignment(Task):
         """Keeps the picture tower as a model of its own: a backbone for later runs."""
         pictures, _ = _towers(_checked(assembled.config))
         with written_whole(run.path(TOWER)) as temporary:
-            assembled.model.get_layer(pictures).save(temporary)
+            merge_lora(assembled.model.get_layer(pictures)).save(temporary)
         return assembled.model
 
     def final(self, model: keras.Model) -> keras.Model:
@@ -346,7 +350,8 @@ def _of_texts(config: AlignmentConfig) -> AlignmentConfig:
     """Returns the config as if the texts were its only input."""
     section = config.alignment
     data = config.data.model_copy(update={"input": section.input})
-    return config.model_copy(update={"data": data, "backbone": section.backbone})
+    head = config.head.model_copy(update={"pooling": section.pooling})
+    return config.model_copy(update={"data": data, "backbone": section.backbone, "head": head})
 
 
 def _towers(config: AlignmentConfig) -> tuple[str, str]:
@@ -392,14 +397,37 @@ def _features(assembled: Assembled, split: str) -> tuple[np.ndarray, np.ndarray]
     """Returns what both projections get of a split: float32 (n, channels), (texts, channels)."""
     feed, model = assembled.feed, assembled.model
     assert isinstance(feed, PairFeed) and isinstance(feed.input, Pair)
-    features = []
+    features, stored = [], _stored(assembled, split)
     for place, name in enumerate(feed.input.sides):
+        if name in stored:
+            store = stored[name]
+            rows = tf.range(store.layout.examples, dtype=tf.int64)
+            features.append(store.gather(rows)[0].numpy())
+            continue
         tower = model.get_layer(name)
         before = keras.Model(tower.input, _projection(tower).input)
         said = predict_outputs(before, feed.encoded(split, place), f"floor, {name} of {split}")
         features.append(said[0])
     first, second = features
     return first, second
+
+
+def _stored(assembled: Assembled, split: str) -> Mapping[str, FrontierStore]:
+    """Returns the first phase's stores of a split by tower, if they hold what projections get."""
+    trunk = assembled.trunk
+    forecast = trunk.forecasts[0] if trunk is not None and trunk.forecasts else None
+    if trunk is None or forecast is None or not forecast.stored:
+        return {}
+    divided = trunk.splits[0]
+    assert divided is not None
+    steps = {step.operation.name for step in divided.tail.graph.steps}
+    if steps - {"head_dropout", PROJECTION, "meeting"}:
+        return {}
+    if trunk.first_stores is None:
+        parts = assembled.model, assembled.feed, assembled.unfreeze
+        trunk.first_stores = stores_of(*parts, trunk, 0)
+    store = (trunk.first_stores or {}).get(split)
+    return store.stores if isinstance(store, PairStore) else {}
 
 
 def _projection(tower: keras.Model) -> keras.layers.Dense:
