@@ -474,9 +474,11 @@ def test_the_rule_of_whole_files_itself(source, wrong):
 # ------------------------------------------------------- words of one kind of input
 
 # "imagenet" is the name of weights. `backbones` hold what networks of images are; `cli` has texts
-# for people, whose examples are of images.
+# for people, whose examples are of images; the task `alignment` brings pictures to their texts.
 _OF_IMAGES = re.compile(r"image(?!net)|pixel|jpeg|picture", re.IGNORECASE)
-_HOMES_OF_IMAGES = re.compile(r"ftkeras\.(inputs\.image|backbones|cli)(\.|$)|ftkeras\.runs\.build$")
+_HOMES_OF_IMAGES = re.compile(
+    r"ftkeras\.(inputs\.image|backbones|cli|tasks\.alignment)(\.|$)|ftkeras\.runs\.build$"
+)
 # Other modules that name images, and why. A row whose module does so no more is a fault.
 _MAY_SPEAK_OF_IMAGES = {
     "ftkeras.config.data": "fields of the config",

@@ -23,6 +23,7 @@ ORDER = (
     "files",
     "cache",
     "console",
+    "timeline",
     "findings",
     "starter",
     "keras_internals",

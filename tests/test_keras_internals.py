@@ -384,3 +384,15 @@ def test_for_graphs():
     config = WordPieceTokenizer(["[UNK]", "red"]).get_config()
     made = internals.for_graphs(WordPieceTokenizer, {**config, "vocabulary": ["[UNK]", "red"]})
     assert isinstance(made("red"), tf.Tensor)  # an array is what Python's own way gives
+
+
+@canary("the layers of a vision transformer's encoder are no blocks of their own.")
+def test_children(model, shared):
+    assert [layer.name for layer in internals.children(shared)] == ["one", "other"]
+    assert {"first", "norm", "inner"} <= {layer.name for layer in internals.children(model)}
+
+
+@canary("layers that draw or count in a function of their own are stored with a frozen trunk.")
+def test_is_stateful():
+    named = ("AssignAddVariableOp", "RandomUniform", "Conv2D", "MatMul", "NoSuchOperation")
+    assert [internals.is_stateful(name) for name in named] == [True, True, False, False, True]

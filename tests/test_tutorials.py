@@ -18,12 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = {
     "tutorial_images.md": ["data.input.size=32", "backbone.cut=block_4_add"],
-    "tutorial_texts.md": ["backbone.recurrent.units=8", "export.saved_model=false"],
+    "tutorial_texts.md": [
+        *("backbone.recurrent.units=8", "export.saved_model=false", "phases[1].epochs=2"),
+    ],
 }
 """More `--set` of the commands that read a config. One of the runs is exported, that of images."""
 _EXAMPLES = 8  # of each class and split
-_UNSEEN = "SavedModel"
-"""A line that begins so is of an export."""
+_UNSEEN = ("SavedModel", "refit")
+"""Lines that begin so are of an export, and of trained weights that are kept."""
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +85,7 @@ def begins(line: str) -> str:
 def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    small = [*SMALL[page], "phases[0].epochs=2", "phases[1].epochs=2"]
+    small = [*SMALL[page], "phases[0].epochs=2"]
     printed: str | None = ""
     shown = 0
     for language, code in BLOCK.findall(text):
@@ -101,4 +103,4 @@ def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
             for line in wanted:
                 assert begins(line) in there or line.startswith(_UNSEEN), (line, printed)
             shown += len(wanted)
-    assert shown > 25
+    assert shown > 20

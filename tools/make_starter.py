@@ -45,7 +45,7 @@ PARTS = {"train": ("train", 200), "test": ("t10k", 100)}  # part: (file prefix, 
 
 HEADER = """\
 Where the files in this folder come from. `tools/make_starter.py` rebuilds those of images,
-`tools/make_text_starter.py` those of text.
+`tools/make_text_starter.py` those of text, `tools/make_emoji_starter.py` emoji.zip.
 """
 ENTRIES = {
     WEIGHTS: """\

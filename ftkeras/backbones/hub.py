@@ -149,7 +149,9 @@ def is_hub(name: str) -> bool:
     """
     if name.startswith((PREFIX, _HUGGING_FACE)):
         return True
-    return not name.endswith(".keras") and ("/" in name or Path(name).is_dir())
+    if name.endswith(".keras"):
+        return False
+    return "/" in name or Path(name, "config.json").is_file()  # not any folder named ResNet50
 
 
 def kind_of(name: str) -> str | None:

@@ -33,6 +33,7 @@ VERBS = {
     "soup": "average the weights of finished runs into one model",
     "robustness": "measure a run's model on images with noise, blur, bad weather, other framing",
     "predict": "classify image files with a run's model",
+    "search": "rank pictures by a text, with a run of the task alignment",
     "export": "write a run's model as a SavedModel for TF Serving",
     "report": "write the HTML page of a run, or of several side by side",
     "cache": "list stored trunks, and remove what is old or too much",

@@ -11,13 +11,15 @@ from ftkeras.console import counted
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras predict RUN FILE|FOLDER|PATTERN|- ... [--out=FILE] [--top_k=5]
+         ftkeras predict RUN FILE ... --labels=LABEL,LABEL,...
 Example: ftkeras predict runs/quickstart photos/ --out=predictions.csv --top_k=3
          find photos -name '*.jpg' | ftkeras predict runs/quickstart -
          ftkeras predict runs/reviews new.csv
          echo "a fine film" | ftkeras predict runs/reviews -
 
 With - the names of files come from standard input, one per line; for a model of texts, the texts.
-A table (.csv, .tsv, .jsonl) gives a text for each line.
+A table (.csv, .tsv, .jsonl) gives a text for each line. A run of the task alignment tells pictures
+apart by any words: name them by --labels.
 """
 
 
@@ -25,6 +27,12 @@ def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     flags.DEFINE_string(
         "out", None, "a .csv or .jsonl file; left out, print CSV", flag_values=values
+    )
+    flags.DEFINE_list(
+        "labels",
+        [],
+        "classes to tell apart, of a run of the task alignment",
+        flag_values=values,
     )
     flags.DEFINE_integer("top_k", 5, "classes for each example", 1, flag_values=values)
 
@@ -51,7 +59,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         else:
             names = _names(lines) if word == "-" else [word]
             asked += expand_inputs(names, kind, lambda line: print(line, file=sys.stderr))
-    rows = predict(run, asked, values.top_k)
+    rows = predict(run, asked, values.top_k, values.labels)
     answered, failed = write_predictions(values.out, rows)
     unreadable = f", {failed} could not be read (see the error column)" if failed else ""
     noun = kind.noun if kind.cells else "file"

@@ -34,9 +34,14 @@ Strength = Literal["none", "light", "medium", "strong"]
 
 
 def _name_or_path(name: str) -> str:
-    """Returns a backbone's name as it is, and the path of a file or a folder whole."""
+    """Returns a backbone's name as it is, and the path of a file or a folder whole.
+
+    A run of the task alignment stands for the tower of images that it trained.
+    """
     if name.startswith("keras_hub/") or "://" in name:
         return name
+    if (tower := Path(name, "tower.keras")).is_file():
+        return whole_path(str(tower))
     is_path = name.endswith(".keras") or "/" in name or Path(name, "config.json").is_file()
     return whole_path(name) if is_path else name
 

@@ -60,8 +60,9 @@ class BackboneConfig(Section):
 
     name: NameOrPath
     """A Keras Applications name, or one for texts (see `ftkeras backbones`); the path of a .keras
-    file; or a model of keras-hub (docs/hub.md): keras_hub/PRESET, hf://OWNER/MODEL, or the path of
-    a folder in keras-hub's or Hugging Face's form."""
+    file, or of a run of the task alignment, whose tower of images it is then; or a model of
+    keras-hub (docs/hub.md): keras_hub/PRESET, hf://OWNER/MODEL, or the path of a folder in
+    keras-hub's or Hugging Face's form."""
     weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped: of MobileNetV2, and of backbones for
     texts, which take them if this is left out), none, or a file: weights, or word vectors."""

@@ -10,6 +10,7 @@ from ftkeras.config.schema import Config
 SCHEMAS = {
     "classification": "ftkeras.config.schema:Config",
     "adversarial": "ftkeras.tasks.adversarial.config:AdversarialConfig",
+    "alignment": "ftkeras.tasks.alignment.config:AlignmentConfig",
     "domain_adaptation": "ftkeras.tasks.domain_adaptation.config:DomainConfig",
     "few_shot": "ftkeras.tasks.few_shot.config:FewShotConfig",
     "incremental": "ftkeras.tasks.incremental.config:IncrementalConfig",

@@ -83,6 +83,8 @@ class Split:
         columns: More that is known of the examples, str (n,) each.
         files: The file that each example is read from, (n,), where it is read from one.
         answers: What each output is to say, by name; none if that is what the labels say.
+        content: Differs if what else belongs to the examples does; a run that resumes needs the
+            same.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Split:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Sequence[str] | None = None
     answers: Mapping[str, Answers] = field(default_factory=dict)
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -45,7 +45,10 @@ class At(NamedTuple):
 
 
 class Read(Protocol):
-    """What returns the model's inputs of an example by its index."""
+    """What returns the model's inputs of an example by its index.
+
+    If what is read decides the target, too, it has a method `target`, called like itself.
+    """
 
     @property
     def by_batch(self) -> bool:
@@ -182,8 +185,11 @@ def _places(
 
 def _reader(split: Split, read: Read, order: Order) -> Callable[..., Any]:
     """Returns (place, epoch, view) -> (position, epoch, example, rows), by the batch or not."""
-    index_of, target = order.index_of(split), split.make_target()
-    weigh = make_weight(split, order.balance)
+    index_of, weigh = order.index_of(split), make_weight(split, order.balance)
+    target = getattr(read, "target", None)
+    if target is None:
+        by_index = split.make_target()
+        target = lambda index, at: by_index(index)  # noqa: E731
 
     @tf.autograph.experimental.do_not_convert
     def example(place: Any, now: tf.Tensor, which: tf.Tensor) -> tuple[Any, ...]:
@@ -191,9 +197,9 @@ def _reader(split: Split, read: Read, order: Order) -> Callable[..., Any]:
         index = index_of(position, now)
         if read.part != WHOLE:
             index, *rows = read.part.stored(index)
-        inputs = read(index, At(order.seed, now, position, which))
+        at = At(order.seed, now, position, which)
         weight = () if weigh is None else (weigh(index),)
-        return position, now, (inputs, target(index), *weight), tuple(rows)
+        return position, now, (read(index, at), target(index, at), *weight), tuple(rows)
 
     return example
 

@@ -60,6 +60,7 @@ def examine(config: Config | None = None) -> Diagnosis:
             data_findings.append(Finding("error", "config", str(error), "Change what it names."))
         return Diagnosis(facts, [*findings, *data_findings])
     findings += _data_findings(config, assembled.data, facts, assembled.feed.input)
+    findings += assembled.task.findings(assembled.data)
     findings += _model_findings(config, assembled, facts)
     if assembled.task.trains(config):
         findings += _phase_findings(config, assembled)

@@ -15,10 +15,17 @@ from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.number import Number
 from ftkeras.run import Run
 
+_COUNTS = "logistic regression without a network"
+
 
 def predictions_name(split: str, output: str | None = None) -> str:
     """Returns under which name a run keeps the floor's answers."""
     return "-".join(["floor", split, *([] if output is None else [output])])
+
+
+def counts_name(split: str) -> str:
+    """Returns under which name a run keeps the answers of the classifier of counts."""
+    return f"counts-{split}"
 
 
 def with_floor(
@@ -28,8 +35,15 @@ def with_floor(
 
     `floor` holds the floor's metric (accuracy, or mae of a number) with its interval, and the
     difference that fine-tuning made: `difference` (model - floor), its 95% `difference_interval`
-    of pairs, and `noise`: whether 0 is in that.
+    of pairs, and `noise`: whether 0 is in that. `counts` holds the same of `runs.counts`.
     """
+    if not outputs:
+        return evaluation
+    if saved(run, kept := counts_name(evaluation["split"])):
+        counts, model = load_predictions(run, kept), load_predictions(run, evaluation["split"])
+        [output] = outputs.values()
+        if len(model.labels) and np.array_equal(counts.ids, model.ids):
+            evaluation = {**evaluation, "counts": against_floor(output, counts, model)}
     split, alone = evaluation["split"], len(outputs) == 1
     parts = {}
     for name, output in outputs.items():
@@ -86,8 +100,10 @@ def against_floor(output: Output, floor: Predictions, model: Predictions) -> dic
     }
 
 
-def sentence(part: Mapping[str, Any]) -> str:
-    """Returns in one sentence what fine-tuning gained over the floor.
+def sentence(
+    part: Mapping[str, Any], name: str = "floor", what: str = "a linear model on frozen features"
+) -> str:
+    """Returns in one sentence what fine-tuning gained over the floor, or over something else.
 
     Example:
         >>> sentence({"accuracy": 0.85, "difference": 0.031, "difference_interval": [0.01, 0.052],
@@ -105,7 +121,7 @@ def sentence(part: Mapping[str, Any]) -> str:
     unit = " points" if share else ""
     digits = ".1f" if share else ".3g"
     span = f"95% interval {low:{digits}} to {high:{digits}}"
-    what = f"floor {value:.4f} (a linear model on frozen features)"
+    what = f"{name} {value:.4f} ({what})"
     if max(abs(low), abs(high), abs(gained)) < 1e-6 * max(1.0, abs(value)):
         return f"{what}; the model equals it"
     if part["noise"]:
@@ -115,8 +131,11 @@ def sentence(part: Mapping[str, Any]) -> str:
 
 
 def floor_lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """Returns the sentence of each output that has a floor."""
+    """Returns the sentence of each output that has a floor, and one on the classifier of counts."""
     if "heads" in evaluation:
         parts = {name: part.get("floor") for name, part in evaluation["heads"].items()}
         return [f"{name}: {sentence(part)}" for name, part in parts.items() if part]
-    return [sentence(evaluation["floor"])] if "floor" in evaluation else []
+    lines = [sentence(evaluation["floor"])] if "floor" in evaluation else []
+    if "counts" in evaluation:
+        lines.append(sentence(evaluation["counts"], "counts", _COUNTS))
+    return lines

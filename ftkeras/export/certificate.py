@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,37 +74,51 @@ def certify_saved_model(
         expected = servable.expected(inputs)  # while the process answers
         opinion = _second_opinion(servable, inputs, expected)
         answers = process.answers()
-    signatures = sorted({name.split("/")[0] for name in answers} - {"seconds"})
-    differences = {}
-    for signature in signatures:
-        said = {k.split("/")[1]: v for k, v in answers.items() if k.startswith(f"{signature}/")}
-        if "error" in said:
-            said = _answered(signature, said, len(golden), asked, kind)
-        if signature == "features":
-            differences[signature] = _compare_features(said, servable, inputs)
-        else:
-            differences[signature] = _compare_answers(signature, said, expected, servable)
+    differences = _differences(answers, servable, inputs, expected, len(golden))
     return {
         **servable.card(),
         f"golden_{kind.nouns}": list(golden),
         f"refused_{kind.nouns}": list(asked.refused),
         "refused": f"each gets an error of its own; other {kind.nouns} of the batch are answered",
         "limits": asked.limits,
-        "saved_model": {
-            "compared_with": "the Keras model; in a fresh process that imports only "
-            + " and ".join(["TensorFlow", *kind.serving_packages]),
-            "tolerance": TOLERANCE,
-            "max_difference": differences,
-            "latency_ms": {
-                signature: {
-                    str(size): round(1e3 * float(answers[f"seconds/{signature}/{size}"]), 3)
-                    for size in BATCHES
-                }
-                for signature in ("serving_default", kind.wire.prepared)
-            },
-            "size_bytes": size_of(path),
-        },
+        "saved_model": _facts(os.fspath(path), kind, differences, answers),
         "openvino": opinion,
+    }
+
+
+def _differences(
+    answers: Mapping[str, np.ndarray], servable: Served, inputs: Any, expected: Any, golden: int
+) -> dict[str, float]:
+    """Returns the largest difference by signature; raises if one is too large."""
+    kind, found = servable.input, {}
+    for signature in sorted({name.split("/")[0] for name in answers} - {"seconds"}):
+        said = {k.split("/")[1]: v for k, v in answers.items() if k.startswith(f"{signature}/")}
+        if "error" in said:
+            said = _answered(signature, said, golden, questions_of(kind), kind)
+        if signature == "features":
+            found[signature] = _compare_features(said, servable, inputs)
+        else:
+            found[signature] = _compare_answers(signature, said, expected, servable)
+    return found
+
+
+def _facts(
+    path: str, kind: Input, differences: Mapping[str, float], answers: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Returns what the certificate says of the SavedModel itself."""
+    packages = " and ".join(["TensorFlow", *kind.serving_packages])
+    return {
+        "compared_with": f"the Keras model; in a fresh process that imports only {packages}",
+        "tolerance": TOLERANCE,
+        "max_difference": differences,
+        "latency_ms": {
+            signature: {
+                str(size): round(1e3 * float(answers[f"seconds/{signature}/{size}"]), 3)
+                for size in BATCHES
+            }
+            for signature in ("serving_default", kind.wire.prepared)
+        },
+        "size_bytes": size_of(path),
     }
 
 
@@ -211,10 +227,29 @@ class FreshProcess:
         )
         self._question = ""
 
-    def ask(self, path: str, raw: Sequence[Any], kind: Input, inputs: Any) -> None:
-        """Says what to ask; the process begins to answer."""
+    def ask(
+        self,
+        path: str,
+        raw: Sequence[Any],
+        kind: Input,
+        inputs: Any,
+        more: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
+    ) -> None:
+        """Says what to ask; the process begins to answer.
+
+        Args:
+            path: The SavedModel's folder.
+            raw: Raw examples.
+            kind: What they are.
+            inputs: Those of them that can be read, as the model takes them.
+            more: Strings for other arguments of signatures, by name.
+        """
         scratch, wire = Path(self._scratch.name), kind.wire
-        names = {**wire._asdict(), "packages": list(kind.serving_packages)}
+        others = {
+            name: [base64.b64encode(one).decode("ascii") for one in strings]
+            for name, strings in more.items()
+        }
+        names = {**wire._asdict(), "packages": list(kind.serving_packages), "more": others}
         (scratch / "names.json").write_text(json.dumps(names))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):

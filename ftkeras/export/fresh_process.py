@@ -10,13 +10,14 @@ input ends, so that the caller can work until then.
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
-arguments and features are called, and which packages are needed. ANSWERS becomes an .npz file with
-what each signature said, under names such as "images/scores", and how long it took, such as
-"seconds/images/32".
+arguments and features are called, which packages are needed, and strings for more arguments.
+ANSWERS becomes an .npz file with what each signature said, under names such as "images/scores", and
+how long it took, such as "seconds/images/32".
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib
 import json
@@ -47,6 +48,8 @@ def main(
         raw = np.load(Path(questions, "raw.npy"), allow_pickle=False)
     with np.load(Path(questions, "prepared.npz"), allow_pickle=False) as arrays:
         known: dict[str, Any] = dict(arrays)
+    for argument, strings in names["more"].items():
+        known[argument] = [base64.b64decode(one) for one in strings]
     known |= {names["raw"]: raw, "examples": [example_of(one, names["feature"]) for one in raw]}
     results: dict[str, Any] = {}
     batches: dict[str, dict[str, Any]] = {}

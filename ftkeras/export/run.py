@@ -58,14 +58,14 @@ def export_run(
             name=model_name(os.path.basename(run.folder.rstrip("/"))),
             static_batch=run.config.export.static_batch,
         )
-        _keep_certificate(run, "saved_model", paths["saved_model"], "assets.extra")
+        keep_certificate(run, "saved_model", paths["saved_model"], "assets.extra")
     if others:
         calibration, test = samples()
     for name in others:
         paths[name] = export_format(
             servable, os.path.join(directory, name), name, calibration=calibration, test=test
         )
-        _keep_certificate(run, name, paths[name])
+        keep_certificate(run, name, paths[name])
     return paths
 
 
@@ -87,7 +87,7 @@ def take(split: Split, examples: int, kind: Input, seed: int) -> Sample:
     return Sample(np.concatenate(inputs), np.concatenate(targets))
 
 
-def _keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:
+def keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:
     """Copies the certificate of a format's version into the run's own file."""
     with tf.io.gfile.GFile(os.path.join(path, *inside, "certificate.json")) as file:
         certificate = json.loads(file.read())

@@ -17,7 +17,7 @@ from ftkeras.export.certificate import FreshProcess, certify_saved_model
 from ftkeras.export.classifier import Served
 from ftkeras.export.publish import new_version
 from ftkeras.export.questions import questions_of
-from ftkeras.export.serving import write_serving_files, write_warmup
+from ftkeras.export.serving import clients_of, write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
 
 
@@ -76,7 +76,8 @@ def export_saved_model(
                 _write_json(extra / "certificate.json", certificate)
             progress.advance()
         kind = servable.input
-        write_serving_files(directory, name, kind.wire.raw, kind.serving_packages)
+        clients = clients_of(kind.wire.raw)
+        write_serving_files(directory, name, clients, kind.serving_packages)
     finally:
         progress.close()
     return target

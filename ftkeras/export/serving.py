@@ -55,6 +55,7 @@ exec docker run --rm -p 8500:8500 -p 8501:8501 -v "$here:/models/{name}:ro" \\
 """
 
 
+_BATCHING_FLAGS = re.compile(r" \\\n  --enable_batching --batching_parameters_file=\S+")
 _NEEDS = {
     "tensorflow_text": """
 # The model has operations of TensorFlow Text. TensorFlow Serving links them since 2.0, those of the
@@ -103,33 +104,47 @@ def write_warmup(extra: Path, servable: Served, name: str) -> None:
             file.write(request.SerializeToString())
 
 
+def clients_of(raw: str) -> dict[str, str]:
+    """Returns the two clients of a classifier, by file.
+
+    Args:
+        raw: What the signature of raw examples calls its argument.
+    """
+    here = Path(__file__).parent
+    grpc = (here / "grpc_client.py").read_text(encoding="utf-8")
+    return {
+        "rest_client.py": (here / "rest_client.py").read_text(encoding="utf-8"),
+        "grpc_client.py": re.sub(r'(?m)^RAW = ".*"$', f'RAW = "{raw}"', grpc),
+    }
+
+
 @stage("export: serving files")
 def write_serving_files(
-    directory: str | os.PathLike[str], name: str, raw: str, needs: Sequence[str] = ()
+    directory: str | os.PathLike[str],
+    name: str,
+    clients: Mapping[str, str],
+    needs: Sequence[str] = (),
+    *,
+    batching: bool = True,
 ) -> None:
-    """Writes `serving/` beside the versions: configurations, a command, and two clients.
+    """Writes `serving/` beside the versions: configurations, a command, and clients.
 
     Args:
         directory: Where the versions are; local or remote.
         name: What the server calls the model.
-        raw: What the signature of raw examples calls its argument.
+        clients: Their texts by file.
         needs: The packages whose operations a server must link; see `Input.serving_packages`.
+        batching: Whether the server may answer requests together.
     """
     folder = os.path.join(directory, FOLDER)
     tf.io.gfile.makedirs(folder)
-    here = Path(__file__).parent
-    grpc = (here / "grpc_client.py").read_text(encoding="utf-8")
+    notes = "".join(_NEEDS[package] for package in needs)
+    serve = _SERVE.format(name=name, folder=FOLDER, version=tf.__version__, needs=notes)
     texts = {
         "models.config": _MODELS.format(name=name),
-        "batching.config": _BATCHING,
-        "serve.sh": _SERVE.format(
-            name=name,
-            folder=FOLDER,
-            version=tf.__version__,
-            needs="".join(_NEEDS[package] for package in needs),
-        ),
-        "rest_client.py": (here / "rest_client.py").read_text(encoding="utf-8"),
-        "grpc_client.py": re.sub(r'(?m)^RAW = ".*"$', f'RAW = "{raw}"', grpc),
+        **({"batching.config": _BATCHING} if batching else {}),
+        "serve.sh": serve if batching else _BATCHING_FLAGS.sub("", serve),
+        **clients,
     }
     for file, text in texts.items():
         with tf.io.gfile.GFile(os.path.join(folder, file), "w") as stream:

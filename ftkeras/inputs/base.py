@@ -106,8 +106,8 @@ class Input:
         pad: What fills a dimension of None, by the name of the input; what has none gets 0.
         version: What differs if `check` may decide differently.
         abilities: What only some kinds can do, by name, each the module that does it: "cards",
-            "show", "corruptions", "looks", "duplicates", "features", "golden" and "levels". See
-            `inputs.image` for what such a module holds.
+            "show", "corruptions", "looks", "duplicates", "features", "counts", "golden" and
+            "levels". See `inputs.image` for what such a module holds.
     """
 
     kind: str
@@ -199,6 +199,14 @@ class Input:
     def recipe(self, view: str = "none") -> str:
         """Returns a text that differs if any number of a version could: it names stored trunks."""
         raise NotImplementedError
+
+    def fresh(self, view: str | None) -> Sequence[str]:
+        """Returns which of several inputs a view makes new in each epoch, if the others stay.
+
+        Args:
+            view: One of `views`; None for the first.
+        """
+        return ()
 
     def accepts(self, name: str) -> bool:
         """Whether a file's name says that it is an example; if these are arrays, a `.npy` file."""

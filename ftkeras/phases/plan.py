@@ -348,9 +348,9 @@ def _warnings(
         )
     elif any(block.trained for block in first.blocks[:-1]):
         yield (
-            f"phase {first.name!r} trains pretrained blocks under a head that is still "
-            "random, which can distort their features (Kumar et al. 2022). A first phase with "
-            "train: [head] avoids it."
+            f"phase {first.name!r} trains pretrained blocks at once. Unless the head starts from "
+            "the floor (head.start), it is random and can distort their features (Kumar et al. "
+            "2022); a first phase with train: [head] avoids that."
         )
     for before, phase in zip((None, *planned), planned, strict=False):
         same = before is not None and before.blocks == phase.blocks

@@ -9,6 +9,7 @@
     bias            every bias and offset (BitFit: Zaken et al. 2022)
     lora            the adapters (LoRA: Hu et al. 2021)
     base            the weights under the adapters, which no other selector names
+    TOWER/SELECTOR  of one of several towers: images/blocks[-2:], texts/norm
 
 A selector works on weights, not on layers: that is what an optimizer trains.
 """
@@ -173,7 +174,20 @@ def is_norm(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, NORMS)
 
 
+def _of_tower(weights: Weights, tower: str) -> Weights:
+    """Returns the weights and blocks of one of several towers; none if there is no such tower."""
+    begins = f"{tower}/"
+    return Weights(
+        tuple(weight for weight in weights.all if weight.path.startswith(begins)),
+        tuple(block for block in weights.blocks if block.startswith(begins)),
+    )
+
+
 def _select_one(weights: Weights, selector: str) -> list[Weight]:
+    tower, _, rest = selector.partition("/")
+    if rest and (part := _of_tower(weights, tower)).blocks:
+        named = f"block:{tower}/{rest.removeprefix('block:')}"
+        return _select_one(part, named if rest.startswith("block:") else rest)
     if selector == "base":
         return [weight for weight in weights.all if weight.is_base]
     weights = Weights(tuple(w for w in weights.all if not w.is_base), weights.blocks)

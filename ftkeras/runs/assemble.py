@@ -9,7 +9,6 @@ from typing import Any
 import keras
 
 from ftkeras.backbones import Backbone
-from ftkeras.backbones.hub import is_hub
 from ftkeras.config.schema import LAST_EPOCH, Config
 from ftkeras.console import counted
 from ftkeras.data.dataset import Data
@@ -29,7 +28,6 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
-from ftkeras.runs.monitor import measured_metrics
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.timeline import stage
@@ -119,7 +117,7 @@ class Assembled:
             trunk=self.trunk,
             guards=guards,
             callbacks=[*callbacks, *penalty, *self.callbacks],
-            measured=measured_metrics(self, average),
+            measured=self.task.measured(self, average),
         )
         return checkpoints
 
@@ -151,7 +149,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
     data = task.data(config)
     task.check(config, data)
     with devices.strategy.scope():
-        backbone = build.backbone(config, data)
+        backbone = task.backbone(config, data)
         model = replicated(task.model(config, data, backbone))
         adapters = build.adapters(config, backbone)
         weights = weights_of(model, backbone.blocks)
@@ -258,8 +256,10 @@ def _trunk(
         return None
     options = config.trunk
     if options.silence is None:  # each layer of a Transformer has dropout
-        options = options.model_copy(update={"silence": is_hub(config.backbone.name)})
-    return plan_trunk(model, feed, unfreeze, options, make_tail)
+        options = options.model_copy(update={"silence": task.silences(config)})
+    plan = plan_trunk(model, feed, unfreeze, options, make_tail)
+    plan.get_stores = task.stores(feed)
+    return plan
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:

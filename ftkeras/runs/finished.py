@@ -23,7 +23,7 @@ from ftkeras.evaluation.refit import was_refitted
 from ftkeras.evaluation.robustness import measure_robustness, sample
 from ftkeras.evaluation.thresholds import choose_thresholds, with_thresholds
 from ftkeras.export.formats import Sample
-from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, export_run, take
+from ftkeras.export.run import CALIBRATED_ON, MEASURED_ON, take
 from ftkeras.files import write_out
 from ftkeras.outputs.kinds import only_classes
 from ftkeras.report.files import add_gallery, write_comparison
@@ -102,9 +102,20 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     return measured
 
 
-def predict(run: Run, files: Sequence[Asked], top_k: int = 5) -> Iterator[FilePrediction]:
-    """Yields what a run's model says of each file or example, or what is wrong with it."""
-    yield from task_of(run.config).predict(run, load_model(run), files, top_k)
+def predict(
+    run: Run, files: Sequence[Asked], top_k: int = 5, labels: Sequence[str] = ()
+) -> Iterator[FilePrediction]:
+    """Yields what a run's model says of each file or example, or what is wrong with it.
+
+    Args:
+        run: The run.
+        files: What to ask about.
+        top_k: How many classes to give, at most.
+        labels: The classes, if the run's task answers by any words.
+    """
+    task = task_of(run.config)
+    task.check_labels(labels)
+    yield from task.predict(run, load_model(run), files, top_k, labels)
 
 
 def export(
@@ -128,14 +139,13 @@ def export(
     config, model = run.config, load_model(run)
 
     def samples() -> tuple[Sample, Sample]:
-        data, kind = data_of(run, config), build.input_of(config, model)
+        data, kind = data_of(run, config), task.input(config, model)
         return (
             take(data.splits["train"], CALIBRATED_ON, kind, config.seed),
             take(data.splits[final_split(data)], MEASURED_ON, kind, config.seed),
         )
 
-    classifier = task.served(run, model)
-    return export_run(run, classifier, directory or run.path("export"), formats, samples)
+    return task.export(run, model, directory or run.path("export"), formats, samples)
 
 
 def write_report(runs: Sequence[Run], out: str | None = None) -> str:
@@ -156,11 +166,11 @@ def write_report(runs: Sequence[Run], out: str | None = None) -> str:
         return write_comparison(runs, out)
     [run] = runs
     task = task_of(run.config)
-    kind = build.input_of(run.config)
+    kind = task.input(run.config)
     if lacks_gallery(read_run(run.folder), kind):
         try:
             model = load_model(run)
-            kind = build.input_of(run.config, model)
+            kind = task.input(run.config, model)
             add_gallery(run, model, data_of(run, run.config).splits, kind)
         except UserError as error:
             print(f"note      the report shows no {kind.nouns}: {error}")
@@ -186,7 +196,9 @@ class LoadedRun:
     run: Run
     model: keras.Model
 
-    def predict(self, files: Sequence[str], top_k: int = 5) -> list[FilePrediction]:
+    def predict(
+        self, files: Sequence[str], top_k: int = 5, labels: Sequence[str] = ()
+    ) -> list[FilePrediction]:
         """Returns what the model says of each file, or what is wrong with it, in order.
 
         Files are read and scores are calibrated as `ftkeras predict` does it.
@@ -194,8 +206,9 @@ class LoadedRun:
         Args:
             files: Paths.
             top_k: How many classes to give, at most.
+            labels: The classes, of a run of the task alignment.
         """
-        return self._answers(files, top_k)
+        return self._answers(files, top_k, labels)
 
     def answer(self, examples: Sequence[str | bytes], top_k: int = 5) -> list[FilePrediction]:
         """Returns what the model says of examples that are in memory, in order.
@@ -212,8 +225,12 @@ class LoadedRun:
         raw = [one.encode() if isinstance(one, str) else one for one in examples]
         return self._answers([RawExample(f"[{i}]", one) for i, one in enumerate(raw)], top_k)
 
-    def _answers(self, asked: Sequence[Asked], top_k: int) -> list[FilePrediction]:
-        return list(task_of(self.run.config).predict(self.run, self.model, asked, top_k))
+    def _answers(
+        self, asked: Sequence[Asked], top_k: int, labels: Sequence[str] = ()
+    ) -> list[FilePrediction]:
+        task = task_of(self.run.config)
+        task.check_labels(labels)
+        return list(task.predict(self.run, self.model, asked, top_k, labels))
 
 
 def load_run(folder: str) -> LoadedRun:
@@ -238,7 +255,7 @@ def load_model(run: Run) -> keras.Model:
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
-    build.make_layers_known(run.config)
+    task_of(run.config).make_layers_known(run.config)
     return read_model(path, run.folder)
 
 

@@ -103,7 +103,7 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
     if why := _why_none(assembled):
         print(f"floor     none: {why}")
         return None
-    rows = _rows(len(splits["train"]), config.seed)
+    rows = some_rows(len(splits["train"]), config.seed)
     parts = {name: splits[name] for name in ("val", split) if name in splits}
     parts["train"] = splits["train"].take(rows)
     features = _features(assembled, parts, rows)
@@ -150,19 +150,21 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float
     """
     model = assembled.model
     blender = Blender(model, [start, weights_of_model(model)], assembled.feed.plain("train"))
-    badness = {}
+    badness, is_share = {}, _is_share(assembled)
+    what = "accuracy" if is_share else "loss"
     for name, share in _BETWEEN.items():
         blender.put([1 - share, share])
         said, _ = predict_outputs(model, assembled.feed.plain("val"), f"choose: {name}")
-        badness[name] = _badness(assembled, said)
+        if faults := assembled.task.faults(assembled.data, said):
+            is_share, (what, badness[name]) = True, faults
+        else:
+            badness[name] = _badness(assembled, said)
     best = min(badness, key=lambda name: float(badness[name].mean()))  # the first among equals
     share = _BETWEEN[best]
     blender.put([1 - share, share])
     scores = {name: float(rows.mean()) for name, rows in badness.items()}
-    is_share = _is_share(assembled)
     shown = {n: f"{1 - s:.4f}" if is_share else f"{s:.4f}" for n, s in scores.items()}
     others = ", ".join(f"{n} {v}" for n, v in shown.items() if n != best)
-    what = "accuracy" if is_share else "loss"
     print(f"kept      {best}: validation {what} {shown[best]} ({others})")
     run.write_json("floor.json", {"kept": best, "metric": what, "validation": {
         name: 1 - score if is_share else score for name, score in scores.items()}})  # fmt: skip
@@ -181,7 +183,7 @@ def _why_none(assembled: Assembled) -> str:
     return ""
 
 
-def _rows(count: int, seed: int) -> np.ndarray:
+def some_rows(count: int, seed: int) -> np.ndarray:
     """Returns the indices of the examples to fit on, in rising order."""
     if count <= MOST:
         return np.arange(count)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from ftkeras.backbones import Backbone
+from ftkeras.backbones.hub import is_hub
 from ftkeras.config.schema import Config
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
@@ -20,7 +22,11 @@ from ftkeras.evaluation.measure import measure
 from ftkeras.evaluation.predict import Asked, FilePrediction, predict_files
 from ftkeras.evaluation.thresholds import outputs_of_run, temperatures_of
 from ftkeras.export.classifier import Served
+from ftkeras.export.formats import Sample
+from ftkeras.export.run import export_run
+from ftkeras.findings import Finding
 from ftkeras.graph import Graph, GraphModel
+from ftkeras.inputs.base import Input
 from ftkeras.measures.results import format_results, headline
 from ftkeras.model.inference import with_kept_outputs
 from ftkeras.outputs.any_of import AnyOf
@@ -31,7 +37,10 @@ from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section
 from ftkeras.run import Run
 from ftkeras.runs import build
-from ftkeras.runs.monitor import check_monitors
+from ftkeras.runs.monitor import check_monitors, measured_metrics
+from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.callbacks.measured import MeasuredMetrics
+from ftkeras.trunk.extract import GetStores, get_stores
 
 if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled
@@ -67,6 +76,18 @@ class Task:
     def data(self, config: Config) -> Data:
         """Finds, checks and splits the data."""
         return build.data(config)
+
+    def input(self, config: Config, model: keras.Model | None = None) -> Input:
+        """Returns what an example is; see `build.input_of`."""
+        return build.input_of(config, model)
+
+    def backbone(self, config: Config, data: Data) -> Backbone:
+        """Loads the backbone."""
+        return build.backbone(config, data)
+
+    def make_layers_known(self, config: Config) -> None:
+        """Imports the layers of ours that a saved model may have."""
+        build.make_layers_known(config)
 
     def feed(
         self,
@@ -121,6 +142,14 @@ class Task:
         """Returns why batches cannot be padded, if a loss is about several rows at once."""
         return None
 
+    def silences(self, config: Config) -> bool:
+        """Whether frozen layers run without dropout if the config does not say it."""
+        return is_hub(config.backbone.name)
+
+    def stores(self, feed: Feed) -> GetStores:
+        """Returns what stores the frozen trunk of a phase; see `ftkeras.trunk.extract`."""
+        return get_stores
+
     def tail(self, model: keras.Model, graph: Graph) -> keras.Model:
         """Returns the part of `model` that trains while its frozen trunk is stored, not compiled.
 
@@ -139,6 +168,28 @@ class Task:
         Their `model` is what is fitted: in a phase with a stored trunk, what `tail` returned.
         """
         return ()
+
+    def measured(
+        self, assembled: Assembled, average: AveragedWeights | None
+    ) -> MeasuredMetrics | None:
+        """Returns the callback that measures the validation split as a whole, if one is needed."""
+        return measured_metrics(assembled, average)
+
+    def start(self, assembled: Assembled, run: Run) -> bool:
+        """Gives the model a start of the task's own, before it trains; returns whether it did."""
+        return False
+
+    def faults(self, data: Data, said: Any) -> tuple[str, np.ndarray] | None:
+        """Returns how wrong each validation example is, if the outputs do not say that.
+
+        Args:
+            data: The data.
+            said: What the model puts out for the validation split.
+
+        Returns:
+            The name of a score from 0 to 1, and what each example lacks of 1, float (n,).
+        """
+        return None
 
     def trains(self, config: Config) -> bool:
         """Returns whether the phases run; without them `finish` makes the model."""
@@ -181,10 +232,31 @@ class Task:
         """Returns the result as tables."""
         return format_results(evaluation)
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raises UserError if `predict` cannot answer by these labels."""
+        if labels:
+            raise UserError(
+                "--labels: this run answers by the classes that it was trained on. Leave it out, "
+                "or take a run of the task alignment."
+            )
+
     def predict(
-        self, run: Run, model: keras.Model, files: Sequence[Asked], top_k: int
+        self,
+        run: Run,
+        model: keras.Model,
+        files: Sequence[Asked],
+        top_k: int,
+        labels: Sequence[str] = (),
     ) -> Iterator[FilePrediction]:
-        """Yields what the model says of each file, or what is wrong with it."""
+        """Yields what the model says of each file, or what is wrong with it.
+
+        Args:
+            run: The run.
+            model: Its model.
+            files: What is asked about.
+            top_k: How many classes to give, at most.
+            labels: What `check_labels` let pass.
+        """
         config, outputs = run.config, outputs_of_run(run)
         return predict_files(
             model,
@@ -202,9 +274,24 @@ class Task:
         kind = build.input_of(run.config, model)
         return Served(model, outputs, temperatures=temperatures_of(run, outputs), kind=kind)
 
+    def export(
+        self,
+        run: Run,
+        model: keras.Model,
+        directory: str,
+        formats: Sequence[str],
+        samples: Callable[[], tuple[Sample, Sample]],
+    ) -> dict[str, str]:
+        """Writes the model, and returns where each format is; see `export_run`."""
+        return export_run(run, self.served(run, model), directory, formats, samples)
+
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the task's own sections of the report."""
         return ()
+
+    def findings(self, data: Data) -> Iterator[Finding]:
+        """Yields what `ftkeras doctor` should say of the data besides."""
+        yield from ()
 
     def has_floor(self, config: Config) -> bool:
         """Whether a linear model on frozen features answers the same question: `runs.floor`."""

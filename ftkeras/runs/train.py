@@ -36,6 +36,7 @@ from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.adapt import adapt_backbone
 from ftkeras.runs.assemble import Assembled, assemble
+from ftkeras.runs.counts import measure_counts
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
@@ -217,8 +218,11 @@ def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers
     floor, start = find_floor(assembled, run, final_split(assembled.data)), None
     wanted = None if config.head.start == "random" else floor
     begins = wanted is not None and start_from(wanted, model)
+    begins = assembled.task.start(assembled, run) or begins
     if begins and config.training.end == "chosen" and "val" in assembled.data.splits:
         start = weights_of_model(model)
+    if assembled.devices.is_chief:
+        measure_counts(assembled, run, final_split(assembled.data))
     guards = Guards(config.training.checkpoint, config.training.trouble, signals)
     _fit(assembled, run, guards, loggers)
     share = 1.0 if start is None else choose_end(assembled, run, start)
@@ -317,6 +321,7 @@ def _check_same_data(data: Data, run: Run) -> None:
 def _digest(data: Data) -> str:
     """Follows from the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
+    parts += [(name, [split.content], b"") for name, split in data.splits.items() if split.content]
     for split in data.splits.values():
         for name, answers in split.answers.items():
             classes = list(data.outputs[name].class_names)

@@ -52,8 +52,7 @@ def fit(
         unfreeze: The phases.
         checkpoints: Keeps the best epoch's weights; its run takes all that is written, and its
             moving average, if there is one, is what validation and the best checkpoint use.
-        trunk: Says in which phases what is frozen runs once, and training continues from what it
-            gave; None runs it again every epoch.
+        trunk: In which phases what is frozen runs once; None runs it again every epoch.
         guards: When to save, what to do about trouble, and what signals are listened to.
         callbacks: More callbacks; they see the logs with the phase's learning rate in them. One
             that has `state` and `load_state` is resumed. In a phase that trains from a stored
@@ -71,11 +70,9 @@ def fit(
     if in_step_with_others(model.distribute_strategy):
         guards = guards.for_workers()
     unfreeze.prepare()  # the states on disk hold its optimizer
-    progress = FitProgress(unfreeze, feed.steps_per_epoch)
-    explosion = guards.trouble.explosion
-    stages = FitStages(unfreeze)
-    watching = [progress, *([] if recorded() is None else [stages])]
-    listening = [*_own_callbacks(feed, unfreeze, checkpoints, explosion), *watching, *callbacks]
+    progress, stages = FitProgress(unfreeze, feed.steps_per_epoch), FitStages(unfreeze)
+    own = _own_callbacks(feed, unfreeze, checkpoints, guards.trouble.explosion)
+    listening = [*own, progress, *([] if recorded() is None else [stages]), *callbacks]
     saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards.trouble)
     listening = _between(measured, listening, Saver(saved, feed.steps_per_epoch, guards))
     saved.begin()

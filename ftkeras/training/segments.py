@@ -17,7 +17,7 @@ from ftkeras.data.pipeline import batches
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.trunk.extract import Part, get_stores
+from ftkeras.trunk.extract import Part
 from ftkeras.trunk.plan import TrunkPlan, stores_share, training_work, view_of, views_of
 from ftkeras.trunk.store import FrontierStore
 
@@ -117,7 +117,7 @@ def stores_of(
         parts["train"] = dataclasses.replace(
             parts["train"], inputs=lambda: examples, recipe=recipe, views=views
         )
-    found = get_stores(
+    found = trunk.get_stores(
         split,
         list(parts.values()),
         options,

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,6 +26,8 @@ from ftkeras.trunk.writer import (
 )
 
 Report = Callable[[str], None]
+GetStores = Callable[..., Any]
+"""`get_stores`, or what takes and returns the same for examples of several parts."""
 
 _AHEAD = 64 << 20  # bytes of inputs that may be ready before they are used
 

@@ -23,7 +23,8 @@ from ftkeras.phases.callback import StagedUnfreezing
 from ftkeras.phases.phase import Phase
 from ftkeras.timeline import stage
 from ftkeras.trunk.cost import NOMINAL_LENGTH, work
-from ftkeras.trunk.split import TrunkSplit, is_within, split_or_reason
+from ftkeras.trunk.extract import GetStores, get_stores
+from ftkeras.trunk.split import Spec, TrunkSplit, is_within, split_or_reason
 from ftkeras.trunk.writer import choose_placement, estimate_bytes
 
 MakeTail = Callable[[Graph], keras.Model]
@@ -74,6 +75,7 @@ class TrunkPlan:
         seconds: How long it took to get the stores, by phase; filled in while training goes on.
         first_stores: The first phase's stores by split, if they were made before it begins; it
             takes them from here.
+        get_stores: What stores the trunk.
     """
 
     options: TrunkConfig
@@ -82,6 +84,7 @@ class TrunkPlan:
     splits: tuple[TrunkSplit | None, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     first_stores: dict[str, Any] | None = None
+    get_stores: GetStores = get_stores
 
     def ahead(self, index: int) -> list[TrunkSplit]:
         """Returns the later phases' splits whose trunks run together with that of a phase."""
@@ -151,7 +154,10 @@ def plan_trunk(
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
         unfreeze.set_flags(index)  # the split follows them
-        split = split_or_reason(model, silence=bool(options.silence), graph=graph, length=length)
+        fresh = feed.input.fresh(view_of(phase, feed))
+        split = split_or_reason(
+            model, silence=bool(options.silence), graph=graph, length=length, fresh=fresh
+        )
         if isinstance(split, str):
             forecasts.append(TrunkForecast(phase.name, False, split))
             splits.append(None)
@@ -207,7 +213,7 @@ def _forecast(
     views = views_of(phase, feed, options)
     parts = feed.share.count if stores_share(model, feed, phase) else 1
     rows = -(-train // parts) * views + -(-val // parts)
-    size = estimate_bytes(split.frontier, rows, options.dtype)
+    size = estimate_bytes(_stored_specs(split, feed, phase), rows, options.dtype)
     length = feed.input.sizes[-1] if feed.input.sizes else NOMINAL_LENGTH
     trunk = work(split.trunk.graph, length) * unit
     tail = work(split.tail.graph, length) * unit
@@ -236,6 +242,14 @@ def _forecast(
         changes.append(f"frozen layers run without dropout ({first}{more})")
     approximate = f"approximates: {' and '.join(changes)}; " if changes else ""
     return TrunkForecast(phase.name, True, approximate + placement.reason, **facts)
+
+
+def _stored_specs(split: TrunkSplit, feed: Feed, phase: Phase) -> Sequence[Spec]:
+    """Returns the part of the frontier that is stored: not inputs that are new in each epoch."""
+    fresh, trunk = feed.input.fresh(view_of(phase, feed)), split.trunk.graph
+    new = {x for x, n in zip(trunk.inputs, trunk.names, strict=False) if n in fresh}
+    both = zip(split.frontier, trunk.outputs, strict=True)
+    return [spec for spec, tensor in both if tensor not in new]
 
 
 def training_work(split: TrunkSplit) -> float:
@@ -268,7 +282,8 @@ def view_of(phase: Phase, feed: Feed) -> str | None:
 
 
 def _what_changes(phase: Phase, feed: Feed) -> Iterator[str]:
-    if view_of(phase, feed):
+    view = view_of(phase, feed)
+    if view and not feed.input.fresh(view):
         yield f"augmentation makes each epoch's {feed.input.nouns} new"
     if feed.input.mixes:
         yield f"mixing makes each epoch's {feed.input.nouns} new"

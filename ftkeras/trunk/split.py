@@ -120,18 +120,20 @@ def split_or_reason(
     silence: bool = False,
     graph: Graph | None = None,
     length: int | None = None,
+    fresh: Sequence[str] = (),
 ) -> TrunkSplit | str:
     """Returns what `split_model` does, or why there is nothing worth storing, in a few words.
 
     Args: as those of `split_model`; and `length`, the largest length of sequences whose length
-        varies. Without it, nothing that varies is stored.
+        varies. Without it, nothing that varies is stored. `fresh` names inputs that are new each
+        time: what follows from them is not in the trunk.
     """
     graph = graph or flatten(model)
     if graph is None:
         return "the model is not functional"
     if not any(v.trainable for v in model.variables):
         return "nothing trains"
-    steady, movable = _find_steady(graph, silence)
+    steady, movable = _find_steady(graph, silence, fresh)
     tail = {step for step in graph.steps if step not in steady}
     _shrink_frontier(graph, tail, movable, length)
     frontier = _frontier(graph, tail)
@@ -244,10 +246,13 @@ def _names(steps: Iterable[Step]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(step.operation.name for step in steps))
 
 
-def _find_steady(graph: Graph, silence: bool) -> tuple[set[Step], set[Step]]:
+def _find_steady(
+    graph: Graph, silence: bool, fresh: Sequence[str] = ()
+) -> tuple[set[Step], set[Step]]:
     """Returns the steps that may be in the trunk, and those of them that may move to the tail."""
     known: dict[keras.Operation, bool] = {}
-    constant = set(graph.inputs)
+    names = graph.names or ("",) * len(graph.inputs)
+    constant = {x for x, name in zip(graph.inputs, names, strict=True) if name not in fresh}
     steady, movable = set(), set()
     for step in graph.steps:
         if not constant.issuperset(step.inputs) or _trains(step.operation):

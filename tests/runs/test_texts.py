@@ -75,12 +75,16 @@ def run(table, tmp_path_factory) -> Run:
 def test_a_run_on_a_table_learns_and_is_measured(run):
     evaluation = evaluate(run)
     assert evaluation["examples"] == 20 and evaluation["accuracy"] > 0.9
+    counts = evaluation["counts"]  # a word tells the class
+    assert counts["accuracy"] > 0.9
+    assert counts["difference"] == pytest.approx(evaluation["accuracy"] - counts["accuracy"])
     facts = run.read_json("data.json")
     assert facts["input"] == "text" and facts["tokens"] == "words" and facts["noun"] == "text"
     answers = list(csv.DictReader(io.StringIO(Path(run.path("answers.csv")).read_text())))
     assert len(answers) == 20 and "reviews.csv:" in str(answers[0])
     page = Path(run.path("report.html")).read_text()
     assert "test texts" in page and "for up to" not in page
+    assert "(logistic regression without a network)" in page
 
 
 def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys):

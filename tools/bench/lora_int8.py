@@ -74,7 +74,7 @@ def with_head(base: keras.Model, rate: float) -> keras.Model:
     return model
 
 
-def adapt(base: keras.Model, precision: str, train: Any, test: Any, seed: int) -> dict[str, Any]:
+def adapt(base: keras.Model, precision: str, seed: int, train: Any, test: Any) -> dict[str, Any]:
     """Trains adapters and a head on a copy of the base; returns what came of it."""
     keras.utils.set_random_seed(seed)
     copy = keras.models.clone_model(base)
@@ -134,7 +134,7 @@ def main(_: list[str]) -> None:
         base = transformer(FLAGS.size)
         with_head(base, 5e-4).fit(*first[0], batch_size=BATCH, epochs=FLAGS.epochs, verbose=0)
         for precision, rows in results.items():
-            rows.append(adapt(base, precision, second[0], second[1], seed))
+            rows.append(adapt(base, precision, seed, *second))
             print(seed, precision, rows[-1], flush=True)
     names = list(results["int8"][0])
     cells = [

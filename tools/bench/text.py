@@ -99,13 +99,15 @@ def divided(name: str, seed: int) -> tuple[Texts, Texts, Texts]:
     order = random.permutation(len(train[0]))
     if count:
         order = order[: int(count)]
-    labels = np.array(train[1])[order]
-    held: list[int] = []
-    for label in np.unique(labels):  # stratified, and no class without a training text
-        own = order[labels == label]
-        held += own[: int(round(0.15 * len(own)))].tolist()
-    rest = [i for i in order if i not in set(held)]
+    held = order[held_out(np.array(train[1])[order])]
+    rest = order[~np.isin(order, held)]
     return picked(train, rest), picked(train, held), test
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Returns the places of the first 15% of each class, of which one text at least is left."""
+    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.concatenate([own[: round(0.15 * len(own))] for own in places])
 
 
 def picked(texts: Texts, rows: Iterable[int]) -> Texts:

@@ -115,10 +115,17 @@ def definitions(nouns: str) -> list[tuple[str, str]]:
 
 
 def drawn(pool: bench.Texts, size: int, seed: int) -> tuple[bench.Texts, bench.Texts]:
-    """Returns so many texts of a pool, divided into training and validation."""
-    order = np.random.default_rng(seed).permutation(len(pool[0]))[:size]
-    held = round(0.15 * len(order))
-    return bench.picked(pool, order[held:]), bench.picked(pool, order[:held])
+    """Returns so many texts of a pool, about as many per class, in training and validation."""
+    order = np.random.default_rng(seed).permutation(len(pool[0]))
+    labels = np.array(pool[1])[order]
+    rank = np.zeros(len(order), int)  # within the class
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange((labels == label).sum())
+    chosen = np.argsort(rank, kind="stable")[:size]
+    held = bench.held_out(labels[chosen])
+    rest = np.setdiff1d(np.arange(len(chosen)), held)
+    train, val = (bench.picked(pool, order[chosen[part]]) for part in (rest, held))
+    return train, val
 
 
 # ------------------------------------------------------------------------------------ models
@@ -170,6 +177,7 @@ def config(
         "phases": phases,
         "optimizer": {"clip_norm": 1.0},
         "training": {"end": "trained"},
+        "trunk": {"mode": "off"},
         "export": {"saved_model": False},
         "report": False,
     }

@@ -63,7 +63,9 @@ def load(found: HubModel, *, weights: str, image_size: int | None, cut: str | No
     with warnings.catch_warnings():
         # Swin passes masks of its own to its layers, of which Keras warns.
         warnings.filterwarnings("ignore", message="Layer '.*' .* was passed an input with a mask")
-        encoder = found.load(found.hub.models.Backbone, load_weights=weights != "none")
+        options = _left_out(found) if found.is_converted else {}
+        backbone = found.hub.models.Backbone
+        encoder = found.load(backbone, load_weights=weights != "none", **options)
         encoder = getattr(encoder, ENCODERS.get(type(encoder).__name__, ""), encoder)
         family = family_of(type(encoder).__name__, found.name)
         natural = _natural_size(encoder, found.name) or pixels.size or _USUAL
@@ -83,6 +85,18 @@ def load(found: HubModel, *, weights: str, image_size: int | None, cut: str | No
         blocks=blocks.find_blocks(model, family.blocks),
         front=_front(encoder, family) if len(model.output.shape) == 3 else 0,
     )
+
+
+def _left_out(found: HubModel) -> dict[str, Any]:
+    """Returns what keras-hub's converters leave out of a config.json of Hugging Face."""
+    kind, activation = found.config["model_type"], found.config.get("hidden_act", "gelu")
+    if activation != "gelu" and kind != "dinov3_vit":  # whose converter reads it
+        raise UserError(
+            f"backbone.name: {found.name} has the activation {activation}; of a {kind} keras-hub "
+            "converts gelu alone."
+        )
+    epsilon = float(found.config.get("layer_norm_eps", 1e-12))
+    return {"layer_norm_epsilon": epsilon} if kind == "vit" else {}
 
 
 def _pixels(found: HubModel) -> Pixels:

@@ -15,7 +15,7 @@ from ftkeras.data.dataset import BadFile, Listing
 from ftkeras.data.reading import from_array, from_files
 from ftkeras.data.reasons import names_note
 from ftkeras.data.scan import scan_files
-from ftkeras.data.sources.manifest_rows import Columns, Row, read_rows
+from ftkeras.data.sources.manifest_rows import AGAIN, Columns, Row, read_rows
 from ftkeras.errors import UserError
 from ftkeras.inputs.base import Input, Verdict
 from ftkeras.paths import why_not_readable
@@ -123,7 +123,7 @@ def _merge(rows: Sequence[Row], columns: Columns) -> Row:
     fault = ""
     if columns.is_one_label and len(labels) > 1:
         fault = "several lines give it different labels: set data.multi_label=true if it has all"
-    differing = [name for name, texts in values.items() if len(texts) > 1]
+    differing = [n for n, texts in values.items() if len(texts) > 1 and n not in columns.several]
     if columns.label_column is None and differing:  # then a column may be an answer
         fault = f"several lines give it different values of {differing[0]!r}: make them one line"
     return dataclasses.replace(
@@ -132,7 +132,7 @@ def _merge(rows: Sequence[Row], columns: Columns) -> Row:
         labels=labels,
         part=next(iter(parts), ""),
         weight=max(row.weight for row in rows),
-        more={name: ";".join(texts) for name, texts in values.items()},
+        more={n: (AGAIN if n in columns.several else ";").join(t) for n, t in values.items()},
         fault=fault,
     )
 

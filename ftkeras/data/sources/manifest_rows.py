@@ -25,6 +25,8 @@ _PARTS = {
 _OF_TEXTS = (
     " If a column holds texts, set data.input={kind: text, column: NAME} and backbone.name=gru."
 )
+AGAIN = "\x1e"
+"""Stands between the values of a column in `Columns.several`."""
 _MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _MOST_OF_A_LINE = 1 << 27  # bytes
 _MOST_COLUMNS = 10_000
@@ -59,6 +61,8 @@ class Columns:
         weight_column: The column of the example's weight in the loss; it may be missing. None:
             all weigh the same.
         multi_label: Whether an example may have any number of labels.
+        several: Columns with any number of values for each file: a list in JSON, or one on each of
+            its lines. `AGAIN` stands between them.
 
     Raises:
         UserError: The settings contradict one another.
@@ -72,6 +76,7 @@ class Columns:
     weight_column: str | None = "weight"
     multi_label: bool = False
     cells: Sequence[str] = ()
+    several: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.label_columns and self.label_column != "label":
@@ -292,7 +297,7 @@ def _parse(
     labels = _labels_in(record, columns, where)
     used = {**columns.needed, **columns.optional}
     more = {
-        name: _text(value)
+        name: _text(value, AGAIN if name in columns.several else ";")
         for name, value in record.items()
         if name not in used and not isinstance(value, dict)
     }
@@ -364,10 +369,10 @@ def _marked(record: Mapping[str, Any], columns: Columns, where: str) -> tuple[st
     return tuple(marked)
 
 
-def _text(value: Any) -> str:
-    """A cell as CSV would have it; the semicolon alone tells that a list is known to be empty."""
+def _text(value: Any, between: str = ";") -> str:
+    """A cell as CSV would have it; the separator alone tells that a list is known to be empty."""
     if isinstance(value, list):
-        return ";".join(map(str, value)) or ";"
+        return between.join(map(str, value)) or between
     return "" if value is None else str(value)
 
 

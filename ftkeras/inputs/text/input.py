@@ -51,7 +51,7 @@ class TextInput(Input):
     version = (1, tf.__version__)
     abilities = {
         name: f"ftkeras.inputs.text.{name}"
-        for name in ("golden", "cards", "looks", "duplicates", "features")
+        for name in ("golden", "cards", "looks", "duplicates", "features", "counts")
     }
 
     @property

@@ -33,7 +33,7 @@ def of_outputs(facts: RunFacts) -> Sequence[Section]:
     """Returns a table of several outputs and the sections of each; or those of a number."""
     if isinstance(facts.output, Number):
         return [numbers(facts)]
-    if facts.output is not None:
+    if facts.output is not None or facts.data.get("heads") == []:
         return []
     heads = (facts.evaluation or {}).get("heads")
     if not heads:

@@ -111,7 +111,7 @@ class Checkpoints(keras.callbacks.Callback):
     def _keep_weights(self, epoch: int) -> None:
         self.best_epoch = epoch
         with contextlib.nullcontext() if self.average is None else self.average.swapped():
-            # Not as Keras writes them: that takes half a second where this takes a tenth.
+            # Not as Keras writes them: that takes half a second, and this a tenth.
             write_state(self._path(epoch), {"weights": values_of(self.subject.weights)})
         self._keep([*self._known, epoch])
 

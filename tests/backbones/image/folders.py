@@ -29,13 +29,14 @@ _VIT = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-6,  # what keras-hub takes, whatever a config.json says
+    "layer_norm_eps": 0.02,  # not the usual one
     "qkv_bias": True,
 }
 _DINO = {
     **_VIT,
     "model_type": "dinov2_with_registers",
     "architectures": ["Dinov2WithRegistersModel"],
+    "layer_norm_eps": 1e-6,  # the only one that keras-hub has
     "mlp_ratio": 2,
     "layerscale_value": 1.0,
     "drop_path_rate": 0.0,

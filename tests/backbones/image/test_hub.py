@@ -13,16 +13,23 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from ftkeras.backbones import Backbone, hub, load_backbone
 from ftkeras.backbones.image import hub as image_hub
 from ftkeras.backbones.image.families import FAMILIES, family_of
+from ftkeras.cli import main as cli
+from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
+from ftkeras.keras_internals import flat_layers
 from ftkeras.model.assemble import build_model
 from ftkeras.model.pooling import pool
 from ftkeras.model.surgery import reinitialize
 from ftkeras.phases.freezing import set_trainable, trained_weights
 from ftkeras.phases.selectors import weights_of
+from ftkeras.run import Run
+from ftkeras.runs.finished import load_model
+from ftkeras.runs.train import train
 from ftkeras.trunk.split import TrunkSplit, split_or_reason
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -315,7 +322,7 @@ def test_a_family_partitions_trains_exactly_its_last_block_and_splits(name):
     split = split_or_reason(model, silence=True)
     assert isinstance(split, TrunkSplit)
     last = {id(step.operation) for step in split.tail.graph.steps}
-    assert last >= {id(layer) for layer in on.blocks[-1].layers}
+    assert last >= {id(layer) for layer in on.blocks[-1].layers if layer.trainable_weights}
     assert not last & {id(layer) for block in on.blocks[:-1] for layer in block.layers}
     stored = split.trunk(pixels(), training=False)
     expected = model(pixels(), training=False)
@@ -426,8 +433,13 @@ def test_a_folder_of_keras_hub_and_a_saved_model_give_the_same(tmp_path):
     np.testing.assert_array_equal(again(pixels()), model(pixels()))
 
 
-def test_preprocessing_that_says_nothing_is_refused(converted, tmp_path):
+def test_what_a_folder_does_not_say_is_refused(converted, tmp_path):
     folder = folders.write(tmp_path / "vit", "vit")
+    config = folder / "config.json"
+    config.write_text(json.dumps({**folders.CONFIGS["vit"], "hidden_act": "relu"}))
+    with pytest.raises(UserError, match="the activation relu; of a vit keras-hub converts gelu"):
+        load_backbone(str(folder))
+    config.write_text(json.dumps(folders.CONFIGS["vit"]))
     says = folder / "preprocessor_config.json"
     says.write_text(json.dumps({"size": 32}))
     with pytest.raises(UserError, match="does not say how pixels are scaled: KeyError, 'image_me"):
@@ -435,3 +447,64 @@ def test_preprocessing_that_says_nothing_is_refused(converted, tmp_path):
     says.unlink()
     with pytest.raises(UserError, match="has no preprocessor_config.json, so nothing says"):
         load_backbone(str(folder))
+
+
+# -------------------------------------------------------------------------------- a whole run
+
+
+@pytest.fixture(scope="module")
+def run(converted, tmp_path_factory) -> Run:
+    """Head, then the last layer of the converted ViT, both from a store, with export and report."""
+    folder = tmp_path_factory.mktemp("run")
+    labels = np.arange(40) % 2
+    images = np.random.default_rng(0).integers(0, 120, (40, SIZE, SIZE, 3))
+    images[..., 0] += 120 * labels[:, None, None]
+    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
+    rate = {"epochs": 2, "learning_rate": 1e-2}
+    tree = {
+        "data": {
+            "source": "arrays",
+            "path": str(folder / "images.npz"),
+            "batch_size": 8,
+            "split": {"val": 0.2, "test": 0.2},
+            "input": {"augmentation": "none"},
+        },
+        "backbone": {"name": str(converted["vit"])},
+        "phases": [
+            {"name": "head", "train": ["head"], **rate},
+            {"name": "last", "train": ["head", "blocks[-1:]"], **rate},
+        ],
+        "trunk": {"mode": "on"},
+        "training": {"end": "trained"},  # not the floor, which the colours suffice for
+    }
+    return train(parse_config(tree), str(folder / "run"))
+
+
+@pytest.mark.slow
+def test_a_run_trains_the_last_block_from_a_store_and_is_certified(run, converted):
+    assert [row["stored"] for row in run.read_json("plan.json")["trunk"]] == [True, True]
+    trained, original = load_model(run), load_backbone(str(converted["vit"])).model
+    [old], [new] = (
+        [x for x in flat_layers(model) if type(x).__name__ == "ViTEncoder"]
+        for model in (original, trained)
+    )
+    same = [
+        all((a == b).all() for a, b in zip(x.get_weights(), y.get_weights(), strict=True))
+        for x, y in zip(old.encoder_layers, new.encoder_layers, strict=True)
+    ]
+    assert same == [True, False]
+    assert run.read_json("evaluation.json")["accuracy"] > 0.9  # the classes differ in colour
+    certified = run.read_json("certificate.json")["saved_model"]
+    own = certified.get("saved_model", certified)
+    assert own["max_difference"].keys() >= {"serving_default", "images", "features"}
+    assert max(own["max_difference"].values()) <= own["tolerance"]
+    assert Path(run.folder, "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_finished_run_needs_the_folder_no_more(run, tmp_path, capsys):
+    Image.fromarray(np.full((40, 50, 3), (230, 60, 60), np.uint8)).save(tmp_path / "red.png")
+    assert cli.main(["predict", run.folder, str(tmp_path / "red.png")]) == 0
+    assert "red.png" in capsys.readouterr().out
+    assert cli.main(["plan", f"--config={run.path('config.yaml')}"]) == 0
+    assert "transformer_block_2" in capsys.readouterr().out

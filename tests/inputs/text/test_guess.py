@@ -13,7 +13,7 @@ from ftkeras.inputs.text.guess import columns_of, holds_texts
     [
         ("a.csv", "label,split,text", "{c},train,a fine film {i}", ("text", "label")),
         ("a.csv", "id;Satz;Sprache;split", "{i};ein guter Film {i};{c};train", ("Satz", "Sprache")),
-        ("a.tsv", '"the\nreview"\tstars', "so very dull {i}\t{c}", ("the\nreview", "stars")),
+        ("a.csv", '"the\nreview",stars', "so very dull {i},{c}", ("the\nreview", "stars")),
         ("a.csv", "review,id", "so very dull,{i}", ("review", "")),
         ("a.csv", "path,caption,label", "{i}.jpg,a red old car,{c}", ("", "")),
         ("a.csv", "id,stars", "{i},{c}", ("", "")),

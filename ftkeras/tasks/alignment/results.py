@@ -1,0 +1,127 @@
+"""What an alignment reached, in words; and how well class names alone tell pictures apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from ftkeras.console import table
+from ftkeras.data.dataset import Split
+from ftkeras.data.pipeline import plain
+from ftkeras.data.reading import from_array
+from ftkeras.errors import UserError, did_you_mean, there_are
+from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.inputs.base import Input
+from ftkeras.measures.bootstrap import share_interval
+from ftkeras.tasks.alignment.config import ClassesSection
+from ftkeras.tasks.alignment.pairs import Pair, PairFeed
+from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, unit
+
+_SHOWN = {"picture_to_text": "picture to text", "text_to_picture": "text to picture"}
+
+
+def encode_texts(
+    tower: keras.Model, texts: Sequence[str], kind: Input, batch_size: int = 64
+) -> np.ndarray:
+    """Returns the embeddings of texts, unit vectors float32 (n, units).
+
+    Raises:
+        UserError: A text cannot be used.
+    """
+    raw = np.array([text.encode() for text in texts], object)
+    for text, content in zip(texts, raw, strict=True):
+        if reason := kind.check(content, "", "").reason:
+            raise UserError(f"the text {text[:40]!r} cannot be used: {reason}.")
+    split = Split(
+        "texts", list(map(str, range(len(texts)))), np.zeros((len(texts), 0), np.float32), 0,
+        from_array(raw)(np.arange(len(texts))),
+    )  # fmt: skip
+    return unit(predict_outputs(tower, plain(split, kind, batch_size), "encode texts")[0])
+
+
+def encode_classes(
+    tower: keras.Model, names: Sequence[str], templates: Sequence[str], kind: Input
+) -> np.ndarray:
+    """Returns an embedding for each class, (classes, units): the mean of its sentences'."""
+    sentences = [template.replace("{}", name) for name in names for template in templates]
+    embedded = encode_texts(tower, sentences, kind)
+    return unit(embedded.reshape(len(names), len(templates), -1).mean(axis=1))
+
+
+def zero_shot(
+    section: ClassesSection, model: keras.Model, feed: PairFeed, split: str, embedded: Embedded
+) -> dict[str, Any]:
+    """Returns the accuracy of telling pictures apart by the names of their classes alone.
+
+    Raises:
+        UserError: The table has no such column.
+    """
+    columns = feed.data.splits[split].columns
+    if section.column not in columns:
+        raise UserError(
+            f"alignment.classes.column: the table has no column {section.column!r}."
+            f"{did_you_mean(section.column, columns)} {there_are(list(columns))}"
+        )
+    assert isinstance(feed.input, Pair)
+    names = sorted({str(n) for s in feed.data.splits.values() for n in s.columns[section.column]})
+    names = [name for name in names if name.strip()]
+    truth = np.array(columns[section.column], str)
+    known = np.isin(truth, names)
+    kind = feed.input.text
+    classes = encode_classes(model.get_layer(kind.nouns), names, section.templates, kind)
+    answers = np.array(names)[(embedded.pictures[known] @ classes.T).argmax(axis=1)]
+    share = float(np.mean(answers == truth[known]))
+    return {
+        "zero_shot_accuracy": share,
+        "zero_shot_classes": len(names),
+        "zero_shot_intervals": {"zero_shot_accuracy": share_interval(share, int(known.sum()))},
+    }
+
+
+def headline(evaluation: Mapping[str, Any]) -> str:
+    """Returns the result in a few lines."""
+    ends = evaluation["intervals"]
+    shown = ", ".join(
+        f"recall@{k} {evaluation[f'recall_at_{k}']:.3f} ({_span(ends[f'recall_at_{k}'])})"
+        for k in AT
+    )
+    lines = [f"{evaluation['split']:10}{shown}, {evaluation['examples']} {evaluation['nouns']}"]
+    if ridge := evaluation.get("ridge"):
+        lines += [_against(ridge, k) for k in (1, 10)]
+    if "zero_shot_accuracy" in evaluation:
+        lines.append(
+            f"zero-shot accuracy {evaluation['zero_shot_accuracy']:.3f} "
+            f"({_span(ends['zero_shot_accuracy'])}) among {evaluation['zero_shot_classes']} classes"
+        )
+    return "\n".join(lines)
+
+
+def _against(ridge: Mapping[str, Any], k: int) -> str:
+    name = f"recall_at_{k}"
+    low, high = (100 * end for end in ridge[f"{name}_difference_interval"])
+    gain = 100 * ridge[f"{name}_difference"]
+    verdict = "noise" if ridge[f"{name}_noise"] else "gained" if gain > 0 else "lost"
+    return (
+        f"floor     recall@{k} {ridge[name]:.3f} (ridge regression between frozen features); "
+        f"{verdict} {gain:+.1f} points (95% interval {low:.1f} to {high:.1f})"
+    )
+
+
+def _span(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def format_retrieval(evaluation: Mapping[str, Any]) -> str:
+    """Returns the result as a table."""
+    ends, rows = evaluation["intervals"], []
+    for way in WAYS:
+        for name in (*(f"recall_at_{k}" for k in AT), "median_rank", "map"):
+            value = evaluation[f"{way}_{name}"]
+            digits = ".1f" if name == "median_rank" else ".4f"
+            span = ends[f"{way}_{name}"]
+            between = "-" if span is None else f"{span[0]:{digits}} to {span[1]:{digits}}"
+            rows.append((_SHOWN[way], name.replace("_", " "), f"{value:{digits}}", between))
+    return f"{table(rows, ('way', 'metric', 'value', '95% interval'))}\n\n{headline(evaluation)}"

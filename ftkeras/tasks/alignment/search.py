@@ -1,0 +1,203 @@
+"""Pictures of a folder by a text: an index that is kept, refreshed by content, and ranked whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ftkeras.cache import cache_folder, digest
+from ftkeras.console import counted
+from ftkeras.errors import UserError
+from ftkeras.evaluation.predict import each_output, expand_inputs
+from ftkeras.files import write_whole
+from ftkeras.run import Run
+from ftkeras.runs.finished import load_model
+from ftkeras.runs.task import task_of
+from ftkeras.tasks.alignment.pairs import Pair
+from ftkeras.tasks.alignment.results import encode_texts
+from ftkeras.tasks.alignment.retrieval import unit
+
+_BATCH = 64
+
+
+@dataclass
+class Index:
+    """The embeddings of files.
+
+    Args:
+        files: Their paths.
+        stamps: Size and time of each: a file with another one is read again.
+        contents: A digest of each file's bytes: the same bytes are not encoded again.
+        vectors: Unit vectors float32 (n, units); 0 of a file that is no picture.
+    """
+
+    files: list[str] = field(default_factory=list)
+    stamps: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def best(self, query: np.ndarray, count: int) -> list[tuple[str, float]]:
+        """Returns the nearest files with their cosines, the nearest first.
+
+        Args:
+            query: A unit vector (units,).
+            count: How many, at most.
+        """
+        if not self.files:
+            return []
+        cosines = self.vectors @ query.astype(np.float32)
+        sound = np.flatnonzero(self.vectors.any(axis=1))
+        some = sound[np.argpartition(-cosines[sound], min(count, len(sound)) - 1)[:count]]
+        some = some[np.argsort(-cosines[some], kind="stable")]
+        return [(self.files[i], float(cosines[i])) for i in some]
+
+    def save(self, path: str) -> None:
+        """Writes the index as one file, whole or not at all."""
+        buffer = io.BytesIO()
+        texts = {"files": self.files, "stamps": self.stamps, "contents": self.contents}
+        arrays = {name: np.array(values, np.str_) for name, values in texts.items()}
+        np.savez(buffer, vectors=self.vectors, **arrays)  # type: ignore[arg-type]
+        write_whole(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str) -> Index:
+        """Returns what `save` wrote; an empty one if there is none, or it is damaged."""
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as arrays:
+                texts = [arrays[name].tolist() for name in ("files", "stamps", "contents")]
+                found = cls(texts[0], texts[1], texts[2], arrays["vectors"])
+            if {len(text) for text in texts} == {len(found.vectors)}:
+                return found
+        return cls()
+
+
+class Searcher:
+    """Ranks folders by texts with one run's model.
+
+    Args:
+        run: A finished run of the task alignment.
+
+    Raises:
+        UserError: The run is of another task, or has no model.
+
+    Example:
+        ```python
+        searcher = Searcher(Run.open("runs/alignment"))
+        index = searcher.index(["photos/"])
+        for file, cosine in index.best(searcher.encode("a red fruit"), 5):
+            print(f"{cosine:.3f}", file)
+        ```
+    """
+
+    def __init__(self, run: Run):
+        config = run.config
+        if config.task != "alignment":
+            raise UserError(
+                f"search: {run.folder} is a run of the task {config.task}; only a run of the task "
+                "alignment ranks pictures by texts."
+            )
+        self.model = load_model(run)
+        pair = task_of(config).input(config, self.model)
+        assert isinstance(pair, Pair)
+        self._pair = pair
+        self._name = digest(*(fingerprint(layer) for layer in self._towers), pair.picture.recipe())
+
+    @property
+    def _towers(self) -> Sequence[keras.Model]:
+        return [self.model.get_layer(name) for name in self._pair.sides]
+
+    def index(self, places: Sequence[str]) -> Index:
+        """Returns the index of files, folders and patterns; encodes what is new, keeps the rest.
+
+        Args:
+            places: What `ftkeras predict` takes.
+
+        Raises:
+            UserError: There is no picture.
+        """
+        files = [str(path) for path in expand_inputs(places, self._pair.picture)]
+        about = digest(self._name, *(os.path.abspath(place) for place in places))
+        path = str(cache_folder("search") / f"{about}.npz")
+        old = Index.load(path)
+        before = {file: i for i, file in enumerate(old.files)}
+        by_content = {content: i for i, content in enumerate(old.contents)}
+        units = self.model.get_layer(self._pair.picture.nouns).output_shape[-1]
+        new = Index(files, [], [], np.zeros((len(files), units), np.float32))
+        missing = []
+        for place, file in enumerate(files):
+            stamp, known = _stamp(file), before.get(file)
+            if known is None or old.stamps[known] != stamp:
+                content = _content(file)
+                known = by_content.get(content)
+            else:
+                content = old.contents[known]
+            new.stamps.append(stamp)
+            new.contents.append(content)
+            if known is None:
+                missing.append(place)
+            else:
+                new.vectors[place] = old.vectors[known]
+        self._encode(new, missing)
+        if (new.files, new.stamps) != (old.files, old.stamps):
+            new.save(path)
+        return new
+
+    def _encode(self, index: Index, places: Sequence[int]) -> None:
+        tower, _ = self._towers
+        asked = [index.files[place] for place in places]
+        faults = []
+        for place, (_, error, said) in zip(
+            places, each_output(tower, asked, self._pair.picture, _BATCH), strict=True
+        ):
+            if error:
+                faults.append(f"{index.files[place]}: {error}")
+            else:
+                index.vectors[place] = unit(said[np.newaxis])[0]
+        if faults:
+            print(f"note      {counted(len(faults), 'file')} left out ({faults[0]})")
+
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the embedding of a text, a unit vector (units,).
+
+        Raises:
+            UserError: The text cannot be used.
+        """
+        _, tower = self._towers
+        return encode_texts(tower, [text], self._pair.text)[0]
+
+
+def fingerprint(tower: keras.Model) -> str:
+    """Returns a digest of a tower's weights."""
+    made = hashlib.blake2b(digest_size=16)
+    for weight in tower.get_weights():
+        made.update(np.ascontiguousarray(weight).tobytes())
+    return made.hexdigest()
+
+
+def _stamp(file: str) -> str:
+    with contextlib.suppress(tf.errors.OpError):
+        facts = tf.io.gfile.stat(file)
+        return f"{facts.length}:{facts.mtime_nsec}"
+    return ""
+
+
+def _content(file: str) -> str:
+    """Returns a digest of a file's bytes; of a file that cannot be read, of its name."""
+    made = hashlib.blake2b(digest_size=16)
+    try:
+        with tf.io.gfile.GFile(file, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                made.update(chunk)
+    except tf.errors.OpError:
+        return f"unreadable {file}"
+    return made.hexdigest()
