@@ -62,7 +62,8 @@ def measure(name: str, seed: int, data: Path) -> dict[str, Any]:
     trained = np.unique(labels[splits["train"]])  # a class may have too few images
     for split, rows in splits.items():
         rows = rows[np.isin(labels[rows], trained)]
-        arrays |= {f"x_{split}": pixels[rows], f"y_{split}": labels[rows]}
+        arrays |= {f"x_{split}": pixels[rows]}
+        arrays |= {f"y_{split}": np.searchsorted(trained, labels[rows])}
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/data.npz", **arrays)
         changes = [
