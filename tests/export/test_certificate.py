@@ -153,6 +153,7 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
     (tmp_path / "0.raw").write_bytes(golden_images()["colour"])
     np.savez(tmp_path / "prepared.npz", images=np.zeros((2, 16, 16, 3), np.float32))
     names = {"raw": "image_bytes", "feature": "image/encoded", "prepared": "images"}
+    names |= {"packages": [], "more": {}}
     (tmp_path / "names.json").write_text(json.dumps(names))
     script = Path(certificate.__file__).with_name("fresh_process.py")
     source = (

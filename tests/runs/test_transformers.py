@@ -143,7 +143,6 @@ def test_a_task_trains_a_transformer(text_tree, keras_hub_folder, tmp_path, task
 @pytest.mark.parametrize(
     ("task", "reason"),
     [
-        ("adversarial", "texts have no 'levels'"),
         ("incremental", "texts have no 'levels'"),
         ("domain_adaptation", "texts cannot be paired"),
     ],

@@ -21,7 +21,7 @@ from ftkeras.config.schema import Config
 from ftkeras.errors import TrainingError, UserError
 from ftkeras.evaluation.predictions import load_predictions, save_predictions
 from ftkeras.measures.calibration import fit_temperature
-from ftkeras.runs import finished, task, train
+from ftkeras.runs import task, train
 from ftkeras.runs.assemble import assemble
 
 pytestmark = pytest.mark.slow
@@ -235,7 +235,7 @@ def test_a_failure_is_recorded_and_what_was_earned_stays(photos, config, tmp_pat
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(finished, "export_run", full_disk)
+    monkeypatch.setattr("ftkeras.runs.task.export_run", full_disk)
     with pytest.raises(TrainingError, match="no space is left"):
         ftkeras.train(config({"source": "folder", "path": str(photos)}), str(tmp_path / "r"))
     status = json.loads((tmp_path / "r" / "status.json").read_text())
