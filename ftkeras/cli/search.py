@@ -9,6 +9,7 @@ import time
 from absl import flags
 
 from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras search RUN TEXT FILE|FOLDER|PATTERN ... [--top_k=10] [--json]
@@ -45,5 +46,6 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     else:
         for file, score in found:
             print(f"{score:.4f}  {file}")
-    print(f"{len(index.files):,} pictures ranked in {1000 * took:.0f} ms", file=sys.stderr)
+    ranked = counted(len(index.sound()), "picture")
+    print(f"{ranked} ranked in {1000 * took:.0f} ms", file=sys.stderr)
     return 0

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,10 @@ class Index:
     contents: list[str] = field(default_factory=list)
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
+    def sound(self) -> np.ndarray:
+        """Returns which files are pictures: their places, ascending."""
+        return np.flatnonzero(self.vectors.any(axis=1))
+
     def best(self, query: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Returns the nearest files with their cosines, the nearest first.
 
@@ -56,7 +61,7 @@ class Index:
         if not self.files:
             return []
         cosines = self.vectors @ query.astype(np.float32)
-        sound = np.flatnonzero(self.vectors.any(axis=1))
+        sound = self.sound()
         some = sound[np.argpartition(-cosines[sound], min(count, len(sound)) - 1)[:count]]
         some = some[np.argsort(-cosines[some], kind="stable")]
         return [(self.files[i], float(cosines[i])) for i in some]
@@ -123,7 +128,7 @@ class Searcher:
             places: What `ftkeras predict` takes.
 
         Raises:
-            UserError: There is no picture.
+            UserError: There is no picture, or none that can be read.
         """
         files = [str(path) for path in expand_inputs(places, self._pair.picture)]
         about = digest(self._name, *(os.path.abspath(place) for place in places))
@@ -150,6 +155,11 @@ class Searcher:
         self._encode(new, missing)
         if (new.files, new.stamps) != (old.files, old.stamps):
             new.save(path)
+        if not len(new.sound()):
+            raise UserError(
+                f"search: none of {counted(len(files), 'file')} can be read as a picture, for "
+                f"example {files[0]}. Name other files or folders."
+            )
         return new
 
     def _encode(self, index: Index, places: Sequence[int]) -> None:
@@ -164,7 +174,9 @@ class Searcher:
             else:
                 index.vectors[place] = unit(said[np.newaxis])[0]
         if faults:
-            print(f"note      {counted(len(faults), 'file')} left out ({faults[0]})")
+            print(
+                f"note      {counted(len(faults), 'file')} left out ({faults[0]})", file=sys.stderr
+            )
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the embedding of a text, a unit vector (units,).

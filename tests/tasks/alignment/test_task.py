@@ -259,7 +259,9 @@ def test_search_ranks_a_folder_and_reads_only_what_changed(
     (folder / "notes.txt").write_text("no picture")
     (folder / "broken.png").write_bytes(b"\x89PNG no more")
     assert main(["search", trained.folder, "a blue cross", str(folder), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    told = capsys.readouterr()
+    found = json.loads(told.out)  # all of it: notes go elsewhere
+    assert "1 file left out" in told.err
     assert len(found) == 10 and all(not f["file"].endswith(("txt", "broken.png")) for f in found)
     assert any("blue" in f["file"] for f in found[:3])
     scores = [f["score"] for f in found]
@@ -284,7 +286,10 @@ def test_search_ranks_a_folder_and_reads_only_what_changed(
     assert best[1] == pytest.approx(max(everything.values()))
 
 
-def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, capsys):
+def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "broken.png").write_bytes(b"\x89PNG no more")
     other = tmp_path / "other"
     shutil.copytree(trained.folder, other)
     text = (other / "config.yaml").read_text()
@@ -293,6 +298,8 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, capsys):
         ([trained.folder, "a red bar"], "expected a run folder, a text"),
         ([trained.folder, "", str(shapes)], "cannot be used"),
         ([trained.folder, "red", str(tmp_path / "nowhere")], "no images at"),
+        ([trained.folder, "red", str(broken)], "none of 1 file can be read"),
+        ([trained.folder, "red", str(broken)], "none of 1 file can be read"),  # from the index
         ([str(tmp_path), "red", str(shapes)], ""),
     ):
         assert main(["search", *arguments]) == 2
