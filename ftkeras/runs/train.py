@@ -223,7 +223,8 @@ def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers
         start = weights_of_model(model)
     if assembled.devices.is_chief:
         measure_counts(assembled, run, final_split(assembled.data))
-    guards = Guards(config.training.checkpoint, config.training.trouble, signals)
+    training = config.training
+    guards = Guards(training.checkpoint, training.trouble, signals, from_floor=begins)
     _fit(assembled, run, guards, loggers)
     share = 1.0 if start is None else choose_end(assembled, run, start)
     if config.training.refit:

@@ -71,7 +71,7 @@ def fit(
         guards = guards.for_workers()
     unfreeze.prepare()  # the states on disk hold its optimizer
     progress, stages = FitProgress(unfreeze, feed.steps_per_epoch), FitStages(unfreeze)
-    own = _own_callbacks(feed, unfreeze, checkpoints, guards.trouble.explosion)
+    own = _own_callbacks(feed, unfreeze, checkpoints, guards)
     listening = [*own, progress, *([] if recorded() is None else [stages]), *callbacks]
     saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards.trouble)
     listening = _between(measured, listening, Saver(saved, feed.steps_per_epoch, guards))
@@ -94,13 +94,13 @@ def fit(
 
 
 def _own_callbacks(
-    feed: Feed, unfreeze: ResumableUnfreezing, checkpoints: Checkpoints, explosion: float | None
+    feed: Feed, unfreeze: ResumableUnfreezing, checkpoints: Checkpoints, guards: Guards
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that every training has."""
     run, average = checkpoints.run, checkpoints.average
     return [
         unfreeze,  # before those that read its phase, its learning rate and its position
-        DivergenceWatch(unfreeze, explosion),
+        DivergenceWatch(unfreeze, guards.trouble.explosion, guards.from_floor),
         *([] if average is None else [average]),
         DataPosition(feed, unfreeze),
         EpochRecord(run, unfreeze),

@@ -1,7 +1,7 @@
 """Training against small changes of word vectors (Miyato, Dai and Goodfellow 2017).
 
-Tokens have no values that change a little, but the vectors that the network reads have. Nobody can
-send changed vectors to a served model: this is a regularisation, and no defence.
+Tokens have no values that change a little, but the vectors that the network reads have. A
+client cannot send changed vectors to a served model: this regularises, and defends nothing.
 """
 
 from __future__ import annotations

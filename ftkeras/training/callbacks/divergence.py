@@ -14,7 +14,8 @@ from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.training.resume.state_file import Tree
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
-_LEAST = 0.3  # what was learned to the last digit, or by the floor, may rise a hundredfold
+_LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and nothing is wrong
+_LEAST_FROM_FLOOR = 0.3  # the floor fits its examples closely; dropout alone raises that loss
 
 
 class Divergence(Exception):
@@ -28,11 +29,20 @@ class DivergenceWatch(keras.callbacks.Callback):
     mean since the epoch began, from which the step's own loss follows. A loss explodes where the
     median of the latest steps is `explosion` times both the median of the last hundred and that of
     the run's first ones: so a new phase with stronger augmentation, or a single odd batch, does not
-    count. Where both are below 0.3, that much is compared with.
+    count. If both are below 0.01 (0.3 if the head starts from the floor), that much is compared
+    with.
+
+    Args:
+        unfreeze: The phases.
+        explosion: How many times the usual loss is an explosion; None for no limit.
+        from_floor: Whether the head starts from a linear model, so that the first loss is near 0.
     """
 
-    def __init__(self, unfreeze: StagedUnfreezing, explosion: float | None):
+    def __init__(
+        self, unfreeze: StagedUnfreezing, explosion: float | None, from_floor: bool = False
+    ):
         super().__init__()
+        self._least = _LEAST_FROM_FLOOR if from_floor else _LEAST
         self._unfreeze = unfreeze
         self._explosion = explosion
         self._first: list[float] = []
@@ -61,7 +71,7 @@ class DivergenceWatch(keras.callbacks.Callback):
         recent = list(self._recent)
         latest = statistics.median(recent[-_LATEST:])
         before = statistics.median(recent[:-_LATEST])
-        usual = max(before, statistics.median(self._first), _LEAST)
+        usual = max(before, statistics.median(self._first), self._least)
         if latest > explosion * usual:
             raise Divergence(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
 

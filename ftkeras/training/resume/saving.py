@@ -34,12 +34,14 @@ class Guards:
         signals: What is listening for Ctrl-C, SIGTERM and SIGUSR1.
         every_epoch: Whether to save at each epoch's end, even if epochs are so short that this
             takes more than a twentieth of the time.
+        from_floor: Whether the head starts from the floor: its first loss is then near 0.
     """
 
     saving: CheckpointConfig = CheckpointConfig()
     trouble: TroubleConfig = TroubleConfig()
     signals: Signals = field(default_factory=Signals)
     every_epoch: bool = False
+    from_floor: bool = False
 
     def for_workers(self) -> Guards:
         """Returns those for workers in step, which save when all are at the same step.
@@ -48,7 +50,7 @@ class Guards:
         step. So they stop at once.
         """
         saving = CheckpointConfig(every_steps=self.saving.every_steps, every_minutes=None)
-        return Guards(saving, self.trouble, every_epoch=True)
+        return Guards(saving, self.trouble, every_epoch=True, from_floor=self.from_floor)
 
 
 class SavedTraining:

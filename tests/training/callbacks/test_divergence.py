@@ -21,11 +21,13 @@ from ftkeras.training.resume.saving import Guards, SavedTraining
 PHASES = [Phase("head", 2, 1e-2, decay="constant"), Phase("all", 1, train=["all"])]
 
 
-def watched(losses: list[float], explosion: float | None = 10.0) -> int | None:
+def watched(
+    losses: list[float], explosion: float | None = 10.0, from_floor: bool = False
+) -> int | None:
     """Shows a watch an epoch of step losses, as Keras does; returns the step that it stops at."""
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    watch = DivergenceWatch(StagedUnfreezing(model, [Phase("a", 1, 0.1)]), explosion)
+    watch = DivergenceWatch(StagedUnfreezing(model, [Phase("a", 1, 0.1)]), explosion, from_floor)
     watch.on_epoch_begin(0)
     means = np.cumsum(losses) / np.arange(1, len(losses) + 1)
     for step, mean in enumerate(means):
@@ -54,8 +56,13 @@ def test_a_loss_below_ten_times_the_first_is_no_explosion_however_low_it_was():
 
 def test_what_was_learned_to_the_last_digit_may_rise_a_little():
     assert watched([0.0] * 20 + [1.5e-5] * 20) is None
-    assert watched([0.03] * 20 + [2.5] * 20) is None  # a head that starts from the floor
-    assert watched([0.0] * 20 + [3.5] * 20) == 22
+    assert watched([0.0] * 20 + [0.5] * 20) == 22
+
+
+def test_a_head_from_the_floor_begins_near_zero_and_may_rise_more():
+    assert watched([0.03] * 20 + [2.5] * 20) == 22
+    assert watched([0.03] * 20 + [2.5] * 20, from_floor=True) is None
+    assert watched([0.0] * 20 + [3.5] * 20, from_floor=True) == 22
 
 
 class Spoil(keras.callbacks.Callback):
