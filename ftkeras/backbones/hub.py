@@ -6,8 +6,6 @@ Nothing here imports Keras or keras-hub before a model is loaded.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -77,17 +75,6 @@ class HubModel:
     def is_converted(self) -> bool:
         """Whether the folder is in Hugging Face's form, so that keras-hub converts the weights."""
         return "model_type" in self.config
-
-    @functools.cached_property
-    def checksum(self) -> str:
-        """A digest of config and weights: another model has another one."""
-        folder, found = Path(self.folder), hashlib.blake2b(digest_size=16)
-        weights = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
-        for path in [folder / "config.json", *weights]:
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    found.update(chunk)
-        return found.hexdigest()
 
     def json(self, file: str) -> dict[str, Any]:
         """Returns what a JSON file of the folder holds; nothing if there is no such file.
