@@ -150,16 +150,32 @@ class GraphModel(keras.Model):
         return None  # the layers attach what masks there are
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        pairs = zip(self.graph.inputs, self.graph.in_order(inputs), strict=True)
-        values = {tensor: keras.ops.cast(value, tensor.dtype) for tensor, value in pairs}
-        masks = () if mask is None else self.graph.in_order(mask)
-        for tensor, its_mask in zip(self.graph.inputs, masks, strict=False):
-            if its_mask is not None:
-                values[tensor] = AttachMask()([values[tensor], its_mask])
-        for step in self.graph.steps:
-            values.update(zip(step.outputs, step.call(values, training), strict=True))
-        outputs = [values[tensor] for tensor in self.graph.outputs]
-        return keras.tree.pack_sequence_as(self.graph.structure, outputs)
+        values = values_of(self.graph, inputs, mask)
+        run_steps(self.graph.steps, values, training)
+        return results_of(self.graph, values)
+
+
+def values_of(graph: Graph, inputs: Any, mask: Any = None) -> dict[Tensor, Any]:
+    """Returns the values of a graph's inputs, with their Keras masks attached."""
+    pairs = zip(graph.inputs, graph.in_order(inputs), strict=True)
+    values = {tensor: keras.ops.cast(value, tensor.dtype) for tensor, value in pairs}
+    masks = () if mask is None else graph.in_order(mask)
+    for tensor, its_mask in zip(graph.inputs, masks, strict=False):
+        if its_mask is not None:
+            values[tensor] = AttachMask()([values[tensor], its_mask])
+    return values
+
+
+def run_steps(steps: Sequence[Step], values: dict[Tensor, Any], training: bool | None) -> None:
+    """Runs calls on what is in `values`, and puts their results there."""
+    for step in steps:
+        values.update(zip(step.outputs, step.call(values, training), strict=True))
+
+
+def results_of(graph: Graph, values: Mapping[Tensor, Any]) -> Any:
+    """Returns a graph's outputs among `values`, nested as the graph says."""
+    outputs = [values[tensor] for tensor in graph.outputs]
+    return keras.tree.pack_sequence_as(graph.structure, outputs)
 
 
 class ReadMask(keras.layers.Layer):

@@ -189,6 +189,17 @@ def run_through_graph(
 # --------------------------------------------------------------------------------- training
 
 
+def unrounded(variable: keras.Variable) -> Any:
+    """Returns a variable's value in its own dtype, also within a layer of half precision.
+
+    There, `value` is rounded, and no public name leaves that scope.
+    """
+    from keras.src.backend.common.variables import AutocastScope
+
+    with AutocastScope(None):
+        return tf.convert_to_tensor(variable.value)  # Keras would pass the variable on
+
+
 def symbolic_build(model: keras.Model, data_batch: Any) -> None:
     """Makes the variables of metrics and optimizer, which `fit` else makes in its first step."""
     model._symbolic_build(data_batch=data_batch)

@@ -321,6 +321,9 @@ class TrainingConfig(Section):
     cores, else float32."""
     jit: Literal["auto"] | bool = "auto"
     """Whether XLA compiles the steps; auto does on a GPU and on a TPU."""
+    gradient_checkpointing: bool = False
+    """Keep only what enters each block, and compute the rest of the block once more in the backward
+    pass: less memory, about a third more time (docs/speed.md)."""
     average: WeightAverage | None = None
     """Left out, weights are not averaged."""
     deterministic: bool = False

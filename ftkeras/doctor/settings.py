@@ -194,8 +194,8 @@ def _random_backbone(plan: Plan, weights: str) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan, smaller: str) -> Iterator[Finding]:
-    both = 8 * plan.parameters  # weights and gradients in float32
-    needed = plan.activation_bytes + plan.optimizer_bytes + both
+    # The weights and the optimizer's state are in memory already.
+    needed = plan.largest.step_bytes
     free = available_memory()
     if needed > free:
         lower = " or ".join(["data.batch_size", *([smaller] if smaller else [])])

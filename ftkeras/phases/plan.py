@@ -10,10 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ftkeras.backbones.blocks import leaf_layers
 from ftkeras.console import counted, table
 from ftkeras.errors import UserError
-from ftkeras.keras_internals import flat_layers, inbound_nodes
+from ftkeras.phases.activations import activations
 from ftkeras.phases.clock import PhaseClock
 from ftkeras.phases.freezing import trained_weights
 from ftkeras.phases.groups import Group, canonical_paths
@@ -61,8 +60,9 @@ class PlannedPhase:
         first_rate, peak_rate, last_rate: Of the head, in its first, highest and last step.
         rates: Of the head, over the phase: at evenly spaced steps, the last of which is the last.
         parameters: How many numbers it trains.
-        activation_bytes: Estimate of what the backward pass keeps: the outputs of every layer from
-            the first trained one on, for one batch, in float32.
+        activation_bytes: Estimate of what the backward pass of one batch reads.
+        checkpointed_bytes: The same with gradient checkpointing, whether the plan has that or not.
+        passing_bytes: Estimate of what one batch takes beside that for a moment.
         phase: The phase itself.
         trained: The weights that train.
         shares: The share of the phase's rate of each of them, by id of its variable.
@@ -79,10 +79,22 @@ class PlannedPhase:
     rates: tuple[float, ...]
     parameters: int
     activation_bytes: int
+    checkpointed_bytes: int
+    passing_bytes: int
     blocks: tuple[PlannedBlock, ...]
     phase: Phase
     trained: tuple[Weight, ...]
     shares: Mapping[int, float]
+
+    @property
+    def step_bytes(self) -> int:
+        """What a step takes beside the weights and the optimizer: activations and gradients."""
+        return self.activation_bytes + self.passing_bytes + self.gradient_bytes
+
+    @property
+    def gradient_bytes(self) -> int:
+        """What the gradients of all weights that train take."""
+        return sum(bytes_of(weight.variable) for weight in self.trained)
 
 
 _BOUND = ("phase", "trained", "shares", "weights")  # fields that hold objects of the process
@@ -99,6 +111,8 @@ class Plan:
         accumulation: How many batches an update of the weights takes.
         warnings: Sentences about traps that the plan runs into.
         weights: The model's weights.
+        checkpointing: Whether blocks are computed once more in the backward pass.
+        batch_size: Examples per batch.
     """
 
     parameters: int
@@ -108,11 +122,13 @@ class Plan:
     phases: tuple[PlannedPhase, ...]
     warnings: tuple[str, ...]
     weights: Weights
+    checkpointing: bool = False
+    batch_size: int = 1
 
     @property
-    def activation_bytes(self) -> int:
-        """What the backward pass of the most expensive phase keeps."""
-        return max(phase.activation_bytes for phase in self.phases)
+    def largest(self) -> PlannedPhase:
+        """The phase whose steps take the most memory."""
+        return max(self.phases, key=lambda phase: phase.step_bytes)
 
     def as_json(self) -> dict[str, Any]:
         """Returns the plan as plain dicts and lists."""
@@ -146,6 +162,8 @@ def make_plan(
     *,
     steps_per_epoch: int | None = None,
     batch_size: int = 1,
+    length: int | None = None,
+    checkpointing: bool = False,
 ) -> Plan:
     """Resolves phases: which weights train when, for how many steps, at what rates.
 
@@ -155,6 +173,8 @@ def make_plan(
         phases: The phases.
         steps_per_epoch: Batches per epoch; None counts lengths in epochs.
         batch_size: Examples per batch, for the memory of activations.
+        length: Of sequences, for the same, if the model takes any length.
+        checkpointing: Whether blocks are computed once more in the backward pass.
 
     Raises:
         UserError: A selector isn't understood or selects nothing.
@@ -163,9 +183,19 @@ def make_plan(
     optimizer = getattr(model, "optimizer", None)
     every = (template_of(optimizer).gradient_accumulation_steps or 1) if optimizer else 1
     clock = PhaseClock(resolved, steps_per_epoch, every)
-    planned = tuple(
-        _plan_phase(model, weights, clock, index, batch_size) for index in range(len(resolved))
-    )
+    planned = []
+    for index in range(len(resolved)):
+        phase = _plan_phase(weights, clock, index)
+        trained = {id(weight.variable) for weight in phase.trained}
+        each = activations(model, weights, trained, length=length)
+        kept = each.checkpointed if checkpointing else each.kept
+        phase = dataclasses.replace(
+            phase,
+            activation_bytes=kept * batch_size,
+            checkpointed_bytes=each.checkpointed * batch_size,
+            passing_bytes=each.passing * batch_size,
+        )
+        planned.append(phase)
     slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
     warnings = (
         *_warnings(resolved, planned, batch_size),
@@ -173,7 +203,17 @@ def make_plan(
         *_moved_ends(clock, every),
     )
     total = sum(weight.size for weight in weights.all)
-    return Plan(total, steps_per_epoch, slots, every, planned, warnings, weights)
+    return Plan(
+        total,
+        steps_per_epoch,
+        slots,
+        every,
+        tuple(planned),
+        warnings,
+        weights,
+        checkpointing,
+        batch_size,
+    )
 
 
 def format_plan(plan: Plan) -> str:
@@ -227,9 +267,7 @@ def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:
             )
 
 
-def _plan_phase(
-    model: keras.Model, weights: Weights, clock: PhaseClock, index: int, batch: int
-) -> PlannedPhase:
+def _plan_phase(weights: Weights, clock: PhaseClock, index: int) -> PlannedPhase:
     phase, steps = clock.phases[index], clock.length(index)
     trained = trained_weights(weights, phase.train, phase.batch_norm)
     shares = rate_shares(weights, phase, trained)
@@ -245,7 +283,9 @@ def _plan_phase(
         last_rate=rates[-1],
         rates=tuple(clock.rate(index, step) for step in evenly_spaced(steps, _SAMPLES)),
         parameters=sum(weight.size for weight in trained),
-        activation_bytes=_activations(model, trained) * 4 * batch,
+        activation_bytes=0,  # `make_plan` knows the model
+        checkpointed_bytes=0,
+        passing_bytes=0,
         blocks=tuple(_plan_blocks(weights, phase, shares, max(rates))),
         phase=phase,
         trained=trained,
@@ -372,24 +412,6 @@ def _warnings(
     for asked in phases:
         if asked.batch_norm != "frozen" and without:
             yield f"phase {asked.name!r}: batch_norm {asked.batch_norm}, and there is none."
-
-
-def _activations(model: keras.Model, trained: Sequence[Weight]) -> int:
-    """Returns how many numbers an example's backward pass keeps."""
-    layers = leaf_layers(model)
-    training = {id(weight.layer) for weight in trained}
-    holders = [
-        i for i, x in enumerate(layers) if any(id(part) in training for part in flat_layers(x))
-    ]
-    if not holders:
-        return 0
-    shapes = (
-        output.shape[1:]
-        for layer in layers[holders[0] :]
-        for node in inbound_nodes(layer)[:1]  # its first use; others belong to other graphs
-        for output in node.outputs
-    )
-    return sum(math.prod(d or 1 for d in shape) for shape in shapes)
 
 
 def bytes_of(variable: keras.Variable) -> int:

@@ -33,6 +33,7 @@ from ftkeras.runs.task import Task, task_of
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
+from ftkeras.training.checkpointing import check_checkpointing, checkpointed
 from ftkeras.training.fit import fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.optimizer import make_optimizer
@@ -184,8 +185,8 @@ def bind(built: Built, data: Data) -> Assembled:
         optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
-    unfreeze = _unfreezing(model, weights, backbone, phases, feed)
-    tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
+    unfreeze = _unfreezing(config, model, weights, backbone, phases, feed)
+    tight = batch_size.warn(unfreeze.plan, feed)
     low_rank = [adapters.describe()] if adapters else []
     more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
     assembled = Assembled(
@@ -209,14 +210,29 @@ def bind(built: Built, data: Data) -> Assembled:
 
 
 def _unfreezing(
-    model: keras.Model, weights: Weights, backbone: Backbone, phases: Sequence[Phase], feed: Feed
+    config: Config,
+    model: keras.Model,
+    weights: Weights,
+    backbone: Backbone,
+    phases: Sequence[Phase],
+    feed: Feed,
 ) -> ResumableUnfreezing:
     """Returns the callback of the plan, as it stands before the first phase."""
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    steps, batch_size = feed.steps_per_epoch, feed.batch_size
+    checkpointing = config.training.gradient_checkpointing
+    if checkpointing:
+        check_checkpointing(model, weights)
     unfreeze = ResumableUnfreezing(
         model,
-        make_plan(model, weights, phases, steps_per_epoch=steps, batch_size=batch_size),
+        make_plan(
+            model,
+            weights,
+            phases,
+            steps_per_epoch=feed.steps_per_epoch,
+            batch_size=feed.batch_size,
+            length=feed.input.sizes[-1] if feed.input.sizes else None,
+            checkpointing=checkpointing,
+        ),
         blocks=backbone.blocks,
         recalibrate_on=feed.plain("train") if recalibrates else None,
         report=print,
@@ -297,9 +313,10 @@ def lr_find(config: Config, out: str, *, low: float, high: float, steps: int) ->
     assembled = assemble(config)
     assembled.unfreeze.set_model(assembled.model)
     assembled.unfreeze.enter(0)
-    result = find_learning_rate(
-        assembled.model, assembled.feed.train(), low=low, high=high, steps=steps
-    )
+    with checkpointed(assembled.model, assembled.plan):
+        result = find_learning_rate(
+            assembled.model, assembled.feed.train(), low=low, high=high, steps=steps
+        )
     title = f"Learning-rate range test, phase {assembled.phases[0].name}"
     chart = line_chart(
         [Curve("loss", result.rates, result.losses)],

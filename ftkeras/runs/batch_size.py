@@ -2,78 +2,64 @@
 
 from __future__ import annotations
 
-import math
-
-import keras
 import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.memory import available_memory
+from ftkeras.phases import Plan
 
 _SHARE = 0.8  # of the free memory: the estimate is rough
-_COPIES = 2  # of what the backward pass keeps: the outputs, and the gradients of them
-_ALIVE = 3  # the outputs of layers that exist at once in a forward pass: two inputs, a result
+_WORTH = 0.8  # of the activations, below which gradient checkpointing is advised
 
 
-def batch_size_that_fits(
-    batch_size: int, activation_bytes: int, largest_output: int, memory: int
-) -> int:
+def batch_size_that_fits(batch_size: int, each: float, memory: float) -> int:
     """Returns the largest power of two below `batch_size` that should fit; 0 where not even 1 does.
 
     Args:
         batch_size: The one that did not fit.
-        activation_bytes: What its backward pass keeps, in bytes.
-        largest_output: The numbers that the largest output of a layer has for one example.
-        memory: Bytes that are free.
+        each: Bytes that an example takes.
+        memory: Bytes that are free for all of them.
 
     Example:
-        >>> batch_size_that_fits(256, 256 << 20, 0, 100 << 20)  # 1 MiB per example, twice
+        >>> batch_size_that_fits(256, 2 << 20, 100 << 20)
         32
     """
-    each = _bytes_of_each(batch_size, activation_bytes, largest_output)
     most = min(int(memory * _SHARE / max(each, 1)), batch_size - 1)
     return 1 << (most.bit_length() - 1) if most > 0 else 0
 
 
-def advise(model: keras.Model, feed: Feed, activation_bytes: int) -> str:
+def advise(plan: Plan, feed: Feed) -> str:
     """Returns in words which batch size would fit into the memory that is free now."""
-    batch_size, smaller = feed.batch_size, feed.input.smaller
-    fits = batch_size_that_fits(
-        batch_size, activation_bytes, _largest_output(model), available_memory()
-    )
+    batch_size, smaller, largest = feed.batch_size, feed.input.smaller, plan.largest
+    each = (largest.activation_bytes + largest.passing_bytes) / plan.batch_size
+    fits = batch_size_that_fits(batch_size, each, available_memory() - largest.gradient_bytes)
+    again = ""
+    if largest.checkpointed_bytes < _WORTH * largest.activation_bytes:
+        again = (
+            " Or --set training.gradient_checkpointing=true: a batch then takes about "
+            f"{(largest.checkpointed_bytes + largest.passing_bytes) / 1e9:.1f} GB."
+        )
     if not fits:
         remedy = f": lower {smaller}." if smaller else "."
-        return f"At data.batch_size={batch_size}, even 1 may not fit{remedy}"
+        return f"At data.batch_size={batch_size}, even 1 may not fit{remedy}{again}"
     accumulate = -(-batch_size // fits)
     return (
         f"data.batch_size is {batch_size}; about {fits} would fit: --set data.batch_size={fits} "
-        f"(and --set optimizer.accumulate={accumulate} for updates from as many examples)."
+        f"(and --set optimizer.accumulate={accumulate} for updates from as many examples).{again}"
     )
 
 
-def warn(model: keras.Model, feed: Feed, activation_bytes: int) -> str:
+def warn(plan: Plan, feed: Feed) -> str:
     """Returns a sentence where a batch will hardly fit into the free memory, else "".
 
     On a CPU this has to come before: the system ends a process that runs out, without a word.
     """
     if tf.config.list_physical_devices("GPU"):
         return ""
-    batch_size = feed.batch_size
-    needed = _bytes_of_each(batch_size, activation_bytes, _largest_output(model)) * batch_size
-    free = available_memory()
+    needed, free = plan.largest.step_bytes, available_memory()
     if needed <= free:
         return ""
-    advice = advise(model, feed, activation_bytes)
-    return f"Training needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. {advice}"
-
-
-def _bytes_of_each(batch_size: int, activation_bytes: int, largest_output: int) -> float:
-    return _COPIES * activation_bytes / batch_size + _ALIVE * 4 * largest_output
-
-
-def _largest_output(model: keras.Model) -> int:
-    return max(
-        math.prod(size or 1 for size in output.shape[1:])
-        for operation in model.operations
-        for output in keras.tree.flatten(operation.output)
+    return (
+        f"Training needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. "
+        f"{advise(plan, feed)}"
     )

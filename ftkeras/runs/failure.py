@@ -6,13 +6,12 @@ import keras
 
 from ftkeras import system_errors
 from ftkeras.data.feed import Feed
+from ftkeras.phases import Plan
 from ftkeras.run import Run
 from ftkeras.runs import batch_size
 
 
-def describe_failure(
-    error: Exception, run: Run, feed: Feed, model: keras.Model, activation_bytes: int
-) -> str:
+def describe_failure(error: Exception, run: Run, feed: Feed, model: keras.Model, plan: Plan) -> str:
     """Returns in one line what stopped a run; the traceback goes to its error.txt.
 
     Args:
@@ -20,8 +19,7 @@ def describe_failure(
         run: The run.
         feed: Its data, which are read again to find the example that cannot be read.
         model: Its compiled model.
-        activation_bytes: What the backward pass of one batch keeps at most, for the batch size
-            that would fit.
+        plan: What its steps take, for the batch size that would fit.
     """
 
     def write(text: str) -> str:
@@ -41,5 +39,5 @@ def describe_failure(
         error,
         write=write,
         find_broken=find_broken,
-        find_batch_size=lambda: batch_size.advise(model, feed, activation_bytes),
+        find_batch_size=lambda: batch_size.advise(plan, feed),
     )

@@ -200,8 +200,8 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
         run.fail(str(error))
         raise
     except Exception as error:
-        needed = assembled.plan.activation_bytes
-        reason = describe_failure(error, run, assembled.feed, assembled.model, needed)
+        plan = assembled.plan
+        reason = describe_failure(error, run, assembled.feed, assembled.model, plan)
         run.fail(reason)
         raise TrainingError(reason) from error
     else:

@@ -21,6 +21,7 @@ from ftkeras.training.callbacks.record import (
     FitProgress,
 )
 from ftkeras.training.callbacks.stages import FitStages
+from ftkeras.training.checkpointing import checkpointed
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last
@@ -136,7 +137,11 @@ def _train(
     for stretch in stretches:
         fitted, (train, val) = stretch.model, stretch.batches
         together = steps_together(fitted, stretch.work, callbacks, guards.saving.every_steps)
-        with quick_pointwise_gradients(fitted), doing_together(fitted, together):
+        with (
+            quick_pointwise_gradients(fitted),
+            checkpointed(fitted, saved.unfreeze.plan),
+            doing_together(fitted, together),
+        ):
             saved.before_fit(fitted, train)
             if measured is not None:
                 measured.before_fit(fitted, stretch.held_out)
