@@ -340,6 +340,21 @@ def test_decays_itself():
 # ----------------------------------------------------------------------- the whole process
 
 
+@canary("gradient checkpointing in half precision trains on rounded weights.")
+def test_unrounded():
+    class Seen(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(), initializer="ones")
+
+        def call(self, inputs):
+            self.seen = self.kernel.value.dtype, internals.unrounded(self.kernel).dtype
+            return inputs
+
+    layer = Seen(dtype="mixed_bfloat16")
+    layer(np.ones(1, "float32"))
+    assert [x.name for x in layer.seen] == ["bfloat16", "float32"]
+
+
 @canary("a resumed run draws other numbers in layers and callbacks without a seed.")
 def test_global_seeds():
     state = internals.global_seeds().state

@@ -23,7 +23,7 @@ from ftkeras.phases.selectors import Weights
 
 _LENGTH = 128  # what a size counts as that only the batch decides, if nothing says it
 _EXAMPLES = 2  # that are traced: with one, TensorFlow leaves broadcasting out
-_PASSING = 3  # the largest tensors that exist beside what is kept: two inputs and a result
+_PASSING = 2  # the largest tensors that exist beside what is kept: an input and a result
 
 # What computes a sum, or moves numbers: its gradient reads neither what enters nor what leaves.
 _LINEAR = frozenset(

@@ -35,9 +35,8 @@ class Stretch:
 def stretches(graph: Graph, weights: Weights) -> list[Stretch]:
     """Divides a graph into blocks that are computed once more, and the rest.
 
-    What follows the last block is kept: the backward pass begins there. So is the last block
-    itself, which it needs first, a first block that takes whole numbers alone (embeddings), and a
-    block that adds to the loss.
+    The last block and the head are kept: the backward pass needs them first. So is a block that
+    takes whole numbers alone (embeddings), and one that adds to the loss.
 
     Args:
         graph: The model's calls, or those of its tail.
@@ -45,18 +44,14 @@ def stretches(graph: Graph, weights: Weights) -> list[Stretch]:
     """
     order = {name: number for number, name in enumerate(weights.blocks)}
     block_of = {id(w.layer): order[w.block] for w in weights.all if w.block is not None}
-    in_head = {id(w.layer) for w in weights.all if w.block is None}
     groups: list[tuple[int, list[Step]]] = []
     now = -1
     for step in graph.steps:
-        parts = _layers_of(step)
-        if any(id(part) in in_head for part in parts):
-            now = len(order)
-        now = max([now, *(block_of[id(part)] for part in parts if id(part) in block_of)])
+        now = max([now, *(block_of[id(x)] for x in _layers_of(step) if id(x) in block_of)])
         if not groups or groups[-1][0] != now:
             groups.append((now, []))
         groups[-1][1].append(step)
-    last = max((number for number, _ in groups if number < len(order)), default=-1)
+    last = max((number for number, _ in groups), default=-1)
     made = [
         (weights.blocks[number] if 0 <= number < last else None, steps) for number, steps in groups
     ]
