@@ -87,9 +87,7 @@ def activations(
         return Activations(sum(sizes), sum(sizes), _PASSING * max(sizes, default=0))
     reading = _Reading(graph, trained, length)
     whole = reading.kept([Stretch(graph.steps, None, (), ())])
-    return Activations(
-        whole, min(whole, reading.kept(stretches(graph, weights))), _PASSING * reading.largest
-    )
+    return Activations(whole, min(whole, reading.kept(stretches(graph, weights))), reading.passing)
 
 
 class _Reading:
@@ -103,20 +101,39 @@ class _Reading:
             if type(step.operation).__name__ in _SAME_NUMBERS and len(step.inputs) >= 1:
                 self._source[step.outputs[0]] = self.sources(step.inputs)[0]
         sizes = [_bytes(x, length) for step in graph.steps for x in step.outputs]
-        self.largest = max(sizes, default=0)
-        """The bytes of the largest tensor."""
+        self._largest = max(sizes, default=0)
+        self._unfolded = max(map(self._unfold, self._flows), default=0)
+
+    @property
+    def passing(self) -> int:
+        """The bytes of what exists for a moment; of layers that hold layers, those read so far."""
+        return _PASSING * self._largest + self._unfolded
+
+    def _unfold(self, step: Step) -> int:
+        """Returns the bytes of a convolution's patches, which the gradient of its kernel takes."""
+        layer: Any = step.operation
+        if not isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D)):
+            return 0
+        if id(layer.kernel) not in self._trained or math.prod(layer.kernel_size) == 1:
+            return 0
+        patch = math.prod(layer.kernel.shape[:-1])
+        return patch * self._bytes(step.outputs[0]) // layer.filters
 
     def sources(self, tensors: Any) -> list[Tensor]:
         """Returns the tensors that hold the numbers of these."""
         return [self._source.get(x, x) for x in tensors]
 
     def kept(self, parts: Sequence[Stretch]) -> int:
-        """Returns the bytes that are kept; of the blocks among the parts, one at a time."""
+        """Returns the bytes that are kept; of the blocks among the parts, one at a time.
+
+        What follows them is free when the first block is computed once more.
+        """
+        last = max((i for i, part in enumerate(parts) if part.block is not None), default=-1)
         kept: dict[Tensor, None] = {}
         inner, again = 0, 0
-        for part in parts:
+        for index, part in enumerate(parts):
             tensors, hidden = self.of(part.steps)
-            if part.block is None or not tensors:
+            if index < last and (part.block is None or not tensors):
                 inner += hidden
             else:
                 own = set(self.sources(x for step in part.steps for x in step.outputs))
@@ -150,7 +167,7 @@ class _Reading:
             return [*floats, *step.outputs], _OF_GATES * self._steps_of(step, parts)
         if parts and children(layer):
             found = self._traced(step)
-            self.largest = max(self.largest, found.largest)
+            self._largest = max(self._largest, found.largest)
             return (floats if found.reads_input else []), found.kept
         if kind in _LINEAR:
             return [], 0

@@ -8,7 +8,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.memory import available_memory
 from ftkeras.phases import Plan
 
-_SHARE = 0.8  # of the free memory: the estimate is rough
+_SHARE = 0.5  # of the free memory: tracing takes some, and TensorFlow more for a moment
 _WORTH = 0.8  # of the activations, below which gradient checkpointing is advised
 
 
@@ -21,7 +21,7 @@ def batch_size_that_fits(batch_size: int, each: float, memory: float) -> int:
         memory: Bytes that are free for all of them.
 
     Example:
-        >>> batch_size_that_fits(256, 2 << 20, 100 << 20)
+        >>> batch_size_that_fits(256, 1 << 20, 100 << 20)
         32
     """
     most = min(int(memory * _SHARE / max(each, 1)), batch_size - 1)

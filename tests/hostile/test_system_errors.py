@@ -198,3 +198,40 @@ def test_the_batch_size_that_fits_is_told_beforehand_and_does(place):
     assert advice is not None, done.stdout
     done = train(place, LIMIT, *large, f"--set={advice[1]}", "--overwrite")
     assert done.returncode == 0, done.stderr
+
+
+TEXTS = """\
+data:
+  source: manifest
+  path: texts.csv
+  batch_size: 128
+  split: {val: 0.1, test: 0.1}
+  input: {kind: text, length: 512}
+backbone: {name: tiny-bert}
+head: {start: random}
+phases: [{name: all, train: [all], epochs: 1, learning_rate: 1e-3}]
+export: {saved_model: false}
+report: false
+"""
+
+
+def test_so_it_is_for_transformers_which_may_compute_blocks_again(place):
+    from keras_hub.models import BertBackbone
+    from keras_hub.tokenizers import BertTokenizer
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "the"]
+    BertBackbone(len(pieces), 3, 4, 16, 32).save_to_preset(str(place / "tiny-bert"))
+    BertTokenizer(pieces, lowercase=True).save_to_preset(str(place / "tiny-bert"))
+    rows = [f"{('red', 'blue')[i % 2]} {'the ' * 520}{i},{'ab'[i % 2]}" for i in range(160)]
+    (place / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (place / "c.yaml").write_text(TEXTS)
+    done = train(place, LIMIT)
+    assert done.returncode != 0
+    advice = re.search(
+        r"data.batch_size is 128; about .* --set (data.batch_size=\d+) .*"
+        r"Or --set (training.gradient_checkpointing=true)",
+        done.stdout,
+    )
+    assert advice is not None, done.stdout
+    done = train(place, LIMIT, f"--set={advice[1]}", f"--set={advice[2]}", "--overwrite")
+    assert done.returncode == 0, done.stderr

@@ -73,9 +73,34 @@ def test_activations_count_from_the_first_trained_layer(model):
     head, top, full = plan(
         model, HEAD, Phase("top", train=["blocks[-1]"]), Phase("full", train=["all"])
     ).phases
-    assert head.activation_bytes == 2 * 4 * 32
-    assert top.activation_bytes == (32 + 32 + 2) * 4 * 32
-    assert full.activation_bytes == (144 + 144 + 32 + 32 + 2) * 4 * 32
+    # What the kernels that train multiply; flattened numbers are those of before.
+    assert head.activation_bytes == 32 * 4 * 32
+    assert top.activation_bytes == 144 * 4 * 32
+    assert full.activation_bytes == (192 + 144 + 32) * 4 * 32  # frozen batch norm reads nothing
+
+
+def test_statistics_of_batch_norm_that_trains_need_what_they_are_of(model):
+    (full,) = plan(model, Phase("full", 1, 1e-4, train=["all"], batch_norm="train")).phases
+    assert full.activation_bytes == (192 + 144 + 144 + 32) * 4 * 32
+
+
+def test_probabilities_of_attention_grow_with_the_square_of_the_length():
+    from keras_hub.layers import TransformerEncoder
+
+    heads, width = 2, 8
+    inputs = keras.Input((None, width))
+    outputs = TransformerEncoder(16, heads, name="block")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(outputs[:, 0]))
+    model.compile("sgd", "mse")
+
+    def kept(length: int) -> int:
+        made = make_plan(
+            model, weights_of(model), [Phase("all", 1, 1e-4, train=["all"])], length=length
+        )
+        return made.phases[0].activation_bytes
+
+    # The second difference is that of the square, for 2 * 40^2 pairs of places.
+    assert kept(40) + kept(120) - 2 * kept(80) == 2 * 40**2 * heads * 4
 
 
 def test_the_plan_is_json_and_a_table(model):
