@@ -30,6 +30,7 @@ PACKAGES = {
     "report": 14,
     "evaluation": 2,
     "training/resume": 4,
+    "runs": 10,
 }
 """By package: how often "where" names a place in it, at most."""
 PLACES = {"docs/code.md": 4}
