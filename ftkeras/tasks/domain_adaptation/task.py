@@ -216,8 +216,9 @@ class DomainAdaptation(Task):
         settings = [phase.batch_norm for phase in listed if phase.batch_norm is not None]
         if section.method == "adabn" and settings[-1:] != ["train"]:
             raise UserError(
-                "domain_adaptation.method: adabn puts the target's batch statistics in place of the "
-                "source's, but the last phase does not train with these. Set its batch_norm: train."
+                "domain_adaptation.method: adabn puts the target's batch statistics in place of "
+                "the source's, but the last phase does not train with these. Set its batch_norm: "
+                "train."
             )
 
     def feed(
