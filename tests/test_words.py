@@ -33,6 +33,7 @@ PACKAGES = {
     "config": 1,
     "model": 0,
     "trunk": 10,
+    "inputs": 6,
     "runs": 10,
     "tasks/adversarial": 0,
     "tasks/classification": 0,
