@@ -34,6 +34,7 @@ PACKAGES = {
     "model": 0,
     "trunk": 10,
     "inputs": 6,
+    "backbones": 1,
     "runs": 10,
     "tasks/adversarial": 0,
     "tasks/classification": 0,
