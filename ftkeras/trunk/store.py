@@ -118,7 +118,9 @@ class FrontierStore:
         """
         stored = len(range(part.index, len(split), part.count))
         if stored != self.layout.examples:
-            raise ValueError(f"the store has {self.layout.examples} examples, the split has {stored}")
+            raise ValueError(
+                f"the store has {self.layout.examples} examples, the split has {stored}"
+            )
         return StoredRows(self, part if part.count > 1 else WHOLE, sizes=sizes)
 
 
