@@ -136,7 +136,7 @@ def test_a_backbone_for_texts_implies_their_kind():
         assert f"backbone.name: {part} a backbone for images, or" in error_of(override, tree=tree)
     wrong = error_of("data.input.lenght=32", tree=tree)
     assert "data.input.lenght: no such field. Did you mean 'length'?" in wrong
-    assert "data.input.augmentation: no such" in error_of("data.augmentation=none", tree=tree)
+    assert "data.input.augmentation is for images" in error_of("data.augmentation=none", tree=tree)
     assert "data.input.length: no such field" in error_of("data.input.length=32")
 
 
