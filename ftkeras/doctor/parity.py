@@ -35,7 +35,7 @@ class Case:
         weights: "none", "classes" or "examples": by what the loss is weighed.
         l2: The strength of the penalty on weights.
         clip_norm: The norm to which gradients are clipped.
-        accumulate: Batches an update.
+        accumulate: Batches per update.
         batch_norm: What the first phase does with batch norm: "frozen" or "train".
         heads: How many outputs the model has.
     """
