@@ -283,6 +283,8 @@ def _network(heads: int) -> Any:
 def _batches(case: Case, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
 
+    from ftkeras.data.share import untuned
+
     random = np.random.default_rng(0)
     inputs = random.normal(size=(_EXAMPLES, 8, 8, 3)).astype("float32")
     labels = random.integers(0, 3, (2, _EXAMPLES))
@@ -295,7 +297,7 @@ def _batches(case: Case, drop_remainder: bool = False) -> Any:
     if case.heads > 1:
         arrays = (inputs, hot, known)
     data = tf.data.Dataset.from_tensor_slices(arrays)
-    return data.batch(case.batch, drop_remainder=drop_remainder)
+    return untuned(data.batch(case.batch, drop_remainder=drop_remainder))
 
 
 if __name__ == "__main__":
