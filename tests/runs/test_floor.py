@@ -219,7 +219,7 @@ def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
     stored = find_floor(assembled, run, "test")
     assert plain is not None and stored is not None and assembled.trunk is not None
     made = assembled.trunk.first_stores
-    assert made is not None and set(made) == {"train", "val"}
+    assert made is not None and set(made) == {"train", "val", "test"}
     np.testing.assert_allclose(
         stored.heads["label"].kernel, plain.heads["label"].kernel, rtol=1e-2, atol=1e-3
     )
@@ -234,14 +234,14 @@ def test_of_equals_half_way_is_kept_and_the_floor_last(config, tmp_path, monkeyp
 
     asked: list[str] = []
 
-    def answers(model, data, label):
+    def answers(model, feed, split, label):
         asked.append(label)
-        return label, None
+        return label
 
     def badness(assembled, said):
         return (np.arange(15) < wrong[said]).astype(float)
 
-    monkeypatch.setattr(module, "predict_outputs", answers)
+    monkeypatch.setattr(module, "predict_split", answers)
     monkeypatch.setattr(module, "_badness", badness)
     assembled = assemble(config())
     run = Run.create(str(tmp_path / "run"), assembled.config)
