@@ -151,8 +151,18 @@ def batches(
         data = _batched(data, size if early else batch_size, drop_remainder, read)
         data = data.map(finished, **parallel)
     data = data.prefetch(_AHEAD)
-    data = _with_length(data, count, order.start, batch_size, drop_remainder)
+    data = _with_length(data, count, order.start, batch_size, drop_remainder).with_options(_untuned())
     return data if mix is None else take_share(data, share)
+
+
+def _untuned() -> tf.data.Options:
+    """Returns options without tf.data's tuning: one thread per core is as fast without it.
+
+    With TensorFlow 2.21, its thread sleeps up to a minute before a finished iterator can be freed.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def plain(split: Split, kind: Input, batch_size: int) -> tf.data.Dataset:
