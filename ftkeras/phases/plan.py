@@ -164,6 +164,7 @@ def make_plan(
     batch_size: int = 1,
     length: int | None = None,
     checkpointing: bool = False,
+    fragile: bool = True,
 ) -> Plan:
     """Resolves phases: which weights train when, for how many steps, at what rates.
 
@@ -175,6 +176,7 @@ def make_plan(
         batch_size: Examples per batch, for the memory of activations.
         length: Of sequences, for the same, if the model takes any length.
         checkpointing: Whether blocks are computed once more in the backward pass.
+        fragile: Whether the head is random and the backbone pretrained.
 
     Raises:
         UserError: A selector isn't understood or selects nothing.
@@ -198,7 +200,7 @@ def make_plan(
         planned.append(phase)
     slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
     warnings = (
-        *_warnings(resolved, planned, batch_size),
+        *_warnings(resolved, planned, batch_size, fragile),
         *_idle_adapters(weights, planned),
         *_moved_ends(clock, every),
     )
@@ -378,7 +380,7 @@ def _batch_norm(inside: list[Weight], training: list[Weight], phase: Phase) -> s
 
 
 def _warnings(
-    phases: Sequence[Phase], planned: Sequence[PlannedPhase], batch_size: int
+    phases: Sequence[Phase], planned: Sequence[PlannedPhase], batch_size: int, fragile: bool
 ) -> Iterator[str]:
     first = planned[0]
     if not first.blocks[-1].trained:
@@ -386,11 +388,11 @@ def _warnings(
             f"phase {first.name!r} does not train the head, which is new and random: what it "
             "trains learns to serve random weights. Add head to its train."
         )
-    elif any(block.trained for block in first.blocks[:-1]):
+    elif fragile and any(block.trained for block in first.blocks[:-1]):
         yield (
-            f"phase {first.name!r} trains pretrained blocks at once. Unless the head starts from "
-            "the floor (head.start), it is random and can distort their features (Kumar et al. "
-            "2022); a first phase with train: [head] avoids that."
+            f"phase {first.name!r} trains pretrained blocks under a new head. A random head can "
+            "distort their features (Kumar et al. 2022). Train the head alone in a first phase, or "
+            "start it from the floor (head.start)."
         )
     for before, phase in zip((None, *planned), planned, strict=False):
         same = before is not None and before.blocks == phase.blocks

@@ -13,7 +13,7 @@ _WORTH = 0.8  # of the activations, below which gradient checkpointing is advise
 
 
 def batch_size_that_fits(batch_size: int, each: float, memory: float) -> int:
-    """Returns the largest power of two below `batch_size` that should fit; 0 where not even 1 does.
+    """Returns the largest power of two below `batch_size` that should fit; 0 if not even 1 does.
 
     Args:
         batch_size: The one that did not fit.
@@ -50,9 +50,9 @@ def advise(plan: Plan, feed: Feed) -> str:
 
 
 def warn(plan: Plan, feed: Feed) -> str:
-    """Returns a sentence where a batch will hardly fit into the free memory, else "".
+    """Returns a sentence if a batch will hardly fit into the free memory, otherwise "".
 
-    On a CPU this has to come before: the system ends a process that runs out, without a word.
+    On a CPU the warning must come first: the system kills a process that runs out, silently.
     """
     if tf.config.list_physical_devices("GPU"):
         return ""
