@@ -30,6 +30,19 @@ PACKAGES = {
     "report": 14,
     "evaluation": 2,
     "training/resume": 4,
+    "config": 1,
+    "model": 0,
+    "trunk": 10,
+    "inputs": 6,
+    "backbones": 1,
+    "runs": 10,
+    "tasks/adversarial": 0,
+    "tasks/classification": 0,
+    "tasks/domain_adaptation": 2,
+    "tasks/few_shot": 0,
+    "tasks/incremental": 0,
+    "tasks/multi_task": 0,
+    "tasks/robust_weights": 0,
 }
 """By package: how often "where" names a place in it, at most."""
 PLACES = {"docs/code.md": 4}

@@ -15,7 +15,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import IN_ORDER, Number, Order, make_weight
 from ftkeras.data.preload import keep_in_memory
-from ftkeras.data.share import WHOLE, Share, as_long_as, pad, take_share, with_rows
+from ftkeras.data.share import WHOLE, Share, as_long_as, pad, take_share, untuned, with_rows
 from ftkeras.inputs.base import Input, Tree, View, ensure_takes
 
 _VIEW, _MIX = 1, 2  # kinds of draws, so that they share no seed
@@ -150,19 +150,9 @@ def batches(
         data = data.map(example, **parallel)
         data = _batched(data, size if early else batch_size, drop_remainder, read)
         data = data.map(finished, **parallel)
-    data = data.prefetch(_AHEAD)
-    data = _with_length(data, count, order.start, batch_size, drop_remainder).with_options(_untuned())
+    data = untuned(data.prefetch(_AHEAD))
+    data = _with_length(data, count, order.start, batch_size, drop_remainder)
     return data if mix is None else take_share(data, share)
-
-
-def _untuned() -> tf.data.Options:
-    """Returns options without tf.data's tuning: one thread per core is as fast without it.
-
-    With TensorFlow 2.21, its thread sleeps up to a minute before a finished iterator can be freed.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
 
 
 def plain(split: Split, kind: Input, batch_size: int) -> tf.data.Dataset:

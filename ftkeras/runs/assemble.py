@@ -79,7 +79,7 @@ class Assembled:
     device: str
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
-    """The task's own callbacks: `Task.finish` may ask them what they saw."""
+    """The task's own callbacks: `Task.finish` may read what they recorded."""
     adapters: Adapters | None = None
     """Those that the backbone has."""
 
@@ -96,11 +96,11 @@ class Assembled:
         *,
         keeps_last: bool = False,
     ) -> Checkpoints:
-        """Trains through all phases; returns what knows the best epoch and its weights.
+        """Trains through all phases; returns the best epoch and its weights.
 
         Args:
-            run: Where metrics, checkpoints and TensorBoard logs go.
-            guards: What keeps the training from being lost.
+            run: Takes metrics, checkpoints and TensorBoard logs.
+            guards: They save the state of the training.
             callbacks: More than the task's own.
             keeps_last: Whether the last epoch counts as the best.
         """
@@ -123,7 +123,7 @@ class Assembled:
         return checkpoints
 
     def describe(self) -> str:
-        """Returns what a person wants to read before training starts."""
+        """Returns the lines that are printed before training starts."""
         backbone = (
             f"{build.backbone_title(self.config)} {self.feed.input.title}, "
             f"{counted(len(self.backbone.blocks), 'block')}"
@@ -137,7 +137,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
 
     Args:
         config: What to build.
-        task: What it is about; left out, the task that the config names.
+        task: The task; None: the one that the config names.
 
     Raises:
         UserError: Something the config names cannot work.
@@ -181,7 +181,7 @@ def bind(built: Built, data: Data) -> Assembled:
             feed, sentence = full_batches(feed, why, devices.replicas)
             padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
-        spared = penalty.anchored if penalty else ()  # they are pulled elsewhere
+        spared = penalty.anchored if penalty else ()  # the penalty pulls them to their first values
         optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
@@ -245,7 +245,7 @@ def _trunk(
         tail.compile(
             model.optimizer,
             loss=model.loss,
-            # Objects of its own: Keras resets those that a model has not used yet too late.
+            # New metrics: Keras resets those that a model has not used yet too late.
             weighted_metrics=_metrics(task, config, data),
             jit_compile=model.jit_compile,
             auto_scale_loss=False,  # the model's optimizer does that already
@@ -256,7 +256,7 @@ def _trunk(
         return None
     if why_not := task.why_no_trunk(config) or _why_no_tail(task, model):
         if config.trunk.mode == "on":
-            raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
+            raise UserError(f"trunk.mode: on is impossible: {why_not} Use auto or off.")
         return None
     options = config.trunk
     if options.silence is None:  # each layer of a Transformer has dropout
@@ -267,7 +267,7 @@ def _trunk(
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:
-    """Returns why no part of the model can be fitted: it would train in another way."""
+    """Returns why no part of the model can be fitted alone: it would train differently."""
     own = own_steps(model)
     if own and type(task).tail is Task.tail:
         return f"the model's class has its own {own[0]}, and its task has no `tail` with the same."

@@ -1,4 +1,4 @@
-"""The floor: a linear model on frozen features, from which a run starts and which it has to beat.
+"""The floor: a linear model on frozen features. A run starts from it and has to beat it.
 
 Logistic regression on the pooled features of a pretrained backbone takes a second, and on a few
 hundred examples it is hard to beat. So each run fits one first, gives it to the head to start from
@@ -42,8 +42,8 @@ from ftkeras.trunk.store import FrontierStore
 
 FILE = "floor.npz"
 MOST = 5_000  # examples that run through the backbone for the floor alone
-_FREE = 500  # examples that may do so however short the training is
-_PASSES = 0.5  # of what training runs through the backbone at least, that the floor may add
+_FREE = 500  # examples that are always few enough
+_PASSES = 0.5  # the most examples for the floor, as a share of those that training runs
 _HELD_OUT = 0.2  # of the examples, to choose the strength by
 _BETWEEN = {"half way between": 0.5, "fine-tuned": 1.0, "floor": 0.0}  # shares of the fine-tuned
 
@@ -96,8 +96,8 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
         split: What the model will be measured on in the end.
 
     Returns:
-        The floor; None if the backbone is not pretrained, if the task has none, or if it would not
-        pay, which a line says.
+        The floor. None if the backbone is not pretrained, if the task has none, or if it would
+        not pay; then a line is printed.
     """
     config, splits, outputs = assembled.config, assembled.data.splits, assembled.data.outputs
     if not assembled.task.has_floor(config) or config.backbone.weights == "none":
@@ -111,7 +111,7 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
     parts = {name: splits[name] for name in ("val", split) if name in splits}
     parts["train"] = splits["train"].take(rows)
     features = _features(assembled, parts, rows)
-    # As in training, classes count alike if they are balanced, however that is done.
+    # As in training: if classes are balanced, in whatever way, all count alike.
     balance = "none" if assembled.feed.balance == "none" else "class_weights"
     weights = example_weights(parts["train"], balance)
     heads, strengths = {}, {}
@@ -137,11 +137,11 @@ def start_from(floor: Floor, model: keras.Model) -> bool:
 
 @stage("choose the end")
 def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float:
-    """Leaves in the model what is best on the validation split, and prints it.
+    """Leaves the weights in the model that are best on the validation split, and prints which.
 
-    That is the most accurate (for a number or labels the least loss) of the floor, the weights of
-    the best epoch, and their mean. Of equals the mean is taken, and the floor last: on few
-    validation examples that was measured to be better than any other rule (docs/floor.md).
+    The candidates are the floor, the weights of the best epoch, and their mean. Accuracy decides;
+    for a number or labels, the loss. If they are equal, the mean is taken first and the floor
+    last: on few validation examples no other rule was better (docs/floor.md).
 
     Args:
         assembled: The run's parts, among them a validation split; the model has the weights of the
@@ -180,7 +180,7 @@ def _why_none(assembled: Assembled) -> str:
     if assembled.feed.share.count > 1:
         return "several workers train, and each has a part of the examples."
     count, val = (len(assembled.data.splits.get(name, ())) for name in ("train", "val"))
-    # The split that the model is measured on counts for nothing: it costs that once more.
+    # The split that the model is measured on is left out of both counts.
     needed, epochs = min(count, MOST) + val, assembled.unfreeze.epochs
     if needed > max(_FREE, _PASSES * epochs * (count + val)):
         return f"it would run {needed} examples, for {epochs} epochs of {count + val}."
@@ -203,7 +203,7 @@ def _begins_head(name: str) -> bool:
 
 
 def _features_model(model: keras.Model) -> keras.Model:
-    """Returns the model up to what its head makes of the pooled features (batch, channels)."""
+    """Returns the model up to the input of the head's first dense layer (batch, channels)."""
     last = next(layer for layer in model.layers if _begins_head(layer.name))
     return keras.Model(model.input, last.input)
 
@@ -215,8 +215,8 @@ def _features(
 
     Args:
         assembled: The run's parts.
-        parts: The examples by split; those of train are some of the split's.
-        rows: Which.
+        parts: The examples by split; of train only some.
+        rows: The indices of the latter.
     """
     feed, features = assembled.feed, {}
     stores, answer = _stores(assembled, parts)
@@ -302,7 +302,7 @@ def _keep_answers(
     parts: Mapping[str, Split],
     features: Mapping[str, np.ndarray],
 ) -> str:
-    """Keeps the floor's answers on all but train in the run; returns what to print."""
+    """Keeps the floor's answers on all splits except train; returns what to print."""
     outputs, lines = assembled.data.outputs, []
     alone = len(outputs) == 1
     for name, output in outputs.items():

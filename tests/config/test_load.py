@@ -114,7 +114,7 @@ def test_off_is_a_word_and_false_is_not():
         ("data=3", ["data", "got 3"]),
         ("phases[4].epochs=1", ["no entry [4]", "1 entries"]),
         ("nonsense", ["expected FIELD=VALUE"]),
-        ("phases.strategy=full", ["'strategy' is asked of a list", "as [0]"]),
+        ("phases.strategy=full", ["'strategy' is not an entry of a list", "such as [0]"]),
         ("data.path.deeper=1", ["'deeper' is not inside a section"]),
     ],
 )
