@@ -63,6 +63,33 @@ class OtherInput(InputSection):
             raise ValidationError.from_exception_data(str(kind), lines) from None
 
 
+def check_kind(backbone: str, reads: str, given: dict[str, Any]) -> None:
+    """Refuses a `data.input` of another kind than the backbone reads.
+
+    Args:
+        backbone: The backbone's name.
+        reads: The kind that it reads.
+        given: The section as it is written.
+
+    Raises:
+        ValueError: It names another kind, or only another kind has one of its fields.
+    """
+    known = section_of(reads).model_fields
+    for other in _kinds.KINDS:
+        fields = section_of(other).model_fields
+        strange = [name for name in given if name in fields and name not in known]
+        if given.get("kind") == other != reads:
+            found, remedy = f"kind is {other}", "other data"
+        elif "kind" not in given and strange:
+            found, remedy = f"{strange[0]} is for {other}s", f"leave {strange[0]} out"
+        else:
+            continue
+        raise ValueError(
+            f"backbone.name: {backbone} reads {reads}s, and data.input.{found}. Take a backbone "
+            f"for {other}s, or {remedy}."
+        )
+
+
 def _kind_of(given: Any) -> str:
     """Returns the tag in `InputConfig` of what `data.input` holds."""
     holds = given if isinstance(given, dict) else {"kind": getattr(given, "kind", _kinds.DEFAULT)}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ftkeras.config.data import DataConfig
+from ftkeras.config.data import DataConfig, check_kind
 from ftkeras.config.fields import (
     FilePath,
     Fraction,
@@ -418,7 +418,10 @@ class Config(Section):
         if not (isinstance(data, dict) and isinstance(backbone, dict)):
             return given
         kind, examples = kind_of(backbone.get("name")), data.get("input", {})
-        if kind is None or not isinstance(examples, dict) or "kind" in examples:
+        if kind is None or not isinstance(examples, dict):
+            return given
+        check_kind(backbone["name"], kind, examples)
+        if "kind" in examples:
             return given
         return {**given, "data": {**data, "input": {**examples, "kind": kind}}}
 

@@ -35,7 +35,7 @@ class Feed:
         seed: Decides all that is random.
         cache: "auto", "memory" or "none"; see `Examples`.
         view: The view of an example that training begins with, one of `input.views`.
-        varies: Whether `set_view` will be called while training goes on.
+        varies: Whether `set_view` will be called during training.
         balance: "none", "class_weights" or "sampling"; see `Order`.
         epoch: Which epoch the training batches are of; assign it before each.
         start: How many examples of that epoch to leave out, because they were trained on already.
@@ -128,7 +128,7 @@ class Feed:
         return not (self.input.mixes or self.varies or self.view != "none")
 
     def validation(self) -> tf.data.Dataset | None:
-        """Returns what `fit` measures on, or None where there is no such split."""
+        """Returns what `fit` measures on, or None if there is no such split."""
         if "val" not in self.data.splits:
             return None
         return self._batches("val", self.cache, share=self.share, drop_remainder=self.full)

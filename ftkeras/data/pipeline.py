@@ -166,7 +166,7 @@ def _places(
     """Yields (place, epoch, view) for an epoch, in the order of places.
 
     Args:
-        count: How many examples an epoch has.
+        count: Examples per epoch.
         order: Which epoch this is, and the first place.
         grouped: From the places of all examples to those that are wanted, by the batch or not.
     """

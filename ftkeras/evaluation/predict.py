@@ -176,7 +176,10 @@ class FilePrediction:
 
 
 def expand_inputs(
-    patterns: Sequence[str], kind: Input, report: Callable[[str], None] = lambda line: None
+    patterns: Sequence[str],
+    kind: Input,
+    report: Callable[[str], None] = lambda line: None,
+    verb: str = "predict",
 ) -> list[Asked]:
     """Returns the files that files, folders and globs stand for, each once, in order.
 
@@ -187,6 +190,7 @@ def expand_inputs(
         patterns: Paths and globs.
         kind: What the files are.
         report: Gets a line for each folder of which files are left out.
+        verb: What needs the files, for the error.
 
     Raises:
         UserError: A pattern finds nothing.
@@ -211,7 +215,7 @@ def expand_inputs(
             paths = [path for path in matches if not tf.io.gfile.isdir(path)]
         if not paths:
             raise UserError(
-                f"predict: no {kind.nouns} at {shown(pattern)!r}. "
+                f"{verb}: no {kind.nouns} at {shown(pattern)!r}. "
                 f"Give {kind.noun} files, folders or globs{_more(kind)}."
             )
         files.update(dict.fromkeys(paths))

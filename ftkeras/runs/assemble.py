@@ -185,7 +185,7 @@ def bind(built: Built, data: Data) -> Assembled:
         optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
-    unfreeze = _unfreezing(model, weights, backbone, phases, feed)
+    unfreeze = _unfreezing(built, phases, feed)
     trunk = _trunk(task, config, data, model, feed, unfreeze)
     if trunk is not None:
         feed = dataclasses.replace(feed, answers=StoredAnswers(model, feed, trunk))
@@ -212,16 +212,22 @@ def bind(built: Built, data: Data) -> Assembled:
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 
 
-def _unfreezing(
-    model: keras.Model, weights: Weights, backbone: Backbone, phases: Sequence[Phase], feed: Feed
-) -> ResumableUnfreezing:
+def _unfreezing(built: Built, phases: Sequence[Phase], feed: Feed) -> ResumableUnfreezing:
     """Returns the callback of the plan, as it stands before the first phase."""
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    steps, batch_size = feed.steps_per_epoch, feed.batch_size
+    # Several workers fit no floor.
+    has_floor = built.task.starts_from_floor(built.config) and feed.share.count == 1
     unfreeze = ResumableUnfreezing(
-        model,
-        make_plan(model, weights, phases, steps_per_epoch=steps, batch_size=batch_size),
-        blocks=backbone.blocks,
+        built.model,
+        make_plan(
+            built.model,
+            built.weights,
+            phases,
+            steps_per_epoch=feed.steps_per_epoch,
+            batch_size=feed.batch_size,
+            fragile=built.config.backbone.weights != "none" and not has_floor,
+        ),
+        blocks=built.backbone.blocks,
         recalibrate_on=feed.plain("train") if recalibrates else None,
         report=print,
     )

@@ -79,6 +79,17 @@ def config(photos, tiny_backbone) -> Callable[..., Any]:
     return make
 
 
+def test_only_a_random_head_is_warned_of(config):
+    def warnings(**changes) -> str:
+        made = config(**changes)
+        made = made.model_copy(update={"phases": made.phases[1:]})
+        return " ".join(assemble(made).plan.warnings)
+
+    assert "random head" not in warnings().lower()
+    assert "random head" in warnings(head={"start": "random"}).lower()
+    assert "random head" not in warnings(weights="none").lower()
+
+
 SEVERAL = {"label": "classes", "tags": "labels", "age": "number"}
 
 

@@ -37,7 +37,7 @@ def adapt(
 ) -> list[float]:
     """Trains the character LSTM to predict the next character of texts; changes its weights.
 
-    All layers train, also those that are frozen for a task. A tenth of the texts is held out.
+    All its layers train, also those that a task freezes. A tenth of the texts is held out.
 
     Args:
         model: The backbone's model, from `ftkeras.backbones.text.char_lstm`.
