@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class Feed:
         share: This worker's part of each batch that `fit` gets, and for how many replicas it is.
         full: Whether `fit` gets full batches alone, for devices that want shapes to stay the same.
         complete: Why it trains on full batches alone; empty: it does not. See `runs.padding`.
+        answers: Returns what a model puts out for a whole split if that is known without running
+            all of it, else None. It takes the model, the split's name, and what to say meanwhile.
     """
 
     data: Data
@@ -56,6 +59,7 @@ class Feed:
     share: Share = WHOLE
     full: bool = False
     complete: str = ""
+    answers: Callable[[Any, str, str], Any] | None = None
     _view_index: tf.Variable = field(default_factory=_counter)
     _plain: dict[str, tf.data.Dataset] = field(default_factory=dict, init=False, repr=False)
 

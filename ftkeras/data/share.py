@@ -138,7 +138,7 @@ def take_share(batches: tf.data.Dataset, share: Share) -> tf.data.Dataset:
 
 
 def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the data without tf.data's tuning of how much runs at once: one call per core.
+    """Returns the data without tf.data's tuning: one call per core is as fast.
 
     TensorFlow (2.21) frees an iterator only when its tuning thread wakes, and that may take a
     minute if other iterators are alive: five that had come to their end were freed in 130 s.

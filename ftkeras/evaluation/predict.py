@@ -14,6 +14,7 @@ import tensorflow as tf
 from ftkeras.cache import digest
 from ftkeras.console import Progress
 from ftkeras.data.dataset import Fetch, Split
+from ftkeras.data.feed import Feed
 from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array, from_files
 from ftkeras.data.scan import scan_files
@@ -47,6 +48,24 @@ def predict_logits(
     ending = ending_of(model)
     outputs, labels = predict_outputs(model, dataset, label)
     return ending.logits(outputs).numpy(), labels
+
+
+def predict_split(model: keras.Model, feed: Feed, split: str, label: str) -> Any:
+    """Returns what a model puts out for a split of the run's data, in its order.
+
+    If a frozen trunk has run over the split before, only the rest of the model runs.
+
+    Args:
+        model: Returns (b, units), or a dict of them.
+        feed: The data.
+        split: The split's name.
+        label: What to say while it runs, for example "evaluate test".
+
+    Returns:
+        Outputs float32 (n, units), or a dict of them.
+    """
+    known = None if feed.answers is None else feed.answers(model, split, label)
+    return predict_outputs(model, feed.plain(split), label)[0] if known is None else known
 
 
 def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) -> tuple[Any, Any]:

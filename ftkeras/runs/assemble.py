@@ -41,6 +41,7 @@ from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import Guards
 from ftkeras.training.unweighted import Unweighted
+from ftkeras.trunk.answers import StoredAnswers
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
@@ -185,6 +186,9 @@ def bind(built: Built, data: Data) -> Assembled:
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
     unfreeze = _unfreezing(built, phases, feed)
+    trunk = _trunk(task, config, data, model, feed, unfreeze)
+    if trunk is not None:
+        feed = dataclasses.replace(feed, answers=StoredAnswers(model, feed, trunk))
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
     low_rank = [adapters.describe()] if adapters else []
     more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
@@ -199,7 +203,7 @@ def bind(built: Built, data: Data) -> Assembled:
         penalty,
         unfreeze,
         phases=expansion.phases,
-        trunk=_trunk(task, config, data, model, feed, unfreeze),
+        trunk=trunk,
         devices=devices,
         device=devices.describe(feed.batch_size, built.precision, built.jit),
         notes=(*data.notes, *feed.input.notes, *more),

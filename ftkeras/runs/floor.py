@@ -8,9 +8,10 @@ fine-tuned weights, and those half way between (Wortsman et al. 2022, "WiSE-FT")
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.floor import predictions_name
-from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predict import predict_outputs, predict_split
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.files import write_whole
 from ftkeras.measures.linear import STRENGTHS, Linear
@@ -34,6 +35,9 @@ from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
 from ftkeras.timeline import stage
 from ftkeras.training.segments import stores_of
+from ftkeras.trunk.answers import Answer, run_tail, tail_function
+from ftkeras.trunk.extract import is_rounded
+from ftkeras.trunk.plan import view_of
 from ftkeras.trunk.store import FrontierStore
 
 FILE = "floor.npz"
@@ -154,7 +158,7 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float
     what = "accuracy" if is_share else "loss"
     for name, share in _BETWEEN.items():
         blender.put([1 - share, share])
-        said, _ = predict_outputs(model, assembled.feed.plain("val"), f"choose: {name}")
+        said = predict_split(model, assembled.feed, "val", f"choose: {name}")
         if faults := assembled.task.faults(assembled.data, said):
             is_share, (what, badness[name]) = True, faults
         else:
@@ -194,9 +198,13 @@ def _has_hidden(model: keras.Model) -> bool:
     return any(layer.name == "head_dense_1" for layer in model.layers)
 
 
+def _begins_head(name: str) -> bool:
+    return name == "head_dense_1" or name.startswith("logits")
+
+
 def _features_model(model: keras.Model) -> keras.Model:
     """Returns the model up to the input of the head's first dense layer (batch, channels)."""
-    last = next(x for x in model.layers if x.name == "head_dense_1" or x.name.startswith("logits"))
+    last = next(layer for layer in model.layers if _begins_head(layer.name))
     return keras.Model(model.input, last.input)
 
 
@@ -210,32 +218,43 @@ def _features(
         parts: The examples by split; of train only some.
         rows: The indices of the latter.
     """
-    model, feed = _features_model(assembled.model), assembled.feed
-    stores, features = _stores(assembled), {}
+    feed, features = assembled.feed, {}
+    stores, answer = _stores(assembled, parts)
     for name, part in parts.items():
-        if name in stores:
+        label = f"floor, features of {name}"
+        if answer is not None and name in stores:
             places = rows if name == "train" else np.arange(len(part))
-            features[name] = stores[name].gather(tf.constant(places, tf.int64))[0].numpy()
+            features[name] = run_tail(answer, stores[name], feed, name, places, label)
             continue
+        model = _features_model(assembled.model)
         whole = len(part) == len(assembled.data.splits[name])
         batches = feed.plain(name) if whole else plain(part, feed.input, feed.batch_size)
-        features[name] = predict_outputs(model, batches, f"floor, features of {name}")[0]
+        features[name] = predict_outputs(model, batches, label)[0]
     return features
 
 
-def _stores(assembled: Assembled) -> dict[str, FrontierStore]:
-    """Returns the first phase's stores by split, if its trunk ends where the head begins."""
-    trunk = assembled.trunk
-    forecast = trunk.forecasts[0] if trunk is not None and trunk.forecasts else None
-    if trunk is None or forecast is None or not (forecast.stored and forecast.exact):
-        return {}
+def _stores(
+    assembled: Assembled, measured: Iterable[str]
+) -> tuple[Mapping[str, FrontierStore], Answer | None]:
+    """Returns the first phase's stores by split, and what makes features of what they hold.
+
+    The trunk runs here for all that comes: the phase trains from these stores, and what is measured
+    in the end goes through them, too (`ftkeras.trunk.answers`). There are none if the phase stores
+    nothing, or not the examples as they are. Stores that are rounded to 16 bits are for training.
+    """
+    trunk, phase = assembled.trunk, assembled.unfreeze.phases[0]
+    stored = trunk is not None and trunk.forecasts and trunk.forecasts[0].stored
+    if trunk is None or not stored or view_of(phase, assembled.feed):
+        return {}, None
     split = trunk.splits[0]
     assert split is not None
-    logits = {layer.name for layer in assembled.model.layers if layer.name.startswith("logits")}
-    if {step.operation.name for step in split.tail.graph.steps} - logits - {"head_dropout"}:
-        return {}
-    trunk.first_stores = stores_of(assembled.model, assembled.feed, assembled.unfreeze, trunk, 0)
-    return trunk.first_stores or {}
+    graph = split.tail.graph
+    [features, *_] = next(s.inputs for s in graph.steps if _begins_head(s.operation.name))
+    to_features = dataclasses.replace(graph, outputs=(features,), structure=features)
+    parts = assembled.model, assembled.feed, assembled.unfreeze, trunk, 0
+    measured = () if is_rounded(split, trunk.options) else measured
+    trunk.first_stores = stores_of(*parts, names=tuple(dict.fromkeys(("train", "val", *measured))))
+    return trunk.first_stores or {}, tail_function(to_features, split.frontier)
 
 
 def _fit(

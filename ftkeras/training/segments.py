@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -17,7 +16,7 @@ from ftkeras.data.pipeline import batches
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.trunk.extract import Part
+from ftkeras.trunk.extract import plain_part
 from ftkeras.trunk.plan import TrunkPlan, stores_share, training_work, view_of, views_of
 from ftkeras.trunk.store import FrontierStore
 
@@ -91,8 +90,12 @@ def stores_of(
     unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan,
     index: int,
+    names: Sequence[str] = ("train", "val"),
 ) -> dict[str, FrontierStore] | None:
-    """Returns the stores of a phase's trunk by split, or None if they could not be made."""
+    """Returns the stores of a phase's trunk by split, or None if they could not be made.
+
+    Those that were made before the first phase begins are handed over: the phase holds them then.
+    """
     if index == 0 and trunk.first_stores is not None:
         stores, trunk.first_stores = trunk.first_stores, None
         return stores
@@ -101,16 +104,7 @@ def stores_of(
     options = trunk.options
     part = _part(model, feed, phase)
     local = feed.own() if part.count > 1 else feed
-    parts = {
-        name: Part(
-            local.data.splits[name],
-            functools.partial(local.plain, name),
-            local.input.recipe(),
-            nouns=local.input.nouns,
-        )
-        for name in ("train", "val")
-        if name in local.data.splits
-    }
+    parts = {name: plain_part(local, name) for name in names if name in local.data.splits}
     if view_of(phase, feed):
         views = views_of(phase, feed, options)
         examples, recipe = feed.views(views, phase.augmentation)

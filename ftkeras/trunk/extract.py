@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import tensorflow as tf
 from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import Progress, counted
 from ftkeras.data import dataset
+from ftkeras.data.feed import Feed
 from ftkeras.timeline import stage
 from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
-from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
+from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store, stored_dtype
 from ftkeras.trunk.writer import (
     choose_placement,
     estimate_bytes,
@@ -50,6 +52,12 @@ class Part:
     recipe: str
     views: int = 1
     nouns: str = "examples"
+
+
+def plain_part(feed: Feed, name: str) -> Part:
+    """Returns a split whose examples are taken as they are."""
+    inputs = functools.partial(feed.plain, name)
+    return Part(feed.data.splits[name], inputs, feed.input.recipe(), nouns=feed.input.nouns)
 
 
 @stage("run the trunk")
@@ -104,6 +112,18 @@ def get_stores(
             report(f"trunk     {name}: nothing is stored: {error}")
             return None
     return stores
+
+
+def find_store(split: TrunkSplit, part: Part, options: TrunkConfig) -> FrontierStore | None:
+    """Returns a part's frontier if it is stored on disk."""
+    options = options.model_copy(update={"precision": best_precision(options.precision)})
+    return open_store(_keys([split], part, options)[0])
+
+
+def is_rounded(split: TrunkSplit, options: TrunkConfig) -> bool:
+    """Whether a frontier is stored or computed in fewer bits than the model's own."""
+    narrow = [spec for spec in split.frontier if stored_dtype(spec, options.dtype) != spec.dtype]
+    return bool(narrow) or best_precision(options.precision) == "bfloat16"
 
 
 def _keys(splits: Sequence[TrunkSplit], part: Part, options: TrunkConfig) -> list[str]:

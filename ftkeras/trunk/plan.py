@@ -91,6 +91,18 @@ class TrunkPlan:
         both = zip(self.forecasts[later], self.splits[later], strict=True)
         return [split for f, split in both if f.stored and f.made_in == name and split is not None]
 
+    def never_trained(self) -> int | None:
+        """Returns the phase with a store whose trunk is frozen in all phases; None without one."""
+        if self.get_stores is not get_stores:  # a task's own, of other frontiers
+            return None
+        for index, split in enumerate(self.splits):
+            if split is None:
+                return None
+            inside = (other is not None and is_within(split, other) for other in self.splits)
+            if self.forecasts[index].stored and all(inside):
+                return index
+        return None
+
     def state(self) -> dict[str, Any]:
         """Returns which phases are stored, because a run that resumes could decide differently."""
         return {"stored": [f.stored for f in self.forecasts], "seconds": self.seconds}
