@@ -115,11 +115,6 @@ class Alignment(Task):
         share: Share = WHOLE,
         full: bool = False,
     ) -> Feed:
-        if share.count > 1:
-            raise UserError(
-                "task alignment: it does not train on several workers yet. Run it on one, with all "
-                "of its devices."
-            )
         both = self.input(config, model)
         plain = build.feed(config, data, model.get_layer(both.nouns), share, full)
         fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain) if f.init}
@@ -439,10 +434,8 @@ def _fitted(assembled: Assembled, run: Run) -> list[floor.Maps]:
     config, splits = assembled.config, assembled.data.splits
     train = splits["train"]
     assert isinstance(train, PairSplit)
-    pictures, texts = _features(assembled, "train")
-    maps = list(
-        floor.fit(floor.Pairs(pictures, texts, train.owners), _section(config).units, config.seed)
-    )
+    pairs = floor.Pairs(*_features(assembled, "train"), train.owners, train.shares)
+    maps = list(floor.fit(pairs, _section(config).units, config.seed))
     for name in splits.keys() - {"train"}:
         said = [maps[0](part, side) for side, part in enumerate(_features(assembled, name))]
         floor.keep_embeddings(run, name, said)
