@@ -14,7 +14,7 @@ of a test picture is trained on. Texts are names and tags; names are the queries
 
 Each way is one `ftkeras train`. Prints recall at 1 and 10, the mean of both ways, of the run and of
 ridge regression between the frozen features of the same training pairs; and the differences with
-their paired 95% intervals, of each seed and of all.
+their paired 95% intervals; of several seeds the means, without an interval.
 """
 
 from __future__ import annotations
@@ -122,13 +122,11 @@ def line(way: str, seed: str, results: Sequence[dict[str, Any]]) -> tuple[object
         name = f"recall_at_{k}"
         ends = np.array([r["ridge"][f"{name}_difference_interval"] for r in results])
         gain = mean([r["ridge"][f"{name}_difference"] for r in results])
-        # Seeds are independent draws of runs: half of the mean's interval is the root of the
-        # squares' sum, over their number.
-        half = np.sqrt(np.square((ends[:, 1] - ends[:, 0]) / 2).sum()) / len(results)
-        low, high = ends[0] if len(results) == 1 else (gain - half, gain + half)
+        # Draws share test pictures, so the mean of several has no interval of theirs.
+        span = f" ({ends[0, 0]:+.3f} to {ends[0, 1]:+.3f})" if len(results) == 1 else ""
         cells += [f"{mean([r[name] for r in results]):.3f}"]
         cells += [f"{mean([r['ridge'][name] for r in results]):.3f}"]
-        cells += [f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"]
+        cells += [f"{gain:+.3f}{span}"]
     return tuple(cells)
 
 

@@ -115,6 +115,11 @@ class Alignment(Task):
         share: Share = WHOLE,
         full: bool = False,
     ) -> Feed:
+        if share.count > 1:
+            raise UserError(
+                "task alignment: it does not train on several workers yet. Run it on one, with all "
+                "of its devices."
+            )
         both = self.input(config, model)
         plain = build.feed(config, data, model.get_layer(both.nouns), share, full)
         fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain) if f.init}

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-import grpc
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
 from PIL import Image
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 import ftkeras
 from ftkeras.cli.main import main
@@ -31,7 +26,6 @@ from ftkeras.run import Run
 from ftkeras.runs import finished
 from ftkeras.runs.assemble import assemble
 from ftkeras.starter import archive_path
-from ftkeras.tasks.alignment import grpc_client
 from ftkeras.tasks.alignment.doctor import examine
 from ftkeras.tasks.alignment.pairs import PairFeed, PairSplit
 from ftkeras.tasks.alignment.search import Index, Searcher
@@ -225,6 +219,15 @@ def test_what_cannot_be_is_refused_before_training(shapes, override, match):
         assemble(config(shapes, override))
 
 
+def test_several_workers_are_refused(shapes):
+    from ftkeras.data.share import Share
+
+    given = config(shapes)
+    assembled = assemble(given)
+    with pytest.raises(UserError, match="does not train on several workers yet"):
+        TASK.feed(given, assembled.data, assembled.model, Share(0, 2, 2))
+
+
 def test_rows_that_cannot_be_read_are_left_out_by_name(shapes, tmp_path):
     for name in ("red-bar-0.png", "red-bar-1.png", "red-bar-2.png"):
         shutil.copy(shapes / name, tmp_path)
@@ -253,47 +256,6 @@ def test_rows_that_cannot_be_read_are_left_out_by_name(shapes, tmp_path):
     table.write_text(text + ",a bar,train\n")
     with pytest.raises(UserError, match="path"):
         TASK.data(given)
-
-
-@pytest.mark.slow
-def test_two_workers_train_as_one_would(shapes, tmp_path):
-    """First both towers are stored, then the texts' trains whole."""
-    short = [f"phases[{i}].{field}" for i in (0, 1) for field in ("epochs=1", "learning_rate=1e-3")]
-    given = config(shapes, *short)
-    tree = given.model_dump(mode="json", exclude_unset=True)
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, "-m", "ftkeras", "train"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "launch_workers"), "2", "--", *command,
-         f"--config={tmp_path / 'c.yaml'}", f"--out={tmp_path / 'two'}"],
-        env=environ, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "workers   2 have the same weights" in done.stdout
-    one = ftkeras.train(given, str(tmp_path / "one"))
-    two = Run.open(str(tmp_path / "two"))
-    for alone, shared in zip(one.metrics(), two.metrics(), strict=True):
-        for name in ("loss", "val_loss", "val_map"):
-            assert shared[name] == pytest.approx(alone[name], rel=1e-4), name
-
-
-def test_adapters_train_in_both_towers(shapes, tmp_path):
-    given = config(
-        shapes, "lora={rank: 2, targets: all}", 'phases[1].train=["head","lora"]',
-        "phases[0].epochs=1", "phases[1].epochs=1",
-    )  # fmt: skip
-    run = ftkeras.train(given, str(tmp_path / "lora"))
-    plan = run.read_json("plan.json")
-    assert all(not verdict["drifted"] for verdict in plan["audit"].values())
-    model = finished.load_model(run)
-    pictures = keras.saving.load_model(run.path("tower.keras"))
-    images = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
-    np.testing.assert_allclose(pictures(images), model.get_layer("images")(images), atol=1e-5)
-    assert not any("lora" in v.path for v in pictures.variables)
-    with np.load(run.path("adapters.npz"), allow_pickle=False) as arrays:
-        moved = {name for name in arrays.files if arrays[name].any()}
-    assert any("embedding" in name for name in moved) and any("two" in name for name in moved)
 
 
 # ------------------------------------------------------------------------- verbs
@@ -417,39 +379,6 @@ def test_one_saved_model_encodes_and_classifies(trained, shapes):
     serving = Path(trained.path("export", "serving"))
     assert "--enable_batching" not in (serving / "serve.sh").read_text()
     assert 'TEXT = ("encode_text", "text")' in (serving / "rest_client.py").read_text()
-
-
-def test_the_grpc_client_asks_all_signatures(trained, shapes, capsys):
-    served = tf.saved_model.load(trained.path("export", "1"))
-
-    class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
-        def Predict(self, request: Any, context: Any) -> Any:
-            inputs = {name: tf.constant(tf.make_ndarray(x)) for name, x in request.inputs.items()}
-            response = predict_pb2.PredictResponse()
-            said = served.signatures[request.model_spec.signature_name](**inputs)
-            for name, values in said.items():
-                response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
-            return response
-
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Servicer(), server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    path, labels = shapes / "red-bar-2.png", ["a red bar", "a black circle"]
-    files = [path.read_bytes(), b"no picture"]
-    with grpc.insecure_channel(address) as channel:
-        pictures = grpc_client.encode_pictures(channel, "shapes", files)
-        texts = grpc_client.encode_texts(channel, "shapes", labels)
-        scores = grpc_client.classify(channel, "shapes", files, labels)
-    grpc_client.main(address, "shapes", ",".join(labels), str(path))
-    server.stop(None).wait()
-    said = served.signatures["encode_text"](text=tf.constant(labels))["embedding"]
-    np.testing.assert_allclose(texts["embedding"], said, atol=1e-6)
-    assert np.linalg.norm(pictures["embedding"], axis=1).tolist() == pytest.approx([1, 0])
-    assert scores["scores"][0].sum() == pytest.approx(1, abs=1e-5) and scores["error"][1]
-    assert capsys.readouterr().out.split("\t")[:2] == [str(path), "a red bar"]
-    own = Path(grpc_client.__file__).read_text(encoding="utf-8")
-    assert Path(trained.path("export", "serving", "grpc_client.py")).read_text() == own
 
 
 def test_the_picture_tower_is_a_backbone_for_another_run(trained, shapes, tmp_path):
