@@ -1,7 +1,7 @@
-"""What needs no network: logistic regression on counts, if the kind of input has what to count.
+"""Logistic regression on counts, without a network, if the kind of input can be counted.
 
 Nothing starts from it. On long texts, or in a language without word vectors, it may be better than
-the model, and then the run should say so.
+the model; the run then reports that.
 """
 
 from __future__ import annotations

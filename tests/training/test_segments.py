@@ -299,7 +299,7 @@ class OwnLoss(Task):
 
 def test_a_model_with_its_own_loss_is_stored_only_if_its_task_says_how(arrays):
     assert assemble(config(arrays), OwnLoss()).trunk is None
-    with pytest.raises(UserError, match="trunk.mode: on cannot be: .* its own compute_loss"):
+    with pytest.raises(UserError, match="trunk.mode: on is impossible: .* its own compute_loss"):
         assemble(config(arrays, "trunk.mode=on"), OwnLoss())
 
     class WithTail(OwnLoss):

@@ -131,7 +131,8 @@ class Searcher:
         Raises:
             UserError: There is no picture, or none that can be read.
         """
-        files = [str(path) for path in expand_inputs(places, self._pair.picture)]
+        found = expand_inputs(places, self._pair.picture, verb="search")
+        files = [str(path) for path in found]
         about = digest(self._name, *(os.path.abspath(place) for place in places))
         path = str(cache_folder("search") / f"{about}.npz")
         old = Index.load(path)

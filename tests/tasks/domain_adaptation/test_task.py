@@ -293,7 +293,7 @@ def test_pairs_train_on_full_batches_that_replicas_can_share(domains):
 
 
 def test_what_cannot_be_is_said_before_training(domains, tmp_path):
-    with pytest.raises(UserError, match="trunk.mode: on cannot be: dann trains on two streams"):
+    with pytest.raises(UserError, match="trunk.mode: on is impossible: dann trains on two streams"):
         assemble(config(domains, "dann", "trunk.mode=on"))
     with pytest.raises(UserError, match="adabn puts the target's batch statistics"):
         assemble(config(domains, "adabn", 'phases[1].batch_norm="frozen"'))
