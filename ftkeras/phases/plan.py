@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ftkeras.console import counted, table
 from ftkeras.errors import UserError
-from ftkeras.phases.activations import activations
+from ftkeras.phases.activations import Activations, activations
 from ftkeras.phases.clock import PhaseClock
 from ftkeras.phases.freezing import trained_weights
 from ftkeras.phases.groups import Group, canonical_paths
@@ -190,14 +190,7 @@ def make_plan(
         phase = _plan_phase(weights, clock, index)
         trained = {id(weight.variable) for weight in phase.trained}
         each = activations(model, weights, trained, length=length)
-        kept = each.checkpointed if checkpointing else each.kept
-        phase = dataclasses.replace(
-            phase,
-            activation_bytes=kept * batch_size,
-            checkpointed_bytes=each.checkpointed * batch_size,
-            passing_bytes=each.passing * batch_size,
-        )
-        planned.append(phase)
+        planned.append(_with_memory(phase, each, batch_size, checkpointing))
     slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
     warnings = (
         *_warnings(resolved, planned, batch_size, fragile),
@@ -267,6 +260,17 @@ def _moved_ends(clock: PhaseClock, every: int) -> Iterator[str]:
                 f"phase {phase.name!r} lasts {counted(more, 'step')} more than its length says, "
                 f"because an update takes {every} batches and phases end with a whole update."
             )
+
+
+def _with_memory(
+    phase: PlannedPhase, each: Activations, batch_size: int, checkpointing: bool
+) -> PlannedPhase:
+    return dataclasses.replace(
+        phase,
+        activation_bytes=(each.checkpointed if checkpointing else each.kept) * batch_size,
+        checkpointed_bytes=each.checkpointed * batch_size,
+        passing_bytes=each.passing * batch_size,
+    )
 
 
 def _plan_phase(weights: Weights, clock: PhaseClock, index: int) -> PlannedPhase:
