@@ -179,20 +179,25 @@ def _weighed(
     def cost(weights: np.ndarray) -> float:
         return float(output.costs(val.labels, weights[0] * own + weights[1] * said).mean())
 
-    alone = minimize(lambda w: cost(np.array([w[0], 0.0])), [1.0], bounds=[(0, None)])
-    both = minimize(cost, [1.0, 0.5], bounds=[(0, None), (0, None)])
-    network, weight = (round(float(x), 4) for x in both.x)
+    def best(bounds: list[tuple[float, float | None]]) -> np.ndarray:
+        # As if weights were drawn from a normal distribution: a few examples may be without error.
+        kept = minimize(lambda w: cost(w) + w @ w / 2 / len(val.labels), [1.0, 0.0], bounds=bounds)
+        return np.asarray(kept.x.round(4))
+
+    alone, both = best([(0, None), (0, 0)]), best([(0, None), (0, None)])
+    before, after = cost(alone), cost(both)
+    network, weight = map(float, both)
     accuracies = [
         np.mean(logits.argmax(axis=1) == val.labels)
         for logits in (own, network * own + weight * said)
     ]
-    helps = len(val.labels) * (alone.fun - both.fun) > _GAIN and weight > 0
-    what = f"validation loss {both.fun:.4f} instead of {alone.fun:.4f}"
+    helps = len(val.labels) * (before - after) > _GAIN
+    what = f"validation loss {after:.4f} instead of {before:.4f}"
     what += f", accuracy {accuracies[1]:.4f} instead of {accuracies[0]:.4f}"
     shares = f"{network:g} of the network's logits and {weight:g} of its own"
     print(f"counts    {'added: ' + shares if helps else 'not added'}: {what}")
-    losses = {"network": float(alone.fun), "both": float(both.fun)}
-    record = {"added": bool(helps), "network": network, "counts": weight, "val_loss": losses}
+    losses = {"network": before, "both": after}
+    record = {"added": helps, "network": network, "counts": weight, "val_loss": losses}
     run.write_json(FILE, record)
     return dataclasses.replace(found, network=network, weight=weight) if helps else None
 

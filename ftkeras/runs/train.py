@@ -124,7 +124,8 @@ def _train_and_measure(
     """Trains; the chief evaluates and exports, too.
 
     Returns:
-        The model with what its examples are, what `evaluation.json` holds, and the exported formats' paths by name.
+        The model with what its examples are, what `evaluation.json` holds, and the exported
+        formats' paths by name.
     """
     task, config, devices = assembled.task, assembled.config, assembled.devices
     kind, counts = assembled.feed.input, None

@@ -39,6 +39,7 @@ from ftkeras.console import table
 
 WAYS: dict[str, list[str]] = {
     "ftkeras": [],
+    "ftkeras, network alone": ["head.counts=off"],
     "ftkeras, char_lstm": ["backbone.name=char_lstm"],
 }
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
