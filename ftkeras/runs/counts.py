@@ -126,7 +126,7 @@ def with_counts(
         return model, assembled.feed
     kernel, bias = (found.weight * x for x in (found.linear.kernel, found.linear.bias))
     counts = assembled.feed.input.ability("counts")
-    model = counts.joined(model, found.terms, Linear(kernel, bias), found.network)
+    model = counts.joined(model, found.terms, (kernel, bias), found.network)
     return model, assembled.task.feed(assembled.config, assembled.data, model)
 
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 from ftkeras.console import Progress
 from ftkeras.inputs.text.check import without_mark
 from ftkeras.inputs.text.terms import TAKES, TermLogits, Terms, terms_in
-from ftkeras.measures.linear import Linear
 
 WHAT = "logistic regression on words and pairs of words"
 _MOST = 50_000  # words and pairs
@@ -58,13 +57,15 @@ def matrix(terms: Terms, texts: Sequence[bytes]) -> Any:
     )
 
 
-def joined(model: keras.Model, terms: Terms, linear: Linear, share: float) -> keras.Model:
+def joined(
+    model: keras.Model, terms: Terms, linear: Sequence[np.ndarray], share: float
+) -> keras.Model:
     """Returns a model whose logits are those of another, times `share`, and of the classifier.
 
     Args:
         model: From numbers of tokens to logits (n, classes).
         terms: What the classifier counts.
-        linear: The classifier.
+        linear: The classifier's kernel and bias.
         share: What the network's logits are multiplied by.
     """
     given = model.input if isinstance(model.input, dict) else {model.inputs[0].name: model.input}
@@ -74,7 +75,7 @@ def joined(model: keras.Model, terms: Terms, linear: Linear, share: float) -> ke
     described = {"vocabulary": list(terms.vocabulary), "rarity": list(terms.rarity)}
     layer = TermLogits(described, share, name="counts")
     logits = layer([model.output, *more.values()])
-    layer.set_weights([linear.kernel, linear.bias])
+    layer.set_weights(list(linear))
     return keras.Model({**given, **more}, logits, name=model.name)
 
 

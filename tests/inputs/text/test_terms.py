@@ -12,7 +12,6 @@ from ftkeras.inputs.text import counts
 from ftkeras.inputs.text.input import make
 from ftkeras.inputs.text.terms import terms_in_model
 from ftkeras.inputs.text.tokens import TokenIds, Tokens
-from ftkeras.measures.linear import Linear
 
 TEXTS = [b"A red apple, a red pie!", b"the blue car", b"Blue cars; the red car?", b"pie"]
 
@@ -30,7 +29,7 @@ def model(terms):
     x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(4, 3, mask_zero=True)(x))
     network = keras.Model(ids, keras.layers.Dense(2, name="logits")(x))
     kernel = np.random.default_rng(0).normal(size=(len(terms.vocabulary), 2)).astype(np.float32)
-    return counts.joined(network, terms, Linear(kernel, np.float32([1.0, -1.0])), 0.5)
+    return counts.joined(network, terms, (kernel, np.float32([1.0, -1.0])), 0.5)
 
 
 def test_texts_weigh_what_scikit_learn_says(terms):
