@@ -59,7 +59,7 @@ def there_are(names: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, cut where it gets long; or its class.
+    """Returns the first line of an error's text, shortened; or its class.
 
     Example:
         >>> first_line(ValueError("no such shape.\\nSee above.")), first_line(KeyError())

@@ -45,7 +45,7 @@ class Finding:
     """One thing that is wrong, or worth knowing.
 
     Args:
-        severity: "error": don't train before it is mended. "warning": the result will probably
+        severity: "error": fix it before you train. "warning": the result will probably
             suffer. "note": worth knowing.
         check: What was looked at, in a word or two.
         message: What was found, with numbers.
@@ -74,7 +74,7 @@ class Diagnosis:
 
     @property
     def exit_status(self) -> int:
-        """1 where an error says not to go on, else 0."""
+        """1 if there is an error, otherwise 0."""
         return int(any(finding.severity == "error" for finding in self.findings))
 
     def text(self) -> str:
@@ -135,7 +135,7 @@ class Diagnosis:
             if count
         )
         if counts[0]:
-            return f"{summary}. Mend the errors before you train."
+            return f"{summary}. Fix the errors before you train."
         return f"{summary or 'nothing found'}. Nothing speaks against training."
 
 

@@ -45,7 +45,7 @@ def check_keras_settings(environment: Mapping[str, str]) -> None:
 def hidden(*packages: str) -> Iterator[None]:
     """Within this block, packages that were not imported before seem not to be installed.
 
-    For what others import only where it is there, and we have no use for.
+    For optional imports of other packages that ftkeras does not use.
 
     Args:
         packages: Their names; afterwards they can be imported as ever.

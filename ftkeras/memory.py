@@ -9,11 +9,11 @@ import resource
 import sys
 from pathlib import Path
 
-_UNKNOWN = 4 << 30  # bytes taken to be free where the system does not say
+_UNKNOWN = 4 << 30  # bytes taken to be free if the system does not report it
 
 
 def peak_memory() -> int:
-    """Returns the most bytes that the process has held so far; 0 where that is unknown."""
+    """Returns the most bytes that the process has held so far; 0 if that is unknown."""
     # Linux's getrusage also counts what the parent held when it started this process.
     status = Path("/proc/self/status")
     if status.exists() and (match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
@@ -27,7 +27,7 @@ def peak_memory() -> int:
 
 
 def peak_memory_record() -> dict[str, float]:
-    """Returns `peak_memory_mb`, for the record; nothing where unknown."""
+    """Returns `peak_memory_mb`, for the record; {} if unknown."""
     peak = peak_memory()
     return {"peak_memory_mb": round(peak / 1e6, 1)} if peak else {}
 

@@ -116,7 +116,7 @@ class Run:
         self._probe()
 
     def resumes(self, config: Config | None, overwrite: bool = False) -> bool:
-        """Returns whether training here goes on with a run that is there, or starts one.
+        """Returns whether training resumes the run that is there, or starts one.
 
         Args:
             config: What to do; None stands for the config of the run that is there.
@@ -128,7 +128,7 @@ class Run:
         if not gfile.exists(self.path("config.yaml")):
             if config is None:
                 raise UserError(
-                    f"--config is missing, and --out {self.folder} holds no run to go on with. "
+                    f"--config is missing, and --out {self.folder} holds no run to resume. "
                     "`ftkeras init my.yaml` writes a config."
                 )
             self.check()
@@ -142,8 +142,8 @@ class Run:
         if changes:
             raise UserError(
                 f"--out {self.folder}: the run there has another config: {'; '.join(changes)}. "
-                "Go on with its own (--out without --config), choose another folder, or start "
-                "anew with --overwrite."
+                "Leave out --config to resume with its own, choose another folder, or start again "
+                "with --overwrite."
             )
         self._probe()
         return True
@@ -251,7 +251,7 @@ class Run:
                 self.write_text("metrics.jsonl", "".join(lines[:count]))
 
     def event(self, name: str, **facts: Any) -> None:
-        """Appends to `events.jsonl` what happened to the run: that it went on, or went back."""
+        """Appends an event to `events.jsonl`: the run resumed, or returned to a checkpoint."""
         with gfile.GFile(self.path("events.jsonl"), "a") as file:
             file.write(json.dumps({"event": name, "time": _now(), **facts}) + "\n")
 

@@ -29,8 +29,8 @@ def explain(
 
     Args:
         error: What was raised; what it was raised from is looked at too.
-        find_broken: Says which example cannot be read, in words; asked where reading failed.
-        find_batch_size: Says which batch size would fit, in words; asked where memory ran out.
+        find_broken: Returns in words which example cannot be read; called if reading failed.
+        find_batch_size: Returns in words which batch size would fit; called if memory ran out.
     """
     for cause in _chain(error):
         number, text = _number(cause), str(cause)
@@ -55,12 +55,12 @@ def describe(
     write: Callable[[str], str] | None = None,
     **finders: Callable[[], str] | None,
 ) -> str:
-    """Returns one line for any error, and keeps its traceback where the line says.
+    """Returns one line for any error, and keeps its traceback in a file that the line names.
 
     Args:
         error: What was raised.
         write: Writes a text, say to the run's folder, and returns its path; a temporary file
-            takes it where that fails.
+            takes it if that fails.
         **finders: For `explain`.
     """
     line = explain(error, **finders)

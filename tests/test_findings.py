@@ -33,7 +33,7 @@ def test_text_tells_the_gravest_first_and_a_little_of_the_evidence():
     assert text.count("(as 0.png)") == 3
     assert "and 2 more" in text
     assert "  -> Remove them." in text
-    assert text.endswith("1 error, 1 warning, 1 note. Mend the errors before you train.")
+    assert text.endswith("1 error, 1 warning, 1 note. Fix the errors before you train.")
     assert Diagnosis({}, []).text().endswith("nothing found. Nothing speaks against training.")
 
 

@@ -50,7 +50,7 @@ def test_the_reference_has_every_field_of_every_section():
 def test_the_reference_says_what_a_field_holds():
     page = manual.config_page()
     assert (
-        "- **`batch_size`** (whole number >= 1; default `32`): Examples a step, over all devices "
+        "- **`batch_size`** (whole number >= 1; default `32`): Examples per step, over all devices "
         "together."
     ) in page
     assert "- **`clip_norm`** (number > 0): " in page

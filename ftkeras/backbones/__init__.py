@@ -1,4 +1,4 @@
-"""Backbones: what there is, how it is built, and which layers make up its blocks."""
+"""Backbones: the catalog, how they are built, and which layers make up their blocks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_backbone(
         >>> load_backbone("MobileNetV2", weights="none", image_size=96).blocks[-1].name
         'block_16'
     """
-    # Here and not above: the command line reads the catalog without paying for TensorFlow.
+    # Imported here, so that the command line reads the catalog without importing TensorFlow.
     if name.endswith(".keras"):
         from ftkeras.backbones import saved
 

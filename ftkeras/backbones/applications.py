@@ -12,7 +12,7 @@ from ftkeras.backbones import blocks, catalog, weights_file
 from ftkeras.backbones.backbone import Backbone
 from ftkeras.errors import UserError, did_you_mean
 
-# What Keras's EfficientNet weights need behind their Normalization (see `_complete`).
+# What Keras's EfficientNet weights need after their Normalization (see `_complete`).
 _EFFICIENTNET_SCALE = [1.0 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225)]
 
 
@@ -22,7 +22,7 @@ def load(
     """Builds a catalog entry without top, and loads its weights.
 
     Args:
-        entry: Which backbone.
+        entry: The backbone.
         weights: imagenet, starter, none, or the path of a file.
         image_size: Side of the input in pixels; None for the natural size.
         cut: The name of the layer whose output becomes the backbone's; None for the last one.
@@ -69,7 +69,7 @@ def _cut(model: keras.Model, name: str, backbone: str) -> keras.Model:
 def _build(entry: catalog.Entry, size: int, weights: str | None) -> keras.Model:
     builder = getattr(keras.applications, entry.name)
     with warnings.catch_warnings():
-        # The MobileNets say that their weights are of 224 px; at another size that is wanted.
+        # The MobileNets warn that their weights are for 224 px; other sizes are intended here.
         warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
         return builder(include_top=False, weights=weights, input_shape=(size, size, 3))
 
@@ -92,12 +92,12 @@ def _download(entry: catalog.Entry, size: int) -> keras.Model:
 
 
 def _complete(entry: catalog.Entry, model: keras.Model) -> keras.Model:
-    """Gives EfficientNet (the first) the graph that Keras gives it with its own download.
+    """Gives EfficientNet (version 1) the graph that it has with Keras's own download.
 
-    Keras's weights hold the deviation of ImageNet where Normalization expects the variance, and
-    the builder mends that with one more Rescaling, but only when `weights="imagenet"`. The same
-    file loaded by path would see other inputs. So we always insert it: one graph,
-    whatever the weights, and what was trained here loads here.
+    Keras's weights hold the standard deviation of ImageNet, but Normalization expects the variance.
+    The builder fixes that with one more Rescaling, but only if `weights="imagenet"`. The same file
+    loaded by path would get other inputs. So the Rescaling is always inserted: the graph is the
+    same with any weights, and weights that were trained here load here.
     """
     if entry.family is not catalog.EFFICIENTNET:
         return model

@@ -1,4 +1,4 @@
-"""What a backbone is. Importing this costs nothing: no TensorFlow, no Keras."""
+"""The classes `Backbone` and `Block`. Importing this imports no TensorFlow and no Keras."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BY_RANK: dict[int, Gives] = {4: "map", 3: "sequence", 2: "vector"}
 
 @dataclass(frozen=True)
 class Block:
-    """One unit of a backbone, as people count them: "the last two blocks".
+    """One unit of a backbone, as in "the last two blocks".
 
     Args:
         name: The block's name, unique in its backbone, for example `conv5_block3`.
-        layers: Every layer of the block that holds weights, in graph order. A nested model is
-            opened: its layers stand here, never the model itself.
+        layers: Every layer of the block that has weights, in graph order. They include the layers
+            of a nested model, never the model itself.
     """
 
     name: str
@@ -33,18 +33,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model without its top, and what one must know to use it.
+    """A model without its top, and the facts for using it.
 
     Args:
         name: The catalog's name, or the path of a `.keras` file.
         model: From (batch, size, size, 3) float32 images, preprocessed, or from several tensors by
             name, to one tensor of features.
-        preprocessing: What `ftkeras.backbones.preprocess` has to do to raw 0..255 RGB first.
-        natural_size: Of images, the side in pixels that the weights were trained at; else 0.
-        smallest_size: Of images, the smallest side in pixels that the architecture can take.
+        preprocessing: The kind of preprocessing that raw 0..255 RGB needs first.
+        natural_size: For images, the side in pixels that the weights were trained at; otherwise 0.
+        smallest_size: For images, the smallest side in pixels that the architecture can take.
         blocks: From input to output; together they hold each weighted layer exactly once.
-        front: Of a sequence, how many steps stand before those of the example's parts. The first
-            is a class token, which stands for the whole example.
+        front: For a sequence, how many steps come before those of the example's parts. The first
+            is a class token, which represents the whole example.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Backbone:
 
     @property
     def gives(self) -> Gives:
-        """What the features are, which decides how the head can pool them.
+        """The kind of features (map, sequence or vector), which decides how the head can pool them.
 
         Raises:
-            UserError: The model's output is none of map, sequence and vector.
+            UserError: The model's output is of another kind.
         """
         return gives_of(getattr(self.model.output, "shape", ()))
 
 
 def gives_of(shape: Sequence[int | None]) -> Gives:
-    """Returns what features of a shape are: a map, a sequence or a vector.
+    """Returns the kind of features of a shape: map, sequence or vector.
 
     Args:
         shape: (batch, height, width, channels), (batch, steps, channels) or (batch, channels).

@@ -1,4 +1,4 @@
-"""Layers into blocks: the only place that looks at layer names."""
+"""Groups layers into blocks, by layer names, which no other module reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NORMS = (
     keras.layers.LayerNormalization,
     keras.layers.RMSNormalization,
 )
-"""The layers that normalise activations by learned scale and offset."""
+"""The layers that normalise activations with a learned scale and offset."""
 
 _NORMALIZATION = (*NORMS, keras.layers.Normalization)
 
@@ -33,7 +33,7 @@ def leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _parts(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
-    """Returns the leaf layers with names, and of a stack the layers in it instead of it.
+    """Returns the leaf layers with names; a stack is replaced by its layers.
 
     The name of a layer in a stack begins with that of the stack, and a slash.
     """
@@ -46,11 +46,11 @@ def _parts(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
 
 
 def layer_digests(layers: Sequence[keras.layers.Layer]) -> list[str]:
-    """Returns what tells an architecture by its layers, after each weighted layer.
+    """Returns a digest of the architecture so far, after each weighted layer.
 
-    A digest is of the classes and names of the weighted layers so far, without the numbers that
-    names end with: Keras counts some of them through the process. Widths are left out, so the
-    same architecture with other widths has the same digest.
+    A digest covers the classes and names of the weighted layers so far. Numbers at the end of names
+    are left out, because Keras counts some of them per process. Widths are left out, so the same
+    architecture with other widths has the same digest.
 
     Args:
         layers: Layers in graph order, with nested models opened.
@@ -65,11 +65,11 @@ def layer_digests(layers: Sequence[keras.layers.Layer]) -> list[str]:
 
 
 def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:
-    """Groups the weighted layers of a model whose family is known, input to output.
+    """Groups the weighted layers of a model of a known family, from input to output.
 
     Args:
-        model: Of Keras Applications or of keras-hub, without top.
-        family: Whose patterns name the blocks.
+        model: A model of Keras Applications or of keras-hub, without top.
+        family: The family, whose patterns name the blocks.
 
     Example:
         >>> [block.name for block in find_blocks(keras.applications.VGG16(
@@ -86,16 +86,16 @@ def find_blocks(model: keras.Model, family: Family) -> tuple[Block, ...]:
 
 
 def within(model: keras.Model, groups: Sequence[Block]) -> tuple[Block, ...]:
-    """Returns what of the blocks a model has that shares their layers."""
+    """Returns the blocks with those of their layers that a model has."""
     kept = set(leaf_layers(model))
     left = (Block(b.name, tuple(layer for layer in b.layers if layer in kept)) for b in groups)
     return tuple(block for block in left if block.layers)
 
 
 def layer_blocks(model: keras.Model) -> tuple[Block, ...]:
-    """Groups the weighted layers of any model: one block a layer, with the normalisations after it.
+    """Groups the weighted layers of any model: a block per layer, with the normalisations after it.
 
-    Normalisations at the very front join the first layer, so that no block is one alone.
+    Normalisations before the first layer join its block, so that no block is only a normalisation.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="a"),
@@ -131,7 +131,7 @@ def _named_by_begins(parts: Sequence[tuple[str, keras.layers.Layer]], family: Fa
 def _named_by_ends(parts: Sequence[tuple[str, keras.layers.Layer]], family: Family) -> list[str]:
     ends = [_match(own, family.ends) for own, _ in parts]
     last = (name for name in reversed(ends) if name)
-    current = next(last, "stem")  # what follows the last end joins it
+    current = next(last, "stem")  # layers after the last end join its block
     names = []
     for name in reversed(ends):
         current = name or current

@@ -1,16 +1,16 @@
 """Every Keras Applications backbone, in one table. Nothing here imports TensorFlow.
 
-A family says how its images are prepared and how its layers form blocks. A block is the unit
+A family defines how its images are prepared and how its layers form blocks. A block is the unit
 that the architecture repeats: a residual or inverted residual unit, an inception block, a NASNet
-cell; VGG and Xception have numbered blocks of their own, and DenseNet's are its dense blocks.
+cell. VGG and Xception have their own numbered blocks, and DenseNet's are its dense blocks.
 Three rules hold for all:
 
-- What comes before the first unit is the block `stem`.
-- What follows the last unit (a final convolution, a final norm) belongs to it, so that
-  `blocks[-4:]` of MobileNetV2 is the last four inverted residuals with the convolution behind
-  them, and `blocks[-1:]` is never a lone batch norm.
+- Layers before the first unit are the block `stem`.
+- Layers after the last unit (a final convolution, a final norm) belong to it. So `blocks[-4:]` of
+  MobileNetV2 is the last four inverted residuals with the convolution after them, and
+  `blocks[-1:]` is never a single batch norm.
 - A projection on a skip connection belongs to its unit; the layers that lower the resolution
-  belong to the unit they lead into, but a DenseNet transition to the dense block before it.
+  belong to the unit after them, but a DenseNet transition to the dense block before it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Family:
     """Architectures that share preprocessing and the naming of their layers.
 
     Args:
-        paper: Where the architecture comes from.
+        paper: The paper of the architecture.
         preprocessing: none (the model scales inside), tf (-1..1), torch (mean and deviation of
             ImageNet) or caffe (BGR, mean of ImageNet).
         smallest_size: The smallest side that Keras accepts, in pixels.
         begins: Pairs (pattern, name): a weighted layer whose name matches begins, or belongs
-            to, the named block; one that matches none belongs to the block before it. A `#` in a
-            name stands for the number of the block among such.
-        ends: Pairs likewise, for families whose layers inside a block have automatic names: a
-            layer whose name matches is the last of its block.
-        stem: With `ends`: how many weighted layers stand before the first block.
+            to, the named block. A layer that matches none belongs to the block before it. A `#` in
+            a name is replaced by the number of the block among those of that name.
+        ends: Pairs of the same form, for families whose layers inside a block have automatic
+            names: a layer whose name matches is the last of its block.
+        stem: With `ends`: how many weighted layers come before the first block.
     """
 
     paper: str
@@ -51,11 +51,11 @@ class Entry:
 
     Args:
         name: Also the name of its builder in `keras.applications`.
-        family: How it is prepared and grouped.
+        family: Its family.
         natural_size: The side in pixels that its ImageNet weights were trained at.
-        parameters: How many numbers the model without top holds.
-        blocks: How many blocks it has.
-        layers: Its layers' last digest; see `blocks.layer_digests`.
+        parameters: The number of weights of the model without top.
+        blocks: The number of its blocks.
+        layers: The last digest of its layers; see `blocks.layer_digests`.
     """
 
     name: str
@@ -200,7 +200,7 @@ def find(name: str) -> Entry:
     """Returns the entry of that name.
 
     Raises:
-        UserError: There is none; the nearest spelling is offered.
+        UserError: There is none; the message has the nearest name.
 
     Example:
         >>> find("ResNet50").family.preprocessing
@@ -215,7 +215,7 @@ def find(name: str) -> Entry:
 
 
 def describe() -> list[tuple[object, ...]]:
-    """Returns one row a backbone, in the order of `HEADER`, for `ftkeras.console.table`."""
+    """Returns one row per backbone, in the order of `HEADER`, for `ftkeras.console.table`."""
     return [
         (
             entry.name,

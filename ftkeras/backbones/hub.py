@@ -1,7 +1,7 @@
-"""Models of keras-hub: by preset, in its own folders, or in those of Hugging Face and timm.
+"""Models of keras-hub: presets, and folders of keras-hub, Hugging Face and timm.
 
-Whatever the name, the model ends up in a local folder, and is checked there before Keras reads it.
-Nothing here imports Keras or keras-hub before a model is loaded.
+A model is always put into a local folder and checked there before Keras reads it. Nothing here
+imports Keras or keras-hub before a model is loaded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ARCHITECTURES = {
     ),
 }
 """The architectures of Hugging Face that keras-hub converts (`model_type` in config.json), and
-what they read. Those that read two kinds, or answer with texts of their own, are left out."""
+their kind of input. Those with two kinds, and those that generate texts, are left out."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class HubModel:
     """A model that keras-hub can load.
 
     Args:
-        name: As a config names it.
-        folder: Where its files are.
-        config: What its config.json holds.
-        kind: "text" or "image"; None if the files do not say.
+        name: Its name in a config.
+        folder: The folder of its files.
+        config: The content of its config.json.
+        kind: "text" or "image"; None if the files do not decide it.
     """
 
     name: str
@@ -73,11 +73,11 @@ class HubModel:
 
     @property
     def is_converted(self) -> bool:
-        """Whether the folder is in Hugging Face's form, so that keras-hub converts the weights."""
+        """Whether the folder has Hugging Face's format, so that keras-hub converts the weights."""
         return "model_type" in self.config
 
     def json(self, file: str) -> dict[str, Any]:
-        """Returns what a JSON file of the folder holds; nothing if there is no such file.
+        """Returns the content of a JSON file of the folder; {} if there is no such file.
 
         Raises:
             UserError: It cannot be read.
@@ -85,7 +85,7 @@ class HubModel:
         return _json(Path(self.folder, file), self.name)
 
     def load(self, part: Any, **options: Any) -> Any:
-        """Returns a part of the model: what `part.from_preset` makes of the folder.
+        """Returns a part of the model, made by `part.from_preset` from the folder.
 
         Args:
             part: A class of keras-hub with `from_preset`, such as `keras_hub.models.Backbone`.
@@ -102,7 +102,7 @@ class HubModel:
         """
         try:
             return part.from_preset(self.folder, **options)
-        except Exception as error:  # a damaged folder can fail anywhere, and as anything
+        except Exception as error:  # a damaged folder can fail anywhere, with any error
             if "no converter" in str(error):
                 raise self._not_converted() from error
             raise UserError(
@@ -138,29 +138,29 @@ def is_hub(name: str) -> bool:
         return True
     if name.endswith(".keras"):
         return False
-    return "/" in name or Path(name, "config.json").is_file()  # not any folder named ResNet50
+    return "/" in name or Path(name, "config.json").is_file()  # not every folder named ResNet50
 
 
 def kind_of(name: str) -> str | None:
-    """Returns what a model reads, "text" or "image", quickly: nothing is imported or downloaded.
+    """Returns a model's kind of input, "text" or "image", without an import or a download.
 
-    None if the name, or the folder's config.json, does not say it.
+    None if the name, or the folder's config.json, does not decide it.
     """
     if name.startswith(PREFIX):
         return _kind_of_preset(name[len(PREFIX) :])
     try:
         return None if "://" in name else _kind_in(Path(name), _json(Path(name, "config.json"), ""))
-    except UserError:  # which `find` tells
+    except UserError:  # `find` reports it
         return None
 
 
 def find(name: str, kind: str) -> HubModel:
-    """Returns the model of a name, after a look at its files; downloads it if it must.
+    """Returns the model of a name, after a check of its files; downloads it if needed.
 
     Args:
-        name: `keras_hub/PRESET`, `hf://OWNER/MODEL`, or a folder: in keras-hub's form (what
-            `save_to_preset` writes), or in Hugging Face's (config.json and safetensors).
-        kind: What the examples are: "text" or "image".
+        name: `keras_hub/PRESET`, `hf://OWNER/MODEL`, or a folder, in keras-hub's format (from
+            `save_to_preset`) or in Hugging Face's (config.json and safetensors).
+        kind: The kind of the examples: "text" or "image".
 
     Raises:
         UserError: There is no such model, it is for examples of another kind, its files cannot be
@@ -188,7 +188,7 @@ def find(name: str, kind: str) -> HubModel:
     found = HubModel(name, str(folder), config, _kind_in(folder, config))
     _refuse_other(name, found.kind, kind)
     _check_weights(found)
-    found.hub  # noqa: B018 - whether it is installed
+    found.hub  # noqa: B018 - raises if it is not installed
     return found
 
 
@@ -201,7 +201,7 @@ def _refuse_other(name: str, found: str | None, kind: str) -> None:
 
 
 def _check_weights(found: HubModel) -> None:
-    """Refuses pickled weights, which can run any code when they are loaded."""
+    """Refuses pickled weights, because they can run any code when they are loaded."""
     files = Path(found.folder)
     if any(file for pattern in _WEIGHTS for file in files.glob(pattern)):
         return
@@ -219,17 +219,17 @@ def _check_weights(found: HubModel) -> None:
 
 
 def _kind_in(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """Returns what the model of a folder reads, by its files."""
+    """Returns the kind of input of a folder's model, by its files."""
     if "model_type" in config:
         return ARCHITECTURES.get(str(config["model_type"]))
-    if "architecture" in config:  # timm's form
+    if "architecture" in config:  # timm's format
         return "image"
     text, image = ((folder / f"{n}.json").is_file() for n in ("tokenizer", "image_converter"))
     return None if text == image else "text" if text else "image"
 
 
 def _kind_of_preset(preset: str) -> str | None:
-    """Returns what a preset reads, by the files of keras-hub: importing it takes seconds."""
+    """Returns a preset's kind of input, from the files of keras-hub: importing it takes seconds."""
     spec = importlib.util.find_spec("keras_hub")
     if spec is None or spec.origin is None:
         return None
@@ -277,7 +277,7 @@ def _download_preset(name: str) -> Path:
     handle = presets[preset]["kaggle_handle"].removeprefix("kaggle://")
     try:
         return Path(_imported("kagglehub", name).model_download(handle))
-    except Exception as error:  # each of the libraries below it has errors of its own
+    except Exception as error:  # each library that keras-hub calls has its own errors
         raise _not_downloaded(name, "kaggle.com", error) from error
 
 

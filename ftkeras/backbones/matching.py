@@ -1,9 +1,9 @@
-"""Which layer of a weights file belongs to which layer of a model: by name, never by luck.
+"""Matches the layers of a weights file with those of a model, by name.
 
-Freezing layers changes the order in which Keras writes weights, so order alone proves little. Names
-do, except those that Keras gives by counting: `conv2d_7` says only that it was the eighth of its
-class in one process. Such layers are paired by their order, if the file tells it, and by their
-numbers. If layers of equal shapes could be exchanged, the file is refused.
+Freezing layers changes the order in which Keras writes weights, so order alone is no proof. Names
+are, except automatic ones: `conv2d_7` was only the eighth of its class in one process. Such layers
+are paired by their order, if the file has it, and by their numbers. If layers of equal shapes
+could be exchanged, the file is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import keras
 
 Signature = tuple[tuple[int, ...], ...]
 
-# What Keras calls weights now, by what it called them before: Keras 1 behind the layer's name.
+# Keras's present names of weights, by earlier ones: Keras 1 put them after the layer's name.
 _RENAMED = {"depthwise_kernel": "kernel", "variable": "gamma"}
 _KERAS_1 = {
     "running_mean": "moving_mean",
@@ -31,7 +31,7 @@ _KERAS_1 = {
 
 
 class Mismatch(ValueError):
-    """A file does not fit a model, or does not say how; one plain clause."""
+    """A file does not fit a model, or not unambiguously; one plain clause."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class Layer:
     """A layer with weights, in a file or in a model.
 
     Args:
-        names: What it may be called; the first is shown in messages.
+        names: Its possible names; the first is shown in messages.
         arrays: Its weights by their names within the layer; anything with a shape.
-        kind: Its class as Keras counts it, such as conv2d; empty if the file does not tell.
+        kind: Its class as Keras counts it, such as conv2d; empty if unknown.
         place: The graph that it is part of, and its index there, at least among those of its
-            class; None if the file does not tell.
+            class; None if unknown.
     """
 
     names: tuple[str, ...]
@@ -91,7 +91,7 @@ def match(wanted: Sequence[Layer], stored: Sequence[Layer]) -> list[Layer]:
     missing = [layer for layer in missing if id(layer) not in chosen]
     taken = {id(layer) for layer in chosen.values()}
     left = [layer for layer in left if id(layer) not in taken]
-    # A file that knows some of the chosen names lacks the layers of the others.
+    # If a file has some of the chosen names, it lacks the layers of the others.
     chosen |= _by_shape([one for one in missing if one.number is not None or not by_name], left)
     for layer in missing:
         if id(layer) not in chosen:
@@ -144,7 +144,7 @@ def pair(wanted: Layer, stored: Layer) -> dict[str, Any]:
     """Returns the stored array for each weight of a layer, by the weight's name.
 
     Raises:
-        Mismatch: The shapes or the number of the weights differ, or their names tell nothing.
+        Mismatch: The shapes or the number of the weights differ, or their names are ambiguous.
     """
     if len(stored.arrays) != len(wanted.arrays):
         raise Mismatch(
@@ -161,7 +161,7 @@ def pair(wanted: Layer, stored: Layer) -> dict[str, Any]:
 
 
 def _renamed(wanted: Layer, stored: Layer) -> Mapping[str, Any]:
-    """Finds the weights that other versions of Keras called otherwise."""
+    """Finds weights that have other names in other versions of Keras."""
     by_now = {_present_name(key): array for key, array in stored.arrays.items()}
     if set(by_now) == {_present_name(key) for key in wanted.arrays}:
         return {key: by_now[_present_name(key)] for key in wanted.arrays}
@@ -169,7 +169,7 @@ def _renamed(wanted: Layer, stored: Layer) -> Mapping[str, Any]:
     if len(by_shape) == len(stored.arrays):
         return {key: by_shape[tuple(array.shape)] for key, array in wanted.arrays.items()}
     raise Mismatch(
-        f"its layer {stored.name!r} calls its weights {', '.join(stored.arrays)}, where "
+        f"its layer {stored.name!r} has the weights {', '.join(stored.arrays)}, but "
         f"{wanted.name!r} has {', '.join(wanted.arrays)}, and shapes do not tell which is which. "
         "Save it again with Keras 3, as a .keras file."
     )
@@ -223,7 +223,7 @@ def _by_order(wanted: Sequence[Layer], stored: Sequence[Layer]) -> dict[int, Lay
         elif len(theirs) > 1:
             raise _exchange(mine[0], theirs)
         first = theirs[: len(mine)]
-        # Of more layers than needed, the first ones are meant only if the numbers say so too.
+        # If there are too many layers, the first ones are right only if the numbers agree.
         same = numbered and list(map(_number, first)) == list(map(_number, mine))
         if len(theirs) > len(mine) and not same:
             raise _exchange(mine[0], theirs)
@@ -288,7 +288,7 @@ def _shapes_differ(wanted: Layer, stored: Layer) -> str:
         ((h, n) for h, n in differ if tuple(h) != tuple(n)), (theirs[0].shape, mine[0].shape)
     )
     return (
-        f"its layer {stored.name!r} holds {tuple(have)} where {wanted.name!r} needs {tuple(need)}."
+        f"its layer {stored.name!r} holds {tuple(have)}, but {wanted.name!r} needs {tuple(need)}."
     )
 
 
@@ -308,7 +308,7 @@ def class_name(cls: type) -> str:
 
 @cache
 def _classes() -> Mapping[str, str]:
-    """Keras's classes as they are counted, and as Keras 1 counted some."""
+    """Keras's classes as names count them, now and in Keras 1."""
     classes = {class_name(cls) for cls in vars(keras.layers).values() if isinstance(cls, type)}
     plain = {name.replace("_", ""): name for name in classes}
     return {name: name for name in classes} | plain | {"convolution2d": "conv2d"}
@@ -327,5 +327,5 @@ def split_number(name: str, more: frozenset[str] = frozenset()) -> tuple[str, in
 
 
 def _plain(name: str) -> str:
-    """Writes Conv/BatchNorm as conv_bn: MobileNetV3's names before Keras 3."""
+    """Turns Conv/BatchNorm into conv_bn, as in MobileNetV3 before Keras 3."""
     return name.replace("/", "_").lower().replace("_batchnorm", "_bn")

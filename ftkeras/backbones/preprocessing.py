@@ -18,9 +18,8 @@ _CAFFE_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, BGR, 0..255
 def preprocess(images: Any, kind: str) -> Any:
     """Applies the preprocessing that belongs to a backbone.
 
-    Only layers and operations that Keras itself ships, so that the saved model loads anywhere, in
-    safe mode, without ftkeras. They compute in float32 under any policy: bfloat16 would
-    round pixels.
+    It uses only layers and operations of Keras, so that the saved model loads in safe mode without
+    ftkeras. They compute in float32 under any policy: bfloat16 would round pixels.
 
     Args:
         images: Tensor (batch, height, width, 3), float32, RGB, 0..255.

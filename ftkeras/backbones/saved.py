@@ -1,4 +1,4 @@
-"""A Keras model of the user's own, from a `.keras` file, as a backbone."""
+"""A user's Keras model, from a `.keras` file, as a backbone."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ftkeras.keras_internals import run_through_graph
 def load(path: str, *, weights: str, image_size: int | None, cut: str | None) -> Backbone:
     """Loads a Functional or Sequential model and cuts its last layers off.
 
-    Nested models are opened, so that the backbone is one flat graph; a `model.keras` that
-    ftkeras wrote serves as it is. A block is one weighted layer with the normalisations after it;
-    in a Keras Applications model, nested or not and known by its layers, blocks are the catalog's.
-    The model's own name decides nothing.
+    Nested models are opened, so that the backbone is one flat graph. A `model.keras` of ftkeras
+    works, too. A block is one weighted layer with the normalisations after it. A Keras
+    Applications model, nested or not, is recognised by its layers, not by its name, and has the
+    catalog's blocks.
 
     A model of images has to take raw 0..255 RGB. Only a Keras Applications model with nothing
     before its first convolution gets the preprocessing that its ImageNet weights expect.
 
-    A model that takes anything else, one tensor or several, keeps its inputs as they are. It is
-    used up to its end, unless `cut` names a layer.
+    A model with other inputs, one tensor or several, keeps them. It is used whole, unless `cut`
+    names a layer.
 
     Args:
         path: The `.keras` file. It is loaded in safe mode: Lambda layers are refused.
         weights: imagenet to keep the file's own, none for random ones, or another file.
         image_size: Side of the input in pixels; None for the size that the model was saved with.
-        cut: The name of the layer whose output becomes the backbone's; None for the last one with
-            a feature map larger than one pixel, or of a model that takes no images for its own.
+        cut: The name of the layer whose output becomes the backbone's. None: the last one with a
+            feature map larger than one pixel, or for a model that takes no images its output.
 
     Raises:
         UserError: The file, the model, the cut, the size or the weights cannot work.
@@ -66,16 +66,16 @@ def load(path: str, *, weights: str, image_size: int | None, cut: str | None) ->
 def _natural_size(
     model: keras.Model, entry: catalog.Entry | None, image_size: int | None, path: str
 ) -> int:
-    """Returns the side of the square RGB image that the model takes; 0 if it takes anything else.
+    """Returns the side of the square RGB image that the model takes; 0 if it takes other inputs.
 
     Raises:
-        UserError: Nothing says which size; or one is asked for, and it takes no such image.
+        UserError: The size is unknown, or a size was set but the model takes no such image.
     """
     shape = tuple(model.inputs[0].shape)
     if len(model.inputs) == 1 and len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]:
         size = shape[1] or (entry.natural_size if entry else image_size)
         if size is None:
-            raise UserError(f"data.input.size: {path} takes images of any size; say which to use.")
+            raise UserError(f"data.input.size: {path} takes images of any size; set one.")
         return int(size)
     if image_size is not None:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in model.inputs)
@@ -87,13 +87,13 @@ def _natural_size(
 
 
 class _Flattened:
-    """The same layers, made again in one graph on new inputs.
+    """Copies of a model's layers in one graph on new inputs.
 
     Args:
         model: A Functional or Sequential model, with others nested in it or not.
         inputs: The new inputs, in the order of the model's own.
         path: The model's file, for messages.
-        what: What the new inputs are, for messages.
+        what: A description of the new inputs, for messages.
         keep_weights: Whether the new layers get the weights of the old.
     """
 
@@ -109,7 +109,7 @@ class _Flattened:
         self.path = path
         self.name = model.name
         self.inputs = list(inputs)
-        # Several are in the model's own structure, which may be a dict by name or a list.
+        # Several inputs are in the model's own structure: a dict by name or a list.
         several = len(self.inputs) > 1
         self.given = keras.tree.pack_sequence_as(model.input, inputs) if several else inputs[0]
         self.outputs: dict[str, Any] = {}
@@ -140,7 +140,7 @@ class _Flattened:
         return keras.Model(self.given, end, name=self.name)
 
     def _map(self, name: str | None) -> str:
-        """Returns the layer at which a model of images is cut: it gives a feature map."""
+        """Returns the layer at which a model for images is cut; its output is a feature map."""
         maps = [layer for layer, output in self.outputs.items() if len(output.shape) == 4]
         large = [layer for layer in maps if max(self.outputs[layer].shape[1:3]) > 1]
         if not maps:
@@ -169,7 +169,7 @@ class _Flattened:
             if config.get("name") in {new.name for new in self._new.values()}:
                 config["name"] = f"{config['name']}_{len(self._new)}"
             if "trainable" in config:
-                config["trainable"] = True  # whatever was frozen when the file was written
+                config["trainable"] = True  # layers may have been frozen when the file was written
             self._new[layer] = type(layer).from_config(config)
         return self._new[layer]
 
@@ -184,14 +184,14 @@ class _Flattened:
 
 
 def _recognize(model: keras.Model) -> catalog.Entry | None:
-    """Returns the catalog's entry whose weighted layers a model begins with."""
+    """Returns the catalog's entry with whose weighted layers a model begins."""
     known = {entry.layers: entry for entry in catalog.CATALOG.values()}
     digests = blocks.layer_digests(blocks.leaf_layers(model))
     return next((known[digest] for digest in digests if digest in known), None)
 
 
 def _starts_bare(model: keras.Model) -> bool:
-    """Whether nothing but padding stands between the input and the first weighted layer."""
+    """Whether there is only padding between the input and the first weighted layer."""
     for operation in model.operations:
         if getattr(operation, "weights", None):
             return True

@@ -1,4 +1,4 @@
-"""The layers that a weights file holds, in each format of Keras; their arrays are not read yet.
+"""The layers in a weights file, in each format of Keras; their arrays are not read yet.
 
 A file of a kilobyte may claim to hold an array of a petabyte, and a link may lead to other files.
 """
@@ -44,21 +44,20 @@ def layers_of(model: keras.Model) -> list[Layer]:
 
 
 def is_legacy(file: Any) -> bool:
-    """Whether Keras wrote an HDF5 file as it did before version 3."""
+    """Whether an HDF5 file has the format of Keras before version 3."""
     names = {"layer_names", "layer_names0"}  # long lists of names are spread over several
     return "model_weights" in file or not names.isdisjoint(file.attrs)
 
 
 def legacy_layers(file: Any, wanted: Sequence[Layer], path: str) -> list[Layer]:
-    """Reads what Keras wrote before version 3: a group per top layer, which may be a model.
+    """Reads the format of Keras before version 3: a group per top layer, which may be a model.
 
-    Within a group, trainable weights come before others. So layers of a nested model are told
-    apart by the names of their weights, and only a whole model's config says in which order they
-    are.
+    Within a group, trainable weights come before others. So layers of a nested model are separated
+    by the names of their weights, and only a whole model's config has their order.
 
     Args:
         file: An open HDF5 file.
-        wanted: The layers of the model to fill: their names help to read scopes.
+        wanted: The layers of the model to fill; their names help to parse scopes.
         path: The file's name, for messages.
 
     Raises:
@@ -104,7 +103,7 @@ def _owners(
         group: The top layer's name.
         arrays: The weights by names such as `base/conv2d_1/kernel:0`.
         wanted: The names of the layers of the model to fill.
-        leaves: The layers within, none if it is no model; None if the file has no config.
+        leaves: The layers inside, none if it is no model; None if the file has no config.
     """
     scopes = {name: re.sub(r":\d+$", "", name).rpartition("/")[0] for name in arrays}
     if not arrays:
@@ -157,10 +156,11 @@ def _name(layer: Any) -> str:
 
 
 def weights_layers(files: Sequence[Any], path: str) -> tuple[dict[str, Layer], bool]:
-    """Reads what Keras 3 writes: layers by paths such as `layers/conv2d_1/`, and if they are named.
+    """Reads the format of Keras 3: layers by paths such as `layers/conv2d_1/`.
 
-    A path tells a layer's class and its number among the layers of its class, in graph order and
-    whatever is frozen. Newer files also hold the layers' names.
+    A path has a layer's class and its number among the layers of its class, in graph order; frozen
+    layers count, too. Newer files also hold the layers' names; the second result is whether all
+    layers are named.
 
     Args:
         files: The open HDF5 files: one, or those that share the weights of one model.
@@ -179,7 +179,7 @@ def weights_layers(files: Sequence[Any], path: str) -> tuple[dict[str, Layer], b
         if isinstance(found, h5py.Group):
             if key == "vars" and isinstance(found.attrs.get("name"), str):
                 names[where] = found.attrs["name"]
-        elif "seed_generator" not in key:  # a random state is none of a layer's weights
+        elif "seed_generator" not in key:  # a random state is not a weight
             own = "/".join(part.lstrip("_") for part in key.split("/"))
             arrays.setdefault(where, {})[own] = _dataset(file, inside, path)
     layers = {}
@@ -201,7 +201,7 @@ def _walk(file: Any) -> list[tuple[str, Any]]:
 
 
 def shards(path: str) -> list[str]:
-    """Returns the files that a `.weights.json` shares the weights of a model among.
+    """Returns the files over which a `.weights.json` spreads the weights of a model.
 
     Raises:
         UserError: It is no such file, or names files outside of its folder.
@@ -228,7 +228,7 @@ def _attribute(group: Any, name: str) -> list[str]:
 
 
 def _inside(group: Any, path_inside: str, path: str) -> Any:
-    """Goes down an HDF5 path, refusing links, which could reach into other files."""
+    """Follows an HDF5 path, but refuses links, which could lead into other files."""
     for part in path_inside.split("/"):
         link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
         if not isinstance(link, h5py.HardLink):
@@ -248,7 +248,7 @@ def _dataset(group: Any, name: str, path: str) -> h5py.Dataset:
 
 
 def _within(paths: Sequence[str]) -> list[str]:
-    """Returns what a layer calls its weights, without the scopes around: kernel, query/bias."""
+    """Returns a weight's name within its layer, without outer scopes: kernel, query/bias."""
     split = [re.sub(r":\d+$", "", path).split("/") for path in paths]
     common = 0
     while (

@@ -1,4 +1,4 @@
-"""Weights from a file into a model that is already built."""
+"""Loads weights from a file into a model that is already built."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from ftkeras.backbones.stored import is_legacy, layers_of, legacy_layers, shards
 from ftkeras.errors import UserError
 
 _MAX_CONFIG, _MAX_WEIGHTS = 64 << 20, 64 << 30  # bytes that a `.keras` file's members unpack to
-_MAX_SWELLING = 100  # how much weights may be compressed
+_MAX_SWELLING = 100  # the largest ratio of compression
 
 
 def load_into(model: keras.Model, path: str, name: str) -> None:
-    """Fills a model with the weights of a file, or changes nothing and says what does not fit.
+    """Fills a model with the weights of a file; changes nothing if they do not fit.
 
-    "starter" stands for the shipped weights of MobileNetV2.
+    "starter" means the shipped weights of MobileNetV2.
 
-    A file that also holds a classifier on top fits too: what it has beyond the model is left out.
+    A file that also holds a classifier on top fits, too: its other layers are ignored.
 
     Args:
-        model: Where the weights go.
+        model: The model to fill.
         path: A `.weights.h5` or `.weights.json` file, a legacy `.h5` file of weights or of a whole
             model, or a `.keras` file, which is loaded in safe mode.
-        name: What the model is called in messages.
+        name: The model's name in messages.
 
     Raises:
-        UserError: There is no such file, it cannot be read, it does not fit, or it does not tell
-            which of its layers is which.
+        UserError: There is no such file, it cannot be read, it does not fit, or its layers cannot
+            be identified.
     """
     if path == "starter":
         from ftkeras import starter
@@ -66,7 +66,7 @@ def load_into(model: keras.Model, path: str, name: str) -> None:
         raise UserError(f"backbone.weights: {path} does not fit {name}: {error}") from error
     except UserError:
         raise
-    except Exception as error:  # HDF5 is a file system of its own, and may be odd in any way
+    except Exception as error:  # HDF5 is a whole file system, and may fail with any error
         raise UserError(f"backbone.weights: {path} is damaged: {one_line(error)}") from error
 
 
@@ -108,7 +108,7 @@ def read_model(path: str, field: str) -> keras.Model:
     _check_archive(path, field)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file can fail anywhere: zip, JSON, HDF5, any layer
+    except Exception as error:  # a damaged file can fail in zip, JSON, HDF5 or any layer
         text = one_line(_root(error))
         if "Lambda" in text:
             reason = "it holds Python code (a Lambda layer), which is never run"
@@ -120,9 +120,9 @@ def read_model(path: str, field: str) -> keras.Model:
 
 
 def _check_archive(path: str, field: str) -> None:
-    """Refuses members that no `.keras` file needs: outside of it, links, or enormous once unpacked.
+    """Refuses members that no `.keras` file needs: paths outside of it, links, or enormous files.
 
-    Keras 3.15 looks at some of this too, older ones don't.
+    Keras 3.15 checks some of this, too; older versions don't.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file, zipfile.ZipFile(file) as archive:
@@ -146,14 +146,14 @@ def _check_archive(path: str, field: str) -> None:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Returns the first error of a chain: what Keras raises in turn quotes a whole config."""
+    """Returns the first error of a chain; Keras's later ones quote a whole config."""
     while error.__context__ is not None:
         error = error.__context__
     return error
 
 
 def _fill(model: keras.Model, stored: Sequence[Layer]) -> None:
-    """Puts stored layers into a model, once all of them are known to fit and are read."""
+    """Puts stored layers into a model, after all of them were read and checked."""
     wanted = layers_of(model)
     chosen = match(wanted, stored)
     arrays = [pair(mine, theirs) for mine, theirs in zip(wanted, chosen, strict=True)]
@@ -170,16 +170,16 @@ def _read(array: Any) -> np.ndarray:
 
 
 def assign(layer: keras.layers.Layer, values: list[np.ndarray]) -> None:
-    """Sets a layer's weights, so that it also uses them."""
+    """Sets a layer's weights and makes the layer use them."""
     layer.set_weights(values)
     if isinstance(layer, keras.layers.Normalization):
-        layer.finalize_state()  # it computes with a copy of its weights, taken here
+        layer.finalize_state()  # it computes with a copy of its weights, made here
 
 
 def _fill_as_keras_does(model: keras.Model, stored: Mapping[str, Layer], named: bool) -> None:
     """Writes the model's own `.weights.h5`, puts the stored arrays into that, and loads it.
 
-    A layer may write its weights in a way of its own, which only the layer itself knows.
+    A layer may write its weights in its own format, which only the layer itself knows.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.weights.h5"
@@ -196,12 +196,12 @@ def _fill_as_keras_does(model: keras.Model, stored: Mapping[str, Layer], named: 
                     name, value = mine.arrays[key].name, array[()]
                     del file[name]
                     file[name] = value
-                    if array.attrs.get("dtype") == "bfloat16":  # HDF5 knows no such numbers
+                    if array.attrs.get("dtype") == "bfloat16":  # HDF5 has no such type
                         file[name].attrs["dtype"] = "bfloat16"
         model.load_weights(path)
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's text on one line, cut where it gets long."""
+    """Returns an error's text on one line, shortened."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."

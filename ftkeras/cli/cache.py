@@ -18,11 +18,11 @@ Example: ftkeras cache --max_mb=2000 --older_than_days=30
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     flags.DEFINE_integer(
-        "max_mb", None, "remove what was used least recently until the rest fits", 0,
+        "max_mb", None, "remove the least recently used until the rest fits", 0,
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_float(
-        "older_than_days", None, "remove what was not used for so long", 0.0, flag_values=values
+        "older_than_days", None, "remove trunks unused for so many days", 0.0, flag_values=values
     )
 
 

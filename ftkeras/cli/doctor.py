@@ -14,9 +14,9 @@ USAGE = """Usage:   ftkeras doctor [--config=FILE] [--set FIELD=VALUE ...] [--ou
 Example: ftkeras doctor --config=configs/quickstart.yaml --out=findings.csv
 
 With --replicas it trains a small network on 1, 2 and 4 replicas of this machine's CPU and in 2
-processes, and says whether the numbers are those of one device.
+processes, and compares the numbers with those of one device.
 
-Exit status: 0 nothing speaks against training, 1 errors were found, 2 wrong input.
+Exit status: 0 no errors were found, 1 errors were found, 2 wrong input.
 """
 
 

@@ -18,7 +18,7 @@ USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--data=FOLDER-OR-TABLE]
 Example: ftkeras evaluate runs/quickstart --split=val --assert 'accuracy>=0.85'
          ftkeras evaluate runs/quickstart --data=new-photos/
 
-With --data the model is measured on other labelled examples; evaluation.json stays.
+With --data the model is measured on other labelled examples; evaluation.json is not changed.
 """
 
 
@@ -36,7 +36,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "choose-thresholds",
         None,
-        "of labels: chooses on the split from which score on each counts: f1, precision:0.9 or "
+        "for labels: chooses the threshold of each on the split: f1, precision:0.9 or "
         "recall:0.9; the run keeps them",
         flag_values=values,
     )

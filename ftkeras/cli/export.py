@@ -20,12 +20,12 @@ def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_bars(values)
     define_moved(values)
-    flags.DEFINE_string("out", None, "where versions go; left out, RUN/export", flag_values=values)
+    flags.DEFINE_string("out", None, "the folder; default: RUN/export", flag_values=values)
     flags.DEFINE_multi_enum(
         "format",
         None,
         _FORMATS,
-        f"what to write: {', '.join(_FORMATS)}; repeatable; left out, what the config says",
+        f"a format: {', '.join(_FORMATS)}; repeatable; default: those of the config",
         flag_values=values,
     )
 
@@ -39,7 +39,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.runs.finished import export
 
     run = Run.open(folder, values.set)
-    require(bars, run.read_json("evaluation.json"))  # what is below a bar is not exported
+    require(bars, run.read_json("evaluation.json"))  # a model below a bar is not exported
     formats = values.format or ["saved_model", *run.config.export.formats]
     for path in export(run, values.out, formats).values():
         print(path)

@@ -12,10 +12,10 @@ from ftkeras.errors import UserError
 USAGE = """Usage:   ftkeras extend RUN --data=FOLDER --out=NEW [--set FIELD=VALUE ...]
 Example: ftkeras extend runs/garments --data=shoes/ --out=runs/more --set incremental.memory=500
 
-The new run is one like any other, of task incremental: `ftkeras train --out=NEW` goes on with it
-where it was stopped. What is not said is as in RUN, which has to stay where it is; its data may go
-once it has been extended, for it keeps some images of them (memory.npz). Only runs on images can be
-extended; a run on texts is trained again on all of them.
+The new run has the task incremental: if it was stopped, `ftkeras train --out=NEW` resumes it. Other
+settings are those of RUN. Do not move RUN. Its data may be deleted after the extension, because RUN
+keeps some of its images (memory.npz). Only runs on images can be extended; train a run on texts
+again on all of them.
 """
 
 
@@ -24,7 +24,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "data",
         None,
-        "a folder with one folder a class, or a YAML file with a data section",
+        "a folder with one folder per class, or a YAML file with a data section",
         flag_values=values,
     )
     flags.DEFINE_string("out", None, "the new run's folder", flag_values=values)

@@ -10,14 +10,14 @@ from ftkeras.cli.quiet import import_tensorflow
 USAGE = """Usage:   ftkeras lr-find --config=FILE [--out=FILE.svg] [--low=1e-6] [--high=1]
 Example: ftkeras lr-find --config=configs/quickstart.yaml --out=lr.svg
 
-Suggests a rate if the loss clearly falls and rises again; otherwise it says what is missing.
+Suggests a rate if the loss clearly falls and rises again; otherwise it prints what is missing.
 """
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_config(values)
-    flags.DEFINE_string("out", "lr_find.svg", "where the plot goes", flag_values=values)
+    flags.DEFINE_string("out", "lr_find.svg", "the file of the plot", flag_values=values)
     flags.DEFINE_float("low", 1e-6, "the first rate", flag_values=values)
     flags.DEFINE_float("high", 1.0, "the last rate", flag_values=values)
     flags.DEFINE_integer(
@@ -41,6 +41,6 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     if sweep.suggestion is None:
         print(f"suggestion  none: {sweep.reason}")
     else:
-        tenth = "(a tenth of where the loss was lowest)"
+        tenth = "(a tenth of the rate with the lowest loss)"
         print(f"suggestion  learning_rate: {sweep.suggestion:.1e}  {tenth}")
     return 0

@@ -36,12 +36,12 @@ VERBS = {
     "search": "rank pictures by a text, with a run of the task alignment",
     "export": "write a run's model as a SavedModel for TF Serving",
     "report": "write the HTML page of a run, or of several side by side",
-    "cache": "list stored trunks, and remove what is old or too much",
-    "backbones": "list the backbones there are",
+    "cache": "list stored trunks, and remove old ones",
+    "backbones": "list the backbones",
     "init": "write a commented config to start from",
 }
 _MAKERS = ("train", "extend", "soup", "export", "report", "init")
-"""What these verbs make is a file or a folder; of others the answer is what they print."""
+"""Verbs that write a file or a folder; the others print their result."""
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
@@ -62,14 +62,14 @@ Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped by SIGTERM, 130 interru
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits: the console script's entry point."""
-    if hasattr(signal, "SIGUSR1"):  # asks a training to save; before one begins it would end us
+    if hasattr(signal, "SIGUSR1"):  # makes a training save; before, it would end the process
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # TensorFlow and Keras make millions of objects that stay: looking through them for garbage at
-    # Python's usual pace takes a second of a short run, and once more at the end another.
+    # TensorFlow and Keras make millions of lasting objects. Searching them for garbage at Python's
+    # usual rate takes a second of a short run, and another second at the end.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
         status = main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt as stop:  # one more, while the first was being answered
+    except KeyboardInterrupt as stop:  # a second one, during the handling of the first
         status = _stopped(stop)
     with contextlib.suppress(Exception):  # the output may be closed
         sys.stdout.flush()
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt as stop:
         return _stopped(stop)
-    except BrokenPipeError:  # the reader of our output went away, as in `ftkeras backbones | head`
+    except BrokenPipeError:  # the reader of the output has ended, as in `ftkeras backbones | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
@@ -103,14 +103,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stopped(stop: KeyboardInterrupt) -> int:
-    """Says in one line what stopped the command, and returns the exit status."""
+    """Prints in one line what stopped the command, and returns the exit status."""
     preempted = isinstance(stop, Preempted)
     print(f"\nftkeras: {'stopped by SIGTERM' if preempted else 'interrupted'}", file=sys.stderr)
     return EXIT_PREEMPTED if preempted else EXIT_INTERRUPTED
 
 
 def _say(what: str, message: str) -> None:
-    """Prints one line, whatever odd names the message quotes."""
+    """Prints one line, even if the message quotes odd names."""
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
     short = plain if len(plain) <= 1000 else f"{plain[:1000]}..."
     print(f"ftkeras: {what}: {short}", file=sys.stderr)

@@ -30,7 +30,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     assembled = assemble(config)
     print(assembled.describe())
     if not assembled.task.trains(config):
-        print(f"\nno phase runs: task {config.task} makes this model without")
+        print(f"\nno phase runs: task {config.task} makes this model without phases")
         return 0
     print()
     print(format_plan(assembled.plan), end="")

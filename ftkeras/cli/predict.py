@@ -54,7 +54,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     asked: list[Asked] = []
     for word in positional[1:]:
         if word == "-" and kind.cells:
-            # An empty line gets a row with an error: answers stay beside their lines.
+            # An empty line gets a row with an error, so that rows match lines.
             asked += [RawExample(f"line {i}", line) for i, line in enumerate(lines, 1)]
         else:
             names = _names(lines) if word == "-" else [word]
@@ -68,9 +68,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
 
 def _lines() -> list[bytes]:
-    """Returns the lines of standard input; one of them at least holds something."""
+    """Returns the lines of standard input; at least one is not empty."""
     lines = [line.rstrip(b"\r") for line in sys.stdin.buffer.read().split(b"\n")]
-    if not lines[-1]:  # what follows the last end of a line
+    if not lines[-1]:  # the text after the last end of a line
         lines.pop()
     if not any(lines):
         raise UserError("predict: standard input is empty; give one name, or text, per line.")

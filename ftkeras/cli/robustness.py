@@ -13,7 +13,7 @@ USAGE = """Usage:   ftkeras robustness RUN [--preset=small|full] [--examples=N]
                           [--set data.path=PATH]
 Example: ftkeras robustness runs/quickstart --examples=300
 
-It measures models of images alone: for texts there are no corruptions.
+It measures only models for images: there are no corruptions of texts.
 """
 
 

@@ -23,14 +23,14 @@ def define(values: flags.FlagValues) -> None:
         "method",
         "greedy",
         ["greedy", "uniform"],
-        "keep a run where the soup gets no worse by it, or all",
+        "keep a run if the soup gets no worse with it, or keep all",
         flag_values=values,
     )
     flags.DEFINE_enum(
         "select",
         "mean",
         ["mean", "clean"],
-        "what decides on validation images: the mean of clean and corrupted accuracy, or the clean",
+        "the validation accuracy that decides: the mean of clean and corrupted, or clean alone",
         flag_values=values,
     )
     flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)

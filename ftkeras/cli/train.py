@@ -31,7 +31,7 @@ def define(values: flags.FlagValues) -> None:
     define_config(values)
     define_bars(values)
     flags.DEFINE_string(
-        "out", None, "the run's folder; left out, runs/NAME-OF-CONFIG", flag_values=values
+        "out", None, "the run's folder; default: runs/NAME-OF-CONFIG", flag_values=values
     )
     flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
     flags.DEFINE_boolean(
@@ -88,7 +88,7 @@ def _train(values: flags.FlagValues) -> str:
 
 
 def _config(values: flags.FlagValues) -> Config | None:
-    """Returns the config that is named; None if the run in --out resumes with its own."""
+    """Returns the config of --config; None if the run in --out resumes with its own."""
     moved = all(change.startswith("data.path=") for change in values.set)
     if values.config is None and values.out is not None and values.seeds is None and moved:
         return None

@@ -1,4 +1,4 @@
-"""The section `data` of a config: one pydantic model a source."""
+"""The section `data` of a config: one pydantic model per source."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ftkeras.config.errors import explain
 from ftkeras.config.fields import Examples, FilePath, Fraction, InputSection, Section
 
-# By name, as the schemas of tasks are: each kind's section stands in the folder of the kind.
+# By name, like the schemas of tasks: each kind's section is in the folder of the kind.
 _kinds = importlib.import_module("ftkeras.inputs.registry")
 section_of = _kinds.section_of
 
 
 class SplitConfig(Section):
-    """Which examples go where: fractions, or the source's own names for its parts."""
+    """How examples are split: fractions, or the source's own names for its parts."""
 
     train: Fraction | str | None = None
-    """A part of the source (TFDS split string or file pattern); fractions leave it out."""
+    """A part of the source (TFDS split string or file pattern); not used with fractions."""
     val: Fraction | str | None = 0.15
     """Validation: a fraction, stratified by class under the seed, or a part of the source."""
     test: Fraction | str | None = 0.15
@@ -30,17 +30,17 @@ class SplitConfig(Section):
 
 
 class OtherInput(InputSection):
-    """Each example is of a kind that is registered from outside; the kind knows its settings."""
+    """Settings of a kind of input that was registered from outside; the kind checks them."""
 
     model_config = ConfigDict(extra="allow")
 
     kind: Annotated[str, Field(json_schema_extra={"not": {"enum": list(_kinds.KINDS)}})]
-    """The name of a kind that `ftkeras.register_input` made known."""
+    """The name of a kind that `ftkeras.register_input` added."""
 
     @model_validator(mode="before")
     @classmethod
     def _validated(cls, given: Any) -> Any:
-        """Has the kind's own section, if it has one, check the settings and fill in defaults."""
+        """Checks the settings by the kind's own section, if it has one, and fills in defaults."""
         kind = given.get("kind") if isinstance(given, dict) else None
         section = section_of(kind) if isinstance(kind, str) else None
         if section is None:
@@ -49,7 +49,7 @@ class OtherInput(InputSection):
         try:
             return {**section.model_validate(settings).model_dump(), "kind": kind}
         except ValidationError as error:
-            # In words, because the config's schema does not know the fields of the section.
+            # As one text: the config's schema does not know the fields of the section.
             lines = [
                 InitErrorDetails(
                     type=PydanticCustomError(
@@ -61,6 +61,33 @@ class OtherInput(InputSection):
                 for item in error.errors()
             ]
             raise ValidationError.from_exception_data(str(kind), lines) from None
+
+
+def check_kind(backbone: str, reads: str, given: dict[str, Any]) -> None:
+    """Refuses a `data.input` of another kind than the backbone reads.
+
+    Args:
+        backbone: The backbone's name.
+        reads: The kind that it reads.
+        given: The section as it is written.
+
+    Raises:
+        ValueError: It names another kind, or only another kind has one of its fields.
+    """
+    known = section_of(reads).model_fields
+    for other in _kinds.KINDS:
+        fields = section_of(other).model_fields
+        strange = [name for name in given if name in fields and name not in known]
+        if given.get("kind") == other != reads:
+            found, remedy = f"kind is {other}", "other data"
+        elif "kind" not in given and strange:
+            found, remedy = f"{strange[0]} is for {other}s", f"leave {strange[0]} out"
+        else:
+            continue
+        raise ValueError(
+            f"backbone.name: {backbone} reads {reads}s, and data.input.{found}. Take a backbone "
+            f"for {other}s, or {remedy}."
+        )
 
 
 def _kind_of(given: Any) -> str:
@@ -81,30 +108,30 @@ else:
 
 
 class DataSection(Section):
-    """What every source shares."""
+    """The fields that all sources share."""
 
     input: InputConfig = section_of(_kinds.DEFAULT)()
-    """What an example is, with the settings of its kind; without a kind, an image."""
+    """The kind of input and its settings; default: images."""
     batch_size: Examples = 32
-    """Examples a step, over all devices together."""
+    """Examples per step, over all devices together."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
-    """Against class imbalance: weigh the loss, or draw each class equally often."""
+    """A remedy for class imbalance: weigh the loss, or draw each class equally often."""
     cache: Literal["auto", "memory", "none"] = "auto"
-    """Keep decoded, resized images in memory; auto does where they are few enough."""
+    """Keep decoded, resized images in memory; auto: if a quarter of the free memory is enough."""
     max_bad_files: Fraction = 0.05
     """The share of unreadable files above which the run stops before it starts."""
 
 
 class SplitSection(DataSection):
     split: SplitConfig | None = None
-    """Left out: the source's own parts where it has them, else 15% val and 15% test."""
+    """Default: the source's own parts if it has them, otherwise 15% val and 15% test."""
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Decides which examples are in which fraction; left out, the config's seed. Runs of several
-    seeds that are to be averaged, or measured on the same examples, share one."""
+    """Decides which examples are in which fraction; default: the config's seed. Give runs with
+    several seeds the same one, to average them or to measure them on the same examples."""
 
 
 class FolderData(SplitSection):
-    """A folder with one folder a class, optionally under train/, val/ and test/."""
+    """A folder with one folder per class, optionally under train/, val/ and test/."""
 
     source: Literal["folder"]
     path: FilePath
@@ -112,7 +139,7 @@ class FolderData(SplitSection):
 
 
 class ManifestData(SplitSection):
-    """A CSV or JSON Lines file that lists images and labels; lines of one path are one image."""
+    """A CSV or JSON Lines file that lists images and labels; lines with one path are one image."""
 
     source: Literal["manifest"]
     path: FilePath
@@ -124,9 +151,9 @@ class ManifestData(SplitSection):
     label_columns: list[str] | None = None
     """Instead of label_column, one column per label: 1 if the example has it, 0 or empty if not."""
     label_separator: Annotated[str, Field(min_length=1)] = ";"
-    """What stands between the labels of one cell, with multi_label."""
+    """The text between the labels of one cell, with multi_label."""
     split_column: str = "split"
-    """The column that holds train, val or test, in any case; it may be missing."""
+    """The column that holds train, val or test, in upper or lower case; it may be missing."""
     weight_column: str | None = "weight"
     """The column that holds the example's weight in the loss; `weight` may be missing. null: all
     examples weigh the same."""
@@ -141,7 +168,7 @@ class TfdsData(SplitSection):
     name: str
     """The TFDS name, for example tf_flowers or my_dataset:1.0.0."""
     data_dir: FilePath | None = None
-    """Where TFDS keeps its data; left out, its own default."""
+    """Where TFDS keeps its data; default: its own folder."""
     download: bool = True
     """Whether TFDS may download what is missing."""
     image_feature: str = "image"
@@ -161,7 +188,7 @@ class TfrecordData(SplitSection):
     label_feature: str = "image/class/label"
     """The int64 feature (a class index) or bytes feature (a class name, or several)."""
     class_names: list[str] | None = None
-    """Names for integer labels; left out, the numbers."""
+    """Names for integer labels; default: the numbers."""
     multi_label: bool = False
     """Whether the label feature may hold any number of labels."""
 
@@ -174,7 +201,7 @@ class ArraysData(SplitSection):
     """An .npz file with `images` (n, h, w[, c]) uint8 and `labels` (n,) or (n, classes),
     or with `x_train`, `y_train`, `x_test`, `y_test`."""
     class_names: list[str] | None = None
-    """Names of the classes; left out, the numbers."""
+    """Names of the classes; default: the numbers."""
 
 
 class StarterData(SplitSection):

@@ -1,4 +1,4 @@
-"""What a value must be, in words: one explanation for configs and for scripts."""
+"""Explanations of wrong values, for configs and for scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def explain(item: Any, section: type) -> str:
 
     Args:
         item: One of the errors of a pydantic ValidationError.
-        section: What was validated; see `is_section`.
+        section: The validated section; see `is_section`.
     """
     kind, value = item["type"], item["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -39,7 +39,7 @@ def explain(item: Any, section: type) -> str:
 
 
 def shorten(value: Any) -> str:
-    """Returns a value as Python writes it, on one line of at most 60 characters."""
+    """Returns a value's `repr`, on one line of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 

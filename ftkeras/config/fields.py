@@ -1,4 +1,4 @@
-"""What fields may hold, and the base of every section of a config."""
+"""The types of fields, and the base of every section of a config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from ftkeras.files import whole_path
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
-# Upper bounds are far above what makes sense, and keep what follows from a slip finite.
+# Upper bounds are far above sensible values; they catch typing errors.
 PositiveFloat = Annotated[float, Field(gt=0.0, le=1e6, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, le=1e6, strict=True)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9, strict=True)]
@@ -34,9 +34,9 @@ Strength = Literal["none", "light", "medium", "strong"]
 
 
 def _name_or_path(name: str) -> str:
-    """Returns a backbone's name as it is, and the path of a file or a folder whole.
+    """Returns a backbone's name as it is, and the path of a file or a folder as an absolute path.
 
-    A run of the task alignment stands for the tower of images that it trained.
+    A run of the task alignment means the image tower that it trained.
     """
     if name.startswith("keras_hub/") or "://" in name:
         return name
@@ -50,20 +50,20 @@ def _weights_or_path(name: str) -> str:
     return name if name in ("imagenet", "starter", "none") else whole_path(name)
 
 
-# A run is used from other folders, too, so its config has whole paths.
+# A run is used from other folders, too, so its config has absolute paths.
 FilePath = Annotated[str, AfterValidator(whole_path)]
 NameOrPath = Annotated[str, AfterValidator(_name_or_path)]
 WeightsOrPath = Annotated[str, AfterValidator(_weights_or_path)]
 
 T = TypeVar("T")
 if TYPE_CHECKING:
-    # A later phase takes what it leaves out from the one before. Whatever reads phases reads those
-    # that `resolve_phases` returned, with nothing left out: for a type checker None is not there.
+    # A later phase takes the fields that it leaves out from the phase before. All code reads the
+    # phases that `resolve_phases` returned, with all fields set, so a type checker sees no None.
     LeftOut = Annotated[T, "None until it is resolved"]
     Selectors = Sequence[str]
 else:
     LeftOut = Optional  # noqa: UP045 - as a name for "T or None"
-    # One selector may be written without a list around it.
+    # A single selector needs no list.
     Selectors = Annotated[
         list[StrictStr],
         BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
@@ -74,7 +74,7 @@ def left_out(first: Any = None) -> Any:
     """Declares a field of a dataclass that may be left out.
 
     Args:
-        first: Its value if no phase before has one; None if there is none.
+        first: Its value if no phase before has one; None if there is no default.
     """
     return dataclasses.field(default=None, metadata={"first": first})
 
@@ -82,7 +82,7 @@ def left_out(first: Any = None) -> Any:
 def without_null_characters(value: Any) -> Any:
     """Returns the value; refuses texts that hold a null character.
 
-    TensorFlow would read a path up to the first, and Python refuses it with a traceback.
+    TensorFlow would cut a path at the first one, and Python refuses it with a traceback.
     """
     for text in value if isinstance(value, (list, dict)) else [value]:
         if isinstance(text, str) and "\0" in text:
@@ -91,7 +91,7 @@ def without_null_characters(value: Any) -> Any:
 
 
 class Section(BaseModel):
-    """The base of every section: unknown fields are refused, values do not change type."""
+    """The base of every section: unknown fields and values of another type are refused."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -105,23 +105,23 @@ class Section(BaseModel):
 
 
 class InputSection(Section):
-    """The base of what `data.input` holds: one section for each kind of input."""
+    """The base of the sections in `data.input`: one for each kind of input."""
 
     kind: str
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All but the kind, as plain values by name."""
+        """All fields except the kind, as plain values by name."""
         return self.model_dump(exclude={"kind"})
 
 
 def is_section(kind: Any) -> bool:
-    """Whether a type has fields: a model, or a dataclass that scripts use too."""
+    """Whether a type has fields: a model, or a dataclass that scripts also use."""
     return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_pydantic_dataclass(kind))
 
 
 def fields_of(section: Any) -> Mapping[str, FieldInfo]:
-    """Returns the fields of what `is_section` holds for, by name."""
+    """Returns the fields of a section by name; see `is_section`."""
     is_model = issubclass(section, BaseModel)
     fields: Mapping[str, FieldInfo] = (
         section.model_fields if is_model else section.__pydantic_fields__

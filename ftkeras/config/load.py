@@ -18,19 +18,19 @@ from ftkeras.config.schemas import SCHEMAS, schema_of
 from ftkeras.errors import UserError, did_you_mean
 
 MAX_BYTES = 1 << 18  # of a config file
-_MAX_NODES = 100_000  # of a config, each alias counted as what it stands for
+_MAX_NODES = 100_000  # of a config whose aliases are expanded
 _MAX_DEPTH = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-3 is a number, and of all words only true and false are booleans.
+    """YAML as people mean it: 1e-3 is a number, and only true and false are booleans.
 
     In YAML 1.1, which PyYAML reads, the number is 1.0e-3, and `off` is a boolean.
     """
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back: quotes the words that it would take for numbers."""
+    """Writes YAML for `_Loader`: quotes texts that it would read as numbers."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -55,8 +55,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         path: A YAML file.
-        overrides: Strings such as `"phases[1].epochs=20"`; their values are read as YAML and typed
-            by the schema.
+        overrides: Strings such as `"phases[1].epochs=20"`. Their values are read as YAML; the
+            schema decides the types.
 
     Raises:
         UserError: The file is missing or not YAML, or a field is unknown, missing or mistyped.
@@ -82,7 +82,7 @@ def parse_text(
 
 
 def load_data_section(path: str | Path) -> dict[str, Any]:
-    """Returns the `data` section of a YAML file as it is written; nothing else of it counts.
+    """Returns the `data` section of a YAML file as it is written; ignores the other sections.
 
     Raises:
         UserError: The file is missing or not YAML, or has no such section.
@@ -96,7 +96,7 @@ def load_data_section(path: str | Path) -> dict[str, Any]:
 
 def _read(path: str | Path) -> str:
     try:
-        # A pipe without a writer would wait for ever, and a device would never end.
+        # Reading a pipe without a writer, or a device, would never end.
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise UserError(f"{path}: the config is not a regular file.")
         with open(path, "rb") as file:
@@ -115,7 +115,7 @@ def _read(path: str | Path) -> str:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Returns the plain values of one YAML document; raises UserError where it is not sound."""
+    """Returns the plain values of one YAML document; raises UserError if it is not valid."""
     try:
         loader = _Loader(text)  # a SafeLoader: it makes no objects
         node = loader.get_single_node()
@@ -127,19 +127,19 @@ def _parse_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise UserError("not valid YAML: it is nested too deeply.") from None
-    except Exception as error:  # PyYAML's readers of tagged values raise whatever they run into
+    except Exception as error:  # PyYAML's readers of tagged values raise errors of any type
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"not valid YAML: {text}") from None
 
 
 def _measure(node: yaml.Node, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Returns how many nodes a node is, and how deep, once its aliases are written out.
+    """Returns the number of nodes under a node, and their depth, with aliases expanded.
 
-    A few lines of aliases of aliases stand for billions of values. PyYAML would make them, while it
-    merges mappings, and so would everything that walks through the tree.
+    A few lines of nested aliases can expand to billions of values. PyYAML would make them when it
+    merges mappings, and so would all code that walks the tree.
 
     Raises:
-        UserError: They are too many, too deep, or without an end; or a key is given twice.
+        UserError: They are too many, too deep, or endless; or a key is given twice.
     """
     known = seen.setdefault(id(node), (0, 0))
     if known != (0, 0):
@@ -151,7 +151,7 @@ def _measure(node: yaml.Node, seen: dict[int, tuple[int, int]]) -> tuple[int, in
     elif isinstance(node, yaml.SequenceNode):
         inside = node.value
     if any(seen.get(id(part)) == (0, 0) for part in inside):
-        raise UserError("not valid YAML: an alias stands for something that it is inside of.")
+        raise UserError("not valid YAML: an alias contains itself.")
     measured = [_measure(part, seen) for part in inside]
     size = 1 + sum(nodes for nodes, _ in measured)
     depth = 1 + max((levels for _, levels in measured), default=0)
@@ -164,7 +164,7 @@ def _measure(node: yaml.Node, seen: dict[int, tuple[int, int]]) -> tuple[int, in
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    """PyYAML would take the last of several values for a key and say nothing."""
+    """Refuses a key that is given twice: PyYAML would silently take the last value."""
     keys: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -186,7 +186,7 @@ def parse_config(
     Args:
         tree: The mapping.
         overrides: See `load_config`.
-        where: What errors call the config.
+        where: The config's name in errors.
         is_saved: Whether a run saved it. If not, a line is printed about fields with old names.
     """
     raw_values: dict[Location, str] = {}
@@ -198,7 +198,7 @@ def parse_config(
         location = new_location(written)
         if names.setdefault(location, written) != written:
             both = " and ".join(sorted(map(dotted, (names[location], written))))
-            raise UserError(f"--set: {both} are one field; leave one out.")
+            raise UserError(f"--set: {both} are the same field; leave one out.")
         if location != written:
             moved.append(f"{dotted(written)} is now {dotted(location)}")
         try:
@@ -233,7 +233,7 @@ def _schema_of(data: Mapping[str, Any], where: str) -> type[Config]:
 
 
 def dump_config(config: Config) -> str:
-    """Returns the config as YAML that `load_config` reads back to an equal config."""
+    """Returns the config as YAML, which `load_config` reads back to an equal config."""
     tree = config.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
 
@@ -255,7 +255,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields what nested dicts and lists hold by its path; a list of plain values stays whole.
+    """Yields the paths and values of nested dicts and lists; a list of plain values is one value.
 
     Example:
         >>> dict(leaves({"seed": 1, "phases": [{"epochs": 2}]}))
@@ -299,7 +299,7 @@ def _assign(tree: Any, location: Location, value: Any, override: str) -> None:
                 raise UserError(f"--set {shorten(override)}: no entry [{part}]; {held}.")
         elif isinstance(node, list):
             raise UserError(
-                f"--set {shorten(override)}: {part!r} is asked of a list; name an entry, as [0]."
+                f"--set {shorten(override)}: {part!r} is not an entry of a list, such as [0]."
             )
         elif not isinstance(node, dict):
             raise UserError(f"--set {shorten(override)}: {part!r} is not inside a section.")
@@ -318,7 +318,7 @@ def _copy(tree: Any) -> Any:
 
 
 def _retype_strings(data: Any, error: ValidationError, raw_values: dict[Location, str]) -> bool:
-    """Gives overrides their text back where YAML read a number and the schema wants a string."""
+    """Gives overrides their text back if YAML read a number but the schema wants a string."""
     changed = False
     for item in error.errors():
         location = _clean(item["loc"], data)
@@ -344,7 +344,7 @@ def _user_error(error: ValidationError, data: Any, where: str, schema: type[Conf
 
 
 def _clean(loc: Location, data: Any) -> Location:
-    """Returns a location without the tags that pydantic adds for the members of a union."""
+    """Returns a location without pydantic's tags for the members of a union."""
     kept: list[str | int] = []
     node = data
     for depth, part in enumerate(loc):

@@ -20,7 +20,7 @@ _MOVED = {  # within each of these sections
 
 
 def new_location(location: Location) -> Location:
-    """Returns the present location of the field at a location.
+    """Returns the current location of a field.
 
     Example:
         >>> new_location(("data", "mix", "mixup"))
@@ -38,7 +38,7 @@ def move(tree: Any, where: str = "config") -> list[str]:
 
     Args:
         tree: The config as plain values.
-        where: What the config is called in an error.
+        where: The config's name in errors.
 
     Raises:
         UserError: A field has its old name and its new one.
@@ -56,7 +56,7 @@ def move(tree: Any, where: str = "config") -> list[str]:
                 continue  # validation refuses it
             names = dotted((*section, old)), dotted((*section, inner, new))
             if new in holder[inner]:
-                raise UserError(f"{where}: {names[0]} is now {names[1]}, and both are there.")
+                raise UserError(f"{where}: {names[0]} is now {names[1]}; the config has both.")
             holder[inner][new] = holder.pop(old)
             texts.append(f"{names[0]} is now {names[1]}")
     return texts
@@ -69,5 +69,5 @@ def announce(moved: Iterable[str]) -> None:
 
 
 def dotted(location: Location) -> str:
-    """Returns a location as people write it: phases[0].epochs."""
+    """Returns a location in the form phases[0].epochs."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")

@@ -1,4 +1,4 @@
-"""A phase as configs and scripts declare it: one class for both.
+"""A phase, declared by the same class in configs and in scripts.
 
 Nothing here imports TensorFlow. `ftkeras.phases` gives the fields their effect.
 """
@@ -32,7 +32,7 @@ from ftkeras.errors import UserError
 Decay = Literal["constant", "cosine", "linear", "step", "one_cycle"]
 BatchNorm = Literal["frozen", "train", "recalibrate"]
 LENGTHS = ("epochs", "steps", "until")
-"""The fields of which a phase has one."""
+"""A phase has exactly one of these fields."""
 
 _LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "map", "r2")
 _SMALLER_IS_BETTER = ("loss", "error", "mae", "mape", "mse", "rmse", "nll", "ece")
@@ -42,13 +42,13 @@ T = TypeVar("T")
 
 
 def larger_is_better(metric: str) -> bool:
-    """Whether a metric is to be maximised, told by its name.
+    """Whether a metric is to be maximised; its name decides.
 
     Example:
         >>> larger_is_better("val_accuracy"), larger_is_better("val_loss")
         (True, False)
     """
-    # What comes before the metric's own name may be any: that of an output or of a class.
+    # Any text may come before the metric's own name: an output's name, or a class.
     own = metric.rpartition(".")[2]
     return not own.endswith(_SMALLER_IS_BETTER) and any(part in own for part in _LARGER_IS_BETTER)
 
@@ -64,7 +64,7 @@ def improves(metric: str, value: float, best: float | None, min_delta: float = 0
 
 
 def _one_line_errors(cls: type[T]) -> type[T]:
-    """Has a script that makes one of these get a `UserError`; configs do not call `__init__`."""
+    """Makes the class raise `UserError` in scripts; configs do not call `__init__`."""
     validated = cls.__init__
 
     @functools.wraps(validated)
@@ -106,7 +106,7 @@ class Until:
     min_delta: NonNegativeFloat = 0.0
     """The smallest change that counts as an improvement."""
     max_epochs: PositiveInt = 20
-    """When the phase ends all the same; decays are laid out over this length."""
+    """The phase's longest duration in epochs; learning-rate decays span it."""
     restore_best: StrictBool = True
     """Whether the next phase starts from the weights of the best epoch."""
 
@@ -116,9 +116,9 @@ class Until:
 @_one_line_errors
 @dataclass(frozen=True, config=_CONFIG)
 class Phase:
-    """A stretch of training. A later phase inherits what it leaves out.
+    """A phase of training. A later phase inherits the fields that it leaves out.
 
-    What is left out is None until `resolve_phases` fills it.
+    A field that is left out is None until `resolve_phases` fills it.
 
     Raises:
         UserError: A value is out of range.
@@ -131,12 +131,12 @@ class Phase:
     name: StrictStr
     """A name for logs and plots."""
     epochs: PositiveInt | None = None
-    """How many passes over the training data; or give steps, or until."""
+    """How many passes over the training data. Give this, steps or until."""
     learning_rate: LeftOut[PositiveFloat] = left_out()
     """The phase's peak learning rate."""
     train: LeftOut[Selectors] = left_out(["head"])
-    """What trains: any of head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias, lora,
-    base; the head by default."""
+    """Which weights train: any of head, all, none, blocks[-2:], block:NAME, re:PATTERN, norm, bias,
+    lora, base; the head by default."""
     steps: PositiveInt | None = None
     """How many steps; the phase may end within an epoch."""
     until: Until | None = None
@@ -149,17 +149,17 @@ class Phase:
     """Rates fall by this factor from block to block, from the head down to the input (Bao et al.
     2022); 1, the default, is off."""
     rates: LeftOut[Mapping[StrictStr, PositiveFloat]] = left_out({})
-    """Learning rates for single selectors, in place of the phase's own: {norm: 1.0e-5}."""
+    """Learning rates for single selectors, instead of the phase's own: {norm: 1.0e-5}."""
     batch_norm: LeftOut[BatchNorm] = left_out("frozen")
-    """Batch normalisation: pretrained statistics (frozen, the default; scale and offset train only
-    if norm, bias or re: names them), trained like any other layer (train), or statistics that are
-    estimated on these data when the phase begins and then frozen (recalibrate)."""
+    """Statistics of batch normalisation. frozen, the default: pretrained; scale and offset train
+    only if norm, bias or re: names them. train: like any other layer. recalibrate: estimated on
+    these data when the phase begins, and then frozen."""
     dropout: Fraction | None = None
-    """The rate of the head's dropout layers in this phase; left out, as they were made."""
+    """The rate of the head's dropout layers in this phase; default: the rate in `head`."""
     augmentation: Strength | None = None
     """The strength of augmentation in this phase."""
     label_smoothing: Fraction | None = None
-    """The loss's label smoothing in this phase; left out, as the loss was made."""
+    """The loss's label smoothing in this phase; default: the value in `loss`."""
 
     _no_null_characters = field_validator("*")(without_null_characters)
 

@@ -1,4 +1,4 @@
-"""The config of each task. A task's own sections stand with the task."""
+"""The config of each task. A task's own sections are in its package."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ SCHEMAS = {
     "multi_task": "ftkeras.tasks.multi_task.config:MultiTaskConfig",
     "robust_weights": "ftkeras.tasks.robust_weights.config:RobustWeightsConfig",
 }
-"""Where the pydantic model of each task's configs is. By name, since a config is read first of all:
-nothing here depends on a single task."""
+"""The pydantic model of each task's configs, by its path: importing this module imports no task."""
 
 
 def schema_of(task: str) -> type[Config]:
@@ -38,6 +37,6 @@ def json_schema() -> dict[str, Any]:
         merged["$defs"] = {**schema["$defs"], **merged["$defs"]}
         merged["properties"] = {**schema["properties"], **merged["properties"]}
     merged["properties"]["task"]["enum"] = list(SCHEMAS)
-    for section in merged["$defs"].values():  # what follows is for those who write Python
+    for section in merged["$defs"].values():  # drops the docstrings' parts for Python users
         section["description"] = section["description"].partition("\n\n")[0]
     return merged

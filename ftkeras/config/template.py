@@ -1,4 +1,4 @@
-"""Writes a config with every field, its default, and a comment that says what it means."""
+"""Writes a config with every field, its default, and a comment that explains it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 def commented_config(source: dict[str, Any], backbone: str, weights: str | None) -> str:
     """Returns YAML with a comment on every field.
 
-    Images: the last blocks train with the head, which starts from the floor, and the run trains
-    once more on all but the test split; docs/floor.md has what that was measured to be worth.
+    For images, the last blocks train with the head, which starts from the floor. The run then
+    trains once more on all examples except the test split; docs/floor.md has the measurements.
 
     Args:
-        source: What the section `data` says; its source is folder, manifest or starter.
+        source: The section `data`; its source is folder, manifest or starter.
         backbone: A backbone's name.
-        weights: imagenet, starter, none or a file; None for starter if the data are, too.
+        weights: imagenet, starter, none or a file; None: starter if the data are the starter's.
     """
     shipped = source["source"] == "starter" and backbone == "MobileNetV2"
     kind, is_small = kind_of(backbone), is_shipped_text(backbone)
@@ -45,7 +45,7 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
     if kind == "text":
         head = {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3}
         top = {"name": "top", "train": ["head", "blocks[-2:]"], "epochs": 5, "learning_rate": 5e-5}
-        if is_small:  # all of it trains
+        if is_small:  # the whole backbone trains
             top = {"name": "all", "train": ["all"], "epochs": 15, "learning_rate": 3e-3}
             config["head"] = {"dropout": 0.5}
         config["data"] = {**source, "input": {"kind": kind, **inputs}}
@@ -56,7 +56,7 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         config["data"] = {**source, "input": {"augmentation": "none", **inputs}}
         config["phases"] = [{"name": "top", "train": train, **length}]
         config["training"] = {"monitor": "last_epoch", "refit": True}
-    parse_config(config)  # what we write must be readable
+    parse_config(config)  # what is written must be readable
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}
     lines = _section(Config, config, sections, indent=0)
     return _HEADER + "\n" + "\n".join(lines) + "\n"
@@ -76,7 +76,7 @@ def _section(
         if field.description:
             lines += [f"{space}# {line}" for line in field.description.splitlines()]
         inner = sections.get(name) or _model_of(field.annotation)
-        if inner is None and isinstance(default, BaseModel):  # of several that it may be
+        if inner is None and isinstance(default, BaseModel):  # one of several allowed types
             inner = section_of(tree.get(name, {}).get("kind", "")) or type(default)
         if name == "phases":
             lines += [f"{space}phases:", *_phases(tree[name])]

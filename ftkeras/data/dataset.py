@@ -44,7 +44,7 @@ class Listing:
         ids: A key for each example that stays the same from machine to machine, such as its path
             under the data folder. (n,)
         labels: The names of each example's labels, (n,); one each if `label_kind` is "classes".
-        parts: "train", "val", "test", or "" where the source leaves it open. (n,)
+        parts: "train", "val", "test", or "" if the source leaves it open. (n,)
         make_fetch: Given example indices (m,) int64, returns `Split.fetch` for those examples.
         class_names: All classes in order, where the source knows them; else they are sorted.
         weights: Each example's weight in the loss, float32 (n,), or None.
@@ -183,7 +183,7 @@ class Data:
     Args:
         source: The name of its source.
         outputs: What a model is to answer, by name.
-        splits: Always "train"; "val" and "test" where they exist.
+        splits: Always "train"; "val" and "test" if they exist.
         bad_files: What was left out.
         notes: Sentences for the user.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,13 +35,15 @@ class Feed:
         seed: Decides all that is random.
         cache: "auto", "memory" or "none"; see `Examples`.
         view: The view of an example that training begins with, one of `input.views`.
-        varies: Whether `set_view` will be called while training goes on.
+        varies: Whether `set_view` will be called during training.
         balance: "none", "class_weights" or "sampling"; see `Order`.
         epoch: Which epoch the training batches are of; assign it before each.
         start: How many examples of that epoch to leave out, because they were trained on already.
         share: This worker's part of each batch that `fit` gets, and for how many replicas it is.
         full: Whether `fit` gets full batches alone, for devices that want shapes to stay the same.
         complete: Why it trains on full batches alone; empty: it does not. See `runs.padding`.
+        answers: Returns what a model puts out for a whole split if that is known without running
+            all of it, else None. It takes the model, the split's name, and what to say meanwhile.
     """
 
     data: Data
@@ -56,6 +59,7 @@ class Feed:
     share: Share = WHOLE
     full: bool = False
     complete: str = ""
+    answers: Callable[[Any, str, str], Any] | None = None
     _view_index: tf.Variable = field(default_factory=_counter)
     _plain: dict[str, tf.data.Dataset] = field(default_factory=dict, init=False, repr=False)
 
@@ -124,7 +128,7 @@ class Feed:
         return not (self.input.mixes or self.varies or self.view != "none")
 
     def validation(self) -> tf.data.Dataset | None:
-        """Returns what `fit` measures on, or None where there is no such split."""
+        """Returns what `fit` measures on, or None if there is no such split."""
         if "val" not in self.data.splits:
             return None
         return self._batches("val", self.cache, share=self.share, drop_remainder=self.full)

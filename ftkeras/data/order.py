@@ -21,7 +21,7 @@ IndexOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Order:
-    """Which examples an epoch has, in which order, and in which version.
+    """The examples of an epoch, in which order, and in which version.
 
     What may be a variable is read when iteration begins, so that one data set serves all epochs of
     one `fit`.
@@ -34,7 +34,7 @@ class Order:
         epoch: Which pass over the data this is.
         start: How many examples of the epoch to leave out, because they were trained on already.
         view: Which of several views of an example is wanted: an index.
-        length: How many examples an epoch takes, beginning where the one before ended; None: all.
+        length: Examples per epoch, from the end of the epoch before; None: all.
     """
 
     seed: int = 0
@@ -99,12 +99,12 @@ def balanced(split: Split, seed: int) -> IndexOf:
 
 
 def endless(order: IndexOf, count: int, length: int) -> IndexOf:
-    """Returns an order for epochs of another length: each begins where the one before ended.
+    """Returns an order for epochs of another length: each continues after the one before.
 
     Args:
         order: Of `count` examples.
         count: How many there are.
-        length: How many of them an epoch takes; it may be more than there are.
+        length: Examples per epoch; it may be more than there are.
     """
 
     def index(position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
@@ -130,7 +130,7 @@ def _grouped(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_weight(split: Split, balance: str) -> Callable[[tf.Tensor], Any] | None:
-    """Returns int64 index (...) -> weights in the loss, float32 (...); None where all are alike.
+    """Returns int64 index (...) -> weights in the loss, float32 (...); None if all are equal.
 
     Of several outputs, it returns a dict with the weights for each.
     """
@@ -148,7 +148,7 @@ def make_weight(split: Split, balance: str) -> Callable[[tf.Tensor], Any] | None
 
 
 def example_weights(split: Split, balance: str) -> np.ndarray | None:
-    """Returns the weight of each example in the loss, float32 (n,), or None where all are alike.
+    """Returns the weight of each example in the loss, float32 (n,), or None if all are alike.
 
     Args:
         split: The examples, perhaps with weights of their own.

@@ -62,7 +62,7 @@ class PairedFeed(Feed):
         return take_share(as_long_as(paired, int(source.cardinality())), self.share)
 
     def validation(self) -> tf.data.Dataset | None:
-        """Returns what `fit` measures on, or None where the source has no such split."""
+        """Returns what `fit` measures on, or None if the source has no such split."""
         if "val" not in self.data.splits:
             return None
         name = self.split_for("val")

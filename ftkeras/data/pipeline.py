@@ -15,7 +15,7 @@ import tensorflow as tf
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import IN_ORDER, Number, Order, make_weight
 from ftkeras.data.preload import keep_in_memory
-from ftkeras.data.share import WHOLE, Share, as_long_as, pad, take_share, with_rows
+from ftkeras.data.share import WHOLE, Share, as_long_as, pad, take_share, untuned, with_rows
 from ftkeras.inputs.base import Input, Tree, View, ensure_takes
 
 _VIEW, _MIX = 1, 2  # kinds of draws, so that they share no seed
@@ -150,7 +150,7 @@ def batches(
         data = data.map(example, **parallel)
         data = _batched(data, size if early else batch_size, drop_remainder, read)
         data = data.map(finished, **parallel)
-    data = data.prefetch(_AHEAD)
+    data = untuned(data.prefetch(_AHEAD))
     data = _with_length(data, count, order.start, batch_size, drop_remainder)
     return data if mix is None else take_share(data, share)
 
@@ -166,7 +166,7 @@ def _places(
     """Yields (place, epoch, view) for an epoch, in the order of places.
 
     Args:
-        count: How many examples an epoch has.
+        count: Examples per epoch.
         order: Which epoch this is, and the first place.
         grouped: From the places of all examples to those that are wanted, by the batch or not.
     """

@@ -46,7 +46,7 @@ def from_files(paths: Sequence[str]) -> Callable[[np.ndarray], Fetch]:
 def from_records(
     paths: Sequence[str], offsets: Sequence[int], feature: str
 ) -> Callable[[np.ndarray], Fetch]:
-    """Returns `Listing.make_fetch` for records of TFRecord files, read where they lie.
+    """Returns `Listing.make_fetch` for records of TFRecord files, read in place.
 
     Args:
         paths: For each example its shard, or a file of its own.

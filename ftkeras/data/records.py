@@ -123,7 +123,7 @@ def found_in(
             if isinstance(label, int) and label not in by_number:
                 raise UserError(
                     f"data: {records[i].key} has the label {label}, and there are "
-                    f"{len(by_number)} class names (0 to {len(by_number) - 1}). Mend class_names."
+                    f"{len(by_number)} class names (0 to {len(by_number) - 1}). Fix class_names."
                 )
     return Listing(
         ids=[records[i].key for i in good],
@@ -155,7 +155,7 @@ def _why_not(record: Example, label_kind: str) -> str:
 
 
 def _contents(shards: Sequence[str]) -> Iterator[tuple[str, int, int, bytes | None]]:
-    """Yields (shard, number, offset, content); content None where the shard breaks off."""
+    """Yields (shard, number, offset, content); content None if the shard breaks off."""
     for shard in shards:
         whole, breaks_off = _count(shard)
         number = offset = 0
@@ -172,7 +172,7 @@ def _contents(shards: Sequence[str]) -> Iterator[tuple[str, int, int, bytes | No
 def _count(shard: str) -> tuple[int, bool]:
     """Returns how many records of a shard lie whole in it, and whether there is more than those.
 
-    TensorFlow believes the length that a record claims, and crashes where that is absurd.
+    TensorFlow believes the length that a record claims, and crashes if that is absurd.
     """
     size = tf.io.gfile.stat(shard).length
     records = offset = 0

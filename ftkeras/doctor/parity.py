@@ -35,7 +35,7 @@ class Case:
         weights: "none", "classes" or "examples": by what the loss is weighed.
         l2: The strength of the penalty on weights.
         clip_norm: The norm to which gradients are clipped.
-        accumulate: Batches an update.
+        accumulate: Batches per update.
         batch_norm: What the first phase does with batch norm: "frozen" or "train".
         heads: How many outputs the model has.
     """
@@ -283,6 +283,8 @@ def _network(heads: int) -> Any:
 def _batches(case: Case, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
 
+    from ftkeras.data.share import untuned
+
     random = np.random.default_rng(0)
     inputs = random.normal(size=(_EXAMPLES, 8, 8, 3)).astype("float32")
     labels = random.integers(0, 3, (2, _EXAMPLES))
@@ -295,7 +297,7 @@ def _batches(case: Case, drop_remainder: bool = False) -> Any:
     if case.heads > 1:
         arrays = (inputs, hot, known)
     data = tf.data.Dataset.from_tensor_slices(arrays)
-    return data.batch(case.batch, drop_remainder=drop_remainder)
+    return untuned(data.batch(case.batch, drop_remainder=drop_remainder))
 
 
 if __name__ == "__main__":

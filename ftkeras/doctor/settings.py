@@ -102,7 +102,7 @@ def _rates(plan: Plan, settings: Settings) -> Iterator[Finding]:
         highest = _HIGHEST_SGD * max(batch, 32) / 256
     over = [phase for phase in plan.phases if phase.peak_rate > highest]
     if over:
-        sgd = f" on {batch} {settings.kind.nouns} an update" if optimizer == "sgd" else ""
+        sgd = f" on {batch} {settings.kind.nouns} per update" if optimizer == "sgd" else ""
         yield Finding(
             "warning",
             "learning rate",

@@ -10,7 +10,7 @@ import numpy as np
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.feed import Feed
-from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predict import predict_split
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.evaluation.refit import temperatures_before_refit, was_refitted
 from ftkeras.outputs.base import Output, Reading
@@ -47,7 +47,7 @@ def measure(
     before = {**temperatures_before_refit(run), **(temperatures or {})}
     parts = (split,) if was_refitted(run) else ("val", split)
     for part in dict.fromkeys(name for name in parts if name in data.splits):
-        said, _ = predict_outputs(model, feed.plain(part), f"evaluate {part}")
+        said = predict_split(model, feed, part, f"evaluate {part}")
         readings = {name: output.reading(model, name) for name, output in data.outputs.items()}
         for name, kept in answers_of(said, readings, data.splits[part]).items():
             answers[part, name] = kept

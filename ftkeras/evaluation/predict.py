@@ -14,6 +14,7 @@ import tensorflow as tf
 from ftkeras.cache import digest
 from ftkeras.console import Progress
 from ftkeras.data.dataset import Fetch, Split
+from ftkeras.data.feed import Feed
 from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array, from_files
 from ftkeras.data.scan import scan_files
@@ -47,6 +48,24 @@ def predict_logits(
     ending = ending_of(model)
     outputs, labels = predict_outputs(model, dataset, label)
     return ending.logits(outputs).numpy(), labels
+
+
+def predict_split(model: keras.Model, feed: Feed, split: str, label: str) -> Any:
+    """Returns what a model puts out for a split of the run's data, in its order.
+
+    If a frozen trunk has run over the split before, only the rest of the model runs.
+
+    Args:
+        model: Returns (b, units), or a dict of them.
+        feed: The data.
+        split: The split's name.
+        label: What to say while it runs, for example "evaluate test".
+
+    Returns:
+        Outputs float32 (n, units), or a dict of them.
+    """
+    known = None if feed.answers is None else feed.answers(model, split, label)
+    return predict_outputs(model, feed.plain(split), label)[0] if known is None else known
 
 
 def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) -> tuple[Any, Any]:
@@ -157,7 +176,10 @@ class FilePrediction:
 
 
 def expand_inputs(
-    patterns: Sequence[str], kind: Input, report: Callable[[str], None] = lambda line: None
+    patterns: Sequence[str],
+    kind: Input,
+    report: Callable[[str], None] = lambda line: None,
+    verb: str = "predict",
 ) -> list[Asked]:
     """Returns the files that files, folders and globs stand for, each once, in order.
 
@@ -168,6 +190,7 @@ def expand_inputs(
         patterns: Paths and globs.
         kind: What the files are.
         report: Gets a line for each folder of which files are left out.
+        verb: What needs the files, for the error.
 
     Raises:
         UserError: A pattern finds nothing.
@@ -192,7 +215,7 @@ def expand_inputs(
             paths = [path for path in matches if not tf.io.gfile.isdir(path)]
         if not paths:
             raise UserError(
-                f"predict: no {kind.nouns} at {shown(pattern)!r}. "
+                f"{verb}: no {kind.nouns} at {shown(pattern)!r}. "
                 f"Give {kind.noun} files, folders or globs{_more(kind)}."
             )
         files.update(dict.fromkeys(paths))

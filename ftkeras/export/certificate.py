@@ -130,7 +130,7 @@ def tolerance_of(classifier: Served) -> float:
 
 
 def check_difference(what: str, difference: float, tolerance: float) -> None:
-    """Raises TrainingError where an export's answers are too far from the model's."""
+    """Raises TrainingError if an export's answers are too far from the model's."""
     if not difference <= tolerance:  # so that NaN fails, too
         raise TrainingError(
             f"export: {what} and the Keras model disagree by {difference:.2g}, and "

@@ -285,7 +285,7 @@ def pooled_features(model: keras.Model) -> keras.KerasTensor | None:
     no `head_pool`, and its output is what the head's first layer takes.
 
     Returns:
-        None where the model has no such head.
+        None if the model has no such head.
     """
     layers = {layer.name: layer for layer in model.layers}
     if "head_pool" in layers:

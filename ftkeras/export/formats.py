@@ -71,7 +71,7 @@ class Written:
 
     Args:
         answer: From inputs float32 (n, ...) to scores (n, classes), in the format's runtime.
-        tolerance: None where only the accuracy must stay.
+        tolerance: None if only the accuracy must stay.
         files: The names of its files.
     """
 

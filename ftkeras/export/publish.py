@@ -16,7 +16,7 @@ from ftkeras.errors import UserError
 
 @contextlib.contextmanager
 def new_version(directory: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
-    """Yields a local folder whose contents become the next version where the block succeeds.
+    """Yields a local folder whose contents become the next version if the block succeeds.
 
     A server can watch the directory meanwhile.
 
@@ -66,7 +66,7 @@ def _next_version(directory: str | os.PathLike[str]) -> int:
 
 
 def _upload(folder: Path, target: str) -> None:
-    """Copies an export to where it is served, all or nothing."""
+    """Copies an export to its served place, completely or not at all."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     try:
         # A server takes a folder for a model when it finds saved_model.pb, so that comes last.

@@ -38,7 +38,7 @@ def export_run(
         servable: The run's model, its labels, and how its answers are meant.
         directory: Where the SavedModel's versions go, and a folder for each other format.
         formats: saved_model, litert, onnx, openvino.
-        samples: Reads examples to calibrate on and to measure with; called where they are needed.
+        samples: Reads examples to calibrate on and to measure with; called if they are needed.
 
     Raises:
         UserError: A format's packages are missing, it cannot take such examples, or the directory

@@ -1,1 +1,1 @@
-"""What an example is: a folder for each kind of data."""
+"""The kinds of examples, one folder for each."""

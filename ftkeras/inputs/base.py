@@ -1,7 +1,7 @@
-"""What an example is: the one thing that every kind of input answers for, and nothing of any kind.
+"""What an example is: the interface of every kind of input, without anything about a single kind.
 
 A source yields *raw* examples: the bytes of a file, a string, an array. An `Input` turns them into
-what a model takes. All else, from the source to the served model, is ignorant of the kind.
+a model's inputs. All other code, from the source to the served model, does not depend on the kind.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import tensorflow as tf
 from ftkeras.errors import UserError
 
 Tree: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
-"""What a model takes of one example or of a batch: a tensor, or several by the inputs' names."""
+"""A model's inputs for one example or a batch: a tensor, or several by the inputs' names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says of one raw example: leave it out (a reason), or read it from `path`.
+    """The result of a check of one raw example: leave it out (a reason), or read it from `path`.
 
-    A note is about an example that is read.
+    A note describes an example that is read.
     """
 
     path: str
@@ -36,10 +36,10 @@ class Verdict:
 
 
 class View(NamedTuple):
-    """Which version of an example is wanted: always the same one, or one that a tensor picks.
+    """A version of an example: always the same one, or one that a tensor picks.
 
     Args:
-        names: The names of the versions that it may be, each one of `Input.views`.
+        names: The names of the possible versions, each one of `Input.views`.
         which: The index among them, an int32 scalar, if there are several.
     """
 
@@ -47,19 +47,20 @@ class View(NamedTuple):
     which: Any = 0
 
     def pick(self, make: Callable[[str], Any]) -> Any:
-        """Returns what `make` returns for the version that is wanted."""
+        """Returns what `make` returns for the version."""
         if len(self.names) == 1:
             return make(self.names[0])
         return tf.switch_case(self.which, [lambda name=name: make(name) for name in self.names])
 
 
 class Wire(NamedTuple):
-    """How examples travel to a served model.
+    """How examples are sent to a served model.
 
     Args:
         raw: The argument of signatures that take raw examples.
         feature: The feature of a tf.Example that holds one.
-        prepared: The signature that takes what the model takes; its argument, too, if it is one.
+        prepared: The signature that takes the model's own inputs; also its argument's name, if
+        there is one.
     """
 
     raw: str
@@ -72,8 +73,8 @@ class Shown(NamedTuple):
 
     Args:
         raw: As a source yields it.
-        explained: The class of which the report says what speaks for it in the example.
-        beside: Whether there is room for a second drawing beside that of the example itself.
+        explained: The class for which the report shows what in the example supports it.
+        beside: Whether there is room for a second drawing next to the example.
     """
 
     raw: Any
@@ -91,23 +92,23 @@ PLAIN = View(("none",))
 
 
 class Input:
-    """What an example of one kind is, from what a source yields to what the model takes.
+    """One kind of example, from what a source yields to a model's inputs.
 
-    A kind is a subclass. It must have `kind`, `noun`, and what raises NotImplementedError here; the
-    rest it may replace. Everything from `decode` on consists of TensorFlow
-    operations, so that it runs in tf.data and in a served model, and they see the same numbers.
+    A kind is a subclass. It must have `kind`, `noun`, and all that raises NotImplementedError here;
+    it may replace the rest. Everything from `decode` on consists of TensorFlow operations. So
+    tf.data and a served model run the same code and get the same numbers.
 
     Attributes:
         kind: The name of the kind: `data.input.kind` of a config.
-        noun: What people call one example, "image"; `nouns` is the plural.
-        files: What people call files that hold one example each.
+        noun: The word for one example, "image"; `nouns` is the plural.
+        files: The words for files that hold one example each.
         smaller: The field of a config that makes examples smaller, if there is one.
         starter: The archive of examples of this kind that ftkeras ships, if there is one.
-        pad: What fills a dimension of None, by the name of the input; what has none gets 0.
-        version: What differs if `check` may decide differently.
-        abilities: What only some kinds can do, by name, each the module that does it: "cards",
+        pad: The value that pads a dimension of None, by the name of the input; default: 0.
+        version: Must change if `check` may decide differently.
+        abilities: What only some kinds can do: by name, the module that does it. Names: "cards",
             "show", "corruptions", "looks", "duplicates", "features", "counts", "golden" and
-            "levels". See `inputs.image` for what such a module holds.
+            "levels". See `inputs.image` for examples of such modules.
     """
 
     kind: str
@@ -121,7 +122,7 @@ class Input:
 
     @property
     def nouns(self) -> str:
-        """What people call several examples."""
+        """The word for several examples."""
         return f"{self.noun}s"
 
     @property
@@ -134,12 +135,12 @@ class Input:
 
     @property
     def raw(self) -> tf.TensorSpec:
-        """What a source yields for one example."""
+        """The spec of a raw example."""
         raise NotImplementedError
 
     @property
     def cells(self) -> Sequence[str]:
-        """The columns of a table that hold the example itself; none: a column names its file."""
+        """The columns of a table that hold the example itself; if none, a column names its file."""
         return ()
 
     def in_cells(self, cells: Sequence[str]) -> bytes:
@@ -148,22 +149,22 @@ class Input:
 
     @property
     def sizes(self) -> Sequence[int]:
-        """What dimensions of None are rounded up to within a batch, rising; none: its longest."""
+        """The sizes that dimensions of None are padded to, rising; none: the longest of a batch."""
         return ()
 
     @property
     def views(self) -> Sequence[str]:
-        """The versions of an example that training may ask for, by name; "none" is the first."""
+        """The names of the versions of an example that training may use; "none" is the first."""
         return ("none",)
 
     @property
     def training_view(self) -> str:
-        """The view that training takes: one of `views`."""
+        """The view that training uses: one of `views`."""
         return "none"
 
     @property
     def wire(self) -> Wire:
-        """How examples travel to a served model."""
+        """How examples are sent to a served model."""
         return Wire(self.noun, self.noun, "inputs")
 
     @property
@@ -173,12 +174,12 @@ class Input:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a person should know before training starts."""
+        """Notes that are printed before training starts."""
         return ()
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What `data.json` of a run holds of the input, ready for JSON."""
+        """The input's part of a run's `data.json`, ready for JSON."""
         return {"input": self.kind}
 
     @property
@@ -188,16 +189,16 @@ class Input:
 
     @property
     def resources(self) -> Sequence[Any]:
-        """What a SavedModel with `read` must keep: tables that its operations look things up in."""
+        """The resources that a SavedModel with `read` must track, such as tables."""
         return ()
 
     @property
     def title(self) -> str:
-        """What the model takes, in a few words for people."""
+        """The model's inputs, in a few words for people."""
         return f"for {self.nouns}"
 
     def recipe(self, view: str = "none") -> str:
-        """Returns a text that differs if any number of a version could: it names stored trunks."""
+        """Returns a text that differs if a version's numbers could; it is part of a trunk's key."""
         raise NotImplementedError
 
     def fresh(self, view: str | None) -> Sequence[str]:
@@ -209,7 +210,7 @@ class Input:
         return ()
 
     def accepts(self, name: str) -> bool:
-        """Whether a file's name says that it is an example; if these are arrays, a `.npy` file."""
+        """Whether a file is an example, by its name; for arrays, a `.npy` file."""
         return self.raw.dtype != tf.string and name.endswith(".npy")
 
     def check(self, raw: bytes, name: str, key: str) -> Verdict:
@@ -217,11 +218,11 @@ class Input:
 
         Args:
             raw: The content.
-            name: The path of the file; empty if the content comes from a file of many.
+            name: The path of the file; empty if the content is from a file of many.
             key: A name for a normalised copy, unique to this content.
 
         Returns:
-            The verdict; its path is `name`, or that of a copy that is to be read instead.
+            The verdict; its path is `name`, or that of a copy to read instead.
         """
         if self.raw.dtype == tf.string:
             return Verdict(name)
@@ -238,7 +239,7 @@ class Input:
         return Verdict(name, f"it holds an array {shape}, and a {self.noun} is {self.raw.shape}")
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
-        """Returns an array (n, ...) of raw examples as they are to be read.
+        """Returns an array (n, ...) of raw examples in the form that `decode` takes.
 
         Raises:
             UserError: It holds no such examples; `where` names it.
@@ -246,39 +247,39 @@ class Input:
         return array
 
     def decode(self, raw: tf.Tensor, view: View) -> Tree:
-        """Returns what a cache may keep of an example: the same every time.
+        """Returns an example after the steps that are the same every time, for a cache.
 
         Args:
             raw: As a source yields it.
-            view: Which versions may follow; what it picks is not known yet.
+            view: The versions that may follow; which one is not known yet.
         """
         raise NotImplementedError
 
     def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
-        """Returns what the model takes, as in `takes`.
+        """Returns the model's inputs, as in `takes`.
 
         Args:
-            kept: What `decode` returned for a view of the same names.
-            view: Which version is wanted.
+            kept: The result of `decode` for a view of the same names.
+            view: The version.
             key: int32 (2,); it alone decides all that is random. PLAIN ignores it.
         """
         raise NotImplementedError
 
     def read(self, raw: tf.Tensor, view: View, key: tf.Tensor) -> Tree:
-        """Returns the same as `prepare` of `decode`, if nothing is kept; perhaps faster."""
+        """Returns `prepare` of `decode`, perhaps faster, if nothing is cached."""
         return self.prepare(self.decode(raw, view), view, key)
 
     def mix(self, batch: tuple[Any, ...], key: tf.Tensor) -> tuple[Any, ...]:
         """Returns a batch (inputs, labels[, weights]) of blended examples, in the same shapes.
 
         Args:
-            batch: The inputs are a Tree, or what a trunk makes of one: a tuple of tensors.
+            batch: The inputs are a Tree, or a trunk's output for one: a tuple of tensors.
             key: int32 (2,); it alone decides all that is random.
         """
         return batch
 
     def ability(self, name: str) -> Any:
-        """Returns the module that does what only some kinds can do; None if this one cannot."""
+        """Returns the module with an ability; None if this kind does not have it."""
         home = self.abilities.get(name)
         return None if home is None else importlib.import_module(home)
 
@@ -287,8 +288,8 @@ class Input:
 
         Args:
             name: The ability.
-            verb: What needs it.
-            why: What for, in a clause.
+            verb: The caller, for the error.
+            why: A clause about its purpose.
 
         Raises:
             UserError: The kind does not have it.
@@ -307,7 +308,7 @@ class Input:
 
 
 def ensure_takes(tree: Tree, takes: Mapping[str, tf.TensorSpec]) -> Tree:
-    """Returns a tree of one example, its static shapes those that the model takes."""
+    """Returns a tree of one example with the static shapes of the model's inputs."""
     if isinstance(tree, dict):
         return {name: tf.ensure_shape(tree[name], spec.shape) for name, spec in takes.items()}
     [spec] = takes.values()

@@ -1,6 +1,6 @@
-"""Findings about examples that are there twice, whatever they are: copies, leaks, contradictions.
+"""Findings about duplicates of any kind of example: copies, leaks, contradictions.
 
-Which examples are copies is for their kind to say.
+The kind of input decides which examples are copies.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _SERIOUS = 0.01  # the share of a split from which copies are an error
 
 @dataclass(frozen=True)
 class Wording:
-    """How copies of a kind are spoken of.
+    """Words for the copies of a kind.
 
     Args:
-        nouns: What several examples are called.
+        nouns: The word for several examples.
         same: What an exact copy has: "the pixels of another image".
         near: What a near one has.
         together: Which examples belong in one split.
@@ -39,14 +39,14 @@ class Wording:
 def report_copies(
     rows: Rows, class_names: Sequence[str], pairs: Pairs, words: Wording, *, exact: bool
 ) -> Iterator[Finding]:
-    """Yields what copies mean: contradictory labels, leaks across splits, repetitions within.
+    """Yields findings: contradictory labels, leaks across splits, copies within a split.
 
     Args:
         rows: All examples.
         class_names: Names of the classes.
         pairs: The copies.
-        words: How they are spoken of.
-        exact: Whether they are the same, and not only nearly.
+        words: The words for them.
+        exact: Whether the copies are exact.
     """
     same_split = rows.splits[pairs[:, 0]] == rows.splits[pairs[:, 1]]
     agree = rows.same_labels(pairs[:, 0], pairs[:, 1])
@@ -91,7 +91,7 @@ def _across(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[F
             "error" if exact and count >= _SERIOUS * total else "warning",
             "duplicates across splits" if exact else "near-duplicates across splits",
             f"{percent(count, total)} {split} {words.nouns} are {_copies(words, exact)} in "
-            f"{others}: a model can have learned them by heart, so the {split} score is too good.",
+            f"{others}: a model may have memorised them, so the {split} score is too good.",
             f"Remove them from {others}, or put {words.nouns} of {words.together} in one split.",
             _copy_evidence(rows, inside),
         )
@@ -107,7 +107,7 @@ def _within(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[F
             "duplicates" if exact else "near-duplicates",
             f"{percent(count, total)} {split} {words.nouns} are "
             f"{_copies(words, exact, f'other {split} ')}.",
-            "Remove the copies: they count as often as they are there.",
+            "Remove the copies: each of them counts.",
             _copy_evidence(rows, inside),
         )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Maker = Callable[[Mapping[str, Any], "keras.Model | None"], "Input"]
 """From the settings of a kind, and the model that takes the examples, to the input.
 
-The settings are what a config's `data.input` holds besides `kind`. The model is None if none is
+The settings are the fields of a config's `data.input` without `kind`. The model is None if none is
 built yet: examples are then found and checked, but not prepared.
 """
 
@@ -34,9 +34,9 @@ _REGISTERED: dict[str, tuple[Maker, type[BaseModel] | None]] = {}
 
 
 def nouns_in(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns what people call one example and several, by a run's `data.json`.
+    """Returns the words for one example and several, from a run's `data.json`.
 
-    Runs from before there were other kinds do not say it; they are of the default one.
+    Old runs, from before there were other kinds, do not have them; they are of the default kind.
     """
     return str(facts.get("noun", DEFAULT)), str(facts.get("nouns", f"{DEFAULT}s"))
 
@@ -47,13 +47,13 @@ def size_in(facts: Mapping[str, Any]) -> int | None:
 
 
 def register_input(kind: str, make: Maker, section: type[BaseModel] | None = None) -> None:
-    """Makes a kind of input known by name, so that `data.input.kind` of a config can name it.
+    """Registers a kind of input, so that `data.input.kind` of a config can name it.
 
     Args:
-        kind: Its name. A name that is registered already gets the new maker.
+        kind: Its name. If it is registered already, the new maker replaces the old one.
         make: Makes the input; see `Maker`.
-        section: Checks the settings when a config is read: a pydantic model of them, best with
-            `extra="forbid"`. Without one any settings are passed to `make`.
+        section: A pydantic model that checks the settings when a config is read, best with
+            `extra="forbid"`. Without one, all settings are passed to `make`.
 
     Raises:
         UserError: ftkeras has a kind of that name.
@@ -94,7 +94,7 @@ def make_input(
         known = [*_HOMES, *_REGISTERED]
         raise UserError(
             f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} "
-            f"{there_are(known)} ftkeras.register_input makes another known."
+            f"{there_are(known)} ftkeras.register_input adds another one."
         )
     try:
         return make(settings or {}, model)

@@ -1,4 +1,4 @@
-"""All examples of all splits, one row each: what the doctor knows of them, whatever they are."""
+"""All examples of all splits, one row each, for the doctor; for any kind of input."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LEAST = 10  # examples on either side
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What is known of all examples of all splits. A kind adds what it saw of each.
+    """Facts about all examples of all splits. A kind adds its measurements.
 
     Args:
         ids: The example's key in its split. (n,)
         splits: The name of its split. (n,) of str
         indices: Its index in its split. (n,)
         labels: Class indices, -1 if unknown, or multi-hot (n, classes).
-        unknown: Of which labels nobody knows whether they fit, (n, classes); None: of none.
+        unknown: Which labels of which examples are unknown, (n, classes); None: none.
     """
 
     ids: list[str]
@@ -53,13 +53,13 @@ class Rows:
         return Evidence(self.ids[row], str(self.splits[row]), detail)
 
     def label(self, row: int, class_names: Sequence[str]) -> str:
-        """Returns an example's label, or its labels, as people write it."""
+        """Returns an example's label, or its labels, as text."""
         if self.labels.ndim == 1:
             return repr(class_names[self.labels[row]])
         return repr(";".join(class_names[i] for i in np.flatnonzero(self.labels[row]).tolist()))
 
     def classes(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields each class that has examples, and which rows are of it, bool (n,)."""
+        """Yields each class that has examples, and a mask of its rows, bool (n,)."""
         if self.labels.ndim == 1:
             for label in np.unique(self.labels[self.labels >= 0]).tolist():
                 yield label, self.labels == label
@@ -70,13 +70,13 @@ class Rows:
     def telling(
         self, odd: np.ndarray, shown: np.ndarray, class_names: Sequence[str], what: str
     ) -> str:
-        """Returns which split or class has a far other share of something, in words; or "".
+        """Returns a split or class with a very different share of something, in words; or "".
 
         Args:
-            odd: Which rows have it. (n,)
-            shown: Which rows count. (n,)
+            odd: The rows that have it. (n,)
+            shown: The rows that count. (n,)
             class_names: Names of the classes.
-            what: What it is: "grey".
+            what: Its name, such as "grey".
         """
         groups = [(f"split {name}", self.splits == name) for name in np.unique(self.splits)]
         if self.labels.ndim == 1:

@@ -14,13 +14,13 @@ from ftkeras.model.head import attach_head, attach_logits, logits_name, shared_l
 
 
 def build_model(backbone: Backbone, classes: int, **head: Any) -> keras.Model:
-    """Returns a classifier that takes raw images, or what the backbone takes, and gives logits.
+    """Returns a classifier from raw images, or the backbone's own inputs, to logits.
 
     Preprocessing is inside, so training, evaluation and serving cannot differ in it.
 
     Args:
         backbone: What `load_backbone` returned.
-        classes: How many logits.
+        classes: The number of logits.
         **head: Options of `ftkeras.model.head.attach_head`: pooling, hidden, dropout, ...
 
     Returns:
@@ -55,8 +55,8 @@ def build_heads(
 
     Args:
         backbone: What `load_backbone` returned.
-        units: By head, how many numbers it puts out.
-        biases: By head, the bias to start from, float (units,); None, or left out, for zeros.
+        units: By head, the number of its outputs.
+        biases: By head, the first bias, float (units,); zeros for None, or if left out.
         initializer: Keras initialiser name for the last kernels.
         seed: Seed of initialisers and dropout.
         make: The model's class, perhaps one with a loss of its own.

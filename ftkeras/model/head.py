@@ -23,7 +23,7 @@ def attach_head(
     seed: int = 0,
     **shared: Any,
 ) -> keras.KerasTensor:
-    """Returns logits on top of what a backbone gives.
+    """Returns logits on top of a backbone's features.
 
     Layer names are fixed: `head_pool`, `head_dense_1`, ..., `head_dropout`, `head_unit`,
     `head_length`, `logits`.
@@ -33,16 +33,16 @@ def attach_head(
             vector (batch, channels).
         classes: How many logits.
         initializer: Keras initialiser name for the logits' kernel.
-        bias: The logits' bias to start from, float (classes,); zeros when left out.
-        length: What all features are brought to before the logits see them, which are cosines times
-            one number then where the columns of their kernel have one length, too. One near their
-            own lets the kernel learn as fast as that of a linear head. None leaves them alone.
+        bias: The logits' first bias, float (classes,); zeros if left out.
+        length: The length that all features are scaled to; None leaves them as they are. If the
+            columns of the kernel have one length, too, the logits are cosines times one number. A
+            length near the features' own lets the kernel learn as fast as in a linear head.
         seed: Seed of initialisers and dropout.
         **shared: Options of `shared_layers`: pooling, mask, front, hidden, dropout.
 
     Returns:
-        Float32 logits, (batch, classes), whatever the dtype policy: softmax in half precision
-        loses the small probabilities.
+        Float32 logits, (batch, classes), with any dtype policy: softmax in half precision loses
+        the small probabilities.
 
     Raises:
         UserError: An activation or initialiser that Keras doesn't know, or a pooling that does not
@@ -65,15 +65,15 @@ def shared_layers(
     dropout: float = 0.2,
     seed: int = 0,
 ) -> keras.KerasTensor:
-    """Returns what the logits of a head, or of several, are made of: (batch, channels).
+    """Returns the inputs of the logits of one head or several: (batch, channels).
 
     Args:
         features: See `attach_head`.
         pooling: How features become one vector; see `ftkeras.model.pooling.pool`. None takes the
             mean of a map or a sequence, and leaves a vector alone.
-        mask: Of a sequence, (batch, steps), true where a step is no padding; None for its Keras
+        mask: For a sequence, (batch, steps): true for steps, false for padding. None for its Keras
             mask.
-        front: Of a sequence, how many steps at its front are no parts of the example.
+        front: For a sequence, how many of its first steps are not part of the example.
         hidden: Dense layers before the logits.
         dropout: Dropout rate before the logits, from 0 to below 1.
         seed: Seed of initialisers and dropout.
@@ -99,9 +99,9 @@ def attach_logits(
 
     Args:
         x: (batch, channels).
-        units: How many logits, or numbers.
+        units: The number of logits, or of numbers.
         initializer: Keras initialiser name for the kernel.
-        bias: The bias to start from, float (units,); zeros when left out.
+        bias: The first bias, float (units,); zeros if left out.
         seed: Seed of the initialiser.
         name: The layer's name.
     """

@@ -11,17 +11,17 @@ import tensorflow as tf
 from ftkeras.keras_internals import attach, attached
 from ftkeras.outputs.ending import ending_of
 
-Answer = Callable[[tf.Tensor], Any]  # a tensor, or a dict of them where there are several heads
+Answer = Callable[[tf.Tensor], Any]  # to a tensor, or with several heads to a dict of them
 
 _KEPT = "_ftkeras_outputs"
 
 
 def logits_function(model: keras.Model, *, exclusive: bool = True) -> Answer:
-    """Returns a function from inputs to a classifier's logits, whatever its last activation.
+    """Returns a function from inputs to a classifier's logits, for any last activation.
 
     Args:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores (n, units).
-        exclusive: Whether exactly one class is right; otherwise each is a question of its own.
+        exclusive: Whether exactly one class is right; otherwise each is decided on its own.
 
     Returns:
         From float32 inputs (n, size, size, 3) to float32 logits (n, classes).
@@ -36,8 +36,8 @@ def logits_function(model: keras.Model, *, exclusive: bool = True) -> Answer:
 def outputs_function(model: keras.Model) -> Answer:
     """Returns the model in inference mode as one graph that serves batches of any length.
 
-    The uneven last batch would make `model.predict` or a plain `tf.function` trace again. The graph
-    is traced once for a model and kept with it: tracing takes a second.
+    A smaller last batch would make `model.predict` or a plain `tf.function` trace again, which
+    takes a second. This graph is traced once per model and kept with it.
 
     Args:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), or several tensors in a list or a
@@ -61,12 +61,12 @@ def batch_spec(model: keras.Model) -> Any:
         return tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)  # raw images
     inputs = model.input
     if isinstance(inputs, list) and len(inputs) == 1:
-        [inputs] = inputs  # batches hold it without a list
+        [inputs] = inputs  # batches have no list around a single input
     return tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), inputs)
 
 
 def with_kept_outputs(model: keras.Model, other: keras.Model) -> keras.Model:
-    """Returns the model; where another with its layers has a graph already, it answers by that."""
+    """Returns the model, or another with the same layers that has a graph already."""
     if (answer := attached(other, _KEPT)) is not None:
         attach(model, _KEPT, answer)
     return model

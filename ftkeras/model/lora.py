@@ -1,14 +1,14 @@
 """Adapters of low rank beside frozen weights (Hu et al. 2021, "LoRA").
 
-A layer with an adapter uses W + alpha / rank * A @ B instead of its weight W, which is frozen. A
-and B are small, and train. One of them starts at zero, so that the model answers as before. Keras's
-`enable_lora` makes the factors and adds their product. What Keras does not do is done here:
+A layer with an adapter uses W + alpha / rank * A @ B instead of its frozen weight W. A and B are
+small, and train. One of them starts at zero, so that the model's outputs stay the same. Keras's
+`enable_lora` makes the factors and adds their product. This module adds:
 
 - A model that Keras saves with adapters has them merged into W. Loaded again, its adapters are zero
   and can never train. Here adapters are saved alone, with a checksum of the weights under them, and
   `merge_lora` returns a model without adapters.
-- Keras draws all factors alike for every layer. For an embedding, A starts at zero instead of B, as
-  in the paper's own code: rows that no example holds stay as they are.
+- Keras starts the factors of all layers the same way. For an embedding, A starts at zero instead of
+  B, as in the paper's own code: rows that no example uses stay as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ftkeras.files import write_whole
 from ftkeras.keras_internals import OwnVariable, own_variables, variables_inside
 
 ATTENTION = ("query", "value", "query_dense", "value_dense", "q_proj", "v_proj")
-"""What the layers are called that the target `attention` stands for."""
+"""The names of the layers that the target `attention` selects."""
 
 _CAN = (
     "Dense, EinsumDense, Embedding, Conv1D, Conv2D and Conv3D, without groups and constraints, can"
@@ -52,7 +52,7 @@ def is_adapter(variable: keras.Variable, layer: keras.layers.Layer) -> bool:
 
 def is_base(variable: keras.Variable, layer: keras.layers.Layer) -> bool:
     """Whether a weight is the one to which the product of two such factors is added."""
-    # Setting the layer's flag sets the base's flag too, so the flag alone does not tell.
+    # Setting the layer's flag also sets the base's flag, so the flag alone is not enough.
     if not getattr(layer, "lora_enabled", False):
         return False
     return f"lora_{variable.name}_a" in {other.name for other in own_variables(layer)[0]}
@@ -76,11 +76,11 @@ class Adapters:
 
     Args:
         backbone: The model whose layers have them.
-        rank: The rank of what is added to each weight.
-        alpha: What is added counts times alpha / rank.
-        targets: Which layers were asked for.
+        rank: The rank of the matrix that is added to each weight.
+        alpha: The added matrix is scaled by alpha / rank.
+        targets: The requested layers.
         layers: The layers, from input to output.
-        prints: A digest of each variable of the backbone, as it was before.
+        prints: A digest of each variable of the backbone before the adapters were added.
 
     Example:
         ```python
@@ -101,7 +101,7 @@ class Adapters:
 
     @property
     def checksum(self) -> str:
-        """What tells the base from others: it follows from all of the backbone's weights."""
+        """Identifies the base: a checksum of all weights of the backbone."""
         return digest(*self.prints)
 
     @property
@@ -117,7 +117,7 @@ class Adapters:
         )
 
     def are_in(self, model: keras.Model) -> bool:
-        """Whether a model uses these very layers."""
+        """Whether a model contains these layer objects."""
         inside = {id(own.layer) for own in variables_inside(model)}
         return all(id(layer) in inside for layer in self.layers)
 
@@ -128,7 +128,7 @@ class Adapters:
     def save(self, path: str | os.PathLike[str], model: keras.Model | None = None) -> None:
         """Writes the adapters, without the base; `load_adapters` reads them.
 
-        What else has changed in the backbone (biases, normalisation) is written, too.
+        Other weights of the backbone that have changed (biases, normalisation) are written, too.
 
         Args:
             path: The .npz file; it holds no pickled objects.
@@ -165,7 +165,7 @@ class Adapters:
         write_whole(path, buffer.getvalue())
 
     def _changed(self) -> list[tuple[int, OwnVariable]]:
-        """Returns what of the backbone is not as it was, with its index."""
+        """Returns the variables of the backbone that have changed, with their indices."""
         now = enumerate(_base(self.backbone))
         return [(i, own) for i, own in now if _print(own.variable) != self.prints[i]]
 
@@ -178,7 +178,7 @@ def add_lora(
     targets: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Adapters:
-    """Gives layers of a model adapters, in place; the model answers as before.
+    """Gives layers of a model adapters, in place; its outputs stay the same.
 
     Call it before `StagedUnfreezing` is made. Phases then train them by the selector `lora`.
 
@@ -187,9 +187,9 @@ def add_lora(
         rank: The rank of what is added to each weight.
         alpha: What is added counts times alpha / rank.
         targets: attention (query and value of each attention), all, re:PATTERN (found in the path
-            of a layer), the name or path of a layer, or several of these. Left out: attention if
+            of a layer), the name or path of a layer, or several of these. Default: attention if
             the model has any, otherwise all.
-        seed: Decides how the factors start.
+        seed: Seed of the factors.
 
     Raises:
         UserError: A target matches no layer that can have an adapter, or there are adapters.
@@ -223,9 +223,9 @@ def add_lora(
 
 
 def merge_lora(model: keras.Model) -> keras.Model:
-    """Returns a model without adapters that answers as this one does, except for rounding.
+    """Returns a model without adapters; its outputs are the same, except for rounding.
 
-    A model without adapters comes back as it is. Otherwise it is a copy that is not compiled.
+    A model without adapters is returned as it is; otherwise the result is a copy, not compiled.
 
     Args:
         model: A Functional or Sequential model, or one whose class Keras can serialise.
@@ -262,7 +262,7 @@ def load_adapters(
     """Gives a backbone the adapters of a file, in place.
 
     Args:
-        path: What `Adapters.save` wrote; a run has it as `adapters.npz`.
+        path: A file of `Adapters.save`; a run has it as `adapters.npz`.
         backbone: The same base: the model with the same weights, without adapters.
         model: The model around the backbone; its other weights come from the file, too.
 
@@ -322,7 +322,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nd
     except tf.errors.OpError:
         raise UserError(f"lora: no file {os.fspath(path)!r} that can be read.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"lora: {path} is damaged, or no file of adapters.") from error
+        raise UserError(f"lora: {path} is damaged, or not a file of adapters.") from error
 
 
 def _able(backbone: keras.Model) -> dict[str, keras.layers.Layer]:

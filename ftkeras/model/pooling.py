@@ -1,4 +1,4 @@
-"""From what a backbone gives to one vector per example."""
+"""From a backbone's features to one vector per example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftkeras.errors import UserError, did_you_mean
 
 Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
 
-# What fits what a backbone gives; the first is the default.
+# By kind of features; the first is the default.
 POOLINGS = {
     "map": ("avg", "max", "avg_max"),
     "sequence": ("mean", "max", "first", "last", "attention"),
@@ -29,15 +29,15 @@ def pool(
 
     Args:
         features: A map (batch, height, width, channels), a sequence (batch, steps, channels), or a
-            vector (batch, channels), which stays what it is.
+            vector (batch, channels), which is returned as it is.
         pooling: For a map "avg", "max", or "avg_max" (both side by side). For a sequence "mean",
             "max", "first", "last" or "attention"; see `SequencePooling`. For a vector "none", or
-            "pooler" if it is what a Transformer's own pooler gives. None takes the first that fits,
-            or "first" of a sequence with `front`.
-        mask: Of a sequence, (batch, steps), true where a step is no padding; None for the Keras
+            "pooler" if a Transformer's own pooler made it. None takes the first that fits, or
+            "first" for a sequence with `front`.
+        mask: For a sequence, (batch, steps): true for steps, false for padding. None for the Keras
             mask of `features`, if it has one.
-        front: Of a sequence, how many steps at its front are no parts of the example: "first" takes
-            the very first, the class token, and all others leave them out.
+        front: For a sequence, how many of its first steps are not part of the example. "first"
+            takes the first of them, the class token; all others leave them out.
 
     Returns:
         (batch, channels); "avg_max" gives twice as many channels.
@@ -77,9 +77,9 @@ def _pool_map(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
 class SequencePooling(keras.layers.Layer):
     """Makes one vector of a sequence, without its padding.
 
-    Keras's own pooling divides by zero if all is padding, and its maximum reads padding, too. Here
-    a sequence without a single real step gives zeros. To load a saved model that has it without
-    ftkeras's own functions, import this module first.
+    Keras's own pooling divides by zero if all is padding, and its maximum includes padding. Here a
+    sequence without a real step gives zeros. To load a saved model with this layer by Keras alone,
+    import this module first.
 
     Args:
         pooling: "mean" or "max" over the real steps; "first" or "last" of the real steps;
@@ -88,7 +88,7 @@ class SequencePooling(keras.layers.Layer):
 
     Call arguments:
         inputs: Float (batch, steps, channels).
-        mask: (batch, steps), bool or numbers: true for real steps. Without it all are real.
+        mask: (batch, steps), bool or numbers: true for real steps. None: all steps are real.
 
     Returns:
         Float (batch, channels).
@@ -127,7 +127,7 @@ class SequencePooling(keras.layers.Layer):
         return ops.cast(pooled, self.compute_dtype)
 
     def _shares(self, x: Any, mask: Any) -> Any:
-        """Returns how much each step counts, (batch, steps): 0 for padding, 1 together."""
+        """Returns the weight of each step, (batch, steps): 0 for padding; they sum to 1."""
         ops = keras.ops
         ones = ops.cast(mask, "float32")
         if self.pooling == "mean":
@@ -142,7 +142,7 @@ class SequencePooling(keras.layers.Layer):
         return ones * ops.cast(count == 1.0, "float32")
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
-        return None  # the steps are gone
+        return None  # no steps are left
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], input_shape[-1])

@@ -1,7 +1,7 @@
 """Changes to a pretrained backbone before training: its weights, activations and drop rates.
 
-What changes the graph makes a new one, layer by layer under the same names, with the weights copied
-bit for bit; blocks are carried over. What changes only weights works in place.
+A change of the graph makes a new graph: the same layers by name, the same weights to the bit, and
+the same blocks. A change of weights alone works in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ftkeras.backbones import Backbone, Block
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.keras_internals import followers, maker, variables_inside
 
-Change = Callable[[Any], Any]  # an operation of a graph to what stands in for it, or None
+Change = Callable[[Any], Any]  # from an operation of a graph to its replacement, or None
 
 # ------------------------------------------------------------------------------- weights
 
@@ -29,18 +29,18 @@ Change = Callable[[Any], Any]  # an operation of a graph to what stands in for i
 def reinitialize(blocks: Sequence[Block], seed: int) -> None:
     """Gives every layer of the blocks fresh weights from its own initialisers, in place.
 
-    The last blocks of a pretrained network are the most specific to its old task; starting them
-    anew can help small data sets (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
-    Batch normalisation starts anew with its statistics. `Normalization` layers stay: theirs are
-    facts about the input, not learned.
+    The last blocks of a pretrained network are the most specific to its old task. Fresh weights for
+    them can help on small data sets (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
+    Batch normalisation gets fresh statistics, too. `Normalization` layers are not changed: their
+    statistics describe the input and are not learned.
 
     Args:
         blocks: For instance `backbone.blocks[-2:]`.
-        seed: Every weight's values follow from it and the names of block and layer, whatever seeds
-            the initialisers carry and whichever other blocks are given.
+        seed: A weight's values depend on it and on the names of block and layer alone, not on the
+            initialisers' seeds, nor on the other blocks.
 
     Raises:
-        UserError: A layer does not say how it was built.
+        UserError: A layer has no config for building it again.
 
     Example:
         ```python
@@ -57,9 +57,9 @@ def shrink_and_perturb(
     """Moves weights towards a fresh start: `shrink * w + perturb * w_fresh`, in place.
 
     Ash and Adams 2020, "On warm-starting neural network training". The noise is the weights of a
-    freshly initialised layer, which respects how differently kernels, offsets and scales start;
-    like the paper's it comes to every weight that can train. The statistics of batch normalisation
-    stay and no longer fit the new features: estimate them anew, or let them train.
+    freshly initialised layer, so kernels, offsets and scales get noise of their own size. As in the
+    paper, every weight that can train gets it. The statistics of batch normalisation stay and no
+    longer fit the new features: estimate them again, or let them train.
 
     Args:
         blocks: For instance `backbone.blocks`.
@@ -68,7 +68,7 @@ def shrink_and_perturb(
         seed: See `reinitialize`.
 
     Raises:
-        UserError: A number is out of range, or a layer does not say how it was built.
+        UserError: A number is out of range, or a layer has no config for building it again.
     """
     if not 0 <= shrink <= 1:
         raise UserError(f"shrink_and_perturb: shrink is from 0 to 1, got {shrink}.")
@@ -93,8 +93,8 @@ def _fresh_weights(
 
 def _twin_weights(layer: keras.layers.Layer, key: str) -> list[np.ndarray]:
     """Returns the weights of a new layer with the same config, drawn under `key`."""
-    # An initialiser without a seed asks Python's generator for one when it is made: seeding that
-    # reaches all of them, also those that a layer makes inside itself.
+    # An initialiser without a seed takes one from Python's generator when it is made. Seeding the
+    # generator therefore covers all of them, also those that a layer makes inside.
     state = random.getstate()
     random.seed(key)
     try:
@@ -105,8 +105,8 @@ def _twin_weights(layer: keras.layers.Layer, key: str) -> list[np.ndarray]:
     fresh = twin.get_weights()
     if [value.shape for value in fresh] != [tuple(w.shape) for w in layer.weights]:
         raise UserError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot get fresh weights: it does not "
-            "say how it was built (get_build_config). Leave its block out."
+            f"layer {layer.name!r} ({type(layer).__name__}) cannot get fresh weights: it has no "
+            "get_build_config. Leave its block out."
         )
     return fresh
 
@@ -116,7 +116,7 @@ def _twin(layer: keras.layers.Layer) -> keras.layers.Layer:
     kind, config = type(layer), _without_seeds(layer.get_config())
     try:
         return kind.from_config(config)
-    except TypeError:  # some of keras-hub's configs hold more than their classes take
+    except TypeError:  # some configs of keras-hub have fields that their classes do not take
         taken = {"name", "trainable", "dtype", *inspect.signature(kind).parameters}
         return kind.from_config({key: config[key] for key in config.keys() & taken})
 
@@ -133,12 +133,13 @@ def _without_seeds(config: Any) -> Any:
 def swap_activation(
     model: keras.Model, old: str, new: str
 ) -> tuple[keras.Model, dict[int, Any], int]:
-    """Returns a copy of a model with one activation replaced by another, and how many it had.
+    """Returns a copy of a model with one activation replaced by another.
 
-    Between the two, each operation's counterpart in the copy by id of the operation.
+    Also returns each operation's counterpart in the copy, by id of the operation, and how many
+    activations were replaced.
 
-    Replaced are `Activation` and `ReLU` layers (`ReLU(max_value=6)` is "relu6"), the `activation=`
-    of any layer, and activation operations; nested models are opened. Names and weights stay.
+    It replaces `Activation` and `ReLU` layers (`ReLU(max_value=6)` is "relu6"), the `activation=`
+    of any layer, and activation operations, in nested models, too. Names and weights stay.
 
     Args:
         model: A Functional or Sequential model.
@@ -200,7 +201,7 @@ def _activations(operation: Any) -> list[str]:
 
 
 def _own_activation(operation: Any) -> str | None:
-    """Returns the name of an operation that is an activation and nothing else."""
+    """Returns the name of an operation that is only an activation."""
     layers = keras.layers
     if isinstance(operation, layers.ReLU):
         shape = (operation.max_value, operation.negative_slope, operation.threshold)
@@ -253,15 +254,15 @@ def _canonical(activation: Any) -> str | None:
 def set_stochastic_depth(backbone: Backbone, rate: float, seed: int = 0) -> Backbone:
     """Returns a copy of a backbone whose residual branches are dropped at rates up to `rate`.
 
-    Huang et al. 2016, "Deep networks with stochastic depth": branch l of L is dropped at
-    `rate * l / L`, for each example by itself, so that what lies near the input drops least. Works
-    where the architecture has a place for it: the EfficientNets and ConvNeXts. Every such layer
-    becomes a `keras.layers.Dropout` that drops whole examples.
+    Huang et al. 2016, "Deep networks with stochastic depth": branch l of L is dropped with the
+    probability `rate * l / L`, separately per example, so that branches near the input drop least.
+    The architecture must have layers for it: EfficientNets and ConvNeXts do. Each of them becomes a
+    `keras.layers.Dropout` that drops whole examples.
 
     Args:
         backbone: What `load_backbone` returned.
         rate: The last branch's drop rate, from 0 (off) to below 1.
-        seed: From which each layer has its own.
+        seed: Each layer derives its own seed from it.
 
     Raises:
         UserError: The rate is out of range, or the backbone has no such layers.
@@ -271,7 +272,7 @@ def set_stochastic_depth(backbone: Backbone, rate: float, seed: int = 0) -> Back
     layers = [op for op in _operations(backbone.model) if _drops_branch(op)]
     if not layers:
         raise UserError(
-            f"stochastic_depth: {backbone.name} has none; the EfficientNets and ConvNeXts have."
+            f"stochastic_depth: {backbone.name} has none; EfficientNets and ConvNeXts do."
         )
     depth = {id(layer): number for number, layer in enumerate(layers, start=1)}
 
@@ -291,7 +292,7 @@ def set_stochastic_depth(backbone: Backbone, rate: float, seed: int = 0) -> Back
 
 
 def _drops_branch(operation: Any) -> bool:
-    """Whether an operation drops residual branches of whole examples, or keeps the place for it."""
+    """Whether an operation drops residual branches of whole examples, or can be replaced by one."""
     if isinstance(operation, keras.layers.Dropout):
         shape = operation.noise_shape
         return shape is not None and len(shape) > 1 and all(size == 1 for size in shape[1:])
@@ -303,11 +304,11 @@ def _drops_branch(operation: Any) -> bool:
     return type(operation).__name__ in ("StochasticDepth", "DropPath")
 
 
-# --------------------------------------------------------------------- making a graph anew
+# ----------------------------------------------------------------------- copying a graph
 
 
 def _operations(model: keras.Model) -> list[Any]:
-    """Returns what a model's graph is made of, from input to output, with nested models opened."""
+    """Returns the operations of a model, from input to output, with nested models opened."""
     try:
         operations = model.layers if isinstance(model, keras.Sequential) else model.operations
     except AttributeError:
@@ -323,7 +324,7 @@ def _operations(model: keras.Model) -> list[Any]:
 
 
 def _remake(model: keras.Model, change: Change) -> tuple[keras.Model, dict[int, Any]]:
-    """Returns a copy of a model, and each operation's counterpart in it by id of the operation.
+    """Returns a copy of a model, and each operation's counterpart in it, by id of the operation.
 
     The new graph shares nothing with the old one: a layer used in two graphs has no `output`.
     """

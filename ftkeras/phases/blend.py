@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -35,11 +36,11 @@ def blend(ingredients: Sequence[Weights], shares: Sequence[float]) -> Weights:
         if not np.issubdtype(values[-1].dtype, np.floating):
             blended.append(values[-1])
             continue
-        total = np.zeros(values[-1].shape, np.float64)
-        for value, share in zip(values, shares, strict=True):
-            if share:  # 0 times what is not finite would not be 0
-                total += share * value.astype(np.float64)
-        blended.append(total.astype(values[-1].dtype))
+        # 0 times what is not finite would not be 0; and a sum that begins with 0 has no -0, so what
+        # is the same in all models would get other bits, by which a stored trunk is found.
+        pairs = zip(values, shares, strict=True)
+        parts = [share * value.astype(np.float64) for value, share in pairs if share]
+        blended.append(functools.reduce(np.add, parts).astype(values[-1].dtype))
     return blended
 
 

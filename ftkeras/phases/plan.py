@@ -146,6 +146,7 @@ def make_plan(
     *,
     steps_per_epoch: int | None = None,
     batch_size: int = 1,
+    fragile: bool = True,
 ) -> Plan:
     """Resolves phases: which weights train when, for how many steps, at what rates.
 
@@ -155,6 +156,7 @@ def make_plan(
         phases: The phases.
         steps_per_epoch: Batches per epoch; None counts lengths in epochs.
         batch_size: Examples per batch, for the memory of activations.
+        fragile: Whether the head is random and the backbone pretrained.
 
     Raises:
         UserError: A selector isn't understood or selects nothing.
@@ -168,7 +170,7 @@ def make_plan(
     )
     slots = sum(map(bytes_of, optimizer.variables)) if optimizer and optimizer.built else 0
     warnings = (
-        *_warnings(resolved, planned, batch_size),
+        *_warnings(resolved, planned, batch_size, fragile),
         *_idle_adapters(weights, planned),
         *_moved_ends(clock, every),
     )
@@ -338,7 +340,7 @@ def _batch_norm(inside: list[Weight], training: list[Weight], phase: Phase) -> s
 
 
 def _warnings(
-    phases: Sequence[Phase], planned: Sequence[PlannedPhase], batch_size: int
+    phases: Sequence[Phase], planned: Sequence[PlannedPhase], batch_size: int, fragile: bool
 ) -> Iterator[str]:
     first = planned[0]
     if not first.blocks[-1].trained:
@@ -346,11 +348,11 @@ def _warnings(
             f"phase {first.name!r} does not train the head, which is new and random: what it "
             "trains learns to serve random weights. Add head to its train."
         )
-    elif any(block.trained for block in first.blocks[:-1]):
+    elif fragile and any(block.trained for block in first.blocks[:-1]):
         yield (
-            f"phase {first.name!r} trains pretrained blocks at once. Unless the head starts from "
-            "the floor (head.start), it is random and can distort their features (Kumar et al. "
-            "2022); a first phase with train: [head] avoids that."
+            f"phase {first.name!r} trains pretrained blocks under a new head. A random head can "
+            "distort their features (Kumar et al. 2022). Train the head alone in a first phase, or "
+            "start it from the floor (head.start)."
         )
     for before, phase in zip((None, *planned), planned, strict=False):
         same = before is not None and before.blocks == phase.blocks

@@ -41,6 +41,7 @@ from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import Guards
 from ftkeras.training.unweighted import Unweighted
+from ftkeras.trunk.answers import StoredAnswers
 from ftkeras.trunk.plan import TrunkPlan, plan_trunk
 
 
@@ -78,7 +79,7 @@ class Assembled:
     device: str
     notes: Sequence[str]
     callbacks: Sequence[keras.callbacks.Callback] = ()
-    """The task's own callbacks: `Task.finish` may ask them what they saw."""
+    """The task's own callbacks: `Task.finish` may read what they recorded."""
     adapters: Adapters | None = None
     """Those that the backbone has."""
 
@@ -95,11 +96,11 @@ class Assembled:
         *,
         keeps_last: bool = False,
     ) -> Checkpoints:
-        """Trains through all phases; returns what knows the best epoch and its weights.
+        """Trains through all phases; returns the best epoch and its weights.
 
         Args:
-            run: Where metrics, checkpoints and TensorBoard logs go.
-            guards: What keeps the training from being lost.
+            run: Takes metrics, checkpoints and TensorBoard logs.
+            guards: They save the state of the training.
             callbacks: More than the task's own.
             keeps_last: Whether the last epoch counts as the best.
         """
@@ -122,7 +123,7 @@ class Assembled:
         return checkpoints
 
     def describe(self) -> str:
-        """Returns what a person wants to read before training starts."""
+        """Returns the lines that are printed before training starts."""
         backbone = (
             f"{build.backbone_title(self.config)} {self.feed.input.title}, "
             f"{counted(len(self.backbone.blocks), 'block')}"
@@ -136,7 +137,7 @@ def assemble(config: Config, task: Task | None = None) -> Assembled:
 
     Args:
         config: What to build.
-        task: What it is about; left out, the task that the config names.
+        task: The task; None: the one that the config names.
 
     Raises:
         UserError: Something the config names cannot work.
@@ -180,11 +181,14 @@ def bind(built: Built, data: Data) -> Assembled:
             feed, sentence = full_batches(feed, why, devices.replicas)
             padding = (sentence,)
         penalty = build.penalty(config, weights, backbone, phases)
-        spared = penalty.anchored if penalty else ()  # they are pulled elsewhere
+        spared = penalty.anchored if penalty else ()  # the penalty pulls them to their first values
         optimizer = make_optimizer(config.optimizer, weights, spared=spared)
         metrics = _metrics(task, config, data)
         model.compile(optimizer, loss=loss, weighted_metrics=metrics, jit_compile=built.jit)
-    unfreeze = _unfreezing(model, weights, backbone, phases, feed)
+    unfreeze = _unfreezing(built, phases, feed)
+    trunk = _trunk(task, config, data, model, feed, unfreeze)
+    if trunk is not None:
+        feed = dataclasses.replace(feed, answers=StoredAnswers(model, feed, trunk))
     tight = batch_size.warn(model, feed, unfreeze.plan.activation_bytes)
     low_rank = [adapters.describe()] if adapters else []
     more = (*low_rank, *expansion.reasons, *scaling, *padding, *filter(None, [tight]))
@@ -199,7 +203,7 @@ def bind(built: Built, data: Data) -> Assembled:
         penalty,
         unfreeze,
         phases=expansion.phases,
-        trunk=_trunk(task, config, data, model, feed, unfreeze),
+        trunk=trunk,
         devices=devices,
         device=devices.describe(feed.batch_size, built.precision, built.jit),
         notes=(*data.notes, *feed.input.notes, *more),
@@ -208,16 +212,22 @@ def bind(built: Built, data: Data) -> Assembled:
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 
 
-def _unfreezing(
-    model: keras.Model, weights: Weights, backbone: Backbone, phases: Sequence[Phase], feed: Feed
-) -> ResumableUnfreezing:
+def _unfreezing(built: Built, phases: Sequence[Phase], feed: Feed) -> ResumableUnfreezing:
     """Returns the callback of the plan, as it stands before the first phase."""
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    steps, batch_size = feed.steps_per_epoch, feed.batch_size
+    # Several workers fit no floor.
+    has_floor = built.task.starts_from_floor(built.config) and feed.share.count == 1
     unfreeze = ResumableUnfreezing(
-        model,
-        make_plan(model, weights, phases, steps_per_epoch=steps, batch_size=batch_size),
-        blocks=backbone.blocks,
+        built.model,
+        make_plan(
+            built.model,
+            built.weights,
+            phases,
+            steps_per_epoch=feed.steps_per_epoch,
+            batch_size=feed.batch_size,
+            fragile=built.config.backbone.weights != "none" and not has_floor,
+        ),
+        blocks=built.backbone.blocks,
         recalibrate_on=feed.plain("train") if recalibrates else None,
         report=print,
     )
@@ -241,7 +251,7 @@ def _trunk(
         tail.compile(
             model.optimizer,
             loss=model.loss,
-            # Objects of its own: Keras resets those that a model has not used yet too late.
+            # New metrics: Keras resets those that a model has not used yet too late.
             weighted_metrics=_metrics(task, config, data),
             jit_compile=model.jit_compile,
             auto_scale_loss=False,  # the model's optimizer does that already
@@ -252,7 +262,7 @@ def _trunk(
         return None
     if why_not := task.why_no_trunk(config) or _why_no_tail(task, model):
         if config.trunk.mode == "on":
-            raise UserError(f"trunk.mode: on cannot be: {why_not} Leave it auto, or turn it off.")
+            raise UserError(f"trunk.mode: on is impossible: {why_not} Use auto or off.")
         return None
     options = config.trunk
     if options.silence is None:  # each layer of a Transformer has dropout
@@ -263,7 +273,7 @@ def _trunk(
 
 
 def _why_no_tail(task: Task, model: keras.Model) -> str | None:
-    """Returns why no part of the model can be fitted: it would train in another way."""
+    """Returns why no part of the model can be fitted alone: it would train differently."""
     own = own_steps(model)
     if own and type(task).tail is Task.tail:
         return f"the model's class has its own {own[0]}, and its task has no `tail` with the same."

@@ -11,19 +11,19 @@ from ftkeras.data.feed import Feed
 from ftkeras.memory import available_memory
 
 _SHARE = 0.8  # of the free memory: the estimate is rough
-_COPIES = 2  # of what the backward pass keeps: the outputs, and the gradients of them
+_COPIES = 2  # of what the backward pass keeps: the outputs and their gradients
 _ALIVE = 3  # the outputs of layers that exist at once in a forward pass: two inputs, a result
 
 
 def batch_size_that_fits(
     batch_size: int, activation_bytes: int, largest_output: int, memory: int
 ) -> int:
-    """Returns the largest power of two below `batch_size` that should fit; 0 where not even 1 does.
+    """Returns the largest power of two below `batch_size` that should fit; 0 if not even 1 does.
 
     Args:
         batch_size: The one that did not fit.
         activation_bytes: What its backward pass keeps, in bytes.
-        largest_output: The numbers that the largest output of a layer has for one example.
+        largest_output: How many numbers the largest output of a layer has per example.
         memory: Bytes that are free.
 
     Example:
@@ -52,9 +52,9 @@ def advise(model: keras.Model, feed: Feed, activation_bytes: int) -> str:
 
 
 def warn(model: keras.Model, feed: Feed, activation_bytes: int) -> str:
-    """Returns a sentence where a batch will hardly fit into the free memory, else "".
+    """Returns a sentence if a batch will hardly fit into the free memory, otherwise "".
 
-    On a CPU this has to come before: the system ends a process that runs out, without a word.
+    On a CPU the warning must come first: the system kills a process that runs out, silently.
     """
     if tf.config.list_physical_devices("GPU"):
         return ""

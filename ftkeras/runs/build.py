@@ -59,9 +59,9 @@ def data(
     of: DataSection | None = None,
     **changes: Any,
 ) -> Data:
-    """Finds, checks and splits the images that the config names, or another section of it does.
+    """Finds, checks and splits the examples of the config, or of another section of it.
 
-    See `load_data`; `changes` are more arguments for it, also in place of what the section says.
+    See `load_data`; `changes` are more arguments for it and override the section's fields.
     """
     section = config.data if of is None else of
     source = section.model_dump(exclude=set(DataSection.model_fields))
@@ -121,7 +121,7 @@ def backbone(config: Config, data: Data) -> Backbone:
 
 
 def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone:
-    # Here and not above: of images nobody needs them.
+    # Imported here: images do not need them.
     from ftkeras.backbones.text.load import load_text_backbone
     from ftkeras.backbones.text.reading import Reading
     from ftkeras.backbones.text.recurrent import Shape
@@ -145,7 +145,7 @@ def _text_backbone(config: Config, settings: TextConfig, data: Data) -> Backbone
 
 
 def _text_features(section: DataSection, kind: Input) -> dict[str, str]:
-    """Returns what features of records hold texts and labels, unless the config names others."""
+    """Returns which features of records hold texts and labels, unless the config names others."""
     usual = {"image_feature": kind.cells[0], "label_feature": "label"}
     fields = type(section).model_fields
     return {
@@ -194,7 +194,7 @@ def adapters(config: Config, on: Backbone) -> Adapters | None:
 
 
 def weights_name(config: Config) -> str:
-    """Returns which weights the backbone has: there are none of ImageNet for texts."""
+    """Returns which weights the backbone has: texts have none of ImageNet."""
     weights, is_text = config.backbone.weights, isinstance(config.data.input, TextConfig)
     return "starter" if weights == "imagenet" and is_text else weights
 
@@ -207,7 +207,7 @@ def backbone_title(config: Config) -> str:
 
 
 def make_layers_known(config: Config) -> None:
-    """Imports the layers of ours that a saved model of such examples may have."""
+    """Imports the layers of this package that a saved model of such examples may have."""
     input_of(config)
     if isinstance(config.data.input, TextConfig):
         importlib.import_module("ftkeras.backbones.text.char_lstm")
@@ -296,7 +296,7 @@ def batches(
     cache: str = "auto",
     **settings: Any,
 ) -> tf.data.Dataset:
-    """Makes batches of images for a training loop of one's own, as those of a run.
+    """Makes the batches of images that a run would train on, for your own training loop.
 
     Args:
         split: The examples.
@@ -353,10 +353,10 @@ def phases(
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
-    """Fits the learning rates to the images an update, if the config asks for it.
+    """Scales the learning rates to the images per update, if the config asks for it.
 
     Returns:
-        The phases, and what was done to them, in words.
+        The phases, and what was changed, in words.
     """
     section = config.optimizer
     if section.scale_rate == "none":
@@ -365,7 +365,7 @@ def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Seq
     ratio = images / section.base_batch_size
     factor = math.sqrt(ratio) if section.scale_rate == "sqrt" else ratio
     note = (
-        f"learning rates times {factor:.4g}: {section.scale_rate} in the {images} images an update "
+        f"learning rates times {factor:.4g}: {section.scale_rate} in {images} images per update "
         f"(base_batch_size {section.base_batch_size})"
     )
     return tuple(scale_rates(phase, factor) for phase in among), (note,)
@@ -388,7 +388,7 @@ def penalty(
 
 
 def loggers(config: Config, run: Run, is_chief: bool) -> Loggers:
-    """Opens the loggers that the config asks for, where this is the chief; TensorBoard always."""
+    """Opens the loggers of the config and TensorBoard, if this worker is the chief."""
     settings = flatten(config.model_dump(mode="json"))
     return Loggers(run, config.training.loggers if is_chief else (), settings)
 

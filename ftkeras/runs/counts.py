@@ -1,4 +1,4 @@
-"""What needs no network: logistic regression on counts, if the kind of input has what to count.
+"""Logistic regression on counts, without a network, if the kind of input can be counted.
 
 On long texts, or in a language without word vectors, it may be better than the network; mostly the
 two err on different examples. So in the end the model may answer by both: each example's logits are

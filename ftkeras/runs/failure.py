@@ -1,4 +1,4 @@
-"""Why a run failed, in one line; where it knows more than the error, from the run's own parts."""
+"""Why a run failed, in one line, with what the run's parts add to the error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def describe_failure(
     """Returns in one line what stopped a run; the traceback goes to its error.txt.
 
     Args:
-        error: What was raised.
+        error: The exception.
         run: The run.
         feed: Its data, which are read again to find the example that cannot be read.
         model: Its compiled model.

@@ -1,4 +1,4 @@
-"""The verbs on a run that is finished: they work on what it left behind."""
+"""The verbs on a finished run; they work on the files in its folder."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
     Args:
         run: The run.
         split: Which split.
-        aim: Of outputs of labels, chooses thresholds on this split first; see `best_thresholds`.
-            The run keeps them: they count in each later evaluation, in `predict` and in exports.
+        aim: For outputs with labels, chooses thresholds on this split first; see
+            `best_thresholds`. Each later evaluation, `predict` and exports use them.
 
     Raises:
         UserError: The run has no such split, its model was trained on it, its data are gone, or
@@ -81,7 +81,7 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     Args:
         run: The run.
         examples: How many, drawn under the run's seed; None is all of the split.
-        split: Of which split.
+        split: Which split.
 
     Raises:
         UserError: The run has no such split, its examples cannot be corrupted, or the extra is
@@ -105,13 +105,13 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
 def predict(
     run: Run, files: Sequence[Asked], top_k: int = 5, labels: Sequence[str] = ()
 ) -> Iterator[FilePrediction]:
-    """Yields what a run's model says of each file or example, or what is wrong with it.
+    """Yields a run's prediction for each file or example, or what is wrong with it.
 
     Args:
         run: The run.
-        files: What to ask about.
+        files: The files or examples.
         top_k: How many classes to give, at most.
-        labels: The classes, if the run's task answers by any words.
+        labels: The classes, if the run's task takes any words as classes.
     """
     task = task_of(run.config)
     task.check_labels(labels)
@@ -151,8 +151,8 @@ def export(
 def write_report(runs: Sequence[Run], out: str | None = None) -> str:
     """Writes the page of a run, or of several side by side, and returns where it is.
 
-    The page of one run shows examples; they are made when they are first needed, which takes the
-    run's model and data.
+    The page of one run shows examples. They are made the first time, from the run's model and
+    data.
 
     Args:
         runs: One run or more.
@@ -186,11 +186,11 @@ def write_page(run: Run, task: Task, out: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run whose model is in memory, to be used in code of one's own.
+    """A finished run whose model is in memory, for use in your own code.
 
     Args:
         run: The run's folder.
-        model: From what an example is (`Input.takes`) to logits or scores; preprocessing is inside.
+        model: From an example (`Input.takes`) to logits or scores; preprocessing is inside.
     """
 
     run: Run
@@ -199,9 +199,9 @@ class LoadedRun:
     def predict(
         self, files: Sequence[str], top_k: int = 5, labels: Sequence[str] = ()
     ) -> list[FilePrediction]:
-        """Returns what the model says of each file, or what is wrong with it, in order.
+        """Returns the prediction for each file, or what is wrong with it, in order.
 
-        Files are read and scores are calibrated as `ftkeras predict` does it.
+        Files are read and scores are calibrated as in `ftkeras predict`.
 
         Args:
             files: Paths.
@@ -211,10 +211,10 @@ class LoadedRun:
         return self._answers(files, top_k, labels)
 
     def answer(self, examples: Sequence[str | bytes], top_k: int = 5) -> list[FilePrediction]:
-        """Returns what the model says of examples that are in memory, in order.
+        """Returns the predictions for examples that are in memory, in order.
 
         Args:
-            examples: Texts, or the bytes that files would hold.
+            examples: Texts, or the bytes of files.
             top_k: How many classes to give, at most.
 
         Example:
@@ -251,7 +251,7 @@ def load_run(folder: str) -> LoadedRun:
 
 
 def load_model(run: Run) -> keras.Model:
-    """Returns a run's best model: from what an example is (`Input.takes`) to logits or scores."""
+    """Returns a run's best model: from an example (`Input.takes`) to logits or scores."""
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
         raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
@@ -260,7 +260,7 @@ def load_model(run: Run) -> keras.Model:
 
 
 def data_of(run: Run, config: Config) -> Data:
-    """Returns a run's data, or says what to do if they have moved."""
+    """Returns a run's data; if they have moved, the error names the remedy."""
     try:
         return task_of(config).data(config)
     except UserError as error:
@@ -268,7 +268,7 @@ def data_of(run: Run, config: Config) -> Data:
 
 
 def if_moved(error: UserError, run: Run, config: Config) -> UserError:
-    """Returns an error about a run's data, with what to do if they are not where they were."""
+    """Returns an error about a run's data, with the remedy in case that they have moved."""
     path = getattr(config.data, "path", None)
     if path is None or tf.io.gfile.exists(path):
         return error
@@ -278,12 +278,12 @@ def if_moved(error: UserError, run: Run, config: Config) -> UserError:
 
 
 def final_split(data: Data) -> str:
-    """The split that says how good a run's model is."""
+    """The split on which a run's model is measured."""
     return next(split for split in ("test", "val", "train") if split in data.splits)
 
 
 def _with_split(data: Data, split: str) -> Data:
-    """Returns the data if they have the split; else says which ones there are."""
+    """Returns the data if they have the split; otherwise the error names those they have."""
     if split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
     return data

@@ -1,4 +1,4 @@
-"""The floor: a linear model on frozen features, from which a run starts and which it has to beat.
+"""The floor: a linear model on frozen features. A run starts from it and has to beat it.
 
 Logistic regression on the pooled features of a pretrained backbone takes a second, and on a few
 hundred examples it is hard to beat. So each run fits one first, gives it to the head to start from
@@ -8,9 +8,10 @@ fine-tuned weights, and those half way between (Wortsman et al. 2022, "WiSE-FT")
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
 from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.floor import predictions_name
-from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predict import predict_outputs, predict_split
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.files import write_whole
 from ftkeras.measures.linear import STRENGTHS, Linear
@@ -34,12 +35,15 @@ from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled
 from ftkeras.timeline import stage
 from ftkeras.training.segments import stores_of
+from ftkeras.trunk.answers import Answer, run_tail, tail_function
+from ftkeras.trunk.extract import is_rounded
+from ftkeras.trunk.plan import view_of
 from ftkeras.trunk.store import FrontierStore
 
 FILE = "floor.npz"
 MOST = 5_000  # examples that run through the backbone for the floor alone
-_FREE = 500  # examples that may do so however short the training is
-_PASSES = 0.5  # of what training runs through the backbone at least, that the floor may add
+_FREE = 500  # examples that are always few enough
+_PASSES = 0.5  # the most examples for the floor, as a share of those that training runs
 _HELD_OUT = 0.2  # of the examples, to choose the strength by
 _BETWEEN = {"half way between": 0.5, "fine-tuned": 1.0, "floor": 0.0}  # shares of the fine-tuned
 
@@ -92,8 +96,8 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
         split: What the model will be measured on in the end.
 
     Returns:
-        The floor; None if the backbone is not pretrained, if the task has none, or if it would not
-        pay, which a line says.
+        The floor. None if the backbone is not pretrained, if the task has none, or if it would
+        not pay; then a line is printed.
     """
     config, splits, outputs = assembled.config, assembled.data.splits, assembled.data.outputs
     if not assembled.task.has_floor(config) or config.backbone.weights == "none":
@@ -107,7 +111,7 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
     parts = {name: splits[name] for name in ("val", split) if name in splits}
     parts["train"] = splits["train"].take(rows)
     features = _features(assembled, parts, rows)
-    # As in training, classes count alike if they are balanced, however that is done.
+    # As in training: if classes are balanced, in whatever way, all count alike.
     balance = "none" if assembled.feed.balance == "none" else "class_weights"
     weights = example_weights(parts["train"], balance)
     heads, strengths = {}, {}
@@ -133,11 +137,11 @@ def start_from(floor: Floor, model: keras.Model) -> bool:
 
 @stage("choose the end")
 def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float:
-    """Leaves in the model what is best on the validation split, and prints it.
+    """Leaves the weights in the model that are best on the validation split, and prints which.
 
-    That is the most accurate (for a number or labels the least loss) of the floor, the weights of
-    the best epoch, and their mean. Of equals the mean is taken, and the floor last: on few
-    validation examples that was measured to be better than any other rule (docs/floor.md).
+    The candidates are the floor, the weights of the best epoch, and their mean. Accuracy decides;
+    for a number or labels, the loss. If they are equal, the mean is taken first and the floor
+    last: on few validation examples no other rule was better (docs/floor.md).
 
     Args:
         assembled: The run's parts, among them a validation split; the model has the weights of the
@@ -154,7 +158,7 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float
     what = "accuracy" if is_share else "loss"
     for name, share in _BETWEEN.items():
         blender.put([1 - share, share])
-        said, _ = predict_outputs(model, assembled.feed.plain("val"), f"choose: {name}")
+        said = predict_split(model, assembled.feed, "val", f"choose: {name}")
         if faults := assembled.task.faults(assembled.data, said):
             is_share, (what, badness[name]) = True, faults
         else:
@@ -176,7 +180,7 @@ def _why_none(assembled: Assembled) -> str:
     if assembled.feed.share.count > 1:
         return "several workers train, and each has a part of the examples."
     count, val = (len(assembled.data.splits.get(name, ())) for name in ("train", "val"))
-    # The split that the model is measured on counts for nothing: it costs that once more.
+    # The split that the model is measured on is left out of both counts.
     needed, epochs = min(count, MOST) + val, assembled.unfreeze.epochs
     if needed > max(_FREE, _PASSES * epochs * (count + val)):
         return f"it would run {needed} examples, for {epochs} epochs of {count + val}."
@@ -194,9 +198,13 @@ def _has_hidden(model: keras.Model) -> bool:
     return any(layer.name == "head_dense_1" for layer in model.layers)
 
 
+def _begins_head(name: str) -> bool:
+    return name == "head_dense_1" or name.startswith("logits")
+
+
 def _features_model(model: keras.Model) -> keras.Model:
-    """Returns the model up to what its head makes of the pooled features (batch, channels)."""
-    last = next(x for x in model.layers if x.name == "head_dense_1" or x.name.startswith("logits"))
+    """Returns the model up to the input of the head's first dense layer (batch, channels)."""
+    last = next(layer for layer in model.layers if _begins_head(layer.name))
     return keras.Model(model.input, last.input)
 
 
@@ -207,35 +215,46 @@ def _features(
 
     Args:
         assembled: The run's parts.
-        parts: The examples by split; those of train are some of the split's.
-        rows: Which.
+        parts: The examples by split; of train only some.
+        rows: The indices of the latter.
     """
-    model, feed = _features_model(assembled.model), assembled.feed
-    stores, features = _stores(assembled), {}
+    feed, features = assembled.feed, {}
+    stores, answer = _stores(assembled, parts)
     for name, part in parts.items():
-        if name in stores:
+        label = f"floor, features of {name}"
+        if answer is not None and name in stores:
             places = rows if name == "train" else np.arange(len(part))
-            features[name] = stores[name].gather(tf.constant(places, tf.int64))[0].numpy()
+            features[name] = run_tail(answer, stores[name], feed, name, places, label)
             continue
+        model = _features_model(assembled.model)
         whole = len(part) == len(assembled.data.splits[name])
         batches = feed.plain(name) if whole else plain(part, feed.input, feed.batch_size)
-        features[name] = predict_outputs(model, batches, f"floor, features of {name}")[0]
+        features[name] = predict_outputs(model, batches, label)[0]
     return features
 
 
-def _stores(assembled: Assembled) -> dict[str, FrontierStore]:
-    """Returns the first phase's stores by split, if its trunk ends where the head begins."""
-    trunk = assembled.trunk
-    forecast = trunk.forecasts[0] if trunk is not None and trunk.forecasts else None
-    if trunk is None or forecast is None or not (forecast.stored and forecast.exact):
-        return {}
+def _stores(
+    assembled: Assembled, measured: Iterable[str]
+) -> tuple[Mapping[str, FrontierStore], Answer | None]:
+    """Returns the first phase's stores by split, and what makes features of what they hold.
+
+    The trunk runs here for all that comes: the phase trains from these stores, and what is measured
+    in the end goes through them, too (`ftkeras.trunk.answers`). There are none if the phase stores
+    nothing, or not the examples as they are. Stores that are rounded to 16 bits are for training.
+    """
+    trunk, phase = assembled.trunk, assembled.unfreeze.phases[0]
+    stored = trunk is not None and trunk.forecasts and trunk.forecasts[0].stored
+    if trunk is None or not stored or view_of(phase, assembled.feed):
+        return {}, None
     split = trunk.splits[0]
     assert split is not None
-    logits = {layer.name for layer in assembled.model.layers if layer.name.startswith("logits")}
-    if {step.operation.name for step in split.tail.graph.steps} - logits - {"head_dropout"}:
-        return {}
-    trunk.first_stores = stores_of(assembled.model, assembled.feed, assembled.unfreeze, trunk, 0)
-    return trunk.first_stores or {}
+    graph = split.tail.graph
+    [features, *_] = next(s.inputs for s in graph.steps if _begins_head(s.operation.name))
+    to_features = dataclasses.replace(graph, outputs=(features,), structure=features)
+    parts = assembled.model, assembled.feed, assembled.unfreeze, trunk, 0
+    measured = () if is_rounded(split, trunk.options) else measured
+    trunk.first_stores = stores_of(*parts, names=tuple(dict.fromkeys(("train", "val", *measured))))
+    return trunk.first_stores or {}, tail_function(to_features, split.frontier)
 
 
 def _fit(
@@ -283,7 +302,7 @@ def _keep_answers(
     parts: Mapping[str, Split],
     features: Mapping[str, np.ndarray],
 ) -> str:
-    """Keeps the floor's answers on all but train in the run; returns what to print."""
+    """Keeps the floor's answers on all splits except train; returns what to print."""
     outputs, lines = assembled.data.outputs, []
     alone = len(outputs) == 1
     for name, output in outputs.items():

@@ -1,8 +1,8 @@
-"""The metrics that a config watches: those that training logs, and those measured for it.
+"""The metrics that a config watches: those that training logs, and those measured in addition.
 
-Whatever `evaluation.json` holds of the validation split may tell the best epoch, stop a training or
-end a phase: `val_macro_f1`, `val_per_class.cat.recall`. The names are those of `--assert`, with
-`val_` before them.
+Any metric in `evaluation.json` can decide the best epoch, stop a training or end a phase:
+`val_macro_f1`, `val_per_class.cat.recall`. The names are those of `--assert`, with `val_` before
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ftkeras.runs.assemble import Assembled
 
 _VAL = "val_"
-# Ends of intervals, which take a bootstrap, and what is the same in every epoch.
+# Ends of intervals, because they take a bootstrap, and what is the same in every epoch.
 _NOT_WATCHED = {"low", "high", "examples", "support", "temperature", "baseline_mae"}
 _NOT_WATCHED |= {"baseline_rmse"}
 
@@ -109,7 +109,7 @@ def to_measure(config: Config, data: Data, metrics: Sequence[str]) -> list[str]:
 
 
 def _estimated(data: Data) -> set[str]:
-    """Returns what Keras logs from sums over 200 thresholds: of rare labels it is far off."""
+    """Returns what Keras logs from sums over 200 thresholds: far off for rare labels."""
     only = only_output(data.outputs)
     metrics = only.metrics() if only else ()
     return {f"{_VAL}{m.name}" for m in metrics if isinstance(m, keras.metrics.AUC)}
@@ -159,7 +159,7 @@ def _measured(output: Output, answers: Predictions) -> dict[str, Any]:
 
 
 def _best_answers(data: Data) -> dict[str, Predictions]:
-    """Returns what a model would say that is right about each validation example."""
+    """Returns the logits of a model that is right about each validation example."""
     split, answers = data.splits["val"], {}
     for name, output in data.outputs.items():
         right = split.answers_to(name).of(split.answers_to(name).places).values

@@ -36,9 +36,8 @@ def evaluate_on(run: Run, path: str, split: str = "test") -> dict[str, Any]:
 
     Args:
         run: A finished run that answers with classes or labels.
-        path: A folder with one folder per class, or a .csv or .jsonl file as those that
-            `data.source: manifest` takes. A run that was trained from a manifest reads the same
-            columns.
+        path: A folder with one folder per class, or a .csv or .jsonl file as for
+            `data.source: manifest`. A run that was trained from a manifest reads the same columns.
         split: Which part is measured if the data are divided into parts; otherwise all are.
 
     Raises:
@@ -91,7 +90,7 @@ def _section(config: Config, path: str) -> DataSection:
 
 
 def _one_split(data: Data, outputs: Mapping[str, Output], split: str) -> Data:
-    """Returns the data with what is measured as the split `new`, beside one to set up batches."""
+    """Returns the data with the measured examples as the split `new`, and one to set up batches."""
     if len(data.splits) > 1 and split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
     measured = data.splits[split] if len(data.splits) > 1 else next(iter(data.splits.values()))

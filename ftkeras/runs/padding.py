@@ -19,8 +19,8 @@ from ftkeras.phases.selectors import Weights
 def why_full(model: keras.Model, weights: Weights, phases: Sequence[Phase]) -> str | None:
     """Returns why a model has to train on full batches, if it has to.
 
-    Padding weighs nothing in a loss, but statistics of a batch and the losses that layers add are
-    of all rows alike. Then an incomplete batch cannot be the same on any number of replicas.
+    Padding has no weight in a loss. But the statistics of a batch and the losses that layers add
+    include all rows, so that an incomplete batch would depend on the number of replicas.
 
     Args:
         model: The model, not compiled yet.

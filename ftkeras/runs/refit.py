@@ -1,4 +1,4 @@
-"""Training once more, on training and validation data together, as validation found best."""
+"""Training once more on train and val together, with the length that validation chose."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOLDER = "refit"
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Ends training after so many epochs, whatever the phases say."""
+    """Ends training after a number of epochs, whatever the phases say."""
 
     def __init__(self, epochs: int):
         super().__init__()
@@ -43,7 +43,7 @@ class StopAfter(keras.callbacks.Callback):
 
 
 def check_refit(assembled: Assembled) -> None:
-    """Refuses to train once more if the config wants it and it cannot be; UserError."""
+    """Refuses to train once more if the config asks for it and it is impossible; UserError."""
     if not assembled.config.training.refit:
         return
     missing = {"val", "test"} - assembled.data.splits.keys()
@@ -68,15 +68,15 @@ def refit(
     """Trains once more on training and validation data, and leaves the weights in the model.
 
     The phases, the number of epochs up to the best one, and the share of the fine-tuned weights are
-    those that were chosen. The floor that the model is compared with is fitted on all these data,
-    too. What stops here resumes here.
+    those that were chosen. The floor is fitted on all these data, too. A run that stops here
+    resumes here.
 
     Args:
         assembled: The run's parts; the model has the weights that were chosen.
         run: Takes `refit.json`, and the folder `refit/`.
         begin: The weights that the model was built with, as `weights_of_model` returns them.
         share: How much of the fine-tuned weights is kept: 0 is the floor, 1 is all.
-        guards: What keeps the training from being lost.
+        guards: They save the state of the training.
     """
     temperatures = _temperatures(assembled, run)
     phases, best = _as_trained(assembled, run)
@@ -131,7 +131,7 @@ def _as_trained(assembled: Assembled, run: Run) -> tuple[list[Phase], float]:
     for phase in (part.phase for part in assembled.plan.phases):
         own = [record for record in records if record["phase"] == phase.name]
         if phase.until is not None and own:
-            # The next phase continued from its best epoch: the epochs after that led nowhere.
+            # The next phase continued from its best epoch; the later epochs were dropped.
             length = _best_of(own, phase.until)
             phase = dataclasses.replace(phase, until=None, epochs=length)
             passed += sum(record["epoch"] < best for record in own[length:])
@@ -151,7 +151,7 @@ def _best_of(records: Sequence[Mapping[str, Any]], until: Until) -> int:
 
 
 def _config(config: Config, phases: Sequence[Phase]) -> Config:
-    """Returns a config of these phases, already scaled, that watches nothing: nothing validates."""
+    """Returns a config of these phases, already scaled, that watches no metric of validation."""
     training = config.training.model_copy(update={"monitor": None, "early_stopping": None})
     optimizer = config.optimizer.model_copy(update={"scale_rate": "none"})
     changes = {"phases": list(phases), "training": training, "optimizer": optimizer}

@@ -1,4 +1,4 @@
-"""What a task decides for itself; everything else about a run is the same for all of them."""
+"""What a task decides for itself; all other parts of a run are the same for every task."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class Task:
-    """The parts of a run that a task may replace; as they are, they classify.
+    """The parts of a run that a task may replace; the defaults classify.
 
     A task is a subclass in a module of `ftkeras.tasks`, which may replace any of these methods. It
     has no state: one object serves any number of runs.
@@ -61,11 +61,11 @@ class Task:
     """
 
     def check(self, config: Config, data: Data) -> None:
-        """Raises UserError, before anything is built, for what cannot work together."""
+        """Raises UserError, before anything is built, for settings that cannot work together."""
         check_loss(config.loss.name, data.outputs)
         if config.data.balance != "none" and not data.class_names:
             raise UserError(
-                "data.balance: all outputs are numbers, which are of no class. Drop it."
+                "data.balance: all outputs are numbers, so there are no classes. Drop it."
             )
         if build.input_of(config).mixes:
             check_mix(data)
@@ -86,7 +86,7 @@ class Task:
         return build.backbone(config, data)
 
     def make_layers_known(self, config: Config) -> None:
-        """Imports the layers of ours that a saved model may have."""
+        """Imports the layers of this package that a saved model may have."""
         build.make_layers_known(config)
 
     def feed(
@@ -103,9 +103,8 @@ class Task:
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
         """Attaches the heads.
 
-        The model may be of a subclass with its own `train_step` or `compute_loss`, of which
-        `replica_class` returns the one to make, from the same inputs and outputs: only these are
-        saved.
+        The model may be of a subclass with its own `train_step` or `compute_loss`; make it with
+        `replica_class`. Only its inputs and outputs are saved.
         """
         return build.model(config, data, backbone)
 
@@ -130,16 +129,16 @@ class Task:
         return [*(f"{name}_loss" for name in metrics), *own]
 
     def monitor(self, config: Config, data: Data) -> str:
-        """Returns the metric that tells the best epoch where the config names none."""
+        """Returns the metric that decides the best epoch if the config names none."""
         only = only_output(data.outputs)
         return ("val_" if "val" in data.splits else "") + (only.watched if only else "loss")
 
     def why_no_trunk(self, config: Config) -> str | None:
-        """Returns why what is frozen cannot run once, where it cannot."""
+        """Returns why frozen layers cannot run once for all epochs, or None."""
         return None
 
     def why_complete(self, config: Config) -> str | None:
-        """Returns why batches cannot be padded, if a loss is about several rows at once."""
+        """Returns why batches cannot be padded (a loss compares several rows), or None."""
         return None
 
     def silences(self, config: Config) -> bool:
@@ -151,7 +150,7 @@ class Task:
         return get_stores
 
     def tail(self, model: keras.Model, graph: Graph) -> keras.Model:
-        """Returns the part of `model` that trains while its frozen trunk is stored, not compiled.
+        """Returns the part of `model`, not compiled, that trains while its frozen trunk is stored.
 
         If `model` is of a subclass with its own `compute_loss`, nothing is stored unless the task
         replaces this: the part has to have the same loss.
@@ -184,27 +183,27 @@ class Task:
 
         Args:
             data: The data.
-            said: What the model puts out for the validation split.
+            said: The model's outputs for the validation split.
 
         Returns:
-            The name of a score from 0 to 1, and what each example lacks of 1, float (n,).
+            The name of a score from 0 to 1, and 1 minus the score of each example, float (n,).
         """
         return None
 
     def trains(self, config: Config) -> bool:
-        """Returns whether the phases run; without them `finish` makes the model."""
+        """Whether the phases run; if not, `finish` makes the model."""
         return True
 
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
-        """Does what is left when the phases are over and the best weights are in the model.
+        """Runs after the phases, with the best weights in the model.
 
         Returns:
-            The model that goes on from here: the trained one, or another in its place.
+            The model to evaluate and export: the trained one, or another instead.
         """
         return assembled.model
 
     def final(self, model: keras.Model) -> keras.Model:
-        """Returns what is kept of the trained model: it has the same inputs and shares its weights.
+        """Returns the model that is saved: it has the same inputs and shares its weights.
 
         Never compiled, for the optimizer's state belongs to the checkpoints.
         """
@@ -216,7 +215,7 @@ class Task:
         return measure(model, feed, run, split)
 
     def check_bars(self, bars: Sequence[Bar], facts: Mapping[str, Any]) -> None:
-        """Refuses a bar on a metric that `measure` will not give; UserError.
+        """Refuses a bar on a metric that `measure` does not return; UserError.
 
         Args:
             bars: The conditions.
@@ -248,14 +247,14 @@ class Task:
         top_k: int,
         labels: Sequence[str] = (),
     ) -> Iterator[FilePrediction]:
-        """Yields what the model says of each file, or what is wrong with it.
+        """Yields the prediction for each file, or what is wrong with it.
 
         Args:
             run: The run.
             model: Its model.
-            files: What is asked about.
+            files: The files or examples.
             top_k: How many classes to give, at most.
-            labels: What `check_labels` let pass.
+            labels: Those that `check_labels` accepted.
         """
         config, outputs = run.config, outputs_of_run(run)
         return predict_files(
@@ -290,27 +289,27 @@ class Task:
         return ()
 
     def findings(self, data: Data) -> Iterator[Finding]:
-        """Yields what `ftkeras doctor` should say of the data besides."""
+        """Yields more findings about the data for `ftkeras doctor`."""
         yield from ()
 
     def has_floor(self, config: Config) -> bool:
-        """Whether a linear model on frozen features answers the same question: `runs.floor`."""
+        """Whether a linear model on frozen features can do the task; see `runs.floor`."""
         return False
 
     def starts_from_floor(self, config: Config) -> bool:
-        """Returns whether the head is to start from the floor."""
+        """Whether the head starts from the floor."""
         wanted = config.head.start == "floor" and not config.head.hidden
         return self.has_floor(config) and config.backbone.weights != "none" and wanted
 
     by_nature: Sequence[str] = ()
-    """The checks of `ftkeras doctor` that such data fail by nature: it keeps them to itself."""
+    """The checks of `ftkeras doctor` that such data always fail: they are not reported."""
 
 
 def task_of(config: Config) -> Task:
     """Returns the task that a config names: `TASK` of its package in `ftkeras.tasks`.
 
-    Found by name, so that nothing here depends on a single task. A classification with several
-    outputs is the task that can weigh their losses.
+    It is found by name, so that nothing here depends on a single task. A classification with
+    several outputs is the task `multi_task`, which can weigh their losses.
     """
     several = config.task == "classification" and len(config.outputs) > 1
     name = "multi_task" if several else config.task
@@ -334,14 +333,14 @@ def only_one_of(data: Data, who: str) -> Classes:
     unknown = sum(a.known is not None for split in data.splits.values()
                   for a in split.answers.values())  # fmt: skip
     if unknown:
-        raise UserError(f"{who}: an answer to {told(data.outputs)} is unknown; it needs all.")
+        raise UserError(f"{who}: an answer to {told(data.outputs)} is unknown; all are needed.")
     return only
 
 
 def check_loss(name: str, outputs: Mapping[str, Output]) -> None:
     """Refuses a loss that no output takes, and cross-entropy if any output has labels; UserError.
 
-    The outputs that do not take it, but take one of another kind, keep their own.
+    Outputs of another kind, which do not take it, keep their own loss.
     """
     if name == "auto":
         return
@@ -362,6 +361,6 @@ def check_mix(data: Data) -> None:
     answers = data.splits["train"].answers
     if len(data.outputs) > 1 or any(a.known is not None for a in answers.values()):
         raise UserError(
-            "data.input.mix: MixUp and CutMix would blend answers that are known with some that "
-            "are not. Turn them off."
+            "data.input.mix: MixUp and CutMix would blend known answers with unknown ones. "
+            "Turn them off."
         )

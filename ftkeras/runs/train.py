@@ -61,14 +61,14 @@ def train(
         config: What to do; `ftkeras.load_config` reads one. None: the config of the run in `out`.
         out: The run's folder.
         overwrite: Replace a run that is there.
-        bars: What the finished model must reach; a run that does not is kept all the same.
+        bars: What the finished model must reach; a run that fails is kept all the same.
 
     Raises:
-        UserError: The config, the data or the weights cannot work; nothing has been written.
+        UserError: The config, the data or the weights are wrong; nothing has been written.
         TrainingError: A frozen weight moved, the loss isn't a number, the export disagrees with the
             model, or the model is below a bar.
-        Interrupted: (after saving what was earned) Someone pressed Ctrl-C.
-        Preempted: (after saving what was earned) SIGTERM came.
+        Interrupted: Ctrl-C was pressed; the state is saved.
+        Preempted: SIGTERM came; the state is saved.
 
     Example:
         ```python
@@ -152,7 +152,7 @@ def _train_and_measure(
 
 @contextlib.contextmanager
 def _stop_reported(run: Run, is_chief: bool) -> Iterator[None]:
-    """If a signal stops the run, says how it stands and which command is the next."""
+    """If a signal stops the run, prints its state and the next command."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -180,7 +180,7 @@ def export_formats(config: Config) -> list[str]:
 
 def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
     """Makes the run's folder, or checks that a run that resumes has the data that it began with."""
-    # Asked again: another process may have finished the run since.
+    # Checked again: another process may have finished the run since.
     if run.resumes(assembled.config, overwrite):
         _check_same_data(assembled.data, run)
         run.begin(assembled.config)
@@ -323,7 +323,7 @@ def _write_facts(assembled: Assembled, run: Run) -> None:
 
 
 def _check_same_data(data: Data, run: Run) -> None:
-    """Refuses to go on with other examples: their order would be another one, too."""
+    """Refuses to resume with other examples: their order would differ, too."""
     if not tf.io.gfile.exists(run.path("data.json")):
         return  # killed before anything was trained
     before, now = run.read_json("data.json"), {n: len(split) for n, split in data.splits.items()}
@@ -335,7 +335,7 @@ def _check_same_data(data: Data, run: Run) -> None:
 
 
 def _digest(data: Data) -> str:
-    """Follows from the examples' ids, labels and answers."""
+    """Returns a hash of the examples' ids, labels and answers."""
     parts = [(name, list(split.ids), split.labels.tobytes()) for name, split in data.splits.items()]
     parts += [(name, [split.content], b"") for name, split in data.splits.items() if split.content]
     for split in data.splits.values():
@@ -347,7 +347,7 @@ def _digest(data: Data) -> str:
 
 @stage("export")
 def _export_again(run: Run, formats: Sequence[str]) -> dict[str, str]:
-    """Exports as if for the first time: a run that resumed may have been killed after it did."""
+    """Exports, also if a run that resumed had exported before it was killed."""
     if tf.io.gfile.exists(run.path("export")):
         tf.io.gfile.rmtree(run.path("export"))
     return export(run, formats=formats) if formats else {}
@@ -372,7 +372,7 @@ def _print_end(
 def _report_or_say_why(
     assembled: Assembled, model: keras.Model, kind: Input, run: Run
 ) -> str | None:
-    """Writes a run's page; a run that is whole is not lost where that fails."""
+    """Writes a run's page; if that fails, the run is finished all the same."""
     try:
         add_gallery(run, model, assembled.data.splits, kind)
         return write_page(run, assembled.task)

@@ -1,1 +1,1 @@
-"""One package a task, with all that only it uses. `ftkeras.runs.task.task_of` finds a task."""
+"""One package per task, with all that only it uses. `ftkeras.runs.task.task_of` finds a task."""

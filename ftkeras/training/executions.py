@@ -1,4 +1,4 @@
-"""Several training steps in one call of a function, where nobody needs to look in between.
+"""Several training steps in one call of a function, if no callback needs each step.
 
 A step of a small head takes less time than Python needs between two of them.
 """
@@ -16,8 +16,8 @@ from ftkeras.training.callbacks.stages import FitStages
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.training.resume.saving import Saver
 
-_TOGETHER = 16  # steps: by then Python's part is small, and Ctrl-C still answers at once
-_SHORT = 2e8  # the work of a step, as `trunk.cost` counts it: some milliseconds of two cores
+_TOGETHER = 16  # steps: enough to make Python's part small, few enough for a prompt Ctrl-C
+_SHORT = 2e8  # the work of a step in the unit of `trunk.cost`: some milliseconds of two cores
 
 _COUNT_RIGHT = (ResumableUnfreezing, DivergenceWatch, FitProgress, FitStages, EpochBoard, Saver)
 _HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
@@ -29,17 +29,17 @@ def steps_together(
     callbacks: Sequence[keras.callbacks.Callback],
     every_steps: int | None = None,
 ) -> int:
-    """Returns how many steps to do at a call, the same for the same training on any machine.
+    """Returns the number of steps per call, the same for the same training on any machine.
 
-    More than one only where steps are short, on one device (with several replicas on a CPU,
-    TensorFlow was seen to fail: a placeholder wasn't fed), where no callback listens to each step
-    and no state has to be saved at a certain one. Nor with loss scaling, which may skip a step: the
-    rates would count on without it.
+    It is more than one only if all of these hold. Steps are short. There is one device (TensorFlow
+    failed with several replicas on a CPU: a placeholder wasn't fed). No callback listens to each
+    step. No state has to be saved at a certain step. There is no loss scaling, which may skip a
+    step: the rates would still count it.
 
     Args:
-        model: The compiled model. Where it does several steps at a call already, that stays.
-        work: Of a training step, as `trunk.cost.work` counts it for an example.
-        callbacks: All that training will call.
+        model: The compiled model. If it has several steps per call already, that is kept.
+        work: The work of a training step, in the unit of `trunk.cost.work`.
+        callbacks: All callbacks of the training.
         every_steps: After how many steps a state is saved.
     """
     if model.steps_per_execution > 1:
@@ -61,7 +61,7 @@ def _hears_each_step(callback: keras.callbacks.Callback) -> bool:
 
 @contextlib.contextmanager
 def doing_together(model: keras.Model, steps: int) -> Iterator[None]:
-    """Within this block the model's functions, where they are traced, do so many steps a call."""
+    """In this block the model's functions, if traced, run so many steps per call."""
     before = model.steps_per_execution
     model.steps_per_execution = steps
     try:

@@ -1,4 +1,4 @@
-"""Runs a plan: one `model.fit` through all phases, or one a phase where the trunk is stored."""
+"""Runs a plan: one `model.fit` through all phases, or one per phase if the trunk is stored."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ def fit(
     If the folder holds the state of a training that was stopped or killed, this resumes it.
 
     Args:
-        model: A compiled model, as it was built for the beginning.
-        feed: Where batches of (inputs, labels[, weights]) come from.
+        model: A compiled model with its first weights.
+        feed: The source of batches of (inputs, labels[, weights]).
         unfreeze: The phases.
-        checkpoints: Keeps the best epoch's weights; its run takes all that is written, and its
-            moving average, if there is one, is what validation and the best checkpoint use.
-        trunk: In which phases what is frozen runs once; None runs it again every epoch.
-        guards: When to save, what to do about trouble, and what signals are listened to.
-        callbacks: More callbacks; they see the logs with the phase's learning rate in them. One
-            that has `state` and `load_state` is resumed. In a phase that trains from a stored
-            trunk, their `model` is the tail: it has the weights that train, the optimizer and the
-            loss, but not the frozen layers.
-        measured: Adds metrics that Keras does not have to the logs that all callbacks see.
+        checkpoints: Keeps the best epoch's weights. Its run takes all files. Validation and the
+            best checkpoint use its moving average, if there is one.
+        trunk: The phases in which frozen layers run once; None runs them again every epoch.
+        guards: When to save, what to do about trouble, and which signals to handle.
+        callbacks: More callbacks; their logs include the phase's learning rate. One that has
+            `state` and `load_state` is resumed. In a phase that trains from a stored trunk, their
+            `model` is the tail: it has the weights that train, the optimizer and the loss, but not
+            the frozen layers.
+        measured: Adds metrics that Keras lacks to the logs of all callbacks.
 
     Raises:
         TrainingError: A frozen weight moved, the metric of `checkpoints` isn't logged, or the
             numbers are in trouble.
-        Interrupted: (after saving) Someone pressed Ctrl-C.
-        Preempted: (after saving) SIGTERM came.
+        Interrupted: Ctrl-C was pressed; the state is saved.
+        Preempted: SIGTERM came; the state is saved.
     """
     guards = guards or Guards()
     if in_step_with_others(model.distribute_strategy):
@@ -88,9 +88,9 @@ def fit(
         stages.close()
         progress.close()
         if checkpoints.average is not None:
-            checkpoints.average.unswap()  # an interrupted validation leaves them in the model
+            checkpoints.average.unswap()  # an interrupted validation leaves averages in the model
         save_last(model, checkpoints.run)
-    unfreeze.on_train_end()  # once more, for a run that was killed between the last epoch and this
+    unfreeze.on_train_end()  # again, for a run that was killed between the last epoch and this
 
 
 def _own_callbacks(
@@ -113,10 +113,10 @@ def _own_callbacks(
 def _between(
     measured: MeasuredMetrics | None, callbacks: list[keras.callbacks.Callback], saver: Saver
 ) -> list[keras.callbacks.Callback]:
-    """Returns all callbacks in order: what adds to the logs comes first, what saves comes last."""
+    """Returns all callbacks in order: those that add to the logs first, the one that saves last."""
     if measured is None:
         return [*callbacks, saver]
-    # It is part of the validation: a stop is saved like one between two batches of that.
+    # It is part of the validation: a stop during it is saved like one within a validation.
     measured.between = lambda: saver.on_test_batch_end(0)
     return [measured, *callbacks, saver]
 
@@ -128,10 +128,10 @@ def _train(
     guards: Guards,
     measured: MeasuredMetrics | None,
 ) -> None:
-    """Trains from where `saved` stands to the end.
+    """Trains from the position of `saved` to the end.
 
-    A signal that comes between two calls of `fit`, while a trunk is stored for instance, stops at
-    once: all that was trained is saved by then.
+    A signal between two calls of `fit`, for instance while a trunk is stored, stops at once: the
+    state is already saved.
     """
     for stretch in stretches:
         fitted, (train, val) = stretch.model, stretch.batches
@@ -159,7 +159,7 @@ def _train(
                         initial_epoch=first,
                         epochs=stretch.end_epoch,
                         callbacks=list(callbacks),
-                        shuffle=False,  # the data set does that itself
+                        shuffle=False,  # the data set shuffles
                         verbose=0,
                     )
         if saved.over:
@@ -173,7 +173,7 @@ def _validate(
     logs: dict[str, float],
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Does what `fit` does when an epoch's last step is done."""
+    """Does the work of `fit` after an epoch's last step."""
     listening = keras.callbacks.CallbackList(list(callbacks), model=model)
     model.stop_training = False
     metrics = model.evaluate(val, callbacks=listening, return_dict=True, verbose=0)
@@ -181,7 +181,7 @@ def _validate(
 
 
 def _parts(candidates: Sequence[Any]) -> dict[str, Stateful]:
-    """Returns what has a state, by name; two of one kind are numbered."""
+    """Returns the objects with a state, by name; two of the same class are numbered."""
     parts: dict[str, Stateful] = {}
     for part in candidates:
         if hasattr(part, "state") and hasattr(part, "load_state"):

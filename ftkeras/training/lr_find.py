@@ -1,4 +1,4 @@
-"""The learning-rate range test: which rates a model can be trained at."""
+"""The learning-rate range test: the rates at which a model can be trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftkeras.console import Progress, counted
 from ftkeras.errors import UserError
 from ftkeras.training.resume import state
 
-_SMOOTHING = 0.9  # of the running mean of the loss, which tells when it diverges
+_SMOOTHING = 0.9  # of the running mean of the loss, which detects divergence
 _DIVERGED = 4.0  # times the lowest loss
 _WIDTH = 0.2  # of the kernel that smooths the curve, in decades, so that steps do not matter
 _LEAST_PER_DECADE = 8  # steps
@@ -26,13 +26,13 @@ _WIDEST = 10.0  # last to first rate with a loss as low as the lowest
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What the range test saw.
+    """The result of the range test.
 
     Attributes:
         rates: Learning rate of each step.
-        losses: Training loss of each step, smoothed over rates alike in logarithm.
-        suggestion: A tenth of the rate at which the loss was lowest (the middle, in logarithm, of
-            those that batches cannot tell apart); None if the curve supports none.
+        losses: Training loss of each step, smoothed over the logarithm of the rate.
+        suggestion: A tenth of the rate with the lowest loss. If several are equal within the noise
+            of batches, their middle in logarithm counts. None if the curve supports none.
         reason: Why there is no suggestion, or an empty string.
     """
 
@@ -50,15 +50,15 @@ def find_learning_rate(
     high: float = 1.0,
     steps: int = 100,
 ) -> RangeTest:
-    """Trains a little at rates that rise from `low` to `high`, and puts everything back.
+    """Trains a little at rates that rise from `low` to `high`, and restores everything.
 
     The range test of Smith 2017 ("Cyclical learning rates for training neural networks"), with
-    exponentially rising rates, stopped where the loss diverges. Afterwards weights, optimizer and
-    random state are what they were, to the bit.
+    exponentially rising rates; it stops if the loss diverges. Afterwards weights, optimizer and
+    random state are restored to the bit.
 
     Args:
         model: A compiled model whose optimizer is built.
-        batches: Batches of (inputs, targets[, weights]); repeated where there are too few.
+        batches: Batches of (inputs, targets[, weights]); repeated if there are too few.
         low: The first rate.
         high: The last rate.
         steps: How many steps at most.
@@ -128,7 +128,7 @@ def _suggest(
     as_low = rates[curve <= curve[best] + _AS_LOW * error[best]]
     if as_low[-1] > _WIDEST * as_low[0]:
         return None, f"the loss is as low at any rate from {as_low[0]:.1g} to {as_low[-1]:.1g}"
-    # Where the loss was lowest, the next rise diverges; batches alone move it between these ends.
+    # At the lowest loss, a further rise diverges; the noise of batches moves it between these ends.
     return math.sqrt(as_low[0] * as_low[-1]) / 10, ""
 
 

@@ -32,12 +32,12 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Returns a Keras optimizer whose weight decay leaves out biases and normalisation.
 
-    Decaying those shrinks what has no scale to shrink and costs accuracy (He et al. 2019, "Bag of
-    tricks for image classification", section 3.1). It is decoupled, and counts times the learning
-    rate (Loshchilov and Hutter 2019).
+    Decay of biases and normalisation costs accuracy (He et al. 2019, "Bag of tricks for image
+    classification", section 3.1). The decay is decoupled and multiplied by the learning rate
+    (Loshchilov and Hutter 2019).
 
     Args:
-        section: Which optimizer, and its settings.
+        section: The optimizer's settings.
         weights: The model's weights.
         learning_rate: The rate before any phase sets its own.
         spared: More weights that don't decay.
@@ -45,7 +45,7 @@ def make_optimizer(
     name, weight_decay = section.name, section.weight_decay
     optimizer = OPTIMIZERS[name](
         learning_rate=learning_rate,
-        # AdamW refuses None; others would decay by nothing at a cost.
+        # AdamW refuses None; other optimizers would waste time on a decay of 0.
         weight_decay=weight_decay if name == "adamw" else weight_decay or None,
         global_clipnorm=section.clip_norm,
         gradient_accumulation_steps=section.accumulate if section.accumulate > 1 else None,

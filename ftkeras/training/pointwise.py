@@ -17,13 +17,13 @@ Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 def quick_pointwise_gradients(model: keras.Model) -> Iterator[None]:
     """Within this block, gradients of the model's 1x1 convolutions are computed by `tf.matmul`.
 
-    It is the same arithmetic in another order of rounding; what the layers compute stays the same
-    to the bit. On a CPU, TensorFlow's gradient of a convolution unfolds maps first, which a 1x1
-    kernel doesn't need, and modern backbones spend most of their time in 1x1 kernels. GPUs and
-    TPUs do that by themselves, so nothing changes where there is one.
+    The gradients differ only by rounding; the outputs of the layers stay the same to the bit. On a
+    CPU, TensorFlow's gradient of a convolution unfolds maps first, which a 1x1 kernel doesn't need,
+    and modern backbones spend most of their time in 1x1 kernels. GPUs and TPUs do this by
+    themselves, so nothing changes on them.
 
     Args:
-        model: A built model; train functions traced within the block are the faster ones.
+        model: A built model; train functions that are traced within the block are faster.
     """
     if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
         yield

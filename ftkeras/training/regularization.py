@@ -13,14 +13,14 @@ from ftkeras.phases.selectors import Weight, is_kernel
 
 
 class TrainingPenalty(keras.callbacks.Callback):
-    """Holds the switch of penalties that are to be in the training loss and not in `val_loss`.
+    """Switches penalties off in validation, so that they are not in `val_loss`.
 
-    A validation loss would else measure the weights too, and not the same ones in every phase.
+    Otherwise `val_loss` would include the weights, and other ones in each phase.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # A variable: the train and test functions, once traced, see it change.
+        # A variable, because traced functions read its changes.
         self._on = tf.Variable(1.0, trainable=False, name="penalty_on")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -37,13 +37,13 @@ class WeightPenalty(TrainingPenalty):
     """Adds `l2 * sum(w^2)`, or `l2_sp * sum((w - w_pretrained)^2)`, to the training loss.
 
     L2-SP (Li, Grandvalet and Davoine 2018, "Explicit inductive bias for transfer learning with
-    convolutional networks") pulls a backbone to where it started, not to zero. What is alpha / 2 in
-    the paper is `l2_sp` here, as Keras writes its L2.
+    convolutional networks") pulls a backbone to its first weights, not to zero. The paper's alpha /
+    2 is `l2_sp` here, as in Keras's L2.
 
-    Making it sets `regularizer` of the variables themselves, which Keras adds to the loss: of the
-    weights that train just now, once whatever the number of replicas, before loss scaling. No
-    layer's config knows of it, so the saved model loads without ftkeras; a regulariser that a
-    weight already had is replaced. As a callback it keeps the penalty out of `val_loss`.
+    It sets `regularizer` of the variables themselves. Keras adds that to the loss for the weights
+    that train at the moment, once for any number of replicas, before loss scaling. Layers' configs
+    do not contain it, so the saved model loads without ftkeras. A regulariser that a weight already
+    had is replaced. As a callback it keeps the penalty out of `val_loss`.
 
     Decoupled weight decay pulls the same weights to zero: leave `anchored` out of it.
 
@@ -51,8 +51,8 @@ class WeightPenalty(TrainingPenalty):
         weights: The weights to penalise, usually those that any phase trains. Biases and
             normalisation are left out, as from weight decay.
         l2: Strength for weights without a pretrained value; with `l2_sp` 0, for all.
-        l2_sp: Strength for weights of blocks. Their values now are the anchor, kept once a device:
-            make this before a checkpoint is loaded, in the strategy's scope.
+        l2_sp: Strength for weights of blocks. Their current values are the anchor, kept once per
+            device: make this before a checkpoint is loaded, in the strategy's scope.
         new_blocks: Names of blocks that were given fresh weights: they have no pretrained value.
 
     Raises:
@@ -93,7 +93,7 @@ class WeightPenalty(TrainingPenalty):
                 weight.variable.regularizer = self._pull(l2, 0.0)
 
     def anchor_again(self) -> None:
-        """Takes the weights as they are now for the pretrained ones."""
+        """Takes the current weights as the pretrained ones."""
         for variable, anchor in self._anchors:
             anchor.assign(keras.ops.convert_to_tensor(variable))
 

@@ -1,12 +1,11 @@
-"""Divides training into calls of `fit`: one for all phases, or one a phase from a stored trunk."""
+"""Divides training into calls of `fit`: one for all phases, or one per phase with a store."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -17,7 +16,7 @@ from ftkeras.data.pipeline import batches
 from ftkeras.data.share import WHOLE, Share
 from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.trunk.extract import Part
+from ftkeras.trunk.extract import plain_part
 from ftkeras.trunk.plan import TrunkPlan, stores_share, training_work, view_of, views_of
 from ftkeras.trunk.store import FrontierStore
 
@@ -28,14 +27,14 @@ Batches = tuple[tf.data.Dataset, "tf.data.Dataset | None"]
 
 @dataclass(frozen=True)
 class Segment:
-    """Some epochs, or fewer, with the model to fit in them and its batches.
+    """Some epochs or a part of one, with the model to fit and its batches.
 
     Args:
         model: The whole model; or its tail, if the batches are of a stored frontier.
         batches: For training, and for validation if there is any.
         first_epoch: The first epoch.
-        end_epoch: The epoch at whose beginning it ends at the latest.
-        work: Of a training step, as `trunk.cost` counts it, if it trains from a store.
+        end_epoch: It ends at the beginning of this epoch at the latest.
+        work: The work of a training step in the unit of `trunk.cost`, if it trains from a store.
         held_out: Returns the validation examples as the model takes them, each once and in order;
             None if there are none, or if this worker has stored only its share.
     """
@@ -54,13 +53,13 @@ def segments(
     unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan | None,
 ) -> Iterator[Segment]:
-    """Yields what to give to `fit`, one after the other, from where `unfreeze` stands.
+    """Yields the segments for `fit` in order, from the position of `unfreeze`.
 
     Args:
         model: The compiled model; its flags may be set.
         feed: The data.
         unfreeze: The phases.
-        trunk: Which phases train from a store; None for a single stretch over all phases.
+        trunk: Which phases train from a store; None for a single segment over all phases.
     """
     if trunk is None or not any(forecast.stored for forecast in trunk.forecasts):
         yield _whole(model, feed, unfreeze)
@@ -91,8 +90,12 @@ def stores_of(
     unfreeze: ResumableUnfreezing,
     trunk: TrunkPlan,
     index: int,
+    names: Sequence[str] = ("train", "val"),
 ) -> dict[str, FrontierStore] | None:
-    """Returns the stores of a phase's trunk by split, or None if they could not be made."""
+    """Returns the stores of a phase's trunk by split, or None if they could not be made.
+
+    Those that were made before the first phase begins are handed over: the phase holds them then.
+    """
     if index == 0 and trunk.first_stores is not None:
         stores, trunk.first_stores = trunk.first_stores, None
         return stores
@@ -101,16 +104,7 @@ def stores_of(
     options = trunk.options
     part = _part(model, feed, phase)
     local = feed.own() if part.count > 1 else feed
-    parts = {
-        name: Part(
-            local.data.splits[name],
-            functools.partial(local.plain, name),
-            local.input.recipe(),
-            nouns=local.input.nouns,
-        )
-        for name in ("train", "val")
-        if name in local.data.splits
-    }
+    parts = {name: plain_part(local, name) for name in names if name in local.data.splits}
     if view_of(phase, feed):
         views = views_of(phase, feed, options)
         examples, recipe = feed.views(views, phase.augmentation)
@@ -123,7 +117,7 @@ def stores_of(
         options,
         ahead=trunk.ahead(index),
         batch_size=feed.batch_size,
-        # Several workers each run it for themselves: one may find it stored, another not.
+        # Each worker runs it separately: one may find it stored, another not.
         strategy=model.distribute_strategy if feed.share.count == 1 else None,
     )
     trunk.seconds[phase.name] = time.monotonic() - start
@@ -135,7 +129,7 @@ def _part(model: keras.Model, feed: Feed, phase: Phase) -> Share:
 
 
 def _whole(model: keras.Model, feed: Feed, unfreeze: ResumableUnfreezing) -> Segment:
-    """Returns a stretch of the whole model, up to the end."""
+    """Returns a segment of the whole model, up to the end."""
     train, val = feed.train(), feed.validation()
     as_it_is = val is not None and feed.share == WHOLE and not feed.full
     return Segment(
@@ -160,8 +154,8 @@ def _stored(stores: dict[str, FrontierStore], feed: Feed, part: Share) -> Batche
     )
     val = None
     if "val" in stores:
-        # Larger batches go faster, and without a backward pass they fit; but on devices that
-        # want shapes to stay the same, an incomplete one is left out.
+        # Larger batches are faster, and fit without a backward pass. But devices that need fixed
+        # shapes leave out an incomplete one.
         val = batches(
             splits["val"],
             stores["val"].read(splits["val"], part, feed.input.sizes),

@@ -1,4 +1,4 @@
-"""Metrics that count each example once, whatever it weighs in the loss."""
+"""Metrics that count each example once, whatever its weight in the loss."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import keras
 
 @keras.saving.register_keras_serializable(package="ftkeras")
 class Unweighted(keras.metrics.Metric):
-    """Another metric over the examples that weigh anything, each of which counts once.
+    """Another metric over the examples whose weight is not 0, each counted once.
 
-    Give it to `compile` as one of `weighted_metrics`: weights of classes or of examples, which
-    Keras would mix in, then count no more. Those of weight 0, such as examples without a known
-    answer and the padding of batches, are left out.
+    Give it to `compile` as one of `weighted_metrics`. Keras would otherwise include the weights of
+    classes or of examples. Examples of weight 0, such as those without a known answer and the
+    padding of batches, are left out.
 
     Args:
         metric: The other metric; its name is kept.
@@ -48,7 +48,7 @@ class Unweighted(keras.metrics.Metric):
         return self._metric.result()
 
     def reset_state(self) -> None:
-        """Starts the other metric again."""
+        """Resets the other metric."""
         self._metric.reset_state()
 
     def get_config(self) -> dict[str, Any]:

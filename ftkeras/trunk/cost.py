@@ -1,4 +1,4 @@
-"""How much work a stretch of a network is, counted from its graph."""
+"""How much work a part of a network is, counted from its graph."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import keras
 from ftkeras.graph import Graph, Step, Tensor, flatten
 from ftkeras.keras_internals import flat_layers, own_variables
 
-# What is computed number by number waits for memory: it costs about as much as ten multiplications
-# in a matrix product, on CPUs as on GPUs.
+# Elementwise operations wait for memory: one costs about as much as ten multiplications in a
+# matrix product, on CPUs and on GPUs.
 _ELEMENTWISE = 10.0
-NOMINAL_LENGTH = 128  # what a size counts as that only the batch decides
+NOMINAL_LENGTH = 128  # used for a size that only the batch decides
 
 
 def work(graph: Graph, length: int = NOMINAL_LENGTH) -> float:
-    """Returns the multiplications that one example takes forward; a measure to compare parts by.
+    """Returns the multiplications of one example's forward pass, as a measure to compare parts.
 
     - A weight of two or more dimensions (kernels of convolutions and of dense layers) is used once
       for each place of the output; that of a recurrent layer for each step of its input.
@@ -29,8 +29,8 @@ def work(graph: Graph, length: int = NOMINAL_LENGTH) -> float:
     - Of a layer that has others inside, those count.
 
     Args:
-        graph: What to count.
-        length: What an unknown size counts as, except that of the batch.
+        graph: The calls to count.
+        length: Used for unknown sizes, except that of the batch.
 
     Example:
         >>> inputs = keras.Input((8, 8, 3))
@@ -57,12 +57,12 @@ def _work(step: Step, length: int) -> float:
         return _ELEMENTWISE * numbers
     parts, places = flat_layers(layer), _places(outputs)
     if any(isinstance(part, keras.layers.RNN) for part in parts):
-        places = max(places, _places(inputs))  # it may return its last step alone
+        places = max(places, _places(inputs))  # it may return only its last step
     if isinstance(layer, keras.layers.EinsumDense):
         return _einsum(layer) * numbers + _ELEMENTWISE * numbers
     sources = _places(inputs)
     products = sum(_products(part, step, places, sources) for part in parts)
-    # What the layers inside put out, the last of which made the outputs.
+    # The outputs of the layers inside; the last of them made the layer's outputs.
     inside = sum(places * _width(part) for part in parts[1:])
     return products + _ELEMENTWISE * max(numbers, inside)
 
@@ -92,7 +92,7 @@ def _products(layer: keras.layers.Layer, step: Step, places: int, sources: int) 
 
 
 def _is_factor(weight: Any) -> bool:
-    # Factors of an adapter are multiplied with each other, once a batch.
+    # Factors of an adapter are multiplied with each other, once per batch.
     return bool(weight.name.startswith("lora_"))
 
 

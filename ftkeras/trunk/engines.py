@@ -1,6 +1,6 @@
-"""What runs the trunk: TensorFlow, or OpenVINO, which is faster on a CPU.
+"""The engines that run the trunk: TensorFlow, or OpenVINO, which is faster on a CPU.
 
-An engine takes batches of what the model takes (a tensor, or several in a tuple or a dict by name)
+An engine takes batches of the model's inputs (a tensor, or several in a tuple or a dict by name)
 and yields the frontier of each, in order.
 """
 
@@ -27,16 +27,16 @@ Inputs: TypeAlias = Any  # a tensor, or a list, tuple or dict of tensors
 Engine: TypeAlias = Callable[[Iterable[Inputs]], Iterator[Frontier]]
 
 _CHECKED = 8  # examples on which OpenVINO is compared with TensorFlow
-# Differences that rounding explains in a deep network, and the norm that they are taken in. In
-# bfloat16 they are those of the precision, not of the engine: Keras's own `mixed_bfloat16` puts
-# MobileNetV2's features off by 0.14, too, and single numbers by much more.
+# Differences that rounding explains in a deep network, and the norm that measures them. In
+# bfloat16 they come from the precision, not from the engine: Keras's own `mixed_bfloat16` also
+# changes MobileNetV2's features by 0.14, and single numbers by much more.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 _NORM = {"float32": math.inf, "bfloat16": 2}
 _LARGEST_FROZEN = 1 << 30  # bytes; a graph with constants of two gigabytes cannot be stored
 
 
 def best_precision(asked: str) -> str:
-    """Returns the precision to compute in: bfloat16 only where the CPU has instructions for it."""
+    """Returns the precision to compute in: bfloat16 only if the CPU has instructions for it."""
     if asked == "exact":
         return asked
     return "bfloat16" if asked == "bfloat16" and "BF16" in _capabilities() else "float32"
@@ -54,15 +54,15 @@ def make_engine(
     """Returns the fastest engine whose result is right on a sample, and a line that names it.
 
     Args:
-        trunk: What to run.
+        trunk: The model to run.
         sample: A batch; a few of its examples are run through both engines.
         batch_size: The largest batch that will come.
-        engine: "tensorflow", "openvino", or "auto": OpenVINO where it is installed and there is one
-            CPU device, else TensorFlow.
-        precision: "exact": TensorFlow's operations as in the model, to the bit. "float32": they
-            may be folded, fused, or OpenVINO's, and round differently. "bfloat16": OpenVINO's; see
-            `best_precision`.
-        strategy: The run's; TensorFlow divides batches among its replicas.
+        engine: "tensorflow", "openvino", or "auto": OpenVINO if it is installed and there is one
+            CPU device, otherwise TensorFlow.
+        precision: "exact": TensorFlow's operations as in the model, to the bit. "float32":
+            operations may be folded, fused, or OpenVINO's, and round differently. "bfloat16":
+            OpenVINO's; see `best_precision`.
+        strategy: The run's strategy; TensorFlow divides batches among its replicas.
     """
     if precision == "exact":
         return tensorflow_engine(trunk, strategy, fold=False), "TensorFlow, to the bit"
@@ -77,9 +77,9 @@ def make_engine(
     try:
         run = openvino_engine(trunk, batch_size=min(batch_size, 32), precision=precision)
         (outputs,) = run([few])
-    except Exception as error:  # whatever it cannot convert or run, TensorFlow can
+    except Exception as error:  # TensorFlow runs everything that OpenVINO cannot
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if reason.startswith("Check "):  # a line of OpenVINO's own source, which helps nobody
+        if reason.startswith("Check "):  # a line of OpenVINO's source does not help users
             reason = "it cannot convert a layer"
         return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO: {reason})"
     expected = [tensor.numpy() for tensor in _flat(trunk(few, training=False))]
@@ -95,8 +95,8 @@ def relative_difference(actual: np.ndarray, expected: np.ndarray, norm: float = 
 
     Args:
         actual: Numbers of any shape.
-        expected: What they should be.
-        norm: Infinity: the largest counts, of each. 2: the root mean square.
+        expected: The expected numbers.
+        norm: Infinity: the largest of each. 2: the root mean square.
     """
     if actual.shape != expected.shape:
         return float("inf")
@@ -125,7 +125,7 @@ def tensorflow_engine(
 
 def _replicated_engine(trunk: GraphModel, strategy: tf.distribute.Strategy) -> Engine:
     def run_part(part: Inputs) -> tuple[tf.Tensor, ...]:
-        # A replica's part may be empty, of which a convolution may make the wrong shape on a CPU.
+        # A replica's part may be empty; on a CPU a convolution may return the wrong shape for it.
         tensors = trunk.graph.in_order(part)
         count = tf.shape(tensors[0])[0]
         more = [(0, tf.cast(count == 0, tf.int32))]
@@ -153,12 +153,12 @@ def _replicated_engine(trunk: GraphModel, strategy: tf.distribute.Strategy) -> E
 def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> Engine:
     """Returns an engine that runs the trunk through OpenVINO on the CPU.
 
-    Batches have one size, which OpenVINO plans memory for; a smaller one is filled up. Several are
-    under way at once.
+    Batches have one size, which OpenVINO plans memory for; a smaller one is padded. Several run at
+    once.
     """
     openvino = import_openvino()
     model = openvino.convert_model(_frozen(trunk).graph)
-    for result in model.get_results():  # what nobody reads counts as an output, too
+    for result in model.get_results():  # unused tensors count as outputs, too
         if _number(result.output(0), "frontier_") is None:
             model.remove_result(result)
     specs, inputs = _input_specs(trunk), _in_order(model.inputs, "input_")
@@ -173,7 +173,7 @@ def openvino_engine(trunk: GraphModel, *, batch_size: int, precision: str) -> En
     compiled = openvino_core().compile_model(model, "CPU", config)
     inputs = _in_order(compiled.inputs, "input_")
     ports = {_number(port, "frontier_"): port for port in compiled.outputs}
-    # OpenVINO drops what only passes through, like the padding mask that the tail reads, too.
+    # OpenVINO drops tensors that pass through unchanged, such as the padding mask of the tail.
     given = trunk.graph.inputs
     passing = {i: given.index(x) for i, x in enumerate(trunk.graph.outputs) if x in given}
 
@@ -231,7 +231,7 @@ def _frozen(trunk: GraphModel, fold: bool = True) -> Any:
 
     @tf.function(autograph=False, input_signature=_input_specs(trunk))
     def run(*inputs: tf.Tensor) -> list[tf.Tensor]:
-        # Constants in their variables' place: freezing the traced graph would take twice as long.
+        # Constants instead of variables: freezing the traced graph would take twice as long.
         constants = [(variable, tf.constant(value)) for variable, value in values]
         with keras.StatelessScope(constants) if constants else contextlib.nullcontext():
             tensors = _flat(trunk(list(inputs), training=False))
@@ -250,10 +250,10 @@ def _flat(tensors: Any) -> list[tf.Tensor]:
 
 
 def import_openvino() -> Any:
-    """Returns the module `openvino`, which sends nothing to anybody.
+    """Returns the module `openvino`, without its telemetry.
 
-    As it is, its converter tells Google Analytics of each import and conversion, from processes of
-    its own, which takes longer than the conversion. It does without where that part is missing.
+    By default its converter reports each import and conversion to Google Analytics, from processes
+    of its own, which takes longer than the conversion. Without that module it does not.
     """
     with hidden("openvino_telemetry"):
         return importlib.import_module("openvino")
@@ -261,12 +261,12 @@ def import_openvino() -> Any:
 
 @functools.cache
 def openvino_core() -> Any:
-    """Returns the process's one `openvino.Core`, which is kept to the end.
+    """Returns the process's only `openvino.Core`, which is kept until the end.
 
-    On CPUs with large registers (seen with AMX) a core gives its thread a stack for signals, and at
-    its own end the one from before. Two that end in the order they began leave a stack that is gone
-    (seen in OpenVINO 2026.4), as does one that ends in another thread; then the next signal that
-    Python listens to, Ctrl-C say, is a segmentation fault.
+    On CPUs with large registers (seen with AMX) a core sets its thread's signal stack, and restores
+    the former one when it ends. If two cores end in the order in which they began, or one ends in
+    another thread, the thread is left with a freed stack (seen in OpenVINO 2026.4). The next signal
+    that Python handles, such as Ctrl-C, is then a segmentation fault.
     """
     return import_openvino().Core()
 

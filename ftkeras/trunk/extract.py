@@ -1,8 +1,9 @@
-"""Runs the trunk over the examples once and stores what comes out."""
+"""Runs the trunk over the examples once and stores its outputs."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import tensorflow as tf
 from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import Progress, counted
 from ftkeras.data import dataset
+from ftkeras.data.feed import Feed
 from ftkeras.timeline import stage
 from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
-from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store
+from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store, stored_dtype
 from ftkeras.trunk.writer import (
     choose_placement,
     estimate_bytes,
@@ -27,7 +29,7 @@ from ftkeras.trunk.writer import (
 
 Report = Callable[[str], None]
 GetStores = Callable[..., Any]
-"""`get_stores`, or what takes and returns the same for examples of several parts."""
+"""`get_stores`, or a function like it for examples of several parts."""
 
 _AHEAD = 64 << 20  # bytes of inputs that may be ready before they are used
 
@@ -38,12 +40,11 @@ class Part:
 
     Args:
         examples: Which ones.
-        inputs: Returns batches that begin with what the model takes, a tensor or several by name:
-            all of the examples in order, once for each view. It is called if they are not stored
-            already.
-        recipe: A text that differs if any number of the inputs could.
-        views: How many versions there are of each example.
-        nouns: What people call examples.
+        inputs: Returns batches that begin with the model's inputs, a tensor or several by name:
+            all examples in order, once per view. It is called only if they are not stored yet.
+        recipe: A text that differs if the inputs could differ.
+        views: The number of versions of each example.
+        nouns: The word for examples in messages.
     """
 
     examples: dataset.Split
@@ -51,6 +52,12 @@ class Part:
     recipe: str
     views: int = 1
     nouns: str = "examples"
+
+
+def plain_part(feed: Feed, name: str) -> Part:
+    """Returns a split whose examples are taken as they are."""
+    inputs = functools.partial(feed.plain, name)
+    return Part(feed.data.splits[name], inputs, feed.input.recipe(), nouns=feed.input.nouns)
 
 
 @stage("run the trunk")
@@ -65,21 +72,21 @@ def get_stores(
     strategy: tf.distribute.Strategy | None = None,
     report: Report = print,
 ) -> list[FrontierStore] | None:
-    """Returns the stored frontier of each part: what is there already, or else made now.
+    """Returns the stored frontier of each part; makes it if it is not stored yet.
 
     Args:
         split: The model, divided for the phase.
         parts: The data.
-        options: How numbers are computed and stored, and how much room they may take.
-        ahead: The model, divided for later phases, each trunk a part of this one: while the
-            examples run through it, what those phases need is stored too, if there is room on disk.
+        options: How numbers are computed and stored, and how much memory and disk they may use.
+        ahead: The model, divided for later phases, each trunk a part of this one. Their frontiers
+            are stored in the same pass, if there is room on disk.
         batch_size: Examples that run through the trunk at a time.
         engine: "auto", "tensorflow" or "openvino".
         strategy: The run's.
-        report: Gets a line on what was decided and done.
+        report: Takes a line on what was decided and done.
 
     Returns:
-        The stores, or None if there is room for one neither on disk nor in memory.
+        The stores, or None if there is no room for one, on disk or in memory.
     """
     options = options or TrunkConfig()
     options = options.model_copy(update={"precision": best_precision(options.precision)})
@@ -107,6 +114,18 @@ def get_stores(
     return stores
 
 
+def find_store(split: TrunkSplit, part: Part, options: TrunkConfig) -> FrontierStore | None:
+    """Returns a part's frontier if it is stored on disk."""
+    options = options.model_copy(update={"precision": best_precision(options.precision)})
+    return open_store(_keys([split], part, options)[0])
+
+
+def is_rounded(split: TrunkSplit, options: TrunkConfig) -> bool:
+    """Whether a frontier is stored or computed in fewer bits than the model's own."""
+    narrow = [spec for spec in split.frontier if stored_dtype(spec, options.dtype) != spec.dtype]
+    return bool(narrow) or best_precision(options.precision) == "bfloat16"
+
+
 def _keys(splits: Sequence[TrunkSplit], part: Part, options: TrunkConfig) -> list[str]:
     stamp = stamp_examples(part.examples)
     how = {"dtype": options.dtype, "precision": options.precision}
@@ -131,7 +150,7 @@ def _outlets(
             report(f"trunk     {part.examples.name}: {placement.reason}")
             if placement.where == "none":
                 break
-        elif placement.where != "disk" or is_there(key):  # in memory it would not be found again
+        elif placement.where != "disk" or is_there(key):  # one in memory could not be found again
             outlets.append(None)
             continue
         outlets.append(Outlet(layout, key if placement.where == "disk" else None))
@@ -140,7 +159,7 @@ def _outlets(
 
 
 class Trunks:
-    """What runs the trunks of a model's divisions at once; it is made when it is first needed.
+    """Runs the trunks of several splits of a model at once; its engine is made at the first use.
 
     Args:
         splits: The model, divided; the first trunk holds the others.
@@ -164,14 +183,14 @@ class Trunks:
         self._made: tuple[Engine, str] | None = None
 
     def run(self, inputs: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
-        """Returns, batch by batch, the frontier of each division; and a line on what runs."""
+        """Returns the frontiers of all splits, batch by batch, and a line that names the engine."""
         size, engine, precision, strategy = self._options
         specs = tf.nest.flatten(inputs.element_spec)
-        numbers = sum(spec.shape[1:].num_elements() or _AHEAD for spec in specs)  # of an example
+        numbers = sum(spec.shape[1:].num_elements() or _AHEAD for spec in specs)  # per example
         inputs = inputs.prefetch(max(2, _AHEAD // (4 * size * numbers)))
         batches: Iterable[Inputs] = inputs
         if self._made is None:
-            decoding = iter(inputs)  # continues while the engine is being made
+            decoding = iter(inputs)  # decodes while the engine is being made
             first = next(decoding)
             if strategy is None or strategy.num_replicas_in_sync == 1:
                 batches = itertools.chain([first], decoding)
@@ -192,7 +211,7 @@ class Outlet:
     """Where a frontier goes.
 
     Args:
-        layout: What will be stored, from `plan_layout`.
+        layout: The store's layout, from `plan_layout`.
         key: The store's name on disk; None for memory.
     """
 
@@ -211,12 +230,12 @@ def extract(
     """Runs the trunks over inputs and stores their frontiers.
 
     Args:
-        trunks: What to run.
-        inputs: Batches that begin with what the model takes (a tensor, or several by name), in the
+        trunks: The trunks.
+        inputs: Batches that begin with the model's inputs (a tensor, or several by name), in the
             order of the stores' rows; `tf.data` decodes the next ones meanwhile.
-        outlets: For each trunk where its frontier goes; None leaves one out, but not the first.
-        about: What the stores are of, for people.
-        report: Gets a line on what ran.
+        outlets: Where each trunk's frontier goes; None leaves a trunk out, but not the first.
+        about: A description of the stores, for people.
+        report: Takes a line on what ran.
 
     Returns:
         The store of the first.

@@ -1,4 +1,4 @@
-"""The name of a store: a digest of everything that its content follows from."""
+"""The name of a store: a digest of everything that its content depends on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ftkeras.keras_internals import flat_layers
 from ftkeras.phases.audit import fingerprint
 from ftkeras.trunk.split import TrunkSplit
 
-# Parts of a layer's config that its output at given weights doesn't follow from. Automatic names
-# count through the process, so the same model has other ones when it is built again.
+# Fields of a layer's config that do not change its output. Automatic names are numbered per
+# process, so the same model has other names when it is built again.
 _IRRELEVANT = ("name", "trainable", "build_config", "seed")
 _IRRELEVANT_ENDS = ("_initializer", "_regularizer", "_constraint")
 
@@ -32,13 +32,13 @@ def store_key(
 ) -> str:
     """Returns the name under which the trunk's output for these examples is stored.
 
-    The same key means the same content, so that another run, a later phase, or a sweep over heads
-    or seeds finds what is there; anything that could change a number gives another key.
+    The same key means the same content. So another run, a later phase, or a sweep over heads or
+    seeds finds the store. Anything that could change a number changes the key.
 
     Args:
-        split: The model, divided; its trunk's weights and graph count, the tail doesn't.
-        examples: What `stamp_examples` returned.
-        recipe: What was done to the examples: see `Input.recipe`.
+        split: The model, divided; the key depends on its trunk, not on its tail.
+        examples: The digest from `stamp_examples`.
+        recipe: How the examples were prepared; see `Input.recipe`.
         dtype: How numbers are stored.
         precision: How numbers are computed.
     """
@@ -53,7 +53,7 @@ def store_key(
 
 
 def graph_signature(graph: Graph) -> str:
-    """Returns a text that differs where graphs compute something else with the same weights."""
+    """Returns a text that differs if graphs compute different outputs with the same weights."""
     number: dict[Tensor, int] = {x: i for i, x in enumerate(graph.inputs)}
     layers: dict[Any, int] = {}
 
@@ -90,10 +90,10 @@ def _relevant(config: Any) -> Any:
 
 
 def stamp_examples(split: dataset.Split) -> str:
-    """Returns a digest of a split's examples, which changes when one of them does.
+    """Returns a digest of a split's examples, which changes if one of them changes.
 
-    If examples are read from files, a file's size and time stand for its content, which is
-    quick. Otherwise all raw examples are read and their bytes count.
+    For examples in files, the digest uses each file's size and time instead of its content, which
+    is fast. Otherwise it reads the bytes of all raw examples.
     """
     stamps: Sequence[Any] = _files(split.files) if split.files else _contents(split)
     return digest(bool(split.files), *zip(split.ids, stamps, strict=True))
@@ -101,7 +101,7 @@ def stamp_examples(split: dataset.Split) -> str:
 
 def _files(files: Sequence[str]) -> list[tuple[int, int]]:
     known = {}
-    for file in dict.fromkeys(files):  # many records may lie in one
+    for file in dict.fromkeys(files):  # one file may hold many records
         facts = tf.io.gfile.stat(file)
         known[file] = (facts.length, facts.mtime_nsec)
     return [known[file] for file in files]

@@ -24,11 +24,11 @@ class Masks:
     """The Keras masks of a graph.
 
     Args:
-        of: By masked tensor, its mask: one of the graph's tensors, or what a reader returns.
-        readers: By masked tensor, the step that returns its mask, if nothing else does.
-        seen: The inputs of steps that carry a mask when the step is called; None for the step if a
-            tensor is the graph's own output. A layer may take the mask off its input for all that
-            follow, as multi-head attention does.
+        of: By masked tensor, its mask: one of the graph's tensors, or the output of a reader.
+        readers: By masked tensor, the step that returns its mask, if no other step does.
+        seen: The inputs of steps that carry a mask when the step is called; None instead of the
+            step for the graph's own outputs. A layer may remove the mask from its input for all
+            later steps, as multi-head attention does.
     """
 
     of: dict[Tensor, Tensor] = field(default_factory=dict)

@@ -48,7 +48,7 @@ class TrunkForecast:
         share: How much of the forward pass is in the trunk, from 0 to 1.
         bytes: The size of the stores.
         seconds_without: Time of the phase without a store.
-        seconds_with: With one, which includes making it.
+        seconds_with: Time with a store, including the time to make it.
     """
 
     phase: str
@@ -67,15 +67,14 @@ class TrunkPlan:
     """Which phases train from a store.
 
     Args:
-        options: How.
-        forecasts: One for each phase.
+        options: How trunks are stored.
+        forecasts: One per phase.
         make_tail: Makes a model of a split's tail, compiled with the optimizer and the loss of the
-            whole model and with metrics like its. It is called in the strategy's scope.
-        splits: The model, divided for each phase; None where it cannot be.
-        seconds: How long it took to get the stores, by phase; filled in while training goes on.
-        first_stores: The first phase's stores by split, if they were made before it begins; it
-            takes them from here.
-        get_stores: What stores the trunk.
+            whole model and with copies of its metrics. It is called in the strategy's scope.
+        splits: The model, divided for each phase; None if that is impossible.
+        seconds: How long it took to get the stores, by phase; filled in during training.
+        first_stores: The first phase's stores by split, if they were made before the phase began.
+            get_stores: The function that stores the trunk.
     """
 
     options: TrunkConfig
@@ -92,17 +91,29 @@ class TrunkPlan:
         both = zip(self.forecasts[later], self.splits[later], strict=True)
         return [split for f, split in both if f.stored and f.made_in == name and split is not None]
 
+    def never_trained(self) -> int | None:
+        """Returns the phase with a store whose trunk is frozen in all phases; None without one."""
+        if self.get_stores is not get_stores:  # a task's own, of other frontiers
+            return None
+        for index, split in enumerate(self.splits):
+            if split is None:
+                return None
+            inside = (other is not None and is_within(split, other) for other in self.splits)
+            if self.forecasts[index].stored and all(inside):
+                return index
+        return None
+
     def state(self) -> dict[str, Any]:
-        """Returns which phases are stored: timed again, a run that goes on might decide anew."""
+        """Returns which phases are stored, because a run that resumes could decide differently."""
         return {"stored": [f.stored for f in self.forecasts], "seconds": self.seconds}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Keeps to what `state` returned."""
+        """Restores the decision that `state` returned."""
         self.seconds = dict(state["seconds"])
         self._keep_to(state["stored"], "as when the run began")
 
     def agree(self, strategy: tf.distribute.Strategy) -> None:
-        """Stores, with several workers, only what each of them would store: all fit alike then."""
+        """With several workers, stores only the trunks that all of them would store."""
         bits = sum(forecast.stored << index for index, forecast in enumerate(self.forecasts))
         common = functools.reduce(operator.and_, wait_for_all(strategy, bits))
         indices = range(len(self.forecasts))
@@ -115,7 +126,7 @@ class TrunkPlan:
         )
 
     def as_json(self, metrics: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-        """Returns the forecasts, with the seconds that each phase took in the end beside them."""
+        """Returns the forecasts, with the seconds that each phase took."""
         rows = []
         for forecast in self.forecasts:
             own = [r["seconds"] for r in metrics if r.get("phase") == forecast.phase]
@@ -132,17 +143,17 @@ def plan_trunk(
     options: TrunkConfig,
     make_tail: MakeTail,
 ) -> TrunkPlan:
-    """Decides for each phase whether its trunk is stored: where it can be, and where it pays.
+    """Decides for each phase whether its trunk is stored: if that is possible and saves time.
 
-    The time of a phase is foretold from that of one forward pass of the whole model on this
-    machine, shared out between trunk and tail by the work that their graphs are.
+    The time of a phase is estimated from one forward pass of the whole model on this machine,
+    divided between trunk and tail in proportion to their work.
 
     Args:
         model: The compiled model; its flags will be set.
         feed: The data.
         unfreeze: The phases.
-        options: How the trunk would be stored.
-        make_tail: As `TrunkPlan` has it.
+        options: How trunks would be stored.
+        make_tail: See `TrunkPlan`.
     """
     why_not = _why_not_any(unfreeze)
     if why_not:
@@ -153,7 +164,7 @@ def plan_trunk(
     forecasts = []
     splits: list[TrunkSplit | None] = []
     for index, phase in enumerate(unfreeze.phases):
-        unfreeze.set_flags(index)  # the split follows them
+        unfreeze.set_flags(index)  # they decide the split
         fresh = feed.input.fresh(view_of(phase, feed))
         split = split_or_reason(
             model, silence=bool(options.silence), graph=graph, length=length, fresh=fresh
@@ -176,13 +187,13 @@ def _maker(
     split: TrunkSplit,
     feed: Feed,
 ) -> str:
-    """Returns the phase during which a trunk runs: the first before it that can see to that.
+    """Returns the phase in which a trunk runs: the earliest one that can run it.
 
-    Until then nothing in the trunk may have trained, and its examples must be the same.
+    No weight in the trunk may train in between, and the examples must be the same.
 
     Args:
         phases: All phases.
-        forecasts: Of the phases before this one.
+        forecasts: Those of the phases before this one.
         splits: The model, divided for them.
         split: The model, divided for this one.
         feed: The data.
@@ -219,7 +230,7 @@ def _forecast(
     tail = work(split.tail.graph, length) * unit
     epochs = phase.length(None)  # at most
     tails = epochs * (train * (1 + _BACKWARD) + val) * tail
-    # The unit is of all workers together, each of which runs its own rows.
+    # The unit is for all workers together; each runs its own rows.
     once = rows * feed.share.count * trunk if maker == phase.name else 0.0
     facts: dict[str, Any] = {
         "made_in": maker,
@@ -245,7 +256,7 @@ def _forecast(
 
 
 def _stored_specs(split: TrunkSplit, feed: Feed, phase: Phase) -> Sequence[Spec]:
-    """Returns the part of the frontier that is stored: not inputs that are new in each epoch."""
+    """Returns the stored part of the frontier, without inputs that are new in each epoch."""
     fresh, trunk = feed.input.fresh(view_of(phase, feed)), split.trunk.graph
     new = {x for x, n in zip(trunk.inputs, trunk.names, strict=False) if n in fresh}
     both = zip(split.frontier, trunk.outputs, strict=True)
@@ -258,11 +269,11 @@ def training_work(split: TrunkSplit) -> float:
 
 
 def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
-    """Whether each of several workers stores its share of the examples alone.
+    """Whether each of several workers stores only its share of the examples.
 
-    A batch then divides among the workers by who has stored what: the same batch, but of parts that
-    vary in size, for which XLA would compile anew. What is mixed needs whole batches, and what an
-    augmented example looks like follows from its place among all.
+    Each worker then trains on those rows of a batch that it has stored. The parts vary in size, for
+    which XLA would compile again. Mixing needs whole batches, and augmentation depends on an
+    example's index among all.
     """
     workers = feed.share.count
     random = bool(next(_what_changes(phase, feed), None))
@@ -271,7 +282,7 @@ def stores_share(model: keras.Model, feed: Feed, phase: Phase) -> bool:
 
 
 def views_of(phase: Phase, feed: Feed, options: TrunkConfig) -> int:
-    """Returns how many versions of each training example a phase's store holds."""
+    """Returns the number of versions of each training example in a phase's store."""
     return max(1, options.views) if view_of(phase, feed) else 1
 
 
@@ -290,17 +301,17 @@ def _what_changes(phase: Phase, feed: Feed) -> Iterator[str]:
 
 
 def _why_not(changes: Sequence[str], split: TrunkSplit, feed: Feed, options: TrunkConfig) -> str:
-    """Returns why a phase cannot be trained from a store, or nothing."""
+    """Returns why a phase cannot be trained from a store, or ""."""
     if changes and not options.views:
         return f"{' and '.join(changes)} (trunk.views stores a few versions)"
     numbers = all(tf.as_dtype(spec.dtype).is_floating for spec in split.frontier)
     if feed.input.mixes and not numbers:
-        return "mixing blends numbers, and a mask or whole numbers cross the frontier"
+        return "mixing blends numbers, but a mask or integers cross the frontier"
     return feed.input.why_not_mixed(split.frontier) if feed.input.mixes else ""
 
 
 def _why_not_any(unfreeze: StagedUnfreezing) -> str:
-    """Returns why one `fit` a phase would not do, or nothing."""
+    """Returns why one `fit` per phase is not enough, or ""."""
     if any(phase.steps is not None for phase in unfreeze.phases):
         return "a phase ends on steps"
     clock, steps = unfreeze.clock, unfreeze.clock.steps_per_epoch or 1
@@ -314,10 +325,10 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
 
 
 def _seconds_per_work(model: keras.Model, graph: Graph, length: int) -> float:
-    """Times a forward pass, and divides by its work.
+    """Returns the seconds of a forward pass, divided by its work.
 
-    Sizes that only the batch decides are `length`; if the model takes no sequence of that length
-    (its positions are numbered up to some other), half of that, and so on.
+    Sizes that only the batch decides are `length`. If the model takes no sequence of that length
+    (it may have fewer positions), half of that is tried, and so on.
     """
     while True:
         try:
@@ -329,7 +340,7 @@ def _seconds_per_work(model: keras.Model, graph: Graph, length: int) -> float:
 
 
 def _forward_seconds(model: keras.Model, length: int) -> float:
-    """Times a forward pass, seconds an example; the first call is not counted."""
+    """Returns the seconds of a forward pass per example; the first call is not counted."""
     spec = batch_spec(model)
     shapes = [[n or length for n in x.shape[1:]] for x in tf.nest.flatten(spec)]
     places = max(math.prod(shape[:2]) for shape in shapes)  # of a map, or steps of a sequence

@@ -23,29 +23,28 @@ from ftkeras.phases.selectors import is_norm
 from ftkeras.trunk.cost import is_table
 from ftkeras.trunk.masks import Masks, find_masks
 
-# What a step may do to the world and still be the same every time.
+# Side effects that a step may have and still return the same every time.
 _READS = {"Placeholder", "ReadVariableOp", "VarHandleOp"}
-# Calls of functions, whose operations are looked at by themselves. Keras makes one of a convolution
-# in groups.
+# Calls of functions, whose operations are checked separately. Keras makes one for a grouped
+# convolution.
 _READS |= {"PartitionedCall", "StatefulPartitionedCall"}
 _RECURRENT = (
     *(keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN),
     *(keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell),
 )
-_MASK = "padding_mask"  # the input that says what is padding, as keras-hub names it
+_MASK = "padding_mask"  # keras-hub's name for the input that marks padding
 _NOTHING = "no expensive layer is frozen"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One tensor of the frontier, for one example.
+    """One tensor of the frontier, per example.
 
     Args:
         shape: Its shape, without the batch.
         dtype: Its type's name, as the layers give it.
-        varies: Whether the first size is only the largest that there may be; shorter ones are
-            filled up with 0.
-        tells: Whether it is 0 in padding alone, so that it tells how long an example is.
+        varies: Whether the first size is a maximum; shorter examples are padded with 0.
+            tells: Whether it is 0 only in padding, so that it shows the length of an example.
     """
 
     shape: tuple[int, ...]
@@ -55,7 +54,7 @@ class Spec:
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The count of its numbers."""
         return math.prod(self.shape)
 
 
@@ -79,24 +78,23 @@ class TrunkSplit:
 def split_model(
     model: keras.Model, *, silence: bool = False, graph: Graph | None = None
 ) -> TrunkSplit | None:
-    """Divides a model by its `trainable` flags into what stays the same and what doesn't.
+    """Divides a model by its `trainable` flags into a part that stays the same and the rest.
 
-    A call belongs to the trunk if none of its layer's weights train, if it gives the same for an
-    example every time, also in training, and if all that goes into it comes from the trunk.
-    Dropout, stochastic depth, random layers and batch norm that updates its statistics therefore
-    end the trunk. Of what could be in the trunk, the last cheap steps (padding, activations,
-    normalisation, embeddings) go to the tail if that makes the frontier smaller. A Keras mask that
-    a layer of the tail reads is part of the frontier.
+    A call belongs to the trunk if three conditions hold. None of its layer's weights train. It
+    returns the same for an example every time, also in training. All its inputs come from the
+    trunk. Dropout, stochastic depth, random layers and batch norm that updates its statistics
+    therefore end the trunk. The last cheap steps (padding, activations, normalisation,
+    embeddings) go to the tail if that makes the frontier smaller. A Keras mask that a layer of the
+    tail reads is part of the frontier.
 
     The layers are shared, not copied, and not changed: the model can be split again for each phase.
 
     Args:
         model: A functional model; nested functional models are opened. Its inputs may have names.
         silence: Take frozen layers that are random in training into the trunk, where they run as
-            at inference: dropout, stochastic depth, and layers that hold such, like a transformer
-            block. The tail then equals the model at inference; in training, the frozen part runs as
-            at inference.
-        graph: What `flatten` gave for the model; several splits of one graph can be compared.
+            at inference: dropout, stochastic depth, and layers that contain them, such as a
+            transformer block.
+        graph: The model's graph from `flatten`; several splits of one graph can be compared.
 
     Returns:
         None if nothing is worth storing; `split_or_reason` says why.
@@ -122,11 +120,11 @@ def split_or_reason(
     length: int | None = None,
     fresh: Sequence[str] = (),
 ) -> TrunkSplit | str:
-    """Returns what `split_model` does, or why there is nothing worth storing, in a few words.
+    """Returns what `split_model` returns, or a short reason why nothing is worth storing.
 
-    Args: as those of `split_model`; and `length`, the largest length of sequences whose length
-        varies. Without it, nothing that varies is stored. `fresh` names inputs that are new each
-        time: what follows from them is not in the trunk.
+    Takes the arguments of `split_model`, and `length`, the largest length of sequences whose
+        length varies; without it, they are not stored. `fresh` names inputs that are new each time:
+        the steps that depend on them are not in the trunk.
     """
     graph = graph or flatten(model)
     if graph is None:
@@ -168,7 +166,7 @@ def _specs(
 
 
 def _read_as_masked(graph: Graph) -> set[Tensor]:
-    """Returns the whole numbers that an embedding reads which takes 0 for padding."""
+    """Returns the integers that an embedding reads which treats 0 as padding."""
     found: set[Tensor] = set()
     for step in reversed(graph.steps):
         layer = step.operation
@@ -184,7 +182,7 @@ def _trunk_model(steps: tuple[Step, ...], graph: Graph, frontier: tuple[Tensor, 
 
 
 def _tail_graph(graph: Graph, tail: set[Step], frontier: tuple[Tensor, ...], masks: Masks) -> Graph:
-    """Returns the calls of the tail, which takes the masks that its layers read, too."""
+    """Returns the calls of the tail, whose inputs include the masks that its layers read."""
     steps = [step for step in graph.steps if step in tail]
     callers = (*steps, None)
     masked = [x for x in frontier if x in masks.of and any((s, x) in masks.seen for s in callers)]
@@ -218,10 +216,10 @@ def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[in
     """Returns a model that gives the frontiers of several splits at once.
 
     Args:
-        splits: Of one graph; the first trunk holds the others.
+        splits: Splits of one graph; the first trunk contains the others.
 
     Returns:
-        The model, and for each split which of its outputs are the frontier.
+        The model, and for each split the indices of the outputs that are its frontier.
     """
     trunk = splits[0].trunk.graph
     tensors = tuple(dict.fromkeys(x for split in splits for x in split.trunk.graph.outputs))
@@ -233,7 +231,7 @@ def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[in
 
 
 def _random_layer(graph: Graph) -> str:
-    """Returns which random frozen layer ends the trunk before expensive ones, or nothing."""
+    """Returns which random frozen layer ends the trunk before expensive ones, or ""."""
     with_silence, movable = _find_steady(graph, silence=True)
     if all(map(_is_cheap, with_silence)):
         return ""
@@ -249,7 +247,7 @@ def _names(steps: Iterable[Step]) -> tuple[str, ...]:
 def _find_steady(
     graph: Graph, silence: bool, fresh: Sequence[str] = ()
 ) -> tuple[set[Step], set[Step]]:
-    """Returns the steps that may be in the trunk, and those of them that may move to the tail."""
+    """Returns the steps that may be in the trunk, and those that may also move to the tail."""
     known: dict[keras.Operation, bool] = {}
     names = graph.names or ("",) * len(graph.inputs)
     constant = {x for x, name in zip(graph.inputs, names, strict=True) if name not in fresh}
@@ -268,22 +266,22 @@ def _find_steady(
 
 
 def _trains(operation: keras.Operation) -> bool:
-    # Each weight's own flag decides: a batch norm's offset may train while the layer is frozen.
+    # The flag of each weight decides: a batch norm's offset may train while its layer is frozen.
     return any(variable.trainable for variable in getattr(operation, "variables", ()))
 
 
 def _is_steady(step: Step, training: bool) -> bool:
     """Whether the step neither draws random numbers nor changes anything when it runs."""
     if not isinstance(step.operation, keras.layers.Layer):
-        # An operation of `keras.ops` is a pure function, unless it calls one of the user's; a
-        # `keras.Function` has layers inside, which it doesn't show.
+        # An operation of `keras.ops` is a pure function, unless it calls a user's function; a
+        # `keras.Function` has layers inside, which it does not list.
         values = [*vars(step.operation).values(), *keras.tree.flatten((step.args, step.kwargs))]
         return not (isinstance(step.operation, keras.Function) or any(map(callable, values)))
     if type(step.operation) is keras.layers.Dropout and training and step.operation.rate > 0:
-        return False  # tracing would find the same, 55 times in EfficientNetB7
+        return False  # saves tracing, 55 times in EfficientNetB7
     parts = flat_layers(step.operation)
     if any(part.activity_regularizer is not None for part in parts):
-        return False  # the loss would miss it
+        return False  # its loss would be lost
     if all(map(_is_known_steady, parts)):
         return True
     try:
@@ -293,12 +291,12 @@ def _is_steady(step: Step, training: bool) -> bool:
 
 
 def _is_quiet(step: Step) -> bool:
-    """Whether a frozen step only draws random numbers in training, and is steady at inference."""
+    """Whether a frozen step is steady at inference and only draws random numbers in training."""
     if not isinstance(step.operation, keras.layers.Layer):
         return False
     parts = flat_layers(step.operation)
     if any(part.activity_regularizer is not None or _keeps_state(part) for part in parts):
-        return False  # in training it would change, or the loss would miss it
+        return False  # it would change in training, or its loss would be lost
     known = all(is_built_in(x) and not isinstance(x, keras.layers.Lambda) for x in parts)
     return known or _is_steady(step, training=False)
 
@@ -311,20 +309,20 @@ def _keeps_state(layer: keras.layers.Layer) -> bool:
 
 
 def _is_known_steady(layer: keras.layers.Layer) -> bool:
-    own = getattr(layer, "is_steady", False)  # a layer of ours may say so itself
+    own = getattr(layer, "is_steady", False)  # layers of this package may declare it
     if not (is_built_in(layer) or own) or isinstance(layer, keras.layers.Lambda):
         return False
     return not _keeps_state(layer) and not (seed_generators(layer) and _draws(layer))
 
 
 def _draws(layer: keras.layers.Layer) -> bool:
-    """Whether a layer of Keras that could draw random numbers does; recurrent ones always could."""
+    """Whether a Keras layer that can draw random numbers does so; recurrent ones always can."""
     rates = isinstance(layer, _RECURRENT) and (layer.dropout, layer.recurrent_dropout)
     return rates != (0, 0)
 
 
 def _changes_something(step: Step, training: bool) -> bool:
-    """Traces the step and looks at what TensorFlow would do."""
+    """Traces the step and checks the operations of its graph."""
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in step.inputs]
 
     @tf.autograph.experimental.do_not_convert
@@ -343,7 +341,7 @@ def _changes_something(step: Step, training: bool) -> bool:
 
 
 def _frontier(graph: Graph, tail: set[Step]) -> tuple[Tensor, ...]:
-    """Returns what the tail (and the model's output) needs and doesn't make, in graph order."""
+    """Returns the tensors that the tail (and the model's output) needs from outside, in order."""
     made = {x for step in tail for x in step.outputs}
     needed = {x for step in tail for x in step.inputs} | set(graph.outputs)
     in_order = [*graph.inputs, *(x for step in graph.steps for x in step.outputs)]
@@ -351,7 +349,7 @@ def _frontier(graph: Graph, tail: set[Step]) -> tuple[Tensor, ...]:
 
 
 def _ancestors(graph: Graph, tensors: Iterable[Tensor]) -> tuple[Step, ...]:
-    """Returns the steps that it takes to make the tensors."""
+    """Returns the steps that make the tensors."""
     needed, steps = set(tensors), []
     for step in reversed(graph.steps):
         if needed.intersection(step.outputs):
@@ -361,14 +359,14 @@ def _ancestors(graph: Graph, tensors: Iterable[Tensor]) -> tuple[Step, ...]:
 
 
 def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step], length: int | None) -> None:
-    """Moves cheap steps into the tail where that makes the frontier smaller.
+    """Moves cheap steps into the tail if that makes the frontier smaller.
 
-    Such a step may also stay in the trunk, where that has a use for its output.
+    Such a step may also stay in the trunk, if another step there reads its output.
     """
     maker = {x: step for step in graph.steps for x in step.outputs}
     while True:
         frontier = _frontier(graph, tail)
-        moves: dict[Tensor, set[Step]] = {}  # by the tensor that is to be stored instead
+        moves: dict[Tensor, set[Step]] = {}  # by the tensor to store instead
         for tensor in frontier:
             path = set()
             step = maker.get(tensor)
@@ -386,7 +384,7 @@ def _shrink_frontier(graph: Graph, tail: set[Step], movable: set[Step], length: 
 
 
 def _is_cheap(step: Step) -> bool:
-    """Whether running the step takes no time beside a convolution or a product of matrices."""
+    """Whether the step's time is negligible beside a convolution or a product of matrices."""
     layer = step.operation
     if isinstance(layer, (keras.Model, keras.layers.Wrapper)):
         return False
@@ -395,7 +393,7 @@ def _is_cheap(step: Step) -> bool:
 
 
 def _bytes(tensors: Iterable[Tensor], length: int | None) -> float:
-    """Bytes that the tensors take for one example; infinite if a size isn't known."""
+    """Bytes of the tensors for one example; infinite if a size isn't known."""
     if any(None in x.shape[(1 if length is None else 2) :] for x in tensors):
         return math.inf
     return sum(math.prod(_sizes(x, length)) * tf.as_dtype(x.dtype).size for x in tensors)

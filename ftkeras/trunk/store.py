@@ -1,7 +1,7 @@
-"""What the trunk put out for every example, in memory or on disk, read at random in the graph.
+"""The trunk's outputs for every example, in memory or on disk, read at random in the graph.
 
 On disk a store is a folder named by its key: raw numbers in shards, one or more for each tensor of
-the frontier, and a manifest. It appears under that name only when it is whole.
+the frontier, and a manifest. It gets that name only when it is complete.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ _CHUNK = 1 << 22  # bytes read at a time
 
 @dataclass(frozen=True)
 class Layout:
-    """How the numbers of a store lie.
+    """The layout of the numbers in a store.
 
     Args:
         specs: The tensors of the frontier.
-        examples: How many examples there are.
-        views: How many augmented versions of each; all examples of a view come one after another.
+        examples: The number of examples.
+        views: How many augmented versions of each. A view holds all examples; views follow each
+        other.
         dtype: How floating-point numbers are stored: float32, float16 or bfloat16.
-        shard_rows: How many rows (an example in one view) a shard holds; the last may hold fewer.
+        shard_rows: How many rows (an example in one view) a shard has; the last may have fewer.
     """
 
     specs: tuple[Spec, ...]
@@ -50,22 +51,22 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """How many times the trunk ran."""
+        """The number of rows: how often the trunk ran."""
         return self.examples * self.views
 
     @property
     def shards(self) -> list[int]:
-        """How many rows each shard holds."""
+        """The number of rows of each shard."""
         starts = range(0, self.rows, self.shard_rows)
         return [min(self.shard_rows, self.rows - start) for start in starts]
 
     def stored(self, spec: Spec) -> tf.DType:
-        """The type as which a tensor's numbers are stored."""
+        """The type in which a tensor's numbers are stored."""
         return stored_dtype(spec, self.dtype)
 
 
 def stored_dtype(spec: Spec, dtype: str) -> tf.DType:
-    """Returns the type for storing a tensor: never wider than it is, and whole numbers as such."""
+    """Returns the type for storing a tensor: never wider than its own; integers stay integers."""
     own, asked = tf.as_dtype(spec.dtype), tf.as_dtype(dtype)
     return asked if own.is_floating and asked.size < own.size else own
 
@@ -74,9 +75,9 @@ class FrontierStore:
     """The frontier of every example, for training the tail.
 
     Args:
-        layout: What is stored.
+        layout: The layout.
         shards: For each tensor its shards, (rows, *shape), on the CPU.
-        folder: Where it lies, or None for memory.
+        folder: The store's folder, or None for memory.
     """
 
     def __init__(self, layout: Layout, shards: Sequence[Sequence[tf.Tensor]], folder: Path | None):
@@ -85,7 +86,7 @@ class FrontierStore:
         self._shards = tuple(map(tuple, shards))
 
     def gather(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns the frontier of some rows, int64 (b,), each tensor in its layer's own type."""
+        """Returns the frontier of some rows, int64 (b,), each tensor in its layer's type."""
         tensors = zip(self.layout.specs, self._shards, strict=True)
         return tuple(tf.cast(self._rows(shards, rows), s.dtype) for s, shards in tensors)
 
@@ -104,21 +105,21 @@ class FrontierStore:
     def read(
         self, split: dataset.Split, part: Share = WHOLE, sizes: Sequence[int] = ()
     ) -> StoredRows:
-        """Returns what reads batches of the frontier in `ftkeras.data.pipeline.batches`.
+        """Returns the reader of the frontier's batches for `ftkeras.data.pipeline.batches`.
 
-        The examples, their order and their labels are those that the model itself would get.
+        The examples, their order and their labels are the same as without a store.
 
         Args:
-            split: The examples that the store was made of, or with a `part` all of them.
-            part: Which examples the store is of: those from `index` on in steps of `count`. Each
-                batch then has those of its examples that the store knows, padded for this worker's
-                replicas. They cannot be mixed.
+            split: The examples of the store; with a `part`, all examples.
+            part: The examples of the store: those from `index` on in steps of `count`. A batch then
+                has only those of its examples, padded for this worker's replicas. They cannot be
+                mixed.
             sizes: The lengths that batches of sequences may have; see `Input.sizes`.
         """
         stored = len(range(part.index, len(split), part.count))
         if stored != self.layout.examples:
             raise ValueError(
-                f"the store is of {self.layout.examples} examples, the split has {stored}"
+                f"the store has {self.layout.examples} examples, the split has {stored}"
             )
         return StoredRows(self, part if part.count > 1 else WHOLE, sizes=sizes)
 
@@ -132,7 +133,7 @@ class StoredRows:
 
     store: FrontierStore
     part: Share = WHOLE
-    # By the batch: a step that runs once per example costs more than all the rest.
+    # For whole batches: a step that runs once per example costs more than all others.
     by_batch = True
     pad: Mapping[str, Any] = field(default_factory=dict)
     sizes: Sequence[int] = ()
@@ -145,7 +146,7 @@ class StoredRows:
         return tensors if len(tensors) > 1 else tensors[0]
 
     def _cut(self, tensors: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        """Cuts sequences to the length that a batch of the examples themselves would have."""
+        """Cuts sequences to the length that the batch would have without a store."""
         specs = self.store.layout.specs
         telling = [x for x, spec in zip(tensors, specs, strict=True) if spec.tells]
         if not (telling and self.sizes):
@@ -168,9 +169,9 @@ class StoreInfo:
 
     Args:
         key: Its name.
-        bytes: What it takes on disk.
+        bytes: Its size on disk.
         used: When it was last opened, in seconds since 1970.
-        about: What it is of, for people.
+        about: A description, for people.
     """
 
     key: str
@@ -180,26 +181,26 @@ class StoreInfo:
 
 
 def stores_folder() -> Path:
-    """Returns the folder that all stores lie in."""
+    """Returns the folder of all stores."""
     return cache_folder("trunk")
 
 
 def is_there(key: str) -> bool:
-    """Whether there is a store of that name; whether it is whole, `open_store` finds out."""
+    """Whether there is a store of that name; `open_store` checks whether it is complete."""
     return (stores_folder() / key).exists()
 
 
 def open_store(key: str, report: Callable[[str], None] | None = None) -> FrontierStore | None:
-    """Opens a store by its key, having compared every byte with its checksums.
+    """Opens a store by its key, after comparing every byte with its checksums.
 
-    Its numbers stay on disk; the system's page cache keeps in memory what there is room for.
+    Its numbers stay on disk; the system's page cache keeps them in memory if there is room.
 
     Args:
-        key: What `store_key` returned.
-        report: Gets a line where a damaged store is thrown away.
+        key: The key, from `store_key`.
+        report: Takes a line if a damaged store is removed.
 
     Returns:
-        None where there is no whole store of that name: it has to be made (again).
+        The store, or None if there is no complete store of that name.
     """
     folder = stores_folder() / key
     try:
@@ -225,7 +226,7 @@ def open_store(key: str, report: Callable[[str], None] | None = None) -> Frontie
 
 
 def map_store(folder: Path, manifest: dict[str, Any]) -> FrontierStore:
-    """Returns a store over the files of a folder, mapped into memory and read where needed."""
+    """Returns a store over the files of a folder, which are mapped into memory."""
     facts = manifest["layout"]
     specs = tuple(Spec(**{**spec, "shape": tuple(spec["shape"])}) for spec in facts["specs"])
     layout = Layout(**{**facts, "specs": specs})
@@ -251,7 +252,7 @@ def shard_name(tensor: int, shard: int) -> str:
 
 
 def as_manifest(layout: Layout, shards: dict[str, tuple[int, int]], about: str) -> dict[str, Any]:
-    """Returns what the manifest says: the layout, and the bytes and checksum of each shard."""
+    """Returns the manifest's content: the layout, and the bytes and checksum of each shard."""
     return {
         "version": _VERSION,
         "about": about,
@@ -264,8 +265,8 @@ def check_shards(folder: Path, shards: dict[str, list[int]]) -> str | None:
     """Returns what is wrong with a store's files, or None."""
     for name, (size, _) in shards.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-            return f"{name} is missing or not whole"
-    with ThreadPoolExecutor() as pool:  # zlib works on several files at once
+            return f"{name} is missing or incomplete"
+    with ThreadPoolExecutor() as pool:  # zlib can run in several threads
         sums = pool.map(lambda name: _checksum(folder / name), shards)
         for (name, (_, expected)), actual in zip(shards.items(), sums, strict=True):
             if actual != expected:
@@ -282,7 +283,7 @@ def _checksum(path: Path) -> int:
 
 
 def remove_store(folder: Path) -> None:
-    """Removes a store whole: nobody sees half of it. Who has it open can go on reading."""
+    """Removes a store in one step; a process that has it open can still read it."""
     going = folder.with_name(f".removed-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
     try:
         os.replace(folder, going)
@@ -292,7 +293,7 @@ def remove_store(folder: Path) -> None:
 
 
 def list_stores() -> list[StoreInfo]:
-    """Returns the stores on disk, the one that was used last first."""
+    """Returns the stores on disk, the most recently used first."""
     stores = []
     for path in stores_folder().glob(f"*/{MANIFEST}"):
         if path.parent.name.startswith("."):
@@ -309,11 +310,11 @@ def list_stores() -> list[StoreInfo]:
 
 
 def prune(*, max_bytes: int | None = None, older_than: float | None = None) -> list[StoreInfo]:
-    """Removes stores, those that were not used for longest first, and returns what it removed.
+    """Removes stores, the least recently used first, and returns those that it removed.
 
     Args:
-        max_bytes: Remove until the rest takes no more than this.
-        older_than: Remove what was not used for this many seconds.
+        max_bytes: Remove stores until the rest has at most this size.
+        older_than: Remove stores that were not used for this many seconds.
     """
     removed, total = [], 0
     for store in list_stores():

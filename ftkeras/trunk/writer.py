@@ -1,4 +1,4 @@
-"""Makes a store: how large it will be, where it has room, and writing it whole or not at all."""
+"""Makes a store: its size, its place, and writing it completely or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ftkeras.trunk.store import (
 )
 
 _SHARD_BYTES = 256 << 20
-_STALE_SECONDS = 24 * 3600.0  # after which another machine's unfinished store is taken as given up
+_STALE_SECONDS = 24 * 3600.0  # after them another machine's unfinished store is removed
 _BUILDING = ".building-"
 _LARGEST_FLOAT16 = 65504.0
 
@@ -43,7 +43,7 @@ class Placement:
     """Where a store goes, and why, in one line.
 
     Args:
-        where: "disk" (it outlives the run), "memory", or "none": it isn't made.
+        where: "disk" (it outlives the run), "memory", or "none": it is not made.
         reason: For people.
     """
 
@@ -62,14 +62,14 @@ def estimate_bytes(specs: Sequence[Spec], rows: int, dtype: str) -> int:
 
 
 def choose_placement(needed: int, options: TrunkConfig) -> Placement:
-    """Decides where a store goes: to disk if there is room, or else to memory, or else nowhere.
+    """Decides where a store goes: to disk if there is room, otherwise to memory, or nowhere.
 
-    Disk comes first because other runs and later phases find it there; what is read from it often
-    stays in the system's page cache, which is as fast as memory and given back when it is needed.
+    Disk comes first because other runs and later phases find the store there. Rows that are read
+    often stay in the system's page cache, which is as fast as memory and is freed when needed.
 
     Args:
         needed: Bytes, from `estimate_bytes`.
-        options: How much room there is.
+        options: The limits.
 
     Example:
         >>> choose_placement(2_000_000, TrunkConfig(memory_mb=10, disk_mb=1)).where
@@ -95,13 +95,13 @@ def _megabytes(count: int) -> str:
 def plan_layout(
     specs: Sequence[Spec], *, examples: int, views: int = 1, dtype: str = "float32"
 ) -> Layout:
-    """Returns a layout whose shards are of a size that is easy to handle."""
+    """Returns a layout with shards of moderate size."""
     row = max(spec.size * stored_dtype(spec, dtype).size for spec in specs)
     return Layout(tuple(specs), examples, views, dtype, max(1, _SHARD_BYTES // row))
 
 
 class Writer(Protocol):
-    """Takes the frontier batch by batch, in the order of rows, and gives the store at the end."""
+    """Takes the frontier batch by batch, in the order of rows, and returns the store at the end."""
 
     def append(self, arrays: Sequence[np.ndarray]) -> None:
         """Adds rows: for each tensor of the frontier an array (b, *shape)."""
@@ -110,11 +110,11 @@ class Writer(Protocol):
         """Returns the store; every row must have been added."""
 
     def close(self) -> None:
-        """Removes what was not finished."""
+        """Removes an unfinished store."""
 
 
 def make_writer(layout: Layout, key: str | None, about: str = "") -> Writer:
-    """Returns what writes a store: to disk under its key, or to memory where there is none.
+    """Returns the writer of a store: to disk under its key, or to memory if there is no key.
 
     Example:
         ```python
@@ -159,13 +159,13 @@ class _Rows:
 
 
 def _filled(array: np.ndarray, spec: Spec) -> np.ndarray:
-    """Returns sequences (b, length, ...) at the length that is stored."""
+    """Returns sequences (b, length, ...), padded to the stored length."""
     missing = spec.shape[0] - array.shape[1] if spec.varies else 0
     return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)) if missing else array
 
 
 def _narrow(array: np.ndarray, dtype: type) -> np.ndarray:
-    if dtype == np.float16:  # what is too large becomes the largest, not infinite
+    if dtype == np.float16:  # numbers that are too large become the largest, not infinite
         array = np.clip(array, -_LARGEST_FLOAT16, _LARGEST_FLOAT16)
     return np.ascontiguousarray(array, dtype)
 
@@ -192,7 +192,7 @@ class _MemoryWriter:
         self._open = []
 
     def _seal(self) -> None:
-        """Makes a tensor of a full shard: there are never two copies of more than that."""
+        """Makes a tensor of a full shard, so that at most one shard is held twice."""
         for tensors, pieces in zip(self._tensors, self._open, strict=True):
             whole = np.concatenate(pieces)
             pieces.clear()
@@ -203,8 +203,8 @@ class _MemoryWriter:
 class _DiskWriter:
     """Writes into a folder of its own, and renames that at the end.
 
-    So a process that is killed leaves nothing that looks like a store, and of two that make the
-    same store at once, one is a little late and takes the other's.
+    So a process that is killed leaves nothing that looks like a store. If two processes make the
+    same store at once, the second takes the first one's.
     """
 
     def __init__(self, layout: Layout, key: str, about: str):
@@ -232,7 +232,7 @@ class _DiskWriter:
         try:
             os.replace(self._folder, self._final)
         except OSError:
-            if not self._final.is_dir():  # else another process was as fast, with the same content
+            if not self._final.is_dir():  # otherwise another process made the same one first
                 raise
             self.close()
         return map_store(self._final, manifest)
@@ -242,7 +242,7 @@ class _DiskWriter:
 
 
 def remove_stale(folder: Path) -> None:
-    """Removes what processes that are no more have left unfinished."""
+    """Removes unfinished stores of processes that have ended."""
     for path in folder.glob(".*"):
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > _STALE_SECONDS
@@ -256,7 +256,7 @@ def _maker_is_gone(name: str) -> bool:
     if not process.isdigit() or os.name != "posix":
         return False
     try:
-        os.kill(int(process), 0)  # signal 0 only asks whether it is there
+        os.kill(int(process), 0)  # signal 0 only checks that the process exists
     except ProcessLookupError:
         return True
     except OSError:

@@ -314,7 +314,7 @@ def test_weights_of_one_layer_that_could_be_exchanged(tmp_path):
     model = keras.Sequential([keras.Input((4,)), layer])
     arrays = [(f"one/{kind}:0", np.ones(4)) for kind in ("gamma", "moving_mean", "moving_variance")]
     message = _refusal(model, _legacy(tmp_path / "other.h5", {"one": arrays}))
-    assert "calls its weights gamma, moving_mean, moving_variance" in message
+    assert "has the weights gamma, moving_mean, moving_variance" in message
 
 
 def test_names_with_slashes(tmp_path):

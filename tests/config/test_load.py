@@ -20,7 +20,6 @@ from ftkeras.config.schema import Config
 from ftkeras.config.schemas import json_schema
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
-from ftkeras.inputs.image.config import ImageConfig
 from ftkeras.inputs.text.config import TextConfig
 
 MINIMAL = {
@@ -114,7 +113,7 @@ def test_off_is_a_word_and_false_is_not():
         ("data=3", ["data", "got 3"]),
         ("phases[4].epochs=1", ["no entry [4]", "1 entries"]),
         ("nonsense", ["expected FIELD=VALUE"]),
-        ("phases.strategy=full", ["'strategy' is asked of a list", "as [0]"]),
+        ("phases.strategy=full", ["'strategy' is not an entry of a list", "such as [0]"]),
         ("data.path.deeper=1", ["'deeper' is not inside a section"]),
     ],
 )
@@ -130,10 +129,14 @@ def test_a_backbone_for_texts_implies_their_kind():
     assert (config.data.input.kind, config.data.input.length) == ("text", 32)
     assert parse_text(dump_config(config)) == config
     assert parse_config(tree).data.input == TextConfig(kind="text")
-    assert parse_config(tree, ["data.input.kind=image"]).data.input == ImageConfig()
+    for override, part in {
+        "data.input.kind=image": "lstm reads texts, and data.input.kind is image. Take",
+        "data.input.size=96": "lstm reads texts, and data.input.size is for images. Take",
+    }.items():
+        assert f"backbone.name: {part} a backbone for images, or" in error_of(override, tree=tree)
     wrong = error_of("data.input.lenght=32", tree=tree)
     assert "data.input.lenght: no such field. Did you mean 'length'?" in wrong
-    assert "data.input.augmentation: no such" in error_of("data.augmentation=none", tree=tree)
+    assert "data.input.augmentation is for images" in error_of("data.augmentation=none", tree=tree)
     assert "data.input.length: no such field" in error_of("data.input.length=32")
 
 

@@ -88,12 +88,12 @@ def test_an_override_reaches_into_a_field_that_moved():
         (
             {"input": {"resize": "pad"}, "resize": "crop"},
             [],
-            "my.yaml: data.resize is now data.input.resize, and both are there",
+            "my.yaml: data.resize is now data.input.resize; the config has both",
         ),
         (
             {},
             ["data.image_size=1", "data.input.size=2"],
-            "--set: data.image_size and data.input.size are one field",
+            "--set: data.image_size and data.input.size are the same field",
         ),
         ({"input": 3, "image_size": 4}, [], "data.input: expected a valid dictionary.*got 3"),
     ],

@@ -66,7 +66,7 @@ def test_a_head_that_starts_from_the_floor_may_stay_near_it(model):
     ("changed", "part"),
     [
         ({"optimizer": "lion", "phases": (head(5e-3),)}, "above 0.003 usually make lion diverge"),
-        ({"optimizer": "sgd", "phases": (head(0.5),)}, "make sgd diverge on 32 images an update"),
+        ({"optimizer": "sgd", "phases": (head(0.5),)}, "make sgd diverge on 32 images per update"),
         ({"phases": (head(1e-6),)}, "the new head stays nearly as random"),
         ({"batch_size": 64, "examples": 40, "steps": 60}, "batch of 64 is more than the 40"),
         ({"steps": 4, "batch_size": 256}, "batch size: An epoch has 4 steps"),

@@ -119,7 +119,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_itself(tmp_path):
 def test_nothing_found_is_the_users_error(photos, tmp_path):
     (tmp_path / "void").mkdir()
     for nothing in (tmp_path / "void", tmp_path / "gone.jpg", photos / "*.tiff"):
-        with pytest.raises(UserError, match="no images at") as error:
+        with pytest.raises(UserError, match="predict: no images at") as error:
             expand_inputs([str(photos), str(nothing)], ImageInput())
         assert str(nothing) in str(error.value)
 

@@ -183,10 +183,10 @@ def test_another_base_head_or_file_is_refused(trained, tmp_path):
         load_adapters("/none", backbone)
     for content in (b"no archive", path.read_bytes()[:-300]):
         (tmp_path / "bad.npz").write_bytes(content)
-        with pytest.raises(UserError, match="is damaged, or no file of adapters"):
+        with pytest.raises(UserError, match="is damaged, or not a file of adapters"):
             load_adapters(tmp_path / "bad.npz", backbone)
     np.savez(tmp_path / "pickled.npz", about=np.array([{"version": 1}], object))
-    with pytest.raises(UserError, match="is damaged, or no file of adapters"):
+    with pytest.raises(UserError, match="is damaged, or not a file of adapters"):
         load_adapters(tmp_path / "pickled.npz", backbone)
 
 

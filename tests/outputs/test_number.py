@@ -161,7 +161,7 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
         ("loss.name=focal", r"focal does not fit 'age' \(number\). Use auto, mse, mae, huber"),
         ("training.monitor=val_accuracy", "Logged: loss, mae, val_loss, val_mae"),
         ("data.balance=class_weights", "all outputs are numbers"),
-        ("data.input.mix.mixup=0.2", "MixUp and CutMix would blend answers"),
+        ("data.input.mix.mixup=0.2", "MixUp and CutMix would blend known answers"),
         ("export.formats=[litert]", r"export.formats: litert: it takes .* not 'age' \(number\)"),
         ("outputs.age=classes", "the data have no column 'age'. There are label, years"),
         ("data.label_column=years", "leave out label_column, label_columns, "),

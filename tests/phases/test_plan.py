@@ -23,11 +23,13 @@ def model() -> keras.Model:
     return model
 
 
-def plan(model: keras.Model, *phases: Phase, batch_size: int = 32):
+def plan(model: keras.Model, *phases: Phase, batch_size: int = 32, fragile: bool = True):
     layer = model.get_layer
     blocks = [Block("one", (layer("c1"), layer("b1"))), Block("two", (layer("c2"),))]
     weights = weights_of(model, blocks)
-    return make_plan(model, weights, phases, steps_per_epoch=10, batch_size=batch_size)
+    return make_plan(
+        model, weights, phases, steps_per_epoch=10, batch_size=batch_size, fragile=fragile
+    )
 
 
 HEAD = Phase("head", 2, 1e-3, decay="constant")
@@ -107,3 +109,4 @@ def test_traps_are_named(model, phases, options, warning):
 def test_a_sound_plan_has_no_warnings(model):
     top = Phase("top", train=["head", "blocks[-1:]"], epochs=1, learning_rate=1e-4)
     assert not plan(model, HEAD, top).warnings
+    assert not plan(model, top, fragile=False).warnings

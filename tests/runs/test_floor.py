@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import ftkeras
 from ftkeras.config.load import parse_config
+from ftkeras.data.pipeline import Examples
 from ftkeras.evaluation.floor import against_floor, sentence
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, load_predictions
@@ -74,6 +77,17 @@ def config(photos, tiny_backbone) -> Callable[..., Any]:
         )
 
     return make
+
+
+def test_only_a_random_head_is_warned_of(config):
+    def warnings(**changes) -> str:
+        made = config(**changes)
+        made = made.model_copy(update={"phases": made.phases[1:]})
+        return " ".join(assemble(made).plan.warnings)
+
+    assert "random head" not in warnings().lower()
+    assert "random head" in warnings(head={"start": "random"}).lower()
+    assert "random head" not in warnings(weights="none").lower()
 
 
 SEVERAL = {"label": "classes", "tags": "labels", "age": "number"}
@@ -219,7 +233,7 @@ def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
     stored = find_floor(assembled, run, "test")
     assert plain is not None and stored is not None and assembled.trunk is not None
     made = assembled.trunk.first_stores
-    assert made is not None and set(made) == {"train", "val"}
+    assert made is not None and set(made) == {"train", "val", "test"}
     np.testing.assert_allclose(
         stored.heads["label"].kernel, plain.heads["label"].kernel, rtol=1e-2, atol=1e-3
     )
@@ -228,20 +242,52 @@ def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
     assert assembled.trunk.first_stores is None  # a phase that begins again finds or makes its own
 
 
+@pytest.mark.parametrize(("dtype", "through"), [("float32", [1, 1, 1]), ("float16", [1, 5, 2])])
+def test_images_run_through_a_frozen_trunk_once(
+    config, tmp_path, monkeypatch, cache, dtype, through
+):
+    """And what is measured is what the saved model answers: a rounded store measures nothing."""
+    reads: Counter[tuple[str, int]] = Counter()
+    read = Examples.__call__
+
+    def counted(self, index, at):
+        def count(place):
+            reads[self._split.name, int(place)] += 1
+            return place
+
+        return read(self, tf.ensure_shape(tf.numpy_function(count, [index], tf.int64), []), at)
+
+    monkeypatch.setattr(Examples, "__call__", counted)
+    asked = config(trunk="on")
+    trunk = asked.trunk.model_copy(update={"dtype": dtype})
+    run = ftkeras.train(asked.model_copy(update={"trunk": trunk}), str(tmp_path / "run"))
+    times = {name: [n for (split, _), n in reads.items() if split == name]
+             for name in ("train", "val", "test")}  # fmt: skip
+    assert list(times.values()) == [[n] * c for n, c in zip(through, (30, 15, 15), strict=True)]
+    measured = {name: load_predictions(run, name).logits for name in ("val", "test")}
+    evaluation, again = run.read_json("evaluation.json"), ftkeras.evaluate(run)
+    ftkeras.evaluate(run, "val")
+    for name, logits in measured.items():
+        np.testing.assert_allclose(logits, load_predictions(run, name).logits, rtol=1e-4, atol=1e-4)
+    assert again["accuracy"] == evaluation["accuracy"]
+    if dtype == "float16":
+        assert again == evaluation
+
+
 def test_of_equals_half_way_is_kept_and_the_floor_last(config, tmp_path, monkeypatch, capsys):
     wrong = {"choose: half way between": 0, "choose: fine-tuned": 0, "choose: floor": 0}
     from ftkeras.runs import floor as module
 
     asked: list[str] = []
 
-    def answers(model, data, label):
+    def answers(model, feed, split, label):
         asked.append(label)
-        return label, None
+        return label
 
     def badness(assembled, said):
         return (np.arange(15) < wrong[said]).astype(float)
 
-    monkeypatch.setattr(module, "predict_outputs", answers)
+    monkeypatch.setattr(module, "predict_split", answers)
     monkeypatch.setattr(module, "_badness", badness)
     assembled = assemble(config())
     run = Run.create(str(tmp_path / "run"), assembled.config)

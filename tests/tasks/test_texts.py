@@ -156,7 +156,7 @@ def test_a_soup_refuses_a_run_with_another_vocabulary(runs, tmp_path):
     other = Run.open(str(shutil.copytree(runs[1].folder, tmp_path / "other")))
     other.write_json("data.json", {**other.read_json("data.json"), "vocabulary_hash": "another"})
     config = soup_config(runs[0].config, [runs[0].folder, other.folder], "uniform_soup", "mean")
-    with pytest.raises(UserError, match="reads texts in another way: its vocabulary_hash is anoth"):
+    with pytest.raises(UserError, match="reads texts differently: its vocabulary_hash is anoth"):
         train(config, str(tmp_path / "soup"))
     assert not (tmp_path / "soup").exists()
 

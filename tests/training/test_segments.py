@@ -72,8 +72,8 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
     )
     said = capsys.readouterr().out
     assert said.count("trunk     train:") == 2  # once a phase
-    # The images ran through the trunk once for both.
-    assert said.count("examples through TensorFlow, to the bit, for 1 more") == 2  # train and val
+    # The images ran through the trunk once for both, and for what is measured.
+    assert said.count("examples through TensorFlow, to the bit, for 1 more") == 3  # test, too
     assert said.count("stored already") == 2
     stored = list(run.metrics())
     assert [record["phase"] for record in stored] == ["head", "head", "top", "top"]
@@ -299,7 +299,7 @@ class OwnLoss(Task):
 
 def test_a_model_with_its_own_loss_is_stored_only_if_its_task_says_how(arrays):
     assert assemble(config(arrays), OwnLoss()).trunk is None
-    with pytest.raises(UserError, match="trunk.mode: on cannot be: .* its own compute_loss"):
+    with pytest.raises(UserError, match="trunk.mode: on is impossible: .* its own compute_loss"):
         assemble(config(arrays, "trunk.mode=on"), OwnLoss())
 
     class WithTail(OwnLoss):

@@ -1,1 +1,1 @@
-"""Backbones of images: what the shipped one is good for besides training."""
+"""Backbones for images, from keras-hub, and the features of the shipped one."""

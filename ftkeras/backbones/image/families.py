@@ -1,7 +1,7 @@
 """The families of keras-hub's image backbones, in one table. Nothing here imports TensorFlow.
 
 Blocks follow the rules of `ftkeras.backbones.catalog`: a block is a residual unit or a transformer
-layer, what comes before the first is `stem`, and a final norm belongs to the last.
+layer, layers before the first one are `stem`, and a final norm belongs to the last one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class HubFamily:
     """One class of keras-hub.
 
     Args:
-        name: What people call it.
-        gives: What its features are; see `Backbone.gives`.
-        sizes: Which sizes of images it takes, in words.
-        converted: Which local folders of Hugging Face and timm keras-hub converts, by `model_type`
-            or architecture; empty if none.
+        name: Its usual name.
+        gives: The kind of its features; see `Backbone.gives`.
+        sizes: The sizes of images that it takes, in words.
+        converted: The local folders of Hugging Face and timm that keras-hub converts, by
+            `model_type` or architecture; empty if none.
         blocks: The paper, and the names of its layers.
-        front: How many steps of a sequence stand before those of the patches: the class token, and
-            others. A name of an attribute is added.
+        front: How many steps of a sequence come before those of the patches: the class token, and
+            others. The value of a named attribute is added.
     """
 
     name: str
@@ -146,7 +146,7 @@ FAMILIES = {
         "timm: cspnet",
         _family(
             "Wang et al. 2020, CSPNet: A New Backbone that can Enhance Learning ...",
-            (r"(stage_\d)_", r"\1"),  # what skips a part of it skips a whole stage
+            (r"(stage_\d)_", r"\1"),  # its skip connections span a whole stage
         ),
     ),
     "DenseNetBackbone": HubFamily(
@@ -195,7 +195,7 @@ ENCODERS = {
     "MetaCLIP2Backbone": "vision_encoder",
     "SigLIPBackbone": "vision_encoder",
 }
-"""The part that reads images, of models that read texts, too."""
+"""The image part of models that also read texts."""
 
 _OTHERS = {
     "BASNetBackbone": "segments images",
@@ -225,7 +225,7 @@ def family_of(kind: str, name: str) -> HubFamily:
         name: The backbone's name, for the message.
 
     Raises:
-        UserError: It is no backbone of a classifier of images.
+        UserError: It is no backbone for a classifier of images.
 
     Example:
         >>> family_of("ViTBackbone", "vit").gives

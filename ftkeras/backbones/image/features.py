@@ -1,4 +1,4 @@
-"""What the shipped backbone makes of images, to compare them."""
+"""The shipped backbone's features of images, for comparing images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftkeras.backbones.preprocessing import preprocess
 from ftkeras.inputs.image.input import ImageInput
 
 WHAT = "a backbone's features"
-_SIZE = 96  # enough to tell things apart, and quick
+_SIZE = 96  # large enough to distinguish objects, and fast
 _BATCH = 64
 _CHANNELS = 1280
 
@@ -25,9 +25,9 @@ def make(
     """Returns a function from rows (m,) to features float32 (m, 1280).
 
     Args:
-        looks: What was seen of the images; not needed.
-        batches: From rows (m,), an input and a batch size to places among the rows (b,) and what
-            the input reads of them (b, ...).
+        looks: Measurements of the images; not needed.
+        batches: From rows (m,), an input and a batch size to indices among the rows (b,) and the
+            prepared images (b, ...).
     """
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=_SIZE)
     inputs = keras.Input((_SIZE, _SIZE, 3))

@@ -16,19 +16,19 @@ from ftkeras.backbones.image.families import ENCODERS, HubFamily, family_of
 from ftkeras.errors import UserError, did_you_mean, first_line
 from ftkeras.keras_internals import own_variables
 
-_USUAL = 224  # px, of a network that takes any size, if nothing says what its weights saw
-_SMALLEST = 32  # px, of such a network
+_USUAL = 224  # px, for a network that takes any size, if its training size is unknown
+_SMALLEST = 32  # px, for such a network
 _POSITIONS = "interpolated_position_embeddings"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """What the weights expect of images.
+    """The preprocessing that the weights expect.
 
     Args:
-        scale: What pixels 0..255 are multiplied with, one number or one per channel.
-        offset: What is added then.
-        size: The side of the images in pixels; None if nothing says it.
+        scale: The factor of pixels 0..255, one number or one per channel.
+        offset: The number that is added afterwards.
+        size: The side of the images in pixels; None if it is unknown.
     """
 
     scale: float | Sequence[float]
@@ -39,29 +39,29 @@ class Pixels:
 def load(found: HubModel, *, weights: str, image_size: int | None, cut: str | None) -> Backbone:
     """Loads an image backbone of keras-hub.
 
-    Of a model that reads images and texts, such as CLIP, it is the part that reads images.
-    Preprocessing is the first layer of the model that is returned.
+    From a model for images and texts, such as CLIP, it takes the image part. Preprocessing is
+    the first layer of the returned model.
 
     Args:
         found: The model; see `ftkeras.backbones.hub.find`.
-        weights: imagenet for its own, whatever they were trained on, or none for random ones.
+        weights: imagenet for its own, on whatever data they were trained, or none for random ones.
         image_size: Side of the input in pixels; None for the one that the weights were trained at.
         cut: The name of the layer whose output becomes the backbone's; None for the last one.
 
     Raises:
-        UserError: It is no backbone of a classifier, it cannot take the size, nothing says how
-            pixels are scaled, or there is no such layer.
+        UserError: It is no backbone for a classifier, it cannot take the size, the scaling of
+            pixels is unknown, or there is no such layer.
     """
     if weights not in ("imagenet", "none"):
         raise UserError(
             f"backbone.weights: {found.name} has weights of its own. Leave it out, or take none "
             "for random ones."
         )
-    if "class_name" in found.config:  # before large weights are read
+    if "class_name" in found.config:  # checked before large weights are read
         family_of(str(found.config["class_name"]), found.name)
     pixels = _pixels(found)
     with warnings.catch_warnings():
-        # Swin passes masks of its own to its layers, of which Keras warns.
+        # Keras warns about the masks that Swin passes to its layers.
         warnings.filterwarnings("ignore", message="Layer '.*' .* was passed an input with a mask")
         options = _left_out(found) if found.is_converted else {}
         backbone = found.hub.models.Backbone
@@ -88,12 +88,12 @@ def load(found: HubModel, *, weights: str, image_size: int | None, cut: str | No
 
 
 def _left_out(found: HubModel) -> dict[str, Any]:
-    """Returns what keras-hub's converters leave out of a config.json of Hugging Face."""
+    """Returns the settings of Hugging Face's config.json that keras-hub's converters ignore."""
     kind, activation = found.config["model_type"], found.config.get("hidden_act", "gelu")
-    if activation != "gelu" and kind != "dinov3_vit":  # whose converter reads it
+    if activation != "gelu" and kind != "dinov3_vit":  # the latter's converter reads it
         raise UserError(
-            f"backbone.name: {found.name} has the activation {activation}; of a {kind} keras-hub "
-            "converts gelu alone."
+            f"backbone.name: {found.name} has the activation {activation}; for a {kind} keras-hub "
+            "converts only gelu."
         )
     epsilon = float(found.config.get("layer_norm_eps", 1e-12))
     return {"layer_norm_epsilon": epsilon} if kind == "vit" else {}
@@ -170,7 +170,7 @@ def _sized(encoder: keras.Model, size: int, name: str, *, keep: bool) -> keras.M
             f"data.input.size: {name} cannot take images of {size} px: {first_line(error)}"
         ) from error
     for old, layer in zip(encoder.layers, new.layers, strict=True) if keep else ():
-        if hasattr(layer, _POSITIONS):  # of DINOv2: they follow from those of the usual size
+        if hasattr(layer, _POSITIONS):  # DINOv2 computes them from those of the usual size
             own_variables_of = [*own_variables(old)[0], *own_variables(old)[1]]
             layer.load_own_variables({str(i): x.numpy() for i, x in enumerate(own_variables_of)})
             layer.patch_embeddings.set_weights(old.patch_embeddings.get_weights())
@@ -178,17 +178,17 @@ def _sized(encoder: keras.Model, size: int, name: str, *, keep: bool) -> keras.M
             layer.set_weights(old.get_weights())
         else:
             raise UserError(
-                f"data.input.size: {name} takes images of {own} px alone: its weights hold one "
+                f"data.input.size: {name} takes only images of {own} px: its weights hold one "
                 "position for each patch. Leave the size out."
             )
     return new
 
 
 def _fix_positions(encoder: keras.Model) -> None:
-    """Freezes what DINOv2 loses or never uses.
+    """Freezes the weights that DINOv2 loses or never uses.
 
-    A file of it holds the position embeddings of the usual size, and those of another size are
-    computed when it is loaded: what they learned would be lost. Its mask token is for pretraining.
+    Its files hold the position embeddings of the usual size; those of another size are computed
+    when it is loaded, so their training would be lost. Its mask token is for pretraining.
     """
     for layer in encoder.layers:
         if hasattr(layer, _POSITIONS):
@@ -219,7 +219,7 @@ def _with_pixels(
         raise UserError(
             f"data.input.size: {name} cannot take images of {size} px: {first_line(error)}"
         ) from error
-    if isinstance(features, dict):  # of stages, or with what is before the last norm
+    if isinstance(features, dict):  # of stages, or with the features before the last norm
         last = getattr(encoder, "stage_names", ["sequence_output"])[-1]
         if last not in features:
             raise UserError(f"backbone.name: {name} does not give its last stage, {last}.")
@@ -228,5 +228,5 @@ def _with_pixels(
 
 
 def _front(encoder: keras.Model, family: HubFamily) -> int:
-    """Returns how many steps stand before those of the patches."""
+    """Returns how many steps come before those of the patches."""
     return sum(int(getattr(encoder, x)) if isinstance(x, str) else x for x in family.front)

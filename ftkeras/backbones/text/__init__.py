@@ -1,1 +1,1 @@
-"""Backbones for texts that need nothing but Keras: recurrent networks over words or characters."""
+"""Backbones for texts: recurrent networks, Transformers of keras-hub, and users' models."""

@@ -1,7 +1,7 @@
 """Fine-tuning a language model on texts without labels, before it learns a task.
 
 Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification" (ULMFiT): the
-rates fall by 2.6 from layer to layer, and over the steps they form a slanted triangle.
+rates fall by a factor of 2.6 from layer to layer, and follow a slanted triangle over the steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BETWEEN_LAYERS = 2.6
 FEWEST = 20  # texts
 _CUT, _RATIO = 0.1, 32.0  # of the slanted triangle, as in the paper
 _CLIP = 1.0  # the largest norm of the gradients
-_NEAR = 16  # characters by which the lengths of a batch's texts differ at most, mostly
+_NEAR = 16  # characters: the usual largest difference of lengths within a batch
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -37,21 +37,21 @@ def adapt(
 ) -> list[float]:
     """Trains the character LSTM to predict the next character of texts; changes its weights.
 
-    All its layers train, also those that are frozen for a task. A tenth of the texts is held out.
+    All its layers train, also those that a task freezes. A tenth of the texts is held out.
 
     Args:
         model: The backbone's model, from `ftkeras.backbones.text.char_lstm`.
         texts: At least 20 texts, without labels. The held-out ones should be in no test set.
         epochs: How many passes over the texts.
         learning_rate: The peak rate of the layers on top; each layer below has 1 / 2.6 of it.
-        batch_size: How many texts make a batch.
+        batch_size: Texts per batch.
         seed: Decides which texts are held out, and the order of the others.
 
     Returns:
         Bits per character of the held-out texts: before, and after each epoch.
 
     Raises:
-        UserError: There are too few texts, or the model does not say how it reads texts.
+        UserError: There are too few texts, or the model has no vocabulary.
 
     Example:
         ```python
@@ -89,7 +89,7 @@ def adapt(
 
 
 def slanted_triangle(step: int, steps: int) -> float:
-    """Returns the share of the peak rate for a step (from 0): a short rise and a long fall.
+    """Returns the rate of a step (from 0) as a share of the peak rate: a short rise, a long fall.
 
     Example:
         >>> [round(slanted_triangle(step, 20), 3) for step in (0, 1, 2, 11, 19)]
@@ -101,7 +101,7 @@ def slanted_triangle(step: int, steps: int) -> float:
 
 
 def _read(model: keras.Model, texts: Sequence[str]) -> list[np.ndarray]:
-    """Returns the numbers of each text's characters, and the separator's behind them."""
+    """Returns the numbers of each text's characters, followed by the separator's."""
     tokens = tokens_in(model)
     if tokens is None or SEPARATOR not in tokens.vocabulary:
         raise UserError(
@@ -126,7 +126,7 @@ def _ids(tokens: Tokens, text: str) -> np.ndarray:
 def _batches(ids: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> list[Batch]:
     """Returns batches of (characters, next characters), int32 (batch, steps), in random order.
 
-    Texts of about one length share a batch. Padding is 0.
+    Texts of similar length share a batch. Padding is 0.
     """
     order = rng.permutation(len(ids))
     length = np.array([len(ids[i]) // _NEAR for i in order])

@@ -13,9 +13,9 @@ class TextEntry:
         name: Its name in configs.
         layer: The recurrent layer of Keras that it stacks: "LSTM" or "GRU".
         both_ways: Whether each layer reads the text from both ends.
-        tokens: What it reads; the first is its own choice.
-        pretrained: What the shipped weights are.
-        paper: Where the architecture comes from.
+        tokens: The tokens that it can read; the first is the default.
+        pretrained: A description of the shipped weights.
+        paper: The paper of the architecture.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""The shipped character language model as a backbone, and as the language model that it was.
+"""The shipped character language model, as a backbone and as a language model.
 
-The weights are textgenrnn's. Its author trained it on windows of 40 characters, each predicting the
-next one; in front of a short text there was padding, and it was read, too. So the LSTMs learned to
-count steps. They start here in the state that they had after that padding, and predict well from
-there for about 20 characters. Measured on 150 definitions of WordNet, in bits per character:
+The weights are textgenrnn's. Its author trained it to predict the next character after windows of
+40 characters. Short texts were padded in front, and the LSTMs read the padding. So they learned to
+count steps. Here they start in their state after that padding, and predict well for about 20
+characters. Measured on 150 definitions of WordNet, in bits per character:
 
 | how texts are read                         | bits |
 |--------------------------------------------|------|
@@ -14,8 +14,8 @@ there for about 20 characters. Measured on 150 definitions of WordNet, in bits p
 | from the start, characters after these     |  6.2 |
 | from the start, LSTMs that start at zero   | 16.6 |
 
-Fine-tuning takes the counting out: after `ftkeras.backbones.text.adapt` on 1,448 definitions (42 s
-on 2 cores), definitions that it did not see take 2.2 bits, read from the start.
+Fine-tuning removes the counting: after `ftkeras.backbones.text.adapt` on 1,448 definitions (42 s
+on 2 cores), held-out definitions take 2.2 bits, read from the start.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ftkeras.inputs.text.tokens import SEPARATOR, UNKNOWN
 from ftkeras.starter import text as starter
 
 UNITS = 128
-WINDOW = 40  # characters of which textgenrnn predicts the next; shorter texts were padded in front
-PREDICTED = 465  # the characters that the language model knows; `UNKNOWN` is not among them
+WINDOW = 40  # characters that textgenrnn reads; shorter texts were padded in front
+PREDICTED = 465  # the characters that the language model predicts, without `UNKNOWN`
 
 _EMBEDDING = "embedding"
 _LSTMS = ("lstm_1", "lstm_2")
@@ -43,7 +43,7 @@ _LSTM_WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 def characters() -> list[str]:
     """Returns the model's vocabulary: padding first, the separator and `[UNK]` last.
 
-    The separator is the sign that stood around each text in training.
+    The separator was put around each text in training.
 
     Example:
         >>> characters()[1:5], characters()[-2:]
@@ -57,7 +57,7 @@ def load(tokens: keras.layers.Layer, *, pretrained: bool = True) -> Backbone:
     """Returns the character LSTM as a backbone.
 
     Args:
-        tokens: What takes the numbers of characters first, a `TokenIds` with `characters()`.
+        tokens: The first layer, a `TokenIds` with `characters()`.
         pretrained: Whether it has the shipped weights; otherwise they are random.
     """
     model = build(tokens)
@@ -70,8 +70,8 @@ def load(tokens: keras.layers.Layer, *, pretrained: bool = True) -> Backbone:
 def build(tokens: keras.layers.Layer) -> keras.Model:
     """Returns the network from numbers of characters to features, with random weights.
 
-    Features are the embedding and what both LSTMs return, side by side, (batch, steps, 356).
-    Padding is masked: a text gives the same whatever it is padded to.
+    Features are the embedding and the outputs of both LSTMs, concatenated, (batch, steps, 356).
+    Padding is masked, so it does not change a text's features.
     """
     inputs = keras.Input((None,), dtype="int32", name=IDS)
     table = keras.layers.Embedding(len(characters()), 100, mask_zero=True, name=_EMBEDDING)
@@ -85,8 +85,8 @@ def build(tokens: keras.layers.Layer) -> keras.Model:
 def load_weights_into(model: keras.Model) -> None:
     """Sets the shipped weights of the embedding and of both LSTMs.
 
-    An unknown character has the vector of padding, as in textgenrnn. The LSTMs start in the state
-    that they had reached in training after a window's padding.
+    An unknown character has the vector of padding, as in textgenrnn. The LSTMs start in their state
+    after a window's padding.
     """
     _, arrays = starter.char_lstm()
     table = arrays["embedding/embeddings"]
@@ -103,7 +103,7 @@ def load_weights_into(model: keras.Model) -> None:
 def _run(
     x: np.ndarray, kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns what an LSTM that starts at zero returns for one sequence, and its last state.
+    """Returns the outputs of an LSTM that starts at zero for one sequence, and its last state.
 
     Args:
         x: (steps, channels).
@@ -135,7 +135,7 @@ def language_model(backbone: keras.Model) -> keras.Model:
         backbone: What `build` returns.
 
     Returns:
-        From the backbone's input to logits (batch, steps, 465): at a step, from what is read so
+        From the backbone's input to logits (batch, steps, 465): each step's depend on the steps so
         far. `[UNK]` is never predicted.
     """
     _, arrays = starter.char_lstm()
@@ -149,14 +149,14 @@ def language_model(backbone: keras.Model) -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="ftkeras")
 class StartedLSTM(keras.layers.LSTM):
-    """An LSTM whose first state is a weight, and not zero.
+    """An LSTM whose first state is a weight instead of zero.
 
     The arguments are those of `keras.layers.LSTM`.
     """
 
     is_steady = True
-    """Frozen and without dropout it gives the same every time, so that a trunk may hold it. A trace
-    does not show that: TensorFlow's loops count as operations that change something."""
+    """Frozen and without dropout it always returns the same, so a trunk may contain it. A trace
+    does not show that: TensorFlow's loops count as operations with side effects."""
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -177,9 +177,9 @@ class CausalAttention(keras.layers.Layer):
     """At each step, a weighted average of the steps so far.
 
     A step's weight is the exponential of its score, which is linear in its features. textgenrnn
-    took the average over a whole window to predict the character behind it (the layer is that of
-    Felbo et al. 2017, "DeepMoji"); taken over what is read so far, all steps of a text predict at
-    once. Masked steps have no weight.
+    averages over a whole window to predict the next character (the layer is that of Felbo et al.
+    2017, "DeepMoji"). Averages over the steps so far let all steps of a text predict at once.
+    Masked steps have no weight.
 
     Call arguments:
         inputs: (batch, steps, channels).
@@ -206,8 +206,8 @@ class CausalAttention(keras.layers.Layer):
         readable = readable[None]
         if mask is not None:
             readable = ops.logical_and(readable, ops.cast(mask, "bool")[:, None, :])
-        # One softmax per step and not running sums: a late high score would round the sums of
-        # what came before it to zero.
+        # One softmax per step instead of running sums: a late high score would round the sums of
+        # earlier steps to zero.
         weights = ops.softmax(ops.where(readable, scores, -1e9), axis=-1)
         return ops.matmul(ops.cast(weights, inputs.dtype), inputs)
 

@@ -34,13 +34,13 @@ def load_text_backbone(
 
     Args:
         name: A name of the catalog, the path of a `.keras` file, or a name of a model of keras-hub.
-        train: The training texts: what they hold decides the vocabulary and the length.
+        train: The training texts, which decide the vocabulary and the length.
         weights: starter, none, or a file of word vectors; a `.keras` file and a model of keras-hub
             keep their own unless this is none.
         reading: How texts are read.
-        shape: How large a recurrent backbone is; for others leave it out.
-        pooler: Whether a Transformer's features are those of its pooler.
-        seed: Decides what is random.
+        shape: The size of a recurrent backbone; for others leave it out.
+        pooler: Whether a Transformer's features are its pooler's outputs.
+        seed: Seed of random weights.
 
     Raises:
         UserError: The name, the weights or the settings cannot work.
@@ -88,7 +88,7 @@ def _char_lstm(
     entry: TextEntry, train: Split, weights: str, reading: Reading, shape: recurrent.Shape | None
 ) -> Backbone:
     if shape is not None:
-        raise UserError("backbone.recurrent: the layers of char_lstm are given. Leave it out.")
+        raise UserError("backbone.recurrent: the layers of char_lstm are fixed. Leave it out.")
     if weights not in ("starter", "none"):
         raise UserError("backbone.weights: char_lstm takes starter or none.")
     by = _by(entry, reading)
@@ -99,8 +99,8 @@ def _char_lstm(
 
 
 def _own(path: str, train: Split, weights: str, reading: Reading) -> Backbone:
-    """Returns a model of the user's own, with what its tokens are in front of it."""
-    kept = "none" if weights == "none" else "imagenet"  # which is the file's own
+    """Returns a user's model, after a layer with its vocabulary."""
+    kept = "none" if weights == "none" else "imagenet"  # the latter keeps the file's own
     loaded = saved.load(path, weights=kept, image_size=None, cut=None)
     if tokens_in(loaded.model) is not None:
         return loaded

@@ -1,4 +1,4 @@
-"""What a config says about how texts are read."""
+"""A config's settings for reading texts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Reading:
 
     Args:
         tokens: auto, words or characters.
-        length: How many tokens of a text; None follows from the training texts.
-        words: How many tokens of the training texts are added to those with weights, at most.
-        vocabulary: For a model of one's own, the file with its tokens.
-        parts: Of how many parts a text is.
+        length: How many tokens of a text are read; None: the training texts decide.
+        words: The most tokens of the training texts that are added to those with weights.
+        vocabulary: For a user's model, the file with its tokens.
+        parts: The number of parts of a text.
     """
 
     tokens: str = "auto"

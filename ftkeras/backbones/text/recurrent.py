@@ -17,14 +17,14 @@ IDS = "token_ids"
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a recurrent backbone is, and what it drops in training.
+    """The size of a recurrent backbone, and its dropout.
 
     Args:
         units: Width of each recurrent layer, in one direction.
-        layers: How many there are.
+        layers: The number of layers.
         embedding: Width of the embedding, if there are no word vectors.
-        dropout: Of what each recurrent layer reads.
-        recurrent_dropout: Of what a layer hands on from step to step (Gal and Ghahramani 2016).
+        dropout: Dropout of each recurrent layer's inputs.
+        recurrent_dropout: Dropout of a layer's state between steps (Gal and Ghahramani 2016).
     """
 
     units: int = 128
@@ -43,16 +43,16 @@ def build(
 ) -> Backbone:
     """Returns a backbone from token numbers (batch, steps) to features (batch, steps, channels).
 
-    Features are the embedding and what each layer returns, side by side, so that a linear model on
-    their mean is never worse off than one on the mean of word vectors (Peters et al. 2018, "ELMo",
-    mix layers alike). Padding is masked: a text gives the same whatever it is padded to.
+    Features are the embedding and the outputs of each layer, concatenated. So a linear model on
+    their mean has at least the information of the mean of word vectors (Peters et al. 2018, "ELMo",
+    also mix layers). Padding is masked, so it does not change a text's features.
 
     Args:
-        entry: Which layers.
-        tokens: How texts become numbers.
-        vectors: Word vectors to begin with; tokens without one begin random, in the same spread.
-        shape: How large it is.
-        seed: Decides what is random.
+        entry: The kind of layers.
+        tokens: The vocabulary.
+        vectors: The first word vectors; tokens without one get a random vector of the same spread.
+        shape: Its size.
+        seed: Seed of random weights.
 
     Example:
         ```python

@@ -22,7 +22,7 @@ from ftkeras.inputs.text.pieces import IDS, MASK, SEGMENTS, PieceIds, Pieces, re
 from ftkeras.inputs.text.tokens import choose_length
 from ftkeras.keras_internals import flat_layers
 
-_MOST = 512  # pieces of a text that are read, unless a config says so
+_MOST = 512  # pieces of a text that are read, unless a config sets the length
 _TANH_GELU = "keras_hub>gelu_approximate"
 _ACTIVATIONS = {  # Hugging Face's names
     "gelu": "gelu",
@@ -47,9 +47,9 @@ def load(
     Args:
         name: See `ftkeras.backbones.hub.find`.
         train: The training texts: they decide the length.
-        pretrained: Whether it has its weights; otherwise they are random.
+        pretrained: Whether it keeps its weights; otherwise they are random.
         reading: How texts are read.
-        pooler: Whether features are what its pooler makes of the first token, (batch, channels).
+        pooler: Whether features are its pooler's output for the first token, (batch, channels).
 
     Raises:
         UserError: There is no such model, keras-hub cannot load it, or a setting does not fit it.
@@ -61,14 +61,14 @@ def load(
     """
     for field in ("tokens", "vocabulary"):
         if getattr(reading, field) not in ("auto", None):
-            raise UserError(f"data.input.{field}: {name} has a tokenizer of its own. Leave it out.")
+            raise UserError(f"data.input.{field}: {name} has its own tokenizer. Leave it out.")
     found = find(name, "text")
     backbone = found.load(found.hub.models.Backbone, load_weights=pretrained)
     takes = tuple(x.name for x in backbone.inputs)
     if not {IDS, MASK} <= set(takes) <= {IDS, MASK, SEGMENTS}:
         raise UserError(
             f"backbone.name: {name} takes {', '.join(takes)}; a backbone for texts takes {IDS} and "
-            f"{MASK}, as models that read texts alone do."
+            f"{MASK}, as models that read only texts do."
         )
     if found.is_converted:
         _as_converted(backbone, found)
@@ -90,7 +90,7 @@ def _output(backbone: Any, name: str, pooler: bool) -> Any:
 
 
 def _blocks(model: keras.Model, backbone: Any) -> tuple[Block, ...]:
-    """Returns the embeddings, then each layer; what follows the last layer belongs to it."""
+    """Returns the embeddings, then each layer; layers after the last one belong to it."""
     repeated = keras.tree.flatten(getattr(backbone, "transformer_layers", []))
     if not repeated:
         return layer_blocks(model)
@@ -108,15 +108,15 @@ def _blocks(model: keras.Model, backbone: Any) -> tuple[Block, ...]:
 
 
 def _as_converted(backbone: Any, found: HubModel) -> None:
-    """Sets what Hugging Face's config says and keras-hub's converters leave at their defaults.
+    """Applies the settings of Hugging Face's config that keras-hub's converters ignore.
 
-    BERT has the exact GELU there, and its approximation by tanh in keras-hub, which is 2e-4 off.
+    BERT has the exact GELU there, but in keras-hub an approximation by tanh, which is off by 2e-4.
     """
     config = found.config
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise UserError(
             f"backbone.name: {found.name} has positions of the kind "
-            f"{config['position_embedding_type']!r}; keras-hub converts absolute ones alone."
+            f"{config['position_embedding_type']!r}; keras-hub converts only absolute ones."
         )
     named = str(config.get("hidden_act") or config.get("activation") or "")
     wanted = _activation(_ACTIVATIONS.get(named, named)) if named else None
@@ -138,11 +138,11 @@ def _activation(name: str) -> Callable[..., Any]:
 
 
 def _pieces(backbone: Any, found: HubModel, takes: tuple[str, ...]) -> Pieces:
-    """Returns how the model's texts become numbers; their length is not known yet."""
+    """Returns the model's vocabulary; the length of texts is not known yet."""
     options, cleans, lowers = {}, _has_word_pieces(found), False
     if cleans:
-        # What keras-hub does for its own models differs: it makes "ss" of a German sharp s, for
-        # example, and takes no accents away.
+        # keras-hub differs for its own models: for example, it turns a German sharp s into "ss" and
+        # keeps accents.
         settings = found.json("tokenizer_config.json")
         lowers = bool(settings.get("do_lower_case", True))
         strips = settings.get("strip_accents")
@@ -153,13 +153,13 @@ def _pieces(backbone: Any, found: HubModel, takes: tuple[str, ...]) -> Pieces:
     tokenizer = found.load(found.hub.tokenizers.Tokenizer, **options)
     described, assets = read_tokenizer(tokenizer)
     if lowers:
-        described["config"]["lowercase"] = False  # it is done before, and not by case folding
+        described["config"]["lowercase"] = False  # done earlier, and not by case folding
     start, between, end = _around(tokenizer, backbone, found.hub)
     return Pieces(described, assets, takes, start, between, end, cleans=cleans, lowers=lowers)
 
 
 def _has_word_pieces(found: HubModel) -> bool:
-    """Whether a folder in Hugging Face's form has the tokenizer of BERT."""
+    """Whether a folder in Hugging Face's format has the tokenizer of BERT."""
     is_bert = found.config.get("model_type") in ("bert", "distilbert")
     return is_bert and Path(found.folder, "vocab.txt").is_file()
 
@@ -167,10 +167,10 @@ def _has_word_pieces(found: HubModel) -> bool:
 def _around(
     tokenizer: Any, backbone: Any, hub: Any
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Returns the numbers in front of a text, between its parts and behind it.
+    """Returns the numbers before a text, between its parts and after it.
 
-    They are those of keras-hub's classifiers on such a backbone. A model that continues texts has
-    none of these: its start is in front, and a new line between parts.
+    They are those of keras-hub's classifiers on such a backbone. A model that generates texts has
+    none of these: its start token comes first, and a new line separates parts.
     """
     base = hub.models.TextClassifierPreprocessor
     kinds = [kind for kind in vars(hub.models).values() if isinstance(kind, type)]
@@ -188,12 +188,12 @@ def _around(
 def _fitted(
     pieces: Pieces, backbone: Any, found: HubModel, reading: Reading, train: Split
 ) -> Pieces:
-    """Returns how texts become numbers, with a length that follows from the training texts."""
+    """Returns the vocabulary with a length that the training texts decide."""
     most = getattr(backbone, "max_sequence_length", None)
     if reading.length is not None and most is not None and reading.length > most:
         raise UserError(
-            f"data.input.length: {found.name} reads {most} word pieces at most, and "
-            f"{reading.length} are asked for."
+            f"data.input.length: {found.name} reads {most} word pieces at most, but "
+            f"{reading.length} are set."
         )
     own = found.json("sentence_bert_config.json").get("max_seq_length")
     pieces = dataclasses.replace(pieces, parts=reading.parts)

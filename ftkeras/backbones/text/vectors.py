@@ -1,4 +1,4 @@
-"""Word vectors: those that ftkeras ships, or a file of GloVe's or word2vec's text form."""
+"""Word vectors: those that ftkeras ships, or a file in the text format of GloVe or word2vec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftkeras.errors import UserError
 from ftkeras.paths import why_not_readable
 from ftkeras.starter import text as starter
 
-FIRST = 50_000  # words of a file that are kept whether the training texts have them or not
+FIRST = 50_000  # words of a file that are always kept
 _MOST_NUMBERS = 4096  # per word
 _MOST_OF_A_LINE = 1 << 20  # bytes
 _CHUNK = 1 << 20
@@ -39,10 +39,10 @@ def load_vectors(weights: str, wanted: Collection[str]) -> WordVectors | None:
     Args:
         weights: starter, none, or the path of a file: a line per word, "word 0.1 -0.2 ...", for
             word2vec after a line with the number of words and of numbers.
-        wanted: The words of the training texts; of a file only these and its first 50,000 are kept.
+        wanted: The words of the training texts; only these and a file's first 50,000 are kept.
 
     Raises:
-        UserError: The file cannot be read, or a line of it is something else.
+        UserError: The file cannot be read, or has a line of another form.
     """
     if weights == "none":
         return None
@@ -86,7 +86,7 @@ def _read(path: str, wanted: Collection[str]) -> WordVectors:
 
 
 def _lines(file: tf.io.gfile.GFile, path: str) -> Iterator[bytes]:
-    """Yields the lines of a file, none of which is held if it is enormous."""
+    """Yields the lines of a file; raises before a huge line fills the memory."""
     rest, number = b"", 1
     while chunk := file.read(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")

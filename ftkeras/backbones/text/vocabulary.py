@@ -1,4 +1,4 @@
-"""Which tokens a backbone knows, and how long texts are: both from the training texts."""
+"""A backbone's vocabulary and the length of texts, both from the training texts."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ftkeras.console import Progress
 from ftkeras.data.dataset import Split
 from ftkeras.inputs.text.tokens import SPECIAL, By, Tokens, choose_length, count_tokens
 
-MOST = {"words": 512, "characters": 400}  # tokens of a text that are read, unless a config says so
-_MOST_TEXTS = 200_000  # that are looked at
+MOST = {"words": 512, "characters": 400}  # tokens of a text that are read by default
+_MOST_TEXTS = 200_000  # that are counted
 _BATCH = 256
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the training texts hold.
+    """Counts of the training texts.
 
     Args:
-        counts: How often there is each token.
-        lengths: How many tokens each text has.
+        counts: The count of each token.
+        lengths: The number of tokens of each text.
     """
 
     counts: Counter[str]
     lengths: Sequence[int]
 
     def frequent(self, least: int = 2) -> list[str]:
-        """Returns the tokens that occur often enough to learn of, the most frequent first."""
+        """Returns the tokens that occur often enough to be learned, the most frequent first."""
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         return [token for token, count in ordered if count >= least]
 
     def strange(self, known: Collection[str]) -> float:
-        """Returns the share of all words that are not among the known; signs do not count."""
+        """Returns the share of all words that are not known; signs do not count."""
         words = {token: n for token, n in self.counts.items() if token[0].isalpha()}
         there = set(known)
         missing = sum(n for token, n in words.items() if token not in there)
@@ -45,13 +45,13 @@ class Seen:
     def tokens(
         self, by: By, vocabulary: Sequence[str], length: int | None, parts: int = 1
     ) -> Tokens:
-        """Returns how texts become numbers.
+        """Returns the vocabulary with its settings.
 
         Args:
-            by: What tokens are.
+            by: "words" or "characters".
             vocabulary: All tokens, the special ones first.
-            length: How many are read of a text; None follows from the training texts.
-            parts: Of how many parts a text is.
+            length: How many are read of a text; None: the training texts decide.
+            parts: The number of parts of a text.
         """
         length = length or choose_length(self.lengths, MOST[by])
         longer = float(np.mean(np.array(self.lengths) > length)) if self.lengths else 0.0
@@ -59,7 +59,7 @@ class Seen:
 
 
 def see(split: Split, by: str) -> Seen:
-    """Counts the tokens of a split's texts; of very many texts it looks at every few only."""
+    """Counts the tokens of a split's texts, or of a regular sample if there are very many."""
     places = places_in(split)
     texts = tf.data.Dataset.from_tensor_slices(places).map(split.fetch).batch(_BATCH)
     progress = Progress("count words" if by == "words" else "count characters", len(places))
@@ -76,7 +76,7 @@ def see(split: Split, by: str) -> Seen:
 
 
 def places_in(split: Split) -> np.ndarray:
-    """Returns which texts of a split are looked at: all, or of very many every few. (n,)"""
+    """Returns the indices of a split's texts that are counted: all, or a regular sample. (n,)"""
     count = len(split)
     return np.unique(np.linspace(0, count - 1, min(count, _MOST_TEXTS)).astype(np.int64))
 
@@ -93,7 +93,7 @@ def extended(known: Sequence[str], seen: Seen, most: int) -> list[str]:
     Args:
         known: Tokens that have weights already.
         seen: The training texts.
-        most: How many tokens of the texts are added at most.
+        most: The most tokens of the texts that are added.
     """
     there: Collection[str] = {*SPECIAL, *known}
     new = [token for token in seen.frequent() if token not in there]

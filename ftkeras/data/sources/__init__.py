@@ -1,4 +1,4 @@
-"""Where data comes from: one module a source, all of them in `SOURCES`.
+"""Where data comes from: one module per source, all of them in `SOURCES`.
 
 A source is a function that takes the fields of its config section, `parts` (the strings among
 data.split's train, val and test), and the kind of its examples. It returns a `Listing`.

@@ -1,4 +1,4 @@
-"""A folder with one folder a class, optionally under train/, val/ and test/."""
+"""A folder with one folder per class, optionally under train/, val/ and test/."""
 
 from __future__ import annotations
 

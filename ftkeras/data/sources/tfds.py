@@ -92,7 +92,7 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
         raise UserError(f"data.name: TFDS cannot load {name!r}: {first_line(error)}") from error
     if not builder.is_prepared():
         advice = (
-            f"Check the network, or run `tfds build {name}` where there is one, copy the folder "
+            f"Check the network, or run `tfds build {name}` if there is one, copy the folder "
             "and name it with data.data_dir."
         )
         if not download:

@@ -1,1 +1,1 @@
-"""Images: from the bytes of a file to what a model takes, and what is done with pixels."""
+"""Images: from the bytes of a file to a model's inputs."""

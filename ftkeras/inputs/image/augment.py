@@ -1,4 +1,4 @@
-"""Random changes to training images, each a function of a seed alone.
+"""Random changes to training images, each a function of the image and a seed.
 
 A strength is a row of `STRENGTHS`; a list of layers replaces it. Nothing here keeps state, so the
 same seed gives the same pixels in whatever order images are prepared.
@@ -17,7 +17,7 @@ Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Strength:
-    """How far one strength goes.
+    """The limits of one strength.
 
     Args:
         scale: The least share of the image's area that a random crop takes; 1 crops nothing.
@@ -53,7 +53,7 @@ def augment_image(image: tf.Tensor, seed: tf.Tensor, strength: Strength) -> tf.T
 
     Args:
         image: float32 (s, s, 3), 0..255.
-        seed: int32 (2,); it alone decides what happens.
+        seed: int32 (2,); it alone decides the changes.
         strength: One of `STRENGTHS`.
 
     Returns:
@@ -100,7 +100,7 @@ def _grey(image: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
-    """Turns an image (s, s, 3) about its centre, counter-clockwise; what was outside mirrors."""
+    """Turns an image (s, s, 3) about its centre, counter-clockwise; mirrors it at its edges."""
     angle = degrees * (math.pi / 180.0)
     cosine, sine = tf.cos(angle), tf.sin(angle)
     centre = (tf.cast(tf.shape(image)[0], tf.float32) - 1.0) / 2.0

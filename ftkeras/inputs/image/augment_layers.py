@@ -1,7 +1,7 @@
 """Image augmentation layers of Keras and keras-cv, in the pipeline.
 
-A layer of Keras takes its seed in `get_random_transformation`, so what it does to an image follows
-from the image's key alone. RandAugment, AugMix and RandomColorJitter ignore that seed; they are
+A layer of Keras takes its seed in `get_random_transformation`, so its effect on an image depends
+on the image's key alone. RandAugment, AugMix and RandomColorJitter ignore that seed; they are
 composed here from the layers inside them. A layer of keras-cv takes no seed. It is called as it is
 and draws from TensorFlow's global random state.
 """
@@ -33,7 +33,7 @@ _UNFIT = {  # names that belong elsewhere, and where
     "RepeatedAugmentation": "it changes the size of batches",
     "Rescaling": "pixels stay 0 to 255; the model scales them itself",
 }
-# What draws random numbers in a graph, or changes a state such as a generator's.
+# Operations that draw random numbers in a graph, or change a state such as a generator's.
 _STATEFUL = (
     *("Assign", "EagerPyFunc", "Multinomial", "ParameterizedTruncatedNormal"),
     *("PyFunc", "Random", "Rng", "Stateful"),
@@ -69,7 +69,7 @@ class LayersAugment:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know before training starts."""
+        """Notes that are printed before training starts."""
         return tuple(
             f"data.input.augmentation: {name} takes no seed. Neither another run nor a resumed one "
             "gets the same pixels from it."
@@ -89,15 +89,15 @@ def layers_augment(
 
     Returns:
         (image float32 (s, s, 3) 0..255, key int32 (2,)) -> the same kind of image. The key alone
-        decides what happens, except in the layers that `unseeded` names.
+        decides the changes, except in the layers that `unseeded` names.
 
     Raises:
         UserError: A name or an argument is wrong, or a layer does not fit into the pipeline.
     """
     changes: list[Augment] = []
-    unseeded: dict[str, None] = {}  # a set that keeps its order
+    unseeded: dict[str, None] = {}  # an ordered set
     for name, arguments in specs:
-        # When all must repeat, TensorFlow refuses the generator that keras-cv's layers make.
+        # In deterministic mode, TensorFlow refuses the generator that keras-cv's layers make.
         if repeatable and name.startswith("keras_cv/"):
             raise _unrepeatable(name)
         change, is_seeded = layer_augment(name, _make(name, arguments), image_size)
@@ -111,8 +111,8 @@ def layers_augment(
 
 def _unrepeatable(name: str) -> UserError:
     return UserError(
-        f"data.input.augmentation: {name} takes no seed, so training.deterministic: true cannot "
-        "hold. Choose a layer of keras.layers, or set training.deterministic: false."
+        f"data.input.augmentation: {name} takes no seed, so training cannot be deterministic. "
+        "Choose a layer of keras.layers, or set training.deterministic: false."
     )
 
 
@@ -169,7 +169,7 @@ def layer_augment(name: str, layer: keras.layers.Layer, size: int) -> tuple[Augm
     Any other layer is called as it is.
 
     Args:
-        name: What messages call the layer.
+        name: The layer's name in messages.
         layer: Takes one image (s, s, 3), 0..255.
         size: Side of the images, in pixels.
 
@@ -180,8 +180,8 @@ def layer_augment(name: str, layer: keras.layers.Layer, size: int) -> tuple[Augm
     Raises:
         UserError: The layer fails on such images, or changes their shape.
     """
-    # Every image preprocessing layer of Keras inherits this `call`: it draws a transformation, then
-    # applies it, and nothing more.
+    # Every image preprocessing layer of Keras inherits this `call`, which draws a transformation
+    # and applies it.
     takes_seed = getattr(type(layer), "call", None) is keras.layers.RandomFlip.call
 
     def apply(image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
@@ -216,7 +216,7 @@ def _draws_from_state(graph: tf.Graph) -> bool:
 class KeyedSeeds(keras.random.SeedGenerator):
     """A seed generator without state: its n-th seed follows from the key and n.
 
-    n is counted while a graph is traced, so each place that draws has a seed of its own.
+    n is counted while a graph is traced, so each operation that draws has its own seed.
     """
 
     def __init__(self, key: tf.Tensor):
@@ -243,7 +243,7 @@ def _transform(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
 def _rand_augment(layer: Any, images: tf.Tensor, seeds: KeyedSeeds) -> tf.Tensor:
     """Cubuk et al. 2020, RandAugment: operations one after the other."""
     one_of = _one_of(_parts(layer, OPERATIONS))
-    key = seeds.next()  # an operation that is chosen twice does the same twice, as in Keras
+    key = seeds.next()  # an operation that is chosen twice has the same effect, as in Keras
     for _ in range(layer.num_ops):
         images = one_of(images, seeds.next(), key)
     return images
@@ -278,12 +278,12 @@ _COMPOSED = {
 
 
 def _parts(layer: Any, names: Sequence[str]) -> list[Any]:
-    """Returns the layers inside a layer that it has of those named."""
+    """Returns those of the named layers that a layer contains."""
     return [part for name in names if (part := getattr(layer, name, None)) is not None]
 
 
 def _one_of(choices: Sequence[Any]) -> Callable[..., tf.Tensor]:
-    """Makes a function that applies one of several layers; None is none.
+    """Makes a function that applies one of several layers; None applies none.
 
     Keras runs all of them on every image and picks one result.
 

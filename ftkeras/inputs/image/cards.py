@@ -21,17 +21,17 @@ def draw(
     logits_of: Callable[[Any], tf.Tensor],
     exclusive: bool,
 ) -> list[dict[str, Any]]:
-    """Returns what `pictures.json` keeps of each image: data URIs.
+    """Returns the data URIs of each image for `pictures.json`.
 
     Args:
         kind: How images are read.
         shown: The images.
         model: From images (n, size, size, 3) to logits or scores.
-        logits_of: From what the model puts out to logits (n, classes).
+        logits_of: From the model's outputs to logits (n, classes).
         exclusive: Whether exactly one class is right; Grad-CAM explains a logit in either case.
 
     Returns:
-        `image`, and with room beside it `overlay` and the map's size as `cells`.
+        `image`, and if there is room `overlay` and the map's size as `cells`.
     """
     images = [np.asarray(kind.read(one.raw, PLAIN, tf.zeros(2, tf.int32))) for one in shown]
     cards: list[dict[str, Any]] = [{"image": show.data_uri(one)} for one in images]
@@ -41,7 +41,7 @@ def draw(
         return cards
     stacked = np.stack([images[place] for place in places])
     heat = explain(stacked, np.array([shown[place].explained for place in places]))
-    if heat[0].size > 1:  # a single cell says nothing of where
+    if heat[0].size > 1:  # a single cell shows no location
         for place, where in zip(places, heat, strict=True):
             overlay = show.data_uri(show.overlay(images[place], where))
             cards[place] |= {"overlay": overlay, "cells": list(where.shape)}

@@ -1,4 +1,4 @@
-"""What a config says of images: `data.input` with the kind image. Imports no TensorFlow."""
+"""The section `data.input` with the kind image. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class ImageConfig(InputSection):
     """Each example is an image."""
 
     kind: Literal["image"] = "image"
-    """What an example is; may be left out for images."""
+    """The kind of input; may be left out for images."""
     size: Side | None = None
-    """Side of the square model input, in pixels; left out, the backbone's natural size."""
+    """Side of the square model input, in pixels; default: the backbone's natural size."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How an image becomes square: centre crop, pad with black, or change the aspect ratio."""
     augmentation: Strength | list[AugmentationLayer] = "light"
     """A strength, or a list of layers that replaces it."""
     mix: MixConfig = MixConfig()
-    """MixUp and CutMix; each batch takes one of those that are on."""
+    """MixUp and CutMix; if both are on, each batch uses one of them."""

@@ -2,7 +2,7 @@
 
 The 15 common corruptions are those of Hendrycks and Dietterich 2019, "Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations", from the package that keeps their code alive.
-As in the paper they are done to the image at the size that the model sees.
+As in the paper they are applied to the image at the model's input size.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 USUAL = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
-"""A few of every sort, for what measures many models."""
+"""A few of every sort, for measuring many models."""
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels; the corruptions are not defined below it
-_SEEDED = ("impulse_noise", "glass_blur")  # take a seed of their own beside NumPy's global one
+_SEEDED = ("impulse_noise", "glass_blur")  # take a seed in addition to NumPy's global one
 
 Change = Callable[[np.ndarray], np.ndarray]
 
 
 def check(kind: Any, field: str) -> None:
-    """Raises UserError if the images that a model takes are too small; `field` names the wish."""
+    """Raises UserError, which names `field`, if the model's input size is too small."""
     if kind.size and kind.size < SMALLEST:
         raise UserError(
             f"{field}: corruptions need images of at least {SMALLEST} px, and the model's have "
@@ -54,13 +54,13 @@ def check(kind: Any, field: str) -> None:
 
 
 def check_installed(field: str) -> None:
-    """Raises UserError if the package of the corruptions is missing; `field` names the wish."""
+    """Raises UserError, which names `field`, if the package of the corruptions is missing."""
     if importlib.util.find_spec("imagecorruptions") is None:
         raise UserError(f'{field}: install the corruptions: pip install "ftkeras[robustness]".')
 
 
 def to_change(images: tf.Tensor) -> np.ndarray:
-    """Returns images (b, s, s, 3) as `corrupt` and `SHIFTS` take each of them: uint8."""
+    """Returns images (b, s, s, 3) as uint8, for `corrupt` and `SHIFTS`."""
     return tf.cast(images, tf.uint8).numpy()
 
 
@@ -92,7 +92,7 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarra
 
 @contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
-    """Seeds NumPy's global generator for a while, and leaves it as it was."""
+    """Seeds NumPy's global generator in a block, and restores its state afterwards."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -111,7 +111,7 @@ def _farther(image: np.ndarray) -> np.ndarray:
 
 
 def _window(x: float, y: float, side: float) -> Change:
-    """Returns what enlarges a window to the whole image: corner and side in parts of 1."""
+    """Returns a function that enlarges a window to the whole image; corner and side are shares."""
 
     def change(image: np.ndarray) -> np.ndarray:
         height, width, _ = image.shape
@@ -122,7 +122,7 @@ def _window(x: float, y: float, side: float) -> Change:
 
 
 def _gains(red: float, green: float, blue: float) -> Change:
-    """Returns what multiplies the channels."""
+    """Returns a function that multiplies the channels."""
     gains = np.array([red, green, blue])
     return lambda image: np.clip(np.rint(image * gains), 0, 255).astype(np.uint8)
 

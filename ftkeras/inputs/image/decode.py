@@ -1,8 +1,8 @@
-"""The one way from encoded bytes to pixels, for training, prediction and the exported model.
+"""Decodes encoded bytes to pixels, for training, prediction and the exported model alike.
 
 Everything here is TensorFlow operations, so it runs inside tf.data and inside a SavedModel, and all
-three see the same pixels. Images come out of `resize_image` as whole numbers 0..255 in float32,
-so that a cache can hold them in a byte each and lose nothing.
+three get the same pixels. `resize_image` returns whole numbers 0..255 in float32, so that a cache
+can hold each in a byte without loss.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from ftkeras.inputs.image.file_check import BMP, GIF, PNG, read_checked
 
-# From the height and width of an image, int32 (2,), to where a part of it begins and how far it
-# extends, int32 (2,) each.
+# From the height and width of an image, int32 (2,), to the begin and the extent of a part of it,
+# int32 (2,) each.
 Crop = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 MODES = ("crop", "pad", "squash")
@@ -30,17 +30,16 @@ _HEAD_BYTES = 1 << 14  # the part of a file in which Exif is looked for
 def decode_image(encoded: tf.Tensor, least: int = 0, part: Crop | None = None) -> tf.Tensor:
     """Decodes an image as people see it.
 
-    JPEG, PNG, GIF (first frame) and BMP; grey becomes RGB, 16 bits are scaled to 8, transparency
-    lies on white, and a JPEG's Exif orientation is applied.
+    JPEG, PNG, GIF (first frame) and BMP. Grey becomes RGB, 16 bits are scaled to 8, transparency
+    is blended with white, and a JPEG's Exif orientation is applied.
 
     Args:
         encoded: The file's bytes, a scalar string.
-        least: To how many pixels its shorter side will be resized. A much larger JPEG is decoded
-            at a half, a quarter or an eighth of its size, which takes a fraction of the time, but
-            at no less than twice `least`: what the decoder leaves out, the resize would average
-            away. 0 is full size.
-        part: Which part of the image to return. Of a JPEG little else is decoded then; the pixels
-            are those of the whole image.
+        least: The length in pixels to which its shorter side will be resized. A much larger JPEG
+            is decoded at a half, a quarter or an eighth of its size, which is faster, but at no
+            less than twice `least`: the resize would average away the lost details. 0 is full size.
+            part: The part of the image to return. Little more than that part of a JPEG is decoded;
+        the pixels are the same as in the whole image.
 
     Returns:
         uint8 (h, w, 3), RGB.
@@ -99,7 +98,7 @@ def _decode_jpeg(encoded: tf.Tensor, least: int, part: Crop | None) -> tf.Tensor
 
 
 def whole(raw: tf.Tensor) -> tf.Tensor:
-    """Returns an image in full size, uint8 (h, w, 3): of a file's bytes, or as it is."""
+    """Returns an image in full size, uint8 (h, w, 3); decodes it if it is a file's bytes."""
     return decode_image(raw) if raw.dtype == tf.string else raw
 
 
@@ -116,7 +115,7 @@ def _slice(image: tf.Tensor, begin: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
     def sixteen() -> tf.Tensor:
-        # Asked for 8 bits, the decoder would cut the low byte off instead of rounding.
+        # With dtype uint8, the decoder would cut off the low byte instead of rounding.
         wide = tf.io.decode_png(encoded, channels=0, dtype=tf.uint16)
         return tf.cast((tf.minimum(wide, 2**16 - 129) + 128) // 257, tf.uint8)  # no overflow
 
@@ -140,7 +139,7 @@ def _as_rgb(image: tf.Tensor) -> tf.Tensor:
     """uint8 (h, w, 1 | 2 | 3 | 4) -> uint8 (h, w, 3); alpha is composited on white."""
 
     def on_white() -> tf.Tensor:
-        values = tf.cast(image, tf.uint16)  # the sums fit, and take half of int32's memory
+        values = tf.cast(image, tf.uint16)  # the sums fit, in half of int32's memory
         alpha = values[..., -1:]  # (h, w, 1)
         blend = values[..., :-1] * alpha + 255 * (255 - alpha)
         return tf.cast((blend + 127) // 255, tf.uint8)  # (h, w, 1 | 3)
@@ -170,10 +169,10 @@ def orient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the Exif orientation of a JPEG: int32 scalar, 1 to 8; 1 where there is none.
+    """Reads the Exif orientation of a JPEG: int32 scalar, 1 to 8; 1 if there is none.
 
-    The bytes are a stranger's: whatever is malformed reads as 1, and nothing here can fail. The
-    first `Exif` of the file is taken for its header, which spares images without one all the work.
+    The bytes are untrusted: malformed data read as 1, and nothing here can fail. The first `Exif`
+    of the file is taken for its header, so images without one cost nothing.
     """
     head = tf.strings.substr(encoded, 0, _HEAD_BYTES)
     parts = tf.raw_ops.StringSplitV2(input=[head], sep=b"Exif\0\0", maxsplit=1).values
@@ -186,7 +185,7 @@ def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     def read(at: int | tf.Tensor, kind: tf.DType, count: int, little: bool) -> tf.Tensor:
         inside = tf.clip_by_value(at, 0, tf.strings.length(tiff))
         raw = tf.strings.substr(tiff, inside, count * kind.size)
-        raw = tf.io.decode_raw(  # what lies beyond the end reads as zeros
+        raw = tf.io.decode_raw(  # bytes beyond the end read as zeros
             raw, kind, little_endian=little, fixed_length=count * kind.size
         )
         return tf.cast(raw, tf.int32)  # (count,)
@@ -271,7 +270,7 @@ def all_of(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
-    # Averages of bytes, so nothing to clip.
+    # Averages of bytes need no clipping.
     return tf.round(tf.image.resize(image, (height, width), antialias=True))
 
 

@@ -1,4 +1,4 @@
-"""Images that are there twice, to the pixel or nearly; and copies that contradict each other."""
+"""Duplicate images, exact or near, and copies with contradictory labels."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def find_duplicates(
     """Finds exact copies and near-duplicates, within splits, across them and across labels.
 
     Args:
-        looks: What was seen of the images.
+        looks: Measurements of the images.
         class_names: Names of the classes.
-        features: Rows (m,) -> a backbone's features (m, channels); asked about candidates only.
+        features: Rows (m,) -> a backbone's features (m, channels); called for candidates only.
     """
     exact = exact_pairs(looks)
     near = near_pairs(looks, features)
@@ -43,7 +43,7 @@ def find_duplicates(
 
 
 def exact_pairs(looks: Looks) -> Pairs:
-    """Returns each image that has the size and pixels of an earlier one, with that one.
+    """Returns pairs (original, copy) of images with the same size and pixels.
 
     Blank images are left out: they are a finding of their own.
     """
@@ -57,9 +57,9 @@ def exact_pairs(looks: Looks) -> Pairs:
 def near_pairs(looks: Looks, features: Callable[[np.ndarray], np.ndarray]) -> Pairs:
     """Returns pairs of images that differ, but show the same: copied, resized, brightened.
 
-    Candidates agree in most bits of a perceptual hash. They are near-duplicates where their
-    thumbnails correlate far more than those of neighbours in this data set do (garments on black
-    all look alike, photos don't) and where a backbone finds them alike too.
+    Candidates agree in most bits of a perceptual hash. They are near-duplicates if two conditions
+    hold. Their thumbnails correlate far more than those of usual neighbours in this data set
+    (garments on black all look alike, photos don't). And a backbone's features are similar, too.
     """
     rows = np.flatnonzero(~looks.blank)
     _, first = np.unique(looks.contents[rows], return_index=True)
@@ -78,17 +78,17 @@ def near_pairs(looks: Looks, features: Callable[[np.ndarray], np.ndarray]) -> Pa
     one, other = where.reshape(pairs.shape).T
     alike = np.einsum("ij,ij->i", vectors[one], vectors[other]) >= _COSINE
     pairs = rows[pairs]
-    # A backbone finds a photo and its grey copy unlike; there the thumbnails alone decide.
+    # A backbone's features of a photo and its grey copy differ; for these the thumbnails decide.
     alike |= looks.coloured[pairs[:, 0]] != looks.coloured[pairs[:, 1]]
     return pairs[alike]
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """Returns 64 bits an image: which of its low frequencies are above this data set's median.
+    """Returns 64 bits per image: which of its low frequencies are above this data set's median.
 
     The DCT hash of Zauner 2010 ("Implementation and benchmarking of perceptual image hash
-    functions"), but for the thresholds: with the median of each frequency over the data set every
-    bit is 1 for half of the images, however alike they are.
+    functions"), except for the thresholds. With the median of each frequency over the data set,
+    every bit is 1 for half of the images, even if all are similar.
 
     Args:
         thumbnails: uint8 (n, 32, 32).
@@ -104,7 +104,7 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     # Bands take every fourth frequency, so that each has low and less low ones.
     rows, columns = np.array([low[i] for b in range(_BANDS) for i in range(b, _BITS, _BANDS)]).T
     transformed = basis @ thumbnails.astype(np.float32) @ basis.T  # (n, 11, 11)
-    values = _unit(transformed[:, rows, columns], center=False)  # contrast plays no part
+    values = _unit(transformed[:, rows, columns], center=False)  # removes contrast
     bits = (values > np.median(values, axis=0)).astype(np.uint8)
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)[:, 0]
 
@@ -112,9 +112,9 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 def candidates(hashes: np.ndarray) -> Pairs:
     """Returns the pairs whose hashes differ in 8 bits or fewer, without comparing all with all.
 
-    Multi-index hashing (Norouzi, Punjani and Fleet 2012): only images are compared that agree in
+    Multi-index hashing (Norouzi, Punjani and Fleet 2012): images are compared only if they agree in
     one of four bands of 16 bits. That finds every pair that differs in 3 bits or fewer, and most
-    of the others; some are lost where thousands agree in a band.
+    of the others; some are lost if thousands agree in a band.
 
     Args:
         hashes: uint64 (n,).
@@ -148,9 +148,9 @@ def _popcount(words: np.ndarray) -> np.ndarray:
 
 
 def _usual_distance(units: np.ndarray, asked: int = 500, among: int = 2000) -> float:
-    """Returns how far a thumbnail's fifth neighbour is, in the densest tenth of a sample.
+    """Returns the distance to a thumbnail's fifth neighbour, in the densest tenth of a sample.
 
-    The fifth, because a data set full of copies must not count them as usual.
+    The fifth, so that a few copies do not lower the usual distance.
     """
     sample = np.random.default_rng(0).permutation(len(units))[:among]
     if len(sample) < 20:

@@ -1,4 +1,4 @@
-"""Where in an image a model looked.
+"""The parts of an image that support a model's answer.
 
 Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization".
@@ -19,20 +19,20 @@ from ftkeras.graph import Graph, GraphModel, Step, Tensor, flatten
 def grad_cam(
     model: keras.Model, logits_of: Callable[[Any], tf.Tensor]
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """Returns a function that says where a model sees a class.
+    """Returns a function that maps a class to the parts of an image that support it.
 
-    Gradients flow only from a logit back to the last feature map, through pooling and head; what
-    lies before it may be anything.
+    Gradients flow only from a logit back to the last feature map, through pooling and head; the
+    layers before it may be of any kind.
 
     Args:
         model: From images (n, size, size, 3) to logits or scores (n, units); functional, and the
             backbone may be nested in it.
-        logits_of: From what the model puts out to logits (n, classes): `Ending.logits`.
+        logits_of: From the model's outputs to logits (n, classes): `Ending.logits`.
 
     Returns:
         From images (n, size, size, 3) and class indices (n,) to float32 maps (n, h, w), whose
-        highest value is 1 (all 0 where nothing speaks for the class); h and w are those of the
-        feature map. None where the model has no feature map that everything passes through.
+        highest value is 1 (all 0 if nothing supports the class); h and w are those of the
+        feature map. None if the model has no feature map that all of the output depends on.
 
     Example:
         ```python
@@ -64,10 +64,10 @@ def grad_cam(
 
 
 def _last_map(graph: Graph) -> tuple[Tensor, int] | None:
-    """Returns the last feature map that all of the output comes from, and where in the steps.
+    """Returns the last feature map that all of the output depends on, and its index in the steps.
 
-    The steps are in an order in which they can run, so that those up to the one that makes the map
-    do not need it, and those after it may use nothing else that was made before.
+    The steps are in an order in which they can run. So those up to the one that makes the map do
+    not need the map, and those after it may use no other earlier tensor.
     """
     for index in range(len(graph.steps), 0, -1):
         for tensor in graph.steps[index - 1].outputs:

@@ -1,9 +1,9 @@
-"""What a decoder may see: the check of a file's bytes that comes before every TensorFlow decoder.
+"""The check of a file's bytes that comes before every TensorFlow decoder.
 
-The bytes may be a stranger's, and a decoder that fails on them can end the process or take all of
-its memory. TensorFlow 2.21 would also read WebP and JPEG XL; a WebP animation of 142 bytes ends the
-process. So a file is known by its signature, and by the size that its header states. All of it is
-TensorFlow operations: the exported model, tf.data and the scan run the same check.
+The bytes are untrusted: a decoder that fails on them can end the process or take all of its memory.
+TensorFlow 2.21 would also read WebP and JPEG XL; a WebP animation of 142 bytes ends the process.
+So a file is checked by its signature, and by the size in its header. All of it is TensorFlow
+operations: the exported model, tf.data and the scan run the same check.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 MAX_SCANS = 100
-"""Of a JPEG: each scan visits all pixels, and may be a few bytes. A photo has about ten."""
+"""Of a JPEG: each scan visits all pixels, but may have few bytes. A photo has about ten scans."""
 JPEG, PNG, GIF, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 
 _REMEDY = "send JPEG, PNG, GIF or BMP"
@@ -33,7 +33,7 @@ _LIMIT = f" pixels; the limit is {MAX_PIXELS // 10**6} million: send a smaller i
 _EXTENSION, _FRAME = ord("!"), ord(",")  # how a GIF's parts begin
 _MAX_EXTENSIONS = 64  # before a GIF's first frame
 _MAX_RUNS = 4096  # of equal blocks in a row, within a frame or an extension of a GIF
-_RUN = 4096  # blocks that are looked at together
+_RUN = 4096  # blocks that are checked at once
 
 
 T = TypeVar("T")
@@ -45,24 +45,24 @@ def read_checked(
     other: Callable[[bytes, tf.Tensor], T],
     after: Callable[[T], T] = lambda result: result,
 ) -> T:
-    """Passes a file to a reader only if a decoder may see it.
+    """Passes a file to a reader only if a decoder may read it.
 
     Args:
         encoded: The file's bytes, a scalar string.
         jpeg: Reads a JPEG, a scalar string.
         other: Reads a file of another kind. Takes its signature (PNG, GIF or BMP of this module),
-            and what may be decoded, a scalar string: the file, of a GIF only its first frame. In
-            a process it is traced once: give the same function each time.
-        after: Takes what `other` returns.
+            and the bytes to decode, a scalar string: the file, or a GIF's first frame. It is traced
+            once per process: give the same function each time.
+        after: Takes the result of `other`.
 
     Returns:
-        What the reader returns.
+        The reader's result.
 
     Raises:
-        tf.errors.InvalidArgumentError: No decoder may see the file; `why_not` has the reason.
+        tf.errors.InvalidArgumentError: No decoder may read the file; `why_not` has the reason.
     """
 
-    # Most files are JPEGs, and each operation takes microseconds: theirs are as few as possible.
+    # Most files are JPEGs, and each operation takes microseconds, so JPEGs need as few as possible.
     def checked_jpeg() -> T:
         pixels, parts = _jpeg(encoded)
         fits = (pixels <= MAX_PIXELS) & (parts <= MAX_SCANS + 1)
@@ -72,7 +72,7 @@ def read_checked(
 
 
 def why_not(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns why no decoder may see a file, a scalar string; empty if one may.
+    """Returns why no decoder may read a file, a scalar string; empty if one may.
 
     Raises:
         tf.errors.InvalidArgumentError: The header of a JPEG is damaged.
@@ -92,13 +92,13 @@ def why_not(encoded: tf.Tensor) -> tf.Tensor:
 
 def _if_true(file: tf.Tensor, condition: tf.Tensor, message: str | tf.Tensor) -> tf.Tensor:
     """Returns the file if a condition holds; raises otherwise."""
-    # A single operation, which `tf.debugging.Assert` is not.
+    # A single operation; `tf.debugging.Assert` is several.
     with tf.control_dependencies([tf.raw_ops.Assert(condition=condition, data=[message])]):
         return tf.identity(file)
 
 
 def _jpeg(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a JPEG's pixels, int64, and in how many parts its scans cut it, int32."""
+    """Returns a JPEG's number of pixels, int64, and of scans, int32."""
     parts = tf.raw_ops.StringSplitV2(input=[encoded], sep=_SCAN, maxsplit=MAX_SCANS + 1).values
     shape = tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)
     return tf.reduce_prod(shape[:2]), tf.size(parts)
@@ -114,21 +114,21 @@ def _reason(kind: bytes, file: tf.Tensor, reason: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _checked(read: Callable[[bytes, tf.Tensor], T]) -> Callable[[tf.Tensor], T]:
-    """Returns what reads a file of any kind but JPEG, if a decoder may see it."""
+    """Returns a function that reads a file of any kind except JPEG, if a decoder may read it."""
     return _others(lambda kind, file, reason: read(kind, _if_true(file, reason == "", reason)))
 
 
 @functools.cache
 def _others(do: Callable[[bytes, tf.Tensor, tf.Tensor], T]) -> Callable[[tf.Tensor], T]:
-    """Returns what calls `do` with a file's signature, what may be decoded, and why nothing may.
+    """Returns a function that calls `do` with a file's signature, bytes to decode, and an error.
 
-    Only for files that are no JPEG. It is a function of its own, which is not inlined: in a graph
-    each operation of a branch that is not taken takes time, 0.25 ms per JPEG in all. And it takes
-    0.3 s to trace.
+    Only for files that are no JPEG. The function is not inlined: in a graph each operation of a
+    branch takes time even if the branch is not taken, 0.25 ms per JPEG in total. Tracing takes
+    0.3 s.
     """
 
     def others(encoded: tf.Tensor) -> T:
-        head = tf.strings.substr(encoded, 0, _HEAD) + bytes(_HEAD)  # so that it can be looked at
+        head = tf.strings.substr(encoded, 0, _HEAD) + bytes(_HEAD)  # never shorter than a header
 
         def starts_with(signature: bytes) -> tf.Tensor:
             return tf.strings.substr(head, 0, len(signature)) == signature
@@ -139,7 +139,7 @@ def _others(do: Callable[[bytes, tf.Tensor, tf.Tensor], T]) -> Callable[[tf.Tens
             return do(PNG, encoded, tf.where(header_first, _why_not_sides(sides), DAMAGED))
 
         def bmp() -> T:
-            sides = tf.abs(_two_integers(head, 18, little_endian=True))  # top down if negative
+            sides = tf.abs(_two_integers(head, 18, little_endian=True))  # negative: top down
             return do(BMP, encoded, _why_not_sides(sides))
 
         def gif() -> T:
@@ -174,7 +174,7 @@ def _why_not_sides(sides: tf.Tensor) -> tf.Tensor:
     """Returns what is wrong with the sides of an image, integers (2,), or an empty string."""
     sides = tf.cast(sides, tf.int64)
     first, second = sides[0], sides[1]
-    # Without a product, which could overflow.
+    # A product could overflow.
     too_large = first > MAX_PIXELS // tf.maximum(second, 1)
 
     def size() -> tf.Tensor:
@@ -186,20 +186,20 @@ def _why_not_sides(sides: tf.Tensor) -> tf.Tensor:
 
 
 def _first_frame(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Finds the first frame of a GIF: TensorFlow would unpack every frame to show one.
+    """Finds the first frame of a GIF: TensorFlow would unpack all frames.
 
     Args:
         data: The file's bytes, int32 (n,).
 
     Returns:
-        The byte after the frame, 0 if the file breaks off before it or is not built as a GIF; and
-        the frame's sides, int32 (2,).
+        The byte after the frame, or 0 if the file ends before it or is no valid GIF; and the
+        frame's sides, int32 (2,).
     """
     data = tf.concat([data, tf.zeros((_HEAD,), tf.int32)], 0)  # so that headers can be read
     length = tf.size(data) - _HEAD
 
     def table(flags: tf.Tensor) -> tf.Tensor:
-        """The bytes of the colour table that some flags announce."""
+        """The bytes of the colour table, by its flags."""
         return tf.where(flags >= 0x80, 6 * tf.bitwise.left_shift(1, flags % 8), 0)
 
     def is_extension(at: tf.Tensor) -> tf.Tensor:
@@ -220,10 +220,10 @@ def _first_frame(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _after_blocks(data: tf.Tensor, length: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Returns the byte after a chain of blocks in a GIF, each of which begins with its length.
+    """Returns the byte after a chain of blocks in a GIF; each block begins with its length.
 
-    A chain ends with a block of length 0. Nearly all blocks before it are equally long, so runs of
-    such are skipped at once. 0 is returned if the file breaks off, or the chain has too many runs.
+    A chain ends with a block of length 0. Nearly all blocks before it are equally long, so a run
+    of equal blocks is skipped at once. Returns 0 if the file breaks off or has too many runs.
     """
 
     def unfinished(at: tf.Tensor) -> tf.Tensor:

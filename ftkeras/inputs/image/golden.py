@@ -1,4 +1,4 @@
-"""The images on which an export must answer as its model does."""
+"""The images on which an export is compared with its model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LIMITS = (
     "(CMYK JPEG, PNG with a transparent palette or EXIF rotation, compressed BMP) are decoded by "
     "TensorFlow and may look different."
 )
-"""What no golden image shows."""
+"""A limit that no golden image shows."""
 WARM_UP = ("colour", "grey", "alpha", "rotated")
-"""The golden images that a server is asked about first."""
+"""The golden images that are sent to a server first."""
 
 
 def is_told(name: str, error: str) -> bool:
-    """Whether an error is about the file that `refused_images` has under that name."""
+    """Whether an error fits the file of that name in `refused_images`."""
     return ("WebP is not supported" in error) == ("webp" in name)
 
 
@@ -56,22 +56,22 @@ def golden_images() -> dict[str, bytes]:
 
 
 def refused_images() -> dict[str, bytes]:
-    """Returns files that an export must refuse, each with an error of its own, by name.
+    """Returns files that an export must refuse, each with its own error, by name.
 
-    A broken JPEG, a still WebP image, and an animated one that ends TensorFlow's own decoder
-    together with its process.
+    A broken JPEG, a still WebP image, and an animated one that makes TensorFlow's own decoder end
+    the process.
     """
     return {"broken": broken_image(), "webp": _WEBP, "animated webp": _WEBP_ANIMATION}
 
 
 def broken_image() -> bytes:
-    """Returns a JPEG that looks whole at its beginning and breaks off in the middle."""
+    """Returns a JPEG with a valid beginning that breaks off in the middle."""
     whole = golden_images()["colour"]
     return whole[: len(whole) // 2]
 
 
 golden, refused = golden_images, refused_images
-"""By the names that every kind's module has."""
+"""The names that the module has for every kind."""
 
 
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Images: what the model takes is a square of pixels, RGB, 0 to 255."""
+"""Images: the model's input is a square of pixels, RGB, 0 to 255."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _NONE, _LAYERS = "none", "layers"  # views besides the strengths
 class ImageInput(Input):
     """Square images of one size.
 
-    A random crop needs the whole image, of which as little is decoded as the crop takes; without
-    one the resized image is the same every time, so it is what a cache keeps.
+    A random crop needs the whole image, of which only the cropped part is decoded. Without a random
+    crop the resized image is the same every time, so a cache keeps that.
 
     Args:
-        size: Side of the model's input, in pixels; 0 if it is not known yet, which is enough to
-            find and to check images.
+        size: Side of the model's input, in pixels; 0 if it is not known yet: images can then be
+            found and checked.
         resize: How images become square: crop, pad or squash; see `decode.resize_image`.
         layers: Augments instead of a strength: (image float32 (s, s, 3) 0..255, key) -> image; see
             `augment_layers.layers_augment`.
@@ -89,7 +89,7 @@ class ImageInput(Input):
 
     @property
     def raw(self) -> tf.TensorSpec:
-        """A file's bytes; in their stead uint8 (h, w, 3) will do."""
+        """A file's bytes; or uint8 (h, w, 3) instead."""
         return tf.TensorSpec((), tf.string)
 
     @property
@@ -104,7 +104,7 @@ class ImageInput(Input):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What layers cannot do."""
+        """The notes of the layers."""
         return getattr(self.layers, "notes", ())
 
     @property
@@ -125,11 +125,11 @@ class ImageInput(Input):
         return f"{base}: {self.layers_recipe if view == _LAYERS else STRENGTHS[view]}"
 
     def accepts(self, name: str) -> bool:
-        """Whether a file's name says that it is an image; hidden files are not."""
+        """Whether a file is an image, by its name; hidden files are not."""
         return scan.is_image_name(name)
 
     def check(self, raw: bytes, name: str, key: str) -> Verdict:
-        """Decides about one file; see `scan.examine`."""
+        """Checks one file; see `scan.examine`."""
         return scan.examine(name, raw, key)
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
@@ -146,7 +146,7 @@ class ImageInput(Input):
         return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
     def decode(self, raw: tf.Tensor, view: View) -> tf.Tensor:
-        """Returns the image, uint8: whole for a random crop, else square (size, size, 3)."""
+        """Returns the image, uint8: whole for a random crop, otherwise square (size, size, 3)."""
         image = self._decoded(raw, view, None)
         # Resized images are whole numbers, so a byte holds them.
         return image if _crops(view) else tf.cast(self.square(image), tf.uint8)
@@ -156,7 +156,7 @@ class ImageInput(Input):
         return self._prepared(lambda part: cut(kept, part), view, key)
 
     def read(self, raw: tf.Tensor, view: View, key: tf.Tensor) -> tf.Tensor:
-        """Returns the same, of a JPEG having decoded little more than the random crop."""
+        """Returns the same, but decodes little more of a JPEG than the random crop."""
         return self._prepared(lambda part: self._decoded(raw, view, part), view, key)
 
     def mix(self, batch: tuple[Any, ...], key: tf.Tensor) -> tuple[Any, ...]:
@@ -169,17 +169,17 @@ class ImageInput(Input):
     def why_not_mixed(self, specs: Sequence[Any]) -> str:
         """CutMix needs maps."""
         if self.cutmix and any(len(spec.shape) != 3 for spec in specs):
-            return "CutMix needs feature maps, and what crosses the frontier is none"
+            return "CutMix needs feature maps, but other tensors cross the frontier"
         return ""
 
     def square(self, image: tf.Tensor) -> tf.Tensor:
-        """Makes an image uint8 (h, w, 3) float32 (size, size, 3), whole numbers 0..255."""
+        """Turns an image uint8 (h, w, 3) into float32 (size, size, 3), whole numbers 0..255."""
         if image.shape[:2] == (self.size, self.size):
             return tf.cast(image, tf.float32)
         return resize_image(image, self.size, self.resize)
 
     def _decoded(self, raw: tf.Tensor, view: View, part: Crop | None) -> tf.Tensor:
-        """Returns a part of an image; of a large JPEG no more pixels than the model's input has."""
+        """Returns a part of an image; that of a large JPEG is reduced to the model's input size."""
         if raw.dtype != tf.string:
             return cut(raw, part)
         least = max(_least(STRENGTHS[n], self.size) for n in view.names) if _crops(view) else 0
@@ -188,7 +188,7 @@ class ImageInput(Input):
     def _prepared(
         self, taken: Callable[[Crop | None], tf.Tensor], view: View, key: tf.Tensor
     ) -> tf.Tensor:
-        """Returns what the model takes of an image of which `taken` returns a part, or all."""
+        """Returns the model's input from an image of which `taken` returns a part, or all."""
         if view.names == (_NONE,):
             return self.square(taken(None))
         if self.layers is not None:
@@ -232,7 +232,7 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> ImageInput:
     Args:
         settings: The fields of `ImageConfig`, as plain values; and `repeatable`, whether all
             augmentation layers have to follow a seed.
-        model: Its size counts, if there is one.
+        model: If there is one, its input decides the size.
     """
     options = dict(settings)
     augmentation, repeatable = options.pop("augmentation", None), options.pop("repeatable", False)

@@ -1,4 +1,4 @@
-"""What the values of an image are: from 0 to 255 and, if nothing but resizing changed it, whole."""
+"""The values of an image: 0 to 255, whole numbers unless it was augmented."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ LOWEST, HIGHEST = 0.0, 255.0
 
 
 def to_bytes(images: Any) -> np.ndarray:
-    """Returns images (n, s, s, 3), not augmented, as uint8, which loses nothing."""
+    """Returns images (n, s, s, 3), not augmented, as uint8, without loss."""
     return np.asarray(images).astype(np.uint8)

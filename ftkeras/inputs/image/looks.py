@@ -1,4 +1,4 @@
-"""What is seen of images: size, the contents' fingerprint, a thumbnail; and odd ones."""
+"""Measurements of images (size, a fingerprint of the content, a thumbnail), and odd images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MIXED = 0.02  # the smaller share from which grey and colour count as mixed
 
 @dataclass(frozen=True, kw_only=True)
 class Looks(Rows):
-    """What was seen of all images of all splits, one row per image.
+    """Measurements of all images of all splits, one row per image.
 
     Args:
         sizes: Height and width in pixels. (n, 2)
@@ -65,11 +65,11 @@ def measure(image: tf.Tensor, kind: ImageInput) -> tuple[tf.Tensor, ...]:
 
 
 def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:
-    """Returns what `measure` saw of all images, with what the arguments of `Rows` say of them.
+    """Returns the measurements of all images as rows.
 
     Args:
-        seen: What `measure` returned, (n, ...) each.
-        **rows: What is known of them besides.
+        seen: The results of `measure`, (n, ...) each.
+        **rows: The arguments of `Rows`.
     """
     sizes, contents, deviation, chroma, thumbnails = seen
     return Looks(
@@ -86,9 +86,9 @@ def find_odd(looks: Looks, class_names: Sequence[str], kind: ImageInput) -> list
     """Finds images that show nothing, are tiny or long, or mix grey and colour.
 
     Args:
-        looks: What was seen.
+        looks: The measurements.
         class_names: Names of the classes.
-        kind: How the model gets them.
+        kind: The kind of input, with the model's size.
     """
     checks = (
         _blank(looks),
@@ -107,7 +107,7 @@ def _blank(looks: Looks) -> Finding | None:
         "warning",
         "blank images",
         f"{percent(len(rows), len(looks))} images have one colour and show nothing.",
-        "Look at them and remove them: a model can only memorise what label they have.",
+        "Check them and remove them: a model can only memorise their labels.",
         tuple(
             looks.evidence(i, f"deviation {looks.deviation[i]:.1f} of 255") for i in rows.tolist()
         ),
@@ -123,7 +123,7 @@ def _tiny(looks: Looks, image_size: int) -> Finding | None:
             "warning",
             "tiny images",
             f"{percent(len(rows), len(looks))} images are more than {_TINY:g} times smaller than "
-            f"most (shorter side {usual:.0f} px in the middle) and than the model's input "
+            f"most (median of the shorter side: {usual:.0f} px) and than the model's input "
             f"({image_size} px).",
             "Remove thumbnails and icons, or find them in full size.",
             tuple(looks.evidence(i, _size(looks, i)) for i in rows.tolist()),
@@ -160,7 +160,7 @@ def _long(looks: Looks, resize: str) -> Finding | None:
 
 
 def _grey(looks: Looks, class_names: Sequence[str]) -> Finding | None:
-    """Grey among colour is harmless where it is spread evenly, and a shortcut where it isn't."""
+    """A mix of grey and colour is harmless if spread evenly; otherwise it is a shortcut."""
     shown = ~looks.blank
     grey = shown & ~looks.coloured
     share = grey.sum() / max(shown.sum(), 1)
@@ -175,7 +175,7 @@ def _grey(looks: Looks, class_names: Sequence[str]) -> Finding | None:
         return Finding(
             "warning",
             "grey and colour",
-            f"{message}, and {apart}: the model can go by colour instead of content.",
+            f"{message}, and {apart}: the model can use colour instead of content.",
             "Make all images grey, or find images of both kinds for every class and split.",
             evidence,
         )

@@ -13,10 +13,10 @@ def mix_batch(batch: Batch, seed: tf.Tensor, mixup: float, cutmix: float, maps: 
     Args:
         batch: Images float32 (b, s, s, 3), labels float32 (b, classes), and perhaps weights
             float32 (b,); labels and weights are blended as the images are.
-        seed: int32 (2,); it alone decides what happens.
+        seed: int32 (2,); it alone decides the blends.
         mixup: Alpha of MixUp's beta distribution; 0 is off.
         cutmix: Alpha of CutMix's beta distribution; 0 is off.
-        maps: How many tensors at the front of the batch are images, or feature maps of them.
+        maps: How many of the first tensors of the batch are images, or feature maps of them.
 
     Returns:
         The batch, in the same shapes.

@@ -1,8 +1,8 @@
-"""Looks at every image before training does: leaves out the broken, normalises the unusual.
+"""Checks every image before training: leaves out broken ones, normalises unusual ones.
 
-TensorFlow's decoders read JPEG, PNG, GIF and BMP, most variants of them as people see them. What
-they cannot read, or would show differently, is rendered once with Pillow into a PNG in the user's
-cache folder, which then stands for the file.
+TensorFlow's decoders read JPEG, PNG, GIF and BMP, and most variants of them correctly. Pillow
+renders a file that they cannot read, or would show differently, into a PNG in the user's cache
+folder. That PNG is then read instead of the file.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ UNSUPPORTED = frozenset(
 )
 
 _ORIENTATION = 0x0112
-VERSION = 5  # of what `examine` decides; a new one forgets the cached scans
+VERSION = 5  # of the decisions of `examine`; a new one discards cached scans
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name says that it is an image; hidden files are not."""
+    """Whether a file is an image, by its name; hidden files are not."""
     base = PurePosixPath(name)
     return not base.name.startswith(".") and base.suffix.lower() in FORMATS.keys() | UNSUPPORTED
 
 
 def examine(name: str, encoded: bytes, key: str) -> Verdict:
-    """Decides about one image.
+    """Checks one image.
 
     Args:
-        name: The file's path; empty if it has none. The content decides what it is, and a note
-            says so if its extension says something else.
+        name: The file's path; empty if it has none. The content decides the format; if the
+            extension is another format's, a note reports it.
         encoded: The file's bytes.
         key: A name for its normalised copy, unique to this content.
 
@@ -95,13 +95,13 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
         if suffix in UNSUPPORTED or FORMATS.get(suffix, "JPEG") not in _readable():
             return Verdict(name, f"{suffix[1:]} images are not supported; convert to JPEG or PNG")
         return Verdict(name, "not an image")
-    except Exception as error:  # a decoder may raise anything on a stranger's bytes
+    except Exception as error:  # a decoder may raise any error on untrusted bytes
         return Verdict(name, f"broken or truncated: {first_line(error)}")
 
 
 @functools.cache
 def _readable() -> tuple[str, ...]:
-    """Returns those of the formats that this Pillow reads."""
+    """Returns the formats among these that the installed Pillow reads."""
     Image.init()
     return tuple(sorted(set(FORMATS.values()) & Image.OPEN.keys()))
 
@@ -112,9 +112,9 @@ def _too_large(size: tuple[int, int] | None) -> str:
 
 
 def _why_not_decoded(encoded: bytes, kind: str) -> str:
-    """Returns why no TensorFlow decoder may see these bytes, or an empty string."""
+    """Returns why no TensorFlow decoder may read these bytes, or an empty string."""
     if kind == "PNG" and encoded[12:16] == b"IHDR":
-        return ""  # of a PNG only the size is checked besides, and that is known; a call takes 1 ms
+        return ""  # saves 1 ms: for a PNG only the size is checked, which is known
     try:
         return bytes(_why_not(tf.constant(encoded)).numpy()).decode()
     except tf.errors.OpError:
@@ -134,7 +134,7 @@ def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:
             shown_as = orientation if orientation in range(2, 9) else 1
             if _orientation(encoded) != shown_as:
                 return False
-        return _decodes(tf.io.decode_jpeg, encoded, ratio=8)  # reads all, computes little
+        return _decodes(tf.io.decode_jpeg, encoded, ratio=8)  # reads all bytes, computes little
     if orientation in range(2, 9) or "transparency" in image.info:
         return False
     if kind == "PNG":
@@ -145,9 +145,9 @@ def _shown_alike(image: Image.Image, kind: str, encoded: bytes) -> bool:
         assert isinstance(image, ImageFile.ImageFile)
         whole = image.tile[0][1] == (0, 0, *image.size)
         still = not getattr(image, "is_animated", False)
-        image.load()  # raises where TensorFlow would make up what is missing
+        image.load()  # raises on missing data, which TensorFlow would fill in
         return whole and still and _decodes(decode.decode_image, encoded)
-    if kind == "BMP":  # 24 bits without compression; other kinds are read as other things
+    if kind == "BMP":  # 24 bits without compression; TensorFlow reads other variants wrongly
         return encoded[28:34] == b"\x18\0\0\0\0\0" and _decodes(tf.io.decode_bmp, encoded)
     return False
 
@@ -158,14 +158,14 @@ def _orientation(encoded: bytes) -> int:
 
 def _decodes(decoder: Callable[..., tf.Tensor], encoded: bytes, **options: int) -> bool:
     try:
-        decoder(tf.constant(encoded), **options)  # of Python's bytes it would take twice as long
+        decoder(tf.constant(encoded), **options)  # with Python's bytes it would take twice as long
     except tf.errors.OpError:
         return False
     return True
 
 
 def render(image: Image.Image) -> Image.Image:
-    """Renders an image as people see it: upright, RGB, on white.
+    """Renders an image upright, in RGB, on white.
 
     Args:
         image: As Pillow opened it.

@@ -1,4 +1,4 @@
-"""Images for people to look at: in a grid, small for a page, with a map over them."""
+"""Images for figures: in a grid, small for a page, with a map over them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 MOST_IN_GRID = 64
 _SIDE = 144  # pixels, of a thumbnail
 _QUALITY = 82
-# From dark to light: told apart in grey, and by people who see red and green alike.
+# From dark to light: distinct in grey, and for people with red-green colour blindness.
 _COLOURS = np.array(
     [(20, 11, 52), (106, 23, 110), (188, 55, 84), (243, 120, 25), (252, 255, 164)], np.float32
 )
@@ -21,7 +21,7 @@ def grid(images: np.ndarray) -> np.ndarray:
     """Returns images in rows from left to right, white where there are none.
 
     Args:
-        images: Numbers 0..255, (n, h, w, 3); 64 at the most are shown.
+        images: Numbers 0..255, (n, h, w, 3); at most 64 are shown.
 
     Returns:
         uint8 (rows * (h + 2), columns * (w + 2), 3).

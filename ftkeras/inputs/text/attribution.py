@@ -1,8 +1,8 @@
-"""What each token of a text did for an answer.
+"""The contribution of each token of a text to an answer.
 
 Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks": gradients are averaged
-on the way from a text without any content, whose embedding is zero, to the text. So the numbers of
-its tokens add up to the difference between the scores of the two.
+on the path from an empty text, whose embedding is zero, to the text. The contributions of its
+tokens add up to the difference between the two scores.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ftkeras.keras_internals import flat_layers
 _STEPS = 16
 
 Explain = Callable[[Tree, int], np.ndarray]
-"""From what the model takes of one text, and a class, to a number per token, float32 (steps,)."""
+"""From the model's inputs for one text, and a class, to a number per token, float32 (steps,)."""
 
 
 def integrated_gradients(
     model: keras.Model, logits_of: Callable[[Any], tf.Tensor], *, exclusive: bool = True
 ) -> Explain | None:
-    """Returns a function that says what each token adds to the score of a class.
+    """Returns a function that computes each token's contribution to the score of a class.
 
     Args:
         model: From numbers of tokens to logits or scores; functional, and the backbone may be
             nested in it.
-        logits_of: From what the model puts out to logits (n, classes).
-        exclusive: Whether exactly one class is right: the score is then its log-probability, so
-            that what speaks for all classes alike counts for none. Otherwise it is the logit.
+        logits_of: From the model's outputs to logits (n, classes).
+        exclusive: Whether exactly one class is right: the score is then its log-probability, which
+            ignores what supports all classes equally. Otherwise it is the logit.
 
     Returns:
         None if the model has no embedding of tokens.
@@ -81,7 +81,7 @@ def integrated_gradients(
 
 
 def _embedding(graph: Graph) -> int | None:
-    """Returns the place of the step that embeds tokens: the one with the largest vocabulary."""
+    """Returns the index of the step that embeds tokens: the one with the largest vocabulary."""
     sizes = {
         place: max(_vocabularies(step), default=0)
         for place, step in enumerate(graph.steps)
@@ -99,7 +99,7 @@ def _vocabularies(step: Step) -> list[int]:
 
 
 def _with_embedding(graph: Graph, place: int) -> Graph:
-    """Returns the graph with one more input, last, which counts instead of the embedding."""
+    """Returns the graph with one more input, the last, which replaces the embedding."""
     step = graph.steps[place]
     (found,) = step.outputs
     own, instead = (Tensor(found.shape, found.dtype) for _ in range(2))

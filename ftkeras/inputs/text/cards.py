@@ -1,4 +1,4 @@
-"""What a report shows of a text: the part that decided, and what each token did for the answer."""
+"""What a report shows of a text: the decisive part, and each token's contribution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # writing without spaces: ka
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+|\s+")
 
 Piece = tuple[str, float | None]
-"""A part of a text as it is written, and what it did; None if it is no token that was read."""
+"""A part of a text as it is written, and its contribution; None if the model did not read it."""
 
 
 def draw(
@@ -40,12 +40,12 @@ def draw(
         kind: How texts are read.
         shown: The texts.
         model: From numbers of tokens to logits or scores.
-        logits_of: From what the model puts out to logits (n, classes).
+        logits_of: From the model's outputs to logits (n, classes).
         exclusive: Whether exactly one class is right.
 
     Returns:
-        `pieces`, the strings of an excerpt in order, and `weights`, what each added to the score
-        of the explained class; None for what lies between tokens or was not read.
+        `pieces`, the strings of an excerpt in order, and `weights`, the contribution of each to the
+        score of the explained class; None between tokens and for parts that were not read.
     """
     assert isinstance(kind, TextInput) and kind.tokens is not None
     tokens = kind.tokens
@@ -65,7 +65,7 @@ def draw(
 
 
 def _padded(kind: Input, inputs: Tree) -> Tree:
-    """Returns what the model takes of a text, as long as the shortest batch that may hold it."""
+    """Returns the model's inputs for a text, padded to the shortest length that holds it."""
 
     def padded(name: str, x: tf.Tensor) -> tf.Tensor:
         count = int(x.shape[0])
@@ -79,7 +79,7 @@ def _padded(kind: Input, inputs: Tree) -> Tree:
 
 
 def _written(raw: tf.Tensor, tokens: Pieces, weights: np.ndarray | None) -> Iterator[Piece]:
-    """Yields a text in words: what a word did is the sum over the pieces of it that were read."""
+    """Yields a text in words; a word's weight is the sum over its pieces that were read."""
     place = len(tokens.start)
     for number, (part, read) in enumerate(
         zip(parts_of(raw, tokens.parts), tokens.read(raw), strict=True)
@@ -118,12 +118,12 @@ def _pieces(raw: tf.Tensor, tokens: Tokens | Pieces, weights: np.ndarray | None)
 
 
 def pieces_of(text: str, tokens: Sequence[str], by: str = "words") -> list[tuple[str, int | None]]:
-    """Returns a text in pieces as it is written: each with the place of its token, or None.
+    """Returns a text in pieces as it is written, each with the index of its token, or None.
 
     Args:
         text: The text.
         tokens: Its tokens, of which the last may be missing: in lower case, without spaces.
-        by: What tokens are.
+        by: "words" or "characters".
 
     Example:
         >>> pieces_of("Don't  go!", ["do", "n't", "go", "!"])
@@ -142,7 +142,7 @@ def pieces_of(text: str, tokens: Sequence[str], by: str = "words") -> list[tuple
         while end < len(text) and len(there) < len(wanted):
             there += _plain(text[end])
             end += 1
-        if there != wanted:  # written in a way that lower case hides
+        if there != wanted:  # lower case changed its form
             spaced = ((token, i) for i, token in enumerate(tokens[place:], place))
             return pieces + [one for pair in spaced for one in (pair, (" ", None))]
         pieces.append((text[position:end], place))
@@ -159,7 +159,7 @@ def _plain(text: str) -> str:
 
 
 def _words(pieces: Sequence[Piece]) -> list[Piece]:
-    """Returns words for characters: what a word did is the sum over it and the space after it."""
+    """Returns words for characters; a word's weight is the sum over it and the space after it."""
     places = [i for i, (piece, _) in enumerate(pieces) for _ in piece]
     text = "".join(piece for piece, _ in pieces)
     words: list[Piece] = []
@@ -175,7 +175,7 @@ def _words(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def excerpt(pieces: Sequence[Piece]) -> list[Piece]:
-    """Returns the part of a text that did most, if all of it is too long to show."""
+    """Returns the part of a text with the largest contribution, if it is too long to show."""
     short = [(_cut(" " if piece.isspace() else piece), weight) for piece, weight in _split(pieces)]
     lengths = np.cumsum([0, *(len(piece) for piece, _ in short)])
     if lengths[-1] <= _MOST:
@@ -184,7 +184,7 @@ def excerpt(pieces: Sequence[Piece]) -> list[Piece]:
     ends = np.searchsorted(lengths, lengths[:-1] + _MOST, side="right") - 1
     begin = int(np.argmax(did[ends] - did[:-1]))
     end = int(ends[begin])
-    # What did most stands in the middle, not at an end.
+    # The largest contribution is in the middle, not at an end.
     inside = did[begin] + (did[end] - did[begin]) / 2
     middle = lengths[int(np.searchsorted(did, inside))]
     first = np.clip(middle - _MOST // 2, 0, lengths[-1] - _MOST)
@@ -196,7 +196,7 @@ def excerpt(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _split(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """Divides what was not read into words, so that an excerpt can end in it."""
+    """Divides unread parts into words, so that an excerpt can end in them."""
     for piece, weight in pieces:
         if weight is None:
             yield from ((word, None) for word in _WORD.findall(piece))

@@ -1,4 +1,4 @@
-"""Which texts can be read; the same decision in training, in `predict` and in a served model."""
+"""Which texts can be read: the same check in training, in `predict` and in a served model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = f"longer than {MOST_CHARACTERS:,} bytes"
 _ZERO = r"(?s).*\x00.*"
 _NOTHING = r"[\pZ\pC]*"  # spaces and control characters
 _VISIBLE = re.compile(rb"[!-~]")
-_OTHERS = {  # what files of other encodings begin with
+_OTHERS = {  # the first bytes of files in other encodings
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -30,7 +30,7 @@ def why_not(raw: tf.Tensor) -> tf.Tensor:
     Args:
         raw: A string scalar.
     """
-    # Nothing is looked at in detail before its size is known.
+    # The size is checked first.
     is_long = tf.strings.length(raw) > MOST_CHARACTERS
     text = tf.where(is_long, "", raw)
     whole = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
@@ -46,7 +46,7 @@ def examine(raw: bytes) -> str:
         if raw.startswith(mark):
             return f"{name}, not UTF-8 text; save it as UTF-8"
     if len(raw) <= MOST_CHARACTERS and b"\0" not in raw and _VISIBLE.search(raw):
-        try:  # most texts, in a hundredth of the time
+        try:  # most texts pass here, a hundred times faster
             raw.decode()
             return ""
         except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Texts that are there twice, to the word or nearly; and copies that contradict each other."""
+"""Duplicate texts, exact or near, and copies with contradictory labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_duplicates(
     """Finds exact copies and near-duplicates, within splits, across them and across labels.
 
     Args:
-        looks: What was seen of the texts.
+        looks: Measurements of the texts.
         class_names: Names of the classes.
         features: Not needed: the words of two texts decide.
     """
@@ -36,7 +36,7 @@ def find_duplicates(
 
 
 def exact_pairs(looks: Looks) -> Pairs:
-    """Returns each text that an earlier one equals, except in case and spaces, with that one."""
+    """Returns pairs (original, copy) of texts that are equal except in case and spaces."""
     rows = np.flatnonzero(~looks.blank)
     _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
     original = rows[first[which]]  # the earliest of each content
@@ -61,15 +61,15 @@ def near_pairs(looks: Looks) -> Pairs:
 def shingles(words: Words, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the runs of three words of texts, signs left out, as hashes.
 
-    A text of fewer words has one run, which is all of it.
+    A text of fewer words has one run, the whole text.
 
     Args:
         words: The words of all texts.
         rows: Which texts, (m,), none of them without words.
 
     Returns:
-        uint64 hashes, each once per text and rising, one text after the other; and where each text
-        begins and the last ends, (m + 1,).
+        uint64 hashes, each once per text and rising, one text after the other; and the start of
+        each text and the end of the last, (m + 1,).
     """
     real = words.is_word[words.numbers]
     numbers, rows_of = words.numbers[real].astype(np.uint64), words.rows[real]
@@ -81,7 +81,7 @@ def shingles(words: Words, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inside = place < ends
         follower = np.where(inside, numbers[np.minimum(place, len(numbers) - 1)] + np.uint64(1), 0)
         value = _mix(value * np.uint64(0x9E3779B97F4A7C15) + follower.astype(np.uint64))
-    # The last words of a text begin no run of three, unless there is no other.
+    # The last two words of a text begin no run of three, unless there is no other run.
     whole = np.arange(len(numbers)) + _SHINGLE <= ends
     whole |= np.arange(len(numbers)) == first[rows_of]
     place_of = np.full(len(words), -1)
@@ -96,13 +96,13 @@ def shingles(words: Words, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signatures(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Returns 64 numbers per text: two texts agree in each as probably as they are alike.
+    """Returns 64 numbers per text; the probability that two texts agree in one is their similarity.
 
     MinHash, Broder 1997, "On the resemblance and containment of documents".
 
     Args:
         values: uint64 hashes of all texts.
-        starts: Where each text begins, and where the last ends, (m + 1,).
+        starts: The start of each text, and the end of the last, (m + 1,).
 
     Returns:
         uint64 (m, 64).
@@ -119,8 +119,8 @@ def signatures(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 def candidates(signed: np.ndarray) -> Pairs:
     """Returns the pairs that agree in all of a band of their signatures.
 
-    Of pairs that are 75% alike 99.8% do, of those that are 30% alike 12%. If many texts agree in a
-    band, each is paired with the next twenty.
+    That finds 99.8% of the pairs with a similarity of 75%, and 12% of those with 30%. If many texts
+    agree in a band, each is paired with the next twenty.
 
     Args:
         signed: uint64 (m, 64).
@@ -144,7 +144,7 @@ def candidates(signed: np.ndarray) -> Pairs:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """Returns other 64 bits for each, as if drawn (Steele et al. 2014, "SplitMix")."""
+    """Returns a pseudo-random 64-bit number for each (Steele et al. 2014, "SplitMix")."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

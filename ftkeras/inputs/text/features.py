@@ -1,4 +1,4 @@
-"""What tells texts of one source from those of another: the mean of word vectors, and habits."""
+"""Features that differ between sources of texts: the mean word vector, and habits of writing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def make(looks: Looks, batches: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from rows (m,) to features float32 (m, 55).
 
     The last five are the logarithm of the length, and the shares of signs, numbers, words without a
-    vector, and long words: for texts of whose language there are no vectors.
+    vector, and long words: for texts in a language without vectors.
 
     Args:
-        looks: What was seen of the texts.
+        looks: Measurements of the texts.
         batches: Not needed: nothing is read again.
     """
     known, vectors = starter.word_vectors()

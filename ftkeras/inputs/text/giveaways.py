@@ -1,4 +1,4 @@
-"""Words that give a class away: its own name, or a mark of where its texts come from."""
+"""Words that give a class away: its own name, or a mark of its source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftkeras.inputs.text.words import stem, words_in
 if TYPE_CHECKING:
     from ftkeras.inputs.text.looks import Looks
 
-_LEAST = 10  # texts of a class and of the others, to speak of shares
+_LEAST = 10  # texts of a class and of the others, for meaningful shares
 _LEAST_MARKED = 20
 _NAMED, _NAMED_ELSEWHERE = 0.6, 0.05
 _MARKED, _MARKED_ELSEWHERE = 0.9, 0.01
@@ -21,10 +21,10 @@ _SHOWN = 20  # marks per class
 
 
 def find_giveaways(looks: Looks, class_names: Sequence[str]) -> Iterator[Finding]:
-    """Yields a finding on names of classes in their texts, and one on other words that tell.
+    """Yields a finding on names of classes in their texts, and one on other giveaway words.
 
     Args:
-        looks: What was seen.
+        looks: Measurements of the texts.
         class_names: Names of the classes.
     """
     if not class_names or not len(looks):
@@ -34,9 +34,9 @@ def find_giveaways(looks: Looks, class_names: Sequence[str]) -> Iterator[Finding
         yield Finding(
             "warning",
             "class names in texts",
-            f"The texts of {len(named)} of {len(class_names)} classes say what class they are, and "
-            "others do not: the label leaks, or the answer is a search for a word.",
-            "If what will be classified does not have these words, take them out of the texts.",
+            f"The texts of {len(named)} of {len(class_names)} classes contain the name of their "
+            "class, and others do not: the label leaks, or a search for a word is enough.",
+            "If the texts to classify later do not have these words, take them out.",
             tuple(named),
         )
     marked = _marked(looks, class_names)
@@ -47,8 +47,8 @@ def find_giveaways(looks: Looks, class_names: Sequence[str]) -> Iterator[Finding
             "telling words",
             f"One word gives away {classes} of {len(class_names)} classes: it is in more than "
             f"{_MARKED:.0%} of the texts of a class and in less than {_MARKED_ELSEWHERE:.0%} of "
-            "others. The model can go by it instead of content.",
-            "Take out what tells the source: headers, signatures, addresses, marks of the tool.",
+            "others. The model can use it instead of content.",
+            "Take out marks of the source: headers, signatures, addresses, names of tools.",
             tuple(marked),
         )
 
@@ -59,7 +59,7 @@ def _named(looks: Looks, class_names: Sequence[str]) -> list[Evidence]:
         c: {stem(word) for word in words_in(name) if word[0].isalnum()}
         for c, name in enumerate(class_names)
     }
-    # A short name, a number, or a label of several outputs stands in texts by chance.
+    # A short name, a number, or a label of several outputs may be in texts by chance.
     stems_of = {c: s for c, s in stems_of.items() if s and all(map(_can_be_meant, s))}
     number_of = {word: i for i, word in enumerate(set().union(*stems_of.values()))}
     stems = [stem(word) for word in looks.words.vocabulary]
@@ -100,7 +100,7 @@ def _marked(looks: Looks, class_names: Sequence[str]) -> list[Evidence]:
         name = {stem(word) for word in words_in(class_names[c])}
         for number in found[np.argsort(-share[found], kind="stable")][:_SHOWN].tolist():
             word = looks.words.vocabulary[number]
-            if stem(word) not in name:  # which is a finding of its own
+            if stem(word) not in name:  # names have their own finding
                 detail = f"{word!r} is in {share[number]:.0%}, in {elsewhere[number]:.1%} of others"
                 marked.append(Evidence(class_names[c], detail=detail))
     return marked

@@ -1,4 +1,4 @@
-"""The texts on which an export must answer as its model does."""
+"""The texts on which an export is compared with its model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ LIMITS = (
     "A text is split into tokens by rules, not by a dictionary: words of languages that put no "
     "spaces between them, other than Chinese characters, are one token each."
 )
-"""What no golden text shows."""
+"""A limit that no golden text shows."""
 WARM_UP = ("sentence", "punctuation", "numbers", "long")
-"""The golden texts that a server is asked about first."""
+"""The golden texts that are sent to a server first."""
 _REASONS = {"empty": EMPTY, "spaces": EMPTY, "binary": BINARY}
 _REASONS |= dict.fromkeys(("not UTF-8", "half a character"), DAMAGED)
 
 
 def is_told(name: str, error: str) -> bool:
-    """Whether an error is about the text that `refused` has under that name."""
+    """Whether an error fits the text of that name in `refused`."""
     return error == _REASONS[name]
 
 
@@ -43,7 +43,7 @@ def golden() -> dict[str, bytes]:
 
 
 def refused() -> dict[str, bytes]:
-    """Returns what an export must refuse, each with an error of its own, by name."""
+    """Returns texts that an export must refuse, each with its own error, by name."""
     return {
         "empty": b"",
         "spaces": b" \t\r\n",

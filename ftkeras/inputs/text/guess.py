@@ -1,4 +1,4 @@
-"""Whether data that a config is written for are texts; this imports no TensorFlow."""
+"""Whether data are texts, for `ftkeras init`; this imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES = 50  # of a table that are read
 _LEAST = 2.0  # words per cell, on average, of a column of texts; names and labels have fewer
 _MOST = 8  # words of a column's name
 _DELIMITERS = ",;\t|"
-_NO_LABELS = ("split", "weight")  # columns that mean something else
+_NO_LABELS = ("split", "weight")  # columns with another meaning
 
 
 def columns_of(path: str, files: str) -> tuple[str, str]:
@@ -38,7 +38,7 @@ def columns_of(path: str, files: str) -> tuple[str, str]:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             lines = list(itertools.islice(file, _LINES))
         records = _objects(lines) if path.endswith("l") else _records(lines)
-    except (OSError, ValueError, csv.Error):  # the run says what is wrong
+    except (OSError, ValueError, csv.Error):  # the run reports what is wrong
         return "", ""
     columns = dict.fromkeys(name for record in records for name in record)
     if files in columns or not columns:
@@ -68,7 +68,7 @@ def _label_column(records: Sequence[Mapping[str, object]], columns: Sequence[str
 
 
 def holds_texts(folder: str) -> bool:
-    """Whether most files of the first folder with files, at any depth, are texts by their name."""
+    """Whether most files in the first folder with files, at any depth, have names of texts."""
     for _, _, names in os.walk(folder):
         endings = [os.path.splitext(name)[1].lower() for name in names if name[0] != "."]
         if any(endings):

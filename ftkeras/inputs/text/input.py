@@ -35,8 +35,8 @@ class TextInput(Input):
     Args:
         tokens: How they become numbers; None while they are only found and checked.
         columns: The columns of a table that hold the parts of a text.
-        drop: The share of tokens that training leaves out.
-        swap: The share of neighbouring tokens that training swaps.
+        drop: The share of tokens that are left out in training.
+        swap: The share of neighbouring tokens that are swapped in training.
         terms: What the model counts besides, if it does.
     """
 
@@ -64,14 +64,14 @@ class TextInput(Input):
 
     @property
     def takes(self) -> Mapping[str, tf.TensorSpec]:
-        """The numbers of tokens, int32 (steps,), 0 for padding; and what else a model takes."""
+        """The numbers of tokens, int32 (steps,), 0 for padding; and further inputs of the model."""
         names = Tokens.takes if self.tokens is None else self.tokens.takes
         own = {name: tf.TensorSpec((None,), tf.int32) for name in names}
         return own if self.terms is None else {**own, **TAKES}
 
     @property
     def raw(self) -> tf.TensorSpec:
-        """A string in UTF-8; its parts, if it has several, with `BETWEEN` between them."""
+        """A string in UTF-8; if it has several parts, `BETWEEN` separates them."""
         return tf.TensorSpec((), tf.string)
 
     @property
@@ -81,12 +81,12 @@ class TextInput(Input):
 
     @property
     def views(self) -> Sequence[str]:
-        """As it is, and varied if that is asked for."""
+        """The unchanged text, and the varied one if `drop` or `swap` is set."""
         return (_NONE, _VARIED) if self.drop or self.swap else (_NONE,)
 
     @property
     def training_view(self) -> str:
-        """Varied, if that is asked for."""
+        """The varied text if `drop` or `swap` is set."""
         return self.views[-1]
 
     @property
@@ -96,7 +96,7 @@ class TextInput(Input):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What tokens are, and how many are read."""
+        """The kind of tokens, and how many are read."""
         facts: dict[str, Any] = {"input": self.kind}
         if self.tokens is not None:
             facts |= {"tokens": self.tokens.by, "length": self.tokens.length}
@@ -123,7 +123,7 @@ class TextInput(Input):
 
     @property
     def notes(self) -> Sequence[str]:
-        """How many texts are cut, and how many words have no vector if those are many."""
+        """The share of texts that are cut, and of words without a vector if it is large."""
         if self.tokens is None:
             return ()
         notes = []
@@ -154,7 +154,7 @@ class TextInput(Input):
         return base.lower().endswith(".txt") and not base.startswith(".")
 
     def check(self, raw: bytes, name: str, key: str) -> Verdict:
-        """Leaves out what is empty, too long, or not UTF-8."""
+        """Leaves out texts that are empty, too long, or not UTF-8."""
         return Verdict(name, check.examine(raw))
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
@@ -180,7 +180,7 @@ class TextInput(Input):
     def decode(self, raw: tf.Tensor, view: View) -> Tree:
         """Returns the numbers of the tokens, int32 (steps,); in a dict if terms count, too."""
         assert self.tokens is not None, "the input was made without a model"
-        # As a file that cannot be decoded ends here, so does what is no text.
+        # Raises for a raw example that is no text, as image decoders do for broken files.
         reason = check.why_not(raw)
         sound = tf.debugging.Assert(reason == "", [reason])
         with tf.control_dependencies([sound]):
@@ -189,7 +189,7 @@ class TextInput(Input):
         return ids if self.terms is None else {_TOKENS: ids, **self.terms.weigh(text)}
 
     def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
-        """Returns them as they are, or varied, with what else the model takes."""
+        """Returns them unchanged or varied, with the model's further inputs."""
         tokens = self.tokens
         assert tokens is not None, "the input was made without a model"
         terms = dict(kept) if isinstance(kept, dict) else {}
@@ -217,13 +217,13 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
     """Makes the input of a run; see `ftkeras.inputs.registry.Maker`.
 
     Raises:
-        UserError: The settings are wrong, or the model does not say what its tokens are.
+        UserError: The settings are wrong, or the model has no vocabulary.
     """
     section = _checked(settings)
     tokens = tokens_in(model)
     if model is not None and tokens is None:
         raise UserError(
-            "data.input: the model does not say what its tokens are. Train it from a backbone for "
+            "data.input: the model has no vocabulary of its tokens. Train it from a backbone for "
             "texts, or name a file with its vocabulary, data.input.vocabulary."
         )
     if section.column is not None and section.columns:

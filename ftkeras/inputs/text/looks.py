@@ -1,4 +1,4 @@
-"""What is seen of texts: words, length, script; and odd ones."""
+"""Measurements of texts (words, length, script), and odd texts."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ftkeras.inputs.text.pieces import Pieces
 from ftkeras.inputs.text.tokens import Tokens
 from ftkeras.inputs.text.words import Words
 
-_READ = 20_000  # bytes of a text that are looked at in detail
+_READ = 20_000  # bytes of a text that are measured
 _SHORT = 3  # words
 _SHORTER = 6.0  # times shorter than half of the texts
 _MIXED = 0.02  # the smaller share from which scripts count as mixed
-_CUT = 0.5  # of a split's texts that are longer than what is read
+_CUT = 0.5  # of a split's texts that are longer than the model reads
 _UNKNOWN = 0.2  # of a split's tokens
 _LISTED = 50  # unknown words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looks(Rows):
-    """What was seen of all texts of all splits, one row per text.
+    """Measurements of all texts of all splits, one row per text.
 
     Args:
         words: The words of each.
-        contents: A 62-bit fingerprint of the text in lower case, spaces alike. (n,)
+        contents: A 62-bit fingerprint of the text, without case and kinds of spaces. (n,)
         lengths: In the model's tokens; 0 if there is no model. (n,)
-        read: How many of them it reads. (n,)
-        strange: How many of these it does not know. (n,)
+        read: How many of them the model reads. (n,)
+        strange: How many of these are not in its vocabulary. (n,)
     """
 
     words: Words
@@ -52,7 +52,7 @@ class Looks(Rows):
 
 @tf.autograph.experimental.do_not_convert
 def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
-    """Returns a text's beginning, its content, its length in tokens, how many are read and strange.
+    """Returns a text's beginning, fingerprint, and numbers of tokens: all, read, and strange.
 
     Args:
         raw: As a source yields it.
@@ -71,11 +71,11 @@ def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
 
 
 def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:
-    """Returns what `measure` saw of all texts, with what the arguments of `Rows` say of them.
+    """Returns the measurements of all texts as rows.
 
     Args:
-        seen: What `measure` returned, (n,) each.
-        **rows: What is known of them besides.
+        seen: The results of `measure`, (n,) each.
+        **rows: The arguments of `Rows`.
     """
     begins, contents, lengths, read, strange = seen
     return Looks(
@@ -89,12 +89,12 @@ def gather(seen: Sequence[np.ndarray], **rows: Any) -> Looks:
 
 
 def find_odd(looks: Looks, class_names: Sequence[str], kind: TextInput) -> list[Finding]:
-    """Finds texts that say nothing, and what spoils a data set of texts.
+    """Finds texts without content, and other faults of a data set of texts.
 
     Args:
-        looks: What was seen.
+        looks: The measurements.
         class_names: Names of the classes.
-        kind: How the model gets them.
+        kind: The kind of input, with the model's tokens.
     """
     odd = [_blank(looks), _short(looks), _scripts(looks, class_names)]
     if kind.tokens is not None:
@@ -110,7 +110,7 @@ def _blank(looks: Looks) -> Finding | None:
         "warning",
         "texts without words",
         f"{percent(len(rows), len(looks))} texts have no word, only signs.",
-        "Look at them and remove them: a model can only memorise what label they have.",
+        "Check them and remove them: a model can only memorise their labels.",
         tuple(looks.evidence(i) for i in rows.tolist()),
     )
 
@@ -126,7 +126,7 @@ def _short(looks: Looks) -> Finding | None:
         "very short texts",
         f"{percent(len(rows), len(looks))} texts have {counts[rows].max()} words or fewer; half of "
         f"all have {usual:.0f} or more.",
-        "Look at them: remove headings and remains, or find the whole texts.",
+        "Check them: remove headings and fragments, or find the whole texts.",
         tuple(looks.evidence(i, _counted(int(counts[i]), "word")) for i in rows.tolist()),
     )
 
@@ -150,7 +150,7 @@ def _scripts(looks: Looks, class_names: Sequence[str]) -> Finding | None:
         return Finding(
             "warning",
             "mixed scripts",
-            f"{message}, and {apart}: the model can go by script instead of content.",
+            f"{message}, and {apart}: the model can use the script instead of content.",
             "Keep to one script, or find texts of each for every class and split.",
             evidence,
         )
@@ -197,7 +197,7 @@ def _strange(looks: Looks, tokens: Tokens | Pieces) -> Iterator[Finding]:
 
 def _examples(looks: Looks, inside: np.ndarray, tokens: Tokens | Pieces) -> str:
     """Returns the most frequent unknown tokens of some texts, in words."""
-    if isinstance(tokens, Pieces):  # which words they make up is not known
+    if isinstance(tokens, Pieces):  # their words are not known
         return "rare signs"
     words, known = looks.words, set(tokens.vocabulary)
     counts = np.bincount(words.numbers[inside[words.rows]], minlength=len(words.vocabulary))

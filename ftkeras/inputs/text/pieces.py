@@ -1,7 +1,7 @@
 """From a text to the numbers of a Transformer's tokenizer, by TensorFlow operations alone.
 
-The tokenizer is keras-hub's; TensorFlow Text has its operations. What surrounds a text, such as
-[CLS] and [SEP], is added here, so that a batch is as long as its longest text.
+The tokenizer is keras-hub's; TensorFlow Text has its operations. The special tokens around a text,
+such as [CLS] and [SEP], are added here, so that a batch is as long as its longest text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ftkeras.inputs.base import Tree
 from ftkeras.inputs.text.tokens import TokenIds, lengths_up_to, parts_of
 from ftkeras.keras_internals import for_graphs
 
-# Words with the spaces apart, or, as byte pairs are counted, with the spaces in front of them.
+# Words without spaces, or, for byte pairs, with the spaces before them.
 _ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # writing without spaces: kana and Han
 _WORDS = rf"[{_ALONE}]|[^\s{_ALONE}]+|\s+"
 _WORDS_AFTER_SPACES = r"\s*\S+|\s+"
@@ -38,21 +38,21 @@ IDS, MASK, SEGMENTS = "token_ids", "padding_mask", "segment_ids"
 
 @dataclass(frozen=True)
 class Pieces:
-    """How texts become the numbers of parts of words.
+    """From texts to the numbers of word pieces.
 
     Args:
         tokenizer: The name of keras-hub's class, and its settings.
         assets: The files of its vocabulary by name, in base 64.
-        takes: What the model takes by name: token_ids, padding_mask, perhaps segment_ids.
-        start: The numbers in front of a text.
+        takes: The model's inputs by name: token_ids, padding_mask, perhaps segment_ids.
+        start: The numbers before a text.
         between: The numbers between the parts of a text.
-        end: The numbers behind it.
-        length: How many numbers of a text are read, with those around it.
-        cleans: Whether control characters vanish and all spaces count as one kind, as in Hugging
-            Face's tokenizers of BERT.
-        lowers: Whether texts are put in lower case first.
+        end: The numbers after it.
+        length: How many numbers of a text are read, including those around it.
+        cleans: Whether control characters are removed and all spaces become plain ones, as in
+            Hugging Face's tokenizers of BERT.
+        lowers: Whether texts are lowercased first.
         longer: The share of the training texts that are longer, for messages.
-        parts: Of how many parts a text is.
+        parts: The number of parts of a text.
     """
 
     tokenizer: Mapping[str, Any]
@@ -81,43 +81,43 @@ class Pieces:
 
     @property
     def _made(self) -> Any:
-        """keras-hub's tokenizer. It is made once per vocabulary: that may take a second."""
+        """keras-hub's tokenizer. It is made once per vocabulary, because that may take a second."""
         return _tokenizer(self._text)
 
     @functools.cached_property
     def digest(self) -> str:
-        """What tells this way to read texts from another."""
+        """A hash of all settings."""
         return digest(self._text, self.start, self.between, self.end, self.cleans, self.lowers)
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """The size of the vocabulary."""
         return int(self._made.vocabulary_size())
 
     @functools.cached_property
     def unknown(self) -> int:
-        """The number of what is not in the vocabulary; -1 if every text can be written."""
+        """The number of unknown tokens; -1 if the vocabulary covers every text."""
         token = getattr(self._made, "oov_token", None)
         return -1 if token is None else int(self._made.token_to_id(token))
 
     @property
     def resources(self) -> Sequence[Any]:
-        """What a SavedModel with the operations must keep."""
+        """The resources that a SavedModel with the operations must track."""
         return (self._made,)
 
     @property
     def special(self) -> tuple[int, ...]:
-        """The numbers that stand for no part of a text."""
+        """The numbers of special tokens."""
         return (*self.start, *self.between, *self.end)
 
     @property
     def room(self) -> int:
-        """How many numbers of a text's own are read."""
+        """How many numbers are left for the text itself."""
         around = len(self.start) + len(self.end) + len(self.between) * (self.parts - 1)
         return self.length - around
 
     def split(self, text: tf.Tensor) -> tf.Tensor:
-        """Returns the numbers of one part of a text, int32 (t,), uncut and with nothing around."""
+        """Returns the numbers of one part of a text, int32 (t,), uncut, without special tokens."""
         if self.cleans:
             text = tf.strings.regex_replace(text, r"[\t\n\r\pZ]", " ")
             text = tf.strings.regex_replace(text, "[\\pC\ufffd]", "")
@@ -127,17 +127,17 @@ class Pieces:
 
     @functools.cached_property
     def _split(self) -> Any:
-        """Does the same as one graph: byte pairs are found in a loop."""
+        """Does the same as one graph, because byte pairs are found in a loop."""
         return tf.function(
             self.split, autograph=False, input_signature=[tf.TensorSpec((), tf.string)]
         )
 
     def ids(self, text: tf.Tensor) -> tf.Tensor:
-        """Returns the numbers of a text, int32 (t,), with those around it.
+        """Returns the numbers of a text, int32 (t,), with special tokens.
 
         Args:
-            text: A string scalar, UTF-8. If it is of several parts, `BETWEEN` stands between them;
-                if it is too long, the longest of them are cut first.
+            text: A string scalar, UTF-8. `BETWEEN` separates its parts, if it has several. If it is
+                too long, the longest parts are cut first.
         """
         pieces = self.read(text)
         joined: list[Any] = [tf.constant(self.start, tf.int32), pieces[0]]
@@ -146,7 +146,7 @@ class Pieces:
         return tf.concat([*joined, tf.constant(self.end, tf.int32)], 0)
 
     def read(self, text: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the numbers of each part of a text that are read, int32 (t,)."""
+        """Returns the numbers of each part of a text, cut to the length, int32 (t,)."""
         pieces = [self.split(part) for part in parts_of(text, self.parts)]
         if len(pieces) == 1:
             return [pieces[0][: self.room]]
@@ -155,12 +155,12 @@ class Pieces:
         return [part[0] for part in trimmer.trim(rows)]
 
     def count(self, text: tf.Tensor) -> tf.Tensor:
-        """Returns how many numbers a text has if nothing is cut, int32."""
+        """Returns the number of a text's tokens before it is cut, int32."""
         pieces = [tf.size(self.split(part)) for part in parts_of(text, self.parts)]
         return tf.add_n(pieces) + self.length - self.room
 
     def inputs_of(self, ids: tf.Tensor) -> Tree:
-        """Returns what the model takes of a text's numbers (t,)."""
+        """Returns the model's inputs for a text's numbers (t,)."""
         made = {IDS: ids, MASK: tf.ones_like(ids)}
         if SEGMENTS in self.takes:
             made[SEGMENTS] = tf.zeros_like(ids)
@@ -171,9 +171,9 @@ class Pieces:
         return {name: made[name] for name in self.takes}
 
     def words(self, text: str) -> list[tuple[str, int]]:
-        """Returns a text as it is written in words, and how many numbers each has.
+        """Returns the words of a text as it is written, and how many numbers each has.
 
-        If words do not have the numbers that the whole text has, its pieces stand for them.
+        Falls back to the text's pieces if the words' numbers are not those of the whole text.
         """
         whole = self._split(tf.constant(text)).numpy()
         for pattern in (_WORDS, _WORDS_AFTER_SPACES):
@@ -188,13 +188,13 @@ class Pieces:
         return [one for name in names for one in ((name, 1), (" ", 0))]
 
     def as_config(self) -> dict[str, Any]:
-        """Returns what `Pieces(**config)` takes, ready for JSON."""
+        """Returns the arguments of `Pieces`, ready for JSON."""
         config = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return {name: list(x) if isinstance(x, tuple) else x for name, x in config.items()}
 
 
 def read_tokenizer(tokenizer: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the class and settings of a tokenizer of keras-hub, and its files: for `Pieces`."""
+    """Returns the class, settings and files of a tokenizer of keras-hub, for `Pieces`."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_assets(folder)
         assets = {
@@ -208,7 +208,7 @@ def read_tokenizer(tokenizer: Any) -> tuple[dict[str, Any], dict[str, str]]:
 def _tokenizer(text: str) -> Any:
     described, assets = json.loads(text)
     kind = getattr(_package("keras_hub").tokenizers, described["class_name"])
-    _package("tensorflow_text")  # keras-hub goes without it until it needs it
+    _package("tensorflow_text")  # keras-hub fails later without it
     with tf.init_scope(), tempfile.TemporaryDirectory() as folder:
         for name, content in assets.items():
             Path(folder, Path(name).name).write_bytes(base64.b64decode(content))
@@ -218,7 +218,7 @@ def _tokenizer(text: str) -> Any:
             made.set_proto(base64.b64decode(content))
         else:
             made.load_assets(folder)
-        made(tf.constant("a"))  # what is made when it is first used belongs to no graph
+        made(tf.constant("a"))  # makes its tables now, outside any graph
     return made
 
 
@@ -234,10 +234,10 @@ def _package(name: str) -> Any:
 
 @keras.saving.register_keras_serializable(package="ftkeras")
 class PieceIds(TokenIds):
-    """Passes on the numbers of pieces, and knows what they mean; see `TokenIds`.
+    """Returns the numbers of pieces unchanged, and keeps their vocabulary; see `TokenIds`.
 
     Args:
-        tokens: What `Pieces.as_config` returns.
+        tokens: The result of `Pieces.as_config`.
     """
 
     def read(self) -> Any:

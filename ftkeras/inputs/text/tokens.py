@@ -23,16 +23,16 @@ By = Literal["words", "characters"]
 
 PADDING, UNKNOWN, SEPARATOR = "", "[UNK]", "[SEP]"
 SPECIAL = (PADDING, UNKNOWN, SEPARATOR)
-"""The first tokens of each vocabulary that ftkeras makes; the number of padding is 0."""
+"""The first tokens of each vocabulary that ftkeras makes; padding has the number 0."""
 
 BETWEEN = "\x1e"
-"""What stands between the parts of a text that has several, such as a question and an answer."""
+"""The character between the parts of a text, such as a question and an answer."""
 
-LENGTHS = 6  # how many lengths batches have at most
-MOST_CHARACTERS = 1_000_000  # of a text; it is read whole before it is cut
+LENGTHS = 6  # the most lengths that batches have
+MOST_CHARACTERS = 1_000_000  # of a text, because it is read before it is cut
 
-# Clitics are words in the vocabularies that people share ("do n't", "it 's"); the apostrophe that
-# they begin with is kept from being split off by another sign in its place.
+# Clitics are words in public vocabularies ("do n't", "it 's"). Another character replaces their
+# apostrophe, so that it is not split off.
 _KEPT_APOSTROPHE = "\ue000"
 _CLITICS = r"(\pL)['’](s|re|ve|ll|d|m)\b"
 _NOT = r"(\pL)n['’]t\b"
@@ -43,18 +43,18 @@ _HASHED = (1 << 62) - 1
 
 @dataclass(frozen=True)
 class Tokens:
-    """How texts become numbers.
+    """From texts to the numbers of tokens.
 
     Args:
         by: "words" (lower case; punctuation, symbols and Chinese characters are words of their
             own) or "characters" (as they are).
-        vocabulary: The tokens; their places are their numbers. The first is padding.
-        length: How many tokens of a text are read; what follows is left out.
+        vocabulary: The tokens; their indices are their numbers. The first is padding.
+        length: How many tokens of a text are read; later ones are left out.
         longer: The share of the training texts that are longer, for messages.
-        strange: The share of the training texts' words that have no pretrained vector, although
-            others have, for messages.
+        strange: The share of the training texts' words without a pretrained vector, for messages;
+            0 if there are no vectors.
         fixed: Whether all batches have that length.
-        parts: Of how many parts a text is; they share the length.
+        parts: The number of parts of a text; they share the length.
     """
 
     by: By
@@ -76,40 +76,40 @@ class Tokens:
 
     @property
     def unknown(self) -> int:
-        """The number of a token that is not in the vocabulary."""
+        """The number of unknown tokens."""
         return self.vocabulary.index(UNKNOWN)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths that batches may have, in tokens: few, so that few graphs are made."""
+        """The lengths that batches may have, in tokens: few, so that few graphs are traced."""
         return (self.length,) if self.fixed else lengths_up_to(self.length)
 
     @property
     def size(self) -> int:
-        """How many tokens there are."""
+        """The size of the vocabulary."""
         return len(self.vocabulary)
 
     @property
     def digest(self) -> str:
-        """What tells this vocabulary from another."""
+        """A hash of the vocabulary."""
         return digest(*self.vocabulary)
 
     def count(self, text: tf.Tensor) -> tf.Tensor:
-        """Returns how many tokens a text has if nothing is cut, int32."""
-        # What stands between parts is a character, but no word.
+        """Returns the number of a text's tokens before it is cut, int32."""
+        # The separator of parts is a character, but no word.
         separators = self.parts - 1 if self.by == "words" else 0
         return tf.size(split(text, self.by)) + separators
 
     def inputs_of(self, ids: tf.Tensor) -> Tree:
-        """Returns what the model takes of a text's numbers (t,)."""
+        """Returns the model's inputs for a text's numbers (t,)."""
         return ids
 
     def ids(self, text: tf.Tensor) -> tf.Tensor:
         """Returns the numbers of a text's tokens.
 
         Args:
-            text: A string scalar, UTF-8. If it is of several parts, `BETWEEN` stands between them;
-                each has an equal share of the length, and a separator behind it.
+            text: A string scalar, UTF-8. `BETWEEN` separates its parts, if it has several; each has
+                an equal share of the length, and a separator after it.
 
         Returns:
             int32 (t,), with t between 0 and `length`.
@@ -130,7 +130,7 @@ class Tokens:
         return [self.vocabulary[i] for i in ids]
 
     def as_config(self) -> dict[str, Any]:
-        """Returns what `Tokens(**config)` takes, ready for JSON."""
+        """Returns the arguments of `Tokens`, ready for JSON."""
         return {
             "by": self.by,
             "vocabulary": list(self.vocabulary),
@@ -143,12 +143,12 @@ class Tokens:
 
 
 def lengths_up_to(length: int) -> tuple[int, ...]:
-    """Returns the lengths that batches have whose texts have up to so many tokens."""
+    """Returns the lengths of batches for texts of up to so many tokens."""
     return tuple(sorted({math.ceil(length * part / LENGTHS) for part in range(1, LENGTHS + 1)}))
 
 
 def parts_of(text: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """Returns the parts of a text that has so many, string scalars; "" for those it lacks."""
+    """Returns a text's parts, as many as requested, string scalars; "" for missing ones."""
     if count == 1:
         return [text]
     given = tf.strings.split(text, BETWEEN)[:count]
@@ -205,7 +205,7 @@ def count_tokens(
         by: "words" or "characters".
 
     Returns:
-        How often there is each token, and how many tokens each text has.
+        The count of each token, and the number of tokens of each text.
     """
     counts: collections.Counter[str] = collections.Counter()
     lengths: list[int] = []
@@ -228,12 +228,12 @@ def count_tokens(
 
 
 def choose_length(lengths: Sequence[int], most: int, share: float = 0.95) -> int:
-    """Returns a length that a share of the texts does not exceed: a multiple of 8.
+    """Returns a length, a multiple of 8, that a share of the texts does not exceed.
 
     Args:
-        lengths: Of the training texts, in tokens.
+        lengths: The lengths of the training texts, in tokens.
         most: The largest length.
-        share: How many of the texts are read whole.
+        share: The share of texts that are read whole.
 
     Example:
         >>> choose_length([3] * 90 + [50] * 10, 512)
@@ -245,13 +245,13 @@ def choose_length(lengths: Sequence[int], most: int, share: float = 0.95) -> int
 
 @keras.saving.register_keras_serializable(package="ftkeras")
 class TokenIds(keras.layers.Layer):
-    """Passes on the numbers of tokens, and knows what they mean.
+    """Returns the numbers of tokens unchanged, and keeps their vocabulary.
 
-    It is the first layer of a backbone for texts, so that a saved model says how its texts become
-    numbers: `tokens_in` finds it. It has no weights.
+    It is the first layer of a backbone for texts, so that a saved model contains its vocabulary,
+    which `tokens_in` finds. It has no weights.
 
     Args:
-        tokens: What `Tokens.as_config` returns.
+        tokens: The result of `Tokens.as_config`.
 
     Call arguments:
         inputs: int32 (batch, steps).
@@ -262,21 +262,21 @@ class TokenIds(keras.layers.Layer):
         self.config = dict(tokens)
 
     def read(self) -> Any:
-        """Returns how texts become numbers."""
+        """Returns the vocabulary."""
         return Tokens(**{**self.config, "vocabulary": tuple(self.config["vocabulary"])})
 
     def call(self, inputs: Any) -> Any:
         return inputs
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        return keras.KerasTensor(inputs.shape, inputs.dtype)  # not of the layer's own type
+        return keras.KerasTensor(inputs.shape, inputs.dtype)  # not the layer's compute dtype
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "tokens": dict(self.config)}
 
 
 def tokens_in(model: keras.Model | None) -> Any:
-    """Returns how a model's texts become numbers, `Tokens` or `Pieces`; None if it does not say."""
+    """Returns a model's vocabulary, `Tokens` or `Pieces`; None if it contains none."""
     if model is None:
         return None
     for layer in model.layers:

@@ -1,6 +1,6 @@
-"""Variations of a text in training: words that are left out, and neighbours that change places.
+"""Variations of a text in training: words are left out, and neighbours are swapped.
 
-Source: Wei and Zou 2019, "EDA", of which these two need no dictionary.
+From Wei and Zou 2019, "EDA"; these two of its changes need no dictionary.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ def vary(
 
     Args:
         ids: int32 (t,).
-        key: int32 (2,); it alone decides what happens.
+        key: int32 (2,); it alone decides the changes.
         drop: The share of tokens to leave out; at least one stays.
         swap: The share of neighbouring pairs to swap.
-        special: Tokens that stay, and stay where they are.
+        special: Tokens that are neither left out nor moved.
 
     Returns:
         int32 (u,), u <= t.
@@ -41,14 +41,14 @@ def _is_any(ids: tf.Tensor, special: Sequence[int]) -> tf.Tensor:
 
 
 def _swapped(ids: tf.Tensor, key: tf.Tensor, share: float, special: Sequence[int]) -> tf.Tensor:
-    """Swaps pairs that do not overlap: those that begin at even places, or at odd ones."""
+    """Swaps pairs that do not overlap: those that begin at even indices, or at odd ones."""
     which, offset_key = tf.unstack(tf.random.split(key), num=2)
     count = tf.size(ids)
     offset = tf.random.stateless_uniform((), offset_key, 0, 2, tf.int32)
     places = tf.range(count)
     pair = (places + offset) // 2
     other = pair * 4 - 2 * offset + 1 - places  # the sum of a pair's places is odd
-    # Only half of all neighbours are pairs, so each is swapped twice as often.
+    # Only half of all neighbours are pairs, so each is swapped with twice the probability.
     drawn = tf.gather(tf.random.stateless_uniform((count // 2 + 1,), which), pair)
     is_pair = (other >= 0) & (other < count)
     there = tf.where(is_pair & (drawn < 2 * share), other, places)

@@ -1,4 +1,4 @@
-"""The words of many texts as numbers: for checks that look at all texts of a data set at once."""
+"""The words of many texts as numbers, for checks of a whole data set."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Words:
     """The words of texts, in order.
 
     Args:
-        numbers: Of the words of all texts, one text after the other, int32 (words,).
-        starts: Where each text begins, and where the last ends, int64 (texts + 1,).
-        vocabulary: What the numbers mean.
+        numbers: The words of all texts as indices, one text after the other, int32 (words,).
+        starts: The start of each text, and the end of the last, int64 (texts + 1,).
+        vocabulary: The words.
     """
 
     numbers: np.ndarray
@@ -85,7 +85,7 @@ class Words:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Which text each word is in, int64 (words,)."""
+        """The text of each word, int64 (words,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Small changes of images that raise a loss as much as they can."""
+"""Small changes of images that raise a loss as much as possible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 Losses = Callable[[tf.Tensor], tf.Tensor]
 
-# Gradients toward pixels are tiny, and half precision would lose them; a power of two is exact.
+# Half precision would lose the tiny gradients of pixels; multiplying by a power of two is exact.
 _SCALE = 1024.0
 
 
@@ -17,7 +17,7 @@ _SCALE = 1024.0
 class Attack:
     """Projected gradient ascent on the values (Madry et al. 2018); one step of it is FGSM.
 
-    Its random start follows from a seed and the input alone, so that it is the same however inputs
+    Its random start depends on a seed and the input alone, so that it is the same however inputs
     are divided among devices.
 
     Args:
@@ -25,7 +25,7 @@ class Attack:
         budget: The bound, in pixel values of 0..255.
         steps: How many steps.
         step: Length of a step, in the same norm and unit.
-        random_start: Whether to begin at a random change within the budget, instead of at none.
+        random_start: Whether to begin at a random change within the budget, not at the input.
 
     Example:
         ```python
@@ -47,13 +47,13 @@ class Attack:
         seed: int | tf.Tensor,
         share: float | tf.Tensor = 1.0,
     ) -> tf.Tensor:
-        """Returns the inputs changed within the budget, pixel values still in 0..255.
+        """Returns the inputs, changed within the budget; pixel values stay in 0..255.
 
         Args:
-            losses: From inputs to what is to become large, (b,); an input's own alone.
+            losses: From inputs to the values to raise, (b,); each depends on its own input alone.
             inputs: float32 (b, height, width, channels), values 0..255.
             seed: Decides the start, together with each input.
-            share: Of the budget and of the step that is used, 0 to 1.
+            share: Which share of the budget and of the step is used, 0 to 1.
         """
 
         def climb(done: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -77,18 +77,18 @@ class Attack:
     ) -> tf.Tensor:
         noise = noise_of(inputs, inputs, seed)
         if self.norm == "l2":
-            # In so many dimensions nearly all of the ball is near its surface.
+            # In so many dimensions nearly all of the ball's volume is near its surface.
             noise = self._direction(noise)
         return self._within(share * self.budget * noise, inputs, share)
 
     def _direction(self, gradient: tf.Tensor) -> tf.Tensor:
-        """Returns where the loss rises most in the norm, at length 1."""
+        """Returns the direction of the steepest rise of the loss in the norm, at length 1."""
         if self.norm == "linf":
             return tf.sign(gradient)
         return unit(gradient)
 
     def _within(self, change: tf.Tensor, inputs: tf.Tensor, share: float | tf.Tensor) -> tf.Tensor:
-        """Returns the change shortened to the budget, and to what pixels can be."""
+        """Returns the change, clipped to the budget and to the range of pixels."""
         budget = share * self.budget
         if self.norm == "linf":
             change = tf.clip_by_value(change, -budget, budget)
@@ -103,12 +103,12 @@ def gradient_of(losses: Losses, inputs: tf.Tensor) -> tf.Tensor:
         tape.watch(inputs)
         total = tf.reduce_sum(losses(inputs)) * _SCALE
     gradient = tape.gradient(total, inputs)
-    # What overflowed says nothing.
+    # Values that overflowed carry no information.
     return tf.where(tf.math.is_finite(gradient), gradient, 0.0)
 
 
 def unit(change: tf.Tensor) -> tf.Tensor:
-    """Returns each input's change at the Euclidean length 1; nothing stays nothing."""
+    """Returns each input's change at the Euclidean length 1; zeros stay zeros."""
     return change / tf.maximum(_length(change), 1e-12)
 
 
@@ -116,8 +116,8 @@ def noise_of(inputs: tf.Tensor, examples: tf.Tensor, seed: int | tf.Tensor) -> t
     """Returns uniform noise from -1 to 1 in the shape of some inputs, float32 (b, ...).
 
     Args:
-        inputs: What gets the noise.
-        examples: The rows that decide it, together with the seed, (b, ...).
+        inputs: The values to add noise to.
+        examples: The rows that decide the noise, with the seed, (b, ...).
         seed: An int64 scalar.
     """
     shape = tf.shape(inputs)[1:]
@@ -135,7 +135,7 @@ def _length(change: tf.Tensor) -> tf.Tensor:
 
 
 def _keys(inputs: tf.Tensor, seed: int | tf.Tensor) -> tf.Tensor:
-    """Returns a seed per input, int64 (b, 2), from its values; whole sums don't depend on order."""
+    """Returns a seed per input, int64 (b, 2), from its values; integer sums ignore the order."""
     flat = tf.cast(tf.round(tf.cast(inputs, tf.float32) * 256.0), tf.int64)
     flat = tf.reshape(flat, (tf.shape(inputs)[0], tf.reduce_prod(tf.shape(inputs)[1:])))
     positions = tf.range(tf.shape(flat)[1])

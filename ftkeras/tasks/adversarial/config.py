@@ -1,4 +1,4 @@
-"""What a config of the task `adversarial` says besides the shared sections."""
+"""The sections of a config that only the task `adversarial` has."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class JudgeSection(Section):
     steps: PositiveInt = 20
     """Steps of the attack; each epoch's validation images are attacked with half as many."""
     budgets: list[PositiveFloat] = []
-    """Budgets to measure, in pixel values; left out, the one of the training."""
+    """Budgets to measure, in pixel values; default: the one of the training."""
     examples: Examples | None = 500
     """How many examples of the split are attacked, drawn under the seed; null: all."""
 
 
 class AdversarialSection(Section):
-    """Whom to withstand, and how."""
+    """Which attack to train against."""
 
     method: Literal["fgsm", "fast", "pgd", "trades", "vectors", "virtual"] | None = None
-    """Of images: fgsm (Goodfellow et al. 2015), fast (FGSM from a random start: Wong et al. 2020),
-    pgd (Madry et al. 2018; if left out) or trades (Zhang et al. 2019). Of texts: vectors (if left
-    out) or virtual (Miyato et al. 2017)."""
+    """For images: fgsm (Goodfellow et al. 2015), fast (FGSM from a random start: Wong et al.
+    2020), pgd (Madry et al. 2018; default) or trades (Zhang et al. 2019). For texts: vectors
+    (default) or virtual (Miyato et al. 2017)."""
     norm: Literal["linf", "l2"] = "linf"
     """linf bounds how far each value of a pixel moves, l2 the length of the whole change."""
     budget: PositiveFloat = 4.0
@@ -35,24 +35,24 @@ class AdversarialSection(Section):
     steps: PositiveInt = 7
     """Steps of pgd and trades."""
     step: PositiveFloat | None = None
-    """Length of a step, in pixel values; left out, the budget for fgsm, 1.25 of it for fast, and
+    """Length of a step, in pixel values. Default: the budget for fgsm, 1.25 of it for fast, and
     2.5 of it, divided by the steps, for pgd and trades."""
     rise: NonNegativeFloat = 5.0
-    """Epochs in which the training's budget rises from nothing to all of it: a network that was
-    never attacked may answer one class for all from then on, where all of it comes at once."""
+    """Epochs in which the training's budget rises from 0 to its full value. Without that, a network
+    that was never attacked may learn to answer one class for all."""
     beta: NonNegativeFloat = 6.0
-    """Weight of trades' second loss: how far answers move under attack."""
+    """Weight of trades' second loss, which measures how far answers move under attack."""
     judge: JudgeSection = JudgeSection()
     """How the finished model is attacked."""
     epsilon: PositiveFloat = 1.0
-    """Of vectors and virtual: length of the change of a whole text's word vectors, in spreads of
-    these."""
+    """For vectors and virtual: length of the change of a whole text's word vectors, in standard
+    deviations of these."""
     weight: NonNegativeFloat = 1.0
-    """Of vectors and virtual: how much the loss of changed texts counts beside that of texts."""
+    """For vectors and virtual: weight of the loss of changed texts; that of texts has weight 1."""
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The fields whose values are others than if left out."""
+        """The fields whose values differ from their defaults."""
         usual = type(self)()
         return tuple(n for n in type(self).model_fields if getattr(self, n) != getattr(usual, n))
 
@@ -64,8 +64,8 @@ class AdversarialSection(Section):
 
 
 class AdversarialConfig(Config):
-    """An experiment in withstanding attacks."""
+    """A config of the task `adversarial`."""
 
     task: Literal["adversarial"]
     adversarial: AdversarialSection = AdversarialSection()
-    """Whom to withstand, and how."""
+    """Which attack to train against."""

@@ -1,4 +1,4 @@
-"""How many of a model's answers stay right while someone attacks."""
+"""How many of a model's answers stay right under attack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the cross-entropy of each example, (b,).
 
     Args:
-        labels: What is right, float (b, classes).
+        labels: The right answers, float (b, classes).
         logits: (b, classes); they may be in half precision.
     """
     labels, logits = tf.cast(labels, tf.float32), tf.cast(logits, tf.float32)
@@ -30,7 +30,7 @@ def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def projected_gradient(norm: str, budget: float, steps: int) -> Attack:
-    """Returns the attack that models are measured with: PGD whose steps are 2.5 budgets long."""
+    """Returns the attack that models are measured with: PGD whose steps sum to 2.5 budgets."""
     return Attack(norm, budget, steps, 2.5 * budget / steps)
 
 
@@ -43,18 +43,18 @@ def measure_attacked(
     batch_size: int,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Returns the accuracy on a split as it is and under each attack.
+    """Returns the accuracy on a split, clean and under each attack.
 
-    An attack knows the model and the right labels, and counts where the answer it ends with is
-    wrong.
+    An attack knows the model and the right labels. It succeeds if the answer to its last change
+    is wrong.
 
     Args:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores
             (n, units).
         split: Examples with one label each.
-        kind: What they are.
-        attacks: What to measure.
-        batch_size: Examples a step.
+        kind: Their kind of input.
+        attacks: The attacks.
+        batch_size: Examples per step.
         seed: Decides the attacks' random starts.
     """
     judges = [_answers(model, None, seed), *(_answers(model, attack, seed) for attack in attacks)]

@@ -1,4 +1,4 @@
-"""Models that keep their answers while someone changes the pixels a little."""
+"""Models that keep their answers under small changes of the pixels."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from ftkeras.tasks.adversarial.vectors import VectorsModel
 from ftkeras.training.unweighted import Unweighted
 
 _OF_VECTORS = ("vectors", "virtual")
-# An attack sees batch norm's moving statistics, training the batch's own. The momentum of many
-# backbones, .999, leaves the former hundreds of steps behind: attacks on another network.
+# An attack uses batch norm's moving statistics, training uses those of the batch. With the momentum
+# of many backbones, .999, the former are hundreds of steps behind: the attack misses the network.
 _MOMENTUM = 0.9
 
 
 class AdversarialModel(keras.Model):
     """A classifier that trains on attacked inputs, and validates on clean and attacked ones.
 
-    While it attacks, the network is in inference mode: dropout is off and statistics of batch
-    normalisation neither move nor mix inputs. `robust_accuracy` is of attacked inputs always;
-    `accuracy` and `loss` are of clean inputs in validation and with TRADES, and of attacked ones
-    where only these are trained on.
+    During an attack, the network is in inference mode: dropout is off and statistics of batch
+    normalisation neither move nor mix inputs. `robust_accuracy` is always of attacked inputs.
+    `accuracy` and `loss` are of clean inputs in validation and with TRADES, otherwise of
+    attacked ones.
 
     Args:
         inputs: Raw 0..255 RGB float32 (n, size, size, 3).
@@ -57,9 +57,9 @@ class AdversarialModel(keras.Model):
         judge: Attacks the validation inputs.
         beta: Weight of TRADES' second loss; None trains on attacked inputs alone (Madry et al.
             2018).
-        rise: Steps in which the training's budget rises to all of it (Cai et al. 2018, "Curriculum
-            adversarial training", make the attack stronger likewise).
-        seed: Decides the attacks' random starts, together with the optimizer's step.
+        rise: Steps in which the training's budget rises to its full value (compare Cai et al. 2018,
+            "Curriculum adversarial training").
+        seed: Decides the attacks' random starts, with the optimizer's step.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class AdversarialModel(keras.Model):
         self._robust_accuracy = Unweighted(accuracy)
 
     def train_step(self, data: Any) -> Logs:
-        """Attacks, then trains on the attacked inputs; TRADES on the clean ones beside them."""
+        """Attacks, then trains on the attacked inputs; TRADES trains on the clean ones, too."""
         inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         now = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
         share = tf.minimum(1.0, tf.cast(now + 1, tf.float32) / max(self._rise, 1))
@@ -93,7 +93,7 @@ class AdversarialModel(keras.Model):
         return super().train_step((attacked, labels, weights))
 
     def test_step(self, data: Any) -> Logs:
-        """Measures clean and attacked inputs, side by side."""
+        """Measures clean and attacked inputs."""
         inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
 
         def losses(changed: tf.Tensor) -> tf.Tensor:
@@ -110,7 +110,7 @@ class AdversarialModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """Returns the loss of the first rows, and with TRADES how far the others are from them."""
+        """Returns the loss of the first rows; TRADES adds how far the others are from them."""
         first, last = _halves(y, y_pred)
         loss = super().compute_loss(x, y, first, sample_weight, training)
         if training and self._beta is not None:
@@ -125,7 +125,7 @@ class AdversarialModel(keras.Model):
         return dict(super().compute_metrics(x, y, first, sample_weight))
 
     def _what_to_raise(self, inputs: tf.Tensor, labels: tf.Tensor) -> Any:
-        """Returns what an attack in training raises."""
+        """Returns the function that an attack in training raises."""
         if self._beta is not None:  # the cross-entropy differs from the divergence by a constant
             logits = tf.cast(self(inputs, training=False), tf.float32)
             labels = tf.stop_gradient(tf.nn.softmax(logits))
@@ -133,7 +133,7 @@ class AdversarialModel(keras.Model):
 
 
 def _halves(labels: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the rows of the inputs that came first and of those that came last."""
+    """Returns the logits of the first inputs and of the last, as many each as labels."""
     count = tf.shape(labels)[0]
     return logits[:count], logits[tf.shape(logits)[0] - count :]
 
@@ -153,7 +153,7 @@ def attack_of(section: AdversarialSection) -> Attack:
 
 
 def of_vectors(config: Config) -> bool:
-    """Whether vectors of tokens are changed; otherwise the values of the examples are.
+    """Whether the attack changes vectors of tokens, not the values of the examples.
 
     Raises:
         UserError: The method does not fit the examples, or a field does not fit the method.
@@ -175,10 +175,10 @@ def of_vectors(config: Config) -> bool:
 
 
 class Adversarial(Task):
-    """Trains against an attack, and measures with another; texts are measured as ever."""
+    """Trains against one attack and measures with another; texts are measured as usual."""
 
     def check(self, config: Config, data: Data) -> None:
-        """Refuses what is not one of several classes, and a method that does not fit."""
+        """Refuses outputs that are not one of several classes, and a method that does not fit."""
         only_one_of(data, "task adversarial")
         robust = [] if of_vectors(config) else ["robust_accuracy"]
         check_monitors(config, data, ["accuracy", *robust])
@@ -204,7 +204,7 @@ class Adversarial(Task):
             plain.inputs,
             plain.outputs,
             attack=attack_of(section),
-            # Not with the few large steps of training: who withstands these may fall to small ones.
+            # Not training's few large steps: a network that resists these may fail on small ones.
             judge=projected_gradient(
                 section.norm, section.budget, max(section.judge.steps // 2, 1)
             ),
@@ -215,11 +215,11 @@ class Adversarial(Task):
         )
 
     def has_floor(self, config: Config) -> bool:
-        """With vectors the clean accuracy decides what is kept, as in classification."""
+        """With vectors, the clean accuracy decides which weights are kept, as in classification."""
         return of_vectors(config)
 
     def monitor(self, config: Config, data: Data) -> str:
-        """Returns the robust accuracy: it can fall while the clean one still rises."""
+        """Returns the robust accuracy, which can fall while the clean one still rises."""
         if of_vectors(config):
             return super().monitor(config, data)
         return ("val_" if "val" in data.splits else "") + "robust_accuracy"
@@ -229,7 +229,7 @@ class Adversarial(Task):
         return "adversarial training changes the inputs at every step."
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
-        """Measures as ever, and under attack; `task.json` keeps the latter by split."""
+        """Measures as usual, and under attack; `task.json` keeps the latter by split."""
         config = run.config
         section, measured = _section(config), super().measure(model, feed, run, split)
         if of_vectors(config):
@@ -250,7 +250,7 @@ class Adversarial(Task):
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         """Returns the accuracy by budget."""
         title, results = "Under attack", facts.task.get(facts.split)
-        if not results and facts.size is None:  # vectors were changed, which nobody can send
+        if not results and facts.size is None:  # no client can send changed vectors
             return []
         if not results:
             sentence = "The model was not attacked yet;"
@@ -267,8 +267,8 @@ class Adversarial(Task):
         chart = line_chart([curve], title="Accuracy by budget", x=budgets, y=accuracies)
         lead = (
             f"Accuracy on {results['examples']:,} {facts.split} {facts.nouns}, as they are and "
-            "changed by projected gradient ascent from a random start (Madry et al. 2018). Whoever "
-            "attacks knows the model. A stronger attack may find more: these are upper bounds."
+            "changed by projected gradient ascent from a random start (Madry et al. 2018). The "
+            "attack knows the model. A stronger attack may find more: these are upper bounds."
         )
         body = [
             table("Accuracy under attack", ["Attack", "Accuracy", "95% interval"], rows),

@@ -1,7 +1,7 @@
 """Training against small changes of word vectors (Miyato, Dai and Goodfellow 2017).
 
-Tokens have no values that change a little, but the vectors that the network reads have. A
-client cannot send changed vectors to a served model: this regularises, and defends nothing.
+Tokens cannot change a little, but the vectors that the network reads can. A client cannot send
+changed vectors to a served model: this regularises, it is no defence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ftkeras.graph import GraphModel, flatten
 from ftkeras.tasks.adversarial.attack import Losses, gradient_of, noise_of, unit
 from ftkeras.tasks.adversarial.evaluation import cross_entropies
 
-_NEAR = 0.1  # how far from a text its answer's curvature is measured, in spreads of the vectors
+_NEAR = 0.1  # the distance for measuring an answer's curvature, in spreads of the vectors
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Divided:
 
     Args:
         before: From the model's inputs to the numbers of tokens, int (b, steps).
-        table: The layer that makes vectors of them.
+        table: The layer that turns them into vectors.
         after: From [vectors (b, steps, channels), *the model's inputs] to its output.
     """
 
@@ -42,26 +42,26 @@ class Divided:
 
     @staticmethod
     def real(inputs: Any, ids: tf.Tensor) -> tf.Tensor:
-        """Returns which tokens are no padding, float32 (b, steps, 1)."""
+        """Returns 1 for tokens, 0 for padding, float32 (b, steps, 1)."""
         mask = inputs.get("padding_mask") if isinstance(inputs, dict) else None
         return tf.cast(ids != 0 if mask is None else mask, tf.float32)[..., None]
 
     def answer(self, vectors: tf.Tensor, ids: tf.Tensor, inputs: Any, training: bool) -> tf.Tensor:
-        """Returns what the model answers if it reads these vectors."""
+        """Returns the model's outputs for these vectors."""
         given = [vectors, *self.before.graph.in_order(inputs)]
         return self.after(given, training=training, mask=[self.table.compute_mask(ids)])
 
     def spread(self) -> tf.Tensor:
-        """Returns the root of the mean variance of the vectors' numbers, as they are now."""
+        """Returns the root of the mean variance of the vectors' numbers."""
         table = tf.cast(tf.convert_to_tensor(self.table.embeddings), tf.float32)
         return tf.stop_gradient(tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(table, axis=0))))
 
 
 def divide(model: keras.Model) -> Divided:
-    """Divides a model at its largest embedding, which is that of tokens.
+    """Divides a model at its largest embedding, the one of tokens.
 
     Raises:
-        UserError: It has none, or one that is hidden in a layer.
+        UserError: It has none, or it is hidden in another layer.
     """
     graph = flatten(model)
     steps = () if graph is None else graph.steps
@@ -90,9 +90,9 @@ def perturbation(
     """Returns the change of each text's vectors that raises its loss most, to first order.
 
     Args:
-        losses: From vectors to what is to become large, (b,); a text's own alone.
+        losses: From vectors to the values to raise, (b,); each depends on its own text alone.
         vectors: float32 (b, steps, channels).
-        real: float32 (b, steps, 1), 0 for padding, which does not change.
+        real: float32 (b, steps, 1), 0 for padding, which is not changed.
         length: The Euclidean length of a whole text's change.
 
     Returns:
@@ -104,19 +104,19 @@ def perturbation(
 class VectorsModel(keras.Model):
     """A classifier whose loss adds that of texts with changed vectors.
 
-    While the change is sought, the network is in inference mode. Metrics are of the texts as they
-    are, and so is the validation.
+    While the change is computed, the network is in inference mode. Metrics and validation use the
+    texts as they are.
 
     Args:
         inputs: Numbers of tokens; 0 is padding.
         outputs: Logits (n, classes).
         epsilon: Length of a text's change, in spreads of the vectors (see `Divided.spread`).
-            Miyato et al. normalise the vectors instead, for the same reason: otherwise long
-            vectors would make every change small.
-        weight: Of the loss under change.
-        virtual: Whether the change moves the answer, whatever is right (virtual adversarial
-            training), instead of raising the loss.
-        seed: Decides the random starts of `virtual`, together with the optimizer's step.
+            Miyato et al. normalise the vectors instead. Both keep the change from being small
+            beside long vectors.
+        weight: Weight of the loss of changed texts.
+        virtual: Whether the change moves the answer most (virtual adversarial training), instead
+            of the loss.
+        seed: Decides the random starts of `virtual`, with the optimizer's step.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class VectorsModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """Returns the loss of the texts; in training with that of changed ones."""
+        """Returns the loss of the texts; training adds that of changed ones."""
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training or not self._weight:
             return loss
@@ -159,7 +159,7 @@ class VectorsModel(keras.Model):
         return loss + self._weight * self.loss(y, changed, sample_weight)
 
     def _change(self, vectors: tf.Tensor, ids: tf.Tensor, x: Any, y: tf.Tensor) -> tf.Tensor:
-        """Returns the change of vectors to train on."""
+        """Returns the change of the vectors."""
         real, spread = self._divided.real(x, ids), self._divided.spread()
         start = vectors
 

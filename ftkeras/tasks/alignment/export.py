@@ -159,17 +159,20 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
         }.items():
             text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
             (extra / file).write_text(text, encoding="utf-8")
-    client = Path(__file__).with_name("rest_client.py").read_text(encoding="utf-8")
-    for argument, kind in {"PICTURE": towers.pair.picture, "TEXT": towers.pair.text}.items():
-        client = re.sub(
-            rf"(?m)^{argument} = .*$",
-            f'{argument} = ("encode_{kind.kind}", "{kind.wire.raw}")',
-            client,
-        )
+    clients = {file: _client(file, towers.pair) for file in ("rest_client.py", "grpc_client.py")}
     # A server's batching joins requests row by row, and two of `classify` have labels of their own.
     needs = towers.pair.serving_packages
-    write_serving_files(directory, name, {"rest_client.py": client}, needs, batching=False)
+    write_serving_files(directory, name, clients, needs, batching=False)
     return target
+
+
+def _client(file: str, pair: Pair) -> str:
+    """Returns a client's text, with the signatures of both kinds."""
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+    for argument, kind in {"PICTURE": pair.picture, "TEXT": pair.text}.items():
+        own = f'{argument} = ("encode_{kind.kind}", "{kind.wire.raw}")'
+        text = re.sub(rf"(?m)^{argument} = .*$", own, text)
+    return text
 
 
 def certify(path: str, towers: TwoTowers, fresh: FreshProcess) -> dict[str, Any]:

@@ -83,18 +83,21 @@ class Pairs:
         pictures: float (n, channels).
         texts: float (m, channels).
         owners: The picture of each text, int (m,), rising.
+        shares: What a text counts for among those of its picture, float (m,).
     """
 
     pictures: np.ndarray
     texts: np.ndarray
     owners: np.ndarray
+    shares: np.ndarray
 
     def take(self, chosen: np.ndarray) -> Pairs:
         """Returns some of the pictures, with their texts."""
         place = np.full(len(self.pictures), -1)
         place[chosen] = np.arange(len(chosen))
         kept = place[self.owners] >= 0
-        return Pairs(self.pictures[chosen], self.texts[kept], place[self.owners[kept]])
+        owners = place[self.owners[kept]]
+        return Pairs(self.pictures[chosen], self.texts[kept], owners, self.shares[kept])
 
 
 def fit(pairs: Pairs, units: int, seed: int) -> tuple[Maps, Maps]:
@@ -172,7 +175,7 @@ class Reduced:
             (each - mean) @ way
             for each, (mean, way) in zip((part.pictures, part.texts), self._ways, strict=True)
         )
-        return Fitter(x, y, part.owners, self._ways)
+        return Fitter(x, y, part.owners, part.shares, self._ways)
 
 
 def _principal(features: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -188,17 +191,20 @@ def _principal(features: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.nd
 
 
 class Fitter:
-    """Fits maps by any setting; a picture's texts count as one together.
+    """Fits maps by any setting.
 
     Args:
         x: The pictures, float (n, directions).
         y: The texts, float (m, directions).
         owners: The picture of each text, int (m,).
+        shares: What each text counts for, float (m,).
         ways: What led to both from features.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, owners: np.ndarray, ways: Any):
-        weights = (1.0 / np.bincount(owners, minlength=len(x))[owners])[:, np.newaxis]  # (m, 1)
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, owners: np.ndarray, shares: np.ndarray, ways: Any
+    ):
+        weights = shares[:, np.newaxis]  # (m, 1)
         total = float(weights.sum())
         x = x[owners]
         self._means = [(weights * each).sum(axis=0) / total for each in (x, y)]

@@ -226,7 +226,7 @@ class Contrastive(keras.losses.Loss):
 
 def _has(own: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Returns which pictures, with their own numbers (a, most), have which texts (b,): (a, b)."""
-    same = own[:, :, tf.newaxis] == numbers  # (a, most, b)
+    same = tf.equal(own[:, :, tf.newaxis], numbers)  # (a, most, b)
     return tf.cast(tf.reduce_any(same, axis=1), tf.float32)
 
 
@@ -256,4 +256,5 @@ def batch_recall(y_true: Any, y_pred: Any) -> Any:
     pictures, texts = embeddings_of(y_pred)
     nearest = tf.argmax(tf.matmul(pictures, texts, transpose_b=True), axis=1)
     own = tf.gather(y_true[:, 0], nearest)[:, tf.newaxis]
-    return tf.cast(tf.reduce_any(y_true[:, 1:] == own, axis=1), tf.float32)
+    # `==` of a batch of unknown size would have no rank.
+    return tf.cast(tf.reduce_any(tf.equal(y_true[:, 1:], own), axis=1), tf.float32)

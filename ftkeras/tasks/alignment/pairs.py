@@ -157,6 +157,15 @@ class PairSplit(Split):
         table[self.owners, np.arange(len(self.owners)) - first] = self.numbers
         return table
 
+    @property
+    def shares(self) -> np.ndarray:
+        """How often training takes each text, among those of its picture, float (texts,)."""
+        changes = np.zeros(len(self.owners) + 1)
+        each = 1 / (self.lengths.shape[1] * self.lengths)
+        np.add.at(changes, self.starts, each)
+        np.add.at(changes, self.starts + self.lengths, -each)
+        return changes.cumsum()[:-1]
+
     def side(self, place: int) -> Split:
         """Returns the pictures (0) or the texts (1)."""
         return self.texts if place else self.pictures

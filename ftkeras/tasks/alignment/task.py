@@ -439,10 +439,8 @@ def _fitted(assembled: Assembled, run: Run) -> list[floor.Maps]:
     config, splits = assembled.config, assembled.data.splits
     train = splits["train"]
     assert isinstance(train, PairSplit)
-    pictures, texts = _features(assembled, "train")
-    maps = list(
-        floor.fit(floor.Pairs(pictures, texts, train.owners), _section(config).units, config.seed)
-    )
+    pairs = floor.Pairs(*_features(assembled, "train"), train.owners, train.shares)
+    maps = list(floor.fit(pairs, _section(config).units, config.seed))
     for name in splits.keys() - {"train"}:
         said = [maps[0](part, side) for side, part in enumerate(_features(assembled, name))]
         floor.keep_embeddings(run, name, said)

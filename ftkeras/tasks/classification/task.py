@@ -1,4 +1,4 @@
-"""Image classification: one label an image, or any number of them."""
+"""Classification: one label per example, or any number of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ftkeras.runs.task import Task
 
 
 class Classification(Task):
-    """What every task is that says nothing else."""
+    """The defaults of every task."""
 
     def has_floor(self, config: Config) -> bool:
-        """A linear model answers the same questions."""
+        """A linear model can do this task."""
         return True
 
 

@@ -12,10 +12,10 @@ from ftkeras.devices.replicas import sum_over_replicas
 
 
 class RowLoss(keras.losses.Loss):
-    """A loss from a function to a value a row, scaled and averaged as Keras's own.
+    """A loss made of a function that returns a value per row; scaled and averaged like Keras's.
 
     Args:
-        rows: From whether each row is of the source, float (n,), and answers (n, ...) to (n,).
+        rows: From 1.0 for rows of the source, 0.0 for others (n,), and answers (n, ...) to (n,).
     """
 
     def __init__(self, rows: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
@@ -23,7 +23,7 @@ class RowLoss(keras.losses.Loss):
         self._rows = rows
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Returns the value of each row."""
+        """Returns a value per row."""
         return self._rows(y_true, y_pred)
 
 
@@ -33,7 +33,7 @@ def is_source(labels: tf.Tensor) -> tf.Tensor:
 
 
 def coral(source: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns how far the covariances of both domains are apart, (n,) times the same.
+    """Returns the distance between the covariances of both domains, repeated (n,).
 
     Deep CORAL (Sun and Saenko 2016): the squared Frobenius norm of their difference, divided by
     four times the squared width. Covariances are of the whole batch, over all replicas.
@@ -54,14 +54,14 @@ def coral(source: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def tell_apart(source: tf.Tensor, answers: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy of telling the domains apart; answers are logits (n, 1)."""
+    """Returns the cross-entropy of classifying the domains; answers are logits (n, 1)."""
     return tf.nn.sigmoid_cross_entropy_with_logits(source, answers[:, 0])
 
 
 def pseudo_labels(source: tf.Tensor, logits: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Returns the target's cross-entropy with its own answers, where these are sure enough.
+    """Returns the target's cross-entropy with its own answers, if these are sure enough.
 
-    Twice, so that the mean over rows is one over the target's, which are half of them.
+    It counts twice: the mean is over all rows, and half of them are the target's.
     """
     likely = tf.reduce_max(tf.nn.softmax(logits), axis=-1)
     answers = tf.argmax(logits, axis=-1)
@@ -71,10 +71,10 @@ def pseudo_labels(source: tf.Tensor, logits: tf.Tensor, threshold: float) -> tf.
 
 
 class GradientReversal(keras.layers.Layer):
-    """Hands its input on, and gradients back with the opposite sign (Ganin et al. 2016).
+    """Returns its input, and reverses the sign of gradients (Ganin et al. 2016).
 
     Args:
-        strength: What gradients are multiplied by before they are turned round.
+        strength: The factor of gradients before their sign is reversed.
     """
 
     def __init__(self, strength: tf.Variable, **kwargs: Any):
@@ -97,9 +97,9 @@ class GradientReversal(keras.layers.Layer):
 class TargetDoubt(keras.metrics.Metric):
     """Mean entropy of the target's answers, less the entropy of their mean; it needs no labels.
 
-    The negative mutual information of images and answers: lowest where each answer is sure and all
-    classes are answered equally often, so that one answer for all, which is as sure, is not good.
-    It ranges from -log(classes) to 0.
+    The negative mutual information of images and answers. It is lowest if each answer is sure and
+    all classes are answered equally often; the same sure answer for all images is not good. It
+    ranges from -log(classes) to 0.
     """
 
     def __init__(self, classes: int, name: str = "target_doubt"):
@@ -112,7 +112,7 @@ class TargetDoubt(keras.metrics.Metric):
         """Counts the rows of the target.
 
         Args:
-            source: 1.0 where a row is of the source, (n,).
+            source: 1.0 for rows of the source, (n,).
             logits: (n, classes).
             sample_weight: 0 for rows to leave out, (n,); None leaves out none.
         """

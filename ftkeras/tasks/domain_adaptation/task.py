@@ -55,11 +55,11 @@ class DomainModel(keras.Model):
 
     Args:
         inputs: Raw 0..255 RGB float32 (n, size, size, 3).
-        outputs: Logits (n, classes); for dann a domain logit more, the last.
-        classes: How many classes there are.
+        outputs: Logits (n, classes); dann adds the domain's logit as the last one.
+        classes: The number of classes.
         method: One of `PAIRED`.
         weight: Weight of the second loss.
-        threshold: How sure an answer must be to become a pseudo-label.
+        threshold: The least probability of an answer that becomes a pseudo-label.
         strength: Multiplies dann's reversed gradient and pseudo-labels' loss; see `Ramp`.
     """
 
@@ -89,21 +89,21 @@ class DomainModel(keras.Model):
         self._doubt = TargetDoubt(classes)
 
     def train_step(self, data: Any) -> Any:
-        """Trains on pairs, of a row of the source and one of the target, where that matters."""
+        """Trains on pairs of a row of the source and one of the target, if the method is paired."""
         inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if self._normalizes():
             inputs = tf.reshape(inputs, (-1, 2, *inputs.shape[1:]))
         return super().train_step((inputs, labels, weights))
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Answers inputs (n, ...), or pairs (n / 2, 2, ...), of which each domain is by itself.
+        """Returns the outputs for inputs (n, ...), or for pairs (n / 2, 2, ...), domain by domain.
 
-        Batch normalisation that trains then sees one domain at a time, and keeps the statistics of
-        the target: there the model will be used.
+        For pairs, batch normalisation that trains uses the statistics of one domain at a time. It
+        keeps those of the target, because the model will be used there.
         """
         if len(inputs.shape) == len(self.inputs[0].shape):
             return super().__call__(inputs, *args, **kwargs)
-        with keras.StatelessScope():  # what the source's statistics would do to the moving ones
+        with keras.StatelessScope():  # keeps the source from updating the moving statistics
             source = super().__call__(inputs[:, 0], *args, **kwargs)
         target = super().__call__(inputs[:, 1], *args, **kwargs)
         pairs = tf.stack([source, target], axis=1)
@@ -120,7 +120,7 @@ class DomainModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """Returns the loss of the source's rows, and in training the second one."""
+        """Returns the loss of the source's rows; training adds the second loss."""
         logits, domain = y_pred[:, : self._classes], y_pred[:, self._classes :]
         loss = super().compute_loss(x, y, logits, sample_weight, training)
         if training and self._weight:
@@ -144,8 +144,8 @@ def _normalizations(model: keras.Model) -> list[keras.layers.Layer]:
 class Ramp(keras.callbacks.Callback):
     """Lets a strength rise from 0 to 1 with the share of the steps that are done.
 
-    The schedule of Ganin et al. 2016, section 5.2.2: 2 / (1 + exp(-gamma * share)) - 1. It follows
-    from the position alone, so a run that goes on has the strength that it would have had.
+    The schedule of Ganin et al. 2016, section 5.2.2: 2 / (1 + exp(-gamma * share)) - 1. It
+    depends on the step alone, so a run that resumes has the right strength.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class DomainAdaptation(Task):
         try:
             unlabelled = Expected(labelled=False)
             target = build.data(config, expected=unlabelled, of=_section(config).target)
-        except UserError as error:  # which speaks of the section that data mostly are in
+        except UserError as error:  # it names the section `data`
             raise UserError(re.sub("^data", "domain_adaptation.target", str(error))) from None
         for data in (source, target):
             only_one_of(data, "task domain_adaptation")
@@ -188,11 +188,11 @@ class DomainAdaptation(Task):
 
         if strangers:
             note = (
-                f"target: not all of its labels are classes of the source ({strangers[0]!r} is "
-                "not), so it counts as unlabelled and no accuracy is measured on it"
+                f"target: the source has no class {strangers[0]!r}, so the target counts as "
+                "unlabelled and no accuracy is measured on it"
             )
         else:
-            note = "target: its labels are the source's; they measure, and train nothing"
+            note = "target: its labels are the source's; they are measured with, not trained on"
         return dataclasses.replace(
             source,
             splits=source.splits | {f"{TARGET}{k}": renamed(v) for k, v in target.splits.items()},
@@ -201,7 +201,7 @@ class DomainAdaptation(Task):
         )
 
     def check(self, config: Config, data: Data) -> None:
-        """Refuses adabn without statistics of the source, and dann where nothing fits it."""
+        """Refuses adabn if no statistics of the source are learned, and dann if it does not fit."""
         section = _section(config)
         logged = ["accuracy", *(["target_doubt"] if section.method in PAIRED else [])]
         check_monitors(config, data, logged)
@@ -209,16 +209,16 @@ class DomainAdaptation(Task):
         strategy = phases.strategy if isinstance(phases, StrategyConfig) else ""
         if section.method == "dann" and strategy == "surgical":
             raise UserError(
-                "phases.strategy: surgical measures gradients that dann's domain classifier would "
-                "be part of. List the phases, or take another strategy."
+                "phases.strategy: surgical would measure gradients of dann's domain classifier, "
+                "too. List the phases, or take another strategy."
             )
         listed = phases if isinstance(phases, list) else []
         settings = [phase.batch_norm for phase in listed if phase.batch_norm is not None]
         if section.method == "adabn" and settings[-1:] != ["train"]:
             raise UserError(
-                "domain_adaptation.method: adabn puts the target's batch statistics in the place "
-                "of the source's, and the last phase does not train with these. Set its "
-                "batch_norm: train."
+                "domain_adaptation.method: adabn puts the target's batch statistics in place of "
+                "the source's, but the last phase does not train with these. Set its batch_norm: "
+                "train."
             )
 
     def feed(
@@ -229,7 +229,7 @@ class DomainAdaptation(Task):
         share: Share = WHOLE,
         full: bool = False,
     ) -> Feed:
-        """Sets up batches of both domains where the method trains on both."""
+        """Sets up batches of both domains if the method trains on both."""
         plain = super().feed(config, data, model, share, full)
         if _section(config).method not in PAIRED:
             return plain
@@ -279,30 +279,30 @@ class DomainAdaptation(Task):
         )
 
     def monitor(self, config: Config, data: Data) -> str:
-        """Returns the doubt about the target where both are trained on: it needs no labels."""
+        """Returns the doubt about the target, if both domains train: it needs no labels."""
         if _section(config).method not in PAIRED:
             return super().monitor(config, data)
         return ("val_" if "val" in data.splits else "") + "target_doubt"
 
     def why_no_trunk(self, config: Config) -> str | None:
-        """A store holds one domain."""
+        """A store holds one domain; paired methods need two."""
         method = _section(config).method
         return f"{method} trains on two streams of examples." if method in PAIRED else None
 
     def why_complete(self, config: Config) -> str | None:
-        """A second loss is about both domains of a batch."""
+        """The second loss compares both domains of a batch."""
         method = _section(config).method
         return f"{method} compares the domains of a batch" if method in PAIRED else None
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
-        """Returns what makes the second loss rise."""
+        """Returns the callback that raises the second loss."""
         if not isinstance(assembled.model, DomainModel):
             return ()
         gamma, steps = _section(assembled.config).gamma, assembled.feed.steps_per_epoch
         return [Ramp(assembled.model.strength, assembled.unfreeze, steps, gamma)]
 
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
-        """Puts the target's statistics into batch normalisation, for adabn."""
+        """For adabn, puts the target's statistics into batch normalisation."""
         if _section(assembled.config).method == "adabn":
             recalibrate_batch_norm(assembled.model, assembled.feed.plain(f"{TARGET}train"))
         return assembled.model
@@ -312,7 +312,7 @@ class DomainAdaptation(Task):
         return keras.Model(model.inputs, model.get_layer("logits").output, name=model.name)
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
-        """Measures the split as ever, and the target beside it; `task.json` keeps the latter."""
+        """Measures the split as usual, and the target; `task.json` keeps the latter."""
         splits = feed.data.splits
         if splits[split].labels.min() < 0:
             raise UserError(f"--split {split}: its examples have no labels to measure with.")
@@ -343,10 +343,10 @@ class DomainAdaptation(Task):
         ]
         method = facts.config.get("domain_adaptation", {}).get("method")
         lead = (
-            f"Method: {method}. The source's labels trained the model; the target's, where there "
-            "are any, only measure it. Doubt needs none: the entropy of an answer less that of all "
-            "answers' mean, from the negative logarithm of the number of classes (sure, and all "
-            "classes alike) to 0."
+            f"Method: {method}. The source's labels trained the model; the target's, if there are "
+            "any, only measure it. Doubt needs no labels: it is the entropy of an answer less that "
+            "of all answers' mean. It ranges from the negative logarithm of the number of classes "
+            "(sure, and all classes alike) to 0."
         )
         header = ["Domain", "Accuracy", "95% interval", "Doubt"]
         return [Section("domains", title, table("Accuracy by domain", header, rows), lead)]

@@ -1,4 +1,4 @@
-"""What a few-shot config says beyond the shared sections."""
+"""The sections of a config that only the task `few_shot` has."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ Method = Literal["logistic", "cosine", "nearest_mean", "phases"]
 
 
 class FewShotSection(Section):
-    """A few labelled examples a class, and how a method is chosen with them alone."""
+    """A few labelled examples per class, and how a method is chosen with them alone."""
 
     shots: PositiveInt = 5
-    """Examples a class, drawn from the training split under the seed."""
+    """Examples per class, drawn from the training split under the seed."""
     methods: Annotated[list[Method], Field(min_length=1)] = [
         "logistic",
         "cosine",
         "nearest_mean",
         "phases",
     ]
-    """What to choose from by cross-validation: heads on frozen features (logistic regression,
-    cosine prototypes, nearest class mean), and the config's phases. With one example a class there
-    is nothing to validate on, and the first is taken."""
+    """The methods to choose from by cross-validation: heads on frozen features (logistic
+    regression, cosine prototypes, nearest class mean), and the config's phases. With one example
+    per class there is nothing to validate on, and the first is taken."""
     folds: Annotated[int, Field(ge=2, le=100)] = 5
-    """Parts of the cross-validation, at most as many as shots."""
+    """Folds of the cross-validation, at most as many as shots."""
     stages: Annotated[int, Field(ge=1, le=10)] | None = None
-    """Frozen features are taken from the ends of this many of the last resolutions; left out, of
-    two. A backbone without resolutions gives its pooled features, and this is left out."""
+    """Frozen features are taken at the ends of this many of the last resolutions; default: 2. Leave
+    it out if the backbone has no resolutions: its pooled features are taken."""
     draws: PositiveInt = 20
-    """How many times examples are drawn to measure the heads; the first draw is the run's."""
+    """How many times examples are drawn to measure the heads; the run keeps the first draw's
+    model."""
     phase_draws: PositiveInt = 1
-    """How many of these draws also train through the phases, once a fold and once more."""
+    """How many of these draws also train through the phases: once per fold, then on all."""
 
     @field_validator("methods")
     @classmethod
@@ -46,7 +47,7 @@ class FewShotSection(Section):
 
 
 class FewShotConfig(Config):
-    """A few-shot experiment."""
+    """A config of the task `few_shot`."""
 
     task: Literal["few_shot"]
     phases: PhasesConfig = StrategyConfig(strategy="lp_ft")

@@ -16,19 +16,18 @@ USUAL_STAGES = 2
 def unit_features(backbone: Backbone, stages: int | None = None) -> keras.Model:
     """Returns a model from raw examples to pooled features of one length.
 
-    The maps at the ends of the last resolutions are averaged over their places, brought to length 1
-    each, and put side by side: earlier ones know what the last has thrown away (Evci et al. 2022,
-    "Head2Toe"). A backbone that gives a sequence or a vector has its features pooled as a head
-    would pool them, and brought to length 1.
+    The maps at the ends of the last resolutions are averaged over their positions, scaled to length
+    1 each, and concatenated: earlier ones hold what the last has lost (Evci et al. 2022,
+    "Head2Toe"). If a backbone gives a sequence or a vector, its features are pooled as in a head,
+    and scaled to length 1.
 
     Args:
         backbone: What `load_backbone` returned; its layers are shared.
-        stages: From how many resolutions, the last one among them; None for two, if there are so
-            many.
+        stages: How many of the last resolutions; None for two, if there are two.
 
     Returns:
         From float32 images (batch, size, size, 3) with values 0..255 in RGB order, or what the
-        backbone takes, to float32 features (batch, channels), whose length is the root of `stages`.
+        backbone takes, to float32 features (batch, channels) of length `sqrt(stages)`.
 
     Raises:
         UserError: The backbone has fewer resolutions.
@@ -58,7 +57,7 @@ def unit_features(backbone: Backbone, stages: int | None = None) -> keras.Model:
 
 
 def check_stages(backbone: Backbone, stages: int | None) -> int:
-    """Returns how many resolutions features are from; raises UserError if there are fewer."""
+    """Returns the number of resolutions; raises UserError if there are fewer."""
     if backbone.gives != "map":
         if stages is not None:
             raise UserError(
@@ -78,13 +77,13 @@ def check_stages(backbone: Backbone, stages: int | None) -> int:
 
 
 def stage_ends(backbone: Backbone) -> list[keras.KerasTensor]:
-    """Returns, of each resolution, the last map (batch, height, width, channels) between blocks."""
-    own = {id(layer) for layer in backbone.model.layers}  # not in a model or layer inside it
+    """Returns the last map (batch, height, width, channels) between blocks of each resolution."""
+    own = {id(layer) for layer in backbone.model.layers}  # none inside a nested model or layer
     starts = [x for block in backbone.blocks[1:] for x in block.layers[:1] if id(x) in own]
     tensors = [layer.input for layer in starts if isinstance(layer.input, keras.KerasTensor)]
     ends: dict[tuple[int, ...], keras.KerasTensor] = {}
     for tensor in [*tensors, backbone.model.output]:
         if len(tensor.shape) == 4:
-            ends.pop(tuple(tensor.shape[1:3]), None)  # so that the order is that of the last ones
+            ends.pop(tuple(tensor.shape[1:3]), None)  # keeps the order of the last maps
             ends[tuple(tensor.shape[1:3])] = tensor
     return list(ends.values())

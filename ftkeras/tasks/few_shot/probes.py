@@ -1,6 +1,6 @@
-"""Linear heads fitted on the features of a few examples, and how one is chosen among several.
+"""Linear heads fitted on the features of a few examples, and the choice among several.
 
-All are fitted on the processor in a moment.
+All are fitted on the CPU, in seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ftkeras.measures.linear import Linear, logistic
 from ftkeras.measures.metrics import log_losses
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
-"""What to choose from, for features of length 1 or so; the middle one where nothing can choose."""
+"""The candidates, for features of length near 1; the middle one if nothing is held out."""
 
 _COSINE_STEPS, _COSINE_RATE, _FIRST_SCALE = 100, 0.02, 10.0
 
@@ -26,22 +26,22 @@ Fold = tuple[np.ndarray, np.ndarray]
 
 
 def nearest_mean(features: np.ndarray, labels: np.ndarray, classes: int) -> Linear:
-    """Returns the head that answers with the class whose mean is nearest (Mensink et al. 2013).
+    """Returns a head that chooses the class whose mean is nearest (Mensink et al. 2013).
 
-    The logits are minus the squared distances, but for a number that all classes share.
+    The logits are minus the squared distances, up to a number that all classes share.
     """
     means = _means(features, labels, classes)
     return Linear(2.0 * means.T, -np.square(means).sum(axis=1))
 
 
 def cosine_head(features: np.ndarray, labels: np.ndarray, classes: int) -> Linear:
-    """Returns a head whose logits are scaled cosines between features and a prototype a class.
+    """Returns a head whose logits are scaled cosines between features and a prototype per class.
 
     Prototypes begin as the class means and are trained together with the scale (Gidaris and
     Komodakis 2018; Chen et al. 2019).
 
     Args:
-        features: float (n, channels), all of one length: then the head is linear.
+        features: float (n, channels), all of one length, so that the head is linear.
         labels: int (n,).
         classes: How many classes there are.
     """
@@ -75,9 +75,9 @@ def draw(labels: np.ndarray, shots: int, seed: int, turn: int = 0) -> np.ndarray
 
     Args:
         labels: int (n,).
-        shots: How many a class.
+        shots: How many per class.
         seed: Decides the draws.
-        turn: Which draw of that seed.
+        turn: The number of the draw of that seed.
     """
     random = np.random.default_rng([seed, turn])
     rows = [random.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
@@ -89,7 +89,7 @@ def stratified_folds(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (indices to fit on, indices left out); each example is left out once.
 
-    Each class is spread as evenly over the folds as it can be.
+    Each class is spread over the folds as evenly as possible.
     """
     random = np.random.default_rng(seed)
     fold = np.empty(len(labels), int)
@@ -103,7 +103,7 @@ def stratified_folds(
 def fit_head(
     method: str, features: np.ndarray, labels: np.ndarray, classes: int, folds: Sequence[Fold]
 ) -> tuple[Linear, np.ndarray | None]:
-    """Fits a head, and like ones on each fold.
+    """Fits a head on all examples, and one more on each fold.
 
     Args:
         method: logistic, cosine or nearest_mean. The penalty of logistic is the one with the
@@ -111,10 +111,11 @@ def fit_head(
         features: float (n, channels), all of one length.
         labels: int (n,).
         classes: How many classes there are.
-        folds: As `stratified_folds` yields them; none where nothing can be held out.
+        folds: As `stratified_folds` yields them; none if nothing can be held out.
 
     Returns:
-        The head, and logits (n, classes) of each example from a head that was fitted without it.
+        The head, and the logits (n, classes) of each example from a head that was fitted without
+        that example.
     """
     fits = METHODS[method]
     if not folds:
@@ -157,7 +158,7 @@ def _span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _cosine_gradient(
     prototypes: np.ndarray, log_scale: float, inputs: np.ndarray, targets: np.ndarray
 ) -> np.ndarray:
-    """The gradient of the mean cross-entropy by the prototypes, one after the other, and the scale.
+    """The gradient of the mean cross-entropy for the prototypes, flattened, and the scale.
 
     Args:
         prototypes: float (classes, rank).

@@ -1,7 +1,7 @@
-"""Few-shot: a handful of labelled examples a class, and the method that they themselves choose.
+"""Few-shot: a few labelled examples per class, and the method that they choose themselves.
 
 Heads on frozen features and the config's phases are compared by cross-validation on the examples
-alone: no other label is looked at before the test split is measured.
+alone: no other label is used before the test split is measured.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ NAMES = {
     "phases": "the phases",
     "selected": "chosen in each draw",
 }
-_ANSWERS = "answers_of_"  # how the files begin that a run which goes on reads
+_ANSWERS = "answers_of_"  # the files that a run which resumes reads
 
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-    """What a method makes of one draw.
+    """The outputs of a method on one draw.
 
     Args:
         test: Logits on the test split (m, classes).
-        held_out: Cross-validated logits on the support (n, classes); None of one shot.
-        head: The head, of a method on frozen features.
+        held_out: Cross-validated logits on the support (n, classes); None with one shot.
+        head: The head, if the method is one on frozen features.
     """
 
     test: np.ndarray
@@ -64,7 +64,7 @@ class _Candidate:
 
 
 class FewShot(Task):
-    """Trains on the first draw's support set; what is kept is the method that it chose."""
+    """Trains on the first draw's support set; the run keeps the method that it chose."""
 
     by_nature = ("tiny classes", "no validation")
 
@@ -94,14 +94,14 @@ class FewShot(Task):
         return "phases" in _section(config).methods
 
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
-        """Measures the methods over the draws; returns the model of the first draw's choice."""
+        """Measures the methods over the draws; returns the model that the first draw chose."""
         config, section = assembled.config, _section(assembled.config)
         data = build.data(config)
         pool, test = _pool(data, config), data.splits["test"]
         draws = [draw(pool.labels, section.shots, config.seed, n) for n in range(section.draws)]
         used = np.unique(np.concatenate(draws))
         with assembled.devices.strategy.scope():
-            # Of the same examples as the run's own: a vocabulary follows from them.
+            # From the same examples as the run's own: they decide the vocabulary.
             backbone = build.backbone(config, assembled.data)
             features = unit_features(backbone, section.stages)
         shown = dataclasses.replace(data, splits={"train": pool.take(used), "test": test})
@@ -140,7 +140,7 @@ TASK = FewShot()
 
 
 class _OnSupport(FewShot):
-    """The task on examples that are at hand."""
+    """The task on data that are already drawn."""
 
     def __init__(self, data: Data):
         self._data = data
@@ -155,14 +155,14 @@ def _section(config: Config) -> FewShotSection:
 
 
 def _pool(data: Data, config: Config) -> Split:
-    """Returns the examples to draw from, if they are enough to draw and to test on."""
+    """Returns the examples to draw from; there must be enough, and a test split."""
     if "test" not in data.splits:
         raise UserError("data.split.test: few_shot measures on a test split, and there is none.")
     pool, shots = data.splits["train"], _section(config).shots
     least = int(np.argmin(pool.counts))
     if pool.counts[least] < shots:
         raise UserError(
-            f"few_shot.shots: {shots} examples a class, but {data.class_names[least]!r} has only "
+            f"few_shot.shots: {shots} examples per class, but {data.class_names[least]!r} has only "
             f"{pool.counts[least]} to train on."
         )
     return pool
@@ -175,7 +175,7 @@ def _on_draw(data: Data, pool: Split, config: Config, turn: int) -> Data:
 
 
 def _folds(config: Config, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the parts of the cross-validation; none where each class has one example."""
+    """Returns the folds of the cross-validation; none if each class has one example."""
     section = _section(config)
     parts = min(section.folds, section.shots)
     return list(stratified_folds(labels, parts, config.seed)) if parts > 1 else []
@@ -184,7 +184,7 @@ def _folds(config: Config, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndar
 def _fit_head(
     method: str, inputs: np.ndarray, labels: np.ndarray, test: np.ndarray, config: Config
 ) -> _Candidate:
-    """Fits a head on features (n, channels), and its like on each fold."""
+    """Fits a head on features (n, channels), and one more on each fold."""
     classes = int(labels.max()) + 1
     head, held_out = fit_head(method, inputs, labels, classes, _folds(config, labels))
     return _Candidate(head(test), held_out, head)
@@ -193,13 +193,13 @@ def _fit_head(
 def _train_phases(
     config: Config, data: Data, run: Run, turn: int, trained: keras.Model | None
 ) -> _Candidate:
-    """Trains through the phases on each fold, and on the whole support if that is yet to be done.
+    """Trains through the phases on each fold, and on the whole support unless `trained` is given.
 
     Args:
         config: The run's config.
         data: The support as training split, and the test split.
-        run: Scratch runs go into its folder, and what is done already.
-        turn: Which draw it is.
+        run: Its folder takes scratch runs, and the answers of those that are finished.
+        turn: The number of the draw.
         trained: A model that was trained on the whole support.
     """
     support = data.splits["train"]
@@ -217,9 +217,9 @@ def _train_phases(
 def _answers(
     config: Config, data: Data, run: Run, what: str, model: keras.Model | None
 ) -> np.ndarray:
-    """Returns logits (n, classes) on the test split of a model that is trained if there is none.
+    """Returns a model's logits (n, classes) on the test split; trains the model if there is none.
 
-    They are kept, so that a run that goes on does not train for them again.
+    They are kept, so that a run that resumes does not train for them again.
     """
     name = f"{_ANSWERS}{what.replace(', ', '-').replace(' ', '_')}.json"
     if not tf.io.gfile.exists(run.path(name)):
@@ -232,7 +232,7 @@ def _answers(
 
 
 def _trained(config: Config, data: Data, run: Run) -> keras.Model:
-    """Returns a new model, trained through the phases as a run would do it."""
+    """Returns a new model, trained through the phases as in a run."""
     fresh = assemble(config, _OnSupport(data))
     if fresh.trunk is not None:
         fresh.trunk.agree(fresh.devices.strategy)
@@ -245,7 +245,7 @@ def _trained(config: Config, data: Data, run: Run) -> keras.Model:
 
 
 def _choose(methods: Sequence[str], candidates: dict[str, _Candidate], labels: np.ndarray) -> str:
-    """Returns the method with the least cross-validated log loss; of one shot, the first."""
+    """Returns the method with the least cross-validated log loss; with one shot, the first."""
     losses = {name: _loss(candidates[name], labels) for name in methods if name in candidates}
     return min(losses, key=lambda name: losses[name])  # the first among equals
 
@@ -294,7 +294,7 @@ def _summary(
         correct = [by_draw[d][n].test.argmax(axis=1) == test_labels
                    for d, n in zip(draws, names, strict=True)]  # fmt: skip
         values = [float(right.mean()) for right in correct]
-        ends = mean_interval(values)  # which knows nothing of where accuracies end
+        ends = mean_interval(values)  # may exceed the range of accuracies
         return {"accuracies": values, "mean": float(np.mean(values)),
                 "interval": ends and [max(ends[0], 0.0), min(ends[1], 1.0)]}  # fmt: skip
 
@@ -328,7 +328,7 @@ def _format(results: dict[str, Any]) -> str:
         rows.append((NAMES[name], f"{row['mean']:.3f}", between, len(row["accuracies"]), shown))
     header = ("method", "accuracy", "95% interval", "draws", "held-out log loss")
     chosen = f"kept: {NAMES[results['choice']]}, chosen on the first draw's examples alone"
-    return f"\n{results['shots']} examples a class\n{table(rows, header)}\n{chosen}"
+    return f"\n{results['shots']} examples per class\n{table(rows, header)}\n{chosen}"
 
 
 def _report(results: dict[str, Any], nouns: str) -> Section:
@@ -346,17 +346,17 @@ def _report(results: dict[str, Any], nouns: str) -> Section:
     header = ["Method", "Accuracy", "95% interval", "Draws", "Held-out log loss"]
     chart = interval_chart(
         [(NAMES[name], row["mean"], row["interval"]) for name, row in _rows(results)],
-        title=f"Test accuracy with {shots} examples a class",
+        title=f"Test accuracy with {shots} examples per class",
         x_label="accuracy",
     )
     lead = (
-        f"{shots} examples a class were drawn {results['draws']} times. The interval is of the "
+        f"{shots} examples per class were drawn {results['draws']} times. The interval is of the "
         f"mean over the draws; the test {nouns} stay the same. The run's model is "
         f"{NAMES[results['choice']]}: cross-validation on the first draw's examples chose it, "
-        "and the log loss is from there."
+        "and measured the log loss."
         if shots > 1
-        else f"One example a class was drawn {results['draws']} times. With one there is nothing "
-        f"to validate on: the run's model is the first method, {NAMES[results['choice']]}."
+        else f"One example per class was drawn {results['draws']} times. There is nothing to "
+        f"validate on: the run's model is the first method, {NAMES[results['choice']]}."
     )
     body = [tag("figure", chart), html_table("Methods over the draws", header, rows)]
     return Section("few-shot", "Few-shot methods", body, lead)

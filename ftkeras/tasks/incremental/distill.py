@@ -1,4 +1,4 @@
-"""Layers that hold a growing classifier to what an older one says; no saved model has them."""
+"""Layers that keep a growing classifier near an older one; no saved model has them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import keras
 
 
 class Teacher(keras.layers.Layer):
-    """Says what a finished model says, as a layer without weights.
+    """Returns the outputs of a finished model, as a layer without weights.
 
-    The model is nobody's part: no optimizer, checkpoint or selector sees it. Its answer to an image
-    never changes, so it goes where frozen layers go: into a stored trunk.
+    Keras does not track the model: no optimizer, checkpoint or selector reaches it. Its answer to
+    an image never changes, so the layer can be part of a stored trunk.
 
     Args:
         model: From inputs to logits.
-        key: Differs where the model's weights do; what is stored goes by it.
+        key: Identifies the model's weights; a part of the store's key.
     """
 
     def __init__(self, model: keras.Model, key: str, **options: Any):
@@ -24,7 +24,7 @@ class Teacher(keras.layers.Layer):
         model.trainable = False
         self._key = key
         self._classes = model.output_shape[-1]
-        self._answer = functools.partial(model, training=False)  # Keras looks for models, not here
+        self._answer = functools.partial(model, training=False)  # hides the model from Keras
 
     def call(self, inputs: Any) -> Any:
         """Returns logits, (batch, classes)."""
@@ -35,19 +35,19 @@ class Teacher(keras.layers.Layer):
         return (input_shape[0], self._classes)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what tells one teacher from another."""
+        """Returns the key, which identifies the teacher."""
         return {**super().get_config(), "key": self._key}
 
 
 class Distillation(keras.layers.Layer):
-    """Hands logits on, and in training adds what they differ from a teacher's to the loss.
+    """Returns its logits; in training, adds their distance from a teacher's to the loss.
 
-    Learning without forgetting (Li and Hoiem 2016): `weight * T^2 * KL(teacher || student)`, over
-    the classes that the teacher knows, both softened by the temperature T, mean over the batch. T^2
+    Learning without forgetting (Li and Hoiem 2016): the mean over the batch of `weight * T^2 *
+    KL(teacher || student)`, over the teacher's classes, both softened by the temperature T. T^2
     keeps the size of the gradients (Hinton et al. 2015).
 
     Args:
-        weight: How much it counts beside the loss.
+        weight: The weight of the term.
         temperature: T, above 0.
 
     Example:
@@ -73,5 +73,5 @@ class Distillation(keras.layers.Layer):
         return logits
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The logits' own."""
+        """The shape of the logits."""
         return input_shape[0]

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: weights that old answers hang on are held where they are."""
+"""Elastic weight consolidation holds the weights that matter for old answers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def diagonal_fisher(
     variables: Sequence[keras.Variable],
     classes: int,
 ) -> list[np.ndarray]:
-    """Returns the diagonal of the Fisher information: how much the answers hang on each weight.
+    """Returns the diagonal of the Fisher information: how much each weight matters for the answers.
 
-    For each input the squared gradients of log p(class) are averaged over the classes, as likely as
-    the model finds them, which needs no labels; then over the inputs.
+    For each input the squared gradients of log p(class) are averaged over the classes, weighted by
+    the model's probabilities, so no labels are needed; then over the inputs.
 
     Args:
         model: From inputs to logits.
         inputs: (n, size, size, 3), 0..255.
         variables: The weights.
-        classes: How many of the first logits are meant.
+        classes: How many of the first logits count.
 
     Returns:
-        An array of each variable's shape, float32.
+        An array in each variable's shape, float32.
     """
     values = [variable.value for variable in variables]
 
@@ -74,7 +74,7 @@ class ElasticWeights(TrainingPenalty):
     neural networks"). It is put on the variables as `WeightPenalty` is, and adds to what is there.
 
     Args:
-        variables: The weights; their values now are where they are held: make this before a
+        variables: The weights; they are held at their current values. Make this before a
             checkpoint is loaded, in the strategy's scope.
         fisher: What `diagonal_fisher` returned for them.
         strength: At least 0.

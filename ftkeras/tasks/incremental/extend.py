@@ -23,7 +23,7 @@ def extend(
 
     Args:
         run: The finished run.
-        data: A `data` section that says where the new images are, for instance
+        data: A `data` section with the new images, for instance
             `{"source": "folder", "path": "more/"}`; the rest is as in the run.
         out: The new run's folder.
         overrides: Strings such as "incremental.memory=500"; see `ftkeras.load_config`.
@@ -39,7 +39,7 @@ def extend(
         ```
     """
     if out.rstrip("/") == run.folder.rstrip("/"):
-        raise UserError(f"--out {out}: is the run to extend, which stays. Choose another folder.")
+        raise UserError(f"--out {out}: this is the run to extend, which is kept. Choose another.")
     size = size_in(run.read_json("data.json"))
     return train(extend_config(run.config, run.folder, size, data, overrides), out, **options)
 
@@ -47,15 +47,15 @@ def extend(
 def extend_config(
     base: Config, folder: str, size: int | None, data: Mapping[str, Any], overrides: Iterable[str]
 ) -> Config:
-    """Returns the config that extends a finished run; what is not said is as it was there.
+    """Returns the config that extends a finished run; other fields are as they were there.
 
-    Only the classes of a first run, where they were not balanced, are from now on, by sampling.
+    One field differs: if the classes of a first run were not balanced, they are now, by sampling.
 
     Args:
         base: The run's config.
         folder: The run's folder.
         size: `data.input.size` of the run; None if its kind has no size.
-        data: A `data` section; what it leaves out is as in the base, but for its source.
+        data: A `data` section; fields that it leaves out are as in the base, except the source.
         overrides: See `load_config`.
 
     Raises:
@@ -68,11 +68,11 @@ def extend_config(
     kind = {**shared["input"], **({} if size is None else {"size": size})}
     own = new["data"].get("input") or {}
     if shared["balance"] == "none" and base.task != "incremental":
-        shared["balance"] = "sampling"  # else a few remembered images stand against all new ones
+        shared["balance"] = "sampling"  # otherwise new images far outnumber remembered ones
     weights = {"weights": f"{folder.rstrip('/')}/model.keras"}
     changes = {"reinitialize": 0, "shrink_and_perturb": None}
     if tree["lora"] is not None:
-        tree["lora"] = {**tree["lora"], "adapters": None}  # they were of another base
+        tree["lora"] = {**tree["lora"], "adapters": None}  # they belong to another base
     tree |= {
         "task": "incremental",
         "data": {

@@ -1,4 +1,4 @@
-"""How much of what was learned before is left."""
+"""How much a run forgets of earlier steps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def accuracy_by_step(
 
     Args:
         labels: int (n,) class indices.
-        answers: int (n,), the model's.
-        step_of: In which step each class came, (classes,).
+        answers: int (n,), the model's classes.
+        step_of: The step that brought each class, (classes,).
         steps: How many steps there are.
 
     Example:
@@ -33,15 +33,14 @@ def summarize(matrix: Sequence[Row]) -> dict[str, float | None]:
     """Returns the usual measures of a forgetting matrix.
 
     Args:
-        matrix: Row j has the accuracy on the classes of steps 0 to j after step j; None where a
-            step brought no class or no image to measure on.
+        matrix: Row j has the accuracy on the classes of steps 0 to j after step j; None if a step
+            brought no class or no image to measure on.
 
     Returns:
         average_accuracy: Mean of the last row.
-        backward_transfer: How the accuracy on earlier steps' classes moved since they were learned,
-            on average; negative is forgetting (Lopez-Paz and Ranzato 2017).
-        forgetting: How far it is below the best that it ever was, on average (Chaudhry et al.
-            2018).
+        backward_transfer: The mean change of the accuracy on earlier steps' classes since they were
+            learned; negative is forgetting (Lopez-Paz and Ranzato 2017).
+        forgetting: How far that accuracy is below its best, on average (Chaudhry et al. 2018).
         incremental_accuracy: Mean over the steps of the mean of their rows (Rebuffi et al. 2017).
 
     Example:

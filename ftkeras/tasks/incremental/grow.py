@@ -1,4 +1,4 @@
-"""A classifier that gets more classes: what it knows stays, what is new starts from its images."""
+"""A classifier that gets more classes: old logits stay, new ones start from their images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STEPS = 50  # of Newton's method
 
 
 def copy_body(source: keras.Model, target: keras.Model) -> None:
-    """Gives a model all weights of another one but those of its logits.
+    """Gives a model all weights of another one except those of its logits.
 
     Raises:
-        UserError: They differ in more than in how many classes they have.
+        UserError: They differ in more than the number of classes.
     """
     old, new = ([layer for layer in leaf_layers(m) if layer.weights][:-1] for m in (source, target))
     shapes = [
@@ -26,7 +26,7 @@ def copy_body(source: keras.Model, target: keras.Model) -> None:
     if shapes[0] != shapes[1]:
         raise UserError(
             "incremental.base: that run's model has other layers than this config's backbone, head "
-            "and data give. Leave them as they are in its config."
+            "and data make. Leave these sections as they are in the run's config."
         )
     for one, other in zip(old, new, strict=True):
         other.set_weights(one.get_weights())
@@ -44,14 +44,14 @@ def grow_logits(
     """Returns the logits' weights for more classes: the old ones as they are, then the new ones.
 
     A new column points from the mean of all classes to the mean of its own images (compare Qi et
-    al. 2018, "Low-shot learning with imprinted weights") and has the old columns' mean length. Its
-    logit, at the mean of all classes, is what the old logits are there on average: its bias makes
-    it so, or for cosines, which have none, its angle to that mean.
+    al. 2018, "Low-shot learning with imprinted weights") and has the old columns' mean length. At
+    the mean of all classes, its logit equals the mean of the old logits. Its bias is chosen for
+    that; cosines have no bias, so the angle is.
 
     Args:
         kernel: The old one, float32 (d, k).
         bias: The old one, float32 (k,).
-        features: What the logits see of some images of the new classes, and perhaps old ones,
+        features: The inputs of the logits for images of the new classes, and perhaps of old ones,
             float32 (n, d).
         labels: Their classes, int (n,).
         classes: How many classes there will be.
@@ -86,21 +86,21 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _at_angle(mean: np.ndarray, center: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """Returns the direction toward a mean that has the usual cosine with the center.
+    """Returns the direction toward a mean that has the old columns' cosine with the center.
 
-    Features are positive, so all means lie close together: the mean's own direction would have a
-    larger cosine with the images of any class than old columns, which learned to tell them apart.
+    Features are positive, so all means lie close together. The mean's own direction would have a
+    larger cosine with images of any class than old columns, which learned to separate them.
     """
     middle = _unit(center)
     level = float(np.clip(usual @ middle, -0.99, 0.99))
     away = mean - (mean @ middle) * middle
     if np.linalg.norm(away) < 1e-6 * np.linalg.norm(mean):
-        return middle  # a class alone
+        return middle  # there is only one class
     return level * middle + np.sqrt(1 - level**2) * _unit(away)
 
 
 def to_cosine(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what comes closest to a linear head's weights where features have one length.
+    """Returns the weights of a cosine head that are closest to those of a linear head.
 
     The columns keep their directions, get their mean length, and lose their bias.
 
@@ -113,7 +113,7 @@ def to_cosine(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def alignment(kernel: np.ndarray, old: int) -> float:
-    """Returns by how much the new columns are longer than the old ones, inverted.
+    """Returns the mean length of the old columns, divided by that of the new ones.
 
     New logits times this factor are as large as old ones (Zhao et al. 2020, "Maintaining
     discrimination and fairness in class incremental learning").
@@ -131,14 +131,14 @@ def alignment(kernel: np.ndarray, old: int) -> float:
 
 
 def fit_bias(logits: np.ndarray, labels: np.ndarray, old: int) -> tuple[float, float]:
-    """Returns the factor and the offset of the new logits under which the labels are likeliest.
+    """Returns the factor and the offset of the new logits that make the labels likeliest.
 
-    Each class counts alike, however many images it has (Wu et al. 2019, "Large scale incremental
-    learning"). The likelihood is concave in both: Newton's method. A thousandth of a quadratic
-    penalty holds them finite where the classes are told apart without a mistake.
+    All classes have the same weight, whatever their size (Wu et al. 2019, "Large scale incremental
+    learning"). The likelihood is concave in both, so Newton's method finds them. A small quadratic
+    penalty keeps them finite if no image is misclassified.
 
     Args:
-        logits: Of images that were not trained on, float (n, classes).
+        logits: The logits of images that were not trained on, float (n, classes).
         labels: Their classes, int (n,).
         old: How many of the classes are old.
     """
@@ -177,7 +177,7 @@ def fit_bias(logits: np.ndarray, labels: np.ndarray, old: int) -> tuple[float, f
 
 
 def scale_new(logits: keras.layers.Dense, old: int, factor: float, offset: float = 0.0) -> None:
-    """Makes the new logits `factor * logit + offset`, by the layer's own weights."""
+    """Changes the layer's weights so that the new logits are `factor * logit + offset`."""
     kernel, bias = logits.get_weights()
     kernel[:, old:] *= factor
     bias[old:] = factor * bias[old:] + offset
@@ -185,15 +185,15 @@ def scale_new(logits: keras.layers.Dense, old: int, factor: float, offset: float
 
 
 class EqualLengths(keras.callbacks.Callback):
-    """Keeps the lengths of a layer's columns in proportion, and its bias as it is.
+    """Keeps the ratios of a layer's column lengths, and its bias.
 
-    On features of one length, logits are then cosines times one learned scale, so that a class
-    gains nothing by a longer column: what makes classes with more images win (Hou et al. 2019,
-    "Learning a unified classifier incrementally via rebalancing"). After each step the columns go
-    back to the lengths that they had when this was made, times the mean of what each grew by.
+    On features of one length, logits are then cosines times one learned scale. A longer column
+    would favour classes with more images (Hou et al. 2019, "Learning a unified classifier
+    incrementally via rebalancing"). After each step the columns get their first lengths again,
+    times the mean growth of all.
 
     Args:
-        layer: The dense layer that gives the logits; make this before a checkpoint is loaded.
+        layer: The dense layer of the logits. Make this before a checkpoint is loaded.
     """
 
     def __init__(self, layer: keras.layers.Dense):

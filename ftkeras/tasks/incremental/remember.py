@@ -1,4 +1,4 @@
-"""What a run remembers of its data, for a later run that extends it."""
+"""The images that a run keeps of its data, for a later run that extends it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def remember(
 ) -> Exemplars:
     """Chooses the images that stand for a run's data.
 
-    For training they are chosen by herding on what the logits see; of a class without new images
-    the first stay. For validation and test, what is kept already stays, and others fill it up in an
+    For training, herding on the inputs of the logits chooses them; a class without new images
+    keeps its first ones. For validation and test, kept images stay, and new ones are added in an
     order that follows from their ids.
 
     Args:
         model: From images to logits.
-        data: The run's data; what it has from `before` among them counts as kept.
-        before: What was kept before.
+        data: The run's data, which may include images of `before`.
+        before: The images that were kept before.
         per_class: How many training images of each class.
-        held_out: How many validation and test images, of each.
-        kind: What the examples are.
+        held_out: How many validation images, and how many test images, of each class.
+        kind: The kind of input.
         step: In which step the data came.
     """
     known = set() if before is None else set(before.ids.tolist())
@@ -79,7 +79,7 @@ def _fresh(split: Split | None, known: set[str]) -> Split | None:
 def _choose(
     split: Split, rows: np.ndarray, new: int, features: np.ndarray | None, most: int
 ) -> np.ndarray:
-    """Returns which of a class's examples to keep; those from `new` on were kept before."""
+    """Returns the indices of a class's examples to keep; those from `new` on were kept before."""
     old, fresh = rows[rows >= new], rows[rows < new]
     if not len(fresh):
         return old[:most]
@@ -90,6 +90,6 @@ def _choose(
 
 
 def features_of(model: keras.Model, split: Split, kind: Input, label: str) -> np.ndarray:
-    """Returns what a model's logits see of a split's images, float32 (n, d)."""
+    """Returns the inputs of a model's logits for a split's images, float32 (n, d)."""
     below = keras.Model(model.inputs, model.get_layer("logits").input)
     return predict_outputs(below, plain(split, kind, 32), label)[0]

@@ -1,4 +1,4 @@
-"""Images that a run keeps of its data, so that a later run can do without the data."""
+"""Images that a run keeps of its data, so that a later run does not need the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEPT = "kept/"  # how the ids of kept images begin
 
 @dataclass(frozen=True)
 class Exemplars:
-    """Images with their labels, the most telling first; what `memory.npz` of a run holds.
+    """Images with their labels, the best examples first; stored in a run's `memory.npz`.
 
     Args:
         images: uint8 (n, size, size, 3), as the run's model takes them.
@@ -30,7 +30,7 @@ class Exemplars:
         parts: "train", "val" or "test", str (n,).
         ids: A key for each image, str (n,).
         class_names: The classes.
-        asked: How many images of a class were asked for, for training and held out, int (2,).
+        asked: How many images per class were requested, for training and held out, int (2,).
     """
 
     images: np.ndarray
@@ -41,19 +41,19 @@ class Exemplars:
     asked: np.ndarray
 
     def holds(self, per_class: int, held_out: int) -> bool:
-        """Whether asking for so many images of a class would bring no others."""
+        """Whether a request for so many images per class would return the same ones."""
         return bool(self.asked[0] >= per_class and self.asked[1] >= held_out)
 
     def rows(self, part: str, label: int, most: int | None = None) -> np.ndarray:
-        """Returns the places of a class's images in a part, the first `most` of them."""
+        """Returns the indices of a class's images in a part, the first `most` of them."""
         return np.flatnonzero((self.parts == part) & (self.labels == label))[:most]
 
     def split(self, part: str, classes: int, most: int | None = None) -> Split | None:
-        """Returns a part as a split for that many classes, or None where it has no image.
+        """Returns a part as a split for that many classes, or None if it has no image.
 
         Args:
             part: "train", "val" or "test".
-            classes: How many classes there are now; those of the memory are the first.
+            classes: How many classes there are now; the memory's come first.
             most: How many images of each class; None takes all.
         """
         each = [self.rows(part, label, most) for label in range(len(self.class_names))]
@@ -64,7 +64,7 @@ class Exemplars:
         return Split(part, self.ids[rows].tolist(), self.labels[rows], classes, fetch)
 
     def save(self, path: str) -> None:
-        """Writes the memory whole: readers see the old file or the new one."""
+        """Writes the memory in one step: readers get the old file or the new one."""
         arrays = {name: value for name, value in vars(self).items() if name != "class_names"}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, class_names=np.array(self.class_names, np.str_), **arrays)
@@ -82,16 +82,16 @@ class Exemplars:
                 arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
             values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise UserError(f"{path}: is damaged; it holds no memory of a run.") from None
+            raise UserError(f"{path}: the memory of this run is damaged.") from None
         values["class_names"] = tuple(map(str, values["class_names"]))
         return cls(**values)
 
 
 def herd(features: np.ndarray, count: int) -> np.ndarray:
-    """Returns which images stand best for a class, the most telling first.
+    """Returns the indices of the images that represent a class best, the best first.
 
-    Each is the one that brings the mean of those chosen closest to the mean of all (Rebuffi et al.
-    2017, "iCaRL"): any first few of them are a good choice, too.
+    Each one brings the mean of those chosen closest to the mean of all (Rebuffi et al. 2017,
+    "iCaRL"), so the first few are always a good choice, too.
 
     Args:
         features: Float (n, d); only their directions count.
@@ -116,10 +116,10 @@ def herd(features: np.ndarray, count: int) -> np.ndarray:
 
 
 def as_kept(split: Split, kind: Input) -> np.ndarray:
-    """Returns a split's examples as a model takes them, in bytes: uint8 (n, size, size, 3).
+    """Returns a split's examples as a model takes them, as uint8 (n, size, size, 3).
 
     Raises:
-        UserError: The kind's examples are not levels that a byte holds.
+        UserError: The kind's examples are not levels from 0 to 255.
     """
     levels = kind.able("levels", "task incremental")
     if not len(split):

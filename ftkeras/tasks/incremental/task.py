@@ -1,4 +1,4 @@
-"""Incremental learning: a finished run gets more classes or images, and keeps what it knew."""
+"""Incremental learning: a finished run gets more classes or images, and keeps the old ones."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ from ftkeras.tasks.incremental.remember import features_of, remember
 from ftkeras.tasks.incremental.replay import Exemplars, as_kept
 
 MEMORY = "memory.npz"
-_SEEN = 64  # images of a class from whose features its logit starts
+_SEEN = 64  # images per class whose features start its logit
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """The run that is extended.
+    """The run to extend.
 
     Args:
         run: Its folder.
         class_names: Its classes.
-        steps: The classes that came in each step up to it.
+        steps: The classes of each step up to it.
         matrix: The accuracy on each step's classes after each step; see `summarize`.
     """
 
@@ -84,13 +84,13 @@ class Base:
             only_output(outputs), OneOf
         ):
             raise UserError(
-                f"incremental.base: {run.folder} is of task {task!r} and answers {told(outputs)}; "
-                "what can be extended is a classification with one output, one of several classes."
+                f"incremental.base: {run.folder} is of task {task!r} and answers {told(outputs)}. "
+                "Only a classification with one output, one of several classes, can be extended."
             )
         if run.state() != "finished":
             raise UserError(
                 f"incremental.base: {run.folder} is not finished. `ftkeras train --out="
-                f"{run.folder}` goes on with it."
+                f"{run.folder}` resumes it."
             )
         names = tuple(facts["class_names"])
         if task == "classification":
@@ -100,15 +100,15 @@ class Base:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is no extension itself."""
+        """Whether it is not an extension itself."""
         return self.run.config.task == "classification"
 
     def memory(self, wanted: int, held_out: int) -> Exemplars:
-        """Returns the images that it keeps; makes them, for a first run, while its data are there.
+        """Returns the images that it keeps; for a first run, chooses them from its data.
 
         Args:
-            wanted: Training images over all classes; a first run's memory holds so many.
-            held_out: Validation and test images of each class.
+            wanted: How many training images a first run's memory holds, over all classes.
+            held_out: How many validation images, and how many test images, of each class.
 
         Raises:
             UserError: It keeps none, and its data are gone.
@@ -123,7 +123,7 @@ class Base:
             data = build.data(self.run.config)
         except UserError as error:
             if stored is not None:
-                return stored  # fewer than were asked for, and all there are
+                return stored  # fewer than requested, but all that exist
             raise UserError(
                 f"incremental.base: {self.run.folder} has no {MEMORY}, and its data are gone: "
                 f"{error}"
@@ -138,7 +138,7 @@ class Base:
         return memory
 
     def rows(self, memory: Exemplars) -> list[Sequence[float | None]]:
-        """Returns the matrix up to this run: a first run's row is measured on what is kept."""
+        """Returns the matrix up to this run; a first run's row is measured on the kept images."""
         if self.matrix:
             return list(self.matrix)
         kept = {key.split("/", 2)[2] for key in memory.ids[memory.parts == "test"]}
@@ -154,27 +154,27 @@ class Base:
 class Incremental(Task):
     """New classes come after the old ones; the old logits begin as the base's."""
 
-    by_nature = ("class missing from train", "label shift")  # of old ones it has what is kept
+    by_nature = ("class missing from train", "label shift")  # old classes have only kept images
 
     def check(self, config: Config, data: Data) -> None:
-        """Refuses what has no old classes to compare with, or no images to correct by."""
+        """Refuses a config without old classes, or a correction without validation images."""
         super().check(config, data)
         if _section(config).correction == "bias" and "val" not in data.splits:
             raise UserError(
                 "incremental.correction: bias is fitted on the validation split, and there is "
-                "none. Set data.split.val, or correction to weight_align."
+                "none. Set data.split.val, or correction: weight_align."
             )
         _check_backbone(config, Base.of(config).run.config)
 
     def data(self, config: Config) -> Data:
-        """Returns the new images, and with them what the base remembers."""
+        """Returns the new images together with those that the base remembers."""
         section, base = _section(config), Base.of(config)
         build.input_of(config).able(
             "levels", "task incremental", "the values from 0 to 255 in which it keeps old examples"
         )
         new = build.data(config, expected=Expected(classes=base.class_names))
         only_one_of(new, "task incremental")
-        # This may write the memory: what is new can be read.
+        # After the new images were read: this may write the memory.
         memory = base.memory(section.memory, section.held_out)
         classes = len(new.class_names)
         each = section.memory // len(base.class_names) if section.replay else 0
@@ -198,7 +198,7 @@ class Incremental(Task):
         return dataclasses.replace(new, splits=splits, notes=(*new.notes, note))
 
     def model(self, config: Config, data: Data, backbone: Backbone) -> keras.Model:
-        """Grows the base's model and, where it is to be distilled, sets it beside as a teacher."""
+        """Grows the base's model; for distillation, attaches the base as a teacher."""
         section, base = _section(config), Base.of(config)
         old, cosine = load_model(base.run), section.head == "cosine"
         lengths = [layer.scale for layer in old.layers if layer.name == "head_length"]
@@ -217,7 +217,7 @@ class Incremental(Task):
             size = old.input_shape[1]
             raise UserError(
                 f"{build.input_of(config, model).smaller}: {model.input_shape[1]}, but "
-                f"{base.run.folder} and what it remembers have {size}. Set it to {size}."
+                f"{base.run.folder} and its memory have {size}. Set it to {size}."
             )
         copy_body(old, model)
         features = features_of(model, seen, build.input_of(config, model), "start new classes")
@@ -232,7 +232,7 @@ class Incremental(Task):
         return keras.Model(inputs, layer([model.output, asked]), name=model.name)
 
     def callbacks(self, assembled: Assembled) -> Sequence[keras.callbacks.Callback]:
-        """Returns what holds important weights, and what keeps cosines cosines."""
+        """Returns the callbacks that hold important weights and column lengths."""
         config, model = assembled.config, self.final(assembled.model)
         section, base = _section(config), Base.of(config)
         callbacks: list[keras.callbacks.Callback] = []
@@ -241,7 +241,7 @@ class Incremental(Task):
             each = section.memory // len(base.class_names)
             kept = memory.split("train", len(base.class_names), each)
             if kept is None:
-                raise UserError("incremental.ewc: needs remembered examples; set memory above 0.")
+                raise UserError("incremental.ewc needs remembered examples; set memory above 0.")
             weights = weights_of(model, assembled.backbone.blocks)
             trained = [s for phase in assembled.phases for s in phase.train or ()]
             variables = [weight.variable for weight in select(weights, trained or ["head"])]
@@ -258,7 +258,7 @@ class Incremental(Task):
         return keras.Model(model.inputs, model.get_layer("logits").output, name=model.name)
 
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
-        """Corrects the new logits, and chooses what this run remembers."""
+        """Corrects the new logits, and chooses the images that this run remembers."""
         config, data, model = assembled.config, assembled.data, self.final(assembled.model)
         section, base = _section(config), Base.of(config)
         correction = _correct(model, section, assembled.feed, len(base.class_names))
@@ -278,7 +278,7 @@ class Incremental(Task):
         return assembled.model
 
     def measure(self, model: keras.Model, feed: Feed, run: Run, split: str) -> dict[str, Any]:
-        """Measures as ever, and writes what is left of each step's classes into `task.json`."""
+        """Measures as usual, and writes the accuracy on each step's classes into `task.json`."""
         measured = super().measure(model, feed, run, split)
         if split != "test":
             return measured
@@ -296,7 +296,7 @@ class Incremental(Task):
         return measured
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
-        """Returns what is left of what was learned before."""
+        """Returns the tables of the accuracy by step."""
         matrix, steps = facts.task.get("matrix"), facts.task.get("steps")
         if not (matrix and steps) or all(value is None for row in matrix for value in row):
             return ()
@@ -317,8 +317,8 @@ class Incremental(Task):
         summary = [[text, number(facts.task["summary"].get(k), ".1%")] for k, text in names.items()]
         lead = (
             f"Accuracy, among all classes known then, on the test {facts.nouns} of the classes of "
-            "each step. Backward transfer is how it moved on earlier steps since they were "
-            "learned; forgetting, how far it is below its best."
+            "each step. Backward transfer is its change on earlier steps since they were learned. "
+            "Forgetting is how far it is below its best."
         )
         body = [table("Accuracy by step", header, rows), table("In one number", ["", ""], summary)]
         return [Section("forgetting", "What is left of earlier steps", body, lead)]
@@ -344,7 +344,7 @@ def _section(config: Config) -> IncrementalSection:
 
 
 def _check_backbone(config: Config, base: Config) -> None:
-    """Refuses what would change the network that is to go on as it was."""
+    """Refuses changes to the base's network."""
     now, before = config.backbone, base.backbone
     if now.reinitialize or now.shrink_and_perturb is not None:
         field = "reinitialize" if now.reinitialize else "shrink_and_perturb"
@@ -359,7 +359,7 @@ def _check_backbone(config: Config, base: Config) -> None:
 def _told(
     base: Base, class_names: Sequence[str], memory: Exemplars, row: Sequence[float | None]
 ) -> dict[str, Any]:
-    """Returns what `task.json` holds of the steps, the last of which gave a row of the matrix."""
+    """Returns what `task.json` holds of the steps; the last one gave the matrix's last row."""
     matrix = [*base.rows(memory), row]
     return {"steps": _steps(base, class_names), "matrix": matrix, "summary": summarize(matrix)}
 
@@ -374,7 +374,7 @@ def _step_of(class_names: Sequence[str], steps: Sequence[Sequence[str]]) -> list
 
 
 def _first_of_each(labels: np.ndarray, most: int) -> np.ndarray:
-    """Returns the places of the first images of each class, in order."""
+    """Returns the indices of the first images of each class, in order."""
     rows = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]
     return np.sort(np.concatenate(rows))
 

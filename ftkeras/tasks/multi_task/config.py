@@ -1,4 +1,4 @@
-"""How a config weighs the losses of several outputs."""
+"""The sections of a config that only the task `multi_task` has."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ftkeras.config.schema import Config, OutputConfig, OutputName
 
 
 class HeadOfMany(OutputConfig):
-    """One output as version 0.1 wrote it, with its name; now `outputs` holds them."""
+    """One output, with its name, in the form of version 0.1; use `outputs` now."""
 
     name: OutputName
     """A name for metrics, reports and the exported model's outputs: lower case, digits, _."""
     column: str = "label"
-    """The manifest's column with the answers, or label: what the source calls so."""
+    """The manifest's column with the answers, or label."""
 
 
 class MultiTaskSection(Section):
     """How much the loss of each output counts."""
 
     heads: list[HeadOfMany] = []
-    """The outputs as version 0.1 wrote them; write them as `outputs`."""
+    """The outputs in the form of version 0.1; use `outputs` now."""
     weighting: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
-    """How much each output's loss counts: as given, by the noise of its targets (Kendall et al.
-    2018), or so that outputs learn at similar rates (Chen et al. 2018)."""
+    """How the outputs' losses are weighed: by fixed weights, by the noise of the targets (Kendall
+    et al. 2018), or so that outputs learn at similar rates (Chen et al. 2018)."""
     alpha: NonNegativeFloat = 1.5
     """gradnorm: how strongly an output that lags behind is favoured."""
     weight_rate: PositiveFloat = 0.025
@@ -42,7 +42,7 @@ class MultiTaskSection(Section):
 
 
 class MultiTaskConfig(Config):
-    """A network that answers several questions about each example."""
+    """A config of the task `multi_task`."""
 
     task: Literal["multi_task"]
     """What is learned."""

@@ -31,7 +31,7 @@ class MultiTask(Task):
     """Answers several questions about each example with one network."""
 
     def has_floor(self, config: Config) -> bool:
-        """A linear model answers the same questions."""
+        """A linear model can do this task."""
         return True
 
     def check(self, config: Config, data: Data) -> None:
@@ -71,7 +71,7 @@ def _section(config: Config) -> MultiTaskSection:
 
 
 def _maker(config: Config, data: Data) -> Callable[..., keras.Model]:
-    """Returns what makes the model that weighs its losses as the config says."""
+    """Returns a function that makes the model with the config's weighting."""
     section = _section(config)
     weights = {name: asked.weight for name, asked in config.asked.items()}
     kind: type[WeighedHeads] = WeighedHeads

@@ -1,7 +1,6 @@
-"""Models of several heads, which know or find how much each head's loss counts.
+"""Models of several heads whose losses have fixed or learned weights.
 
-At validation all of them give the losses' sum under the weights that they were made with, so that
-epochs can be compared.
+In validation the loss is the sum under the first weights, so that epochs can be compared.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ _LEAST = 1e-3  # of a weight, so that no head is lost for good
 
 
 class WeighedHeads(keras.Model):
-    """A functional model of several outputs whose losses have weights; here they stay as given.
+    """A functional model of several outputs whose losses have weights; here these are fixed.
 
     Compile it with a dict of loss objects. It logs `OUTPUT_loss`, which is a mean over examples
     (Keras's own is one over batches, whatever their sizes), and `OUTPUT_weight` if weights move.
 
     Args:
         inputs: The images.
-        outputs: By head, what it puts out.
-        weights: By head, what its loss is multiplied with.
+        outputs: By head, its output.
+        weights: By head, the factor of its loss.
         name: The model's name.
     """
 
@@ -61,7 +60,7 @@ class WeighedHeads(keras.Model):
     ) -> tf.Tensor:
         sample_weight = sample_weight or dict.fromkeys(self.heads)
         losses = [self.loss[h](y[h], y_pred[h], sample_weight[h]) for h in self.heads]
-        # Keras has divided them by the number of replicas, whose gradients are added.
+        # Keras has divided the losses by the number of replicas, because their gradients are added.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         examples = examples_of(y_pred[self.heads[0]])
         for head, loss, weight in zip(self.heads, losses, tf.unstack(self.now()), strict=True):
@@ -75,11 +74,11 @@ class WeighedHeads(keras.Model):
         return total + sum(self.losses) / replicas
 
     def now(self) -> tf.Tensor:
-        """Returns what each head's loss is multiplied with at this step, float32 (heads,)."""
+        """Returns the factor of each head's loss at this step, float32 (heads,)."""
         return tf.constant([self._given[head] for head in self.heads], tf.float32)
 
     def weighed(self, losses: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
-        """Returns what training minimises.
+        """Returns the training loss.
 
         Args:
             losses: Float32 (heads,), each a mean over examples, as Keras scales it for replicas.
@@ -100,7 +99,7 @@ class WeighedTail(GraphModel):
 
     def __init__(self, graph: Graph, whole: WeighedHeads):
         super().__init__(graph, "tail", whole)
-        # A method, not the model: Keras would make the trunk a part of this one.
+        # A method, not the model: Keras would track the whole model as a part of this one.
         self._loss_of_whole = whole.compute_loss
         self._learned = list(own_variables(whole)[0])
         self._shown = whole.shown
@@ -121,13 +120,13 @@ class UncertaintyWeighed(WeighedHeads):
 
     Kendall, Gal and Cipolla 2018, "Multi-task learning using uncertainty to weigh losses for scene
     geometry and semantics": the likelihood of targets with variance v turns a loss L into L / v +
-    log(v) / 2, for a squared error L / (2 v) + log(v) / 2. What is learned is log(v), which starts
-    at 0; it is a weight of the model itself, in no layer, and trains with the head.
+    log(v) / 2, and a squared error into L / (2 v) + log(v) / 2. The model learns log(v), from 0. It
+    is a weight of the model itself, in no layer, and trains with the head.
 
     Args:
         inputs: The images.
-        outputs: By head, what it puts out.
-        weights: By head, a factor on all of its term.
+        outputs: By head, its output.
+        weights: By head, the factor of its whole term.
         squared: The heads whose loss is a squared error.
         name: The model's name.
     """
@@ -154,7 +153,7 @@ class UncertaintyWeighed(WeighedHeads):
         return super().now() * tf.constant(self._share) * precision
 
     def weighed(self, losses: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
-        # Keras has divided the losses by the number of replicas, whose gradients are added.
+        # Keras has divided the losses by the number of replicas, because their gradients are added.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         spread = 0.5 * super().now() * tf.convert_to_tensor(self.log_variances) / replicas
         return tf.reduce_sum(self.now() * losses + spread)
@@ -164,12 +163,11 @@ class GradNormWeighed(WeighedHeads):
     """Weighs losses so that all heads learn at similar rates.
 
     Chen et al. 2018, "GradNorm: gradient normalization for adaptive loss balancing in deep
-    multitask networks". A head whose loss has fallen less than the others' is to pull harder at
-    what they share: the norm of its weighed gradient is moved toward the mean norm times its
-    relative loss to the power of alpha. The norm is taken of the gradient at the features that all
-    heads read, rather than at the last shared weights: so it costs next to nothing and is the same
-    measure whatever is frozen. A step of the weights is relative to the mean norm; afterwards
-    they are scaled to the sum that they began with.
+    multitask networks". A head whose loss has fallen less than the others' gets a larger weight:
+    the norm of its weighed gradient is moved toward the mean norm times its relative loss to the
+    power of alpha. The norm is of the gradient at the features that all heads read, not at the last
+    shared weights: that is cheap, and does not depend on which layers are frozen. A step of the
+    weights is relative to the mean norm; afterwards they are scaled to their first sum.
 
     Args:
         inputs: The images.
@@ -209,7 +207,7 @@ class GradNormWeighed(WeighedHeads):
         return tf.convert_to_tensor(self.head_weights)
 
     def weighed(self, losses: tf.Tensor, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
-        weights = self.now()  # of this step, before they move
+        weights = self.now()  # before this step moves them
         self._balance(y, y_pred, sample_weight)
         return tf.reduce_sum(tf.stop_gradient(weights) * losses)
 
@@ -256,12 +254,12 @@ def balanced_weights(
         weights: The weights before it.
         norms: The gradients' norms, of the losses without weights.
         ratios: Each loss by its first value.
-        there: 1 where the head had an answer in this batch, else 0: then its weight stays.
+        there: 1 if the head had an answer in this batch, otherwise 0, which keeps its weight.
         alpha: How strongly heads that lag are favoured.
         rate: The step size.
     """
     heads = tf.maximum(tf.reduce_sum(there), 1.0)
-    there *= tf.cast(heads > 1, tf.float32)  # one head alone is ahead of rounding errors only
+    there *= tf.cast(heads > 1, tf.float32)  # with one head, rounding errors would move the weight
     mean_norm = tf.reduce_sum(there * weights * norms) / heads
     mean_ratio = tf.reduce_sum(there * ratios) / heads
     wanted = mean_norm * tf.pow(tf.math.divide_no_nan(ratios, mean_ratio), alpha)

@@ -1,4 +1,4 @@
-"""What a robust-weights config says beyond the shared sections."""
+"""The sections of a config that only the task `robust_weights` has."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ftkeras.config.schema import Config, PhasesConfig, StrategyConfig
 
 
 class RobustWeightsSection(Section):
-    """Weights between those of several models, chosen on validation images clean and corrupted."""
+    """Weights between those of several models, chosen on clean and corrupted validation images."""
 
     method: Literal["wise_ft", "uniform_soup", "greedy_soup"] = "wise_ft"
-    """wise_ft: between the linear probe, which the first phase leaves, and the fine-tuned model.
-    uniform_soup, greedy_soup: the mean of finished runs; nothing is trained."""
+    """wise_ft: between the linear probe, which the first phase trains, and the fine-tuned model.
+    uniform_soup, greedy_soup: the mean of finished runs, without training."""
     alphas: Annotated[list[Annotated[float, Field(ge=0.0, le=1.0)]], Field(min_length=1)] = [
         0.0,
         0.1,
@@ -33,13 +33,13 @@ class RobustWeightsSection(Section):
     runs: list[str] = []
     """For soups: the folders of two finished runs or more."""
     select: Literal["mean", "clean"] = "mean"
-    """Validation accuracy that decides: the mean of clean and corrupted, or the clean alone."""
+    """The validation accuracy that decides: the mean of clean and corrupted, or clean alone."""
     corruptions: list[str] | None = None
-    """Names of `ftkeras robustness`, which measures all fifteen at five severities; left out,
-    gaussian_noise, defocus_blur, fog, contrast and jpeg_compression, or none for what cannot be
-    corrupted, like texts. With none, the clean accuracy decides."""
+    """Corruptions by the names of `ftkeras robustness`. Default: gaussian_noise, defocus_blur, fog,
+    contrast and jpeg_compression; none for examples that cannot be corrupted, such as texts. With
+    none, the clean accuracy decides."""
     severity: Annotated[int, Field(ge=1, le=5)] = 3
-    """How strong the corruptions are."""
+    """The severity of the corruptions."""
     examples: PositiveInt = 100
     """How many images of a split are corrupted."""
 
@@ -61,7 +61,7 @@ class RobustWeightsSection(Section):
 
 
 class RobustWeightsConfig(Config):
-    """An experiment that ends with weights between those of several models."""
+    """A config of the task `robust_weights`."""
 
     task: Literal["robust_weights"]
     phases: PhasesConfig = StrategyConfig(strategy="lp_ft")

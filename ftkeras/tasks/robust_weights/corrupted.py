@@ -1,4 +1,4 @@
-"""A few examples in several bad states, held in memory, to measure many models on."""
+"""A few corrupted examples, held in memory, to measure many models on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ftkeras.evaluation.robustness import sample
 from ftkeras.inputs.base import Input
 from ftkeras.model.inference import Answer
 
-_BATCH = 50  # examples a step
+_BATCH = 50  # examples per step
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CorruptedSample:
 
 
 def chosen_corruptions(names: Sequence[str] | None, kind: Input) -> Sequence[str]:
-    """Returns the corruptions that a config names; left out, the usual ones, if there are any."""
+    """Returns the corruptions that a config names; by default the usual ones, if there are any."""
     if names is not None:
         return names
     corruptions = kind.ability("corruptions")
@@ -52,7 +52,7 @@ def chosen_corruptions(names: Sequence[str] | None, kind: Input) -> Sequence[str
 
 
 def check_corruptions(names: Sequence[str], kind: Input, field: str) -> None:
-    """Raises UserError for an unknown name, what cannot be corrupted, or a missing package."""
+    """Raises UserError for an unknown name, unfit examples, or a missing package."""
     if not names:
         return
     corruptions = kind.able("corruptions", field)
@@ -79,7 +79,7 @@ def corrupted_sample(
         split: The examples.
         names: Some of `CORRUPTIONS`.
         severity: 1 to 5.
-        kind: What the examples are.
+        kind: The kind of input.
         examples: How many, at most.
         seed: Decides the examples, noise and flakes.
     """

@@ -1,4 +1,4 @@
-"""Which models a soup takes, and the weights that a linear probe left."""
+"""The choice of models for a soup, and a copy of the linear probe's weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ftkeras.training.resume.state_file import Tree
 def greedy(scores: Sequence[float], score_of: Callable[[Sequence[int]], float]) -> list[int]:
     """Returns which models a greedy soup takes (Wortsman et al. 2022, "Model soups").
 
-    From the best on, each model is kept if the mean with it is no worse than without.
+    In order, from the best, each model is kept if the mean with it is no worse than without it.
 
     Args:
         scores: How good each model is alone; more is better.
-        score_of: How good the mean of some models is, given their indices.
+        score_of: From the indices of some models to how good their mean is.
     """
     order = sorted(range(len(scores)), key=lambda i: -scores[i])  # the first among equals
     kept, best = [order[0]], scores[order[0]]
@@ -31,17 +31,17 @@ def greedy(scores: Sequence[float], score_of: Callable[[Sequence[int]], float]) 
 
 
 class KeepProbe(keras.callbacks.Callback):
-    """Keeps a copy of the weights as they are when the second phase begins to train.
+    """Keeps a copy of the weights at the begin of the second phase.
 
     Args:
-        model: Whose weights.
+        model: The model.
         unfreeze: Knows the phase; it comes before this among the callbacks of `fit`.
     """
 
     def __init__(self, model: keras.Model, unfreeze: StagedUnfreezing):
         super().__init__()
         self.weights: Weights | None = None
-        """The copy; None as long as the first phase runs."""
+        """The copy; None while the first phase runs."""
         self._subject = model
         self._unfreeze = unfreeze
 
@@ -54,5 +54,5 @@ class KeepProbe(keras.callbacks.Callback):
         return {"weights": self.weights}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self.weights = state["weights"]

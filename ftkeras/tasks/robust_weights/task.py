@@ -1,7 +1,7 @@
 """Robust weights: between the linear probe and the fine-tuned model, or the mean of several runs.
 
-Fine-tuning forgets some of what makes a pretrained network stand bad images. Wortsman et al. 2022,
-"Robust fine-tuning of zero-shot models" (WiSE-FT) and "Model soups", get it back by averaging.
+Fine-tuning loses some of a pretrained network's robustness. Wortsman et al. 2022, "Robust
+fine-tuning of zero-shot models" (WiSE-FT) and "Model soups", get it back by averaging.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Score = dict[str, Any]
 
 
 class RobustWeights(Task):
-    """Trains through the phases and looks for weights on the way, or averages finished runs."""
+    """Trains through the phases and chooses weights on the way, or averages finished runs."""
 
     def check(self, config: Config, data: Data) -> None:
         super().check(config, data)
@@ -81,7 +81,7 @@ class RobustWeights(Task):
         return [KeepProbe(assembled.model, assembled.unfreeze)]
 
     def finish(self, assembled: Assembled, run: Run) -> keras.Model:
-        """Chooses the weights on the validation split; measures them and their parts on test."""
+        """Chooses the weights on the validation split; measures them and the parts on test."""
         section = _section(assembled.config)
         if self.trains(assembled.config):
             names = ["linear probe", "fine-tuned"]
@@ -128,11 +128,11 @@ def soup_config(first: Config, runs: Sequence[str], method: str, select: str) ->
         first: The config of the first run.
         runs: The folders of the runs.
         method: uniform_soup or greedy_soup.
-        select: mean or clean: what decides.
+        select: The accuracy that decides: mean or clean.
     """
     tree = first.model_dump(mode="json")
     shared = {name: tree[name] for name in Config.model_fields}
-    if first.lora is not None:  # the runs' models have theirs merged, and nothing trains
+    if first.lora is not None:  # the runs' models have merged adapters, and nothing trains
         shared |= {"lora": None, "phases": {"strategy": "linear_probe"}}
     section = {"method": method, "runs": list(runs), "select": select}
     return parse_config({**shared, "task": "robust_weights", "robust_weights": section})
@@ -154,7 +154,7 @@ def _probe(assembled: Assembled) -> Weights:
 
 
 def _check_ingredient(run: Run, config: Config, data: Data) -> None:
-    """Refuses a run of another model, or one that has trained on what is to be measured on."""
+    """Refuses a run of another model, or one that trained on examples of val or test."""
     if run.state() != "finished" or not tf.io.gfile.exists(run.path("model.keras")):
         raise UserError(f"robust_weights.runs: {run.folder} is not finished.")
     theirs = run.config
@@ -176,13 +176,13 @@ def _check_ingredient(run: Run, config: Config, data: Data) -> None:
 
 
 def _check_reads_alike(run: Run, kind: Input) -> None:
-    """Refuses a run whose model takes something else for the same example."""
+    """Refuses a run whose model gets other inputs for the same example."""
     facts = run.read_json("data.json")
     for name, value in kind.facts.items():
         if name in facts and facts[name] != value:
             raise UserError(
-                f"robust_weights.runs: {run.folder} reads {kind.nouns} in another way: its {name} "
-                f"is {facts[name]}, here it is {value}. Weights of both cannot be averaged."
+                f"robust_weights.runs: {run.folder} reads {kind.nouns} differently: its {name} is "
+                f"{facts[name]}, here it is {value}. Their weights cannot be averaged."
             )
 
 
@@ -236,7 +236,7 @@ Chosen = tuple[dict[str, Any], list[float]]
 
 
 def _sweep(scorer: _Scorer, section: RobustWeightsSection, names: Sequence[str]) -> Chosen:
-    """Tries each share of the fine-tuned weights; of equals, the smallest."""
+    """Tries each share of the fine-tuned weights; if equal, the smallest is best."""
     rows = [
         {"alpha": alpha, **scorer([1 - alpha, alpha])} for alpha in track(section.alphas, "alphas")
     ]

@@ -32,14 +32,14 @@ class AveragedWeights(keras.callbacks.Callback):
 
     Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging". After update
     t (from 0) since a weight began to train, `average += (1 - d) * (weight - average)` with
-    `d = min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten. A weight that has not
-    trained yet has no average but its value, and starts from it when it is unfrozen; Keras's own
-    `use_ema` zips averages and weights by position and goes wrong there. The statistics of batch
-    normalisation are averaged wherever they move.
+    `d = min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten. The average of a
+    weight that has not trained yet is its value. Keras's own `use_ema` zips averages and weights by
+    position, which is wrong when weights are unfrozen. The statistics of batch normalisation are
+    averaged if they move.
 
     An update is the optimizer's: with gradient accumulation, one in so many steps. With
-    `steps_per_execution` it is one an execution. Give this to `fit` after `StagedUnfreezing`, whose
-    audit has to see the weights before the averages replace them.
+    `steps_per_execution` there is one per execution. Give this to `fit` after `StagedUnfreezing`,
+    whose audit has to read the weights before the averages replace them.
 
     Args:
         model: The model, built; a `fit` of another model that shares its variables counts too.
@@ -98,7 +98,7 @@ class AveragedWeights(keras.callbacks.Callback):
         self.unswap()  # after a validation that broke off
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        # Other weights train only where the train function was made anew, also within an epoch.
+        # Other weights train only if the train function was made again, also within an epoch.
         if self.model.train_function is not self._seen:
             self._seen = self.model.train_function
             moving = {id(v): (path, v) for path, v, moves in _variables(self._averaged) if moves}
@@ -168,7 +168,7 @@ class AveragedWeights(keras.callbacks.Callback):
         return {"updates": np.asarray(self._updates), **averages, **since}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes on from what `state` returned.
+        """Resumes from what `state` returned.
 
         Raises:
             UserError: The state is of another model.
@@ -178,7 +178,7 @@ class AveragedWeights(keras.callbacks.Callback):
         for path, value in kept.items():
             if path not in at or tuple(at[path].shape) != value.shape:
                 raise UserError(
-                    f"average: the state has {path!r} {value.shape}; the model has not."
+                    f"average: the state has {path!r} {value.shape}; the model does not."
                 )
         self.unswap()  # before the averages go: the model's weights may be among them
         self._updates = int(state["updates"])
@@ -192,7 +192,7 @@ class AveragedWeights(keras.callbacks.Callback):
     # ------------------------------------------------------------------------------- inside
 
     def _make(self, path: str, variable: keras.Variable, since: int) -> _Average:
-        with self._strategy.scope():  # one copy a device, like the variable's
+        with self._strategy.scope():  # one copy per device, like the variable's
             start = keras.ops.convert_to_tensor(variable)
             value = tf.Variable(start, trainable=False, name="average")
         average = _Average(path, variable, value, since)
@@ -200,7 +200,7 @@ class AveragedWeights(keras.callbacks.Callback):
         return average
 
     def _make_functions(self) -> None:
-        """Makes one graph of each operation over all averages: a call costs one dispatch."""
+        """Makes one graph of each operation for all averages, so that a call costs one dispatch."""
         averages = tuple(self._averages.values())
 
         def update() -> None:

@@ -1,4 +1,4 @@
-"""Trouble in the numbers: a loss that is no number any more, or explodes."""
+"""Numerical trouble: a loss that is no number any more, or explodes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.training.resume.state_file import Tree
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
-_LEAST = 0.01  # what was learned to the last digit may rise a thousandfold, and nothing is wrong
+_LEAST = 0.01  # a tiny loss may rise a thousandfold without harm
 _LEAST_FROM_FLOOR = 0.3  # the floor fits its examples closely; dropout alone raises that loss
 
 
 class Divergence(Exception):
-    """Training cannot go on from here; the message says what is wrong."""
+    """Training cannot continue; the message says what is wrong."""
 
 
 class DivergenceWatch(keras.callbacks.Callback):
-    """Raises Divergence out of `fit` where the loss is not finite, or explodes.
+    """Raises Divergence out of `fit` if the loss is not finite, or explodes.
 
-    Keras hands each step's loss on as a number, so looking at it costs nothing. It hands on the
-    mean since the epoch began, from which the step's own loss follows. A loss explodes where the
-    median of the latest steps is `explosion` times both the median of the last hundred and that of
-    the run's first ones: so a new phase with stronger augmentation, or a single odd batch, does not
-    count. If both are below 0.01 (0.3 if the head starts from the floor), that much is compared
-    with.
+    Keras passes each step's loss as a number, so reading it costs nothing. The number is the mean
+    since the epoch began, from which the step's own loss follows. A loss explodes if the median of
+    the latest steps is `explosion` times both the median of the last hundred and that of the run's
+    first ones. So a new phase with stronger augmentation, or a single odd batch, does not count.
+    If both medians are below 0.01 (0.3 if the head starts from the floor), that number is used.
 
     Args:
         unfreeze: The phases.
@@ -50,14 +49,14 @@ class DivergenceWatch(keras.callbacks.Callback):
         self._steps, self._mean = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        if self._unfreeze.position[1] == 0:  # else the epoch goes on, and so does its mean
+        if self._unfreeze.position[1] == 0:  # otherwise the epoch resumes, with its mean
             self._steps, self._mean = 0, 0.0
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         mean = float((logs or {})["loss"])
         if not math.isfinite(mean):
             raise Divergence(f"the loss is {mean}")
-        # One step a call, or several: then it is their mean.
+        # A call has one step, or several: then this is their mean.
         steps = max(self._unfreeze.position[1], self._steps + 1)
         loss = (mean * steps - self._mean * self._steps) / (steps - self._steps)
         self._steps, self._mean = steps, mean
@@ -76,11 +75,11 @@ class DivergenceWatch(keras.callbacks.Callback):
             raise Divergence(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
 
     def state(self) -> Tree:
-        """Returns the losses that it compares with."""
+        """Returns the losses to compare with."""
         recent = list(self._recent)
         return {"first": self._first, "recent": recent, "steps": self._steps, "mean": self._mean}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self._first, self._recent = list(state["first"]), deque(state["recent"], _WINDOW)
         self._steps, self._mean = state["steps"], state["mean"]

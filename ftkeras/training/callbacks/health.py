@@ -16,7 +16,7 @@ from ftkeras.training.resume.state_file import Tree
 
 
 def _by_group(norms: Mapping[str, float]) -> dict[str, float]:
-    """Returns the norms of whole groups, also of those of which a part has a name of its own."""
+    """Returns the norms of whole groups, adding parts that have their own names."""
     groups: dict[str, float] = {}
     for name, norm in norms.items():
         group = name.removesuffix(THROUGH_TIME)
@@ -27,11 +27,11 @@ def _by_group(norms: Mapping[str, float]) -> dict[str, float]:
 class GroupHealth(keras.callbacks.Callback):
     """Writes rate and gradient norm of the head and of each block to TensorBoard, and warns.
 
-    A group is named in a warning, once a phase, where its gradients vanish (they cannot move
-    float32 weights any more) or explode (they are not finite, or a thousand times those of the
-    epoch before). Of a recurrent layer, the gradients that flow from step to step are looked at
-    by themselves, too: they alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of
-    training recurrent neural networks").
+    A warning names a group, once per phase, if its gradients vanish (they cannot move float32
+    weights any more) or explode (they are not finite, or a thousand times those of the epoch
+    before). The gradients of a recurrent layer that flow between steps are also checked separately:
+    they alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of training recurrent
+    neural networks").
     """
 
     _VANISHED, _EXPLODED = 1e-8, 1e3
@@ -58,7 +58,7 @@ class GroupHealth(keras.callbacks.Callback):
         self._before = {**measured, **norms}
 
     def _rates(self) -> dict[str, float]:
-        """Returns the learning rate at this moment of the head and of each block that trains."""
+        """Returns the current learning rate of the head and of each block that trains."""
         rate = float(keras.ops.convert_to_numpy(self._unfreeze.optimizer.learning_rate))
         planned = self._unfreeze.plan.phases[self._unfreeze.index or 0]
         rates: dict[str, float] = {}
@@ -68,13 +68,13 @@ class GroupHealth(keras.callbacks.Callback):
         return rates
 
     def _is_recurrent(self, group: str) -> bool:
-        """Whether weights of a group that train lead from step to step."""
+        """Whether trained weights of a group connect the steps of a sequence."""
         trained = self._unfreeze.plan.phases[self._unfreeze.index or 0].trained
         own = (weight for weight in trained if (weight.block or "head") == group)
         return any(weight.path.endswith("/recurrent_kernel") for weight in own)
 
     def _look_at(self, group: str, norm: float) -> bool:
-        """Warns of a group whose gradients are sick; returns whether they are."""
+        """Warns of a group whose gradients vanish or explode; returns whether they do."""
         phase = self._unfreeze.phase.name
         before = self._before.get(group, math.inf)
         if norm < self._VANISHED:
@@ -97,10 +97,10 @@ class GroupHealth(keras.callbacks.Callback):
         self._writer.flush()
 
     def state(self) -> Tree:
-        """Returns the norms of the epoch before, and whom it warned of."""
+        """Returns the norms of the epoch before, and the groups that it has warned of."""
         return {"before": self._before, "warned": sorted(self._warned)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self._before = dict(state["before"])
         self._warned = {(phase, group) for phase, group in state["warned"]}

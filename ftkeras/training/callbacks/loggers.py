@@ -1,6 +1,6 @@
-"""Where a run is also written down: TensorBoard always, Weights & Biases and MLflow when asked for.
+"""Further records of a run: TensorBoard always, Weights & Biases and MLflow on request.
 
-The run's folder stays the record. A logger that fails is named once and left out from then on; it
+The run's folder is the main record. A logger that fails is named once and left out afterwards; it
 never ends a run.
 """
 
@@ -23,12 +23,12 @@ from ftkeras.run import Run
 
 Value: TypeAlias = "bool | int | float | str"
 
-_IDS = "loggers.json"  # in the run's folder: under which ids other services know the run
+_IDS = "loggers.json"  # in the run's folder: the run's ids in other services
 _PROJECT = "ftkeras"
 
 
 class Logger(Protocol):
-    """One service that is told of a run."""
+    """A service that records a run."""
 
     def epoch(self, values: Mapping[str, float], step: int) -> None:
         """Logs an epoch's metrics."""
@@ -37,7 +37,7 @@ class Logger(Protocol):
         """Logs a figure, uint8 (h, w, 3)."""
 
     def result(self, values: Mapping[str, float]) -> None:
-        """Logs what the finished model was measured at."""
+        """Logs the metrics of the finished model."""
 
     def close(self, state: str) -> None:
         """Ends the log: finished, interrupted or failed."""
@@ -87,7 +87,7 @@ class WeightsAndBiases:
             resume="allow" if known else None,
             dir=run.folder if local else None,
             config=dict(settings),
-            settings=wandb.Settings(console="off", silent=True),  # the console is ours
+            settings=wandb.Settings(console="off", silent=True),  # ftkeras prints
         )
         _keep_id(run, "wandb", self._run.id)
 
@@ -95,7 +95,7 @@ class WeightsAndBiases:
         self._run.log(dict(values), step=step)
 
     def figure(self, name: str, drawn: np.ndarray) -> None:
-        # Its step moves with each commit, and the epochs name theirs.
+        # Its own step counts commits, so each epoch passes its number.
         self._run.log({name: self._images(drawn)}, commit=False)
 
     def result(self, values: Mapping[str, float]) -> None:
@@ -120,7 +120,7 @@ class MLflow:
         _keep_id(run, "mlflow", self._id)
         if known:
             self._client.update_run(known, status="RUNNING")
-            return  # it has its parameters, which MLflow never changes
+            return  # it has its parameters; MLflow refuses to change them
         rows = [
             mlflow.entities.Param(name, str(value)[: self._LONGEST])
             for name, value in settings.items()
@@ -158,13 +158,13 @@ LOGGERS: dict[str, Callable[[Run, Mapping[str, Value]], Logger]] = {
 
 
 class Loggers(keras.callbacks.Callback):
-    """Tells every logger of a run; a failure of one is reported once, and the run goes on.
+    """Passes everything to all loggers of a run; a failure is reported once, and the run continues.
 
     Args:
         run: The run.
-        names: Of `LOGGERS`; TensorBoard is always there.
+        names: Names in `LOGGERS`; TensorBoard is always added.
         settings: The run's config, flat; see `flatten`.
-        report: Gets a line where a logger fails.
+        report: Takes a line if a logger fails.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Loggers(keras.callbacks.Callback):
         for name, make in {"TensorBoard": TensorBoard, **{n: LOGGERS[n] for n in names}}.items():
             try:
                 self._loggers[name] = make(run, settings or {})
-            except Exception as error:  # a service may fail in any way
+            except Exception as error:  # a service may raise any error
                 self._warn(name, error)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -188,7 +188,7 @@ class Loggers(keras.callbacks.Callback):
         self._tell(lambda logger: logger.epoch(values, epoch))
 
     def figure(self, name: str, make: Callable[[], np.ndarray | None]) -> None:
-        """Logs a figure, uint8 (h, w, 3), if there is one; nor does failing at it end the run."""
+        """Logs a figure, uint8 (h, w, 3), if there is one; a failure does not end the run."""
         try:
             drawn = make()
         except Exception as error:
@@ -198,7 +198,7 @@ class Loggers(keras.callbacks.Callback):
             self._tell(lambda logger: logger.figure(name, drawn))
 
     def result(self, values: Mapping[str, float]) -> None:
-        """Logs what the finished model was measured at."""
+        """Logs the metrics of the finished model."""
         self._tell(lambda logger: logger.result(values))
 
     def close(self, state: str) -> None:
@@ -215,11 +215,11 @@ class Loggers(keras.callbacks.Callback):
                 self._warn(name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
-        self._report(f"warning: {name} failed, the run goes on without it: {first_line(error)}")
+        self._report(f"warning: {name} failed, the run continues without it: {first_line(error)}")
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raises UserError, before anything trains, where a logger's package is missing."""
+    """Raises UserError, before anything trains, if a logger's package is missing."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UserError(
@@ -229,7 +229,7 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def flatten(tree: Any) -> dict[str, Value]:
-    """Returns the leaves of nested dicts and lists by dotted names; what is None is left out.
+    """Returns the leaves of nested dicts and lists by dotted names, without None.
 
     Example:
         >>> flatten({"seed": 1, "phases": [{"name": "head", "train": ["norm", "bias"]}]})
@@ -248,7 +248,7 @@ def _name(run: Run) -> str:
 
 
 def _known_id(run: Run, logger: str) -> str | None:
-    """The id under which a service knows a run that goes on."""
+    """A service's id of a run that resumes."""
     if not tf.io.gfile.exists(run.path(_IDS)):
         return None
     return run.read_json(_IDS).get(logger)

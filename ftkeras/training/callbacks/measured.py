@@ -1,4 +1,4 @@
-"""Metrics of the whole validation split that Keras does not have, in the logs of each epoch."""
+"""Adds metrics of the whole validation split, which Keras lacks, to the logs of each epoch."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Batches = Callable[[], tf.data.Dataset]
 class MeasuredMetrics(keras.callbacks.Callback):
     """Predicts the validation split when an epoch ends, and adds metrics of it to the logs.
 
-    Keras adds up what each batch gives. A macro-F1, an exact AUC or one class's recall follows from
-    all answers together. List this callback before those that read the logs. With several workers
-    the first one predicts, and all of them log its results: they have to decide alike.
+    Keras sums values per batch. But a macro-F1, an exact AUC or one class's recall needs all
+    answers together. List this callback before those that read the logs. With several workers the
+    first one predicts, and all of them log its results, because their decisions must agree.
 
     Args:
-        fitted: The whole model, as `fit` gets it.
-        final: The model that is measured in the end; it shares the weights of `fitted`.
+        fitted: The whole model, which `fit` trains.
+        final: The model to measure; it shares the weights of `fitted`.
         batches: The validation examples as `final` takes them.
         names: The metrics.
-        measure: Returns them by name, from what a model put out for all examples: (n, units), or a
-            dict by output.
+        measure: From a model's outputs for all examples, (n, units) or a dict by output, to the
+            metrics by name.
         average: If there is one, the averaged weights are measured, as in validation.
     """
 
@@ -49,18 +49,18 @@ class MeasuredMetrics(keras.callbacks.Callback):
     ):
         super().__init__()
         self.between: Callable[[], None] = lambda: None
-        """Is called after each batch, and may raise to stop the training."""
+        """Called after each batch; it may raise to stop the training."""
         self._fitted, self._final, self._plain = fitted, final, batches
         self._names, self._measure, self._average = list(names), measure, average
         self.before_fit(fitted, batches)
 
     def before_fit(self, fitted: keras.Model, batches: Batches | None) -> None:
-        """Takes note of what the next `fit` trains.
+        """Sets what the next `fit` trains.
 
         Args:
             fitted: The whole model or its tail.
-            batches: The validation examples as `fitted` takes them; None if this process has only
-                a part of them: then the whole model predicts them.
+            batches: The validation examples as `fitted` takes them. None if this process has only
+                a part of them; the whole model then predicts them.
         """
         self._tail = None if fitted is self._fitted or batches is None else fitted
         self._batches = batches or self._plain
@@ -79,9 +79,9 @@ class MeasuredMetrics(keras.callbacks.Callback):
             logs[name] = _of_the_first(values[name], strategy)
 
     def _outputs(self) -> Any:
-        """Returns what the model puts out for all examples, float32 (n, units) or a dict."""
+        """Returns the model's outputs for all examples, float32 (n, units) or a dict."""
         batches, parts = self._batches(), []
-        if self._answer is None:  # once for each `fit`: tracing takes a second
+        if self._answer is None:  # once per `fit`: tracing takes a second
             self._answer = (
                 outputs_function(self._final)
                 if self._tail is None
@@ -101,7 +101,7 @@ def _tail_function(tail: keras.Model, spec: Any) -> Callable[[Any], Any]:
         outputs = tail(inputs, training=False)
         return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
-    # Of a function that is made for each of many phases TensorFlow would warn: it traces often.
+    # TensorFlow would warn of frequent tracing: a function is made for each of many phases.
     answer: Callable[[Any], Any] = answered.get_concrete_function(spec)
     return answer
 

@@ -1,4 +1,4 @@
-"""What a training writes, shows and reads by epoch: its record, its progress line, its data."""
+"""Callbacks by epoch: the record, the progress line, and the order of the data."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ftkeras.training.resume.state_file import Tree
 class EpochBoard(keras.callbacks.TensorBoard):
     """Keras's TensorBoard by epoch.
 
-    After each batch Keras would still prepare what it then does not write, which takes a quarter of
-    the time of a head's training step.
+    After each batch Keras would still prepare summaries that it does not write. That takes a
+    quarter of the time of a head's training step.
     """
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
@@ -38,7 +38,7 @@ class EpochRecord(keras.callbacks.Callback):
         self._run = run
         self._unfreeze = unfreeze
         self._lines = 0
-        self._before = 0.0  # seconds of this epoch before it went on
+        self._before = 0.0  # seconds of this epoch before it resumed
         self._start = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -56,11 +56,11 @@ class EpochRecord(keras.callbacks.Callback):
         self._lines += 1
 
     def state(self) -> Tree:
-        """Returns how many lines there are, and how long this epoch took so far."""
+        """Returns the number of lines, and the time of this epoch so far."""
         return {"lines": self._lines, "seconds": self._seconds()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned; epochs that will come again leave the record."""
+        """Resumes from what `state` returned; epochs to be repeated leave the record."""
         self._lines, self._before = state["lines"], state["seconds"]
         self._start = time.monotonic()
         self._run.keep_records(self._lines)
@@ -70,7 +70,7 @@ class EpochRecord(keras.callbacks.Callback):
 
 
 class FitProgress(keras.callbacks.Callback):
-    """Shows how far training is and how long it will take; one lasting line an epoch."""
+    """Shows the progress of training and the time left; one lasting line per epoch."""
 
     def __init__(self, unfreeze: StagedUnfreezing, steps_per_epoch: int):
         super().__init__()
@@ -98,7 +98,7 @@ class FitProgress(keras.callbacks.Callback):
         self._progress.say(f"{self._name(epoch)}: {numbers}  ({seconds})")
 
     def close(self) -> None:
-        """Ends the progress line; call it when all of the training is over."""
+        """Ends the progress line; call it when the whole training is over."""
         self._progress.close()
 
     def _name(self, epoch: int) -> str:
@@ -106,9 +106,9 @@ class FitProgress(keras.callbacks.Callback):
 
 
 class DataPosition(keras.callbacks.Callback):
-    """Tells the data which epoch begins, and how strongly its phase augments.
+    """Sets the epoch of the data, and the strength of augmentation of its phase.
 
-    `fit` asks for the epoch's first batch after this; order and augmentation follow from it.
+    `fit` requests the epoch's first batch after this; order and augmentation depend on it.
     """
 
     def __init__(self, feed: Feed, unfreeze: StagedUnfreezing):
@@ -121,7 +121,7 @@ class DataPosition(keras.callbacks.Callback):
         batches = self._unfreeze.position[1]
         self._feed.epoch.assign(epoch)
         self._feed.start.assign(batches * self._feed.batch_size)
-        if batches == 0:  # else the strength is that with which the epoch began
+        if batches == 0:  # otherwise the strength is that at the epoch's begin
             self._strength = self._unfreeze.phase.augmentation
         self._feed.set_view(self._strength)
 
@@ -130,5 +130,5 @@ class DataPosition(keras.callbacks.Callback):
         return {"strength": self._strength}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned."""
+        """Resumes from what `state` returned."""
         self._strength = state["strength"]

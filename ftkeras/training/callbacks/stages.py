@@ -1,4 +1,4 @@
-"""Names what `fit` does, for the timeline of `train --profile`."""
+"""Names the stages of `fit`, for the timeline of `train --profile`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FitStages(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Ends what is open; call it when `fit` is over, whatever ended it."""
+        """Ends open stages; call it when `fit` is over, also after an error."""
         while self._open:
             self._leave()
 

@@ -349,7 +349,7 @@ def test_another_size_keeps_the_weights(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vit", {"image_size": 48}, "vit takes images of 32 px alone: its weights hold one posi"),
+        ("vit", {"image_size": 48}, "vit takes only images of 32 px: its weights hold one posi"),
         ("vit", {"image_size": 44}, "data.input.size: vit cannot take images of 44 px: "),
         ("vit", {"cut": "vit_encode"}, "vit has no layer 'vit_encode' to cut at. Did you mean"),
         ("vit", {"weights": "starter"}, "backbone.weights: vit has weights of its own"),
@@ -437,7 +437,9 @@ def test_what_a_folder_does_not_say_is_refused(converted, tmp_path):
     folder = folders.write(tmp_path / "vit", "vit")
     config = folder / "config.json"
     config.write_text(json.dumps({**folders.CONFIGS["vit"], "hidden_act": "relu"}))
-    with pytest.raises(UserError, match="the activation relu; of a vit keras-hub converts gelu"):
+    with pytest.raises(
+        UserError, match="the activation relu; for a vit keras-hub converts only gelu"
+    ):
         load_backbone(str(folder))
     config.write_text(json.dumps(folders.CONFIGS["vit"]))
     says = folder / "preprocessor_config.json"

@@ -172,7 +172,7 @@ def test_what_a_model_of_ones_own_lacks_is_told(train, tmp_path):
         ("bilstn", {}, "Did you mean 'bilstm'"),
         ("lstm", {"reading": Reading(vocabulary="x.txt")}, "makes its own"),
         ("char_lstm", {"reading": Reading(tokens="words")}, "char_lstm reads characters"),
-        ("char_lstm", {"shape": Shape()}, "the layers of char_lstm are given"),
+        ("char_lstm", {"shape": Shape()}, "the layers of char_lstm are fixed"),
         ("char_lstm", {"weights": "x.txt"}, "takes starter or none"),
     ],
 )

@@ -103,9 +103,9 @@ def test_a_hugging_face_folder_gives_what_the_formulas_give(hugging_face_folder,
 
 def test_what_does_not_fit_is_refused(hugging_face_folder):
     for reading, message in {
-        ("length", 41): "data.input.length: .* reads 40 word pieces at most, and 41 are asked for",
-        ("tokens", "words"): "data.input.tokens: .* has a tokenizer of its own",
-        ("vocabulary", "words.txt"): "data.input.vocabulary: .* has a tokenizer of its own",
+        ("length", 41): "data.input.length: .* reads 40 word pieces at most, but 41 are set",
+        ("tokens", "words"): "data.input.tokens: .* has its own tokenizer",
+        ("vocabulary", "words.txt"): "data.input.vocabulary: .* has its own tokenizer",
     }.items():
         with pytest.raises(UserError, match=message):
             features_of(hugging_face_folder, ["a"], "mean", **dict([reading]))

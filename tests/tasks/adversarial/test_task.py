@@ -329,7 +329,9 @@ def test_attacks_see_statistics_of_the_present(images, tmp_path):
 
 
 def test_what_cannot_be_is_said_before_training(images, tmp_path):
-    with pytest.raises(UserError, match="trunk.mode: on cannot be: adversarial training changes"):
+    with pytest.raises(
+        UserError, match="trunk.mode: on is impossible: adversarial training changes"
+    ):
         assemble(config(images, "trunk.mode=on"))
     several = str(tmp_path / "several.npz")
     with np.load(images) as file:

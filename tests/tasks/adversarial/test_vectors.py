@@ -190,7 +190,9 @@ def test_what_cannot_be_is_said_before_training(text_tree):
         assemble(config(text_tree, method="pgd"))
     with pytest.raises(UserError, match="adversarial.budget: this is not for texts; epsilon and"):
         assemble(config(text_tree, budget=8.0))
-    with pytest.raises(UserError, match="trunk.mode: on cannot be: adversarial training changes"):
+    with pytest.raises(
+        UserError, match="trunk.mode: on is impossible: adversarial training changes"
+    ):
         assemble(config(text_tree, "trunk.mode=on"))
     with pytest.raises(UserError, match="no metric 'val_robust_accuracy' is logged"):
         assemble(config(text_tree, "training.monitor=val_robust_accuracy"))

@@ -129,6 +129,14 @@ def test_columns_and_texts_take_turns():
     assert chosen(Turns(pairs(), seed=3, turns=False), 4) == [0, 4]
 
 
+def test_a_text_counts_in_the_floor_as_often_as_training_takes_it():
+    taken = np.bincount(
+        np.ravel([chosen(Turns(pairs(), 3, turns=True), epoch) for epoch in range(12)]), minlength=6
+    )
+    np.testing.assert_allclose(pairs().shares, taken / 12)
+    np.testing.assert_allclose(pairs().shares, [1 / 6, 1 / 6, 1 / 6, 1 / 2, 1 / 2, 1 / 2])
+
+
 def test_a_target_tells_which_text_and_all_that_fit():
     turns = Turns(pairs(), seed=3, turns=False)
     at = At(0, tf.constant(0, tf.int64), tf.constant(1, tf.int64), tf.constant(0))
@@ -205,7 +213,7 @@ def features(count: int = 120, units: int = 10) -> floor.Pairs:
         hidden @ random.normal(size=(4, units)) + 0.3 * random.normal(size=(count, units))
         for _ in range(2)
     ]
-    return floor.Pairs(sides[0], sides[1], np.arange(count))
+    return floor.Pairs(sides[0], sides[1], np.arange(count), np.ones(count))
 
 
 def test_the_floor_is_scikit_learns_ridge_regression():

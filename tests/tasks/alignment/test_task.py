@@ -228,6 +228,36 @@ def test_several_workers_are_refused(shapes):
         TASK.feed(given, assembled.data, assembled.model, Share(0, 2, 2))
 
 
+def test_rows_that_cannot_be_read_are_left_out_by_name(shapes, tmp_path):
+    for name in ("red-bar-0.png", "red-bar-1.png", "red-bar-2.png"):
+        shutil.copy(shapes / name, tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
+    rows = [
+        ("red-bar-0.png", "a red bar", "train"),
+        ("broken.png", "a broken one", "train"),
+        ("red-bar-1.png", "  ", "train"),
+        ("red-bar-2.png", "another bar", "val"),
+    ]
+    table = tmp_path / "shapes.csv"
+    text = "path,name,split\n" + "\n".join(map(",".join, rows)) + "\n"
+    table.write_text(text)
+    given = config(
+        shapes, f"data.path={table}", "alignment.texts=[name]", "alignment.classes=null",
+        "data.max_bad_files=0.6",
+    )  # fmt: skip
+    data = TASK.data(given)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 1, "val": 1}
+    assert sorted(bad.path.rpartition("/")[2] for bad in data.bad_files) == [
+        "broken.png",
+        "red-bar-1.png",
+    ]
+    table.write_text(text + "nowhere.png,a bar,train\n")
+    assert any(bad.path.endswith("nowhere.png") for bad in TASK.data(given).bad_files)
+    table.write_text(text + ",a bar,train\n")
+    with pytest.raises(UserError, match="path"):
+        TASK.data(given)
+
+
 # ------------------------------------------------------------------------- verbs
 
 
@@ -297,7 +327,7 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, caps
     for arguments, match in (
         ([trained.folder, "a red bar"], "expected a run folder, a text"),
         ([trained.folder, "", str(shapes)], "cannot be used"),
-        ([trained.folder, "red", str(tmp_path / "nowhere")], "no images at"),
+        ([trained.folder, "red", str(tmp_path / "nowhere")], "search: no images at"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),  # from the index
         ([str(tmp_path), "red", str(shapes)], ""),

@@ -137,7 +137,7 @@ def test_phases_are_validated_on_each_fold_and_kept_when_chosen(photos, tmp_path
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"shots": 15}, "15 examples a class, but 'blue' has only 14"),
+        ({"shots": 15}, "15 examples per class, but 'blue' has only 14"),
         ({"stages": 6, **HEADS}, "fewer than 6"),
     ],
 )

@@ -304,7 +304,7 @@ def test_the_command_line(place, tmp_path, capsys):
     quick = ["--set", "phases[0].epochs=1", "--set", "phases[1].epochs=1"]
     quiet = [part for override in QUIET for part in ("--set", override)]
     assert main(["extend", base, f"--data={tmp_path}/more.yaml", f"--out={base}"]) == 2
-    assert "is the run to extend" in capsys.readouterr().err
+    assert "this is the run to extend" in capsys.readouterr().err
     assert (
         main(["extend", base, f"--data={tmp_path}/more.yaml", f"--out={out}", *quick, *quiet]) == 0
     )

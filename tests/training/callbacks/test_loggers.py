@@ -77,8 +77,8 @@ def test_a_logger_that_fails_is_named_once_and_the_run_goes_on(run, monkeypatch)
     said: list[str] = []
     log(Loggers(run, ["wandb", "mlflow"], SETTINGS, said.append))
     assert said == [
-        "warning: mlflow failed, the run goes on without it: division by zero",
-        "warning: wandb failed, the run goes on without it: no route to host",
+        "warning: mlflow failed, the run continues without it: division by zero",
+        "warning: wandb failed, the run continues without it: no route to host",
     ]
     assert tf.io.gfile.glob(run.path("logs", "run", "events*"))
 
