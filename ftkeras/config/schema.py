@@ -166,6 +166,9 @@ class HeadConfig(Section):
     """The first weights of the logits. floor: a regularised linear model on the frozen features
     (docs/floor.md), if the backbone is pretrained and there are no hidden layers. random: fresh
     weights."""
+    counts: Literal["auto", "off"] = "auto"
+    """auto: the logits of a classifier that needs no network are added in the end, if the input can
+    be counted and that lowers the validation loss (docs/floor.md). off: it is only measured."""
     initializer: str = "glorot_uniform"
     """A Keras initialiser name for the logits' kernel."""
     bias_from_frequencies: bool = True

@@ -48,6 +48,8 @@ from ftkeras.timeline import stage
 from ftkeras.training.callbacks.loggers import Loggers, flatten
 from ftkeras.training.regularization import WeightPenalty
 
+_NOT_LAYERS = {"bias_from_frequencies", "counts", "start"}  # fields of `head`
+
 
 @stage("find and check the data")
 def data(
@@ -223,7 +225,7 @@ def model(config: Config, data: Data, on: Backbone) -> keras.Model:
 
 def head_options(config: Config) -> dict[str, Any]:
     """Returns how heads are made, whatever the outputs are; see `attach_head`."""
-    options = config.head.model_dump(exclude={"hidden", "bias_from_frequencies", "start"})
+    options = config.head.model_dump(exclude=_NOT_LAYERS | {"hidden"})
     return {**options, "hidden": config.head.hidden, "seed": config.seed}
 
 

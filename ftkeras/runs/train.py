@@ -25,6 +25,7 @@ from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
 from ftkeras.export.questions import questions_of
 from ftkeras.files import written_whole
+from ftkeras.inputs.base import Input
 from ftkeras.model.lora import merge_lora
 from ftkeras.outputs.classes import Classes
 from ftkeras.outputs.kinds import facts_of, only_output
@@ -36,7 +37,7 @@ from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.adapt import adapt_backbone
 from ftkeras.runs.assemble import Assembled, assemble
-from ftkeras.runs.counts import measure_counts
+from ftkeras.runs.counts import Counts, find_counts, refit_counts, with_counts
 from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
@@ -97,11 +98,11 @@ def train(
             with peers_watched(devices):
                 assembled.trunk.agree(devices.strategy)
         _begin(assembled, run, overwrite)
-        model, evaluation, exported = _train_and_measure(assembled, run, signals)
+        (model, kind), evaluation, exported = _train_and_measure(assembled, run, signals)
         States(run).remove()
         remove_states(run)
         if devices.is_chief and config.report:
-            page = _report_or_say_why(assembled, model, run)
+            page = _report_or_say_why(assembled, model, kind, run)
     if devices.is_chief:
         alone = run.path("adapters.npz") if tf.io.gfile.exists(run.path("adapters.npz")) else None
         results = {"adapters": alone, "SavedModel": exported.get("saved_model"), "report": page}
@@ -119,13 +120,15 @@ def _assembled(config: Config, run: Run, resumes: bool) -> Assembled:
 
 def _train_and_measure(
     assembled: Assembled, run: Run, signals: Signals
-) -> tuple[keras.Model, dict[str, Any], dict[str, str]]:
+) -> tuple[tuple[keras.Model, Input], dict[str, Any], dict[str, str]]:
     """Trains; the chief evaluates and exports, too.
 
     Returns:
-        The model, what `evaluation.json` holds, and the exported formats' paths by name.
+        The model with what its examples are, what `evaluation.json` holds, and the exported
+        formats' paths by name.
     """
     task, config, devices = assembled.task, assembled.config, assembled.devices
+    kind, counts = assembled.feed.input, None
     evaluation: dict[str, Any] = {}
     exported: dict[str, str] = {}
     with (
@@ -134,17 +137,17 @@ def _train_and_measure(
         peers_watched(devices),
     ):
         if task.trains(config):
-            _from_the_floor_up(assembled, run, signals, loggers)
+            counts = _from_the_floor_up(assembled, run, signals, loggers)
         else:
             run.write_text("metrics.jsonl", "")
         model = task.finish(assembled, run)
         agree_on_weights(model)
         if devices.is_chief:
-            evaluation = _evaluate_best(assembled, model, run)
+            (model, kind), evaluation = _evaluate_best(assembled, model, counts, run)
             _log_result(assembled, run, loggers, evaluation)
             exported = _export_again(run, export_formats(config))
         wait_for_all(devices.strategy)
-    return model, evaluation, exported
+    return (model, kind), evaluation, exported
 
 
 @contextlib.contextmanager
@@ -210,8 +213,14 @@ def _outcome_recorded(assembled: Assembled, run: Run) -> Iterator[Loggers]:
         loggers.close(run.read_json("status.json")["state"])
 
 
-def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers: Loggers) -> None:
-    """Fits the floor, starts from it, trains, and keeps what is best; perhaps trains once more."""
+def _from_the_floor_up(
+    assembled: Assembled, run: Run, signals: Signals, loggers: Loggers
+) -> Counts | None:
+    """Fits the floor, starts from it, trains, and keeps what is best; perhaps trains once more.
+
+    Returns:
+        The classifier of counts, if the model is to answer by it, too.
+    """
     config, model = assembled.config, assembled.model
     adapt_backbone(assembled, run)
     begin = weights_of_model(model) if config.training.refit else []
@@ -221,14 +230,18 @@ def _from_the_floor_up(assembled: Assembled, run: Run, signals: Signals, loggers
     begins = assembled.task.start(assembled, run) or begins
     if begins and config.training.end == "chosen" and "val" in assembled.data.splits:
         start = weights_of_model(model)
-    if assembled.devices.is_chief:
-        measure_counts(assembled, run, final_split(assembled.data))
     training = config.training
     guards = Guards(training.checkpoint, training.trouble, signals, from_floor=begins)
     _fit(assembled, run, guards, loggers)
     share = 1.0 if start is None else choose_end(assembled, run, start)
-    if config.training.refit:
+    counts, split = None, final_split(assembled.data)
+    if assembled.devices.is_chief:
+        counts = find_counts(assembled, run, split)
+    if training.refit:
         refit(assembled, run, begin, share, guards)
+        if counts is not None:
+            counts = refit_counts(counts, assembled, run, split)
+    return counts
 
 
 def _fit(assembled: Assembled, run: Run, guards: Guards, loggers: Loggers) -> None:
@@ -247,18 +260,20 @@ def _fit(assembled: Assembled, run: Run, guards: Guards, loggers: Loggers) -> No
 
 
 @stage("evaluate")
-def _evaluate_best(assembled: Assembled, trained: keras.Model, run: Run) -> dict[str, Any]:
+def _evaluate_best(
+    assembled: Assembled, trained: keras.Model, counts: Counts | None, run: Run
+) -> tuple[tuple[keras.Model, Input], dict[str, Any]]:
     model, adapters = assembled.task.final(trained), assembled.adapters
     if adapters is not None and adapters.are_in(model) and not adapters.base_moved():
         adapters.save(run.path("adapters.npz"), model)
-    model = merge_lora(model)
+    model, feed = with_counts(counts, assembled, merge_lora(model))
     with written_whole(run.path("model.keras")) as temporary:
         model.save(temporary)
-    evaluation = assembled.task.measure(model, assembled.feed, run, final_split(assembled.data))
+    evaluation = assembled.task.measure(model, feed, run, final_split(assembled.data))
     evaluation = with_floor(evaluation, run, assembled.data.outputs)
     run.write_json("evaluation.json", evaluation)
     write_answers(run, assembled.data.outputs, evaluation, final=True)
-    return evaluation
+    return (model, feed.input), evaluation
 
 
 @stage("write loggers and figures")
@@ -354,10 +369,11 @@ def _print_end(
 
 
 @stage("report")
-def _report_or_say_why(assembled: Assembled, trained: keras.Model, run: Run) -> str | None:
+def _report_or_say_why(
+    assembled: Assembled, model: keras.Model, kind: Input, run: Run
+) -> str | None:
     """Writes a run's page; if that fails, the run is finished all the same."""
     try:
-        model, kind = assembled.task.final(trained), assembled.feed.input
         add_gallery(run, model, assembled.data.splits, kind)
         return write_page(run, assembled.task)
     except Exception as error:

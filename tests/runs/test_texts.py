@@ -15,6 +15,7 @@ import ftkeras
 from ftkeras.cli import main as cli
 from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
+from ftkeras.inputs.base import PLAIN
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import build
@@ -147,8 +148,9 @@ def test_the_export_takes_strings_and_numbers(run):
     for i in (0, 1, 3):
         assert served["scores"].numpy()[i, 0] == pytest.approx(rows[i].best[0][1], abs=1e-5)
     kind = build.input_of(run.config, ftkeras.load_model(run))
-    ids = kind.tokens.ids(tf.constant(texts[0]))
-    by_numbers = signatures["token_ids"](token_ids=ids[tf.newaxis])
+    tree = kind.read(tf.constant(texts[0]), PLAIN, tf.zeros(2, tf.int32))
+    assert set(tree) == {"token_ids", "term_ids", "term_weights"}  # the run answers by both
+    by_numbers = signatures["token_ids"](**{name: x[tf.newaxis] for name, x in tree.items()})
     assert by_numbers["scores"].numpy()[0] == pytest.approx(served["scores"].numpy()[0], abs=1e-5)
     client = Path(certificate["path"]).parent / "serving" / "grpc_client.py"
     assert 'RAW = "text"' in client.read_text()

@@ -32,6 +32,7 @@ def runs(text_tree, tmp_path_factory) -> list[Run]:
     """Two runs of the same data that differ by their seed."""
     folder = tmp_path_factory.mktemp("runs")
     tree = {**text_tree, "data": {**text_tree["data"], "split_seed": 0}, "report": True}
+    tree["head"] = {**text_tree.get("head", {}), "counts": "off"}
     return [trained(tree, folder / str(seed), f"seed={seed}") for seed in (1, 2)]
 
 

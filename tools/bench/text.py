@@ -10,7 +10,8 @@ Ways: `tf-idf` and `glove` are scikit-learn's logistic regression, the strength 
 the same validation texts, on words and pairs of words weighted by tf-idf, and on the mean of the
 shipped word vectors. `keras` is a bidirectional LSTM as in Keras's guide to text classification
 (20,000 words, embedding of 128, two layers of 64, Adam, the best epoch of ten). The others are runs
-of ftkeras from `configs/text_quickstart.yaml` with what `WAYS` changes.
+of ftkeras from `configs/text_quickstart.yaml` with what `WAYS` changes; `network alone` is without
+counts (docs/floor.md).
 
 Prints test accuracies with standard errors over the seeds, and seconds. A result that `--out`
 already holds is not measured again.
@@ -39,6 +40,7 @@ from ftkeras.console import table
 
 WAYS: dict[str, list[str]] = {
     "ftkeras": [],
+    "network alone": ["head.counts=off"],
     "ftkeras, char_lstm": ["backbone.name=char_lstm"],
 }
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)

@@ -162,7 +162,8 @@ def _read_texts(source: str, path: Path) -> str:
         kind = TextInput(tokens)
         for split in data.splits.values():
             for index in range(len(split)):
-                ids = kind.decode(split.fetch(tf.constant(index, tf.int64)), PLAIN).numpy()
+                kept: Any = kind.decode(split.fetch(tf.constant(index, tf.int64)), PLAIN)
+                ids = kept.numpy()
                 assert len(ids) <= tokens.length and (ids > 0).all(), ids
     return "read"
 

@@ -53,3 +53,8 @@ def examine(raw: bytes) -> str:
             return DAMAGED
     reason: bytes = why_not(tf.constant(raw)).numpy()
     return reason.decode()
+
+
+def without_mark(text: tf.Tensor) -> tf.Tensor:
+    """Returns a text without the byte order mark that it may begin with."""
+    return tf.strings.regex_replace(text, "^\ufeff", "")

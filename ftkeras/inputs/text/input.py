@@ -16,6 +16,7 @@ from ftkeras.inputs.base import Input, Tree, Verdict, View, Wire
 from ftkeras.inputs.text import check
 from ftkeras.inputs.text.config import TextConfig
 from ftkeras.inputs.text.pieces import Pieces
+from ftkeras.inputs.text.terms import TAKES, Terms, terms_in_model
 from ftkeras.inputs.text.tokens import BETWEEN, Tokens, tokens_in
 from ftkeras.inputs.text.vary import vary
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     import keras
 
 _NONE, _VARIED = "none", "varied"
+_TOKENS = "tokens"  # beside the terms, in what is kept of a text
 _MANY_STRANGE = 0.3  # English texts and the shipped vectors: under 0.1
-_BYTE_ORDER_MARK = "^\ufeff"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class TextInput(Input):
         columns: The columns of a table that hold the parts of a text.
         drop: The share of tokens that are left out in training.
         swap: The share of neighbouring tokens that are swapped in training.
+        terms: What the model counts besides, if it does.
     """
 
     tokens: Tokens | Pieces | None = None
     columns: tuple[str, ...] = ("text",)
     drop: float = 0.0
     swap: float = 0.0
+    terms: Terms | None = None
 
     kind = "text"
     noun = "text"
@@ -63,7 +66,8 @@ class TextInput(Input):
     def takes(self) -> Mapping[str, tf.TensorSpec]:
         """The numbers of tokens, int32 (steps,), 0 for padding; and further inputs of the model."""
         names = Tokens.takes if self.tokens is None else self.tokens.takes
-        return {name: tf.TensorSpec((None,), tf.int32) for name in names}
+        own = {name: tf.TensorSpec((None,), tf.int32) for name in names}
+        return own if self.terms is None else {**own, **TAKES}
 
     @property
     def raw(self) -> tf.TensorSpec:
@@ -141,6 +145,7 @@ class TextInput(Input):
         """Returns a text that differs if the numbers could."""
         tokens = self.tokens
         own = "" if tokens is None else f"{tokens.length} {tokens.by}, {tokens.digest}"
+        own += "" if self.terms is None else f", {self.terms.digest}"
         return own if view == _NONE else f"{own}, drop {self.drop}, swap {self.swap}"
 
     def accepts(self, name: str) -> bool:
@@ -172,26 +177,34 @@ class TextInput(Input):
         """Returns the text in the cells of a table's line."""
         return _joined([cell.encode() for cell in cells])
 
-    def decode(self, raw: tf.Tensor, view: View) -> tf.Tensor:
-        """Returns the numbers of the tokens, int32 (steps,)."""
+    def decode(self, raw: tf.Tensor, view: View) -> Tree:
+        """Returns the numbers of the tokens, int32 (steps,); in a dict if terms count, too."""
         assert self.tokens is not None, "the input was made without a model"
         # Raises for a raw example that is no text, as image decoders do for broken files.
         reason = check.why_not(raw)
         sound = tf.debugging.Assert(reason == "", [reason])
         with tf.control_dependencies([sound]):
-            return self.tokens.ids(tf.strings.regex_replace(raw, _BYTE_ORDER_MARK, ""))
+            text = check.without_mark(raw)
+        ids = self.tokens.ids(text)
+        return ids if self.terms is None else {_TOKENS: ids, **self.terms.weigh(text)}
 
     def prepare(self, kept: Tree, view: View, key: tf.Tensor) -> Tree:
         """Returns them unchanged or varied, with the model's further inputs."""
         tokens = self.tokens
         assert tokens is not None, "the input was made without a model"
+        terms = dict(kept) if isinstance(kept, dict) else {}
+        read = terms.pop(_TOKENS, kept)
 
         def ids(name: str) -> Any:
             if name == _NONE:
-                return kept
-            return vary(kept, key, drop=self.drop, swap=self.swap, special=tokens.special)
+                return read
+            return vary(read, key, drop=self.drop, swap=self.swap, special=tokens.special)
 
-        return tokens.inputs_of(view.pick(ids))
+        made = tokens.inputs_of(view.pick(ids))
+        if not terms:
+            return made
+        named = made if isinstance(made, dict) else {tokens.takes[0]: made}
+        return {**named, **terms}
 
 
 def _joined(parts: Sequence[bytes]) -> bytes:
@@ -216,7 +229,8 @@ def make(settings: Mapping[str, Any], model: keras.Model | None) -> TextInput:
     if section.column is not None and section.columns:
         raise UserError("data.input: column and columns exclude each other. Leave out one.")
     columns = tuple(section.columns or [section.column or "text"])
-    return TextInput(tokens, columns, section.variation.drop, section.variation.swap)
+    varied = section.variation
+    return TextInput(tokens, columns, varied.drop, varied.swap, terms_in_model(model))
 
 
 def _checked(settings: Mapping[str, Any]) -> TextConfig:

@@ -123,13 +123,7 @@ class Tokens:
         return self._ids(tf.concat(joined, 0))
 
     def _ids(self, tokens: tf.Tensor) -> tf.Tensor:
-        # A search among hashes needs no table, which a served model would have to initialise.
-        order, hashes = _hashes(self.vocabulary)
-        hashed = tf.strings.to_hash_bucket_fast(tokens, _HASHED)
-        at = tf.searchsorted(tf.constant(hashes), hashed)
-        at = tf.minimum(at, len(hashes) - 1)
-        known = tf.gather(tf.constant(hashes), at) == hashed
-        return tf.where(known, tf.gather(tf.constant(order), at), self.unknown)
+        return numbers_of(tokens, self.vocabulary, self.unknown)
 
     def words_of(self, ids: Sequence[int]) -> list[str]:
         """Returns the tokens of some numbers, for people."""
@@ -159,6 +153,17 @@ def parts_of(text: tf.Tensor, count: int) -> list[tf.Tensor]:
         return [text]
     given = tf.strings.split(text, BETWEEN)[:count]
     return tf.unstack(tf.concat([given, tf.fill([count - tf.size(given)], "")], 0), num=count)
+
+
+def numbers_of(tokens: tf.Tensor, vocabulary: Sequence[str], unknown: int) -> tf.Tensor:
+    """Returns the places of tokens in a vocabulary, int32 (t,); `unknown` for others."""
+    # A search among hashes needs no table that a served model would have to initialise.
+    order, hashes = _hashes(vocabulary)
+    hashed = tf.strings.to_hash_bucket_fast(tokens, _HASHED)
+    at = tf.searchsorted(tf.constant(hashes), hashed)
+    at = tf.minimum(at, len(hashes) - 1)
+    known = tf.gather(tf.constant(hashes), at) == hashed
+    return tf.where(known, tf.gather(tf.constant(order), at), unknown)
 
 
 def _hashes(vocabulary: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
