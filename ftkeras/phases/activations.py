@@ -66,7 +66,7 @@ def activations(
     """Returns what one example takes in a training step.
 
     Args:
-        model: The model. If it is not functional, what all layers put out is counted.
+        model: The model. If it is not functional, what layers are known to put out is counted.
         weights: What `weights_of` returned for it.
         trained: The weights that train, by id of their variable.
         length: Of sequences, if the model takes any length.
@@ -82,7 +82,9 @@ def activations(
     """
     graph = flatten(model)
     if graph is None:
-        outputs = [x for layer in model.layers for x in keras.tree.flatten(layer.output)]
+        outputs = [
+            x for layer in model.layers for x in keras.tree.flatten(getattr(layer, "output", []))
+        ]
         sizes = [_bytes(Tensor(tuple(x.shape), x.dtype), length) for x in outputs]
         return Activations(sum(sizes), sum(sizes), _PASSING * max(sizes, default=0))
     reading = _Reading(graph, trained, length)

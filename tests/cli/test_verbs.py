@@ -145,7 +145,7 @@ def test_stored_trunks_are_listed_and_removed(place, capsys, monkeypatch):
     assert main(["cache"]) == 0
     assert "16 train images, 32 px" in capsys.readouterr().out
     assert main(["cache", "--max_mb=0"]) == 0
-    assert "removed 2" in capsys.readouterr().out
+    assert "removed 3" in capsys.readouterr().out
 
 
 def _check_profile(printed, trace):

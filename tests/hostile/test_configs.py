@@ -43,8 +43,8 @@ def nested(lines: int, form: str) -> str:
     [
         (nested(12, "[{}]"), "at most 100000 values"),
         (nested(12, "{{<<: [{}]}}"), "at most 100000 values"),
-        ("a: &a [*a]", "inside of"),
-        ("a: &a {b: {c: *a}}", "inside of"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: &a {b: {c: *a}}", "contains itself"),
         ("a: " + "[" * 60 + "]" * 60, "50 levels"),
         ("[" * 50_000, "nested too deeply"),
         ("seed: 1\nseed: 2\n", "line 2: the key 'seed' is given twice"),

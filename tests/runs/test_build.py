@@ -132,5 +132,5 @@ def test_layers_without_a_seed_are_noted_and_never_deterministic(arrays):
     (note,) = (line for line in lines if "takes no seed" in line)
     assert "keras_cv/GridMask takes no seed" in note
     strict = config(arrays, layers, "training.deterministic=true")
-    with pytest.raises(UserError, match="GridMask takes no seed, so training.deterministic"):
+    with pytest.raises(UserError, match="GridMask takes no seed, so training cannot be determ"):
         build.feed(strict, assembled.data, assembled.model)

@@ -278,7 +278,7 @@ def _losses(assembled: Any, run: Run) -> list[float]:
             "val",
         ),
         (["head.hidden=[{units: 4}]"], "has other layers"),
-        (["data.input.size=32"], "data.input.size: 32, but .* remembers have 16"),
+        (["data.input.size=32"], "data.input.size: 32, but .* memory have 16"),
         (["backbone.reinitialize=1"], "backbone.reinitialize: an extension begins"),
         (["backbone.activation={relu: gelu}"], "its answers would change"),
         (["incremental.distilation=1"], "Did you mean 'distillation'"),
