@@ -2,7 +2,8 @@
 
 Plain layers are counted by rules: which of what enters and leaves them TensorFlow's gradient reads.
 A layer that holds layers, such as a block of a Transformer, is traced once, forward and backward,
-which finds the probabilities of its attention (heads x length^2) and its dropout masks, too.
+which finds the probabilities of its attention (heads x length^2) and its dropout masks, too. If
+that fails, what it puts out is counted.
 """
 
 from __future__ import annotations
@@ -192,9 +193,19 @@ class _Reading:
         return units * (length or self._length or _LENGTH) * 4
 
     def _traced(self, step: Step) -> _Traced:
+        try:
+            return self._trace_once(step)
+        except Exception:  # a person's own layer may fail here in any way; this is a forecast only
+            size = sum(map(self._bytes, step.outputs))
+            return _Traced(size, size, reads_input=True)
+
+    def _trace_once(self, step: Step) -> _Traced:
         layer: Any = step.operation
         inside = [x for part in flat_layers(layer) for x in part.variables]
-        config = json.dumps(keras.saving.serialize_keras_object(layer), default=str)
+        try:
+            config = json.dumps(keras.saving.serialize_keras_object(layer), default=str)
+        except NotImplementedError:  # it has no `get_config`: nothing tells it from others
+            return _trace(step, self._trained, self._length)
         key = (
             config.replace(f'"{layer.name}"', '""'),
             str([_sized(x, self._length) for x in step.inputs]),
@@ -239,7 +250,8 @@ _OUTSIDE = frozenset(("Const", "ReadVariableOp", "Placeholder"))
 def _trace(step: Step, trained: Collection[int], length: int | None) -> _Traced:
     """Traces one call of a layer, and its gradient, and looks what flows from one to the other."""
     layer: Any = step.operation
-    specs = [tf.TensorSpec((_EXAMPLES, *_sized(x, length)), x.dtype) for x in step.inputs]
+    count = step.inputs[0].shape[0] or _EXAMPLES
+    specs = [tf.TensorSpec((count, *_sized(x, length)), x.dtype) for x in step.inputs]
     learned = [x.value for x in layer.trainable_variables if id(x) in trained]
     forward: list[tf.Operation] = []
 
@@ -250,7 +262,9 @@ def _trace(step: Step, trained: Collection[int], length: int | None) -> _Traced:
             tape.watch(floats)
             results = step.call(dict(zip(step.inputs, values, strict=True)), True)
             results = [x for x in results if x.dtype.is_floating]
-        forward.extend(results[0].graph.get_operations())
+        forward.extend(values[0].graph.get_operations())
+        if not results:
+            return []
         gradients = tape.gradient(results, [*floats, *learned])
         return [tf.convert_to_tensor(x) for x in gradients if x is not None]
 
@@ -265,8 +279,8 @@ def _trace(step: Step, trained: Collection[int], length: int | None) -> _Traced:
     inner = [x for x in kept if x.op.type not in _OUTSIDE]
     largest = max((_size(x) for op in forward for x in op.outputs), default=0)
     return _Traced(
-        sum(map(_size, inner)) // _EXAMPLES,
-        largest // _EXAMPLES,
+        sum(map(_size, inner)) // count,
+        largest // count,
         any(x.op.type == "Placeholder" and x.dtype.is_floating for x in kept),
     )
 

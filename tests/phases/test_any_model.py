@@ -231,3 +231,56 @@ def test_an_image_classifier_of_keras_hub():
     unfreeze = fit_classifier(model, images, [HEAD, Phase("last", train=["head", "blocks[-2:]"])])
     frozen = unfreeze.verdicts["last"].frozen
     assert frozen == len(model.variables) - unfreeze.verdicts["last"].trained
+
+
+class OwnBlock(keras.layers.Layer):
+    """A block of a person's own: without `get_config`, and made of what cannot be written down."""
+
+    def __init__(self, act) -> None:
+        super().__init__()
+        self.dense, self.act = keras.layers.Dense(8), act
+
+    def call(self, x):
+        return self.act(self.dense(x))
+
+
+def fails_for_other_batches(x):
+    if x.shape[0] in (None, 8):
+        return x
+    raise RuntimeError("only batches of 8")
+
+
+@pytest.mark.parametrize(
+    "act", [lambda x: x * 2, fails_for_other_batches], ids=["a function", "fails when traced"]
+)
+def test_layers_that_no_forecast_of_memory_can_read_train_all_the_same(act):
+    tokens = keras.Input((6,))
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(50, 8)(tokens))
+    model = keras.Model(tokens, keras.layers.Dense(3, name="logits")(OwnBlock(act)(x)))
+    model.compile("adam", LOSS, jit_compile=False)
+    unfreeze = StagedUnfreezing(model, [HEAD, Phase("all", train="all")])
+    before = model.get_layer("logits").get_weights()[0]
+    model.fit(TOKENS, LABELS, epochs=2, batch_size=8, callbacks=[unfreeze], verbose=0)
+    assert not np.array_equal(before, model.get_layer("logits").get_weights()[0])
+    assert unfreeze.plan.phases[1].activation_bytes > 0
+    assert unfreeze.plan.phases[1].gradient_bytes == 4 * (50 * 8 + 8 * 8 + 8 + 8 * 3 + 3)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_answers_that_are_whole_numbers_carry_no_gradient_to_what_they_come_from():
+    class Hard(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(8)
+
+        def call(self, x):
+            return keras.ops.argmax(self.dense(x), axis=-1)
+
+    vectors = keras.Input(batch_shape=(8, 4))
+    x = keras.layers.Embedding(8, 4)(Hard()(vectors))
+    model = keras.Model(vectors, keras.layers.Dense(3, name="logits")(x))
+    model.compile("adam", LOSS, jit_compile=False)
+    unfreeze = StagedUnfreezing(model, [Phase("all", 1, 1e-2, ["all"])])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    model.fit(x, LABELS[:8], epochs=1, batch_size=8, callbacks=[unfreeze], verbose=0)
+    assert unfreeze.plan.phases[0].activation_bytes == 4 * 4  # what the last kernel multiplies
