@@ -101,9 +101,12 @@ def against_floor(output: Output, floor: Predictions, model: Predictions) -> dic
 
 
 def sentence(
-    part: Mapping[str, Any], name: str = "floor", what: str = "a linear model on frozen features"
+    part: Mapping[str, Any],
+    name: str = "floor",
+    what: str = "a linear model on frozen features",
+    who: str = "fine-tuning",
 ) -> str:
-    """Returns in one sentence what fine-tuning gained over the floor, or over something else.
+    """Returns in one sentence what was gained over the floor, or over something else, by whom.
 
     Example:
         >>> sentence({"accuracy": 0.85, "difference": 0.031, "difference_interval": [0.01, 0.052],
@@ -127,7 +130,7 @@ def sentence(
     if part["noise"]:
         return f"{what}; the difference is noise ({gained:+{digits}}{unit}, {span})"
     verb = "gained" if gained > 0 else "lost"
-    return f"{what}; fine-tuning {verb} {abs(gained):{digits}}{unit} ({span})"
+    return f"{what}; {who} {verb} {abs(gained):{digits}}{unit} ({span})"
 
 
 def floor_lines(evaluation: Mapping[str, Any]) -> list[str]:
@@ -135,7 +138,9 @@ def floor_lines(evaluation: Mapping[str, Any]) -> list[str]:
     if "heads" in evaluation:
         parts = {name: part.get("floor") for name, part in evaluation["heads"].items()}
         return [f"{name}: {sentence(part)}" for name, part in parts.items() if part]
-    lines = [sentence(evaluation["floor"])] if "floor" in evaluation else []
+    # A model that may answer by counts, too, does not owe all of its gain to fine-tuning.
+    who = "the model" if "counts" in evaluation else "fine-tuning"
+    lines = [sentence(evaluation["floor"], who=who)] if "floor" in evaluation else []
     if "counts" in evaluation:
-        lines.append(sentence(evaluation["counts"], "counts", _COUNTS))
+        lines.append(sentence(evaluation["counts"], "counts", _COUNTS, who))
     return lines

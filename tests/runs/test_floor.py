@@ -17,7 +17,7 @@ import tensorflow as tf
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.data.pipeline import Examples
-from ftkeras.evaluation.floor import against_floor, sentence
+from ftkeras.evaluation.floor import against_floor, floor_lines, sentence
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, load_predictions
 from ftkeras.outputs.any_of import AnyOf
@@ -310,6 +310,11 @@ def test_each_kind_of_output_is_compared_by_its_own_measure():
     )
     assert (part["accuracy"], part["difference"], part["noise"]) == (0.5, 0.5, False)
     assert "fine-tuning gained 50.0 points" in sentence(part)
+    [alone] = floor_lines({"floor": part})
+    assert "fine-tuning gained" in alone
+    # Beside counts, not all that the model gained is owed to fine-tuning.
+    for line in floor_lines({"floor": part, "counts": part}):
+        assert "the model gained 50.0 points" in line
     hot = np.eye(2)[classes]
     part = against_floor(
         AnyOf(("a", "b")),
