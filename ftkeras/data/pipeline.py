@@ -139,7 +139,7 @@ def batches(
             places = places.map(lambda batch: share.of(pad(batch, share.replicas)))
         return places.unbatch() if early and not read.by_batch else places
 
-    # Many examples at a time, handed on in order: parallelism must not change what comes out.
+    # Many examples at a time, passed on in order: parallelism must not change what comes out.
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     data, example = _places(count, order, grouped), _reader(split, read, order)
     finished = _finisher(mix, order.seed)

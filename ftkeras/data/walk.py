@@ -68,7 +68,7 @@ def _is_own(folder: str) -> bool:
 
 
 def _look_at(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # else it went away meanwhile
+    if not isinstance(error, FileNotFoundError):  # otherwise it went away meanwhile
         _refuse(error)
 
 

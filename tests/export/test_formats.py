@@ -67,7 +67,7 @@ def ask(file: Path, images: np.ndarray) -> np.ndarray:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         return session.run(None, {"images": images})[0]
     if file.suffix == ".xml":
-        # By itself it would compute in bfloat16 where the CPU can.
+        # By default it would compute in bfloat16 if the CPU can.
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         model = openvino_core().compile_model(file, "CPU", exact)
         return model({"images": images})["scores"]

@@ -1,4 +1,4 @@
-"""How long it takes until something happens: `--help`, and `plan` against what it cannot avoid.
+"""The time of `--help`, and of `plan` against what it cannot avoid.
 
     python tools/bench/startup.py [--runs 5]
 

@@ -77,7 +77,7 @@ class Signals:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether somebody wants the training to stop."""
+        """Whether a signal to stop has come."""
         return self._stop is not None
 
     def stop(self) -> None:

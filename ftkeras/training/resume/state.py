@@ -41,7 +41,7 @@ def take(model: keras.Model, fitted: keras.Model, parts: Mapping[str, Stateful])
         model: The whole model. `variables` has weights, statistics and states of seed generators;
             the optimizer's has step counts, momenta, accumulated gradients and the loss's scale.
         fitted: The model whose `fit` runs, and which has the metrics: `model` or its tail.
-        parts: What else has a state, by name.
+        parts: Other objects with a state, by name.
     """
     return {
         "version": VERSION,
@@ -74,7 +74,7 @@ def put_metrics(model: keras.Model, tree: Tree) -> None:
 
 
 def build_metrics(model: keras.Model, batches: tf.data.Dataset) -> None:
-    """Makes the variables of the model's metrics, which Keras else makes in the first step."""
+    """Makes the variables of the model's metrics, which Keras otherwise makes in the first step."""
     with model.distribute_strategy.scope():
         symbolic_build(model, batches.element_spec)
 
