@@ -220,8 +220,8 @@ def _finisher(mix: Mix | None, seed: int) -> Callable[..., Any]:
 def _repeated(value: tf.Tensor) -> tf.data.Dataset:
     """Yields a tensor without end, to be zipped with what varies.
 
-    A `map` that adds it would do the same, but when an epoch begins TensorFlow makes each function
-    ready again, and one within another takes it 20 ms.
+    A `map` that adds it would do the same. But TensorFlow prepares each function again when an
+    epoch begins, and one within another takes 20 ms.
     """
     return tf.data.Dataset.from_tensors(value).repeat()
 

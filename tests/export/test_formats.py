@@ -123,7 +123,7 @@ def off_by(amount: float, tolerance: float | None):
     [
         (2e-3, 1e-3, "x and the Keras model disagree by 0.002, and 0.001 is allowed"),
         (np.nan, 1e-3, "disagree by nan"),
-        (0.0, None, "accuracy of 0.333 where the Keras model has 1.000"),
+        (0.0, None, "accuracy of 0.333, the Keras model 1.000"),
     ],
 )
 def test_a_format_that_answers_otherwise_is_not_written(

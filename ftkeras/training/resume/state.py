@@ -34,8 +34,8 @@ class Stateful(Protocol):
 def take(model: keras.Model, fitted: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
     """Returns all that a training resumes from.
 
-    Variables are listed in the order in which Keras has them, which follows from how the model was
-    built; their names count through the process and may be others in the next.
+    Variables are listed in Keras's order, which follows from how the model was built. Their names
+    are counted over the whole process, and may differ in the next.
 
     Args:
         model: The whole model. `variables` has weights, statistics and states of seed generators;
