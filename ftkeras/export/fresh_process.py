@@ -28,7 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+if __name__ == "__main__":
+    # TensorFlow imports Keras, and Keras imports these if they are installed, which takes as long
+    # again. Nothing here needs them.
+    sys.modules.update(dict.fromkeys(("matplotlib", "pandas", "scipy", "sklearn")))
+
+import tensorflow as tf  # noqa: E402
 
 BATCHES = (1, 32)
 _REPEATS, _SECONDS = 9, 1.0  # of a measurement, at most
