@@ -181,6 +181,37 @@ def test_without_a_store_training_is_one_fit(arrays):
     assert one.model is made.model
 
 
+@pytest.mark.parametrize(("mode", "tests"), [("off", 2), ("on", 3)])
+def test_a_phase_traces_only_what_it_changes(arrays, tmp_path, monkeypatch, mode, tests):
+    """The second phase changes nothing, the third what the loss is, the fourth what trains."""
+    rows = ", ".join(
+        f"{{name: {name}, train: {train}, label_smoothing: {smoothing}, epochs: 2, "
+        "learning_rate: 1.0e-3}"
+        for name, train, smoothing in [
+            ("first", "[head]", 0.0),
+            ("same", "[head]", 0.0),
+            ("smoothed", "[head]", 0.1),
+            ("top", "[head, 'blocks[-1:]']", 0.1),
+        ]
+    )
+    made = assemble(config(arrays, f"trunk.mode={mode}", f"phases=[{rows}]"))
+    traced = dict.fromkeys(("train_step", "test_step"), 0)
+
+    def count(name: str) -> None:
+        step = getattr(keras.Model, name)
+
+        def counted(self, data):
+            traced[name] += 1
+            return step(self, data)
+
+        monkeypatch.setattr(keras.Model, name, counted)
+
+    for name in traced:
+        count(name)
+    trained(made, tmp_path / "run")
+    assert traced == {"train_step": 3, "test_step": tests}
+
+
 def trained(
     made: Assembled,
     folder: Path,
