@@ -32,7 +32,8 @@ import numpy as np
 if __name__ == "__main__":
     # TensorFlow imports Keras, and Keras imports these if they are installed, which takes as long
     # again. Nothing here needs them.
-    sys.modules.update(dict.fromkeys(("matplotlib", "pandas", "scipy", "sklearn")))
+    hidden = ("matplotlib", "pandas", "scipy", "sklearn")
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an ImportError
 
 import tensorflow as tf  # noqa: E402
 

@@ -25,6 +25,7 @@ from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.saving import Guards
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.segments import segments
+from ftkeras.trunk import plan
 from ftkeras.trunk.plan import TrunkForecast, format_trunk
 
 pytestmark = pytest.mark.slow
@@ -144,6 +145,15 @@ def test_auto_stores_only_what_saves_time(arrays):
     head, _ = assemble(config(arrays, real, many)).trunk.forecasts
     assert head.stored
     assert head.seconds_with < head.seconds_without / 5
+
+
+def test_the_forward_pass_is_timed_once_on_a_machine(arrays, cache, monkeypatch):
+    """A second run of the same calls and sizes forecasts the same, and traces nothing for it."""
+    first = assemble(config(arrays)).trunk.forecasts
+    monkeypatch.setattr(plan, "outputs_function", None)
+    assert assemble(config(arrays, "optimizer.weight_decay=0.1")).trunk.forecasts == first
+    with pytest.raises(TypeError):
+        assemble(config(arrays, "data.input.size=32"))
 
 
 @pytest.mark.parametrize(
