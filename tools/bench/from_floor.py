@@ -3,17 +3,22 @@
     python tools/bench/from_floor.py --data FOLDER [--recipes ...] [--sets ...] [--seeds 0,1]
 
 The shipped MobileNetV2 at 96 px. The head starts from the linear model on frozen features, batch
-normalisation is frozen, nothing is augmented. A recipe says which blocks train with the head, at
-what peak rate (Adam, a tenth of the steps warms up, then cosine to zero), and how long. The
-training loop is written out here so that it is traced once, and what is frozen runs once per set.
-`tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
+normalisation is frozen, nothing is augmented. A recipe states which blocks train with the head, the
+peak rate, and how long. The optimizer is Adam; a tenth of the steps warms up, then the rate follows
+a cosine to zero. The training loop is written out here so that it is traced once, and what is
+frozen runs once per set. `tools/bench/floor.py` measures the same with whole runs of
+`ftkeras train`.
 
-A row of `--out` has, of each candidate for the end, the accuracy on the test examples and which
-validation examples it gets wrong: `final` is the last epoch, `best` the one that validation found
-best, the number after it the share of the fine-tuned weights (the rest is the floor), `refit` the
-last epoch of a second training on training and validation examples together. So rules of choice can
-be compared without training again: `--rules` prints what each gains over the floor. A result that
-`--out` already holds is not measured again. `--data` is the folder that `image_sets.py` describes.
+A row of `--out` has, for each candidate of the end, the test accuracy and which validation examples
+are wrong. So rules of choice can be compared without training again: `--rules` prints the gain of
+each over the floor. The candidates:
+- `final`: the last epoch;
+- `best`: the epoch that validation found best; the number after it is the share of the fine-tuned
+  weights (the rest is the floor);
+- `refit`: the last epoch of a second training, on training and validation examples together.
+
+A result that `--out` already holds is not measured again. `--data` is the folder that
+`image_sets.py` describes.
 """
 
 from __future__ import annotations
