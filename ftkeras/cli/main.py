@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from ftkeras.cli.remarks import remarks_left_out
 from ftkeras.console import silenced
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 from ftkeras.training.resume.signals import Signals
@@ -67,16 +68,30 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     # TensorFlow and Keras make millions of lasting objects. Searching them for garbage at Python's
     # usual rate takes a second of a short run, and another second at the end.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    try:
-        status = main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt as stop:  # a second one, during the handling of the first
-        status = _stopped(stop)
-    with contextlib.suppress(Exception):  # the output may be closed
-        sys.stdout.flush()
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is done; a stop cuts the shutdown short
-        signal.signal(number, lambda *_: os._exit(status))
+    _open_closed_streams()
+    with remarks_left_out():
+        try:
+            status = main(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt as stop:  # a second one, during the handling of the first
+            status = _stopped(stop)
+        with contextlib.suppress(Exception):  # the output may be closed
+            sys.stdout.flush()
+        for number in (signal.SIGINT, signal.SIGTERM):  # all is done; a stop cuts what follows
+            signal.signal(number, lambda *_: os._exit(status))
     gc.freeze()
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Opens standard streams that are closed (`2>&-`) on nothing.
+
+    Otherwise the next file that is opened gets the number, and with it what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so this stream's
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def main(arguments: Sequence[str]) -> int:

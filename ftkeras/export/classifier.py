@@ -103,6 +103,23 @@ class Served:
         """The model as one that returns its outputs and, if it has a head, pooled features."""
         return with_features(self.model)
 
+    def run(self, *inputs: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Returns the network's outputs, and its pooled features in float32 if it has any.
+
+        Args:
+            inputs: What the model takes, in the order in which the kind names it.
+        """
+        tree = dict(zip(self.input.takes, inputs, strict=True)) if len(inputs) > 1 else inputs[0]
+        said = keras.tree.flatten(self.network(tree, training=False))
+        features = [tf.cast(said.pop(), tf.float32)] if self.has_features else []
+        return said, features
+
+    @functools.cached_property
+    def traced(self) -> Any:
+        """`run` as one graph for batches of any size, which all that is exported calls."""
+        run = tf.function(self.run, autograph=False)
+        return run.get_concrete_function(*prepared_specs(self.input))
+
     @property
     def has_features(self) -> bool:
         """Whether the model's pooled features are known."""
@@ -173,7 +190,7 @@ class Served:
 
         @tf.function(autograph=False, input_signature=[given])
         def answer(inputs: tf.Tensor) -> tf.Tensor:
-            [said] = keras.tree.flatten(self.model(inputs, training=False))
+            [said] = self.traced(inputs)[0]
             return tf.identity(self._scores(name, {name: said}), "scores")
 
         with tf.device("CPU:0"):
@@ -252,6 +269,16 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
+
+
+def prepared_specs(kind: Input, batch: int | None = None) -> list[tf.TensorSpec]:
+    """Returns what the signature `images`, or `inputs`, takes: batches of the model's inputs."""
+    takes = dict(kind.takes)
+    names = list(takes) if len(takes) > 1 else [kind.wire.prepared]
+    return [
+        tf.TensorSpec((batch, *spec.shape), spec.dtype, name)
+        for name, spec in zip(names, takes.values(), strict=True)
+    ]
 
 
 def outputs_on_cpu(model: keras.Model, inputs: Any) -> Any:

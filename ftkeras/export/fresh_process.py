@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+if __name__ == "__main__":
+    # TensorFlow imports Keras, and Keras imports these if they are installed, which takes as long
+    # again. Nothing here needs them.
+    hidden = ("matplotlib", "pandas", "scipy", "sklearn")
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an ImportError
+
+import tensorflow as tf  # noqa: E402
 
 BATCHES = (1, 32)
 _REPEATS, _SECONDS = 9, 1.0  # of a measurement, at most

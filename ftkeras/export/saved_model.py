@@ -65,7 +65,7 @@ def export_saved_model(
         ):
             archive = archive_of(servable, static_batch)
             progress.advance()
-            archive.write_out(folder, verbose=False)
+            archive.write_out(folder)
             extra = Path(folder, "assets.extra")  # which servers leave alone
             extra.mkdir()
             _write_json(extra / "ftkeras.json", servable.card())

@@ -212,6 +212,12 @@ def is_within(split: TrunkSplit, other: TrunkSplit) -> bool:
     return set(split.trunk.graph.steps) <= set(other.trunk.graph.steps)
 
 
+def is_alike(split: TrunkSplit, other: TrunkSplit) -> bool:
+    """Whether two splits of one graph divide it at the same places."""
+    one, two = split.trunk.graph, other.trunk.graph
+    return one.outputs == two.outputs and set(one.steps) == set(two.steps)
+
+
 def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[int]]]:
     """Returns a model that gives the frontiers of several splits at once.
 

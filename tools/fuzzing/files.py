@@ -209,7 +209,7 @@ def _served() -> Any:
     image = [Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten()]
     model = Sequential([*image, layers.Dense(3, name="logits")])
     with tempfile.TemporaryDirectory() as folder:
-        archive_of(Classifier(model, ["a", "b", "c"])).write_out(folder, verbose=False)
+        archive_of(Classifier(model, ["a", "b", "c"])).write_out(folder)
         return tf.saved_model.load(folder)
 
 

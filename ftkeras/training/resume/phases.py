@@ -57,10 +57,10 @@ class ResumableUnfreezing(StagedUnfreezing):
         return not validates and self.clock.time(epoch, batches) >= self.clock.end(self.index)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        index, clock = self.index, self.clock
+        index, clock, traced = self.index, self.clock, self._traced
         super().on_train_begin(logs)
         if self._loaded or self.one_fit_a_phase:
-            self.index, self.clock.ends = index, clock.ends
+            self.index, self.clock.ends, self._traced = index, clock.ends, traced
         if index is not None and self._loaded:
             self.set_up(index)
         self._loaded = False
