@@ -175,6 +175,7 @@ def config(
         "seed": seed,
         "data": {"source": "manifest", "batch_size": 32, "input": {"kind": "text"}},
         "backbone": {"name": name},
+        "head": {"counts": "off"},  # what the network alone answers
         "phases": phases,
         "optimizer": {"clip_norm": 1.0},
         "training": {"end": "trained"},
