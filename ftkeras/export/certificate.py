@@ -49,9 +49,10 @@ def certify_saved_model(
 
     What is right is what the model itself returns, computed apart from all that is exported.
 
-    Besides the golden examples it is asked about files that it must refuse: each must get an error
-    of its own and no answer, while the others are answered. All run on the CPU, so that an
-    accelerator's rounding does not decide. If OpenVINO is installed, it gives a second opinion.
+    It also gets files that it must refuse, beside the golden examples. Each of these must get an
+    error of its own and no answer, and the other files must be answered. All run on the CPU, so
+    that an accelerator's rounding does not decide. If OpenVINO is installed, it gives a second
+    opinion.
 
     Args:
         path: The SavedModel's folder, where another process can read it.

@@ -5,7 +5,7 @@ Besides, it imports the packages whose operations the model needs, which a serve
     python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
 
 Without arguments it reads them as a line of JSON from standard input, after it has imported
-TensorFlow: the import then happens while the SavedModel is written. Times are measured when that
+TensorFlow. So the import happens while the SavedModel is written. Times are measured when that
 input ends, so that the caller can work until then.
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with

@@ -59,7 +59,7 @@ def questions_of(kind: Input) -> Questions:
     if raw.dtype == tf.string or not raw.shape.is_fully_defined():
         raise UserError(
             f"export: ftkeras has no {kind.nouns} to prove an export with. Give the kind an "
-            'ability "golden"; docs/inputs.md says what it holds.'
+            'ability "golden"; docs/inputs.md lists its parts.'
         )
     random = np.random.default_rng(0)
     drawn = random.normal(size=(_COUNT, *raw.shape)).astype(raw.dtype.as_numpy_dtype)

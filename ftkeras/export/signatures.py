@@ -22,9 +22,10 @@ float32 (n, size, size, 3): RGB 0..255, already resized. `features` takes `image
 Of another kind the raw examples are called as `Input.wire` says, and `inputs` (`inputs_static`)
 takes what the model takes: one tensor `inputs`, or several by their names.
 
-A raw example that cannot be read costs no other its answer: its scores and values are 0, its
-indices -1, its names and features empty or 0, and `error` says why. Of images WebP is such a file:
-only what begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder.
+A raw example that cannot be read does not affect the answers of other examples. Its scores and
+values are 0, its indices -1, its names and features empty or 0, and `error` has the reason. Of
+images WebP is such a file: only what begins as JPEG, PNG, GIF or BMP, and is not too large, reaches
+a decoder.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class PlanRunner:
             recalibrate_batch_norm(self.subject, self._recalibrate_on)
         self.set_up(index)
         self.optimizer.enter(index)
-        if self.best.phase != index:  # else it was loaded
+        if self.best.phase != index:  # otherwise it was loaded
             self.best = BestEpoch(index)
         self.keep_clock()
         self._steer(0)

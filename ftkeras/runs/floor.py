@@ -241,9 +241,9 @@ def _stores(
 ) -> tuple[Mapping[str, FrontierStore], Answer | None]:
     """Returns the first phase's stores by split, and what makes features of what they hold.
 
-    The trunk runs here for all that comes: the phase trains from these stores, and what is measured
-    in the end goes through them, too (`ftkeras.trunk.answers`). There are none if the phase stores
-    nothing, or not the examples as they are. Stores that are rounded to 16 bits are for training.
+    The trunk runs here for all later uses: the phase trains from these stores, and the measurements
+    in the end read them, too (`ftkeras.trunk.answers`). There are none if the phase stores nothing,
+    or not the examples as they are. Stores that are rounded to 16 bits are for training.
     """
     trunk, phase = assembled.trunk, assembled.unfreeze.phases[0]
     stored = trunk is not None and trunk.forecasts and trunk.forecasts[0].stored

@@ -20,7 +20,7 @@ def why_full(model: keras.Model, weights: Weights, phases: Sequence[Phase]) -> s
     """Returns why a model has to train on full batches, if it has to.
 
     Padding has no weight in a loss. But the statistics of a batch and the losses that layers add
-    include all rows, so that an incomplete batch would depend on the number of replicas.
+    include all rows. So an incomplete batch would depend on the number of replicas.
 
     Args:
         model: The model, not compiled yet.

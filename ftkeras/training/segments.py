@@ -36,8 +36,8 @@ class Segment:
         first_epoch: The first epoch.
         end_epoch: It ends at the beginning of this epoch at the latest.
         work: The work of a training step in the unit of `trunk.cost`, if it trains from a store.
-        held_out: Returns the validation examples as the model takes them, each once and in order;
-            None if there are none, or if this worker has stored only its share.
+        held_out: Returns the validation examples as the model takes them, each once and in order.
+            Returns None if there are none, or if this worker has stored only its share.
     """
 
     model: keras.Model

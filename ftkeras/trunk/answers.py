@@ -29,8 +29,8 @@ class StoredAnswers:
     """Answers about whole splits by the tail alone, if the trunk's output is stored on disk.
 
     The answers are the whole model's, within the rounding of float32 (`trunk.precision: exact`: of
-    the tail alone). So stores that are rounded to 16 bits, or computed in bfloat16, answer nothing:
-    what is measured has to be true of the model that is saved. Nor does a trunk that trained in any
+    the tail alone). So stores that are rounded to 16 bits, or computed in bfloat16, measure
+    nothing: results must hold for the model that is saved. Nor does a trunk that trained in any
     phase, or whose weights are not those that the store was made with.
 
     Args:

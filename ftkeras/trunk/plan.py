@@ -147,7 +147,7 @@ def plan_trunk(
 ) -> TrunkPlan:
     """Decides for each phase whether its trunk is stored: if that is possible and saves time.
 
-    The time of a phase is estimated from one forward pass of the whole model on this machine,
+    The time of a phase is estimated from one forward pass of the whole model on this machine. It is
     divided between trunk and tail in proportion to their work.
 
     Args:

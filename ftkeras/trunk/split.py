@@ -91,9 +91,9 @@ def split_model(
 
     Args:
         model: A functional model; nested functional models are opened. Its inputs may have names.
-        silence: Take frozen layers that are random in training into the trunk, where they run as
-            at inference: dropout, stochastic depth, and layers that contain them, such as a
-            transformer block.
+        silence: Take frozen layers that are random in training into the trunk; they run as at
+            inference there. They are dropout, stochastic depth, and layers that contain them, such
+            as a transformer block.
         graph: The model's graph from `flatten`; several splits of one graph can be compared.
 
     Returns:

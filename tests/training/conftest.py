@@ -25,7 +25,7 @@ Training = Callable[..., tuple[dict[str, Any], Run]]
 
 @pytest.fixture
 def small_training(small_images) -> Training:
-    """A function that trains a new model, or goes on with what is in the folder.
+    """A function that trains a new model, or resumes from the folder.
 
     It returns all that came out, and the run.
     """

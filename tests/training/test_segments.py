@@ -72,7 +72,7 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
         config(arrays, "trunk.mode=on", "trunk.precision=exact"), str(tmp_path / "stored")
     )
     said = capsys.readouterr().out
-    assert said.count("trunk     train:") == 2  # once a phase
+    assert said.count("trunk     train:") == 2  # once per phase
     # The images ran through the trunk once for both, and for what is measured.
     assert said.count("examples through TensorFlow, to the bit, for 1 more") == 3  # test, too
     assert said.count("stored already") == 2

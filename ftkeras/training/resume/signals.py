@@ -65,8 +65,8 @@ class Signals:
     def stop_over_errors(self) -> Iterator[None]:
         """Raises the stop instead of an error that follows one.
 
-        Libraries turn a KeyboardInterrupt into errors of their own: an import that fails, an
-        operation that is cancelled, a child process that got the same Ctrl-C.
+        Libraries turn a KeyboardInterrupt into other errors: a failed import, a cancelled
+        operation, a child process that got the same Ctrl-C.
         """
         try:
             yield
@@ -77,7 +77,7 @@ class Signals:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether somebody wants the training to stop."""
+        """Whether a signal to stop has come."""
         return self._stop is not None
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A training that breaks off at any step and goes on ends as if nothing had happened."""
+"""A training that stops at any step and resumes ends with the weights of one that never stopped."""
 
 from __future__ import annotations
 
