@@ -61,10 +61,9 @@ def test_every_link_and_anchor_resolves(page):
 
 def long_lines(page: Path) -> list[str]:
     """Returns the lines over 100 characters, without tables and what a command printed."""
-    text = re.sub(
-        r"^```(?:text)?\n.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
-    )
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("|")]
+    output = re.compile(r"^( *)```(?:text)?\n.*?^\1```$", re.MULTILINE | re.DOTALL)
+    text = output.sub("", page.read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if not re.match(r" *\||    ", line)]
     return [line for line in lines if len(line) > 100]
 
 

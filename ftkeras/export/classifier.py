@@ -39,9 +39,9 @@ class Served:
     """A trained model with what its outputs mean.
 
     Args:
-        model: Takes what the kind says (of images RGB float32 (n, size, size, 3), 0..255), returns
-            (n, units), or a dict of them by output: logits, scores of a softmax or sigmoid (which
-            are served as they are; see `ending_of`), or numbers.
+        model: Takes the inputs of the kind (of images RGB float32 (n, size, size, 3), 0..255),
+            returns (n, units), or a dict of them by output: logits, scores of a softmax or sigmoid
+            (which are served as they are; see `ending_of`), or numbers.
         outputs: What the model answers, by name.
         resize: How images become square: crop, pad or squash.
         temperatures: By output, what the logits are divided by (Guo et al. 2017); 1 if left out.
@@ -282,7 +282,7 @@ def prepared_specs(kind: Input, batch: int | None = None) -> list[tf.TensorSpec]
 
 
 def outputs_on_cpu(model: keras.Model, inputs: Any) -> Any:
-    """Returns what a model says, layer by layer, in float32: what an export is compared with.
+    """Returns a model's outputs, layer by layer, in float32: what an export is compared with.
 
     On the CPU, so that an accelerator's rounding or a full memory does not decide.
 
@@ -298,7 +298,7 @@ def outputs_on_cpu(model: keras.Model, inputs: Any) -> Any:
 def with_features(model: keras.Model) -> keras.Model:
     """Returns a model as one with a flat list of outputs, of which the last is pooled features.
 
-    Where the model has no head that tells them, they are not among the outputs.
+    If the model has no head that shows them, they are not among the outputs.
     """
     features = pooled_features(model)
     inputs = model.input if len(model.inputs) > 1 else model.inputs[0]

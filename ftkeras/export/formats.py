@@ -67,7 +67,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Written:
-    """A model file: how to ask it, and how far its scores may be from the model's.
+    """A model file: how to run it, and how far its scores may be from the model's.
 
     Args:
         answer: From inputs float32 (n, ...) to scores (n, classes), in the format's runtime.
@@ -148,7 +148,7 @@ def export_format(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what converters say of their own insides: old functions, inputs left float32."""
+    """Drops warnings of converters about their own code: old functions, inputs left float32."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
     levels = [logger.level for logger in loggers]
     try:

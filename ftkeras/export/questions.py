@@ -1,4 +1,4 @@
-"""What an export is asked, to prove that it answers as its model does."""
+"""The questions to an export that prove that it answers as its model does."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COUNT = 3  # of the arrays that stand for examples
 
 @dataclass(frozen=True)
 class Questions:
-    """Raw examples to ask an export about, and what to expect of those that it must refuse.
+    """Raw examples to send to an export, and what to expect of those that it must refuse.
 
     Args:
         golden: Raw examples that must be answered as the model answers them, by name.
-        warm_up: The names of those that a server is asked about first.
+        warm_up: The names of those for a server's warm-up requests.
         refused: Raw examples that must get an error of their own and no answer, by name.
         is_told: Whether an error (its text) is about the refused example of a name.
         why_not: From a raw example, a scalar, to why it cannot be read; a graph's operations.

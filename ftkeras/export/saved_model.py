@@ -1,6 +1,7 @@
 """Writes the SavedModel that TF Serving takes as it is.
 
-`ftkeras.export.signatures` says what it answers; a client needs no other file and no preprocessing.
+`ftkeras.export.signatures` defines what it answers; a client needs no other file and no
+preprocessing.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ there is no other output.
 any sizes, decoded and resized inside by the code that training uses. `examples` takes `examples`,
 string (n,): serialized tf.Examples with the file in `image/encoded`. `images` takes `images`,
 float32 (n, size, size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and returns
-`features`, float32 (n, channels), what the head sees of the image, and `error`. `images_static` is
+`features`, float32 (n, channels), what the head gets of the image, and `error`. `images_static` is
 `images` for one batch size and without names: nothing that an accelerator's compiler cannot take.
 
 Of another kind the raw examples are called as `Input.wire` says, and `inputs` (`inputs_static`)

@@ -3,7 +3,7 @@
 On long texts, or in a language without word vectors, it may be better than the network; mostly the
 two err on different examples. So in the end the model may answer by both. Each example's logits are
 then a weighted sum, with the two weights that the validation split finds best ("stacking", Wolpert
-1992). Training does not see it: beside a classifier that knows the training examples by heart, a
+1992). Training does not use it: beside a classifier that knows the training examples by heart, a
 network has nothing to learn.
 """
 

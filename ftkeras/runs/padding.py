@@ -56,7 +56,7 @@ def _adds_losses(model: keras.Model) -> bool:
 
 
 def full_batches(feed: Feed, why: str, replicas: int) -> tuple[Feed, str]:
-    """Returns a feed whose training batches are full, and a sentence that says so.
+    """Returns a feed whose training batches are full, and a sentence about it.
 
     Args:
         feed: The feed.

@@ -50,7 +50,7 @@ class StoredAnswers:
         Args:
             model: The whole model, or one of its inputs and outputs.
             name: The split.
-            label: What to say while the tail runs.
+            label: What to print while the tail runs.
         """
         index, feed = self._trunk.never_trained(), self._feed
         if index is None or feed.share.count > 1 or not _same(model, self._model):
@@ -100,7 +100,7 @@ def run_tail(
         feed: The data.
         name: The split.
         places: The indices of the examples.
-        label: What to say meanwhile.
+        label: What to print meanwhile.
     """
     read = store.read(feed.data.splits[name], sizes=feed.input.sizes)
     zero, size, parts = tf.constant(0, tf.int64), _BATCHES * feed.batch_size, []

@@ -46,7 +46,7 @@ class TrunkForecast:
         reason: Why, or why not.
         made_in: The phase in which the examples run through the trunk: this one, or an earlier one
             whose trunk holds this phase's.
-        exact: Whether the tail trains on the very numbers that it would see without a store.
+        exact: Whether the tail trains on the same numbers, to the bit, as without a store.
         share: How much of the forward pass is in the trunk, from 0 to 1.
         bytes: The size of the stores.
         seconds_without: Time of the phase without a store.

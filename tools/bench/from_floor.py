@@ -8,13 +8,17 @@ what peak rate (Adam, a tenth of the steps warms up, then cosine to zero), and h
 training loop is written out here so that it is traced once, and what is frozen runs once per set.
 `tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
 
-A row of `--out` has, of each candidate for the end, the accuracy on the test examples and which
-test and validation examples it gets wrong: `final` is the last epoch, `best` the one that validation found
-best, the number after it the share of the fine-tuned weights (the rest is the floor), `refit` the
-last epoch of a second training on training and validation examples together. So rules of choice can
-be compared without training again: `--rules` prints what each gains over the floor, and beside it
-what `rivals.py` has measured (`floor_rules.py`). A result that `--out` already holds is not
-measured again. `--data` is the folder that `image_sets.py` describes.
+A row of `--out` has, for each candidate of the end, the test accuracy and which test and validation
+examples are wrong. So rules of choice can be compared without training again: `--rules` prints the
+gain of each over the floor, beside what `rivals.py` has measured (`floor_rules.py`). The
+candidates:
+- `final`: the last epoch;
+- `best`: the epoch that validation found best; the number after it is the share of the fine-tuned
+  weights (the rest is the floor);
+- `refit`: the last epoch of a second training, on training and validation examples together.
+
+A result that `--out` already holds is not measured again. `--data` is the folder that
+`image_sets.py` describes.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _LEAST_FROM_FLOOR = 0.3  # the floor fits its examples closely; dropout alone ra
 
 
 class Divergence(Exception):
-    """Training cannot continue; the message says what is wrong."""
+    """Training cannot continue; the message has the reason."""
 
 
 class DivergenceWatch(keras.callbacks.Callback):

@@ -67,8 +67,8 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         model: Whose weights they are, also while `fit` trains its tail alone.
         run: Where they go.
-        monitor: The logged metric that says which epoch is the best; its name tells the direction.
-            None: the last one is.
+        monitor: The logged metric that decides which epoch is the best; its name gives the
+            direction. None: the last one is.
         average: If given, the best weights are the averaged ones, which validation measured.
     """
 

@@ -68,7 +68,7 @@ class ResumableUnfreezing(StagedUnfreezing):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.first_batch and self.position[1] == self.clock.steps_per_epoch:
-            # Keras would ask an epoch that began in the middle for as many batches as any other.
+            # Keras would read as many batches in an epoch that began in the middle as in any other.
             self._cut = not self.model.stop_training
             self.model.stop_training = True
 
