@@ -52,7 +52,7 @@ class Progress:
 
     Args:
         label: What is being done, for example "scan images".
-        total: How many steps there are, or None if nobody knows.
+        total: How many steps there are, or None if that is unknown.
         stream: Where to write; standard error by default.
     """
 

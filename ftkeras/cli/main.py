@@ -27,10 +27,10 @@ VERBS = {
     "train": "fine-tune, evaluate and export",
     "extend": "add classes or images to a finished run, without forgetting the old",
     "lr-find": "try rising learning rates on the first phase, and suggest one",
-    "doctor": "look for what would spoil a run: machine, data, config",
+    "doctor": "find faults in machine, data and config that would spoil a run",
     "plan": "show what each phase would train, before anything trains",
     "evaluate": "measure a run's model on its test set",
-    "compare": "say whether one run's model is better than another's, or the difference noise",
+    "compare": "test whether one of two runs is better, or the difference is noise",
     "soup": "average the weights of finished runs into one model",
     "robustness": "measure a run's model on images with noise, blur, bad weather, other framing",
     "predict": "classify image files with a run's model",
@@ -147,7 +147,7 @@ def _dispatch(arguments: list[str]) -> int:
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow arguments
     module.define(values)
-    what = "nothing but errors" if verb in _MAKERS else "the result and errors alone"
+    what = "errors only" if verb in _MAKERS else "the result and errors only"
     flags.DEFINE_boolean("quiet", False, f"print {what}", flag_values=values)
     if any(argument in ("-h", "--help", "-help") for argument in rest):
         print(_help(verb, module, values), end="")

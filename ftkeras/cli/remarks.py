@@ -97,7 +97,7 @@ def _start() -> tuple[int, int]:
 
 def _wait(reader: int) -> None:
     end = time.monotonic() + _END
-    with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
+    with contextlib.suppress(ChildProcessError):  # already waited for
         while not os.waitpid(reader, os.WNOHANG)[0] and time.monotonic() < end:
             time.sleep(0.001)
 
@@ -122,7 +122,7 @@ def _pass_on(source: int, target: int, known: Mapping[str, str]) -> None:
 
 
 def _write(output: bytes) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more; the pipe must not fill up
+    with contextlib.suppress(OSError):  # the terminal is closed; the pipe must not fill up
         while output:
             output = output[os.write(1, output) :]
 

@@ -80,8 +80,8 @@ def test_a_tenth_of_the_way_the_time_left_is_within_a_factor_of_2(quick, monkeyp
     assert len(set(shown)) > 10
 
 
-# Hundredths of a second between the steps of two epochs, as `train` recorded them for the
-# quickstart's whole network on two cores: tracing first, a validation after 54 steps.
+# Hundredths of a second between the steps of two epochs. `train` recorded them for the quickstart's
+# whole network on two cores: tracing first, a validation after 54 steps.
 RECORDED = """
 980 22 33 23 17 17 33 29 24 31 24 36 29 29 26 34 22 30 23 20 25 19 23 24 23 23 24 24 24 25 24 28
 24 26 23 26 20 17 18 16 18 25 17 16 17 16 20 23 23 23 22 22 23 12 336 24 34 24 24 25 19 26 32 25
