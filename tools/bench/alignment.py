@@ -17,10 +17,10 @@ of a test picture is trained on. Texts are names and tags; names are the queries
     backbone      two classifiers of the groups of emoji, from the tower of "images blocks" and from
                   the plain one; accuracy instead of recall
 
-Each way is one `ftkeras train`. Prints recall at 1 and 10, the mean of both ways, of the run and of
-ridge regression between the frozen features of the same training pairs; the differences with their
-paired 95% intervals; and of several seeds the means with their standard errors. `--groups` prints
-recall at 10 by group of emoji, from the rows that are kept. A row that `--out` holds is not
+Each way is one `ftkeras train`. Ridge regression between the frozen features of the same training
+pairs is the baseline. Prints recall at 1 and 10, the mean of both directions, of both models. One
+seed also has the differences with their paired 95% intervals; several seeds have means with their
+standard errors. `--groups` prints recall at 10 by group of emoji. A row that `--out` holds is not
 measured again.
 """
 

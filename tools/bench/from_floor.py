@@ -1,4 +1,4 @@
-"""Which recipe, started from the floor, beats the floor: on nine small sets of images.
+"""Which recipe, started from the floor, beats the floor: on eleven small sets of images.
 
     python tools/bench/from_floor.py --data FOLDER [--recipes ...] [--sets ...] [--seeds 0,1]
 
@@ -8,12 +8,17 @@ what peak rate (Adam, a tenth of the steps warms up, then cosine to zero), and h
 training loop is written out here so that it is traced once, and what is frozen runs once per set.
 `tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
 
-A row of `--out` has, of each candidate for the end, the accuracy on the test examples and which
-validation examples it gets wrong: `final` is the last epoch, `best` the one that validation found
-best, the number after it the share of the fine-tuned weights (the rest is the floor), `refit` the
-last epoch of a second training on training and validation examples together. So rules of choice can
-be compared without training again: `--rules` prints what each gains over the floor. A result that
-`--out` already holds is not measured again. `--data` is the folder that `image_sets.py` describes.
+A row of `--out` has, for each candidate of the end, the test accuracy and which test and validation
+examples are wrong. So rules of choice can be compared without training again: `--rules` prints the
+gain of each over the floor, beside what `rivals.py` has measured (`floor_rules.py`). The
+candidates:
+- `final`: the last epoch;
+- `best`: the epoch that validation found best; the number after it is the share of the fine-tuned
+  weights (the rest is the floor);
+- `refit`: the last epoch of a second training, on training and validation examples together.
+
+A result that `--out` already holds is not measured again. `--data` is the folder that
+`image_sets.py` describes.
 """
 
 from __future__ import annotations
@@ -22,9 +27,8 @@ import argparse
 import functools
 import json
 import math
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +36,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from floor_rules import Row, packed, summary
 from image_sets import load
 
 from ftkeras.backbones import load_backbone
-from ftkeras.console import table
 from ftkeras.measures.linear import STRENGTHS, Linear, logistic
 from ftkeras.model.assemble import build_model
+from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.trunk.split import split_model
 
 SETS = {  # the set, how many examples to train on (a fifth of them validates), and to test on
@@ -54,18 +59,29 @@ SETS = {  # the set, how many examples to train on (a fifth of them validates), 
     "stamps-200": ("stamps", 200, 170),
 }
 SIZE, BATCH, WARM = 96, 32, 0.1
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.5, 1.0)
 Weights = list[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which blocks train (0: all), at what peak rate, for how many epochs and at least steps."""
+    """How to train.
+
+    Args:
+        blocks: How many of the last blocks train; 0 is all.
+        rate: The peak rate.
+        epochs: How many.
+        steps: At least so many; epochs are added until there are.
+        decay: The share of the rate of the block after it that a block has (layer-wise rates).
+        flip: Whether half of the images are mirrored, other ones in each epoch.
+    """
 
     blocks: int
     rate: float
     epochs: int = 20
     steps: int = 0
+    decay: float = 1.0
+    flip: bool = False
 
 
 RECIPES = {
@@ -73,7 +89,10 @@ RECIPES = {
     "t4 3e-4 20": Recipe(4, 3e-4),
     "t4 3e-4 400": Recipe(4, 3e-4, steps=400),
     "full 3e-4 20": Recipe(0, 3e-4),
+    "t8 3e-4 20 x0.7": Recipe(8, 3e-4, decay=0.7),
+    "t4 3e-4 20 flip": Recipe(4, 3e-4, flip=True),
 }
+IN_USE = "t4 3e-4 20"
 
 
 class Learner:
@@ -90,7 +109,15 @@ class Learner:
         split = split_model(self.model)
         self._trunk = None if split is None else tf.function(split.trunk, reduce_retracing=True)
         self._tail = self.model if split is None else split.tail
-        self._weights = [v.value for v in self._tail.trainable_variables]
+        trained = self._tail.trainable_variables
+        self._weights = [v.value for v in trained]
+        depth = {
+            id(variable): number
+            for number, block in enumerate(reversed(backbone.blocks), start=1)
+            for layer in block.layers
+            for variable in layer.variables
+        }
+        self._depth = np.array([depth.get(id(v), 0) for v in trained], np.float32)  # 0: the head
         self._first = self.weights()
         self._moments = [tf.Variable(tf.zeros_like(w)) for w in 2 * self._weights]
         self._step = tf.Variable(0.0)
@@ -111,6 +138,9 @@ class Learner:
         self.model.get_layer("logits").set_weights([floor.kernel, floor.bias])
         for state in (*self._moments, self._step):
             state.assign(tf.zeros_like(state))
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.Dropout):  # a row does not depend on the one before
+                layer.seed_generator.state.assign([0, 0])
         return self.weights()
 
     def weights(self) -> Weights:
@@ -130,7 +160,11 @@ class Learner:
         seed: int,
         each_epoch: Callable[[int], None] = lambda epoch: None,
     ) -> int:
-        """Trains through a recipe and returns how many epochs that were."""
+        """Trains through a recipe and returns how many epochs that were.
+
+        If `x` is twice as long as `y`, its second half has the mirrored images.
+        """
+        shares = tf.constant(recipe.decay**self._depth, tf.float32)
         random, per_epoch = np.random.default_rng(seed), -(-len(y) // BATCH)
         epochs = max(recipe.epochs, -(-recipe.steps // per_epoch))
         total, step = per_epoch * epochs, 0
@@ -141,25 +175,29 @@ class Learner:
                 warm = min(1.0, step / (WARM * total))
                 past = max(0.0, step - WARM * total) / ((1 - WARM) * total)
                 rate = recipe.rate * warm * 0.5 * (1 + math.cos(math.pi * past))
+                seen = rows
+                if recipe.flip:
+                    seen = rows + len(y) * random.integers(0, 2, len(rows))
                 self._train(
-                    tf.constant(x[rows], tf.float32),
+                    tf.constant(x[seen], tf.float32),
                     tf.constant(y[rows], tf.int32),
-                    tf.constant(rate, tf.float32),
+                    rate * shares,
                 )
             each_epoch(epoch)
         return epochs
 
-    def _update(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> None:
+    def _update(self, x: tf.Tensor, y: tf.Tensor, rates: tf.Tensor) -> None:
         """Makes a step of Adam."""
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, quick_pointwise_gradients(self._tail):
             logits = self._tail(x, training=True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
         gradients = tape.gradient(loss, self._weights)
         self._step.assign_add(1.0)
-        rate *= tf.sqrt(1 - 0.999**self._step) / (1 - 0.9**self._step)
+        rates *= tf.sqrt(1 - 0.999**self._step) / (1 - 0.9**self._step)
         count = len(self._weights)
         both = zip(self._moments[:count], self._moments[count:], strict=True)
-        for w, g, (m, v) in zip(self._weights, gradients, both, strict=True):
+        each = zip(self._weights, gradients, tf.unstack(rates), both, strict=True)
+        for w, g, rate, (m, v) in each:
             m.assign(0.9 * m + 0.1 * g)
             v.assign(0.999 * v + 0.001 * g * g)
             w.assign_sub(rate * m / (tf.sqrt(v) + 1e-7))
@@ -216,31 +254,25 @@ def drawn(labels: np.ndarray, count: int, tests: int, seed: int) -> dict[str, np
     return {"train": np.concatenate(train), "val": np.concatenate(val), "test": order[:tests]}
 
 
-def measure(name: str, seed: int, recipe_name: str, folder: Path) -> dict[str, Any]:
-    """Returns the row of one training, and of a second one with the validation examples."""
+def measure(name: str, seed: int, recipe_name: str, folder: Path) -> Row:
+    """Returns the row of one training; and of a second one, if the recipe is in use."""
     base, count, tests = SETS[name]
     recipe, start = RECIPES[recipe_name], time.time()
     pixels, labels = load(base, SIZE, folder)
-    rows = drawn(labels, count, tests, seed)
+    classes, rows = int(labels.max()) + 1, drawn(labels, count, tests, seed)
     y = {split: labels[own] for split, own in rows.items()}
-    model = learner(int(labels.max()) + 1, recipe.blocks)
-    model.begin(logistic(np.zeros((2, 1280)), np.array([0, 1]), int(labels.max()) + 1, 0.1))
+    model = learner(classes, recipe.blocks)
+    model.begin(Linear(np.zeros((1280, classes), np.float32), np.zeros(classes, np.float32)))
     pooled = keras.Model(model.model.input, model.model.get_layer("logits").input)
     features = {split: _by_batch(pooled, pixels[own]) for split, own in rows.items()}
     x = {split: model.frontier(pixels[own]) for split, own in rows.items()}
+    seen = x["train"]
+    if recipe.flip:
+        seen = np.concatenate([seen, model.frontier(pixels[rows["train"], :, ::-1])])
     floor, strength = fit_floor(features["train"], y["train"], seed)
-    row: dict[str, Any] = {"set": name, "seed": seed, "recipe": recipe_name}
-    row["n"] = [len(own) for own in rows.values()]
-
-    def note(tag: str, weights: Weights, held_out: bool = True) -> None:
-        model.put(weights)
-        right = model.logits(x["test"]).argmax(axis=1) == y["test"]
-        row[tag] = {"test": float(right.mean())}
-        if held_out:
-            said = model.logits(x["val"])
-            wrong = said.argmax(axis=1) != y["val"]
-            row[tag]["wrong"] = "".join("01"[int(each)] for each in wrong)
-            row[tag]["val_loss"] = float(losses(said, y["val"]).mean())
+    row: Row = {"set": name, "seed": seed, "recipe": recipe_name}
+    row["n"], row["of"] = [len(own) for own in rows.values()], len(labels)
+    end = _Ends(row, model, x, y)
 
     best: list[Any] = []
 
@@ -251,110 +283,48 @@ def measure(name: str, seed: int, recipe_name: str, folder: Path) -> dict[str, A
             best[:] = [key, epoch, model.weights()]
 
     begin = model.begin(floor)
-    note("floor", begin)
-    model.begin(floor)
-    row["epochs"] = model.train(recipe, x["train"], y["train"], seed, watch)
+    row["epochs"] = model.train(recipe, seen, y["train"], seed, watch)
     final, row["best_epoch"] = model.weights(), best[1]
-    for tag, end in (("final", final), ("best", best[2])):
+    end.note("floor", begin)
+    for tag, weights in (("final", final), ("best", best[2])):
         for share in SHARES:
-            note(f"{tag} {share}", _between(begin, end, share))
-    both = {part: np.concatenate([part_["train"], part_["val"]]) for part, part_ in
-            (("x", x), ("y", y), ("features", features))}  # fmt: skip
-    classes = int(labels.max()) + 1
-    begin = model.begin(logistic(both["features"], both["y"], classes, strength))
-    note("refit floor", begin, held_out=False)
-    model.put(begin)
-    model.train(recipe, both["x"], both["y"], seed)
-    end = model.weights()
-    for share in SHARES:
-        note(f"refit {share}", _between(begin, end, share), held_out=False)
+            end.note(f"{tag} {share}", _between(begin, weights, share))
+    if recipe_name == IN_USE:
+        both = {part: np.concatenate([each["train"], each["val"]]) for part, each in
+                (("x", x), ("y", y), ("features", features))}  # fmt: skip
+        begin = model.begin(logistic(both["features"], both["y"], classes, strength))
+        model.train(recipe, both["x"], both["y"], seed)
+        final = model.weights()
+        end.note("refit floor", begin, held_out=False)
+        for share in SHARES:
+            end.note(f"refit {share}", _between(begin, final, share), held_out=False)
     row["seconds"] = round(time.time() - start, 1)
     return row
 
 
+@dataclass(frozen=True)
+class _Ends:
+    """Writes into a row what weights give."""
+
+    row: Row
+    model: Learner
+    x: dict[str, np.ndarray]
+    y: dict[str, np.ndarray]
+
+    def note(self, tag: str, weights: Weights, held_out: bool = True) -> None:
+        """Keeps the accuracy on test examples, and which examples are wrong."""
+        self.model.put(weights)
+        wrong = self.model.logits(self.x["test"]).argmax(axis=1) != self.y["test"]
+        self.row[tag] = {"test": float(1 - wrong.mean()), "missed": packed(wrong)}
+        if held_out:
+            said = self.model.logits(self.x["val"])
+            wrong = said.argmax(axis=1) != self.y["val"]
+            self.row[tag]["wrong"] = "".join("01"[int(each)] for each in wrong)
+            self.row[tag]["val_loss"] = float(losses(said, self.y["val"]).mean())
+
+
 def _between(begin: Weights, end: Weights, share: float) -> Weights:
     return [b + share * (w - b) for b, w in zip(begin, end, strict=True)]
-
-
-Row = dict[str, Any]
-
-
-def first_best(*candidates: str) -> Callable[[Row], str]:
-    """Returns the rule that takes the least wrong candidate, the first one among equals."""
-    return lambda row: min(candidates, key=lambda tag: row[tag]["wrong"].count("1"))
-
-
-def by_standard_error(row: Row) -> str:
-    """Keeps the floor unless another one is ahead by a standard error (of 100 examples or more)."""
-    best = first_best("floor", "final 0.5", "final 1.0")(row)
-    pairs = zip(row["floor"]["wrong"], row[best]["wrong"], strict=True)
-    ahead = [int(a) - int(b) for a, b in pairs]
-    error = math.sqrt(sum(each**2 for each in ahead))
-    return "floor" if len(ahead) < 100 and sum(ahead) <= error else best
-
-
-RULES: dict[str, Callable[[Row], str]] = {
-    "always the last epoch": lambda row: "final 1.0",
-    "always half way to it": lambda row: "final 0.5",
-    "always the best epoch": lambda row: "best 1.0",
-    "half, last or floor: most accurate, floor first": first_best(
-        "floor", "final 0.5", "final 1.0"
-    ),
-    "half, last or floor: most accurate, floor last": first_best("final 0.5", "final 1.0", "floor"),
-    "half, last or floor: the floor unless beaten by an error": by_standard_error,
-    "half, last or floor: least validation loss": lambda row: min(
-        ("floor", "final 0.5", "final 1.0"), key=lambda tag: row[tag]["val_loss"]
-    ),
-    "half, best or floor: most accurate, floor last": first_best("best 0.5", "best 1.0", "floor"),
-}
-KEPT = RULES["half, last or floor: most accurate, floor last"]
-
-
-def gains(rows: Sequence[Row], rule: Callable[[Row], str]) -> list[float]:
-    """Returns for each set the mean gain over the floor, in points of test accuracy."""
-    names = dict.fromkeys(row["set"] for row in rows)
-    return [
-        statistics.mean(
-            100 * (row[rule(row)]["test"] - row["floor"]["test"])
-            for row in rows
-            if row["set"] == name
-        )
-        for name in names
-    ]
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """Returns two tables: what rules gain over the sets, and each set with the rule in use."""
-    shown = []
-    for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        own = [row for row in rows if row["recipe"] == recipe]
-        for name, rule in RULES.items():
-            each = gains(own, rule)
-            numbers = (statistics.mean(each), statistics.median(each), min(each))
-            shown.append((recipe, str(len(each)), name, *(f"{number:+.1f}" for number in numbers)))
-    first = table(shown, ("recipe", "sets", "what is kept", "mean", "median", "worst set"))
-    shown = []
-    for (name, recipe), own in _grouped(rows).items():
-        floor, kept, floor_of_all, refit = (
-            statistics.mean(row[tag(row)]["test"] for row in own)
-            for tag in (
-                lambda row: "floor",
-                KEPT,
-                lambda row: "refit floor",
-                lambda row: KEPT(row).replace("final", "refit").replace("floor", "refit floor"),
-            )
-        )
-        shares = (f"{share:.3f}" for share in (floor, kept, floor_of_all, refit))
-        shown.append((name, recipe, str(len(own)), *shares))
-    header = ("set", "recipe", "seeds", "floor", "kept", "floor, refit", "kept, refit")
-    return f"{first}\n\n{table(shown, header)}"
-
-
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["set"], row["recipe"]), []).append(row)
-    return groups
 
 
 def main() -> None:
@@ -367,6 +337,8 @@ def main() -> None:
     parser.add_argument("--rules", action="store_true", help="measure nothing")
     parser.add_argument("--out", default=str(Path(__file__).parent / "from_floor.jsonl"))
     options = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # so that a row repeats
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     out = Path(options.out)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     known = {(row["set"], row["seed"], row["recipe"]) for row in rows}
@@ -383,7 +355,9 @@ def main() -> None:
         with out.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(*each, f"{rows[-1]['seconds']} s", flush=True)
-    print(summary(rows))
+    rivals = Path(__file__).parent / "rivals.jsonl"
+    others = [json.loads(line) for line in rivals.read_text().splitlines()]
+    print(summary(rows, others))
 
 
 if __name__ == "__main__":
