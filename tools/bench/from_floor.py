@@ -8,17 +8,14 @@ what peak rate (Adam, a tenth of the steps warms up, then cosine to zero), and h
 training loop is written out here so that it is traced once, and what is frozen runs once per set.
 `tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
 
-A row of `--out` has, for each candidate of the end, the test accuracy and which test and validation
-examples are wrong. So rules of choice can be compared without training again: `--rules` prints the
-gain of each over the floor, beside what `rivals.py` has measured (`floor_rules.py`). The
-candidates:
-- `final`: the last epoch;
-- `best`: the epoch that validation found best; the number after it is the share of the fine-tuned
-  weights (the rest is the floor);
-- `refit`: the last epoch of a second training, on training and validation examples together.
-
-A result that `--out` already holds is not measured again. `--data` is the folder that
-`image_sets.py` describes.
+A row of `--out` has, of each candidate for the end, the accuracy on the test examples, and which
+test examples (`missed`) and validation examples (`wrong`) it gets wrong: `final` is the last epoch,
+`best` the one that validation found best, the number after it the share of the fine-tuned weights
+(the rest is the floor), `refit` the last epoch of a second training on training and validation
+examples together. So rules of choice can be compared without training again: `--rules` prints what
+each gains over the floor, and beside it what `rivals.py` has measured (`floor_rules.py`). A result
+that `--out` already holds is not measured again. `--data` is the folder that `image_sets.py`
+describes. TensorFlow uses one thread, so a row repeats on the same processor.
 """
 
 from __future__ import annotations
@@ -337,7 +334,7 @@ def main() -> None:
     parser.add_argument("--rules", action="store_true", help="measure nothing")
     parser.add_argument("--out", default=str(Path(__file__).parent / "from_floor.jsonl"))
     options = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(1)  # so that a row repeats
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     out = Path(options.out)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []

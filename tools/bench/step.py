@@ -188,6 +188,10 @@ def speed(data: Data, size: int, phase: Phase, full: bool) -> tuple[float, float
             best = Checkpoints(model, run, "accuracy")
             fit(model, feed, unfreeze=unfreeze, checkpoints=best, callbacks=[clock])
     else:
+        trained = {id(weight.variable) for weight in unfreeze.plan.phases[0].trained}
+        for layer in backbone.model.layers:
+            layer.trainable = any(id(v) in trained for v in layer.trainable_variables)
+        assert len(model.trainable_variables) == len(trained)
         optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
         optimizer.build(model.trainable_variables)
         model.compile(optimizer, model.loss, metrics=["accuracy"])
