@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from startup import seconds
+from startup import process
 
 from ftkeras.console import table
 from ftkeras.run import Run
@@ -64,8 +64,8 @@ def main() -> None:
         searcher.encode(TEXT)  # the first one traces
         ways: dict[str, Callable[[], object]] = {
             "again": lambda: searcher.index([str(folder)]).best(searcher.encode(TEXT), 10),
-            "search": lambda: seconds(command),
-            "import": lambda: seconds(["-c", "import tensorflow, keras"]),
+            "search": lambda: process(command),
+            "import": lambda: process(["-c", "import tensorflow, keras"]),
         }
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for _ in range(options.runs):
