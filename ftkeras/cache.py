@@ -17,7 +17,7 @@ from ftkeras.files import write_whole
 
 
 def cache_folder(*parts: str) -> Path:
-    """Returns (and makes) a folder under FTKERAS_CACHE, or else ~/.cache/ftkeras.
+    """Returns (and makes) a folder under FTKERAS_CACHE, otherwise ~/.cache/ftkeras.
 
     If the home cannot be written, a folder of this user's own under the temporary folder serves.
 

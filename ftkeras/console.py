@@ -52,7 +52,7 @@ class Progress:
 
     Args:
         label: What is being done, for example "scan images".
-        total: How many steps there are, or None if nobody knows.
+        total: How many steps there are, or None if that is unknown.
         stream: Where to write; standard error by default.
     """
 
@@ -167,21 +167,35 @@ def silenced(*descriptors: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _redirected(descriptor: int, target: int) -> Iterator[None]:
-    """Sends what is written to a descriptor to another file; one that is closed is left alone."""
+    """Sends what is written to a descriptor to another file; one that is closed is left alone.
+
+    So, too, with that of Python's stream, which may have one of its own.
+    """
     stream = sys.stdout if descriptor == 1 else sys.stderr
-    try:
-        before = os.dup(descriptor)
-    except OSError:
+    before = {}
+    for one in {descriptor, _descriptor_of(stream, descriptor)}:
+        with contextlib.suppress(OSError):
+            before[one] = os.dup(one), os.get_inheritable(one)
+    if not before:
         yield
         return
     stream.flush()
-    os.dup2(target, descriptor)
+    for one, (_, inherited) in before.items():
+        os.dup2(target, one, inherited)
     try:
         yield
     finally:
         stream.flush()
-        os.dup2(before, descriptor)
-        os.close(before)
+        for one, (copy, inherited) in before.items():
+            os.dup2(copy, one, inherited)
+            os.close(copy)
+
+
+def _descriptor_of(stream: TextIO, otherwise: int) -> int:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # closed at the start; in memory; closed since
+        return otherwise
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -1,7 +1,7 @@
 """A functional Keras model as a flat list of calls, and models that run a stretch of it.
 
-Nothing is added to the layers' own record of their calls: a layer can be part of any number of
-these models, for any length of time, and still be saved with the model that it came from.
+Nothing is added to the layers' own record of their calls. So a layer can be part of any number of
+these models, and still be saved with the model that it came from.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class GraphModel(keras.Model):
         graph: What to run. One input is given as it is, several as a list, a tuple or a dict by
             name; see `Graph.in_order`.
         name: The model's name.
-        whole: The model that it came from, to list weights in the same order: that of the calls may
-            be another one, and a sum over all gradients is then rounded in another way.
+        whole: The model that it came from, to list weights in the same order. The order of the
+            calls may differ, and a sum over all gradients would then be rounded in another way.
     """
 
     def __init__(self, graph: Graph, name: str, whole: keras.Model | None = None):
@@ -267,8 +267,8 @@ def _walk(model: Any, inputs: Sequence[Tensor], steps: list[Step]) -> list[Tenso
 def _walk_stack(layer: Any, args: Any, kwargs: Any, steps: list[Step]) -> list[Tensor]:
     """Appends the calls that a stack makes to `steps` and returns its outputs.
 
-    They are found by running its `call` on symbolic tensors, which adds to the record of the calls
-    of the layers inside; nothing else reads that.
+    They are found by running its `call` on symbolic tensors. That adds to the record of the calls
+    of the layers inside, which nothing else reads.
     """
     if type(layer).__name__ == "DeiTEncoder":
         return _walk_deit(layer, args[0], steps)

@@ -48,7 +48,7 @@ def hidden(*packages: str) -> Iterator[None]:
     For optional imports of other packages that ftkeras does not use.
 
     Args:
-        packages: Their names; afterwards they can be imported as ever.
+        packages: Their names; afterwards they can be imported as usual.
 
     Example:
         >>> with hidden("sqlite3"):

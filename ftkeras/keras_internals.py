@@ -201,7 +201,8 @@ def unrounded(variable: keras.Variable) -> Any:
 
 
 def symbolic_build(model: keras.Model, data_batch: Any) -> None:
-    """Makes the variables of metrics and optimizer, which `fit` else makes in its first step."""
+    """Makes the variables of metrics and optimizer, which `fit` otherwise makes in its first
+    step."""
     model._symbolic_build(data_batch=data_batch)
 
 

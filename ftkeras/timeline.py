@@ -43,6 +43,11 @@ class Timeline:
         """Returns the seconds since the process began."""
         return time.monotonic() - self._born
 
+    @property
+    def stage(self) -> str:
+        """The innermost stage of the main thread now."""
+        return self._open[-1]
+
     def enter(self, name: str) -> None:
         """Begins a stage of the main thread."""
         self._turn()

@@ -36,8 +36,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 def pytest_collection_finish() -> None:
     """Splits the CPU in two where any collected module imported TensorFlow.
 
-    Devices cannot change once one is used, so this comes before the first test, and no test
-    module may create a tensor or variable at import. Runs that need no TensorFlow stay quick.
+    Devices cannot change once one is used. So this comes before the first test, and no test module
+    may create a tensor or variable at import. Runs that need no TensorFlow stay quick.
     """
     if "tensorflow" in sys.modules:
         _make_two_cpus()

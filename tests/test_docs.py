@@ -59,6 +59,26 @@ def test_every_link_and_anchor_resolves(page):
     assert broken(page) == []
 
 
+def long_lines(page: Path) -> list[str]:
+    """Returns the lines over 100 characters, without tables and what a command printed."""
+    output = re.compile(r"^( *)```(?:text)?\n.*?^\1```$", re.MULTILINE | re.DOTALL)
+    text = output.sub("", page.read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if not re.match(r" *\||    ", line)]
+    return [line for line in lines if len(line) > 100]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_lines_have_at_most_100_characters(page):
+    assert long_lines(page) == []
+
+
+def test_long_lines_are_seen(tmp_path):
+    page = tmp_path / "page.md"
+    kept = [f"| {'a' * 100} |", "", "```", "b" * 101, "```", "", "```text", "c" * 101, "```"]
+    page.write_text("\n".join(["x" * 101, *kept, "", "```sh", "y" * 101, "```", "z" * 100]))
+    assert long_lines(page) == ["x" * 101, "y" * 101]
+
+
 def test_broken_links_are_seen(tmp_path):
     page = tmp_path / "page.md"
     (tmp_path / "other.md").write_text("# Two words\n\n```sh\n# no heading\n```\n\n## A `b`, c\n")

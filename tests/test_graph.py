@@ -57,7 +57,7 @@ def test_it_holds_the_very_same_weights_once():
 
 
 def test_its_weights_come_in_the_order_of_the_whole_model():
-    """Else a norm over all gradients is rounded in another way."""
+    """Otherwise a norm over all gradients is rounded in another way."""
     inputs = keras.Input((4,))
     x = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in "ab")])(inputs)
     heads = keras.Model(inputs, {name: keras.layers.Dense(2, name=name)(x) for name in "pqr"})

@@ -486,7 +486,6 @@ _MAY_SPEAK_OF_IMAGES = {
     "ftkeras.data.sources.manifest_rows": "a field of the config is its argument",
     "ftkeras.data.sources.tfds": "fields of the config, and the class of TFDS's own feature",
     "ftkeras.data.sources.tfrecord": "fields of the config, and the names that feature files use",
-    "ftkeras.doctor.examine": "without a config it times the shipped backbone",
     "ftkeras.doctor.preprocessing": "what backbones of images expect; it asks for looks first",
     "ftkeras.export.grpc_client": "a script for people, who export images; others change a word",
     "ftkeras.imports": "a setting in Keras's own file",

@@ -1,7 +1,7 @@
 """One canary for each function of `keras_internals`: it says what a new Keras or TensorFlow broke.
 
-Where one fails, look for a public name first; else repair the function. What stands in `canary` is
-what goes wrong in ftkeras until then, mostly without a word.
+Where one fails, look for a public name first; otherwise repair the function. What stands in
+`canary` is what goes wrong in ftkeras until then, mostly without a word.
 """
 
 from __future__ import annotations

@@ -15,15 +15,20 @@ import pytest
 from ftkeras.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```(sh|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh|python|text|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = {
     "tutorial_images.md": ["data.input.size=32", "backbone.cut=block_4_add"],
     "tutorial_texts.md": [
         *("backbone.recurrent.units=8", "export.saved_model=false", "phases[1].epochs=2"),
     ],
+    "tutorial_alignment.md": [
+        *("data.input.size=32", "backbone.cut=block_4_add", "alignment.backbone.recurrent.units=8"),
+        *("alignment.units=16", "export.saved_model=false", "trunk.mode=on"),
+    ],
 }
 """More `--set` of the commands that read a config. One of the runs is exported, that of images."""
-_EXAMPLES = 8  # of each class and split
+_EXAMPLES = {"emoji": 1000}
+"""How many of each class and split are unpacked into a folder, if not 8."""
 _UNSEEN = ("SavedModel", "refit")
 """Lines that begin so are of an export, and of trained weights that are kept."""
 
@@ -60,11 +65,12 @@ def run_line(line: str, small: list[str]) -> str | None:
 def unpack(archive: Path, target: Path) -> None:
     """Unpacks a part: a few examples of each folder, or of each class of a table."""
     counts: dict[str, int] = {}
+    most = _EXAMPLES.get(target.name, 8)
     with zipfile.ZipFile(archive) as packed:
         for name in sorted(packed.namelist()):
             folder = name.rpartition("/")[0]
             counts[folder] = counts.get(folder, 0) + 1
-            if counts[folder] <= _EXAMPLES:
+            if counts[folder] <= most:
                 packed.extract(name, target)
     for table in target.glob("*.csv"):
         head, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -72,7 +78,7 @@ def unpack(archive: Path, target: Path) -> None:
         for row in rows:
             key = ",".join(row.rsplit(",", 2)[1:])
             counts[key] = counts.get(key, 0) + 1
-            kept += [row] if counts[key] <= _EXAMPLES else []
+            kept += [row] if counts[key] <= most else []
         table.write_text(head + "".join(kept), encoding="utf-8")
 
 
@@ -93,6 +99,8 @@ def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
             commands = re.sub(r"\\\n *", "", code).splitlines()
             ran = [run_line(line, small) for line in commands]
             printed = None if None in ran else "".join(map(str, ran))
+        elif language == "yaml":
+            Path(code.split()[1]).write_text(code, encoding="utf-8")  # its first line names it
         elif language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as captured:
                 exec(compile(code, page, "exec"), {})

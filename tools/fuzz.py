@@ -2,13 +2,14 @@
 
     python tools/fuzz.py --configs=2000 --images=1000 --seed=0
 
-Configs and command lines run in this process, through the command line itself; those that are
+Configs and command lines run in this process, through the command line itself. Those that are
 accepted are bound to a small model, as `ftkeras plan` does. Files (images, texts, TFRecord shards,
-manifests, arrays, weights, folders) run in child processes with limits on memory and time: they
-are scanned as `train` scans them, and what passes is read as training reads it. With --served=N an
-exported model is asked about N damaged files, ten per request: it must answer the whole files among
-them as it does without the others. The same seed makes the same cases. A case that ends otherwise
-is printed and kept, and the exit status is then 1.
+manifests, arrays, weights, folders) run in child processes with limits on memory and time. They are
+scanned as `train` scans them, and files that pass are read as training reads them.
+
+With --served=N an exported model gets N damaged files, ten per request. It must answer the whole
+files among them as it does without the damaged ones. The same seed makes the same cases. A case
+that ends in another way is printed and kept, and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> int:
     parser.add_argument("--served", type=int, default=0, help="damaged files for a SavedModel")
     parser.add_argument("--bind", type=int, default=200, help="accepted configs to bind to a model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", default="fuzz-failures", help="where failing cases go")
+    parser.add_argument("--keep", default="fuzz-failures", help="the folder of failing cases")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

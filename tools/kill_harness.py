@@ -2,13 +2,15 @@
 
     nice python tools/kill_harness.py --kills=90 --seed=0
 
-One run of each config is left alone. Each of the others is stopped by SIGKILL, SIGINT (Ctrl-C) or
-SIGTERM, resumes, and must end with weights equal to the bit and the same `metrics.jsonl` except for
-time and memory. What SIGINT and SIGTERM stop must also end with its exit status and without a
-traceback. Two configs in turn: one has augmentation, dropout, accumulation and phases that end
-within an epoch, the other trains from a stored trunk. First come stops at the start of named
-functions, with each signal, then stops at random times over the whole life of the process, some of
-them twice in one run, some with a second signal that follows the first.
+One run of each config is not stopped. Each other run is stopped by SIGKILL, SIGINT (Ctrl-C) or
+SIGTERM, and resumes. It must end with weights equal to the bit and the same `metrics.jsonl`, except
+for time and memory. After SIGINT and SIGTERM it must also have the right exit status and no
+traceback.
+
+Two configs take turns: one has augmentation, dropout, accumulation and phases that end within an
+epoch, the other trains from a stored trunk. First come stops at the start of named functions, with
+each signal. Then come stops at random times over the whole life of the process. Some stop a run
+twice, some send a second signal after the first.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ CONFIGS = {
 }
 _SHORT = "export: {saved_model: false}\nreport: false\n"  # half of the time, if it isn't about them
 
-# Where a run certainly stops once: the function at whose call, and at which call.
+# Moments at which each run stops once: the function, and which call of it.
 MOMENTS = {
     "run is built": ("ftkeras.runs.assemble:assemble", 1),
     "run folder made": ("ftkeras.run:Run.write_text", 2),
@@ -116,7 +118,8 @@ class Stop:
 
 @dataclasses.dataclass(frozen=True)
 class Stopped:
-    """A stop that was made: which was planned, where it hit, how long the process took to end."""
+    """A stop that was made: the plan of it, the moment that it hit, how long the process took to
+    end."""
 
     planned: Stop
     hit: str
@@ -127,7 +130,7 @@ class Stopped:
 
 
 def be_stopped(arguments: list[str], place: Path, stop: Stop | None) -> int:
-    """Runs the command; writes down where it is, and sends itself signals at the planned call.
+    """Runs the command; records its progress, and sends itself signals at the planned call.
 
     Args:
         arguments: Of `ftkeras`.
@@ -151,7 +154,7 @@ def be_stopped(arguments: list[str], place: Path, stop: Stop | None) -> int:
 
 
 class _Note:
-    """Keeps in a file where the process is; the last note stays."""
+    """Records in a file what the process is doing; the last note stays."""
 
     def __init__(self, file: int):
         self._file = file
@@ -196,8 +199,8 @@ def _mark(target: str, note: _Note, deadly: int, signals: tuple[signal.Signals, 
 def _fork(function: Callable[[], int], log: Path) -> int:
     """Runs a function in a process and process group of its own, and returns its id.
 
-    TensorFlow, which takes seconds to import, is imported here but has not begun to work, so a copy
-    of this process is as good as a new one.
+    TensorFlow takes seconds to import. It is imported here but has not begun to work, so a copy of
+    this process is as good as a new one.
     """
     process = os.fork()
     if process:
@@ -280,7 +283,7 @@ class Workshop:
         return self.folder / f"{run}.log"
 
     def place(self, run: str) -> tuple[str, float]:
-        """Returns where a process is, or was when it was stopped, and since when; first ""."""
+        """Returns what a process does, or did when it was stopped, and since when; first ""."""
         path = self.folder / f"{run}.place"
         text, _, since = (path.read_text() if path.exists() else "").partition("|")
         return text, float(since or 0)
@@ -399,7 +402,7 @@ def main() -> int:
     parser.add_argument(
         "--per-run", type=int, default=1, help="how many named moments stop one run"
     )
-    parser.add_argument("--folder", help="where to work; left out, a temporary folder")
+    parser.add_argument("--folder", help="the folder to work in; left out, a temporary folder")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory(prefix="kill-harness-") as scratch:

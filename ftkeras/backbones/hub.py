@@ -163,8 +163,8 @@ def find(name: str, kind: str) -> HubModel:
         kind: The kind of the examples: "text" or "image".
 
     Raises:
-        UserError: There is no such model, it is for examples of another kind, its files cannot be
-            used, it could not be downloaded, or the extra is not installed.
+        UserError: There is no such model, it is for another kind of example, its files cannot be
+            used, its download failed, or the extra is not installed.
     """
     if name.startswith(PREFIX):
         _refuse_other(name, _kind_of_preset(name[len(PREFIX) :]), kind)

@@ -31,7 +31,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "set", [], "override a field, e.g. incremental.memory=500; repeatable", flag_values=values
     )
-    flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "replace an existing run", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:

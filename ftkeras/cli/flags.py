@@ -43,7 +43,7 @@ def define_bars(values: flags.FlagValues) -> None:
 
 
 def read_bars(values: flags.FlagValues) -> list[Bar]:
-    """Returns what --assert asks for."""
+    """Returns the bars of --assert."""
     return parse_bars(values["assert"].value or [])
 
 

@@ -78,7 +78,7 @@ def _source(data: str | None, backbone: str | None) -> dict[str, Any]:
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
     may_be_texts = backbone is None or kind_of(backbone) == "text"
     if data.endswith((".csv", ".tsv", ".jsonl")):
-        # A column of files means images, unless the backbone says otherwise.
+        # A column of files means images, unless the backbone is for texts.
         column = label = ""
         if may_be_texts:
             column, label = columns_of(path, "path" if backbone is None else "")

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from ftkeras.cli.remarks import remarks_left_out
 from ftkeras.console import silenced
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
 from ftkeras.training.resume.signals import Signals
@@ -26,10 +27,10 @@ VERBS = {
     "train": "fine-tune, evaluate and export",
     "extend": "add classes or images to a finished run, without forgetting the old",
     "lr-find": "try rising learning rates on the first phase, and suggest one",
-    "doctor": "look for what would spoil a run: machine, data, config",
+    "doctor": "find faults in machine, data and config that would spoil a run",
     "plan": "show what each phase would train, before anything trains",
     "evaluate": "measure a run's model on its test set",
-    "compare": "say whether one run's model is better than another's, or the difference noise",
+    "compare": "test whether one of two runs is better, or the difference is noise",
     "soup": "average the weights of finished runs into one model",
     "robustness": "measure a run's model on images with noise, blur, bad weather, other framing",
     "predict": "classify image files with a run's model",
@@ -67,16 +68,30 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     # TensorFlow and Keras make millions of lasting objects. Searching them for garbage at Python's
     # usual rate takes a second of a short run, and another second at the end.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    try:
-        status = main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt as stop:  # a second one, during the handling of the first
-        status = _stopped(stop)
-    with contextlib.suppress(Exception):  # the output may be closed
-        sys.stdout.flush()
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is done; a stop cuts the shutdown short
-        signal.signal(number, lambda *_: os._exit(status))
+    _open_closed_streams()
+    with remarks_left_out():
+        try:
+            status = main(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt as stop:  # a second one, during the handling of the first
+            status = _stopped(stop)
+        with contextlib.suppress(Exception):  # the output may be closed
+            sys.stdout.flush()
+        for number in (signal.SIGINT, signal.SIGTERM):  # all is done; a stop cuts what follows
+            signal.signal(number, lambda *_: os._exit(status))
     gc.freeze()
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Opens standard streams that are closed (`2>&-`) on nothing.
+
+    Otherwise the next file that is opened gets the number, and with it what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so this stream's
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -132,7 +147,7 @@ def _dispatch(arguments: list[str]) -> int:
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow arguments
     module.define(values)
-    what = "nothing but errors" if verb in _MAKERS else "the result and errors alone"
+    what = "errors only" if verb in _MAKERS else "the result and errors only"
     flags.DEFINE_boolean("quiet", False, f"print {what}", flag_values=values)
     if any(argument in ("-h", "--help", "-help") for argument in rest):
         print(_help(verb, module, values), end="")

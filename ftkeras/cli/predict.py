@@ -18,8 +18,8 @@ Example: ftkeras predict runs/quickstart photos/ --out=predictions.csv --top_k=3
          echo "a fine film" | ftkeras predict runs/reviews -
 
 With - the names of files come from standard input, one per line; for a model of texts, the texts.
-A table (.csv, .tsv, .jsonl) gives a text for each line. A run of the task alignment tells pictures
-apart by any words: name them by --labels.
+A table (.csv, .tsv, .jsonl) gives a text for each line. A run of the task alignment
+classifies pictures by any words: name them by --labels.
 """
 
 

@@ -20,7 +20,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "out",
         None,
-        "the HTML file; left out, report.html in the run's folder (several runs: in this one)",
+        "the HTML file; default: report.html, in the run's folder or (several runs) here",
         flag_values=values,
     )
 

@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
         "the validation accuracy that decides: the mean of clean and corrupted, or clean alone",
         flag_values=values,
     )
-    flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "replace an existing run", flag_values=values)
 
 
 def main(values: flags.FlagValues, positional: list[str]) -> int:

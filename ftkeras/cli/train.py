@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "out", None, "the run's folder; default: runs/NAME-OF-CONFIG", flag_values=values
     )
-    flags.DEFINE_boolean("overwrite", False, "replace a run that is there", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "replace an existing run", flag_values=values)
     flags.DEFINE_boolean(
         "profile",
         False,

@@ -65,7 +65,8 @@ class BackboneConfig(Section):
     format."""
     weights: WeightsOrPath = "imagenet"
     """imagenet (Keras downloads them), starter (shipped with ftkeras, for MobileNetV2 and for
-    backbones for texts, which use them by default), none, or a file of weights or word vectors."""
+    backbones for texts), none, or a file of weights or word vectors. Backbones for texts use
+    starter by default."""
     cut: str | None = None
     """The name of the layer whose output is the backbone's output; default: the last one."""
     activation: dict[str, str] = {}
@@ -127,7 +128,8 @@ class LoraConfig(Section):
     targets: str | list[str] | None = None
     """Which layers get one: attention (query and value of each attention), all (every layer that
     can have one), re:PATTERN (layers whose path matches the regular expression), or the name of a
-    layer; or several of these. Default: attention if the backbone has any, otherwise all."""
+    layer. A list may have several of these. Default: attention if the backbone has any, otherwise
+    all."""
     adapters: FilePath | None = None
     """The adapters.npz of a run on the same base, to start from. Rank, alpha and targets are then
     those of the file."""
@@ -167,8 +169,8 @@ class HeadConfig(Section):
     (docs/floor.md), if the backbone is pretrained and there are no hidden layers. random: fresh
     weights."""
     counts: Literal["auto", "off"] = "auto"
-    """auto: the logits of a classifier that needs no network are added in the end, if the input can
-    be counted and that lowers the validation loss (docs/floor.md). off: it is only measured."""
+    """auto: the logits of a classifier without a network are added in the end, if the input can be
+    counted and that lowers the validation loss (docs/floor.md). off: it is only measured."""
     initializer: str = "glorot_uniform"
     """A Keras initialiser name for the logits' kernel."""
     bias_from_frequencies: bool = True
@@ -308,12 +310,12 @@ class TrainingConfig(Section):
     """The metric that decides the best epoch: a logged one, or `val_` and a metric of
     `evaluation.json`, such as val_macro_f1 or val_per_class.cat.recall. Default: val_accuracy; for
     any number of labels or several outputs, val_loss; for a number, val_mae. last_epoch keeps the
-    last one, which is better with few validation examples if the rate falls to zero."""
+    last epoch. That is better with few validation examples, if the rate falls to zero."""
     early_stopping: EarlyStopping | None = None
     """If left out, all epochs run."""
     end: Literal["chosen", "trained"] = "chosen"
     """Which weights a run keeps that started from the floor. chosen: the floor, the weights of the
-    best epoch, or those half way between; the validation split decides. trained: the weights of
+    best epoch, or those half way between, as the validation split decides. trained: the weights of
     the best epoch."""
     refit: bool = False
     """After validation has chosen, train once more on training and validation data together."""

@@ -46,7 +46,7 @@ class Listing:
         labels: The names of each example's labels, (n,); one each if `label_kind` is "classes".
         parts: "train", "val", "test", or "" if the source leaves it open. (n,)
         make_fetch: Given example indices (m,) int64, returns `Split.fetch` for those examples.
-        class_names: All classes in order, where the source knows them; else they are sorted.
+        class_names: All classes in order, if the source knows them; otherwise they are sorted.
         weights: Each example's weight in the loss, float32 (n,), or None.
         label_kind: "classes" if each example has one label, "labels" if it may have any number.
         columns: More that is known of the examples, str (n,) each, to be measured by value.

@@ -43,7 +43,8 @@ class Feed:
         full: Whether `fit` gets full batches alone, for devices that want shapes to stay the same.
         complete: Why it trains on full batches alone; empty: it does not. See `runs.padding`.
         answers: Returns what a model puts out for a whole split if that is known without running
-            all of it, else None. It takes the model, the split's name, and what to say meanwhile.
+            all of it, otherwise None. It takes the model, the split's name, and what to say
+            meanwhile.
     """
 
     data: Data

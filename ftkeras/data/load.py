@@ -31,9 +31,10 @@ class Expected:
 
     Args:
         classes: Classes that are known already: they come first, and need no example here.
-        labelled: Whether the labels matter; else there may be a single one, or some in no training.
-        strict: Whether too many bad files, or a label that training lacks, are errors; else they
-            are for the caller to find.
+        labelled: Whether the labels matter; otherwise there may be a single one, or some in no
+            training.
+        strict: Whether too many bad files, or a label that training lacks, are errors; otherwise
+            they are for the caller to find.
     """
 
     classes: Sequence[str] = ()

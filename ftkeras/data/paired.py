@@ -28,9 +28,9 @@ class PairedFeed(Feed):
     over of the source comes in other epochs. Validation batches are the source's, then the
     target's.
 
-    Rows of the target have labels of zeros and weigh nothing, so that losses and metrics that know
-    of no domains are the source's alone; the source's weigh more in return, so that a mean over all
-    rows is the mean over the source's.
+    Rows of the target have labels of zeros and weigh nothing. So losses and metrics that know of no
+    domains are the source's alone. Rows of the source weigh more in return, so that a mean over all
+    rows is the mean over the source.
     """
 
     def __post_init__(self) -> None:

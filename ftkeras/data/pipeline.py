@@ -139,7 +139,7 @@ def batches(
             places = places.map(lambda batch: share.of(pad(batch, share.replicas)))
         return places.unbatch() if early and not read.by_batch else places
 
-    # Many examples at a time, handed on in order: parallelism must not change what comes out.
+    # Many examples at a time, passed on in order: parallelism must not change what comes out.
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     data, example = _places(count, order, grouped), _reader(split, read, order)
     finished = _finisher(mix, order.seed)
@@ -220,8 +220,8 @@ def _finisher(mix: Mix | None, seed: int) -> Callable[..., Any]:
 def _repeated(value: tf.Tensor) -> tf.data.Dataset:
     """Yields a tensor without end, to be zipped with what varies.
 
-    A `map` that adds it would do the same, but when an epoch begins TensorFlow makes each function
-    ready again, and one within another takes it 20 ms.
+    A `map` that adds it would do the same. But TensorFlow prepares each function again when an
+    epoch begins, and one within another takes 20 ms.
     """
     return tf.data.Dataset.from_tensors(value).repeat()
 

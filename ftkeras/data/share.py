@@ -1,8 +1,9 @@
 """Shares of global batches: how several replicas divide them, and what one worker reads of each.
 
-Replicas compute what one device would if each has as many rows as the others and the loss of a row
-counts as much as on one device. So a batch whose examples they cannot share evenly is padded with
-examples that it has already. These weigh nothing, and the others weigh more in return.
+Replicas compute what one device would under two conditions: all have the same number of rows, and
+the loss of a row counts as much as on one device. So a batch whose examples they cannot share
+evenly is padded with examples that it has already. These weigh nothing, and the others weigh more
+in return.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def take_share(batches: tf.data.Dataset, share: Share) -> tf.data.Dataset:
 def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the data without tf.data's tuning: one call per core is as fast.
 
-    TensorFlow (2.21) frees an iterator only when its tuning thread wakes, and that may take a
-    minute if other iterators are alive: five that had come to their end were freed in 130 s.
+    TensorFlow (2.21) frees an iterator only when its tuning thread wakes. That may take a minute if
+    other iterators are alive: five finished ones were freed in 130 s.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

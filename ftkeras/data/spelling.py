@@ -13,8 +13,8 @@ _DECIMAL = re.compile(r"[+-]?\d{1,99}(\.\d{0,99})?")
 def plain(name: str) -> str:
     """Returns what all spellings of a name share.
 
-    Case, spaces and signs do not matter, nor how Unicode composes a letter, nor zeros that
-    change no number: what wrote a table may have read `01` as 1 or as 1.0.
+    Case, spaces and signs do not matter, nor how Unicode composes a letter. Zeros that change no
+    number do not matter either: the program that wrote a table may have read `01` as 1 or as 1.0.
 
     Example:
         >>> plain("Guinea-Pig"), plain("01"), plain("1.0"), plain("-1.50")

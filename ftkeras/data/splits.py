@@ -1,7 +1,7 @@
 """Which example is for training, which for validation, which for the test.
 
-Whatever the process, the same examples and seed give the same splits: the order in which examples
-are dealt out follows from a hash of the seed and their ids, not from a generator's state.
+The same examples and seed give the same splits in every process. The order in which examples are
+dealt out follows from a hash of the seed and their ids, not from a generator's state.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def divide(
     Args:
         items: The source's examples.
         wanted: For "train", "val" and "test" a fraction, None for no such part (for train: the
-            rest), or a name, which the source has already made its own part. None as a whole: the
+            rest), or a name that the source has already turned into a part. None as a whole: the
             source's own parts, or 15% for val and test.
         labels: The class indices of each example. (n,)
         seed: Chooses among the assignments.

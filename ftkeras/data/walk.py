@@ -1,7 +1,7 @@
 """Finds files under a folder, whatever lies in it: loops of links, odd names, pipes, locked doors.
 
 TensorFlow's own walk follows a link to a folder above for ever, and stops at a name that is not
-UTF-8; both are found in real collections. It is used only if needed: on remote folders.
+UTF-8. Real collections have both. It is used only if needed: on remote folders.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _is_own(folder: str) -> bool:
 
 
 def _look_at(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # else it went away meanwhile
+    if not isinstance(error, FileNotFoundError):  # otherwise it went away meanwhile
         _refuse(error)
 
 

@@ -179,7 +179,7 @@ def _replicas() -> int:
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     """Returns the sums over all replicas, on each of them; gradients flow back to all.
 
-    For losses that compare the examples of a batch, which would else see a replica's own alone.
+    For losses that compare the examples of a batch, which would otherwise be those of one replica.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

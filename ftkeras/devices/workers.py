@@ -48,8 +48,8 @@ def share_of(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.d
 def spread(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
     """Returns what to give to `fit`: padded batches, divided among this worker's replicas.
 
-    Left to itself TensorFlow has every worker read all the data and throw away what others train
-    on, and gives the last batch of an epoch to the first replicas alone.
+    By default TensorFlow lets every worker read all the data and drop what other workers train on.
+    It gives the last batch of an epoch to the first replicas alone.
 
     Args:
         batches: This worker's share of the global batches, from `share_of` or a feed.

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.backbones import load_backbone
 from ftkeras.config.schema import Config
 from ftkeras.console import duration
 from ftkeras.data.dataset import Data
@@ -20,7 +19,6 @@ from ftkeras.doctor.look import look_at
 from ftkeras.errors import UserError
 from ftkeras.findings import Diagnosis, Finding
 from ftkeras.inputs.base import Input
-from ftkeras.model.assemble import build_model
 from ftkeras.outputs.kinds import answered
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
@@ -45,7 +43,7 @@ def examine(config: Config | None = None) -> Diagnosis:
     """
     facts, findings = machine.machine_facts(), machine.check_machine()
     if config is None:
-        facts["a step"] = _starter_step()
+        facts["arithmetic"] = machine.arithmetic()
         return Diagnosis(facts, findings)
     try:
         assembled = assemble(config)  # first of all: it chooses devices, before any is touched
@@ -154,12 +152,3 @@ def _step_times(assembled: Assembled) -> str:
         f"{count} {nouns}: {', '.join(parts)}; all phases about {duration(total)}, "
         "without validation"
     )
-
-
-def _starter_step() -> str:
-    backbone = load_backbone("MobileNetV2", weights="starter", image_size=64)
-    model = build_model(backbone, classes=10)
-    model.compile("adamw", keras.losses.CategoricalCrossentropy(from_logits=True))
-    batch = (tf.random.uniform((8, 64, 64, 3)) * 255.0, tf.one_hot(tf.range(8), 10))
-    taken = machine.seconds_a_step(model, batch)
-    return f"all of MobileNetV2, 8 images of 64 px: {duration(taken)} ({8 / taken:.0f} images/s)"

@@ -21,6 +21,7 @@ from ftkeras.memory import available_memory
 _GIB = 1 << 30
 _LITTLE = _GIB  # bytes, of memory or of disk
 _TIMED_STEPS = 3
+_SIDE = 1024  # of the matrices whose product is timed
 
 # What is known not to work together: (names and versions below which, what goes wrong, remedy).
 _BAD_PAIRS = (
@@ -122,6 +123,17 @@ def _version(text: str) -> Version:
 
 def _spell(name: str, versions: Mapping[str, Version]) -> str:
     return f"{name} {'.'.join(map(str, versions[name]))}"
+
+
+def arithmetic() -> str:
+    """Returns how fast this machine multiplies matrices; that takes a tenth of a second."""
+    matrix = tf.random.uniform((_SIDE, _SIDE))
+    taken = []
+    for _ in range(1 + _TIMED_STEPS):
+        start = time.perf_counter()
+        float(tf.reduce_sum(matrix @ matrix))  # waits for the device
+        taken.append(time.perf_counter() - start)
+    return f"{2 * _SIDE**3 / min(taken) / 1e9:.0f} GFLOP/s in float32 (products of matrices)"
 
 
 def seconds_a_step(model: keras.Model, batch: Sequence[tf.Tensor]) -> float:

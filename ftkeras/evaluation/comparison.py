@@ -46,8 +46,8 @@ def paired_interval(only_first: int, only_second: int, examples: int) -> list[fl
     """Returns the 95% interval of the difference of two models' accuracies, [low, high].
 
     All differences that the score test of pairs (Tango 1998) or McNemar's exact test does not
-    refuse. So 0 is outside if and only if McNemar's exact p is below 0.05; and luck is allowed for
-    even if both models are right on the same examples.
+    refuse. So 0 is outside if and only if McNemar's exact p is below 0.05. The interval is not
+    empty even if both models are right on the same examples.
 
     Args:
         only_first: Examples that only the first model got right.

@@ -106,7 +106,7 @@ def sentence(
     what: str = "a linear model on frozen features",
     who: str = "fine-tuning",
 ) -> str:
-    """Returns in one sentence what was gained over the floor, or over something else, by whom.
+    """Returns in one sentence what a model gained over the floor or another baseline.
 
     Example:
         >>> sentence({"accuracy": 0.85, "difference": 0.031, "difference_interval": [0.01, 0.052],

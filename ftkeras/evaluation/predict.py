@@ -231,8 +231,9 @@ def expand_inputs(
 
 def _others(found: Sequence[str], paths: Sequence[str]) -> list[str]:
     """Returns the files that are no examples, but hidden ones."""
-    names = {path: path.rpartition("/")[2] for path in found}
-    return [path for path in found if path not in set(paths) and not names[path].startswith(".")]
+    known = set(paths)
+    others = (path for path in found if path not in known)
+    return [path for path in others if not path.rpartition("/")[2].startswith(".")]
 
 
 def _left_out(others: Sequence[str], read: int, kind: Input) -> str:

@@ -38,7 +38,8 @@ def measure_robustness(
 
     Mean corruption accuracy is the mean over 15 corruptions and 5 severities, and its interval is
     over the examples. Hendrycks and Dietterich's mCE divides each by AlexNet's error on ImageNet,
-    which says nothing on other classes; `relative` is what is left of the clean accuracy.
+    which means nothing for other classes. `relative` is the share of the clean accuracy that is
+    left.
 
     Args:
         model: Takes raw 0..255 RGB float32 (n, size, size, 3), returns logits or scores

@@ -25,8 +25,8 @@ def repeat(
     """Trains with one seed after the other; returns and keeps how far the results differ.
 
     Each run is a run of its own, `OUT/seed-N`, beside `OUT/seeds.json`, which is written after
-    each. The seed decides all that is random: the weights of the head, the order of the images and,
-    if the config leaves that open, which images are tested on.
+    each. The seed decides all that is random: the weights of the head, the order of the images, and
+    which images are tested on unless the config fixes them.
 
     Args:
         train: Does one run, given its config and folder.

@@ -49,15 +49,16 @@ def certify_saved_model(
 
     What is right is what the model itself returns, computed apart from all that is exported.
 
-    Besides the golden examples it is asked about files that it must refuse: each must get an error
-    of its own and no answer, while the others are answered. All run on the CPU, so that an
-    accelerator's rounding does not decide. If OpenVINO is installed, it gives a second opinion.
+    It also gets files that it must refuse, beside the golden examples. Each of these must get an
+    error of its own and no answer, and the other files must be answered. All run on the CPU, so
+    that an accelerator's rounding does not decide. If OpenVINO is installed, it gives a second
+    opinion.
 
     Args:
         path: The SavedModel's folder, where another process can read it.
         servable: What was exported.
-        golden: Raw examples to ask about, by name, at least one.
-        fresh: The process to ask, if it was started while the export was being written.
+        golden: Raw examples to send, by name, at least one.
+        fresh: The process that answers, if it was started while the export was being written.
 
     Returns:
         The certificate, ready for JSON.
@@ -105,7 +106,7 @@ def _differences(
 def _facts(
     path: str, kind: Input, differences: Mapping[str, float], answers: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Returns what the certificate says of the SavedModel itself."""
+    """Returns the certificate's part about the SavedModel itself."""
     packages = " and ".join(["TensorFlow", *kind.serving_packages])
     return {
         "compared_with": f"the Keras model; in a fresh process that imports only {packages}",
@@ -144,7 +145,7 @@ def _compare_answers(
     """Returns the largest difference on the golden examples; raises if it is too large."""
     golden = len(tf.nest.flatten(expected)[0])
     asked = len(next(iter(said.values())))
-    rows = np.resize(np.arange(golden), asked)  # a fixed batch may ask again, or of fewer
+    rows = np.resize(np.arange(golden), asked)  # a fixed batch may repeat some, or have fewer
     wanted = tf.nest.map_structure(lambda values: values[rows], expected)
     difference, fault = servable.difference(wanted, said)
     check_difference(f"the SavedModel's signature {signature!r}", difference, TOLERANCE)
@@ -193,7 +194,7 @@ def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, A
         return {"status": "not installed"}
     try:
         scores = openvino_answer(servable)(inputs.numpy())
-    except Exception as error:  # an operation that it lacks says nothing against the export
+    except Exception as error:  # an operation that it lacks is no fault of the export
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return {"status": f"cannot run the model: {reason[0]}"}
     [wanted] = expected.values()
@@ -235,7 +236,7 @@ class FreshProcess:
         inputs: Any,
         more: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
     ) -> None:
-        """Says what to ask; the process begins to answer.
+        """Sends the questions; the process begins to answer.
 
         Args:
             path: The SavedModel's folder.
@@ -260,7 +261,7 @@ class FreshProcess:
         np.savez(scratch / "prepared.npz", **{name: x.numpy() for name, x in trees.items()})
         question = json.dumps([path, str(scratch), str(scratch / "answers.npz")])
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended early: `answers` says why
+        with contextlib.suppress(BrokenPipeError):  # it ended early: `answers` raises the reason
             self._process.stdin.write(f"{question}\n")
             self._process.stdin.flush()
 

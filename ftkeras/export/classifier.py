@@ -39,9 +39,9 @@ class Served:
     """A trained model with what its outputs mean.
 
     Args:
-        model: Takes what the kind says (of images RGB float32 (n, size, size, 3), 0..255), returns
-            (n, units), or a dict of them by output: logits, scores of a softmax or sigmoid (which
-            are served as they are; see `ending_of`), or numbers.
+        model: Takes the inputs of the kind (of images RGB float32 (n, size, size, 3), 0..255),
+            returns (n, units), or a dict of them by output: logits, scores of a softmax or sigmoid
+            (which are served as they are; see `ending_of`), or numbers.
         outputs: What the model answers, by name.
         resize: How images become square: crop, pad or squash.
         temperatures: By output, what the logits are divided by (Guo et al. 2017); 1 if left out.
@@ -102,6 +102,23 @@ class Served:
     def network(self) -> keras.Model:
         """The model as one that returns its outputs and, if it has a head, pooled features."""
         return with_features(self.model)
+
+    def run(self, *inputs: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Returns the network's outputs, and its pooled features in float32 if it has any.
+
+        Args:
+            inputs: What the model takes, in the order in which the kind names it.
+        """
+        tree = dict(zip(self.input.takes, inputs, strict=True)) if len(inputs) > 1 else inputs[0]
+        said = keras.tree.flatten(self.network(tree, training=False))
+        features = [tf.cast(said.pop(), tf.float32)] if self.has_features else []
+        return said, features
+
+    @functools.cached_property
+    def traced(self) -> Any:
+        """`run` as one graph for batches of any size, which all that is exported calls."""
+        run = tf.function(self.run, autograph=False)
+        return run.get_concrete_function(*prepared_specs(self.input))
 
     @property
     def has_features(self) -> bool:
@@ -173,7 +190,7 @@ class Served:
 
         @tf.function(autograph=False, input_signature=[given])
         def answer(inputs: tf.Tensor) -> tf.Tensor:
-            [said] = keras.tree.flatten(self.model(inputs, training=False))
+            [said] = self.traced(inputs)[0]
             return tf.identity(self._scores(name, {name: said}), "scores")
 
         with tf.device("CPU:0"):
@@ -254,8 +271,18 @@ def versions() -> dict[str, str]:
     }
 
 
+def prepared_specs(kind: Input, batch: int | None = None) -> list[tf.TensorSpec]:
+    """Returns what the signature `images`, or `inputs`, takes: batches of the model's inputs."""
+    takes = dict(kind.takes)
+    names = list(takes) if len(takes) > 1 else [kind.wire.prepared]
+    return [
+        tf.TensorSpec((batch, *spec.shape), spec.dtype, name)
+        for name, spec in zip(names, takes.values(), strict=True)
+    ]
+
+
 def outputs_on_cpu(model: keras.Model, inputs: Any) -> Any:
-    """Returns what a model says, layer by layer, in float32: what an export is compared with.
+    """Returns a model's outputs, layer by layer, in float32: what an export is compared with.
 
     On the CPU, so that an accelerator's rounding or a full memory does not decide.
 
@@ -271,7 +298,7 @@ def outputs_on_cpu(model: keras.Model, inputs: Any) -> Any:
 def with_features(model: keras.Model) -> keras.Model:
     """Returns a model as one with a flat list of outputs, of which the last is pooled features.
 
-    Where the model has no head that tells them, they are not among the outputs.
+    If the model has no head that shows them, they are not among the outputs.
     """
     features = pooled_features(model)
     inputs = model.input if len(model.inputs) > 1 else model.inputs[0]

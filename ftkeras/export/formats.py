@@ -1,7 +1,7 @@
 """A classifier in the formats of other runtimes, each with a certificate of its own.
 
 All of them take `images`, float32 (n, size, size, 3), RGB 0..255, and return scores (n, classes) in
-the order of the classes: preprocessing, temperature, and softmax or sigmoid are inside.
+the order of the classes. Preprocessing, temperature, and softmax or sigmoid are inside.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Written:
-    """A model file: how to ask it, and how far its scores may be from the model's.
+    """A model file: how to run it, and how far its scores may be from the model's.
 
     Args:
         answer: From inputs float32 (n, ...) to scores (n, classes), in the format's runtime.
@@ -148,7 +148,7 @@ def export_format(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what converters say of their own insides: old functions, inputs left float32."""
+    """Drops warnings of converters about their own code: old functions, inputs left float32."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
     levels = [logger.level for logger in loggers]
     try:
@@ -294,7 +294,7 @@ def _certify(
         check_difference(name, difference, 1.0 if model.tolerance is None else model.tolerance)
         if drop is not None and drop > INT8_DROP and len(test) >= _ENOUGH:
             raise TrainingError(
-                f"export: {name} has an accuracy of {own:.3f} where the Keras model has "
+                f"export: {name} has an accuracy of {own:.3f}, the Keras model "
                 f"{accuracy:.3f}; it may lose {INT8_DROP:g}"
             )
     return {**certificate, "size_bytes": size_of(folder)}

@@ -5,14 +5,14 @@ Besides, it imports the packages whose operations the model needs, which a serve
     python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
 
 Without arguments it reads them as a line of JSON from standard input, after it has imported
-TensorFlow: the import then happens while the SavedModel is written. Times are measured when that
+TensorFlow. So the import happens while the SavedModel is written. Times are measured when that
 input ends, so that the caller can work until then.
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
 arguments and features are called, which packages are needed, and strings for more arguments.
-ANSWERS becomes an .npz file with what each signature said, under names such as "images/scores", and
-how long it took, such as "seconds/images/32".
+ANSWERS becomes an .npz file with the answers of each signature, under names such as
+"images/scores", and how long it took, such as "seconds/images/32".
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+if __name__ == "__main__":
+    # TensorFlow imports Keras, and Keras imports these if they are installed, which takes as long
+    # again. Nothing here needs them.
+    hidden = ("matplotlib", "pandas", "scipy", "sklearn")
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an ImportError
+
+import tensorflow as tf  # noqa: E402
 
 BATCHES = (1, 32)
 _REPEATS, _SECONDS = 9, 1.0  # of a measurement, at most
-_LONG = 5.0  # seconds; what takes longer is not asked again
+_LONG = 5.0  # seconds; what takes longer is not repeated
 
 
 def main(
@@ -57,7 +64,7 @@ def main(
         ask, batch = signatures[name], dict[str, Any]()
         for argument, spec in ask.structured_input_signature[1].items():
             asked = known[argument]
-            shape = [spec.shape[0], *np.shape(asked)[1:]]  # a fixed batch may ask again
+            shape = [spec.shape[0], *np.shape(asked)[1:]]  # a fixed batch may repeat some
             batch[argument] = asked if spec.shape[0] is None else np.resize(asked, shape)
         for output, values in ask(**_constants(batch)).items():
             results[f"{name}/{output}"] = _as_array(values)

@@ -2,8 +2,8 @@
 
     python grpc_client.py localhost:8500 NAME FILE ...
 
-Prints a line for each file: file, class, score (of a model with several heads, these and values by
-head); or file, "error", what is wrong with it.
+Prints a line for each file: file, class, score; or file, "error", what is wrong with it. A model
+with several heads has classes, scores and values by head.
 """
 
 from __future__ import annotations

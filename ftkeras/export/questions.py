@@ -1,4 +1,4 @@
-"""What an export is asked, to prove that it answers as its model does."""
+"""The questions to an export that prove that it answers as its model does."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COUNT = 3  # of the arrays that stand for examples
 
 @dataclass(frozen=True)
 class Questions:
-    """Raw examples to ask an export about, and what to expect of those that it must refuse.
+    """Raw examples to send to an export, and what to expect of those that it must refuse.
 
     Args:
         golden: Raw examples that must be answered as the model answers them, by name.
-        warm_up: The names of those that a server is asked about first.
+        warm_up: The names of those for a server's warm-up requests.
         refused: Raw examples that must get an error of their own and no answer, by name.
         is_told: Whether an error (its text) is about the refused example of a name.
         why_not: From a raw example, a scalar, to why it cannot be read; a graph's operations.
@@ -59,7 +59,7 @@ def questions_of(kind: Input) -> Questions:
     if raw.dtype == tf.string or not raw.shape.is_fully_defined():
         raise UserError(
             f"export: ftkeras has no {kind.nouns} to prove an export with. Give the kind an "
-            'ability "golden"; docs/inputs.md says what it holds.'
+            'ability "golden"; docs/inputs.md lists its parts.'
         )
     random = np.random.default_rng(0)
     drawn = random.normal(size=(_COUNT, *raw.shape)).astype(raw.dtype.as_numpy_dtype)

@@ -1,4 +1,4 @@
-"""Exports a run in the formats asked for, and keeps their certificates in it."""
+"""Exports a run in the formats of the config or of --format, and keeps their certificates in it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Writes the SavedModel that TF Serving takes as it is.
 
-`ftkeras.export.signatures` says what it answers; a client needs no other file and no preprocessing.
+`ftkeras.export.signatures` defines what it answers; a client needs no other file and no
+preprocessing.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def export_saved_model(
         ):
             archive = archive_of(servable, static_batch)
             progress.advance()
-            archive.write_out(folder, verbose=False)
+            archive.write_out(folder)
             extra = Path(folder, "assets.extra")  # which servers leave alone
             extra.mkdir()
             _write_json(extra / "ftkeras.json", servable.card())

@@ -71,7 +71,7 @@ def model_name(text: str) -> str:
 def warmup_requests(servable: Served, name: str) -> list[prediction_log_pb2.PredictionLog]:
     """Returns requests that make a server load and plan all that real ones will need.
 
-    Each signature of raw and of prepared examples is asked for one and for several.
+    Each signature of raw and of prepared examples is called with one and with several.
 
     Args:
         servable: What is served.

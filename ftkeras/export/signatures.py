@@ -16,15 +16,16 @@ there is no other output.
 any sizes, decoded and resized inside by the code that training uses. `examples` takes `examples`,
 string (n,): serialized tf.Examples with the file in `image/encoded`. `images` takes `images`,
 float32 (n, size, size, 3): RGB 0..255, already resized. `features` takes `image_bytes` and returns
-`features`, float32 (n, channels), what the head sees of the image, and `error`. `images_static` is
+`features`, float32 (n, channels), what the head gets of the image, and `error`. `images_static` is
 `images` for one batch size and without names: nothing that an accelerator's compiler cannot take.
 
 Of another kind the raw examples are called as `Input.wire` says, and `inputs` (`inputs_static`)
 takes what the model takes: one tensor `inputs`, or several by their names.
 
-A raw example that cannot be read costs no other its answer: its scores and values are 0, its
-indices -1, its names and features empty or 0, and `error` says why. Of images WebP is such a file:
-only what begins as JPEG, PNG, GIF or BMP, and is not too large, reaches a decoder.
+A raw example that cannot be read does not affect the answers of other examples. Its scores and
+values are 0, its indices -1, its names and features empty or 0, and `error` has the reason. Of
+images WebP is such a file: only what begins as JPEG, PNG, GIF or BMP, and is not too large, reaches
+a decoder.
 """
 
 from __future__ import annotations
@@ -33,37 +34,27 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from ftkeras.export.classifier import Outputs, Served
+from ftkeras.export.archive import Archive
+from ftkeras.export.classifier import Outputs, Served, prepared_specs
 from ftkeras.export.questions import questions_of
 from ftkeras.inputs.base import PLAIN, Input, Tree
 from ftkeras.timeline import stage
 
 
 @stage("export: trace signatures")
-def archive_of(servable: Served, static_batch: int | None = None) -> keras.export.ExportArchive:
+def archive_of(servable: Served, static_batch: int | None = None) -> Archive:
     """Returns an archive of the model with its signatures.
 
     Args:
         servable: What is exported.
         static_batch: The batch size of `images_static`; None leaves that signature out.
     """
-    model, kind, wire = servable.network, servable.input, servable.input.wire
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for resource in kind.resources:
-        archive.track(resource)
+    kind, wire = servable.input, servable.input.wire
+    archive = Archive(servable.network, kind.resources)
     raw_spec = tf.TensorSpec((None, *kind.raw.shape), kind.raw.dtype, wire.raw)
     examples_spec = tf.TensorSpec((None,), tf.string, "examples")
-    specs = prepared_specs(kind)
-
-    def network(*inputs: tf.Tensor) -> tuple[Outputs, list[tf.Tensor]]:
-        tree = dict(zip(kind.takes, inputs, strict=True)) if len(inputs) > 1 else inputs[0]
-        said = keras.tree.flatten(model(tree, training=False))
-        features = [tf.cast(said.pop(), tf.float32)] if servable.has_features else []
-        return servable.answers(said), features
 
     def reader(raw: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         tree, errors = decoded(raw, kind)
@@ -72,44 +63,34 @@ def archive_of(servable: Served, static_batch: int | None = None) -> keras.expor
 
     # Two graphs that the signatures call: decoder and model are traced and stored once.
     read = tf.function(reader, autograph=False).get_concrete_function(raw_spec)
-    answer = tf.function(network, autograph=False).get_concrete_function(*specs)
+    run = servable.traced
 
     def serving_default(raw: tf.Tensor) -> Outputs:
         inputs, errors = read(raw)
-        return _with_errors(answer(*inputs)[0], errors)
+        return _with_errors(servable.answers(run(*inputs)[0]), errors)
 
     def of_examples(examples: tf.Tensor) -> Outputs:
         return serving_default(_raw_in(examples, kind))
 
     def of_prepared(*inputs: tf.Tensor) -> Outputs:
-        return dict(answer(*inputs)[0])
+        return servable.answers(run(*inputs)[0])
 
     def features(raw: tf.Tensor) -> Outputs:
         inputs, errors = read(raw)
-        return _with_errors({"features": answer(*inputs)[1][0]}, errors)
+        return _with_errors({"features": run(*inputs)[1][0]}, errors)
 
     def static(*inputs: tf.Tensor) -> Outputs:
-        outputs, _ = network(*inputs)
+        outputs = servable.answers(servable.run(*inputs)[0])
         return {name: x for name, x in outputs.items() if x.dtype != tf.string}
 
     archive.add_endpoint("serving_default", serving_default, [raw_spec])
     archive.add_endpoint("examples", of_examples, [examples_spec])
-    archive.add_endpoint(wire.prepared, of_prepared, specs)
+    archive.add_endpoint(wire.prepared, of_prepared, prepared_specs(kind))
     if servable.has_features:
         archive.add_endpoint("features", features, [raw_spec])
     if static_batch:
         archive.add_endpoint(f"{wire.prepared}_static", static, prepared_specs(kind, static_batch))
     return archive
-
-
-def prepared_specs(kind: Input, batch: int | None = None) -> list[tf.TensorSpec]:
-    """Returns what the signature `images`, or `inputs`, takes: batches of the model's inputs."""
-    takes = dict(kind.takes)
-    names = list(takes) if len(takes) > 1 else [kind.wire.prepared]
-    return [
-        tf.TensorSpec((batch, *spec.shape), spec.dtype, name)
-        for name, spec in zip(names, takes.values(), strict=True)
-    ]
 
 
 def decoded(raw: tf.Tensor, kind: Input) -> tuple[Tree, tf.Tensor]:

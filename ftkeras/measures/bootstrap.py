@@ -52,8 +52,8 @@ def interval(values: np.ndarray) -> list[float] | None:
 def share_interval(share: float, examples: int) -> list[float]:
     """Returns the 95% interval of a share of examples, [low, high].
 
-    Wilson (1927), the score interval: it allows for luck also if all examples are right, or none,
-    of which every resample of a bootstrap would say the same.
+    Wilson (1927), the score interval. It is wide enough even if all examples are right, or none;
+    every resample of a bootstrap would then be the same.
 
     Example:
         >>> [round(end, 3) for end in share_interval(1.0, 12)]

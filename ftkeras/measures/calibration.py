@@ -89,8 +89,8 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """Returns the temperature T under which logits / T are likeliest, on images kept from training.
 
     The likelihood is convex in 1 / T: Newton's method, kept inside a bracket. The targets are
-    smoothed as Platt (1999) does, as if one image more had been seen that could be of any class,
-    so that a few images that are all right do not make the model sure of everything.
+    smoothed as Platt (1999) does, as if one image more had been seen that could be of any class. So
+    a few images that are all right do not make every score 1.
 
     Args:
         labels: Int (n,), or multi-hot (n, classes), of which each class is a sigmoid of its own.

@@ -131,7 +131,7 @@ def _threads(products: int) -> Any:
 def _standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns features around 0, (n, channels), their means, and what they were divided by.
 
-    That is the root of a channel's own variance and the mean one of all: a channel that hardly
+    That is the root of a channel's own variance and the mean one of all. A channel that hardly
     varies on a few examples may be large on the next one, and must not decide alone there.
     """
     mean, own = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)

@@ -33,7 +33,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def scores_for(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Returns softmax scores if each example has one label, else sigmoid scores, (n, classes).
+    """Returns softmax scores if each example has one label, otherwise sigmoid scores, (n, classes).
 
     Args:
         labels: Int (n,), or multi-hot (n, classes).

@@ -17,7 +17,7 @@ def accuracy_by_slice(
 ) -> dict[str, dict[str, Any]]:
     """Returns, by column and value, how many examples there are and how many are right.
 
-    A column of numbers with many values is divided into quarters; another one with many values
+    A column of numbers with many values is divided into quarters. Another column with many values
     (a file name, a comment) is left out, and so is one that is the same for all.
 
     Args:

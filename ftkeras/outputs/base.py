@@ -60,8 +60,8 @@ class Answers:
     def weights(self) -> np.ndarray | None:
         """Each example's weight in the loss, float32 (n,): 0 if the answer is unknown.
 
-        The others weigh more in return, so that the mean over all examples is the mean over those
-        that are known: a mean that is right on any number of replicas, and in every epoch. None if
+        Examples with a known answer weigh more in return, so that the mean over all examples is the
+        mean over these. That mean is right on any number of replicas, and in every epoch. None if
         all are known and weigh the same.
         """
         if self.known is None:

@@ -1,9 +1,9 @@
 """How much memory a training step takes for what its backward pass reads.
 
 Plain layers are counted by rules: which of what enters and leaves them TensorFlow's gradient reads.
-A layer that holds layers, such as a block of a Transformer, is traced once, forward and backward,
-which finds the probabilities of its attention (heads x length^2) and its dropout masks, too. If
-that fails, what it puts out is counted.
+A layer that holds layers, such as a block of a Transformer, is traced once, forward and backward.
+That finds the probabilities of its attention (heads x length^2) and its dropout masks, too. If that
+fails, what it puts out is counted.
 """
 
 from __future__ import annotations

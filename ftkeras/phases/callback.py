@@ -129,7 +129,7 @@ class StagedUnfreezing(PlanRunner, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs = {} if logs is None else logs
-        if "learning_rate" not in logs:  # else a callback has logged it, and may have lowered it
+        if "learning_rate" not in logs:  # a callback may have lowered and logged it
             logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         self.position, self.first_batch = (epoch + 1, 0), 0
         self.judge(logs)

@@ -21,7 +21,7 @@ class Stretch:
 
     Args:
         steps: The calls.
-        block: The block that they are; None if what they make is kept as ever.
+        block: The block that they are; None if their outputs are kept as usual.
         inputs: What the calls take from before.
         outputs: What calls after them take, or the whole graph puts out.
     """

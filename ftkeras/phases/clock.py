@@ -11,8 +11,8 @@ from ftkeras.phases.schedule import learning_rate
 class PhaseClock:
     """Divides training into phases, and knows each step's learning rate.
 
-    Time is counted in steps from the start of training. If nobody knows how many steps an epoch
-    has, time is counted in epochs, and the rate changes once per epoch.
+    Time is counted in steps from the start of training. If the number of steps per epoch is
+    unknown, time is counted in epochs, and the rate changes once per epoch.
 
     A phase ends after its length; a phase that has `until` may end sooner. Both are moved to the
     next whole update if gradients are accumulated: the rest of an update would otherwise belong to

@@ -19,7 +19,8 @@ def trained_weights(
     """Returns the weights that selectors and batch-norm policy together train.
 
     Unless `batch_norm` is "train", scale and offset of a batch normalisation train only if a
-    selector names them (`norm`, `bias`, `re:`), not because their whole block was selected.
+    selector names them (`norm`, `bias`, `re:`). It is not enough that their whole block was
+    selected.
     """
     chosen = select(weights, selectors)
     if batch_norm == "train":
@@ -56,8 +57,8 @@ def set_trainable(model: keras.Model, trained: Sequence[Weight], batch_norm: Bat
     }
     model.trainable = True
     # Parents first: setting a parent's flag overwrites the flags of everything inside it. Every
-    # layer is set by itself nevertheless: on TensorFlow, assigning the value that a flag already
-    # has is skipped whole, so `model.trainable = True` need not reach what is inside.
+    # layer is set by itself nevertheless. On TensorFlow, assigning the value that a flag already
+    # has is skipped whole, so `model.trainable = True` may not reach the layers inside.
     for layer in layers_inside(model):
         statistics_fixed = batch_norm != "train" and isinstance(
             layer, keras.layers.BatchNormalization

@@ -31,8 +31,8 @@ def blocks_or_layers(model: keras.Model, blocks: Sequence[Block] | None) -> Sequ
 def head_dropouts(model: keras.Model, blocks: Sequence[Block]) -> tuple[keras.layers.Dropout, ...]:
     """Returns the dropout layers that no block depends on, however they are nested.
 
-    If the model isn't functional, the order of its layers is unknown: then these are the dropout
-    layers outside the blocks and outside each layer or nested model that holds a block.
+    If the model isn't functional, the order of its layers is unknown. Then these are the dropout
+    layers outside of the blocks, and outside of each layer or nested model that holds a block.
 
     Args:
         model: Any built Keras model.

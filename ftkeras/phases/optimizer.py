@@ -1,12 +1,12 @@
 """PhasedOptimizer: any Keras optimizer, with a step count and a rate for each group of weights.
 
 A Keras optimizer has one step count and one rate for all its weights. Unfreezing in stages needs
-more. A weight that joins late must start at its own first step: with zero momenta and a large step
+more. A weight that joins late must start at its own first step. With zero momenta and a large step
 count, Adam's first step would be about 3.2 times the rate. Earlier layers want lower rates
 (discriminative rates: Howard and Ruder 2018; layer-wise decay: Bao et al. 2022).
 
-So each group of weights that train together has an optimizer of its own, of the same class and
-settings, and this wrapper shares the gradients out. It uses public names only, as Keras's own
+So each group of weights that train together has its own optimizer, of the same class and settings.
+This wrapper shares the gradients out. It uses public names only, as Keras's own
 `LossScaleOptimizer` does.
 """
 
@@ -94,11 +94,11 @@ class _Rate(keras.Variable):
 class PhasedOptimizer(keras.optimizers.Optimizer):
     """Trains groups of weights, each with a copy of one optimizer, so with its own step count.
 
-    `StagedUnfreezing` puts it into a compiled model; few people make one. In the first phase it
-    equals the optimizer that it copies, to the bit, on one device; a group that joins later equals
-    a new one. Clipping sees the gradients of all groups together. With several replicas, gradients
-    are summed first, then accumulated and clipped, as one device would do it. (Keras clips before
-    it sums, and refuses to accumulate there.)
+    `StagedUnfreezing` puts it into a compiled model; few people make one. On one device it equals
+    the optimizer that it copies in the first phase, to the bit. A group that joins later equals a
+    new optimizer. Clipping sees the gradients of all groups together. With several replicas,
+    gradients are summed first, then accumulated and clipped, as one device would do it. (Keras
+    clips before it sums, and refuses to accumulate there.)
 
     Averages of weights (`use_ema`) belong to their own weight, and stand still with it: while a
     weight is frozen, its average is the weight.

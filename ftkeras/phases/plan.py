@@ -39,7 +39,7 @@ class PlannedBlock:
         parameters: How many numbers in it can train.
         trained: How many of them this phase trains.
         tensors: How many weights this phase trains.
-        batch_norm: "none" without batch normalisation, else "inference" or "training".
+        batch_norm: "none" without batch normalisation, otherwise "inference" or "training".
         peak_rate: The highest learning rate of any of its weights; 0 if it is frozen.
     """
 

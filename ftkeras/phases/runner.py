@@ -68,6 +68,7 @@ class PlanRunner:
         self._recalibrate_on, self._report, self._audits = recalibrate_on, report, audit
         self._audit: Audit | None = None
         self._traced: Any = None  # what the train function was traced for
+        self._tested: Any = None  # the same of the test function
         for phase in self.phases:
             settings.check(phase)
             if phase.batch_norm == "recalibrate" and recalibrate_on is None:
@@ -178,7 +179,7 @@ class PlanRunner:
             recalibrate_batch_norm(self.subject, self._recalibrate_on)
         self.set_up(index)
         self.optimizer.enter(index)
-        if self.best.phase != index:  # else it was loaded
+        if self.best.phase != index:  # otherwise it was loaded
             self.best = BestEpoch(index)
         self.keep_clock()
         self._steer(0)
@@ -192,16 +193,19 @@ class PlanRunner:
         set_trainable(self.subject, planned.trained, planned.phase.batch_norm)
 
     def set_up(self, index: int) -> None:
-        """Sets flags and settings of a phase, and has the train function traced for them."""
+        """Sets flags and settings of a phase; what they change of `fit` is traced again."""
         phase, together = self.phases[index], self.fitted.steps_per_execution
         self.set_flags(index)
         self._settings.apply(phase)
         self.optimizer.steps_together(together)
-        settings = (phase.batch_norm, phase.dropout, phase.label_smoothing, together)
-        traced = (frozenset(self.plan.phases[index].shares), settings)
+        tested = (self.fitted, phase.label_smoothing, together)
+        settings = (phase.batch_norm, phase.dropout)
+        traced = (frozenset(self.plan.phases[index].shares), settings, tested)
         if traced != self._traced:  # `fit` traces once, for the flags of that moment
             self.fitted.make_train_function(force=True)
-        self._traced = traced
+        if tested != self._tested:
+            self.fitted.make_test_function(force=True)
+        self._traced, self._tested = traced, tested
 
     def judge(self, logs: dict[str, Any]) -> None:
         """Looks at the metrics of the epoch that has ended, which may end the phase."""

@@ -13,8 +13,8 @@ _RISE_SHARE, _START_DIVISOR, _END_DIVISOR = 0.3, 25.0, 1e4
 def learning_rate(phase: Phase, step: int, steps: int) -> float:
     """Returns the rate for step `step` (from 0) of a phase of `steps` steps.
 
-    After a linear warm-up to the peak: `constant` stays; `linear` and `cosine` (Loshchilov and
-    Hutter 2017) fall towards zero; `step` falls to a tenth at half and to a hundredth at three
+    After a linear warm-up to the peak: `constant` stays. `linear` and `cosine` (Loshchilov and
+    Hutter 2017) fall towards zero. `step` falls to a tenth at half and to a hundredth at three
     quarters. `one_cycle` replaces the warm-up by its own rise. No step has a rate of zero.
 
     Example:

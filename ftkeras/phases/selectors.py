@@ -92,8 +92,8 @@ def weights_of(model: keras.Model, blocks: Sequence[Block] | None = None) -> Wei
     Args:
         model: Any built Keras model.
         blocks: Its blocks from input to output, usually `backbone.blocks`. Left out, every layer
-            that holds weights is a block, nested models are looked into, and the last weighted
-            layer on the way to each output is the head.
+            that holds weights is a block; nested models are opened. The last weighted layer on the
+            way to each output is the head.
 
     Raises:
         UserError: The model isn't built, a block holds a layer that isn't in the model, or

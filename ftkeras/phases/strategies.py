@@ -186,7 +186,7 @@ def auto(setting: Setting) -> Expansion:
 def choose(examples: int) -> tuple[str, str]:
     """Returns the strategy that `auto` takes for so many examples, and why.
 
-    It is the one that did best in `tools/bench/strategies.py`, on 100, 500 and 2,000 images; the
+    It is the one that did best in `tools/bench/strategies.py`, on 100, 500 and 2,000 images. The
     boundary lies half-way between two of these sizes, by ratio. docs/measured.md has the table.
     """
     few = 220

@@ -1,7 +1,7 @@
 """The examples that a report shows, drawn by their kind, with what the model went by in them.
 
-They are made while model and data are at hand and kept in the run as `pictures.json`, so that a
-report can be written again without either.
+They are made while model and data are loaded, and kept in the run as `pictures.json`. So a report
+can be written again without either.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ FILE = "adapted.npz"
 
 @stage("adapt the language model")
 def adapt_backbone(assembled: Assembled, run: Run) -> None:
-    """Adapts the backbone if the config asks for it; a run that resumes loads what it adapted.
+    """Adapts the backbone if the config sets `backbone.adapt`; a run that resumes loads what it
+    adapted.
 
     Writes `adapted.npz` (the backbone's weights) and `adaptation.json` (bits per character of
     held-out texts before and after each epoch) into the run.

@@ -92,7 +92,7 @@ def data(
 
 @stage("build the model")
 def backbone(config: Config, data: Data) -> Backbone:
-    """Loads the backbone and makes the changes to it that the config asks for.
+    """Loads the backbone and makes the changes of the config to it.
 
     Args:
         config: The config.
@@ -156,7 +156,7 @@ def _text_features(section: DataSection, kind: Input) -> dict[str, str]:
 
 
 def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float]] | None:
-    """Returns what adapts a language model to the training texts, if the config asks for it."""
+    """Returns what adapts a language model to the training texts, if the config sets it."""
     section = config.backbone.adapt
     if section is None:
         return None
@@ -174,7 +174,7 @@ def adapter(config: Config, on: Backbone, data: Data) -> Callable[[], list[float
 
 
 def adapters(config: Config, on: Backbone) -> Adapters | None:
-    """Gives the backbone adapters if the config asks for them."""
+    """Gives the backbone adapters if the config has a section `lora`."""
     section = config.lora
     if section is None:
         return None
@@ -353,7 +353,7 @@ def phases(
 
 
 def scaled(config: Config, among: Sequence[Phase]) -> tuple[Sequence[Phase], Sequence[str]]:
-    """Scales the learning rates to the images per update, if the config asks for it.
+    """Scales the learning rates to the images per update, by `optimizer.scale_rate`.
 
     Returns:
         The phases, and what was changed, in words.

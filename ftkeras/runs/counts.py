@@ -1,9 +1,9 @@
 """Logistic regression on counts, without a network, if the kind of input can be counted.
 
 On long texts, or in a language without word vectors, it may be better than the network; mostly the
-two err on different examples. So in the end the model may answer by both: each example's logits are
-a weighted sum, with the two weights that the validation split finds best ("stacking", Wolpert
-1992). Training does not see it: beside a classifier that knows the training examples by heart, a
+two err on different examples. So in the end the model may answer by both. Each example's logits are
+then a weighted sum, with the two weights that the validation split finds best ("stacking", Wolpert
+1992). Training does not use it: beside a classifier that knows the training examples by heart, a
 network has nothing to learn.
 """
 
@@ -75,9 +75,9 @@ def find_counts(assembled: Assembled, run: Run, split: str) -> Counts | None:
         split: What the model will be measured on in the end.
 
     Returns:
-        The classifier if the model answers better with it; otherwise None. So it is if the kind of
-        input has nothing to count, if the only output is not one of several classes, if the task
-        has no floor, or if there is no validation split.
+        The classifier if the model answers better with it; otherwise None. There is none without a
+        validation split, in a task without a floor, if the kind of input has nothing to count, or
+        if the only output is not one of several classes.
     """
     config, splits = assembled.config, assembled.data.splits
     counts = assembled.feed.input.ability("counts")

@@ -8,9 +8,12 @@ fine-tuned weights, and those half way between (Wortsman et al. 2022, "WiSE-FT")
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import io
 import math
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.cache import cache_folder, digest
 from ftkeras.console import track
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
@@ -39,6 +43,7 @@ from ftkeras.trunk.answers import Answer, run_tail, tail_function
 from ftkeras.trunk.extract import is_rounded
 from ftkeras.trunk.plan import view_of
 from ftkeras.trunk.store import FrontierStore
+from ftkeras.version import __version__
 
 FILE = "floor.npz"
 MOST = 5_000  # examples that run through the backbone for the floor alone
@@ -64,13 +69,11 @@ class Floor:
 
     def save(self, run: Run) -> None:
         """Writes `floor.npz` into a run."""
-        buffer = io.BytesIO()
         arrays: dict[str, Any] = {"examples": np.array(self.examples)}
         for number, (name, head) in enumerate(self.heads.items()):
             arrays |= {f"kernel {number}": head.kernel, f"bias {number}": head.bias}
             arrays[f"strength {number}"] = np.array(self.strengths[name])
-        np.savez(buffer, **arrays)
-        write_whole(run.path(FILE), buffer.getvalue())
+        write_whole(run.path(FILE), _npz(arrays))
 
     @classmethod
     def load(cls, run: Run, names: Mapping[str, Any]) -> Floor:
@@ -238,9 +241,9 @@ def _stores(
 ) -> tuple[Mapping[str, FrontierStore], Answer | None]:
     """Returns the first phase's stores by split, and what makes features of what they hold.
 
-    The trunk runs here for all that comes: the phase trains from these stores, and what is measured
-    in the end goes through them, too (`ftkeras.trunk.answers`). There are none if the phase stores
-    nothing, or not the examples as they are. Stores that are rounded to 16 bits are for training.
+    The trunk runs here for all later uses: the phase trains from these stores, and the measurements
+    in the end read them, too (`ftkeras.trunk.answers`). There are none if the phase stores nothing,
+    or not the examples as they are. Stores that are rounded to 16 bits are for training.
     """
     trunk, phase = assembled.trunk, assembled.unfreeze.phases[0]
     stored = trunk is not None and trunk.forecasts and trunk.forecasts[0].stored
@@ -264,10 +267,36 @@ def _fit(
     weights: np.ndarray | None,
     seed: int,
 ) -> tuple[Linear, float]:
-    """Returns the model fitted on all, and the strength that was best on a part left out."""
+    """Returns what `_best_fit` does; the same numbers are fitted once on a machine."""
     known = answers.places
-    features, values = features[known].astype(np.float64), answers.values[known]
+    features, values = features[known], answers.values[known]
     weights = None if weights is None else weights[known]
+    arrays = [np.ascontiguousarray(x) for x in (features, values, weights) if x is not None]
+    prints = [hashlib.blake2b(x.data).hexdigest() for x in arrays]
+    path = cache_folder("floor") / f"{digest(__version__, output, seed, STRENGTHS, *prints)}.npz"
+    lost = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+    with contextlib.suppress(*lost), np.load(path, allow_pickle=False) as kept:
+        return Linear(kept["kernel"], kept["bias"]), float(kept["strength"])
+    head, strength = _best_fit(output, features.astype(np.float64), values, weights, seed)
+    with contextlib.suppress(OSError):
+        write_whole(path, _npz({"kernel": head.kernel, "bias": head.bias, "strength": strength}))
+    return head, strength
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _best_fit(
+    output: Output,
+    features: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray | None,
+    seed: int,
+) -> tuple[Linear, float]:
+    """Returns the model fitted on all, and the strength that was best on a part left out."""
 
     def fitted(rows: np.ndarray, strength: float) -> Linear:
         own = None if weights is None else weights[rows]

@@ -20,7 +20,7 @@ def why_full(model: keras.Model, weights: Weights, phases: Sequence[Phase]) -> s
     """Returns why a model has to train on full batches, if it has to.
 
     Padding has no weight in a loss. But the statistics of a batch and the losses that layers add
-    include all rows, so that an incomplete batch would depend on the number of replicas.
+    include all rows. So an incomplete batch would depend on the number of replicas.
 
     Args:
         model: The model, not compiled yet.
@@ -56,7 +56,7 @@ def _adds_losses(model: keras.Model) -> bool:
 
 
 def full_batches(feed: Feed, why: str, replicas: int) -> tuple[Feed, str]:
-    """Returns a feed whose training batches are full, and a sentence that says so.
+    """Returns a feed whose training batches are full, and a sentence about it.
 
     Args:
         feed: The feed.

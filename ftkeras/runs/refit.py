@@ -31,7 +31,7 @@ FOLDER = "refit"
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Ends training after a number of epochs, whatever the phases say."""
+    """Ends training after a number of epochs, whatever the phases are."""
 
     def __init__(self, epochs: int):
         super().__init__()
@@ -43,7 +43,7 @@ class StopAfter(keras.callbacks.Callback):
 
 
 def check_refit(assembled: Assembled) -> None:
-    """Refuses to train once more if the config asks for it and it is impossible; UserError."""
+    """Raises UserError if the config wants a second training that is impossible."""
     if not assembled.config.training.refit:
         return
     missing = {"val", "test"} - assembled.data.splits.keys()

@@ -142,7 +142,7 @@ class Task:
         return None
 
     def silences(self, config: Config) -> bool:
-        """Whether frozen layers run without dropout if the config does not say it."""
+        """Whether frozen layers run without dropout if the config leaves it open."""
         return is_hub(config.backbone.name)
 
     def stores(self, feed: Feed) -> GetStores:
@@ -179,7 +179,7 @@ class Task:
         return False
 
     def faults(self, data: Data, said: Any) -> tuple[str, np.ndarray] | None:
-        """Returns how wrong each validation example is, if the outputs do not say that.
+        """Returns how wrong each validation example is, if the outputs do not define that.
 
         Args:
             data: The data.

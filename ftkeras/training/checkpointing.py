@@ -2,8 +2,8 @@
 
 It changes no number. Keras's `RematScope` would: a layer that is computed once more in it draws
 other dropout masks, and batch normalisation updates its statistics twice. Here each block is a pure
-function: it is given its weights, statistics and the states of its random generators, and what it
-makes of these is written back once.
+function. Its arguments are its weights, statistics and the states of its random generators; their
+new values are written back once.
 """
 
 from __future__ import annotations

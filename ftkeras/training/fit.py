@@ -57,7 +57,7 @@ def fit(
         guards: When to save, what to do about trouble, and which signals to handle.
         callbacks: More callbacks; their logs include the phase's learning rate. One that has
             `state` and `load_state` is resumed. In a phase that trains from a stored trunk, their
-            `model` is the tail: it has the weights that train, the optimizer and the loss, but not
+            `model` is the tail. It has the weights that train, the optimizer and the loss, but not
             the frozen layers.
         measured: Adds metrics that Keras lacks to the logs of all callbacks.
 

@@ -18,9 +18,9 @@ def quick_pointwise_gradients(model: keras.Model) -> Iterator[None]:
     """Within this block, gradients of the model's 1x1 convolutions are computed by `tf.matmul`.
 
     The gradients differ only by rounding; the outputs of the layers stay the same to the bit. On a
-    CPU, TensorFlow's gradient of a convolution unfolds maps first, which a 1x1 kernel doesn't need,
-    and modern backbones spend most of their time in 1x1 kernels. GPUs and TPUs do this by
-    themselves, so nothing changes on them.
+    CPU, TensorFlow's gradient of a convolution unfolds maps first, which a 1x1 kernel doesn't need.
+    Modern backbones spend most of their time in 1x1 kernels. GPUs and TPUs do this by themselves,
+    so nothing changes on them.
 
     Args:
         model: A built model; train functions that are traced within the block are faster.

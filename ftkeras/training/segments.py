@@ -18,6 +18,7 @@ from ftkeras.phases.phase import Phase
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.extract import plain_part
 from ftkeras.trunk.plan import TrunkPlan, stores_share, training_work, view_of, views_of
+from ftkeras.trunk.split import is_alike
 from ftkeras.trunk.store import FrontierStore
 
 _FORWARD = 4  # batches at once in validation
@@ -35,8 +36,8 @@ class Segment:
         first_epoch: The first epoch.
         end_epoch: It ends at the beginning of this epoch at the latest.
         work: The work of a training step in the unit of `trunk.cost`, if it trains from a store.
-        held_out: Returns the validation examples as the model takes them, each once and in order;
-            None if there are none, or if this worker has stored only its share.
+        held_out: Returns the validation examples as the model takes them, each once and in order.
+            Returns None if there are none, or if this worker has stored only its share.
     """
 
     model: keras.Model
@@ -65,7 +66,7 @@ def segments(
         yield _whole(model, feed, unfreeze)
         return
     unfreeze.one_fit_a_phase = True
-    index = None
+    index = tail = parted = None
     while index != len(unfreeze.phases) - 1:
         index = unfreeze.upcoming()
         phase, split = unfreeze.phases[index], trunk.splits[index]
@@ -79,8 +80,9 @@ def segments(
             yield _whole(model, feed, unfreeze)
             continue
         epochs = unfreeze.position[0], unfreeze.epochs
-        with model.distribute_strategy.scope():
-            tail = trunk.make_tail(split.tail.graph)
+        if tail is None or parted is None or not is_alike(split, parted):  # otherwise it is traced
+            with model.distribute_strategy.scope():
+                tail, parted = trunk.make_tail(split.tail.graph), split
         yield Segment(tail, stored, *epochs, feed.batch_size * training_work(split), held_out)
 
 

@@ -29,8 +29,8 @@ class StoredAnswers:
     """Answers about whole splits by the tail alone, if the trunk's output is stored on disk.
 
     The answers are the whole model's, within the rounding of float32 (`trunk.precision: exact`: of
-    the tail alone). So stores that are rounded to 16 bits, or computed in bfloat16, answer nothing:
-    what is measured has to be true of the model that is saved. Nor does a trunk that trained in any
+    the tail alone). So stores that are rounded to 16 bits, or computed in bfloat16, measure
+    nothing: results must hold for the model that is saved. Nor does a trunk that trained in any
     phase, or whose weights are not those that the store was made with.
 
     Args:
@@ -50,7 +50,7 @@ class StoredAnswers:
         Args:
             model: The whole model, or one of its inputs and outputs.
             name: The split.
-            label: What to say while the tail runs.
+            label: What to print while the tail runs.
         """
         index, feed = self._trunk.never_trained(), self._feed
         if index is None or feed.share.count > 1 or not _same(model, self._model):
@@ -100,7 +100,7 @@ def run_tail(
         feed: The data.
         name: The split.
         places: The indices of the examples.
-        label: What to say meanwhile.
+        label: What to print meanwhile.
     """
     read = store.read(feed.data.splits[name], sizes=feed.input.sizes)
     zero, size, parts = tf.constant(0, tf.int64), _BATCHES * feed.batch_size, []

@@ -22,7 +22,8 @@ def work(graph: Graph, length: int = NOMINAL_LENGTH) -> float:
     """Returns the multiplications of one example's forward pass, as a measure to compare parts.
 
     - A weight of two or more dimensions (kernels of convolutions and of dense layers) is used once
-      for each place of the output; that of a recurrent layer for each step of its input.
+      for each position of the output. A weight of a recurrent layer is used for each step of its
+      input.
     - A table of embeddings is only read.
     - Attention multiplies each query with each key, and each weight with each value.
     - All other operations count by the size of their output.

@@ -1,7 +1,7 @@
 """The engines that run the trunk: TensorFlow, or OpenVINO, which is faster on a CPU.
 
-An engine takes batches of the model's inputs (a tensor, or several in a tuple or a dict by name)
-and yields the frontier of each, in order.
+An engine takes batches of the model's inputs: a tensor, or several in a tuple or a dict by name. It
+yields the frontier of each, in order.
 """
 
 from __future__ import annotations
@@ -264,9 +264,9 @@ def openvino_core() -> Any:
     """Returns the process's only `openvino.Core`, which is kept until the end.
 
     On CPUs with large registers (seen with AMX) a core sets its thread's signal stack, and restores
-    the former one when it ends. If two cores end in the order in which they began, or one ends in
-    another thread, the thread is left with a freed stack (seen in OpenVINO 2026.4). The next signal
-    that Python handles, such as Ctrl-C, is then a segmentation fault.
+    the former one when it ends. If two cores end in the order in which they began, the thread is
+    left with a freed stack (seen in OpenVINO 2026.4). The same happens if one ends in another
+    thread. The next signal that Python handles, such as Ctrl-C, is then a segmentation fault.
     """
     return import_openvino().Core()
 

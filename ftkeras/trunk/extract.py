@@ -231,7 +231,7 @@ def extract(
 
     Args:
         trunks: The trunks.
-        inputs: Batches that begin with the model's inputs (a tensor, or several by name), in the
+        inputs: Batches that begin with the model's inputs, a tensor or several by name, in the
             order of the stores' rows; `tf.data` decodes the next ones meanwhile.
         outlets: Where each trunk's frontier goes; None leaves a trunk out, but not the first.
         about: A description of the stores, for people.

@@ -48,7 +48,7 @@ _FOUND: weakref.WeakKeyDictionary[Graph, Masks] = weakref.WeakKeyDictionary()
 def find_masks(graph: Graph) -> Masks:
     """Returns the masks of a graph; several splits of one graph share them.
 
-    The graph is traced once by TensorFlow to see them, if a layer in it may make any.
+    TensorFlow traces the graph once to find them, if a layer in it may make any.
     """
     if graph not in _FOUND:
         parts = (part for layer in graph.layers for part in flat_layers(layer))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.cache import Remembered, digest
 from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import table
 from ftkeras.data.feed import Feed
@@ -44,7 +46,7 @@ class TrunkForecast:
         reason: Why, or why not.
         made_in: The phase in which the examples run through the trunk: this one, or an earlier one
             whose trunk holds this phase's.
-        exact: Whether the tail trains on the very numbers that it would see without a store.
+        exact: Whether the tail trains on the same numbers, to the bit, as without a store.
         share: How much of the forward pass is in the trunk, from 0 to 1.
         bytes: The size of the stores.
         seconds_without: Time of the phase without a store.
@@ -145,7 +147,7 @@ def plan_trunk(
 ) -> TrunkPlan:
     """Decides for each phase whether its trunk is stored: if that is possible and saves time.
 
-    The time of a phase is estimated from one forward pass of the whole model on this machine,
+    The time of a phase is estimated from one forward pass of the whole model on this machine. It is
     divided between trunk and tail in proportion to their work.
 
     Args:
@@ -327,6 +329,28 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
 def _seconds_per_work(model: keras.Model, graph: Graph, length: int) -> float:
     """Returns the seconds of a forward pass, divided by its work.
 
+    They are measured once on a machine for all models of the same calls and sizes, because a graph
+    has to be traced for it.
+    """
+    devices = [device.name for device in tf.config.list_logical_devices()]
+    known = Remembered("forward", tf.__version__, os.cpu_count(), devices)
+    calls = [
+        (type(step.operation).__name__, [(x.shape, x.dtype) for x in step.outputs])
+        for step in graph.steps
+    ]
+    key = digest(length, model.dtype_policy.name, calls)
+    seconds: float | None = known.get(key, "")
+    if seconds is None:
+        seconds = _measured(model, graph, length)
+        known.put(key, "", seconds)
+        known.save()
+    strategy = model.distribute_strategy
+    return seconds / (strategy.num_replicas_in_sync if strategy else 1)
+
+
+def _measured(model: keras.Model, graph: Graph, length: int) -> float:
+    """Returns the seconds of a forward pass on one replica, divided by its work.
+
     Sizes that only the batch decides are `length`. If the model takes no sequence of that length
     (it may have fewer positions), half of that is tried, and so on.
     """
@@ -357,8 +381,7 @@ def _forward_seconds(model: keras.Model, length: int) -> float:
         for tensor in tf.nest.flatten(run(batch)):
             keras.ops.convert_to_numpy(tensor)  # waits for the device
         seconds.append(time.perf_counter() - start)
-    replicas = model.distribute_strategy.num_replicas_in_sync if model.distribute_strategy else 1
-    return min(seconds[1:]) / count / replicas
+    return min(seconds[1:]) / count
 
 
 def format_trunk(plan: TrunkPlan) -> str:

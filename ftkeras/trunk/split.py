@@ -91,9 +91,9 @@ def split_model(
 
     Args:
         model: A functional model; nested functional models are opened. Its inputs may have names.
-        silence: Take frozen layers that are random in training into the trunk, where they run as
-            at inference: dropout, stochastic depth, and layers that contain them, such as a
-            transformer block.
+        silence: Take frozen layers that are random in training into the trunk; they run as at
+            inference there. They are dropout, stochastic depth, and layers that contain them, such
+            as a transformer block.
         graph: The model's graph from `flatten`; several splits of one graph can be compared.
 
     Returns:
@@ -210,6 +210,12 @@ def _tail_graph(graph: Graph, tail: set[Step], frontier: tuple[Tensor, ...], mas
 def is_within(split: TrunkSplit, other: TrunkSplit) -> bool:
     """Whether a split's trunk is a part of another's; both are of one graph."""
     return set(split.trunk.graph.steps) <= set(other.trunk.graph.steps)
+
+
+def is_alike(split: TrunkSplit, other: TrunkSplit) -> bool:
+    """Whether two splits of one graph divide it at the same places."""
+    one, two = split.trunk.graph, other.trunk.graph
+    return one.outputs == two.outputs and set(one.steps) == set(two.steps)
 
 
 def joined_trunk(splits: Sequence[TrunkSplit]) -> tuple[GraphModel, list[list[int]]]:

@@ -1,7 +1,7 @@
 """The trunk's outputs for every example, in memory or on disk, read at random in the graph.
 
-On disk a store is a folder named by its key: raw numbers in shards, one or more for each tensor of
-the frontier, and a manifest. It gets that name only when it is complete.
+On disk a store is a folder named by its key. It has raw numbers in shards, one or more for each
+tensor of the frontier, and a manifest. It gets that name only when it is complete.
 """
 
 from __future__ import annotations

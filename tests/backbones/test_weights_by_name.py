@@ -142,7 +142,7 @@ def _check(target, source, path):
 @pytest.mark.parametrize("shape", ["flat", "functional", "sequential"])
 @pytest.mark.parametrize("name", _FORMATS)
 def test_each_value_comes_to_its_layer_whatever_is_frozen(name, shape, tmp_path):
-    # Elsewhere no order depends on what is frozen.
+    # In other formats no order depends on what is frozen.
     states = _STATES if name in ("whole.h5", "keras2.h5") else ("none", "middle")
     for names, state in itertools.product((None, _NAMES), states):
         source, target = _freeze(_chain(names, shape), state), _target(names)

@@ -1,4 +1,4 @@
-"""A run that is told to save, then to stop, and goes on: as a scheduler does it."""
+"""A run that gets signals to save, then to stop, and resumes: as a scheduler does it."""
 
 from __future__ import annotations
 

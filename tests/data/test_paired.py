@@ -1,4 +1,4 @@
-"""Batches of two domains: who stands beside whom, and in which order."""
+"""Batches of two domains: which rows are paired, and in which order."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_seed_epoch_and_position_decide_the_pixels(split, strength):
     first = of()
     np.testing.assert_array_equal(first, of())
     assert (first != of(epoch=3)).any() and (first != of(seed=2)).any()
-    # A run that goes on within the epoch sees what it would have seen.
+    # A run that resumes within the epoch reads the same batches.
     np.testing.assert_array_equal(first[16:], of(start=16))
 
 

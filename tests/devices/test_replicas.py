@@ -57,7 +57,8 @@ def model(optimizer: keras.optimizers.Optimizer, batch_norm: bool = False) -> ke
 def network(batch_norm: bool = False) -> keras.Model:
     keras.utils.set_random_seed(0)
     penalty = keras.regularizers.L2(0.1)
-    # No bias before batch norm: its gradient is zero but for rounding, which Adam makes a step of.
+    # No bias before batch norm: its gradient is zero except for rounding, which Adam makes a step
+    # of.
     first = keras.layers.Dense(5, kernel_regularizer=penalty, use_bias=not batch_norm)
     layers = [keras.Input((3, 4)), first]
     if batch_norm:

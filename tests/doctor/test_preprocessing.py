@@ -34,7 +34,7 @@ def test_a_classifier_as_it_should_be_gives_no_finding(starter, images):
 
 
 def test_a_file_that_lost_its_preprocessing_is_found(starter, images, tmp_path):
-    # Its layers have names of their own, so that nobody can know what they expect.
+    # Its layers have names of their own, so that no code can know what they expect.
     def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
         return type(layer).from_config({**layer.get_config(), "name": f"my_{layer.name}"})
 

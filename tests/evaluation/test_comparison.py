@@ -27,7 +27,7 @@ NAMES = ["cat", "dog"]
 
 
 def answers(right: np.ndarray, labels: np.ndarray | None = None) -> Predictions:
-    """Returns answers to n images of two classes in turn, right where `right` says so."""
+    """Returns answers to n images of two classes in turn, right if `right` is true."""
     labels = np.arange(len(right), dtype=np.int32) % 2 if labels is None else labels
     predicted = np.where(right, labels, 1 - labels)
     ids = np.array([f"{i}.png" for i in range(len(right))])

@@ -27,7 +27,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 def mean_colour_model() -> keras.Model:
     """Returns a model whose logits are the image's mean red, green and blue."""
     image = keras.Input((4, 4, 3))
-    x = keras.layers.Dropout(0.9)(image)  # changes everything where inference is not meant
+    x = keras.layers.Dropout(0.9)(image)  # changes everything unless inference is meant
     return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
 
 

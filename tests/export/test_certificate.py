@@ -149,7 +149,7 @@ def test_check_says_why_a_model_cannot_be_served(tmp_path):
 
 @pytest.mark.slow
 def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
-    """In isolated mode, where nothing but what is installed can be imported."""
+    """In isolated mode, in which only what is installed can be imported."""
     (tmp_path / "0.raw").write_bytes(golden_images()["colour"])
     np.savez(tmp_path / "prepared.npz", images=np.zeros((2, 16, 16, 3), np.float32))
     names = {"raw": "image_bytes", "feature": "image/encoded", "prepared": "images"}

@@ -67,7 +67,7 @@ def ask(file: Path, images: np.ndarray) -> np.ndarray:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         return session.run(None, {"images": images})[0]
     if file.suffix == ".xml":
-        # By itself it would compute in bfloat16 where the CPU can.
+        # By default it would compute in bfloat16 if the CPU can.
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         model = openvino_core().compile_model(file, "CPU", exact)
         return model({"images": images})["scores"]
@@ -123,7 +123,7 @@ def off_by(amount: float, tolerance: float | None):
     [
         (2e-3, 1e-3, "x and the Keras model disagree by 0.002, and 0.001 is allowed"),
         (np.nan, 1e-3, "disagree by nan"),
-        (0.0, None, "accuracy of 0.333 where the Keras model has 1.000"),
+        (0.0, None, "accuracy of 0.333, the Keras model 1.000"),
     ],
 )
 def test_a_format_that_answers_otherwise_is_not_written(

@@ -12,8 +12,9 @@ from PIL import Image
 
 from ftkeras.config.schema import HiddenLayer
 from ftkeras.errors import UserError
+from ftkeras.export import signatures
 from ftkeras.export.classifier import Classifier, pooled_features
-from ftkeras.export.signatures import archive_of
+from ftkeras.export.signatures import archive_of, decoded
 from ftkeras.inputs.image.file_check import DAMAGED, EMPTY, UNKNOWN, WEBP
 from ftkeras.inputs.image.golden import broken_image, golden_images, refused_images
 from ftkeras.model.head import attach_head
@@ -52,7 +53,7 @@ def example(**features: bytes) -> bytes:
 def served(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("signatures"))
     classifier = Classifier(colour_model(), NAMES, temperature=2.0)
-    archive_of(classifier, static_batch=2).write_out(folder, verbose=False)
+    archive_of(classifier, static_batch=2).write_out(folder)
     return tf.saved_model.load(folder)
 
 
@@ -136,6 +137,46 @@ def test_no_images_have_no_answers(served):
     }  # fmt: skip
 
 
+class Doubling(keras.layers.Layer):
+    """Counts its calls, and reads from a table that 1 is 2."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.calls = 0
+        rows = tf.lookup.KeyValueTensorInitializer([1], [2.0])
+        self.table = tf.lookup.StaticHashTable(rows, -1.0)
+
+    def call(self, inputs):
+        self.calls += 1
+        return inputs * self.table.lookup(tf.constant(1))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_model_and_decoder_are_traced_once_for_all_signatures(tmp_path, monkeypatch):
+    """Also for OpenVINO's opinion; and a table in a layer is written, too."""
+    read = []
+    monkeypatch.setattr(
+        signatures, "decoded", lambda raw, kind: read.append(raw) or decoded(raw, kind)
+    )
+    image = keras.Input((SIZE, SIZE, 3))
+    layer = Doubling()
+    mean = keras.layers.GlobalAveragePooling2D(name="head_pool")(layer(image))
+    model = keras.Model(
+        image, keras.layers.Dense(3, name="logits", kernel_initializer="ones")(mean)
+    )
+    layer.calls = 0
+    classifier = Classifier(model, NAMES)
+    archive_of(classifier).write_out(str(tmp_path))
+    assert classifier.frozen.graph.as_graph_def().node
+    assert (layer.calls, len(read)) == (1, 1)
+    served = tf.saved_model.load(str(tmp_path))
+    assert set(served.signatures) == {"serving_default", "examples", "images", "features"}
+    said = ask(served, "features", image_bytes=[png(255, 0, 51)])
+    np.testing.assert_allclose(said["features"], [[510, 0, 102]])
+
+
 def test_the_static_signature_can_be_compiled(served):
     images = np.zeros((2, SIZE, SIZE, 3), np.float32)
     images[0, ..., 2] = images[1, ..., 0] = 255
@@ -153,7 +194,7 @@ def test_several_labels_have_thresholds_of_their_own(tmp_path):
     classifier = Classifier(
         colour_model(), NAMES, multi_label=True, temperature=2.0, thresholds=[0.9, 0.95, 0.4]
     )
-    archive_of(classifier).write_out(str(tmp_path), verbose=False)
+    archive_of(classifier).write_out(str(tmp_path))
     served = tf.saved_model.load(str(tmp_path))
     said = ask(served, "serving_default", image_bytes=[png(255, 254, 0), b"x"])
     # sigmoid(2.5) = 0.924 for red and a little less for green; sigmoid(0) = 0.5 for blue.

@@ -1,4 +1,4 @@
-"""Configs and overrides that nobody would write by hand: refused in one line, and soon."""
+"""Configs and overrides that no person would write by hand: refused in one line, and soon."""
 
 from __future__ import annotations
 

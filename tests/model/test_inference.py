@@ -11,7 +11,7 @@ from ftkeras.model.inference import outputs_function, with_kept_outputs
 
 def model() -> keras.Model:
     image = keras.Input((4, 4, 3))
-    x = keras.layers.Dropout(0.9)(image)  # changes everything where inference is not meant
+    x = keras.layers.Dropout(0.9)(image)  # changes everything unless inference is meant
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, keras.layers.Dense(2, use_bias=False, name="logits")(x))
 

@@ -69,7 +69,7 @@ def test_reinitialize_follows_from_its_seed_alone():
         random.seed(len(drawn))
         expected = random.Random(len(drawn)).random()
         reinitialize(backbone.blocks[-count:], seed)
-        assert random.random() == expected  # Python's own generator goes on as it was
+        assert random.random() == expected  # Python's own generator is as it was
         drawn.append(values(backbone.model)["conv2/kernel"])
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])

@@ -59,7 +59,7 @@ def test_the_loss_is_of_standardised_numbers(name, value):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Grey images whose brightness is their age; of every sixth nobody knows it."""
+    """Grey images whose brightness is their age; of every sixth it is unknown."""
     folder = tmp_path_factory.mktemp("faces")
     image = keras.Input((16, 16, 3))
     x = keras.layers.Rescaling(1 / 128, -1.0)(image)

@@ -20,6 +20,7 @@ from ftkeras.data.pipeline import Examples
 from ftkeras.evaluation.floor import against_floor, floor_lines, sentence
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, load_predictions
+from ftkeras.measures.linear import STRENGTHS
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.number import Number
 from ftkeras.outputs.one_of import OneOf
@@ -123,6 +124,30 @@ def test_a_run_that_resumes_takes_the_floor_that_it_began_with(config, tmp_path)
     np.testing.assert_array_equal(first.heads["label"].kernel, again.heads["label"].kernel)
     assert (first.strengths, first.examples) == (again.strengths, again.examples)
     assert isinstance(Floor.load(run, {"label": None}), Floor)
+
+
+def test_a_second_run_finds_the_floor_of_the_first(config, tmp_path, cache, monkeypatch):
+    fits, fit = [], OneOf.linear
+
+    def counted(self, features, values, strength, weights=None):
+        fits.append(strength)
+        return fit(self, features, values, strength, weights)
+
+    monkeypatch.setattr(OneOf, "linear", counted)
+    assembled, floors = assemble(config()), []
+    for name in ("first", "second"):
+        run = Run.create(str(tmp_path / name), assembled.config)
+        floors.append(find_floor(assembled, run, "test"))
+        assert len(fits) == len(STRENGTHS) + 1  # of the first run
+    [first, second] = [floor.heads["label"] for floor in floors]
+    assert first.kernel.tobytes() == second.kernel.tobytes()
+    assert first.bias.tobytes() == second.bias.tobytes()
+    assert floors[0].strengths == floors[1].strengths
+    [kept] = cache.glob("floor/*.npz")
+    kept.write_bytes(b"broken")
+    again = find_floor(assembled, Run.create(str(tmp_path / "third"), assembled.config), "test")
+    assert again.heads["label"].kernel.tobytes() == first.kernel.tobytes()
+    assert len(fits) == 2 * (len(STRENGTHS) + 1)
 
 
 CHOSEN, TRAINED = {"training": {"end": "chosen"}}, {"training": {"end": "trained"}}

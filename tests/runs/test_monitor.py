@@ -212,7 +212,7 @@ def test_nothing_is_measured_that_keras_logs(config):
 
 
 def test_of_undefined_and_infinite_answers_comes_no_number(config):
-    """A class that is never predicted has no precision; the training goes on."""
+    """A class that is never predicted has no precision; the training continues."""
     assembled = assemble(config(None, "val_per_class.a.precision", "val_macro_f1"))
     callback = measured_metrics(assembled, None)
     head = assembled.model.get_layer("logits")

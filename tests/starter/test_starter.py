@@ -109,7 +109,7 @@ def read_part(part: str, per_class: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 def test_features_carry_what_a_linear_probe_needs():
-    """50 training and 20 test images a class: 0.795 shipped, 0.10 random weights (measured)."""
+    """50 training and 20 test images per class: 0.795 shipped, 0.10 random weights (measured)."""
     x_train, y_train = read_part("train", 50)
     x_test, y_test = read_part("test", 20)
     model = mobilenet(pooling="avg")

@@ -11,9 +11,10 @@ import pytest
 
 from ftkeras.data.feed import Feed
 from ftkeras.inputs.image.input import ImageInput
-from ftkeras.phases import Phase
+from ftkeras.phases import Phase, make_plan, weights_of
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
+from ftkeras.training.checkpointing import check_checkpointing
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
@@ -24,7 +25,7 @@ Training = Callable[..., tuple[dict[str, Any], Run]]
 
 @pytest.fixture
 def small_training(small_images) -> Training:
-    """A function that trains a new model, or goes on with what is in the folder.
+    """A function that trains a new model, or resumes from the folder.
 
     It returns all that came out, and the run.
     """
@@ -38,6 +39,7 @@ def small_training(small_images) -> Training:
         feed: dict[str, Any] | None = None,
         guards: Guards | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        checkpointing: bool = False,
     ) -> tuple[dict[str, Any], Run]:
         keras.utils.set_random_seed(0)
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,11 @@ def small_training(small_images) -> Training:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         metrics = [keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.AUC(name="auc")]
         model.compile(optimizer or adamw, loss, weighted_metrics=metrics)
-        unfreeze = ResumableUnfreezing(model, phases, steps_per_epoch=batches.steps_per_epoch)
+        weights, steps = weights_of(model), batches.steps_per_epoch
+        if checkpointing:
+            check_checkpointing(model, weights)
+        plan = make_plan(model, weights, phases, steps_per_epoch=steps, checkpointing=checkpointing)
+        unfreeze = ResumableUnfreezing(model, plan)
         average = AveragedWeights(model, 0.9)
         checkpoints = Checkpoints(model, run, "val_loss", average)
         fit(

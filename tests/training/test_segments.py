@@ -25,6 +25,7 @@ from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.saving import Guards
 from ftkeras.training.resume.signals import Signals
 from ftkeras.training.segments import segments
+from ftkeras.trunk import plan
 from ftkeras.trunk.plan import TrunkForecast, format_trunk
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def test_the_record_is_the_same_with_and_without_a_store(arrays, tmp_path, capsy
         config(arrays, "trunk.mode=on", "trunk.precision=exact"), str(tmp_path / "stored")
     )
     said = capsys.readouterr().out
-    assert said.count("trunk     train:") == 2  # once a phase
+    assert said.count("trunk     train:") == 2  # once per phase
     # The images ran through the trunk once for both, and for what is measured.
     assert said.count("examples through TensorFlow, to the bit, for 1 more") == 3  # test, too
     assert said.count("stored already") == 2
@@ -146,6 +147,15 @@ def test_auto_stores_only_what_saves_time(arrays):
     assert head.seconds_with < head.seconds_without / 5
 
 
+def test_the_forward_pass_is_timed_once_on_a_machine(arrays, cache, monkeypatch):
+    """A second run of the same calls and sizes forecasts the same, and traces nothing for it."""
+    first = assemble(config(arrays)).trunk.forecasts
+    monkeypatch.setattr(plan, "outputs_function", None)
+    assert assemble(config(arrays, "optimizer.weight_decay=0.1")).trunk.forecasts == first
+    with pytest.raises(TypeError):
+        assemble(config(arrays, "data.input.size=32"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "made_in"),
     [
@@ -179,6 +189,37 @@ def test_without_a_store_training_is_one_fit(arrays):
     one, *more = segments(made.model, made.feed, made.unfreeze, made.trunk)
     assert (one.first_epoch, one.end_epoch, more) == (0, made.unfreeze.epochs, [])
     assert one.model is made.model
+
+
+@pytest.mark.parametrize(("mode", "tests"), [("off", 2), ("on", 3)])
+def test_a_phase_traces_only_what_it_changes(arrays, tmp_path, monkeypatch, mode, tests):
+    """The second phase changes nothing, the third what the loss is, the fourth what trains."""
+    rows = ", ".join(
+        f"{{name: {name}, train: {train}, label_smoothing: {smoothing}, epochs: 2, "
+        "learning_rate: 1.0e-3}"
+        for name, train, smoothing in [
+            ("first", "[head]", 0.0),
+            ("same", "[head]", 0.0),
+            ("smoothed", "[head]", 0.1),
+            ("top", "[head, 'blocks[-1:]']", 0.1),
+        ]
+    )
+    made = assemble(config(arrays, f"trunk.mode={mode}", f"phases=[{rows}]"))
+    traced = dict.fromkeys(("train_step", "test_step"), 0)
+
+    def count(name: str) -> None:
+        step = getattr(keras.Model, name)
+
+        def counted(self, data):
+            traced[name] += 1
+            return step(self, data)
+
+        monkeypatch.setattr(keras.Model, name, counted)
+
+    for name in traced:
+        count(name)
+    trained(made, tmp_path / "run")
+    assert traced == {"train_step": 3, "test_step": tests}
 
 
 def trained(

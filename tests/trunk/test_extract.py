@@ -41,7 +41,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def two_way_model(trained=("logits",), seed=0):
-    """A frozen stem of which two tensors of different shapes go on."""
+    """A frozen stem with two outputs of different shapes that later layers read."""
     keras.utils.set_random_seed(seed)
     images = keras.Input((SIZE, SIZE, 3), name="image")
     x = layers.Rescaling(1 / 127.5, -1.0)(images)
@@ -112,7 +112,7 @@ def test_replicas_share_the_batches_and_keep_the_order(two_replicas):
     with two_replicas.scope():
         model = two_way_model(("top_0", "top_1", "logits"))
     split = split_model(model)
-    data = images_of(examples(21), size=5)  # 3 and 2 a replica, and 1 and 0 at the end
+    data = images_of(examples(21), size=5)  # 3 and 2 per replica, and 1 and 0 at the end
     run, line = make_engine(split.trunk, next(iter(data)), batch_size=5, strategy=two_replicas)
     assert line == "TensorFlow"
     expected = [np.concatenate(p) for p in zip(*map(split.trunk, data), strict=True)]
@@ -169,7 +169,7 @@ def test_difference_is_relative_to_what_is_expected(found, norm, off):
 
 @pytest.mark.slow
 def test_the_starter_runs_in_the_precision_that_is_asked_for():
-    """In bfloat16, where the CPU has it, MobileNetV2 is as far off as that precision makes it."""
+    """In bfloat16, if the CPU has it, MobileNetV2 is as far off as that precision makes it."""
     pytest.importorskip("openvino")
     backbone = load_backbone("MobileNetV2", weights="starter", image_size=96)
     backbone.model.trainable = False

@@ -57,7 +57,7 @@ class Counter(layers.Layer):
 
 
 class Scale(layers.Layer):
-    """Somebody's own layer, which does nothing unusual."""
+    """A user's own layer, which does nothing unusual."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=shape[-1:], initializer="ones")

@@ -262,7 +262,7 @@ def test_of_two_that_make_the_same_store_the_later_takes_the_first(cache):
     np.testing.assert_array_equal(found[0], arrays[0][[2]])
     assert (cache / "k" / "tensor-0-00000.bin").stat().st_ino == inode
     assert [path.name for path in cache.iterdir()] == ["k"]
-    prune(max_bytes=0)  # whoever reads it goes on reading
+    prune(max_bytes=0)  # a process that reads it can finish
     np.testing.assert_array_equal(kept.gather(tf.constant([8], tf.int64))[0], arrays[0][[8]])
 
 

@@ -1,15 +1,15 @@
-"""What training against attacks keeps of the accuracy, and what it costs on clean images.
+"""Accuracy under attack after adversarial training, and what that costs on clean images.
 
-Fine-tunes the starter's first blocks by each method of the task `adversarial`, and as ever; and all
-its blocks as ever (`whole`, at a lower rate). All on the same images, for as many epochs. Each
-model is attacked by PGD-20 at 4/255 and 8/255 (L-infinity) on the same test images; with
-`--judge`, its SavedModel is attacked by the Adversarial Robustness Toolbox, too.
+Fine-tunes the starter's first blocks by each method of the task `adversarial`, and by ordinary
+training (`standard`). `whole` trains all its blocks, at a lower rate. All train on the same images
+for the same number of epochs. PGD-20 attacks each model at 4/255 and 8/255 (L-infinity), on the
+same test images. With `--judge`, the Adversarial Robustness Toolbox attacks its SavedModel, too.
 Prints mean accuracy and standard deviation over seeds.
 
 Usage: python tools/bench/adversarial.py [--seeds=3] [--first_seed=0] [--quick] [--judge]
        [--only='pgd 4',...] [--out=FILE.jsonl]
 
-A result that `--out` already holds is not measured again, so an interrupted run goes on.
+A result that `--out` already holds is not measured again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ flags.DEFINE_integer("examples", 200, "how many test images are attacked")
 flags.DEFINE_list("only", [], "names of methods; all by default")
 flags.DEFINE_bool("quick", False, "one seed, two epochs: to see that it works")
 flags.DEFINE_bool("judge", False, "attack the exports with the Adversarial Robustness Toolbox")
-flags.DEFINE_string("out", "adversarial.jsonl", "where results are kept")
+flags.DEFINE_string("out", "adversarial.jsonl", "file of the results")
 FLAGS = flags.FLAGS
 
 

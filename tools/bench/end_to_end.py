@@ -2,17 +2,19 @@
 
     python tools/bench/end_to_end.py [--pairs 5] [--size 96] [--head 10] [--top 10] [--out FILE]
 
-Both fine-tune MobileNetV2 with the starter's weights on the starter's 2,000 training images, with
-its 1,000 test images as validation after each epoch: a head phase, then the last four blocks, batch
-size 32, the same rates. `stock_keras.py` is the baseline. Ours starts with an empty cache each
-time; it stores the trunk, keeps its record and its checkpoints, and evaluates with error bars;
-export and report, which the baseline has not, are off. With `--top 0` it is a linear probe.
+Both fine-tune MobileNetV2 with the starter's weights on the starter's 2,000 training images. Its
+1,000 test images are the validation after each epoch. Both have a head phase, then the last four
+blocks, with batch size 32 and the same rates. With `--top 0` it is a linear probe.
 
-Baseline and ours alternate, each pair with its own seed, so that whatever else the machine does
-falls on both. "to its accuracy" is when ours first reached the validation accuracy that the stock
-script ended with; "by a short plan" is the same of a third process, of ours, planned as somebody
-would who is after an accuracy and not after a number of epochs (`SHORT`). CPU time, of all cores,
-is steadier on a busy machine. A result that `--out` already holds is not measured again.
+`stock_keras.py` is the baseline. `ftkeras train` starts with an empty cache each time. It stores
+the trunk, keeps its record and its checkpoints, and evaluates with intervals. Export and report,
+which the baseline lacks, are off.
+
+Both sides alternate, so that other work of the machine affects both. Each pair has its own seed.
+"to its accuracy" is when ftkeras first reached the validation accuracy that the stock script ended
+with. "by a short plan" is the same for a third process: ftkeras with a plan that aims at an
+accuracy instead of a number of epochs (`SHORT`). CPU time, of all cores, is steadier on a busy
+machine. A result that `--out` already holds is not measured again.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST_LAYER = "block_13_expand"  # of the last four blocks
 HEAD = {"name": "head", "train": ["head"]}
 TOP = {"name": "top", "train": ["head", "blocks[-4:]"]}
-# Where the time to an accuracy is all: rates that fall to nothing within few epochs.
+# For the shortest time to an accuracy: rates that fall to nothing within few epochs.
 SHORT = (
     {**HEAD, "epochs": 3, "learning_rate": 3e-3, "decay": "cosine"},
     {**TOP, "epochs": 3, "learning_rate": 6e-4, "decay": "one_cycle"},
@@ -187,7 +189,7 @@ def processor_seconds() -> float:
 
 
 def time_to(accuracy: float, result: Result) -> float | None:
-    """Returns the seconds until a run first reached an accuracy, None where it never did."""
+    """Returns the seconds until a run first reached an accuracy, None if it never did."""
     return next((at for reached, at in result["epochs"] if reached >= accuracy), None)
 
 

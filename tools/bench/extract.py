@@ -1,10 +1,10 @@
-"""Images a second through a frozen trunk: `model.predict` against ftkeras's extraction.
+"""Images per second through a frozen trunk: `model.predict` against ftkeras's extraction.
 
     python tools/bench/extract.py [--pairs 5] [--sizes 96,160] [--images 512] [--batch-size 32]
 
-The trunk is MobileNetV2 with the starter's weights up to its pooled features, the images are the
-starter's, decoded beforehand, so that both sides are timed on the same arrays. Baseline and ours
-alternate, so that whatever else the machine does falls on both; each ratio is of one such pair.
+The trunk is MobileNetV2 with the starter's weights, up to its pooled features. The images are the
+starter's, decoded beforehand, so that both sides are timed on the same arrays. Both sides
+alternate, so that other work of the machine affects both. Each ratio is of one such pair.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ftkeras.runs.build import batches
 from ftkeras.trunk.engines import best_precision, make_engine
 from ftkeras.trunk.split import split_model
 
-HEADER = ("size", "engine", "predict img/s", "ours img/s", "ratio", "lowest", "highest", "goal")
+HEADER = ("size", "engine", "predict img/s", "ftkeras img/s", "ratio", "lowest", "highest", "goal")
 GOALS = {"tensorflow": 1.2, "openvino float32": 1.8, "openvino bfloat16": 4.0}
 
 

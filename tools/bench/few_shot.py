@@ -1,9 +1,9 @@
-"""Few examples a class: what ftkeras makes of frozen features, beside scikit-learn.
+"""Few examples per class: heads of ftkeras on frozen features, beside scikit-learn.
 
-The shipped backbone and the 2,000 + 1,000 starter images. Of each class 1, 2, 5, 10 and 20 training
-images are drawn; all methods see the same draws, and the 1,000 test images are looked at once the
-methods are fitted. scikit-learn's logistic regression has its default settings and gets the pooled
-features of the last map, and, in a row of its own, the very features that ftkeras's heads get.
+The shipped backbone and the 2,000 + 1,000 starter images. 1, 2, 5, 10 and 20 training images are
+drawn per class, the same for all methods. The 1,000 test images are used once the methods are
+fitted. scikit-learn's logistic regression has its default settings. One row has the pooled features
+of the last map, another the same features as ftkeras's heads.
 
 Usage: python tools/bench/few_shot.py [--seeds=20] [--shots=1,2,5,10,20] [--quick]
 
@@ -31,7 +31,7 @@ from ftkeras.measures.metrics import log_losses
 from ftkeras.tasks.few_shot.features import unit_features
 from ftkeras.tasks.few_shot.probes import METHODS, draw, fit_head, stratified_folds
 
-flags.DEFINE_list("shots", ["1", "2", "5", "10", "20"], "examples a class")
+flags.DEFINE_list("shots", ["1", "2", "5", "10", "20"], "examples per class")
 flags.DEFINE_integer("seeds", 20, "how many draws")
 flags.DEFINE_integer("first_seed", 0, "the first draw's seed")
 flags.DEFINE_integer("stages", 2, "resolutions that features are taken from")
@@ -97,7 +97,7 @@ def main(_: Sequence[str]) -> None:
     for name in names[:2]:
         pairs_of = [np.subtract(right[names[-1], s], right[name, s]) for s in shots]
         rows.append((f"chosen - {name}", *(_cell(list(values), "+.3f") for values in pairs_of)))
-    print(table(rows, ("examples a class", *map(str, shots))))
+    print(table(rows, ("examples per class", *map(str, shots))))
 
 
 def _cell(values: Sequence[float], form: str = ".3f") -> str:

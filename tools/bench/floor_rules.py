@@ -82,7 +82,7 @@ def summary(rows: Sequence[Row], rivals: Sequence[Row]) -> str:
         ("Gain over the floor, in points, by what is kept", by_rule(rows)),
         (f"{IN_USE}, and the same after a second training with validation images", by_set(own)),
         (
-            f"Against {IN_USE} on the same splits, with the same end; itself against its chosen end",
+            f"Against {IN_USE}, same splits and end; itself against its chosen end",
             by_recipe(rows),
         ),
         (regret(rows), ""),

@@ -47,7 +47,7 @@ def load(name: str, size: int, folder: Path) -> Arrays:
     Args:
         name: One of those above.
         size: Side of the images, in pixels.
-        folder: Where archives are, and where results are kept.
+        folder: The folder of the archives and of the results.
     """
     kept = folder / f"{name}-{size}.npz"
     if not kept.exists():

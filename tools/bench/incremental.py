@@ -1,15 +1,15 @@
 """How much ten classes that arrive two at a time lose, method by method.
 
-The starter's classes, in an order drawn under each seed, in five steps of two: a first run on two
-classes, then `ftkeras extend` four times. Against plain fine-tuning on each step's images alone
-(naive), and against one run on all ten classes at once (joint). All train alike: same backbone,
-epochs, rates and batch size. What a method does not say is the default; with a memory that is 200
-images in all. There are no validation images: the epoch of the best training accuracy counts.
+The starter's classes come in five steps of two, in an order drawn under each seed: a first run on
+two classes, then `ftkeras extend` four times. The baselines are plain fine-tuning on each step's
+images alone (naive), and one run on all ten classes at once (joint). All have the same backbone,
+epochs, rates and batch size. Other settings are the defaults; a memory has 200 images in all. There
+are no validation images: the epoch of the best training accuracy counts.
 
 Usage: python tools/bench/incremental.py [--seeds=3] [--first_seed=0] [--quick]
        [--only=naive,...] [--out=FILE.jsonl]
 
-A result that `--out` already holds is not measured again, so an interrupted run goes on.
+A result that `--out` already holds is not measured again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ flags.DEFINE_string("cut", "block_6_expand_relu", "the layer of MobileNetV2 to e
 flags.DEFINE_integer("epochs", 6, "epochs of each run")
 flags.DEFINE_list("only", [], "names of methods; all by default")
 flags.DEFINE_boolean("quick", False, "one seed, one epoch, a tenth of the images")
-flags.DEFINE_string("out", "incremental.jsonl", "where results are kept")
+flags.DEFINE_string("out", "incremental.jsonl", "file of the results")
 FLAGS = flags.FLAGS
 
 

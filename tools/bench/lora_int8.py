@@ -1,10 +1,12 @@
 """Whether adapters train on a base of 8-bit integers (Keras's `quantize`), and what it costs.
 
-A small vision transformer learns five of the garments. Its copy then learns the other five by
-adapters in all of its Dense and EinsumDense layers and a new head; the base is float32, or int8.
-Prints test accuracy; by how much the base's answers differ before training (off), and those of the
-model once the adapters are merged (merge_off): of float32 by `merge_lora`, of int8 as Keras does it
-if the model is saved and loaded; the processor's time per step; megabytes of base and adapters.
+A small vision transformer learns five of the garments. Its copy then learns the other five by a new
+head and adapters in all of its Dense and EinsumDense layers. The base is float32, or int8. Columns:
+- test accuracy;
+- off: how much the base's answers differ before training;
+- merge_off: how much the model's answers differ once the adapters are merged, of float32 by
+  `merge_lora`, of int8 as Keras does it when the model is saved and loaded;
+- CPU time per step; megabytes of base and adapters.
 
 Usage: python tools/bench/lora_int8.py [--seeds=3] [--epochs=10] [--size=32]
 """

@@ -2,10 +2,10 @@
 
     python tools/bench/memory.py --counts=1000,10000
 
-Each row is a process of its own: it fine-tunes the starter's MobileNetV2 for an epoch from a stored
-trunk, on JPEG files that it does not keep decoded. What counts is the process's own memory (RssAnon
-and RssShmem), looked at twenty times a second: pages of a store on disk are mapped, and the system
-takes them back when it needs them.
+Each row is one process. It fine-tunes the starter's MobileNetV2 for an epoch from a stored trunk,
+on JPEG files that it does not keep decoded. The process's own memory (RssAnon and RssShmem) is read
+every 50 ms. Pages of a store on disk do not count: they are mapped, and the system takes them back
+when it needs them.
 """
 
 from __future__ import annotations

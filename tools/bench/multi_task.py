@@ -1,16 +1,20 @@
-"""What one network for two questions is worth, against a network for each.
+"""One network for two questions against a network for each.
 
-The starter's garments (10 classes) and their kind (shoe, top, ...: 5 classes that follow from
-them), answered by two separate models and by one with two heads, its losses weighed in each of the
-three ways; all with the same phases and images. Prints mean test accuracy and its deviation
-over seeds, the processor's time for training and measuring, the same for 1,000 answers to both
-questions, and the size of the model files. A last row takes the kind from the answer to the first
-question, which costs nothing where one follows from the other.
+The questions are the starter's garments (10 classes) and their kind (shoe, top, ...: 5 classes that
+follow from them). Two separate models answer them, or one with two heads, whose losses are weighed
+in each of the three ways. All have the same phases and images. Prints the mean and deviation over
+seeds of
+- test accuracy;
+- CPU time for training and measuring, and for 1,000 answers to both questions;
+- the size of the model files.
+
+A last row takes the kind from the answer to the first question. That costs nothing if one follows
+from the other.
 
 Usage: python tools/bench/multi_task.py [--seeds=3] [--first_seed=0] [--quick]
        [--only=gradnorm,...] [--out=FILE.jsonl]
 
-A result that `--out` already holds is not measured again, so an interrupted run goes on.
+A result that `--out` already holds is not measured again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ flags.DEFINE_list("only", list(WAYS), "which rows to measure")
 flags.DEFINE_integer("image_size", 64, "side of the images, in pixels")
 flags.DEFINE_integer("epochs", 4, "epochs of each of the two phases")
 flags.DEFINE_boolean("quick", False, "one seed, one epoch, 32 px: to see that it runs")
-flags.DEFINE_string("out", "multi_task.jsonl", "where results are kept")
+flags.DEFINE_string("out", "multi_task.jsonl", "file of the results")
 FLAGS = flags.FLAGS
 
 
@@ -70,7 +74,7 @@ def config(heads: Sequence[str], weighting: str, seed: int) -> Config:
 def trained(heads: Sequence[str], weighting: str, seed: int, folder: Path) -> tuple[Run, float]:
     """Trains and measures one model; returns its run and the processor's seconds."""
     keras.utils.clear_session()
-    os.environ["FTKERAS_CACHE"] = str(folder / "cache")  # nobody trains from another's store
+    os.environ["FTKERAS_CACHE"] = str(folder / "cache")  # each has its own store
     start = time.process_time()  # of all cores; other work on the machine does not lengthen it
     run = ftkeras.train(config(heads, weighting, seed), str(folder / "run"))
     return run, time.process_time() - start

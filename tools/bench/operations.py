@@ -37,13 +37,13 @@ class Profile(keras.callbacks.Callback):
     """Watches some steps of the last epoch of each `fit`; what the last one gave is kept.
 
     Args:
-        scratch: Where the profiles go.
+        scratch: The folder of the profiles.
     """
 
     def __init__(self, scratch: str):
         super().__init__()
         self.folder = ""
-        """Where the last profile is; empty where nothing was watched in the last `fit`."""
+        """The path of the last profile; empty if nothing was watched in the last `fit`."""
         self.seconds = 0.0
         """How long the watched steps took."""
         self._scratch = scratch
@@ -88,12 +88,12 @@ def main() -> None:
         if not traces:
             sys.exit(
                 f"the last phase has no epoch of {FIRST + STEPS} steps or more that are calls of "
-                "their own: a head that trains from a store takes 16 at a call"
+                "their own: a head that trains from a store takes 16 per call"
             )
         took = by_kind(traces[0])
     step = 1e3 * profile.seconds / STEPS
     total = sum(milliseconds for _, milliseconds in took.values())
-    print(f"\n{step:.1f} ms a step while it was watched, {total:.1f} ms in its operations:")
+    print(f"\n{step:.1f} ms per step under the profiler, {total:.1f} ms in its operations:")
     rows = sorted(took.items(), key=lambda row: row[1][1], reverse=True)
     print(
         table(
@@ -101,7 +101,7 @@ def main() -> None:
                 (kind, count, f"{milliseconds:.1f} ms", f"{milliseconds / total:.0%}")
                 for kind, (count, milliseconds) in rows[:SHOWN]
             ],
-            ("operation", "times a step", "took", "share"),
+            ("operation", "times per step", "took", "share"),
         )
     )
 

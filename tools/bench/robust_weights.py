@@ -1,9 +1,10 @@
-"""What weights between models are worth, on clean and on corrupted images.
+"""WiSE-FT and soups on clean and on corrupted images.
 
 The shipped backbone and the starter images; a head phase, then the last four blocks. For each seed
-one run of `task: robust_weights` (WiSE-FT) measures the linear probe, the fine-tuned model and what
-it chose between them on validation images; then a uniform and a greedy soup of the chosen models of
-all seeds. The split is the same for all. Test images decide nothing.
+one run of `task: robust_weights` (WiSE-FT) measures three models: the linear probe, the fine-tuned
+model, and the one that it chose between them on validation images. Then a uniform and a greedy soup
+of the chosen models of all seeds are measured. The split is the same for all. Test images decide
+nothing.
 
 Usage: python tools/bench/robust_weights.py [--seeds=3] [--image_size=64] [--quick]
 

@@ -1,4 +1,4 @@
-"""Whether training from a stored trunk ends where training without one does.
+"""Test accuracy with and without a stored trunk.
 
     python tools/bench/same_answer.py [--seeds 5] [--config configs/quickstart.yaml] [--out FILE]
 

@@ -2,9 +2,9 @@
 
     python tools/bench/scale.py --counts=1000,10000,100000 --classes=1000
 
-Makes small JPEG files (32 x 32, each different) as class folders and as TFRecord shards, and runs
-each count and source in a process of its own, twice: the second scan is remembered. docs/scale.md
-works out from the table what 1e8 images take.
+Makes small JPEG files (32 x 32, each different) as class folders and as TFRecord shards. Each count
+and source runs twice in one process: the second scan reads what the first has remembered.
+docs/scale.md extrapolates from the table to 1e8 images.
 """
 
 from __future__ import annotations

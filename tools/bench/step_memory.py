@@ -2,9 +2,9 @@
 
     python tools/bench/step_memory.py [--only=bert,vit]
 
-Each row is a process of its own, with random weights, on the CPU. It takes three steps on small
-batches first, so that the step is traced, gives back what is free, and then takes one step on the
-whole batch: by how much the process grows at most is what was measured (Linux alone tells that).
+Each row is one process, with random weights, on the CPU. Three steps on small batches come first,
+so that the step is traced. Then free memory is returned, and one step takes the whole batch. The
+measured figure is how much the process grows at most in that step. It needs Linux.
 """
 
 from __future__ import annotations

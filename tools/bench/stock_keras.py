@@ -1,8 +1,9 @@
 """Fine-tuning as Keras's own guide writes it: the baseline of `end_to_end.py`, which runs this.
 
-A frozen base with `training=False`, a new head, `fit`; then the last layers unfrozen, compiled
-anew with a low rate, `fit` again (keras.io, "Transfer learning & fine-tuning"). Decoded images are
-cached in memory, as the guide recommends. Prints a line an epoch, and at the end one of JSON.
+First a frozen base with `training=False`, a new head, `fit`. Then the last layers unfrozen,
+compiled again with a low rate, `fit` again (keras.io, "Transfer learning & fine-tuning"). Decoded
+images are cached in memory, as the guide recommends. Prints a line per epoch, and one of JSON at
+the end.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def images(options: argparse.Namespace, part: str) -> tf.data.Dataset:
 def fit(
     model: keras.Model, train: tf.data.Dataset, val: tf.data.Dataset, rate: float, epochs: int
 ) -> None:
-    """Compiles anew and trains."""
+    """Compiles again and trains."""
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     report = keras.callbacks.LambdaCallback(on_epoch_end=print_epoch)

@@ -1,12 +1,12 @@
-"""What each fine-tuning strategy is worth on the starter images.
+"""Test accuracy of each fine-tuning strategy on the starter images.
 
-Every named strategy, and ablations of what the phase engine does, on 100, 500 and 2,000 training
-images, with the same number of epochs for all: more where there are fewer images, as people do.
-Prints mean test accuracy with its standard error over seeds, and the processor's time.
+Every named strategy, and ablations of the phase engine, on 100, 500 and 2,000 training images. The
+number of epochs is the same for all strategies, and larger for fewer images. Prints mean test
+accuracy with its standard error over seeds, and CPU time.
 
 Usage: python tools/bench/strategies.py [--sizes=100,500,2000] [--seeds=3] [--out=FILE.jsonl]
 
-A result that `--out` already holds is not measured again, so an interrupted run goes on.
+A result that `--out` already holds is not measured again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ flags.DEFINE_integer("image_size", 64, "side of the images, in pixels")
 flags.DEFINE_list("epochs", ["32", "16", "8"], "epochs of all phases together, for each size")
 flags.DEFINE_list("only", [], "names of strategies; all by default")
 flags.DEFINE_integer("rank", 8, "rank of the adapters of strategies whose name begins with lora")
-flags.DEFINE_string("out", "strategies.jsonl", "where results are kept")
+flags.DEFINE_string("out", "strategies.jsonl", "file of the results")
 FLAGS = flags.FLAGS
 
 Arrays = tuple[np.ndarray, np.ndarray]

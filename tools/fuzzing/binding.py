@@ -9,7 +9,7 @@ from ftkeras.config.schema import Config
 
 
 def bind_config(config: Config) -> None:
-    """Assembles everything that the config says, but for its images and its backbone."""
+    """Assembles everything that the config states, except for its images and its backbone."""
     from ftkeras.data.sources import SOURCES
     from ftkeras.runs import build
     from ftkeras.runs.assemble import assemble

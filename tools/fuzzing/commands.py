@@ -126,7 +126,7 @@ def ftkeras_status(call: Any) -> int:
 
 
 def _run(arguments: list[str], accepted: list[Any]) -> int | None:
-    """Returns the exit status, or None where TensorFlow would have been needed."""
+    """Returns the exit status, or None if TensorFlow would have been needed."""
     from ftkeras.cli import cache as cache_verb
     from ftkeras.cli import evaluate, export, flags, lr_find, plan, predict, train
     from ftkeras.cli import main as command

@@ -209,7 +209,7 @@ def _served() -> Any:
     image = [Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Flatten()]
     model = Sequential([*image, layers.Dense(3, name="logits")])
     with tempfile.TemporaryDirectory() as folder:
-        archive_of(Classifier(model, ["a", "b", "c"])).write_out(folder, verbose=False)
+        archive_of(Classifier(model, ["a", "b", "c"])).write_out(folder)
         return tf.saved_model.load(folder)
 
 
@@ -371,7 +371,7 @@ def _make_arrays(rng: random.Random, folder: Path) -> None:
     kind = rng.random()
     if kind < 0.5:
         content = mutate(rng, content, content)
-    elif kind < 0.6:  # a header that promises what nobody can hold
+    elif kind < 0.6:  # a header that promises more than fits into memory
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
             header = "{'descr': '|u1', 'fortran_order': False, 'shape': (9000000000, 99, 99, 3), }"

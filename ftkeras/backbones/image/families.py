@@ -1,7 +1,7 @@
 """The families of keras-hub's image backbones, in one table. Nothing here imports TensorFlow.
 
-Blocks follow the rules of `ftkeras.backbones.catalog`: a block is a residual unit or a transformer
-layer, layers before the first one are `stem`, and a final norm belongs to the last one.
+Blocks follow the rules of `ftkeras.backbones.catalog`. A block is a residual unit or a transformer
+layer. Layers before the first one are `stem`, and a final norm belongs to the last one.
 """
 
 from __future__ import annotations

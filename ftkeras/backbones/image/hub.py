@@ -187,7 +187,7 @@ def _sized(encoder: keras.Model, size: int, name: str, *, keep: bool) -> keras.M
 def _fix_positions(encoder: keras.Model) -> None:
     """Freezes the weights that DINOv2 loses or never uses.
 
-    Its files hold the position embeddings of the usual size; those of another size are computed
+    Its files hold the position embeddings of the usual size. Those of another size are computed
     when it is loaded, so their training would be lost. Its mask token is for pretraining.
     """
     for layer in encoder.layers:

@@ -1,6 +1,6 @@
 """Fine-tuning a language model on texts without labels, before it learns a task.
 
-Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification" (ULMFiT): the
+Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification" (ULMFiT). The
 rates fall by a factor of 2.6 from layer to layer, and follow a slanted triangle over the steps.
 """
 

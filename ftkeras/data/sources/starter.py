@@ -54,7 +54,7 @@ def unpack(archive: Path) -> Path:
         try:
             os.replace(temporary, target)
         except OSError:
-            if not target.is_dir():  # else another process was as fast
+            if not target.is_dir():  # otherwise another process was as fast
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -122,9 +122,9 @@ def _checked(read: Callable[[bytes, tf.Tensor], T]) -> Callable[[tf.Tensor], T]:
 def _others(do: Callable[[bytes, tf.Tensor, tf.Tensor], T]) -> Callable[[tf.Tensor], T]:
     """Returns a function that calls `do` with a file's signature, bytes to decode, and an error.
 
-    Only for files that are no JPEG. The function is not inlined: in a graph each operation of a
-    branch takes time even if the branch is not taken, 0.25 ms per JPEG in total. Tracing takes
-    0.3 s.
+    Only for files that are no JPEG. The function is not inlined. In a graph each operation of a
+    branch takes time even if the branch is not taken: 0.25 ms per JPEG in total. Tracing takes 0.3
+    s.
     """
 
     def others(encoded: tf.Tensor) -> T:

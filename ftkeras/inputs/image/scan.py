@@ -45,6 +45,7 @@ UNSUPPORTED = frozenset(
     (".heic", ".heif", ".jxl", ".psd", ".svg", ".ico", ".tga", ".exr")
     + (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 )
+_KNOWN = FORMATS.keys() | UNSUPPORTED
 
 _ORIENTATION = 0x0112
 VERSION = 5  # of the decisions of `examine`; a new one discards cached scans
@@ -52,8 +53,8 @@ VERSION = 5  # of the decisions of `examine`; a new one discards cached scans
 
 def is_image_name(name: str) -> bool:
     """Whether a file is an image, by its name; hidden files are not."""
-    base = PurePosixPath(name)
-    return not base.name.startswith(".") and base.suffix.lower() in FORMATS.keys() | UNSUPPORTED
+    base = name.rpartition("/")[2]  # in folders of 100,000 files, a Path for each takes a second
+    return not base.startswith(".") and base[base.rfind(".") :].lower() in _KNOWN
 
 
 def examine(name: str, encoded: bytes, key: str) -> Verdict:

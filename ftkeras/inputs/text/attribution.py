@@ -1,6 +1,6 @@
 """The contribution of each token of a text to an answer.
 
-Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks": gradients are averaged
+Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks". Gradients are averaged
 on the path from an empty text, whose embedding is zero, to the text. The contributions of its
 tokens add up to the difference between the two scores.
 """

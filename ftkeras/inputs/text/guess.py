@@ -20,8 +20,8 @@ _NO_LABELS = ("split", "weight")  # columns with another meaning
 def columns_of(path: str, files: str) -> tuple[str, str]:
     """Returns the columns of a table that seem to hold texts and labels; "" if none does.
 
-    They are `text` and `label` if there are such; otherwise the column with the most words, and the
-    other one with the fewest values, if these recur.
+    They are `text` and `label` if there are such. Otherwise they are the column with the most
+    words, and the other column with the fewest values, if these recur.
 
     Args:
         path: A .csv, .tsv or .jsonl file.

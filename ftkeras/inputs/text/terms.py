@@ -1,7 +1,7 @@
 """Words and pairs of words of a text, weighed by tf-idf, by TensorFlow operations alone.
 
-The same function fits the classifier of counts, reads texts for the model that holds it, and runs
-in the exported model, so they cannot differ. All of a text counts, whatever the network reads.
+The same function fits the classifier of counts, reads texts for its model, and runs in the exported
+model. So these cannot differ. All of a text counts, whatever the network reads.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def _slice_table(name: str, parts: dict[str, dict[str, Any]], nouns: str) -> Htm
 
 def confusion(facts: RunFacts) -> Section:
     """Returns the confusion matrix, or what matters of it if it is large."""
-    title = "Confusion"
+    title = "Confusion matrix"
     matrix = confusion_of(facts)
     if matrix is None:
         if isinstance(facts.output, AnyOf):

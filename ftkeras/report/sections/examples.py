@@ -29,8 +29,8 @@ def mistakes(facts: RunFacts) -> Section:
     ids = facts.predictions[facts.split].ids
     cards = [_card(facts, facts.split, str(ids[m.index]), m, explained=True) for m in shown]
     lead = (
-        f"The wrong answers on the {facts.split} {facts.nouns} that the model was surest of, the "
-        "surest first. Many are worth a second look at the label."
+        f"The wrong answers on the {facts.split} {facts.nouns} with the highest scores, highest "
+        "first. Look at their labels, too: some may be wrong."
     )
     return Section(
         "mistakes",
@@ -65,7 +65,7 @@ def label_errors(facts: RunFacts) -> Section:
          f"{suspect.suggested_score:.3f}"]
         for split, key, suspect in named[:_LISTED]
     ]  # fmt: skip
-    header = [facts.noun.capitalize(), "Split", "Label", "Model says", "Score of the label",
+    header = [facts.noun.capitalize(), "Split", "Label", "Answer", "Score of the label",
               "Score of the answer"]  # fmt: skip
     caption = f"The likeliest {len(rows)} of {len(named)} suspects, by name"
     lead = (
@@ -88,7 +88,7 @@ def _card(facts: RunFacts, split: str, key: str, suspect: Suspect, *, explained:
     return tag(
         "li",
         _drawing(facts, split, key, label, explained=explained) if facts.is_drawn else None,
-        tag("p", tag("span", "says ", class_="role"), tag("strong", answer),
+        tag("p", tag("span", "answer ", class_="role"), tag("strong", answer),
             f" {suspect.suggested_score:.1%}"),
         tag("p", tag("span", "label ", class_="role"), tag("strong", label),
             f" {suspect.label_score:.1%}"),
@@ -142,8 +142,8 @@ def _overlay_note(facts: RunFacts) -> Child:
     if cells:
         height, width = cells[0]
         return tag(
-            "p", f"Beside each {facts.noun}, where the model saw its answer (Grad-CAM, Selvaraju "
-            "et al. 2017): bright yellow most, dark violet least. The map has "
+            "p", f"The map beside each {facts.noun} shows the regions that led to the answer "
+            "(Grad-CAM, Selvaraju et al. 2017): bright yellow most, dark violet least. It has "
             f"{height} x {width} cells, so its edges are soft.",
         )  # fmt: skip
     if facts.gallery.get(facts.split):

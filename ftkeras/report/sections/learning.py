@@ -134,8 +134,8 @@ def plan(facts: RunFacts) -> Section:
         "Peak rate planned", "Highest rate seen", "Last rate seen",
     ]  # fmt: skip
     lead = (
-        "What the plan said before anything trained, and what was recorded. Rates are those of the "
-        "head; they are seen once per epoch, at its end, so a peak in between is missed."
+        "The plan made before training, and what the run recorded. Rates are those of the head. "
+        "They are recorded at the end of each epoch, so a peak in between is missed."
     )
     warnings = facts.plan.get("warnings") or ()
     body = [
@@ -269,7 +269,7 @@ def _trunk(facts: RunFacts) -> Child:
         for row in rows
     ]
     header = [
-        "Phase", "Trunk", "Why", "Foretold without a store", "Foretold with one", "Took",
+        "Phase", "Trunk", "Why", "Expected without a store", "Expected with one", "Took",
         "Store (MB)",
     ]  # fmt: skip
     return table("The frozen trunk: stored if that was expected to pay", header, cells)

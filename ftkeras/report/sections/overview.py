@@ -79,10 +79,10 @@ def overview(facts: RunFacts) -> Section:
             tag(
                 "p",
                 f"Measured on {evaluation.get('examples', 0):,} {facts.split} {facts.nouns}, which "
-                "took no part in training. Under each number stands its 95% interval."
+                "took no part in training. Under each number is its 95% interval."
                 if facts.split != "train"
-                else f"Measured on the training {facts.nouns}, for want of others: too good to be "
-                "true.",
+                else f"Measured on the training {facts.nouns}, because there are no others: these "
+                "results are too optimistic.",
             ),
             tag("div", tiles, class_="tiles"),
         ]
@@ -167,9 +167,9 @@ def _calibrated(evaluation: dict[str, Any]) -> Iterator[str]:
     temperature = evaluation.get("temperature")
     if isinstance(temperature, float):
         if temperature > 1.05:
-            lean = "surer of itself than it should be"
+            lean = "overconfident"
         elif temperature < 0.95:
-            lean = "less sure of itself than it could be"
+            lean = "underconfident"
         else:
-            lean = "about as sure of itself as it should be"
-        yield f"The model is {lean} (temperature {temperature:.2f}; 1 is just right)."
+            lean = "well calibrated"
+        yield f"The model is {lean} (temperature {temperature:.2f}; 1 is calibrated)."

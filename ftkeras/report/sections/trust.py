@@ -43,14 +43,14 @@ def calibration(facts: RunFacts) -> Section:
     ]
     header = ["", "Calibration error (ECE)", "Log loss (NLL)"]
     lead = (
-        "Does a confidence of 0.8 mean right eight times in ten? Columns that end on the dashed "
-        "diagonal say yes; below it the model is too sure, above it not sure enough. The small "
-        "columns at the foot say how the answers are spread."
+        "Is an answer with a confidence of 0.8 right eight times in ten? If columns end on the "
+        "dashed diagonal, it is. Below it the model is overconfident, above it underconfident. The "
+        "small columns at the bottom show how the answers are spread."
     )
     if isinstance(temperature, (int, float)):
         lead += (
             f" One number, the temperature {temperature:.3f}, fitted on validation {facts.nouns}, "
-            "divides the logits (Guo et al. 2017); answers stay the same, confidences move."
+            "divides the logits (Guo et al. 2017). It changes confidences, not answers."
         )
     body = [tag("div", charts, class_="charts"), table("Calibration in numbers", header, rows)]
     if "after" not in results:
@@ -74,7 +74,7 @@ def robustness(facts: RunFacts) -> Section:
     title, results = "Robustness", facts.robustness
     if not results or not results.get("corruptions"):
         command = shlex.join(["ftkeras", "robustness", facts.folder])
-        sentence = "How the model bears noise, blur and bad weather was not measured;"
+        sentence = "Accuracy under noise, blur and bad weather was not measured;"
         return Section("robustness", title, missing(sentence, command))
     ends = results.get("intervals") or {}
     summary = [

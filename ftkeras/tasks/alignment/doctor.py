@@ -81,7 +81,7 @@ def _repeated(splits: dict[str, PairSplit]) -> Iterator[Finding]:
 
 
 def _shared(splits: dict[str, PairSplit]) -> Iterator[Finding]:
-    """Yields texts that fit several pictures: as queries nobody could answer them."""
+    """Yields texts that fit several pictures: as queries they have no single answer."""
     for name, split in splits.items():
         pairs = {
             (int(number), int(owner))

@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import TrainingError
+from ftkeras.export.archive import Archive
 from ftkeras.export.certificate import TOLERANCE, FreshProcess, check_difference
 from ftkeras.export.publish import new_version, size_of
 from ftkeras.export.questions import Questions, questions_of
@@ -75,12 +76,9 @@ class TwoTowers:
         }
 
 
-def archive_of(towers: TwoTowers) -> keras.export.ExportArchive:
+def archive_of(towers: TwoTowers) -> Archive:
     """Returns an archive of both towers with their signatures."""
-    archive = keras.export.ExportArchive()
-    archive.track(towers.model)
-    for resource in towers.pair.resources:
-        archive.track(resource)
+    archive = Archive(towers.model, towers.pair.resources)
     picture, text, scale = towers.pair.picture, towers.pair.text, towers.scale
     specs = {
         kind.wire.raw: tf.TensorSpec((None,), tf.string, kind.wire.raw) for kind in (picture, text)
@@ -150,7 +148,7 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
         TrainingError: The written model answers differently.
     """
     with new_version(directory) as (folder, target), FreshProcess() as fresh:
-        archive_of(towers).write_out(folder, verbose=False)
+        archive_of(towers).write_out(folder)
         extra = Path(folder, "assets.extra")
         extra.mkdir()
         for file, tree in {

@@ -40,7 +40,8 @@ class Found:
     pictures: np.ndarray
 
     def recall(self, k: int) -> np.ndarray:
-        """Returns 1 for each query that finds one that fits among its k nearest, else 0; (n,)."""
+        """Returns 1 for each query that finds one that fits among its k nearest, otherwise 0;
+        (n,)."""
         return (self.first <= k).astype(np.float64)
 
 
@@ -152,7 +153,7 @@ def _values(found: Found, weights: np.ndarray) -> list[float]:
 def gained(model: Embedded, floor: Embedded) -> dict[str, Any]:
     """Returns how much better a model finds than its floor, with 95% intervals of pairs.
 
-    A picture is drawn anew with all that is found for it and its texts, by the model and the floor
+    A picture is drawn again with all that is found for it and its texts, by the model and the floor
     alike. Recalls are the mean of both ways.
     """
     pairs = list(zip(model.both(), floor.both(), strict=True))

@@ -17,7 +17,7 @@ def unit_features(backbone: Backbone, stages: int | None = None) -> keras.Model:
     """Returns a model from raw examples to pooled features of one length.
 
     The maps at the ends of the last resolutions are averaged over their positions, scaled to length
-    1 each, and concatenated: earlier ones hold what the last has lost (Evci et al. 2022,
+    1 each, and concatenated. Earlier maps hold what the last has lost (Evci et al. 2022,
     "Head2Toe"). If a backbone gives a sequence or a vector, its features are pooled as in a head,
     and scaled to length 1.
 

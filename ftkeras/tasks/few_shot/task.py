@@ -1,7 +1,7 @@
 """Few-shot: a few labelled examples per class, and the method that they choose themselves.
 
 Heads on frozen features and the config's phases are compared by cross-validation on the examples
-alone: no other label is used before the test split is measured.
+alone. No other label is used before the test split is measured.
 """
 
 from __future__ import annotations

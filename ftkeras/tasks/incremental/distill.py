@@ -42,9 +42,9 @@ class Teacher(keras.layers.Layer):
 class Distillation(keras.layers.Layer):
     """Returns its logits; in training, adds their distance from a teacher's to the loss.
 
-    Learning without forgetting (Li and Hoiem 2016): the mean over the batch of `weight * T^2 *
-    KL(teacher || student)`, over the teacher's classes, both softened by the temperature T. T^2
-    keeps the size of the gradients (Hinton et al. 2015).
+    Learning without forgetting (Li and Hoiem 2016): the mean over the batch of
+    `weight * T^2 * KL(teacher || student)`. It is over the teacher's classes, both softened by the
+    temperature T. T^2 keeps the size of the gradients (Hinton et al. 2015).
 
     Args:
         weight: The weight of the term.

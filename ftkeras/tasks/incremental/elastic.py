@@ -24,7 +24,7 @@ def diagonal_fisher(
     """Returns the diagonal of the Fisher information: how much each weight matters for the answers.
 
     For each input the squared gradients of log p(class) are averaged over the classes, weighted by
-    the model's probabilities, so no labels are needed; then over the inputs.
+    the model's probabilities. So no labels are needed. Then they are averaged over the inputs.
 
     Args:
         model: From inputs to logits.

@@ -33,8 +33,8 @@ def summarize(matrix: Sequence[Row]) -> dict[str, float | None]:
     """Returns the usual measures of a forgetting matrix.
 
     Args:
-        matrix: Row j has the accuracy on the classes of steps 0 to j after step j; None if a step
-            brought no class or no image to measure on.
+        matrix: Row j has the accuracy after step j, on the classes of steps 0 to j. It is None if a
+            step brought no class or no image to measure on.
 
     Returns:
         average_accuracy: Mean of the last row.

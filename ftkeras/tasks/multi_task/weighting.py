@@ -119,7 +119,7 @@ class UncertaintyWeighed(WeighedHeads):
     """Weighs losses by the noise of their targets, which it learns with the network.
 
     Kendall, Gal and Cipolla 2018, "Multi-task learning using uncertainty to weigh losses for scene
-    geometry and semantics": the likelihood of targets with variance v turns a loss L into L / v +
+    geometry and semantics". The likelihood of targets with variance v turns a loss L into L / v +
     log(v) / 2, and a squared error into L / (2 v) + log(v) / 2. The model learns log(v), from 0. It
     is a weight of the model itself, in no layer, and trains with the head.
 
@@ -163,10 +163,10 @@ class GradNormWeighed(WeighedHeads):
     """Weighs losses so that all heads learn at similar rates.
 
     Chen et al. 2018, "GradNorm: gradient normalization for adaptive loss balancing in deep
-    multitask networks". A head whose loss has fallen less than the others' gets a larger weight:
-    the norm of its weighed gradient is moved toward the mean norm times its relative loss to the
+    multitask networks". A head whose loss has fallen less than the others' gets a larger weight.
+    The norm of its weighed gradient is moved toward the mean norm times its relative loss to the
     power of alpha. The norm is of the gradient at the features that all heads read, not at the last
-    shared weights: that is cheap, and does not depend on which layers are frozen. A step of the
+    shared weights. That is cheap, and does not depend on which layers are frozen. A step of the
     weights is relative to the mean norm; afterwards they are scaled to their first sum.
 
     Args:

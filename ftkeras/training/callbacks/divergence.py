@@ -19,7 +19,7 @@ _LEAST_FROM_FLOOR = 0.3  # the floor fits its examples closely; dropout alone ra
 
 
 class Divergence(Exception):
-    """Training cannot continue; the message says what is wrong."""
+    """Training cannot continue; the message has the reason."""
 
 
 class DivergenceWatch(keras.callbacks.Callback):
@@ -27,9 +27,10 @@ class DivergenceWatch(keras.callbacks.Callback):
 
     Keras passes each step's loss as a number, so reading it costs nothing. The number is the mean
     since the epoch began, from which the step's own loss follows. A loss explodes if the median of
-    the latest steps is `explosion` times both the median of the last hundred and that of the run's
-    first ones. So a new phase with stronger augmentation, or a single odd batch, does not count.
-    If both medians are below 0.01 (0.3 if the head starts from the floor), that number is used.
+    the latest steps is `explosion` times two other medians: that of the last hundred steps and that
+    of the run's first steps. So a new phase with stronger augmentation, or a single odd batch, does
+    not count. If both medians are below 0.01 (0.3 if the head starts from the floor), that number
+    is used.
 
     Args:
         unfreeze: The phases.
@@ -72,7 +73,7 @@ class DivergenceWatch(keras.callbacks.Callback):
         before = statistics.median(recent[:-_LATEST])
         usual = max(before, statistics.median(self._first), self._least)
         if latest > explosion * usual:
-            raise Divergence(f"the loss explodes: {latest:.3g}, where {usual:.3g} was usual")
+            raise Divergence(f"the loss explodes: {latest:.3g}; before it was {usual:.3g}")
 
     def state(self) -> Tree:
         """Returns the losses to compare with."""

@@ -27,11 +27,11 @@ def _by_group(norms: Mapping[str, float]) -> dict[str, float]:
 class GroupHealth(keras.callbacks.Callback):
     """Writes rate and gradient norm of the head and of each block to TensorBoard, and warns.
 
-    A warning names a group, once per phase, if its gradients vanish (they cannot move float32
-    weights any more) or explode (they are not finite, or a thousand times those of the epoch
-    before). The gradients of a recurrent layer that flow between steps are also checked separately:
-    they alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of training recurrent
-    neural networks").
+    A warning names a group, once per phase, if its gradients vanish or explode. They vanish if they
+    can no longer move float32 weights. They explode if they are not finite, or a thousand times
+    those of the epoch before. The gradients of a recurrent layer that flow between steps are also
+    checked separately: they alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of
+    training recurrent neural networks").
     """
 
     _VANISHED, _EXPLODED = 1e-8, 1e3

@@ -72,7 +72,8 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; its own environment variables say where to (WANDB_MODE, ...)."""
+    """A run of Weights & Biases; its own environment variables name the target (WANDB_MODE,
+    ...)."""
 
     def __init__(self, run: Run, settings: Mapping[str, Value]):
         import wandb

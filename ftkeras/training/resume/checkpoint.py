@@ -61,14 +61,14 @@ def _check_room(path: str, model: keras.Model) -> None:
 class Checkpoints(keras.callbacks.Callback):
     """Keeps the weights of a run's best epoch, counted from 1: `checkpoints/best-0003.ckpt`.
 
-    The name tells the epoch because a run that is killed resumes from a checkpoint that may know of
-    another best epoch than the one whose weights were written last.
+    The name has the epoch because a killed run resumes from a checkpoint. The best epoch of that
+    checkpoint may differ from the one whose weights were written last.
 
     Args:
         model: Whose weights they are, also while `fit` trains its tail alone.
         run: Where they go.
-        monitor: The logged metric that says which epoch is the best; its name tells the direction.
-            None: the last one is.
+        monitor: The logged metric that decides which epoch is the best; its name gives the
+            direction. None: the last one is.
         average: If given, the best weights are the averaged ones, which validation measured.
     """
 

@@ -57,10 +57,10 @@ class ResumableUnfreezing(StagedUnfreezing):
         return not validates and self.clock.time(epoch, batches) >= self.clock.end(self.index)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        index, clock = self.index, self.clock
+        index, clock, traced = self.index, self.clock, self._traced
         super().on_train_begin(logs)
         if self._loaded or self.one_fit_a_phase:
-            self.index, self.clock.ends = index, clock.ends
+            self.index, self.clock.ends, self._traced = index, clock.ends, traced
         if index is not None and self._loaded:
             self.set_up(index)
         self._loaded = False
@@ -68,7 +68,7 @@ class ResumableUnfreezing(StagedUnfreezing):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.first_batch and self.position[1] == self.clock.steps_per_epoch:
-            # Keras would ask an epoch that began in the middle for as many batches as any other.
+            # Keras would read as many batches in an epoch that began in the middle as in any other.
             self._cut = not self.model.stop_training
             self.model.stop_training = True
 

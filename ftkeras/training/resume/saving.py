@@ -223,7 +223,7 @@ class SavedTraining:
 
 
 class Saver(keras.callbacks.Callback):
-    """Saves a training when it is time, or when somebody asks; give it to `fit` last.
+    """Saves a training when it is time, or on request; pass it to `fit` last.
 
     So all other callbacks have seen the step or the epoch that has ended.
     """

@@ -1,4 +1,4 @@
-"""What a person or a scheduler may ask of a running command: stop, or save now and continue."""
+"""Signals of a person or a scheduler to a running command: stop, or save now and continue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOON = 0.05  # seconds
 
 
 class Signals:
-    """Listens while it is entered: Ctrl-C and SIGTERM ask to stop, SIGUSR1 to save.
+    """Listens while it is entered: Ctrl-C and SIGTERM stop the training, SIGUSR1 saves it.
 
     Within `at_steps` a signal is only noted, and the training loop stops between two steps, when
     everything can be saved. Elsewhere it stops at once, and so does a second signal anywhere.
@@ -48,10 +48,11 @@ class Signals:
 
     @contextmanager
     def at_steps(self) -> Iterator[None]:
-        """Within it the training loop asks `stop_asked` after each step, saves, and calls `stop`.
+        """Within it the training loop reads `stop_asked` after each step, saves, and calls `stop`.
 
         Raises:
-            Interrupted, Preempted: (when it begins or ends) A stop was asked for, not yet raised.
+            Interrupted, Preempted: (when it begins or ends) A signal to stop came, and was not
+                raised yet.
         """
         self.stop()
         self._waits = True
@@ -65,8 +66,8 @@ class Signals:
     def stop_over_errors(self) -> Iterator[None]:
         """Raises the stop instead of an error that follows one.
 
-        Libraries turn a KeyboardInterrupt into errors of their own: an import that fails, an
-        operation that is cancelled, a child process that got the same Ctrl-C.
+        Libraries turn a KeyboardInterrupt into other errors: a failed import, a cancelled
+        operation, a child process that got the same Ctrl-C.
         """
         try:
             yield
@@ -77,11 +78,11 @@ class Signals:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether somebody wants the training to stop."""
+        """Whether a signal to stop has come."""
         return self._stop is not None
 
     def stop(self) -> None:
-        """Raises what was asked for: Interrupted, or Preempted for SIGTERM."""
+        """Raises Interrupted, or Preempted for SIGTERM."""
         if self._stop is not None:
             raise self._stop
 

@@ -34,14 +34,14 @@ class Stateful(Protocol):
 def take(model: keras.Model, fitted: keras.Model, parts: Mapping[str, Stateful]) -> Tree:
     """Returns all that a training resumes from.
 
-    Variables are listed in the order in which Keras has them, which follows from how the model was
-    built; their names count through the process and may be others in the next.
+    Variables are listed in Keras's order, which follows from how the model was built. Their names
+    are counted over the whole process, and may differ in the next.
 
     Args:
         model: The whole model. `variables` has weights, statistics and states of seed generators;
             the optimizer's has step counts, momenta, accumulated gradients and the loss's scale.
         fitted: The model whose `fit` runs, and which has the metrics: `model` or its tail.
-        parts: What else has a state, by name.
+        parts: Other objects with a state, by name.
     """
     return {
         "version": VERSION,
@@ -74,7 +74,7 @@ def put_metrics(model: keras.Model, tree: Tree) -> None:
 
 
 def build_metrics(model: keras.Model, batches: tf.data.Dataset) -> None:
-    """Makes the variables of the model's metrics, which Keras else makes in the first step."""
+    """Makes the variables of the model's metrics, which Keras otherwise makes in the first step."""
     with model.distribute_strategy.scope():
         symbolic_build(model, batches.element_spec)
 

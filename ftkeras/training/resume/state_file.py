@@ -30,7 +30,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class DamagedState(Exception):
-    """A state file is not what was written; the message says how."""
+    """A state file is not what was written; the message has the fault."""
 
 
 def write_state(path: str, tree: Tree) -> None:

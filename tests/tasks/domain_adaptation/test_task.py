@@ -219,7 +219,7 @@ def assert_statistics_of_the_target(run: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_runs_and_measures_both_domains(domains, tmp_path, method):
-    # So small a network loses its way where the domain classifier pulls as hard as the labels.
+    # So small a network fails if the domain classifier pulls as hard as the labels.
     more = ["domain_adaptation.weight=0.1"]
     if method == "dann":
         more += ["report=true", "export.saved_model=true"]

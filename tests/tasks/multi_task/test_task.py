@@ -39,7 +39,7 @@ OUTPUTS = {
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory, tiny_backbone) -> Path:
-    """Of every fifth image nobody knows the colour, of every fourth the light."""
+    """Of every fifth image the colour is unknown, of every fourth the light."""
     folder = tmp_path_factory.mktemp("photos")
     shutil.copy(tiny_backbone, folder / "tiny.keras")
     rows = []

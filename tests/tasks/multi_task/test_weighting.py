@@ -37,7 +37,7 @@ LOSSES = {
 
 
 def data(count: int = 9) -> tuple[Any, Any, Any]:
-    """Inputs, targets and weights; of the first four examples nobody knows the size."""
+    """Inputs, targets and weights; of the first four examples the size is unknown."""
     random = np.random.default_rng(0)
     inputs = random.normal(size=(count, 4)).astype("float32")
     kind = keras.utils.to_categorical(random.integers(0, 3, count), 3).astype("float32")

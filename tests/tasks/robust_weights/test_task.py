@@ -25,7 +25,7 @@ SMALL = {"examples": 4, "corruptions": ["contrast"]}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory, tiny_backbone) -> Path:
-    """A folder a class, beside the backbone."""
+    """A folder per class, beside the backbone."""
     folder = tmp_path_factory.mktemp("data") / "photos"
     folder.mkdir()
     shutil.copy(tiny_backbone, folder.with_name("tiny.keras"))

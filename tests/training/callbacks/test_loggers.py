@@ -108,7 +108,7 @@ def test_weights_and_biases_offline(run, tmp_path, monkeypatch, capfd):
     content = record.read_bytes()
     for part in (b"phases.0.learning_rate", b"val_accuracy", b"test/accuracy"):
         assert part in content
-    log(Loggers(run, ["wandb"], SETTINGS, complain))  # a run that goes on
+    log(Loggers(run, ["wandb"], SETTINGS, complain))  # a run that resumes
     wandb.teardown()
     assert run.read_json("loggers.json")["wandb"] == identity
     assert "monotonically" not in capfd.readouterr().err  # nothing was logged out of order
@@ -134,6 +134,6 @@ def test_mlflow_in_files(run, tmp_path, monkeypatch):
     assert [f.path for f in client.list_artifacts(identity, "test")] == [
         "test/confusion_matrix.png"
     ]
-    Loggers(run, ["mlflow"], SETTINGS, complain).close("interrupted")  # a run that goes on
+    Loggers(run, ["mlflow"], SETTINGS, complain).close("interrupted")  # a run that resumes
     assert run.read_json("loggers.json")["mlflow"] == identity
     assert client.get_run(identity).info.status == "KILLED"

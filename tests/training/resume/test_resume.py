@@ -1,4 +1,4 @@
-"""A training that breaks off at any step and goes on ends as if nothing had happened."""
+"""A training that stops at any step and resumes ends with the weights of one that never stopped."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from ftkeras.training.resume.signals import Signals
 pytestmark = pytest.mark.slow
 
 PLANS: dict[str, dict[str, Any]] = {
-    "by epochs, accumulating, averaged": {
+    "by epochs, accumulating, averaged, with gradient checkpointing": {
         "phases": [
             Phase("head", 2, 1e-2, warmup=0.2),
             Phase("top", 2, train=["head", "blocks[-1]"], layer_decay=0.5, batch_norm="train"),
         ],
         "accumulate": 3,
+        "checkpointing": True,
     },
     "a phase begins within an epoch": {
         "phases": [
