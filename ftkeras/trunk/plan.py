@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import math
 import operator
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -329,20 +331,21 @@ def _why_not_any(unfreeze: StagedUnfreezing) -> str:
 def _seconds_per_work(model: keras.Model, graph: Graph, length: int) -> float:
     """Returns the seconds of a forward pass, divided by its work.
 
-    They are measured once on a machine for all models of the same calls and sizes, because a graph
-    has to be traced for it.
+    They are measured once a day on a machine for all models of the same calls and sizes, because a
+    graph has to be traced for it. Not for ever: the machine may have been busy.
     """
     devices = [device.name for device in tf.config.list_logical_devices()]
-    known = Remembered("forward", tf.__version__, os.cpu_count(), devices)
+    known = Remembered("forward", platform.node(), tf.__version__, os.cpu_count(), devices)
     calls = [
         (type(step.operation).__name__, [(x.shape, x.dtype) for x in step.outputs])
         for step in graph.steps
     ]
     key = digest(length, model.dtype_policy.name, calls)
-    seconds: float | None = known.get(key, "")
+    today = datetime.date.today().isoformat()
+    seconds: float | None = known.get(key, today)
     if seconds is None:
         seconds = _measured(model, graph, length)
-        known.put(key, "", seconds)
+        known.put(key, today, seconds)
         known.save()
     strategy = model.distribute_strategy
     return seconds / (strategy.num_replicas_in_sync if strategy else 1)

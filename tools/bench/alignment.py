@@ -234,7 +234,8 @@ def transferred(rows: Sequence[Row]) -> str:
         gains = [other - one for one, other in zip(*both, strict=True)]
         each = ", ".join(f"{gain:+.3f}" for gain in gains)
         means = (f"{mean(values):.3f}" for values in both)
-        lines.append((kind, *means, f"{mean(gains):+.3f} \u00b1 {error(gains):.3f}", each))
+        spread = f" \u00b1 {error(gains):.3f}" if len(gains) > 1 else ""
+        lines.append((kind, *means, f"{mean(gains):+.3f}{spread}", each))
     return table(lines, ("tower", "plain", "aligned", "difference", "by seed"))
 
 
@@ -254,7 +255,7 @@ def mean(values: Sequence[float]) -> float:
 
 def error(values: Sequence[float]) -> float:
     """Returns the standard error of a mean."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 if __name__ == "__main__":

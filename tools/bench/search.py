@@ -35,6 +35,7 @@ from ftkeras.run import Run
 from ftkeras.tasks.alignment.retrieval import unit
 from ftkeras.tasks.alignment.search import Index, Searcher
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "a red fruit"
 SHOWN = (statistics.median, min, max)
 
@@ -71,14 +72,22 @@ def main() -> None:
         for _ in range(options.runs):
             for name, way in ways.items():
                 times[name].append(timed(way))
-        told = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-        print(told.stderr.splitlines()[-1])
+        print(python(command).splitlines()[-1])
     rows = [
         (name, *(f"{f(each):.2f} s" for each in zip(*both, strict=True) for f in SHOWN))
         for name, both in times.items()
     ]
     heads = ("median", "lowest", "highest")
     print(table(rows, ("what", *heads, *(f"processor, {head}" for head in heads))))
+
+
+def python(arguments: Sequence[str]) -> str:
+    """Runs a Python process and returns what it told on standard error."""
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    return done.stderr
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
