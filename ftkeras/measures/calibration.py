@@ -88,28 +88,38 @@ def calibration(labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """Returns the temperature T under which logits / T are likeliest, on images kept from training.
 
-    The likelihood is convex in 1 / T: Newton's method, kept inside a bracket. The targets are
-    smoothed as Platt (1999) does, as if one image more had been seen that could be of any class. So
-    a few images that are all right do not make every score 1.
+    The likelihood is convex in 1 / T: Newton's method, kept inside a bracket. If all answers are
+    right, the likeliest scores are 1, which a few images do not justify. So T is raised until the
+    mean score of the answers is at most what their accuracy would be with one image more that is
+    half right. Smoothed targets, as Platt (1999) has them for two classes, do that too, but too
+    strongly with several classes: the logits of wrong classes count without a limit.
 
     Args:
         labels: Int (n,), or multi-hot (n, classes), of which each class is a sigmoid of its own.
         logits: Float (n, classes).
     """
-    z, examples = np.asarray(logits, np.float64), len(logits)
+    z = np.asarray(logits, np.float64)
+    if not np.ptp(z):
+        return 1.0
     if labels.ndim == 2:
-        target = (examples * labels + 0.5) / (examples + 1)
+        right, wanted = (labels > 0.5) == (z > 0), labels
     else:
+        right = correct_answers(labels, z)
         z = z - z.max(axis=1, keepdims=True)
-        own = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]
-        wanted = (examples * own + z.mean(axis=1)) / (examples + 1)  # the target's mean logit
+        wanted = np.eye(z.shape[1])[labels]
 
     def slope_and_curvature(steepness: float) -> tuple[float, float]:
         scores = scores_for(labels, steepness * z)
+        slope = ((scores - wanted) * z).sum(axis=1).mean()
         if labels.ndim == 2:
-            return ((scores - target) * z).mean(), (scores * (1 - scores) * z**2).mean()
-        mean = (scores * z).sum(axis=1)
-        return (mean - wanted).mean(), (scores * (z - mean[:, None]) ** 2).sum(axis=1).mean()
+            return slope, (scores * (1 - scores) * z**2).sum(axis=1).mean()
+        mean = (scores * z).sum(axis=1, keepdims=True)
+        return slope, (scores * (z - mean) ** 2).sum(axis=1).mean()
+
+    def is_too_sure(steepness: float) -> bool:
+        scores = scores_for(labels, steepness * z)
+        sure = np.maximum(scores, 1 - scores) if labels.ndim == 2 else scores.max(axis=1)
+        return bool(sure.mean() > (len(z) * right.mean() + 0.5) / (len(z) + 1))
 
     (low, high), steepness = _STEEPNESS, 1.0
     while high / low > 1 + _PRECISION:
@@ -119,4 +129,9 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
             break
         newton = steepness - slope / curvature if curvature > 0 else low
         steepness = newton if low < newton < high else float(np.sqrt(low * high))
+    if is_too_sure(steepness):
+        low, high = _STEEPNESS[0], steepness
+        while high / low > 1 + _PRECISION:
+            steepness = float(np.sqrt(low * high))
+            low, high = (low, steepness) if is_too_sure(steepness) else (steepness, high)
     return float(1 / steepness)
