@@ -11,7 +11,31 @@ from pathlib import Path
 
 from ftkeras.errors import UserError
 
+PACKAGES = {
+    "tfds": ("tensorflow-datasets", "importlib_resources"),
+    "cv": ("keras-cv",),
+    "hub": ("keras-hub", "tensorflow-text", "safetensors"),
+    "openvino": ("openvino",),
+    "litert": ("ai-edge-litert",),
+    "onnx": ("onnxruntime", "tf2onnx"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "robustness": ("imagecorruptions-imaug",),
+}
+"""The packages of each extra in setup.cfg that a message may ask for."""
 _NEEDED = {"floatx": "float32", "image_data_format": "channels_last"}  # of Keras's own file
+
+
+def to_install(extra: str) -> str:
+    """Returns the command that installs the packages of an extra.
+
+    It names the packages themselves: ftkeras is on no package index.
+
+    Example:
+        >>> to_install("onnx")
+        'pip install onnxruntime tf2onnx'
+    """
+    return f"pip install {' '.join(PACKAGES[extra])}"
 
 
 def check_keras_settings(environment: Mapping[str, str]) -> None:

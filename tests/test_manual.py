@@ -91,7 +91,7 @@ def test_items_of_lists_are_indented_as_the_builder_wants():
 
 def test_the_manual_builds_without_a_warning(tmp_path):
     for package in ("mkdocs", "material", "mkdocstrings_handlers"):
-        pytest.importorskip(package, reason='needs pip install "ftkeras[docs]"')
+        pytest.importorskip(package, reason='needs pip install ".[docs]"')
     path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.errors import UserError, did_you_mean
 
 
@@ -196,6 +197,30 @@ CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 HEADER = ("name", "parameters (M)", "natural size", "smallest size", "blocks", "preprocessing")
 
 
+def no_backbone(name: str, kind: str | None) -> UserError:
+    """Returns the error about a name that is no backbone; it has every way to name one.
+
+    Args:
+        name: The name.
+        kind: The kind of the examples, "text" or "image"; None if nothing decides it.
+
+    Example:
+        >>> str(no_backbone("resnet5O", "image"))[:78]
+        "backbone.name: there is no backbone 'resnet5O' for images. Did you mean 'ResNe"
+    """
+    known = {"text": [*TEXT_CATALOG], "image": [*CATALOG], None: [*CATALOG, *TEXT_CATALOG]}[kind]
+    if "/" in name:
+        wrong = f"there is no folder {name!r}."
+    else:
+        wrong = f"there is no backbone {name!r}{f' for {kind}s' if kind else ''}."
+        wrong += did_you_mean(name, known)
+    own = f" ({', '.join(TEXT_CATALOG)})" if kind == "text" else ""
+    return UserError(
+        f"backbone.name: {wrong} Choose a name that `ftkeras backbones` lists{own}, "
+        "keras_hub/PRESET, hf://OWNER/NAME, a local folder with a config.json, or a .keras file."
+    )
+
+
 def find(name: str) -> Entry:
     """Returns the entry of that name.
 
@@ -207,10 +232,7 @@ def find(name: str) -> Entry:
         'caffe'
     """
     if name not in CATALOG:
-        raise UserError(
-            f"backbone.name: there is no backbone {name!r}.{did_you_mean(name, CATALOG)} "
-            "`ftkeras backbones` lists them all; a model of your own is the path of a .keras file."
-        )
+        raise no_backbone(name, "image")
     return CATALOG[name]
 
 

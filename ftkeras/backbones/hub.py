@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftkeras.backbones.catalog import no_backbone
 from ftkeras.errors import UserError, did_you_mean, first_line
+from ftkeras.imports import to_install
 
 PREFIX = "keras_hub/"
 _HUGGING_FACE = "hf://"
-_EXTRA = 'pip install "ftkeras[hub]"'
 _READ = ("*.json", "*.safetensors", "*.h5", "*.txt", "*.model", "*.spm")  # never pickled weights
 _WEIGHTS = ("*.safetensors", "*.weights.h5")
 
@@ -154,6 +155,17 @@ def kind_of(name: str) -> str | None:
         return None
 
 
+def missing_packages(kind: str | None) -> str:
+    """Returns in one line which package of the extra is not installed; "" if none is missing.
+
+    Args:
+        kind: The kind of the examples: texts need TensorFlow Text, too.
+    """
+    needed = ("keras_hub", "tensorflow_text") if kind == "text" else ("keras_hub",)
+    gone = [package for package in needed if importlib.util.find_spec(package) is None]
+    return _not_installed(" and ".join(gone)) if gone else ""
+
+
 def find(name: str, kind: str) -> HubModel:
     """Returns the model of a name, after a check of its files; downloads it if needed.
 
@@ -172,11 +184,7 @@ def find(name: str, kind: str) -> HubModel:
     elif name.startswith(_HUGGING_FACE):
         folder = _download_repository(name)
     elif "://" in name or not Path(name).is_dir():
-        raise UserError(
-            f"backbone.name: no folder {name!r}. A backbone is a name that `ftkeras backbones` "
-            f"lists, {PREFIX}PRESET, {_HUGGING_FACE}OWNER/MODEL, a .keras file, or a local folder "
-            "with a config.json."
-        )
+        raise no_backbone(name, kind)
     else:
         folder = Path(name)
     config = _json(folder / "config.json", name)
@@ -254,13 +262,15 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     return tree
 
 
+def _not_installed(packages: str) -> str:
+    return f"{packages}, not installed here. Run: {to_install('hub')}"
+
+
 def _imported(package: str, name: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backbone.name: {name} needs {error.name}, which is not installed. Run: {_EXTRA}"
-        ) from None
+        raise UserError(f"backbone.name: {name} needs {_not_installed(str(error.name))}") from None
 
 
 # ------------------------------------------------------------------------------- downloads

@@ -9,12 +9,12 @@ from typing import Any
 from absl import flags
 
 from ftkeras.backbones import hub
-from ftkeras.backbones.catalog import find
+from ftkeras.backbones.catalog import CATALOG, no_backbone
 from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.schema import kind_of
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
-from ftkeras.inputs.text.guess import columns_of, holds_texts
+from ftkeras.inputs.text.guess import Columns, columns_of, holds_texts
 
 USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
                     [--weights=imagenet]
@@ -50,10 +50,12 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     path = positional[0]
     if os.path.exists(path):
         raise UserError(f"init: {path} exists already. Choose another name, or remove it first.")
-    source = _source(values.data, values.backbone)
-    backbone = values.backbone or (_FOR_TEXTS if "input" in source else _FOR_IMAGES)
-    _check_backbone(backbone)
-    if source["source"] == "starter" and kind_of(backbone) != "text":
+    kind = _kind_of(values.backbone)
+    source, lines = _source(values.data, kind)
+    kind = source.get("input", {}).get("kind", kind)
+    backbone = values.backbone or (_FOR_TEXTS if kind == "text" else _FOR_IMAGES)
+    _check_backbone(backbone, kind)
+    if source["source"] == "starter" and kind != "text":
         source["input"] = {"size": 96}
     text = commented_config(source, backbone=backbone, weights=values.weights)
     try:
@@ -61,45 +63,73 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
             file.write(text)
     except OSError as error:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
-    if column := source.get("input", {}).get("column"):
-        print(f"texts are read from the column {column!r} (data.input.column)")
-        label = source.get("label_column", "label")
-        print(f"labels are read from the column {label!r} (data.label_column)")
+    if hub.is_hub(backbone) and (missing := hub.missing_packages(kind)):
+        lines.append(f"{backbone} needs {missing}")
+    for line in lines:
+        print(line)
     print(f"wrote {path}; next: ftkeras train {shlex.quote(f'--config={path}')}")
     return 0
 
 
-def _source(data: str | None, backbone: str | None) -> dict[str, Any]:
-    """Returns the section `data` for what --data names; with `input` if it holds texts."""
+def _kind_of(backbone: str | None) -> str | None:
+    """Returns the kind of input that --backbone takes; None if its name does not say."""
+    return "image" if backbone in CATALOG else kind_of(backbone)
+
+
+def _source(data: str | None, kind: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Returns the section `data` for what --data names, and lines about its columns.
+
+    Args:
+        data: The flag's value.
+        kind: The kind of the examples; if it is None, the data decide. The section has `input` if
+            they are texts.
+    """
     if data is None:
-        return {"source": "starter"}
+        return {"source": "starter"}, []
     path = os.path.expanduser(data)
     if "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
-    may_be_texts = backbone is None or kind_of(backbone) == "text"
+    may_be_texts = kind in (None, "text")
     if data.endswith((".csv", ".tsv", ".jsonl")):
         # A column of files means images, unless the backbone is for texts.
-        column = label = ""
-        if may_be_texts:
-            column, label = columns_of(path, "path" if backbone is None else "")
-        texts = {"input": {"kind": "text", "column": column}} if column else {}
-        labels = {"label_column": label} if label and column else {}
-        return {"source": "manifest", "path": data, **labels, **texts}
+        columns = columns_of(path, "" if kind else "path") if may_be_texts else Columns()
+        section: dict[str, Any] = {"source": "manifest", "path": data}
+        if columns.text:
+            section["input"] = {"kind": "text", "column": columns.text}
+            section |= {"label_column": columns.label} if columns.label else {}
+        lines = _lines_on(columns) if columns.text or kind == "text" else []
+        return section, lines
     if os.path.isfile(path):
         raise UserError(
             f"init: --data: {data!r} is neither a folder nor a .csv, .tsv or .jsonl file. Leave "
             "it out, and write the section data: yourself."
         )
     texts = {"input": {"kind": "text"}} if may_be_texts and holds_texts(path) else {}
-    return {"source": "folder", "path": data, **texts}
+    return {"source": "folder", "path": data, **texts}, []
 
 
-def _check_backbone(name: str) -> None:
-    if name in TEXT_CATALOG:
+def _lines_on(columns: Columns) -> list[str]:
+    """Returns what was found, and what the user has to name in the config."""
+    if not columns.text:
+        return ["no column of texts was found: name it in the config (data.input.column)"]
+    lines = [f"texts are read from the column {columns.text!r} (data.input.column)"]
+    if columns.label:
+        lines.append(f"labels are read from the column {columns.label!r} (data.label_column)")
+    else:
+        among = f" among {', '.join(columns.others)}" if columns.others else ""
+        lines.append(
+            f"no column of labels was found{among}: one has at least two values, which recur. "
+            "Before you train, name it in the config (data.label_column)"
+        )
+    return lines
+
+
+def _check_backbone(name: str, kind: str | None) -> None:
+    if name in CATALOG or name in TEXT_CATALOG:
         return
     if name.startswith(hub.PREFIX) or "://" in name or os.path.isdir(os.path.expanduser(name)):
         return  # the run looks at it: that may take a download
     if not name.endswith(".keras"):
-        find(name)
-    elif "://" not in name and not os.path.isfile(os.path.expanduser(name)):
+        raise no_backbone(name, kind)
+    if "://" not in name and not os.path.isfile(os.path.expanduser(name)):
         raise UserError(f"init: --backbone: there is no file {name!r}.")

@@ -33,7 +33,7 @@ VERBS = {
     "compare": "test whether one of two runs is better, or the difference is noise",
     "soup": "average the weights of finished runs into one model",
     "robustness": "measure a run's model on images with noise, blur, bad weather, other framing",
-    "predict": "classify image files with a run's model",
+    "predict": "classify files or texts with a run's model",
     "search": "rank pictures by a text, with a run of the task alignment",
     "export": "write a run's model as a SavedModel for TF Serving",
     "report": "write the HTML page of a run, or of several side by side",
@@ -53,7 +53,8 @@ Usage: ftkeras VERB [ARGUMENTS] [--FLAG=VALUE ...]
 Verbs:
 {verbs}
 
-Start:    ftkeras init my.yaml --data=photos/
+Start:    ftkeras init my.yaml --data=photos/         (a folder with a folder per class)
+          ftkeras init my.yaml --data=reviews.csv     (a table with a column of texts)
           ftkeras train --config=my.yaml --out=runs/my
 Details:  ftkeras VERB --help
 

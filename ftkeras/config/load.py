@@ -210,16 +210,16 @@ def parse_config(
     moved += move(data, where)  # an override may be a whole section
     if not is_saved:
         announce(moved)
-    schema = _schema_of(data, where)
+    schema = _schema_of(data, "--set" if ("task",) in raw_values else where)
     try:
         return schema.model_validate(data)
     except ValidationError as error:
         if not _retype_strings(data, error, raw_values):
-            raise _user_error(error, data, where, schema) from None
+            raise _user_error(error, data, where, schema, raw_values) from None
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise _user_error(error, data, where, schema) from None
+        raise _user_error(error, data, where, schema, raw_values) from None
 
 
 def _schema_of(data: Mapping[str, Any], where: str) -> type[Config]:
@@ -331,13 +331,21 @@ def _retype_strings(data: Any, error: ValidationError, raw_values: dict[Location
 # -------------------------------------------------------------------------------- errors
 
 
-def _user_error(error: ValidationError, data: Any, where: str, schema: type[Config]) -> UserError:
+def _user_error(
+    error: ValidationError,
+    data: Any,
+    where: str,
+    schema: type[Config],
+    overrides: Iterable[Location],
+) -> UserError:
     by_location: dict[Location, list[str]] = {}
     for item in error.errors():
         location = _clean(item["loc"], data)
         by_location.setdefault(location, []).append(explain(item, schema))
     (location, messages), *others = by_location.items()
     name = dotted(location)
+    if any(location[: len(override)] == override for override in overrides):
+        where = "--set"
     message = " or ".join(dict.fromkeys(messages))
     more = f" (and {len(others)} more)" if others else ""
     return UserError(f"{where}: {name + ': ' if name else ''}{message}{more}")

@@ -391,6 +391,12 @@ def kind_of(backbone: Any) -> str | None:
     return hub.kind_of(backbone) if hub.is_hub(backbone) else None
 
 
+def has_own_weights(backbone: str) -> bool:
+    """Whether a backbone comes with its weights: a model of keras-hub, or a .keras file."""
+    hub = importlib.import_module("ftkeras.backbones.hub")
+    return backbone.endswith(".keras") or hub.is_hub(backbone)
+
+
 class Config(Section):
     """A config: a whole experiment."""
 

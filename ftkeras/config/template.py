@@ -13,7 +13,7 @@ from ftkeras.config.data import FolderData, ManifestData, StarterData, section_o
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
-from ftkeras.config.schema import Config, is_shipped_text, kind_of
+from ftkeras.config.schema import Config, has_own_weights, is_shipped_text, kind_of
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -35,13 +35,16 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
     Args:
         source: The section `data`; its source is folder, manifest or starter.
         backbone: A backbone's name.
-        weights: imagenet, starter, none or a file; None: starter if the data are the starter's.
+        weights: imagenet, starter, none or a file. None: the backbone's own if it has some;
+            otherwise starter for texts and for the starter's images.
     """
     shipped = source["source"] == "starter" and backbone == "MobileNetV2"
-    kind, is_small = kind_of(backbone), is_shipped_text(backbone)
+    is_small, own = is_shipped_text(backbone), weights is None and has_own_weights(backbone)
     weights = weights or ("starter" if shipped or is_small else "imagenet")
-    config: dict[str, Any] = {"data": source, "backbone": {"name": backbone, "weights": weights}}
+    named: dict[str, Any] = {"name": backbone} if own else {"name": backbone, "weights": weights}
+    config: dict[str, Any] = {"data": source, "backbone": named}
     inputs = source.get("input", {})
+    kind = inputs.get("kind") or kind_of(backbone)
     if kind == "text":
         head = {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3}
         top = {"name": "top", "train": ["head", "blocks[-2:]"], "epochs": 5, "learning_rate": 5e-5}
@@ -57,6 +60,8 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         config["phases"] = [{"name": "top", "train": train, **length}]
         config["training"] = {"monitor": "last_epoch", "refit": True}
     parse_config(config)  # what is written must be readable
+    if own:
+        named["weights"] = None  # written as a comment
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}
     lines = _section(Config, config, sections, indent=0)
     return _HEADER + "\n" + "\n".join(lines) + "\n"

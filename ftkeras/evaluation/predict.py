@@ -214,8 +214,10 @@ def expand_inputs(
             matches = sorted(tf.io.gfile.glob(pattern))
             paths = [path for path in matches if not tf.io.gfile.isdir(path)]
         if not paths:
+            is_there = not is_utf8(pattern) or tf.io.gfile.exists(pattern)
+            nothing = f"no {kind.nouns} at" if is_there else "there is no file or folder"
             raise UserError(
-                f"{verb}: no {kind.nouns} at {shown(pattern)!r}. "
+                f"{verb}: {nothing} {shown(pattern)!r}. "
                 f"Give {kind.noun} files, folders or globs{_more(kind)}."
             )
         files.update(dict.fromkeys(paths))
@@ -245,7 +247,7 @@ def _left_out(others: Sequence[str], read: int, kind: Input) -> str:
 
 def _more(kind: Input) -> str:
     """Returns where else examples may come from."""
-    lines = f"; or tables, or - to read {kind.nouns} from standard input, one per line"
+    lines = f'; or tables, or a {kind.noun} per line: `echo "..." | ftkeras predict RUN -`'
     return lines if kind.cells else ""
 
 

@@ -30,6 +30,7 @@ from ftkeras.export.openvino_engine import openvino_model, run_openvino
 from ftkeras.export.publish import new_version, size_of
 from ftkeras.export.questions import questions_of
 from ftkeras.export.signatures import decoded
+from ftkeras.imports import to_install
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.trunk.engines import import_openvino
 
@@ -90,8 +91,7 @@ def check_formats(formats: Sequence[str]) -> None:
         missing = [p for p in _PACKAGES[name] if importlib.util.find_spec(p) is None]
         if missing:
             raise UserError(
-                f"export: the format {name} needs {' and '.join(missing)}: "
-                f'pip install "ftkeras[{name}]".'
+                f"export: the format {name} needs {' and '.join(missing)}: {to_install(name)}"
             )
 
 

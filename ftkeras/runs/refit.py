@@ -95,6 +95,7 @@ def refit(
         start_from(floor, model)
     start = weights_of_model(model)
     if epochs:
+        guards = dataclasses.replace(guards, training="the second training")
         checkpoints = again.fit(own, guards, [StopAfter(epochs)], keeps_last=True)
         checkpoints.load_best(model)
         if share < 1:

@@ -74,7 +74,7 @@ def fit(
     progress, stages = FitProgress(unfreeze, feed.steps_per_epoch), FitStages(unfreeze)
     own = _own_callbacks(feed, unfreeze, checkpoints, guards)
     listening = [*own, progress, *([] if recorded() is None else [stages]), *callbacks]
-    saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards.trouble)
+    saved = SavedTraining(checkpoints, unfreeze, _parts([*listening, trunk]), guards)
     listening = _between(measured, listening, Saver(saved, feed.steps_per_epoch, guards))
     saved.begin()
     try:

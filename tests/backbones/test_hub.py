@@ -6,10 +6,16 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
+from ftkeras.backbones import load_backbone
+from ftkeras.backbones.catalog import no_backbone
 from ftkeras.backbones.hub import find, is_hub, kind_of
+from ftkeras.backbones.text.load import load_text_backbone
 from ftkeras.config.load import parse_config
+from ftkeras.data.dataset import Split
+from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
 
 
@@ -64,7 +70,7 @@ def test_folders_that_cannot_be_used(folder, hugging_face_folder, tmp_path):
     (tmp_path / "copy" / "config.json").unlink()
     with pytest.raises(UserError, match="has no config.json"):
         find(pickled, "text")
-    with pytest.raises(UserError, match="no folder '/nowhere/model'"):
+    with pytest.raises(UserError, match="there is no folder '/nowhere/model'.*hf://OWNER/NAME"):
         find("/nowhere/model", "text")
     with pytest.raises(UserError, match="reads texts, and data.input.kind is image"):
         find(str(hugging_face_folder), "image")
@@ -108,5 +114,24 @@ def test_presets_are_downloaded_or_the_error_is_clear(keras_hub_folder, monkeypa
 
 def test_the_extra_is_asked_for(keras_hub_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
-    with pytest.raises(UserError, match=r"keras_hub, which is not installed. Run: pip .*\[hub\]"):
+    with pytest.raises(
+        UserError, match="keras_hub, not installed here. Run: pip install keras-hub"
+    ):
         find(str(keras_hub_folder), "text")
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "models/not-there"])
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_name_that_is_no_backbone_gets_one_message(name, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Split(
+        "train", ["a"], np.zeros(1, np.int32), 1, from_array(np.array([b"a"]))(np.arange(1))
+    )
+    with pytest.raises(UserError) as caught:
+        load_text_backbone(name, made) if kind == "text" else load_backbone(name)
+    message = str(caught.value)
+    wrong = f"no folder '{name}'" if "/" in name else f"no backbone '{name}' for {kind}s"
+    ways = ("`ftkeras backbones`", "keras_hub/PRESET", "hf://OWNER/NAME", "config.json", ".keras")
+    assert all(part in message for part in (wrong, *ways))
+    assert ("bigru" in message) == (kind == "text")
+    assert str(no_backbone(name, kind)) == message  # which `init` raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,54 @@ def test_init_knows_a_folder_of_texts(folder, ftkeras):
     done = ftkeras("init", "my.yaml", "--data=notes/")
     assert done.status == 0, done.err
     assert load_config("my.yaml").data.input.kind == "text"
+
+
+TICKETS = [f"when will my lamp number {i} ship" for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "missing"),
+    [
+        ("hf://sentence-transformers/all-MiniLM-L6-v2", ""),
+        ("keras_hub/bert_base_en", ""),
+        ("keras_hub/bert_base_en", "keras_hub"),  # the kind of a preset is then unknown
+        ("hf://sentence-transformers/all-MiniLM-L6-v2", "tensorflow_text"),
+    ],
+)
+def test_the_data_decide_the_kind_if_a_backbones_name_does_not(
+    folder, ftkeras, monkeypatch, backbone, missing
+):
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    rows = [f"{text},{i % 3}" for i, text in enumerate(TICKETS)]
+    Path("tickets.csv").write_text("\n".join(["message,topic", *rows]))
+    done = ftkeras("init", "my.yaml", "--data=tickets.csv", f"--backbone={backbone}")
+    assert done.status == 0, done.err
+    config = load_config("my.yaml")
+    assert (config.backbone.name, config.data.input.kind) == (backbone, "text")
+    assert (config.data.input.column, config.data.label_column) == ("message", "topic")
+    assert config.phases[-1].train == ["head", "blocks[-2:]"]
+    assert "column 'message'" in done.out and "column 'topic'" in done.out
+    assert "\n  weights: " not in Path("my.yaml").read_text()  # it has its own
+    needs = f"{backbone} needs {missing}, not installed here. Run: pip install keras-hub "
+    assert ("pip install" in done.out, needs in done.out) == (bool(missing), bool(missing))
+
+
+def test_init_asks_for_the_labels_that_it_does_not_find(folder, ftkeras):
+    Path("one.csv").write_text("\n".join(["message,topic", *(f"{t},lamps" for t in TICKETS)]))
+    done = ftkeras("init", "one.yaml", "--data=one.csv")
+    assert done.status == 0, done.err
+    assert "no column of labels was found among topic: one has at least two values" in done.out
+    assert "name it in the config (data.label_column)" in done.out
+    assert "labels are read" not in done.out
+    plan = ftkeras("plan", "--config=one.yaml")
+    assert plan.status == 2 and "no column 'label'" in plan.err
+
+
+def test_a_run_of_images_on_texts_leaves_the_backbone_to_the_user(folder, ftkeras):
+    Path("tickets.csv").write_text("\n".join(["message,topic", *(f"{t},x" for t in TICKETS)]))
+    assert ftkeras("init", "my.yaml", "--data=tickets.csv", "--backbone=ResNet50").status == 0
+    done = ftkeras("plan", "--config=my.yaml", "--set=backbone.weights=none")
+    assert done.status == 2 and "data.input={kind: text, column: NAME}" in done.err
+    assert "backbone.name=" not in done.err
+    assert done.err.count("hf://") == 1

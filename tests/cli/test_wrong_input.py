@@ -116,7 +116,7 @@ def test_the_command_itself_is_silent_but_for_its_line(place, arguments, part):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["data.pth=photos"], ["c.yaml: data.pth: no such field", "Did you mean 'path'?"]),
+        (["data.pth=photos"], ["--set: data.pth: no such field", "Did you mean 'path'?"]),
         (["phases[0].epochs=many"], ["phases[0].epochs", "integer", "'many'"]),
         (["data.path=missing"], ["missing"]),
         (["phases[0].train=block:blok_3"], ["'block:blok_3'", "Did you mean 'block_3'?"]),

@@ -101,7 +101,7 @@ def test_off_is_a_word_and_false_is_not():
         ("data.input.resize=pda", ["data.input.resize", "Did you mean 'pad'?"]),
         ("data.input=3", ["data.input: expected a valid dictionary", "got 3"]),
         ("data.input={kind: [image]}", ["data.input.kind: expected a valid string"]),
-        ("data.pth=x", ["my.yaml: data.pth: no such field", "Did you mean 'path'?"]),
+        ("data.pth=x", ["--set: data.pth: no such field", "Did you mean 'path'?"]),
         ("phase=1", ["phase: no such field", "Did you mean 'phases'?"]),
         ("phases[0].epochs=ten", ["phases[0].epochs: expected a valid integer, got 'ten'"]),
         ("phases[0].epochs=true", ["phases[0].epochs: expected a valid integer, got True"]),
@@ -285,3 +285,16 @@ def test_values_that_differ_late_differ():
     cut = "a" * 80
     one, other = (parse_config(MINIMAL, [f"backbone.cut={cut}{end}"]) for end in ("b", "c"))
     assert len(differences(one, other)) == 1 and not differences(one, one)
+
+
+@pytest.mark.parametrize(
+    ("override", "blamed"),
+    [
+        ("phases[0].learning_rate=fast", "--set: phases[0].learning_rate: "),
+        ("head={droput: 0.5}", "--set: head.droput: "),
+        ("task=clasification", "--set: task: "),
+    ],
+)
+def test_an_error_in_an_override_does_not_blame_the_file(override, blamed):
+    assert error_of(override).startswith(blamed)
+    assert error_of("seed=1", tree={**MINIMAL, "head": {"droput": 0.5}}).startswith("my.yaml: ")

@@ -18,6 +18,7 @@ from ftkeras.evaluation.predict import (
     predict_logits,
 )
 from ftkeras.inputs.image.input import ImageInput
+from ftkeras.inputs.text.input import TextInput
 from ftkeras.outputs.any_of import AnyOf
 from ftkeras.outputs.one_of import OneOf
 
@@ -118,10 +119,16 @@ def test_a_file_whose_name_looks_like_a_glob_is_itself(tmp_path):
 
 def test_nothing_found_is_the_users_error(photos, tmp_path):
     (tmp_path / "void").mkdir()
-    for nothing in (tmp_path / "void", tmp_path / "gone.jpg", photos / "*.tiff"):
-        with pytest.raises(UserError, match="predict: no images at") as error:
+    for nothing, why in (
+        (tmp_path / "void", "no images at"),
+        (tmp_path / "gone.jpg", "there is no file or folder"),
+        (photos / "*.tiff", "there is no file or folder"),
+    ):
+        with pytest.raises(UserError, match=f"predict: {why} ") as error:
             expand_inputs([str(photos), str(nothing)], ImageInput())
-        assert str(nothing) in str(error.value)
+        assert str(nothing) in str(error.value) and "echo" not in str(error.value)
+    with pytest.raises(UserError, match="no file or folder 'when .*'\\. .* predict RUN -`"):
+        expand_inputs(["when will my lamp ship?"], TextInput())
 
 
 def test_each_file_is_answered_in_order_and_bad_ones_say_why(model, photos):

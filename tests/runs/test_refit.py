@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def test_a_run_trains_once_more_on_all_but_the_test_split(config, tmp_path, caps
     assert "36 training and validation images" in Path(run.path("report.html")).read_text()
 
 
-def test_a_run_that_stops_in_between_ends_as_if_it_had_not(config, tmp_path, monkeypatch, kept):
+def test_a_run_that_stops_in_between_ends_as_if_it_had_not(
+    config, tmp_path, monkeypatch, kept, capsys
+):
     whole = ftkeras.train(config(report=False), str(tmp_path / "whole"))
     original, calls = module.StopAfter.on_epoch_end, []
 
@@ -105,8 +108,12 @@ def test_a_run_that_stops_in_between_ends_as_if_it_had_not(config, tmp_path, mon
     monkeypatch.setattr(module.StopAfter, "on_epoch_end", stop)
     with pytest.raises(KeyboardInterrupt):
         ftkeras.train(config(report=False), str(tmp_path / "stopped"))
+    capsys.readouterr()
     stopped = ftkeras.train(None, str(tmp_path / "stopped"))
     assert len(calls) > 1
+    first, second = re.findall("^resumed +(.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert first == "after the last epoch; the rest of the run is next"
+    assert re.fullmatch(r"epoch \d+, step \d+ of the second training", second)
     for name in ("val", "test", "floor-test"):
         np.testing.assert_array_equal(
             load_predictions(whole, name).logits, load_predictions(stopped, name).logits

@@ -8,6 +8,7 @@ import keras
 
 from ftkeras.backbones import saved
 from ftkeras.backbones.backbone import Backbone, Block
+from ftkeras.backbones.catalog import no_backbone
 from ftkeras.backbones.hub import is_hub
 from ftkeras.backbones.text import char_lstm, recurrent, transformer
 from ftkeras.backbones.text.catalog import TEXT_CATALOG, TextEntry
@@ -16,7 +17,7 @@ from ftkeras.backbones.text.vectors import load_vectors
 from ftkeras.backbones.text.vocabulary import extended, see
 from ftkeras.data.dataset import Split
 from ftkeras.data.reading import read_whole
-from ftkeras.errors import UserError, did_you_mean
+from ftkeras.errors import UserError
 from ftkeras.inputs.text.tokens import PADDING, UNKNOWN, By, TokenIds, Tokens, tokens_in
 
 
@@ -54,11 +55,7 @@ def load_text_backbone(
             name, train, pretrained=weights != "none", reading=reading, pooler=pooler
         )
     if name not in TEXT_CATALOG:
-        raise UserError(
-            f"backbone.name: there is no backbone {name!r} for texts."
-            f"{did_you_mean(name, TEXT_CATALOG)} There are {', '.join(TEXT_CATALOG)}; a model of "
-            "your own is the path of a .keras file, one of keras-hub keras_hub/PRESET or a folder."
-        )
+        raise no_backbone(name, "text")
     entry = TEXT_CATALOG[name]
     if reading.vocabulary is not None:
         raise UserError(

@@ -23,7 +23,8 @@ _PARTS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _OF_TEXTS = (
-    " If a column holds texts, set data.input={kind: text, column: NAME} and backbone.name=gru."
+    " If a column holds texts, set data.input={kind: text, column: NAME}; the backbone must read "
+    "texts, as gru does and Transformers of keras_hub/ and hf:// do."
 )
 AGAIN = "\x1e"
 """Stands between the values of a column in `Columns.several`."""

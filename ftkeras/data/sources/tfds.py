@@ -8,6 +8,7 @@ from typing import Any
 from ftkeras.data.dataset import Listing
 from ftkeras.data.records import Example, found_in, scan_records
 from ftkeras.errors import UserError, did_you_mean, first_line
+from ftkeras.imports import to_install
 from ftkeras.inputs.base import Input
 
 _OWN_NAMES = {
@@ -78,7 +79,7 @@ def _prepared(name: str, data_dir: str | None, download: bool) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            'data.source: tfds needs TensorFlow Datasets. Run: pip install "ftkeras[tfds]"'
+            f"data.source: tfds needs TensorFlow Datasets. Run: {to_install('tfds')}"
         ) from error
     try:
         builder = tfds.builder(name, data_dir=data_dir)

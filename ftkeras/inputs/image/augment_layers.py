@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.errors import UserError, did_you_mean, first_line
+from ftkeras.imports import to_install
 from ftkeras.inputs.image.augment import Augment
 from ftkeras.inputs.image.mix import sample_beta
 
@@ -155,7 +156,7 @@ def _keras_cv() -> tuple[Any, Callable[[type], bool]]:
         import keras_cv
     except ImportError as error:
         raise UserError(
-            'data.input.augmentation: keras_cv/NAME needs keras-cv. Run: pip install "ftkeras[cv]"'
+            f"data.input.augmentation: keras_cv/NAME needs keras-cv. Run: {to_install('cv')}"
         ) from error
     layers = keras_cv.layers
     bases = (layers.BaseImageAugmentationLayer, layers.VectorizedBaseImageAugmentationLayer)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ftkeras.errors import UserError
+from ftkeras.imports import to_install
 
 CORRUPTIONS = (
     "gaussian_noise",
@@ -56,7 +57,7 @@ def check(kind: Any, field: str) -> None:
 def check_installed(field: str) -> None:
     """Raises UserError, which names `field`, if the package of the corruptions is missing."""
     if importlib.util.find_spec("imagecorruptions") is None:
-        raise UserError(f'{field}: install the corruptions: pip install "ftkeras[robustness]".')
+        raise UserError(f"{field}: install the corruptions: {to_install('robustness')}")
 
 
 def to_change(images: tf.Tensor) -> np.ndarray:
@@ -83,7 +84,7 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarra
         from imagecorruptions import corrupt as corrupted
     except ImportError as error:
         raise UserError(
-            f'robustness: {error}. Install the corruptions: pip install "ftkeras[robustness]".'
+            f"robustness: {error}. Install the corruptions: {to_install('robustness')}"
         ) from None
     own = {"seed": seed} if name in _SEEDED else {}
     with _global_seed(seed):

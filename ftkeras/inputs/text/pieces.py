@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from ftkeras.cache import digest
 from ftkeras.errors import UserError
+from ftkeras.imports import to_install
 from ftkeras.inputs.base import Tree
 from ftkeras.inputs.text.tokens import TokenIds, lengths_up_to, parts_of
 from ftkeras.keras_internals import for_graphs
@@ -228,7 +229,7 @@ def _package(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"data.input: the tokenizer needs {error.name}, which is not installed. Run: "
-            'pip install "ftkeras[hub]"'
+            f"{to_install('hub')}"
         ) from None
 
 

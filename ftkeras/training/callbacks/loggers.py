@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from ftkeras.config.load import leaves
 from ftkeras.errors import UserError, first_line
+from ftkeras.imports import to_install
 from ftkeras.run import Run
 
 Value: TypeAlias = "bool | int | float | str"
@@ -224,8 +225,7 @@ def check_installed(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"training.loggers: {name} is not installed. "
-                f'Install it with: pip install "ftkeras[{name}]"'
+                f"training.loggers: {name} is not installed. Install it with: {to_install(name)}"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -35,6 +35,7 @@ class Guards:
         every_epoch: Whether to save at each epoch's end, even if epochs are so short that this
             takes more than a twentieth of the time.
         from_floor: Whether the head starts from the floor: its first loss is then near 0.
+        training: The training's name in the line about where it resumes, if a run has several.
     """
 
     saving: CheckpointConfig = CheckpointConfig()
@@ -42,6 +43,7 @@ class Guards:
     signals: Signals = field(default_factory=Signals)
     every_epoch: bool = False
     from_floor: bool = False
+    training: str = ""
 
     def for_workers(self) -> Guards:
         """Returns those for workers in step, which save when all are at the same step.
@@ -50,7 +52,7 @@ class Guards:
         step. So they stop at once.
         """
         saving = CheckpointConfig(every_steps=self.saving.every_steps, every_minutes=None)
-        return Guards(saving, self.trouble, every_epoch=True, from_floor=self.from_floor)
+        return replace(self, saving=saving, signals=Signals(), every_epoch=True)
 
 
 class SavedTraining:
@@ -61,7 +63,7 @@ class SavedTraining:
             part of it is fitted.
         unfreeze: The phases, which know the position.
         parts: All that has a state, by name.
-        trouble: How often to go back, and at what rates.
+        guards: How often to go back and at what rates, and the training's name.
         report: Gets a line on what was done.
     """
 
@@ -70,7 +72,7 @@ class SavedTraining:
         checkpoints: Checkpoints,
         unfreeze: ResumableUnfreezing,
         parts: Mapping[str, state.Stateful],
-        trouble: TroubleConfig,
+        guards: Guards,
         report: Callable[[str], None] = print,
     ):
         self.over = False
@@ -85,8 +87,9 @@ class SavedTraining:
         self._average = checkpoints.average
         self._checkpoints = checkpoints
         self._parts = parts
-        self._trouble = trouble
+        self._trouble = guards.trouble
         self._report = report
+        self._name = guards.training
         self._states = States(self._run, report)
         self._metrics: state.Tree | None = None  # to be put back when the next epoch begins
         self._rollbacks: list[list[int]] = []  # [epoch, batch] of each trouble
@@ -102,7 +105,10 @@ class SavedTraining:
         self._restore(tree)
         epoch, batches = self.unfreeze.position
         self._run.event("resumed", epoch=epoch, batches=batches)
-        where = "after the last epoch" if self.over else f"epoch {epoch + 1}, step {batches + 1}"
+        of = f" of {self._name}" if self._name else ""
+        where = f"epoch {epoch + 1}, step {batches + 1}{of}"
+        if self.over:
+            where = f"after the last epoch{of}; the rest of the run is next"
         self._report(f"resumed   {where}")
 
     @stage("save states and weights")

@@ -150,7 +150,7 @@ def test_without_tfds_the_extra_is_named(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r'pip install "ftkeras\[tfds\]"'):
+    with pytest.raises(UserError, match="pip install tensorflow-datasets"):
         source.find(kind=IMAGES, name="x", parts={})
 
 

@@ -54,7 +54,7 @@ def test_contrast_and_brightness_have_the_published_strengths(photo):
 
 def test_the_missing_extra_is_named(photo, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    with pytest.raises(UserError, match=r'pip install "ftkeras\[robustness\]"'):
+    with pytest.raises(UserError, match="pip install imagecorruptions-imaug"):
         corrupt(photo, "fog", 1, 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftkeras.errors import UserError
-from ftkeras.inputs.text.guess import columns_of, holds_texts
+from ftkeras.inputs.text.guess import Columns, columns_of, holds_texts
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,22 @@ def test_columns_are_told_by_their_cells(tmp_path, name, header, line, found):
     lines = [line.format(i=i, c="xy"[i % 2]) for i in range(20)]
     path = tmp_path / name
     path.write_text("\n".join([header, *lines] if header else lines))
-    assert columns_of(str(path), "path") == found
+    columns = columns_of(str(path), "path")
+    assert (columns.text, columns.label) == found
+
+
+def test_a_table_sorted_by_label_has_a_column_of_labels(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,by\n" + "so dull,bad\n" * 600 + "a fine film,good\n" * 600)
+    assert columns_of(str(path), "path").label == "by"
+
+
+def test_cells_that_name_files_are_no_texts(tmp_path):
+    (tmp_path / "a.png").write_text("")
+    path = tmp_path / "a.csv"
+    path.write_text("file,caption,label\na.png,a red old car,x\n")
+    assert columns_of(str(path), "path") == Columns()
+    assert columns_of(str(path), "").text == "caption"  # as a backbone for texts decides
 
 
 def test_an_example_is_no_header(tmp_path):

@@ -365,7 +365,7 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, caps
     for arguments, match in (
         ([trained.folder, "a red bar"], "expected a run folder, a text"),
         ([trained.folder, "", str(shapes)], "cannot be used"),
-        ([trained.folder, "red", str(tmp_path / "nowhere")], "search: no images at"),
+        ([trained.folder, "red", str(tmp_path / "nowhere")], "search: there is no file or folder"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),  # from the index
         ([str(tmp_path), "red", str(shapes)], ""),

@@ -54,5 +54,5 @@ def test_what_cannot_be_corrupted_is_said(monkeypatch):
     with pytest.raises(UserError, match="at least 32 px"):
         check_corruptions(["fog"], ImageInput(31), "x")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"ftkeras\[robustness\]"):
+    with pytest.raises(UserError, match="pip install imagecorruptions-imaug"):
         check_corruptions(["fog"], ImageInput(64), "x")

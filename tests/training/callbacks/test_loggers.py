@@ -46,7 +46,7 @@ def test_settings_are_flat():
 def test_a_missing_package_is_said_before_training(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_installed([])
-    with pytest.raises(UserError, match=r'mlflow is not installed.*"ftkeras\[mlflow\]"'):
+    with pytest.raises(UserError, match="mlflow is not installed.*pip install mlflow"):
         check_installed(["mlflow"])
 
 
@@ -94,7 +94,7 @@ def test_a_picture_that_cannot_be_made_is_left_out(run):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_weights_and_biases_offline(run, tmp_path, monkeypatch, capfd):
-    wandb = pytest.importorskip("wandb", reason='needs pip install "ftkeras[wandb]"')
+    wandb = pytest.importorskip("wandb", reason='needs pip install ".[wandb]"')
     monkeypatch.setenv("WANDB_MODE", "offline")
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
@@ -117,7 +117,7 @@ def test_weights_and_biases_offline(run, tmp_path, monkeypatch, capfd):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_mlflow_in_files(run, tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason='needs pip install "ftkeras[mlflow]"')
+    mlflow = pytest.importorskip("mlflow", reason='needs pip install ".[mlflow]"')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
