@@ -126,7 +126,6 @@ def end_lines(
         f"record      {folder}/ (plan.json, metrics.jsonl, evaluation.json, logs/, ...)",
         "",
         f"next        ftkeras evaluate {shlex.quote(folder)}",
-        f"            ftkeras predict {shlex.quote(folder)} FILE...",
     ]
     return "\n".join(lines)
 

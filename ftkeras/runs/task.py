@@ -304,6 +304,9 @@ class Task:
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data always fail: they are not reported."""
 
+    first_use: str = "predict {} FILE..."
+    """What a person does with a finished run, whose folder is `{}`: `train` ends with it."""
+
 
 def task_of(config: Config) -> Task:
     """Returns the task that a config names: `TASK` of its package in `ftkeras.tasks`.

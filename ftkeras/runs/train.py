@@ -366,6 +366,7 @@ def _print_end(
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
     best_epoch, trunk = plan.get("best_epoch"), plan["trunk"]
     print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))
+    print(f"            ftkeras {assembled.task.first_use.format(shlex.quote(run.folder))}")
 
 
 @stage("report")

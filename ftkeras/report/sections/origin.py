@@ -72,7 +72,7 @@ def data(facts: RunFacts) -> Section:
 
 def _answers(facts: RunFacts) -> list[tuple[Child, Child]]:
     if not isinstance(facts.output, Classes):
-        return [("Outputs", told(facts.outputs))]
+        return [("Outputs", told(facts.outputs))] if facts.outputs else []
     labels = "one" if facts.output.exclusive else "any number"
     return [("Classes", len(facts.class_names)), (f"Labels per {facts.noun}", labels)]
 

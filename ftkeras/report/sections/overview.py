@@ -46,7 +46,7 @@ def described(facts: RunFacts) -> str:
         kinds = f" of {classes} classes" if classes else ""
         kinds = kinds if output.exclusive else f" with {classes} labels"
     else:
-        kinds = f" to answer {told(facts.outputs)},"
+        kinds = f" to answer {told(facts.outputs)}," if facts.outputs else ""
     size = facts.size
     return (
         f"{backbone.get('name', 'A backbone')} ({weights} weights) fine-tuned on {count}{kinds}"
@@ -79,7 +79,8 @@ def overview(facts: RunFacts) -> Section:
             tag(
                 "p",
                 f"Measured on {evaluation.get('examples', 0):,} {facts.split} {facts.nouns}, which "
-                "took no part in training. Under each number is its 95% interval."
+                "took no part in training."
+                + (" Under each number is its 95% interval." if tiles else "")
                 if facts.split != "train"
                 else f"Measured on the training {facts.nouns}, because there are no others: these "
                 "results are too optimistic.",

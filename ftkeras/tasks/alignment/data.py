@@ -20,7 +20,7 @@ from ftkeras.errors import UserError, did_you_mean, there_are
 from ftkeras.inputs.base import Input
 from ftkeras.runs import build
 from ftkeras.starter import archive_path
-from ftkeras.tasks.alignment.config import AlignmentConfig, AlignmentSection
+from ftkeras.tasks.alignment.config import AlignmentConfig, AlignmentSection, ClassesSection
 from ftkeras.tasks.alignment.pairs import PairSplit
 
 
@@ -56,6 +56,8 @@ def load_pairs(config: AlignmentConfig, texts: Input) -> Data:
         )
     if not len(splits["train"]):
         raise UserError("data: no training picture has a text.")
+    if config.alignment.classes is not None:
+        check_classes(config.alignment.classes, splits["train"].columns)
     count = sum(len(s.texts) for s in splits.values() if isinstance(s, PairSplit))
     note = f"{counted(count, 'text')} of {counted(total - len(bad), 'picture')}"
     return dataclasses.replace(
@@ -134,6 +136,20 @@ def _with_texts(
         queries=np.array(queries, bool),
         owners=np.array(owners, np.int64),
     )
+
+
+def check_classes(section: ClassesSection, columns: Mapping[str, Any]) -> None:
+    """Checks that a table has the column that names classes.
+
+    Raises:
+        UserError: It has no such column, besides those of texts.
+    """
+    if section.column not in columns:
+        others = there_are(list(columns)) if columns else "Leave alignment.classes out."
+        raise UserError(
+            f"alignment.classes.column: besides pictures and texts the table has no column "
+            f"{section.column!r}.{did_you_mean(section.column, columns)} {others}"
+        )
 
 
 def _column(columns: Mapping[str, Any], name: str) -> Any:

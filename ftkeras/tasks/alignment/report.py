@@ -52,6 +52,8 @@ def gallery(feed: PairFeed, split: str, embedded: Embedded) -> dict[str, Any]:
     found, _ = embedded.both()
     misses = []
     for i in np.argsort(-found.first, kind="stable")[:_MISSES]:
+        if found.first[i] <= 1:
+            break
         picture = int(found.pictures[i])
         nearest = np.argsort(-similar[:, picture], kind="stable")[:_HITS]
         own = np.flatnonzero(embedded.owners == picture)
@@ -86,10 +88,9 @@ def _retrieval(evaluation: dict[str, Any], facts: RunFacts) -> Section:
     for way in WAYS:
         for name in (*(f"recall_at_{k}" for k in AT), "map", "median_rank"):
             value, digits = evaluation[f"{way}_{name}"], ".1f" if name == "median_rank" else ".3f"
-            label = name.replace("_", " ")
-            rows.append(
-                [_TITLES[way], label, number(value, digits), interval(ends[f"{way}_{name}"])]
-            )
+            label, form = name.replace("_", " "), ".1f" if name == "median_rank" else ".1%"
+            span = interval(ends[f"{way}_{name}"], form)
+            rows.append([_TITLES[way], label, number(value, digits), span])
     body: list[Child] = [table("Both ways", ["Way", "Metric", "Value", "95% interval"], rows)]
     if ridge := evaluation.get("ridge"):
         against = [

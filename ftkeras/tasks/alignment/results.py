@@ -12,11 +12,12 @@ from ftkeras.console import table
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array
-from ftkeras.errors import UserError, did_you_mean, there_are
+from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.inputs.base import Input
 from ftkeras.measures.bootstrap import share_interval
 from ftkeras.tasks.alignment.config import ClassesSection
+from ftkeras.tasks.alignment.data import check_classes
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed
 from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, unit
 
@@ -60,11 +61,7 @@ def zero_shot(
         UserError: The table has no such column.
     """
     columns = feed.data.splits[split].columns
-    if section.column not in columns:
-        raise UserError(
-            f"alignment.classes.column: the table has no column {section.column!r}."
-            f"{did_you_mean(section.column, columns)} {there_are(list(columns))}"
-        )
+    check_classes(section, columns)
     assert isinstance(feed.input, Pair)
     names = sorted({str(n) for s in feed.data.splits.values() for n in s.columns[section.column]})
     names = [name for name in names if name.strip()]

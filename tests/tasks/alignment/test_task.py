@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,8 @@ def test_a_run_finds_pictures_by_their_texts(trained):
 
 def test_its_report_shows_what_is_found_and_missed(trained):
     page = trained.read_text("report.html")
+    assert "without outputs" not in page and "Under each number" not in page
+    assert not re.search(r"\d{3}\.\d%", page.replace("100.0%", ""))  # ranks are no shares
     for text in ("Retrieval", "Worst misses", "a red square", "ridge regression"):
         assert text in page
     shown = trained.read_json("task.json")
@@ -233,6 +236,8 @@ def test_the_doctor_sees_pairs_that_repeat_and_texts_that_tell_nothing(shapes):
     ("override", "match"),
     [
         ("outputs={age: number}", "^outputs: task alignment does not take it"),
+        ("alignment.classes={column: shap}", "^alignment.classes.column: .*Did you mean 'shape'"),
+        ("alignment.classes={column: tags}", "besides pictures and texts the table has no column"),
         ("loss.label_smoothing=0.1", "^loss: .*alignment.loss names"),
         ("data.balance=sampling", "^data.balance: "),
         ("data.input.mix.mixup=0.2", "^data.input.mix: "),
