@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch) -> None:
-    """A folder of photos and a table where the examples run."""
+    """A folder of photos and a table, in which the examples run."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):

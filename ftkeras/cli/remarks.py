@@ -32,7 +32,6 @@ ON_IMAGES = {
     r"Input file read error$|Invalid (JPEG file structure: |component ID |progressive parameters )|"
     r"Unsupported (JPEG|marker type) ": "libjpeg, on an image that it cannot read: it is listed by "
     "its name, with the reason",
-    r"libpng warning: ": "libpng, on an image that is read, say with a broken colour profile",
 }
 # Of the rest:
 OF_TENSORFLOW = {

@@ -102,19 +102,20 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     if not np.ptp(z):
         return 1.0
     if labels.ndim == 2:
-        right, wanted = (labels > 0.5) == (z > 0), labels
+        right, own = (labels > 0.5) == (z > 0), (labels * z).sum(axis=1)
     else:
         right = correct_answers(labels, z)
         z = z - z.max(axis=1, keepdims=True)
-        wanted = np.eye(z.shape[1])[labels]
+        own = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]
 
     def slope_and_curvature(steepness: float) -> tuple[float, float]:
         scores = scores_for(labels, steepness * z)
-        slope = ((scores - wanted) * z).sum(axis=1).mean()
+        mean = (scores * z).sum(axis=1)
         if labels.ndim == 2:
-            return slope, (scores * (1 - scores) * z**2).sum(axis=1).mean()
-        mean = (scores * z).sum(axis=1, keepdims=True)
-        return slope, (scores * (z - mean) ** 2).sum(axis=1).mean()
+            spread = scores * (1 - scores) * z**2
+        else:
+            spread = scores * (z - mean[:, None]) ** 2
+        return (mean - own).mean(), spread.sum(axis=1).mean()
 
     def is_too_sure(steepness: float) -> bool:
         scores = scores_for(labels, steepness * z)

@@ -128,20 +128,19 @@ def _found(facts: RunFacts) -> list[Section]:
         for miss in shown["misses"]
     ]
     header = ["Picture", "Its text", "Rank", "Nearest texts"]
-    return [
+    sections = [
         Section(
             "found",
             "Queries",
             table("The nearest pictures", ["Query", "Nearest first; right ones are framed"], rows),
             "Some texts of the split, and the pictures that the model puts nearest to them.",
-        ),
-        Section(
-            "missed",
-            "Worst misses",
-            table("The rank of the picture's own text", header, lost),
-            "The pictures whose own text comes last among all texts of the split.",
-        ),
+        )
     ]
+    if lost:
+        missed = table("The rank of the picture's own text", header, lost)
+        lead = "The pictures whose own text comes last among all texts of the split."
+        sections.append(Section("missed", "Worst misses", missed, lead))
+    return sections
 
 
 def _hit(hit: dict[str, Any]) -> Html:
