@@ -245,7 +245,7 @@ def test_size_defaults_to_the_natural_one():
             "data.input.size: 70 is too small.*smallest is 71",
         ),
         ({"name": "VGG16", "cut": "block4_poo"}, "backbone.cut: .* Did you mean 'block4_pool'"),
-        ({"name": "ResNet51"}, "no backbone 'ResNet51'. Did you mean 'ResNet50'"),
+        ({"name": "ResNet51"}, "no backbone 'ResNet51' for images. Did you mean 'ResNet50'"),
         ({"name": "VGG16", "weights": "imagenett"}, "backbone.weights: no file 'imagenett'"),
     ],
 )

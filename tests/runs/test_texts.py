@@ -122,7 +122,7 @@ def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys
         "table itself."
     ) in capsys.readouterr().err
     assert cli.main(["predict", run.folder, "a fine film"]) == 2
-    assert "or - to read texts from standard input" in capsys.readouterr().err
+    assert "or a text per line: `echo" in capsys.readouterr().err
     (tmp_path / "other.csv").write_text("text\nfine\n")
     assert cli.main(["predict", run.folder, str(tmp_path / "other.csv")]) == 2
     assert "no column 'review'" in capsys.readouterr().err
