@@ -14,7 +14,6 @@ small, and train. One of them starts at zero, so that the model's outputs stay t
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -30,7 +29,7 @@ import tensorflow as tf
 
 from ftkeras.cache import digest
 from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.files import read_arrays, write_arrays
 from ftkeras.keras_internals import OwnVariable, own_variables, variables_inside
 
 ATTENTION = ("query", "value", "query_dense", "value_dense", "q_proj", "v_proj")
@@ -159,10 +158,8 @@ class Adapters:
             "changed": [index for index, _ in changed],
             "rest": None if model is None else [own.path for own in rest],
         }
-        buffer = io.BytesIO()
-        values: dict[str, Any] = {name: _array(variable) for name, variable in arrays.items()}
-        np.savez(buffer, about=np.array(json.dumps(about)), **values)
-        write_whole(path, buffer.getvalue())
+        values = {name: _array(variable) for name, variable in arrays.items()}
+        write_arrays(path, {"about": np.array(json.dumps(about)), **values})
 
     def _changed(self) -> list[tuple[int, OwnVariable]]:
         """Returns the variables of the backbone that have changed, with their indices."""
@@ -312,9 +309,7 @@ def load_adapters(
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with tf.io.gfile.GFile(os.fspath(path), "rb") as file:
-            stored = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path)
         about = json.loads(str(arrays.pop("about")))
         if about["version"] != _VERSION:
             raise UserError(f"lora: {path} was written by another version of ftkeras.")
