@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -14,6 +15,12 @@ from ftkeras.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+OTHER_ENCODINGS = {  # what files begin with that are not UTF-8; UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _HALF = ".half-"  # how the name of a file begins that is being written
 
 

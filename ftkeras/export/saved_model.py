@@ -69,12 +69,12 @@ def export_saved_model(
             archive.write_out(folder)
             extra = Path(folder, "assets.extra")  # which servers leave alone
             extra.mkdir()
-            _write_json(extra / "ftkeras.json", servable.card())
+            write_json(extra / "ftkeras.json", servable.card())
             write_warmup(extra, servable, name)
             progress.advance(note="checking in a fresh process")
             if golden:
                 certificate = certify_saved_model(folder, servable, golden, fresh)
-                _write_json(extra / "certificate.json", certificate)
+                write_json(extra / "certificate.json", certificate)
             progress.advance()
         kind = servable.input
         clients = clients_of(kind.wire.raw)
@@ -84,5 +84,6 @@ def export_saved_model(
     return target
 
 
-def _write_json(path: Path, tree: Any) -> None:
+def write_json(path: Path, tree: Any) -> None:
+    """Writes plain dicts, lists, strings and numbers as JSON."""
     path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import digest
-from ftkeras.errors import UserError
+from ftkeras.errors import UserError, first_line
 from ftkeras.files import read_arrays, write_arrays
 from ftkeras.keras_internals import OwnVariable, own_variables, variables_inside
 
@@ -248,8 +248,9 @@ def merge_lora(model: keras.Model) -> keras.Model:
             value = merged_weight(own.variable, own.layer) if under else _array(own.variable)
             fresh[own.path].pop(0).assign(value)
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"merge_lora: {model.name} cannot be copied: {reason}") from error
+        raise UserError(
+            f"merge_lora: {model.name} cannot be copied: {first_line(error)}"
+        ) from error
     return copy
 
 
