@@ -17,6 +17,7 @@ ORDER = (
     "version",
     "errors",
     "system_errors",
+    "signals",
     "imports",
     "paths",
     "memory",

@@ -20,7 +20,7 @@ from absl import flags
 from ftkeras.cli.remarks import remarks_left_out
 from ftkeras.console import printable, silenced
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
-from ftkeras.training.resume.signals import Signals
+from ftkeras.signals import Signals
 from ftkeras.version import __version__
 
 VERBS = {

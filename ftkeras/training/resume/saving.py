@@ -14,12 +14,12 @@ from ftkeras.config.schema import CheckpointConfig, TroubleConfig
 from ftkeras.console import counted
 from ftkeras.errors import TrainingError
 from ftkeras.phases.callback import Logs
+from ftkeras.signals import Signals
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.divergence import Divergence
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.training.resume.signals import Signals
 
 _SHARE = 0.05  # of the time that saving may take if epochs are short
 
