@@ -22,6 +22,7 @@ ORDER = (
     "paths",
     "memory",
     "files",
+    "state_file",
     "cache",
     "console",
     "timeline",

@@ -66,10 +66,10 @@ _SHORT = "export: {saved_model: false}\nreport: false\n"  # half of the time, if
 MOMENTS = {
     "run is built": ("ftkeras.runs.assemble:assemble", 1),
     "run folder made": ("ftkeras.run:Run.write_text", 2),
-    "first state written": ("ftkeras.training.resume.state_file:write_state", 1),
+    "first state written": ("ftkeras.state_file:write_state", 1),
     "step being traced": ("ftkeras.phases.optimizer:PhasedOptimizer._update", 1),
     "step": ("ftkeras.training.callbacks.divergence:DivergenceWatch.on_train_batch_end", 2),
-    "state half written": ("ftkeras.training.resume.state_file:_bytes", 80),
+    "state half written": ("ftkeras.state_file:_bytes", 80),
     "state not yet renamed": ("ftkeras.files:flush_to_disk", 8),
     "old states removed": ("ftkeras.training.resume.checkpoint:Checkpoints.note_state", 3),
     "epoch recorded": ("ftkeras.run:Run.log", 2),

@@ -17,7 +17,7 @@ from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
-from ftkeras.training.resume.state_file import read_state
+from ftkeras.state_file import read_state
 
 COLOURS = {"blue": (60, 90, 200), "red": (190, 80, 70)}
 SMALL = {"examples": 4, "corruptions": ["contrast"]}
