@@ -21,6 +21,7 @@ from ftkeras.files import write_out
 from ftkeras.graph import Graph
 from ftkeras.model.lora import Adapters
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
+from ftkeras.phases.checkpointing import check_checkpointing, checkpointed
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.axes import Axis
@@ -34,7 +35,6 @@ from ftkeras.runs.task import Task, task_of
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
-from ftkeras.training.checkpointing import check_checkpointing, checkpointed
 from ftkeras.training.fit import fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
 from ftkeras.training.regularization import WeightPenalty
