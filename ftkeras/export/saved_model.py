@@ -7,7 +7,6 @@ preprocessing.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from ftkeras.console import Progress
 from ftkeras.export.certificate import FreshProcess, certify_saved_model
 from ftkeras.export.classifier import Served
-from ftkeras.export.publish import new_version
+from ftkeras.export.publish import new_version, write_json
 from ftkeras.export.questions import questions_of
 from ftkeras.export.serving import clients_of, write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
@@ -82,8 +81,3 @@ def export_saved_model(
     finally:
         progress.close()
     return target
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Writes plain dicts, lists, strings and numbers as JSON."""
-    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -25,9 +25,8 @@ from ftkeras.errors import TrainingError
 from ftkeras.export.archive import Archive
 from ftkeras.export.certificate import TOLERANCE, FreshProcess, check_difference
 from ftkeras.export.classifier import versions
-from ftkeras.export.publish import new_version, size_of
+from ftkeras.export.publish import new_version, size_of, write_json
 from ftkeras.export.questions import Questions, questions_of
-from ftkeras.export.saved_model import write_json
 from ftkeras.export.serving import write_serving_files
 from ftkeras.export.signatures import decoded
 from ftkeras.inputs.base import Input
