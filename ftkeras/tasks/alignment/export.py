@@ -30,6 +30,7 @@ from ftkeras.export.questions import Questions, questions_of
 from ftkeras.export.serving import write_serving_files
 from ftkeras.export.signatures import decoded
 from ftkeras.inputs.base import Input
+from ftkeras.measures.metrics import softmax
 from ftkeras.tasks.alignment.pairs import Pair
 from ftkeras.tasks.alignment.retrieval import unit
 
@@ -197,8 +198,7 @@ def certify(path: str, towers: TwoTowers, fresh: FreshProcess) -> dict[str, Any]
     labels = _expected(towers, text, dict(enumerate(sentences)))
     classes = unit(labels.reshape(len(LABELS), len(towers.templates), -1).mean(axis=1))
     logits = towers.scale * expected[picture] @ classes.T
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(logits)
     scores = said["classify/scores"]
     _check_refused("classify", said["classify/error"], scores, asked[picture], picture)
     differences["classify"] = float(np.abs(scores[: len(shares)] - shares).max())
