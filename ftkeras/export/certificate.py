@@ -225,7 +225,6 @@ class FreshProcess:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._question = ""
 
     def ask(
         self,

@@ -22,6 +22,7 @@ _HAMMING = 8  # bits of 64 in which the hashes of near-duplicates may differ
 _NEIGHBOURS = 1999  # images that agree in a band and are compared, with each
 _APART = 0.03  # 1 - correlation of thumbnails: the most for near-duplicates
 _CLOSER = 8.0  # near-duplicates are this many times closer than neighbours usually are
+_ASKED, _SAMPLE = 500, 2000  # thumbnails whose neighbours are found, and among how many
 _COSINE = 0.9  # of the backbone's features, the least for near-duplicates
 _WORDS = Wording(
     "images",
@@ -132,15 +133,15 @@ def _popcount(words: np.ndarray) -> np.ndarray:
     return (words * ones) >> np.uint64(56)
 
 
-def _usual_distance(units: np.ndarray, asked: int = 500, among: int = 2000) -> float:
+def _usual_distance(units: np.ndarray) -> float:
     """Returns the distance to a thumbnail's fifth neighbour, in the densest tenth of a sample.
 
     The fifth, so that a few copies do not lower the usual distance.
     """
-    sample = np.random.default_rng(0).permutation(len(units))[:among]
+    sample = np.random.default_rng(0).permutation(len(units))[:_SAMPLE]
     if len(sample) < 20:
         return np.inf
-    similar = units[sample[:asked]] @ units[sample].T
+    similar = units[sample[:_ASKED]] @ units[sample].T
     fifth = np.partition(similar, -6, axis=1)[:, -6]  # the first is the image itself
     return float(np.quantile(1 - fifth, 0.1))
 

@@ -125,10 +125,6 @@ class Tokens:
     def _ids(self, tokens: tf.Tensor) -> tf.Tensor:
         return numbers_of(tokens, self.vocabulary, self.unknown)
 
-    def words_of(self, ids: Sequence[int]) -> list[str]:
-        """Returns the tokens of some numbers, for people."""
-        return [self.vocabulary[i] for i in ids]
-
     def as_config(self) -> dict[str, Any]:
         """Returns the arguments of `Tokens`, ready for JSON."""
         return {
