@@ -86,7 +86,7 @@ MOMENTS = {
     "before evaluation": ("ftkeras.runs.train:_evaluate_best", 1),
     "evaluation": ("ftkeras.evaluation.predictions:save_predictions", 2),
     "result written": ("ftkeras.runs.train:_export_again", 1),
-    "export half written": ("ftkeras.export.saved_model:_write_json", 1),
+    "export half written": ("ftkeras.export.publish:write_json", 1),
     "export being checked": ("ftkeras.export.certificate:certify_saved_model", 1),
     "export asked in its own process": ("ftkeras.export.certificate:FreshProcess.answers", 1),
     "finished": ("ftkeras.training.resume.checkpoint:States.remove", 1),
