@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ftkeras.findings import Finding
-from ftkeras.inputs.copies import Pairs, Wording, report_copies
+from ftkeras.inputs.copies import Pairs, Wording, equal_pairs, report_copies
 from ftkeras.inputs.image.looks import Looks
 
 _BITS, _BANDS = 64, 4
@@ -16,7 +16,7 @@ _MOST_IN_BAND = 2000  # images that agree in a band and are compared
 _APART = 0.03  # 1 - correlation of thumbnails: the most for near-duplicates
 _CLOSER = 8.0  # near-duplicates are this many times closer than neighbours usually are
 _COSINE = 0.9  # of the backbone's features, the least for near-duplicates
-_WORDS = Wording(
+WORDS = Wording(
     "images",
     "the pixels of another image",
     "nearly what another image shows",
@@ -37,8 +37,8 @@ def find_duplicates(
     exact = exact_pairs(looks)
     near = near_pairs(looks, features)
     return [
-        *report_copies(looks, class_names, exact, _WORDS, exact=True),
-        *report_copies(looks, class_names, near, _WORDS, exact=False),
+        *report_copies(looks, class_names, exact, WORDS, exact=True),
+        *report_copies(looks, class_names, near, WORDS, exact=False),
     ]
 
 
@@ -47,11 +47,7 @@ def exact_pairs(looks: Looks) -> Pairs:
 
     Blank images are left out: they are a finding of their own.
     """
-    rows = np.flatnonzero(~looks.blank)
-    _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
-    original = rows[first[which]]  # the earliest of each content
-    copies = original != rows
-    return np.stack([original[copies], rows[copies]], axis=1)
+    return equal_pairs(looks.contents, np.flatnonzero(~looks.blank))
 
 
 def near_pairs(looks: Looks, features: Callable[[np.ndarray], np.ndarray]) -> Pairs:

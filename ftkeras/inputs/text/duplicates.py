@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ftkeras.findings import Finding
-from ftkeras.inputs.copies import Pairs, Wording, report_copies
+from ftkeras.inputs.copies import Pairs, Wording, equal_pairs, report_copies
 from ftkeras.inputs.text.looks import Looks
 from ftkeras.inputs.text.words import Words
 
@@ -15,7 +15,7 @@ _SHINGLE = 3  # words in a row
 _BANDS, _IN_BAND = 16, 4
 _ALIKE = 0.75  # the least Jaccard similarity of near-duplicates
 _NEIGHBOURS = 20  # texts that agree in a band and are compared, with each
-_WORDS = Wording("texts", "the words of another text", "nearly the words of another text",
+WORDS = Wording("texts", "the words of another text", "nearly the words of another text",
                  "one author, source or thread")  # fmt: skip
 
 
@@ -30,18 +30,14 @@ def find_duplicates(
         features: Not needed: the words of two texts decide.
     """
     return [
-        *report_copies(looks, class_names, exact_pairs(looks), _WORDS, exact=True),
-        *report_copies(looks, class_names, near_pairs(looks), _WORDS, exact=False),
+        *report_copies(looks, class_names, exact_pairs(looks), WORDS, exact=True),
+        *report_copies(looks, class_names, near_pairs(looks), WORDS, exact=False),
     ]
 
 
 def exact_pairs(looks: Looks) -> Pairs:
     """Returns pairs (original, copy) of texts that are equal except in case and spaces."""
-    rows = np.flatnonzero(~looks.blank)
-    _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
-    original = rows[first[which]]  # the earliest of each content
-    copies = original != rows
-    return np.stack([original[copies], rows[copies]], axis=1)
+    return equal_pairs(looks.contents, np.flatnonzero(~looks.blank))
 
 
 def near_pairs(looks: Looks) -> Pairs:

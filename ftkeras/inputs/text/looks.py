@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.findings import Finding, percent
+from ftkeras.inputs.copies import content_hash
 from ftkeras.inputs.rows import Rows
 from ftkeras.inputs.text.giveaways import find_giveaways
 from ftkeras.inputs.text.input import TextInput
@@ -50,6 +51,12 @@ class Looks(Rows):
         return self.words.counts == 0
 
 
+def fingerprint(raw: tf.Tensor) -> tf.Tensor:
+    """Returns a number that texts share if they are equal except in case and spaces, int64."""
+    plain = tf.strings.regex_replace(tf.strings.lower(raw, "utf-8"), r"[\pZ\pC]+", " ")
+    return content_hash(tf.strings.strip(plain))
+
+
 @tf.autograph.experimental.do_not_convert
 def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
     """Returns a text's beginning, fingerprint, and numbers of tokens: all, read, and strange.
@@ -58,10 +65,7 @@ def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
         raw: As a source yields it.
         kind: How the model reads it.
     """
-    plain = tf.strings.regex_replace(tf.strings.lower(raw, "utf-8"), r"[\pZ\pC]+", " ")
-    content = tf.strings.to_hash_bucket_strong(
-        tf.strings.strip(plain), 2**62, key=[0x66746B65, 0x72617321]
-    )
+    content = fingerprint(raw)
     begin = tf.strings.substr(raw, 0, _READ)
     if kind.tokens is None:
         return begin, content, tf.constant(0), tf.constant(0), tf.constant(0)
