@@ -96,8 +96,10 @@ def _model_findings(
         )
         yield from findings
     for note in assembled.notes:
-        remedy = "docs/data.md says more of it; or continue."
-        if note in assembled.feed.input.notes:
+        remedy = "Change what it names in the config, or continue if it is meant."
+        if note in assembled.data.notes:
+            remedy = f"Continue if it is meant; {assembled.task.page} has more."
+        elif note in assembled.feed.input.notes:
             remedy = "Change data.input, or continue if it is meant."
         yield Finding("note", "data", note, remedy)
 

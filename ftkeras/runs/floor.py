@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import cache_folder, digest
-from ftkeras.console import track
+from ftkeras.console import counted, track
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
 from ftkeras.data.pipeline import plain
@@ -338,7 +338,7 @@ def _keep_answers(
     alone = len(outputs) == 1
     for name, output in outputs.items():
         line = "" if alone else f"{name}: "
-        line += f"linear model on the frozen features of {floor.examples} examples"
+        line += f"linear model on the frozen features of {counted(floor.examples, 'example')}"
         line += f", strength {floor.strengths[name]:g}"
         for part in sorted(parts.keys() - {"train"}):
             answers = parts[part].answers_to(name)

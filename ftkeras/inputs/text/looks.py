@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.console import counted
 from ftkeras.findings import Finding, percent
 from ftkeras.inputs.copies import content_hash
 from ftkeras.inputs.rows import Rows
@@ -125,13 +126,14 @@ def _short(looks: Looks) -> Finding | None:
     rows = np.flatnonzero((counts < min(_SHORT, usual / _SHORTER)) & ~looks.blank)
     if not len(rows):
         return None
+    most = "one word" if counts[rows].max() == 1 else f"{counts[rows].max()} words or fewer"
     return Finding(
         "warning",
         "very short texts",
-        f"{percent(len(rows), len(looks))} texts have {counts[rows].max()} words or fewer; half of "
+        f"{percent(len(rows), len(looks))} texts have {most}; half of "
         f"all have {usual:.0f} or more.",
         "Check them: remove headings and fragments, or find the whole texts.",
-        tuple(looks.evidence(i, _counted(int(counts[i]), "word")) for i in rows.tolist()),
+        tuple(looks.evidence(i, counted(int(counts[i]), "word")) for i in rows.tolist()),
     )
 
 
@@ -214,7 +216,3 @@ def _examples(looks: Looks, inside: np.ndarray, tokens: Tokens | Pieces) -> str:
         if len(found) >= 5:
             break
     return ", ".join(map(repr, list(found)[:5])) or "parts of words"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -141,7 +141,7 @@ def findings(facts: RunFacts) -> Iterator[Child]:
     if audit:
         drifted = [name for verdict in audit.values() for name in verdict.get("drifted", ())]
         yield (
-            f"{len(drifted)} frozen variables changed, which should not happen."
+            f"{counted(len(drifted), 'frozen variable')} changed, which should not happen."
             if drifted
             else "Every frozen weight is, to the bit, what it was before each phase."
         )
