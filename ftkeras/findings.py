@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.files import write_out
 
@@ -130,7 +131,7 @@ class Diagnosis:
     def _verdict(self) -> str:
         counts = [sum(f.severity == s for f in self.findings) for s in _ORDER]
         summary = ", ".join(
-            f"{count} {severity}{'' if count == 1 else 's'}"
+            counted(count, severity)
             for count, severity in zip(counts, _ORDER, strict=True)
             if count
         )

@@ -7,6 +7,7 @@ import json
 from absl import flags
 
 from ftkeras.cli.quiet import import_tensorflow
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras compare A B [--split=test]
@@ -23,7 +24,9 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, positional: list[str]) -> int:
     """Runs the verb."""
     if len(positional) != 2:
-        raise UserError(f"compare: expected two run folders, got {len(positional)} arguments.")
+        raise UserError(
+            f"compare: expected two run folders, got {counted(len(positional), 'argument')}."
+        )
     import_tensorflow()
     from ftkeras.evaluation.comparison import compare_runs, format_comparison
     from ftkeras.run import Run

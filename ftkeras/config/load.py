@@ -15,6 +15,7 @@ from ftkeras.config.errors import explain, shorten
 from ftkeras.config.moved import Location, announce, dotted, move, new_location
 from ftkeras.config.schema import Config
 from ftkeras.config.schemas import SCHEMAS, schema_of
+from ftkeras.console import counted
 from ftkeras.errors import UserError, did_you_mean
 
 MAX_BYTES = 1 << 18  # of a config file
@@ -294,7 +295,9 @@ def _assign(tree: Any, location: Location, value: Any, override: str) -> None:
         if isinstance(part, int):
             if not isinstance(node, list) or not -len(node) <= part < len(node):
                 held = (
-                    f"it has {len(node)} entries" if isinstance(node, list) else "it is not a list"
+                    f"it has {counted(len(node), 'entry', 'entries')}"
+                    if isinstance(node, list)
+                    else "it is not a list"
                 )
                 raise UserError(f"--set {shorten(override)}: no entry [{part}]; {held}.")
         elif isinstance(node, list):

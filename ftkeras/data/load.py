@@ -76,7 +76,7 @@ def load_data(
     """
     kind = kind or make_input()
     items = _found(source, split or {}, kind, source_args)
-    _check_bad_share(items, max_bad_files if expected.strict else 1.0, kind.nouns)
+    _check_bad_share(items, max_bad_files if expected.strict else 1.0, kind)
     asked = [ask(items, question) for question in questions]
     items = _grouped(items, asked) if asked else items
     class_names = _class_names(items, expected, kind)
@@ -225,10 +225,17 @@ def _label_array(labels: Sequence[Sequence[int]], classes: int, kind: str) -> np
     return hot  # (n, classes)
 
 
-def _check_bad_share(items: Listing, max_bad_files: float, nouns: str) -> None:
+def _check_bad_share(items: Listing, max_bad_files: float, kind: Input) -> None:
+    nouns = kind.nouns
     bad, total = len(items.bad_files), len(items.bad_files) + len(items.ids)
     if total == 0:
         raise UserError(f"data: there are no {nouns}. Check the source's path and parts.")
+    if bad == total:  # no limit would help
+        listed = items.bad_files[0].noun == "line" and kind.cells
+        what = f"what data.input reads ({', '.join(kind.cells)})" if listed else "the files"
+        raise UserError(
+            f"data: none of {total} {nouns} can be used: {sum_up(items.bad_files)}. Check {what}."
+        )
     if bad > max_bad_files * total:
         raise UserError(
             f"data: {bad} of {total} {nouns} cannot be used ({bad / total:.1%}, and "

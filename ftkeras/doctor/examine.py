@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ftkeras.config.schema import Config
 from ftkeras.console import duration
+from ftkeras.data.copies import find_copies
 from ftkeras.data.dataset import Data
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected
@@ -78,6 +79,7 @@ def _data_findings(
     yield from splits.check_labels(data)
     looks = look_at(data, kind)
     if looks is None:  # nothing is known of what such examples look like
+        yield from find_copies(data, kind).findings
         return
     features = make_embedding(data, kind, looks)
     yield from kind.able("duplicates", "doctor").find_duplicates(looks, data.class_names, features)
@@ -92,8 +94,10 @@ def _model_findings(assembled: Assembled, facts: dict[str, str]) -> Iterator[Fin
         )
         yield from findings
     for note in assembled.notes:
-        remedy = "docs/data.md says more of it; or continue."
-        if note in assembled.feed.input.notes:
+        remedy = "Change what it names in the config, or continue if it is meant."
+        if note in assembled.data.notes:
+            remedy = f"Continue if it is meant; {assembled.task.page} has more."
+        elif note in assembled.feed.input.notes:
             remedy = "Change data.input, or continue if it is meant."
         yield Finding("note", "data", note, remedy)
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import cache_folder
+from ftkeras.console import counted
 from ftkeras.findings import Finding
 from ftkeras.memory import available_memory
 
@@ -41,7 +42,7 @@ def machine_facts() -> dict[str, str]:
     return {
         "software": f"Python {platform.python_version()}, TensorFlow {tf.__version__}, "
         f"Keras {keras.__version__}, NumPy {np.__version__}",
-        "devices": f"{devices}; {os.cpu_count()} processors",
+        "devices": f"{devices}; {counted(os.cpu_count() or 1, 'processor')}",
         "memory": f"{available_memory() / _GIB:.1f} GiB free",
         "disk": ", ".join(f"{free / _GIB:.1f} GiB free at {at}" for at, free in _disks().items()),
         "OpenVINO": "installed: a stored trunk can use it" if installed else "not installed",

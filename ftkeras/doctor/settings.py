@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ftkeras.console import counted
 from ftkeras.findings import Evidence, Finding
 from ftkeras.inputs.base import Input
 from ftkeras.memory import available_memory
@@ -126,8 +127,8 @@ def _travel(plan: Plan, phases: Sequence[Phase], settings: Settings) -> Iterator
         yield Finding(
             "warning",
             "learning rate",
-            f"In all {first.steps} steps of phase {first.name!r} {optimizer} can move a weight by "
-            f"about {travel:.1g}: the new head stays nearly as random as it begins.",
+            f"In {counted(first.steps, 'step')} of phase {first.name!r} {optimizer} can move a "
+            f"weight by about {travel:.1g}: the new head stays nearly as random as it begins.",
             "Raise the phase's learning_rate or its epochs.",
         )
 
@@ -139,7 +140,8 @@ def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "batch size",
-            f"A batch of {batch_size} is more than the {examples} training {nouns}.",
+            f"A batch of {batch_size} is more than the "
+            f"{counted(examples, f'training {settings.kind.noun}', f'training {nouns}')}.",
             f"Lower data.batch_size; an eighth of the training {nouns} or less gives several "
             "steps.",
         )
@@ -147,14 +149,14 @@ def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "note",
             "batch size",
-            f"An epoch has {plan.steps_per_epoch} steps.",
+            f"An epoch has {counted(plan.steps_per_epoch, 'step')}.",
             f"A smaller data.batch_size gives more steps from the same {nouns}.",
         )
     if total < _FEW_STEPS:
         yield Finding(
             "warning",
             "steps",
-            f"All phases together have {total} steps, which is hardly enough to learn anything.",
+            f"All phases together have {counted(total, 'step')}, hardly enough to learn anything.",
             "Give them more epochs, or lower data.batch_size.",
         )
 

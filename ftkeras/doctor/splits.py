@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ftkeras.console import counted
 from ftkeras.data.dataset import Data
 from ftkeras.data.paired import TARGET
 from ftkeras.findings import Evidence, Finding, percent
@@ -90,7 +91,8 @@ def _missing(
         yield Finding(
             "note",
             f"small {name}",
-            f"{name} has {total} {kind.nouns}: one of them moves its accuracy by {1 / total:.1%}.",
+            f"{name} has {counted(total, kind.noun, kind.nouns)}: each counts {1 / total:.1%} of "
+            "what is measured.",
             f"Raise data.split.{name}, or read small differences as noise.",
         )
 

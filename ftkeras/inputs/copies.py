@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 
 from ftkeras.findings import Evidence, Finding, percent
 from ftkeras.inputs.rows import Rows
@@ -53,11 +54,7 @@ def exact_pairs(rows: Rows, contents: np.ndarray) -> Pairs:
 
     Blank examples are left out: they are a finding of their own.
     """
-    shown = np.flatnonzero(~rows.blank)
-    _, first, which = np.unique(contents[shown], return_index=True, return_inverse=True)
-    original = shown[first[which]]  # the earliest of each content
-    copies = original != shown
-    return np.stack([original[copies], shown[copies]], axis=1)
+    return equal_pairs(contents, np.flatnonzero(~rows.blank))
 
 
 def neighbours(order: np.ndarray, keys: np.ndarray, most: int) -> Iterator[Pairs]:
@@ -93,7 +90,7 @@ def report_copies(
     same_split = rows.splits[pairs[:, 0]] == rows.splits[pairs[:, 1]]
     agree = rows.same_labels(pairs[:, 0], pairs[:, 1])
     yield from _contradictions(rows, class_names, pairs[~agree], words, exact)
-    yield from _across(rows, pairs[~same_split], words, exact)
+    yield from across_splits(rows, pairs[~same_split], words, exact)
     yield from _within(rows, pairs[same_split], words, exact)
 
 
@@ -121,8 +118,40 @@ def _contradictions(
     )
 
 
-def _across(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[Finding]:
-    """The copy named is the one in the split that measures; train comes first in `Rows`."""
+def content_hash(raw: tf.Tensor) -> tf.Tensor:
+    """Returns 62 bits of a string's or an array's content, int64."""
+    text = raw if raw.dtype == tf.string else tf.io.serialize_tensor(raw)
+    return tf.strings.to_hash_bucket_strong(text, 2**62, key=[0x66746B65, 0x72617321])
+
+
+def equal_pairs(contents: np.ndarray, rows: np.ndarray) -> Pairs:
+    """Returns pairs (original, copy) of rows with the same content; originals are the earliest.
+
+    Args:
+        contents: A fingerprint of each row, (n,).
+        rows: The rows to compare, rising.
+
+    Example:
+        >>> equal_pairs(np.array([5, 7, 5, 5]), np.arange(4)).tolist()
+        [[0, 2], [0, 3]]
+    """
+    _, first, which = np.unique(contents[rows], return_index=True, return_inverse=True)
+    original = rows[first[which]]
+    copies = original != rows
+    return np.stack([original[copies], rows[copies]], axis=1)
+
+
+def across_splits(rows: Rows, pairs: Pairs, words: Wording, exact: bool) -> Iterator[Finding]:
+    """Yields a finding per split with copies of examples in other splits.
+
+    The copy named is the one in the split that measures; train comes first in `Rows`.
+
+    Args:
+        rows: All examples.
+        pairs: The copies, each in another split than its original.
+        words: The words for them.
+        exact: Whether the copies are exact.
+    """
     copied = np.unique(pairs[:, 1])
     for split in np.unique(rows.splits[copied]):
         count = int((rows.splits[copied] == split).sum())

@@ -50,7 +50,9 @@ def outputs_function(model: keras.Model) -> Answer:
             outputs = model(inputs, training=False)
             return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
-        attach(model, _KEPT, answered)
+        # The graph itself: TensorFlow takes all functions that are made here for one. It would
+        # warn that this is traced again and again if many models answer few batches each.
+        attach(model, _KEPT, answered.get_concrete_function())
     answer: Answer = attached(model, _KEPT)
     return answer
 

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import digest
+from ftkeras.console import counted
 from ftkeras.errors import UserError, first_line
 from ftkeras.files import read_arrays, write_arrays
 from ftkeras.keras_internals import OwnVariable, own_variables, variables_inside
@@ -111,8 +112,9 @@ class Adapters:
     def describe(self) -> str:
         """Returns a line that says what they are."""
         return (
-            f"adapters of rank {self.rank} (alpha {self.alpha:g}) in {len(self.layers)} layers: "
-            f"{self.size:,} numbers, on the base {self.checksum}"
+            f"adapters of rank {self.rank} (alpha {self.alpha:g}) in "
+            f"{counted(len(self.layers), 'layer')}: {self.size:,} numbers, on the base "
+            f"{self.checksum}"
         )
 
     def are_in(self, model: keras.Model) -> bool:

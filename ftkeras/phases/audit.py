@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ftkeras.console import counted
 from ftkeras.errors import TrainingError
 from ftkeras.keras_internals import variables_inside
 from ftkeras.phases.selectors import Weight
@@ -37,7 +38,7 @@ class AuditResult:
         if self.drifted:
             names = ", ".join(self.drifted[:5])
             raise TrainingError(
-                f"phase {phase!r}: {len(self.drifted)} frozen variables changed: "
+                f"phase {phase!r}: {counted(len(self.drifted), 'frozen variable')} changed: "
                 f"{names}. Something other than the optimizer writes to them."
             )
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from ftkeras.backbones import Block
+from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.phases.install import template_of
 from ftkeras.phases.phase import Phase
@@ -101,7 +102,26 @@ class StagedUnfreezing(PlanRunner, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._fresh = True
-        self.start((self.params or {}).get("steps"))
+        params = self.params or {}
+        self.start(params.get("steps"))
+        self._compare_lengths(params.get("epochs"))
+
+    def _compare_lengths(self, epochs: int | None) -> None:
+        """Says in a line if `fit` has fewer epochs than all phases together, or more."""
+        if epochs is None or epochs == (own := self.clock.epochs):
+            return
+        most = "at most " * any(phase.until for phase in self.phases)
+        if epochs > own:
+            what = f"training ends after {most}{counted(own, 'epoch')}."
+        else:
+            last = self.clock.locate(self.clock.time(epochs) - 1)[0]
+            unmet = [repr(phase.name) for phase in self.phases[last + 1 :]]
+            rest = f", and {', '.join(unmet)} may not begin" if unmet else ""
+            what = (
+                f"it ends with phase {self.phases[last].name!r}{rest}. Take epochs={own} for all."
+            )
+        line = f"note: fit has {counted(epochs, 'epoch')}, and all phases have {most}{own}: {what}"
+        (self._report or print)(line)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.position = (epoch, self.first_batch)

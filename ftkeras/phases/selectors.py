@@ -25,6 +25,7 @@ import keras
 
 from ftkeras.backbones import Block
 from ftkeras.backbones.blocks import NORMS
+from ftkeras.console import counted
 from ftkeras.errors import UserError, did_you_mean
 from ftkeras.keras_internals import variables_inside
 from ftkeras.model.lora import is_adapter, is_base
@@ -165,7 +166,8 @@ def choices(weights: Weights) -> str:
         names = f"{', '.join(weights.blocks[:3])} ... {', '.join(weights.blocks[-3:])}"
     return (
         f"Choices: head, all, none, norm, bias, lora, re:PATTERN, blocks[i] or blocks[i:j] over "
-        f"{len(weights.blocks)} blocks, block:NAME with NAME one of: {names or '(no blocks)'}."
+        f"{counted(len(weights.blocks), 'block')}, block:NAME with NAME one of: "
+        f"{names or '(no blocks)'}."
     )
 
 

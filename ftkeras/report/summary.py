@@ -129,8 +129,8 @@ def end_lines(
 def _audit_line(phase: str, verdict: AuditResult) -> str:
     still = f", {len(verdict.unmoved)} to train did not move" if verdict.unmoved else ""
     return (
-        f"audit of {phase}: {verdict.frozen} frozen variables unchanged to the bit, "
-        f"{verdict.trained} trained ones moved{still}"
+        f"audit of {phase}: {counted(verdict.frozen, 'frozen variable')} unchanged to the bit, "
+        f"{counted(verdict.trained, 'trained one')} moved{still}"
     )
 
 

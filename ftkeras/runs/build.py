@@ -17,6 +17,7 @@ from ftkeras.backbones import Backbone, Block, load_backbone
 from ftkeras.backbones.hub import is_hub
 from ftkeras.config.data import DataSection, ManifestData
 from ftkeras.config.schema import Config, StrategyConfig
+from ftkeras.console import counted
 from ftkeras.data import pipeline
 from ftkeras.data.answers import Question
 from ftkeras.data.dataset import Data, Split
@@ -397,6 +398,7 @@ def _new_blocks(config: Config, on: Backbone) -> tuple[Block, ...]:
     count = config.backbone.reinitialize
     if count > len(on.blocks):
         raise UserError(
-            f"backbone.reinitialize: {on.name} has {len(on.blocks)} blocks, fewer than {count}."
+            f"backbone.reinitialize: {on.name} has {counted(len(on.blocks), 'block')}, "
+            f"fewer than {count}."
         )
     return on.blocks[len(on.blocks) - count :]

@@ -17,6 +17,7 @@ from ftkeras.data.dataset import Data
 from ftkeras.devices.strategy import prepare
 from ftkeras.errors import UserError
 from ftkeras.evaluation.answers import write_answers
+from ftkeras.evaluation.copies import with_copies
 from ftkeras.evaluation.floor import with_floor
 from ftkeras.evaluation.predict import Asked, FilePrediction, RawExample
 from ftkeras.evaluation.refit import was_refitted
@@ -68,6 +69,7 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
             feed, data=dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
         )
     evaluation = with_floor(task.measure(model, feed, run, split), run, data.outputs)
+    evaluation = with_copies(evaluation, run, data.outputs)
     is_final = split == final_split(data)
     if is_final:
         run.write_json("evaluation.json", evaluation)

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import cache_folder, digest
-from ftkeras.console import track
+from ftkeras.console import counted, track
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
 from ftkeras.data.pipeline import plain
@@ -179,7 +179,9 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float
     scores = {name: float(rows.mean()) for name, rows in badness.items()}
     shown = {n: f"{1 - s:.4f}" if is_share else f"{s:.4f}" for n, s in scores.items()}
     others = ", ".join(f"{n} {v}" for n, v in shown.items() if n != best)
-    print(f"kept      {best}: validation {what} {shown[best]} ({others})")
+    equal = sum(score == scores[best] for score in scores.values()) > 1
+    why = f"; of equal scores the first of {', '.join(_BETWEEN)} is kept" if equal else ""
+    print(f"kept      {best}: validation {what} {shown[best]} ({others}){why}")
     run.write_json("floor.json", {"kept": best, "metric": what, "validation": {
         name: 1 - score if is_share else score for name, score in scores.items()}})  # fmt: skip
     return share
@@ -370,7 +372,7 @@ def _keep_answers(
     alone = len(outputs) == 1
     for name, output in outputs.items():
         line = "" if alone else f"{name}: "
-        line += f"linear model on the frozen features of {floor.examples} examples"
+        line += f"linear model on the frozen features of {counted(floor.examples, 'example')}"
         line += f", strength {floor.strengths[name]:g}"
         if floor.scales[name] != 1:
             line += f", times {floor.scales[name]:g} for the start, because of the dropout"

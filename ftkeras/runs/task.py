@@ -304,6 +304,9 @@ class Task:
     by_nature: Sequence[str] = ()
     """The checks of `ftkeras doctor` that such data always fail: they are not reported."""
 
+    page: str = "docs/data.md"
+    """The page of the manual on the data of such a task."""
+
     first_use: str = "predict {} FILE..."
     """What a person does with a finished run, whose folder is `{}`: `train` ends with it."""
 

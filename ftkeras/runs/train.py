@@ -14,12 +14,14 @@ import tensorflow as tf
 
 from ftkeras.cache import digest
 from ftkeras.config.schema import Config
+from ftkeras.data.copies import FILE, Copies, find_copies
 from ftkeras.data.dataset import Data
 from ftkeras.data.splits import write_bad_files, write_splits
 from ftkeras.devices.workers import agree_on_weights, peers_watched, taking_part, wait_for_all
 from ftkeras.errors import Preempted, TrainingError, UserError
 from ftkeras.evaluation.answers import write_answers
 from ftkeras.evaluation.bars import Bar, require, whole
+from ftkeras.evaluation.copies import copies_lines, with_copies
 from ftkeras.evaluation.floor import floor_lines, with_floor
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.export.formats import check_formats
@@ -187,7 +189,10 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
     else:
         Run.create(run.folder, assembled.config, overwrite)
     print(assembled.describe())
-    _write_facts(assembled, run)
+    copies = find_copies(assembled.data, assembled.feed.input)
+    for note in copies.notes:
+        print(f"note      {note}")
+    _write_facts(assembled, run, copies)
 
 
 @contextlib.contextmanager
@@ -271,6 +276,7 @@ def _evaluate_best(
         model.save(temporary)
     evaluation = assembled.task.measure(model, feed, run, final_split(assembled.data))
     evaluation = with_floor(evaluation, run, assembled.data.outputs)
+    evaluation = with_copies(evaluation, run, assembled.data.outputs)
     run.write_json("evaluation.json", evaluation)
     write_answers(run, assembled.data.outputs, evaluation, final=True)
     return (model, feed.input), evaluation
@@ -310,9 +316,11 @@ def _facts(assembled: Assembled) -> dict[str, Any]:
     }
 
 
-def _write_facts(assembled: Assembled, run: Run) -> None:
-    data = assembled.data
-    run.write_json("data.json", _facts(assembled))
+def _write_facts(assembled: Assembled, run: Run, copies: Copies) -> None:
+    data, facts = assembled.data, _facts(assembled)
+    notes = [*facts["notes"], *copies.notes]
+    run.write_json("data.json", {**facts, "notes": notes, "copies": copies.counts})
+    copies.write(run.path(FILE))
     plan = assembled.plan.as_json()
     if not assembled.task.trains(assembled.config):
         plan["phases"] = []
@@ -362,7 +370,8 @@ def _print_end(
 ) -> None:
     """Prints the result, the audit of each phase, and where everything is."""
     plan = run.read_json("plan.json")
-    headline = "\n".join([assembled.task.headline(evaluation), *floor_lines(evaluation)])
+    lines = [assembled.task.headline(evaluation), *floor_lines(evaluation)]
+    headline = "\n".join([*lines, *copies_lines(evaluation)])
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
     best_epoch, trunk = plan.get("best_epoch"), plan["trunk"]
     print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))

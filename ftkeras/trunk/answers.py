@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -86,7 +86,7 @@ def tail_function(graph: Graph, frontier: tuple[Spec, ...]) -> Answer:
         outputs = tail(inputs if len(inputs) > 1 else inputs[0], training=False)
         return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
-    return answered
+    return cast(Answer, answered.get_concrete_function())  # as in `model.inference`
 
 
 def run_tail(

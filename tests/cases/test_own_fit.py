@@ -266,3 +266,40 @@ def test_the_next_phase_of_ones_own_loop_audits_the_one_before():
     assert list(unfreeze.verdicts) == ["head"]
     verdict = unfreeze.verdicts["head"]
     assert (verdict.frozen, verdict.trained, verdict.drifted) == (2, 2, ())
+
+
+# ------------------------------------------------------------------------------- lengths
+
+TWO = [ftkeras.Phase("one", 2, 0.1), ftkeras.Phase("two", 3, 0.1, train=["all"])]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "line"),
+    [
+        (5, ""),
+        (
+            1,
+            "note: fit has 1 epoch, and all phases have 5: it ends with phase 'one', and 'two' may "
+            "not begin. Take epochs=5 for all.",
+        ),
+        (3, "note: fit has 3 epochs, and all phases have 5: it ends with phase 'two'. Take epochs"),
+        (9, "note: fit has 9 epochs, and all phases have 5: training ends after 5 epochs."),
+    ],
+)
+def test_a_fit_that_is_shorter_or_longer_than_the_phases_is_told_of(epochs, line, capsys):
+    model = compiled()
+    history = fit(model, [ftkeras.StagedUnfreezing(model, TWO)], epochs)
+    assert len(history.epoch) == min(epochs, 5)
+    shown = capsys.readouterr().out
+    assert shown.startswith(line) and bool(line) == ("note: fit has" in shown)
+
+
+def test_a_phase_that_may_end_early_makes_the_length_a_limit():
+    model, said = compiled(), []
+    until = ftkeras.Until("loss", patience=1, max_epochs=4)
+    phases = [ftkeras.Phase("one", until=until, learning_rate=0.1)]
+    fit(model, [ftkeras.StagedUnfreezing(model, phases, report=said.append)], 6)
+    assert said[0] == (
+        "note: fit has 6 epochs, and all phases have at most 4: training ends after at most 4 "
+        "epochs."
+    )

@@ -111,7 +111,7 @@ def test_off_is_a_word_and_false_is_not():
         ("head.dropout=1.5", ["head.dropout", "less than 1", "got 1.5"]),
         ("phases=[]", ["phases", "at least 1"]),
         ("data=3", ["data", "got 3"]),
-        ("phases[4].epochs=1", ["no entry [4]", "1 entries"]),
+        ("phases[4].epochs=1", ["no entry [4]", "1 entry"]),
         ("nonsense", ["expected FIELD=VALUE"]),
         ("phases.strategy=full", ["'strategy' is not an entry of a list", "such as [0]"]),
         ("data.path.deeper=1", ["'deeper' is not inside a section"]),

@@ -51,6 +51,16 @@ def test_too_many_bad_files(make_folder):
     assert len(load_data("folder", path=str(path), max_bad_files=0.1).bad_files) == 2
 
 
+def test_no_limit_is_advised_if_nothing_can_be_used(make_folder):
+    path = make_folder({"cat": 2, "dog": 2})
+    for file in path.glob("*/*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"none of 4 images .*: 4 x empty file .* Check the files.$"
+    ):
+        load_data("folder", path=str(path), max_bad_files=1.0)
+
+
 def test_a_class_of_bad_files_alone(make_folder):
     path = make_folder({"cat": 30, "dog": 1, "fox": 30})
     (path / "dog" / "0.png").write_bytes(b"")

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import keras
 import pytest
 
 from ftkeras.doctor import settings
+from ftkeras.doctor.examine import _model_findings
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase, make_plan, weights_of
 from ftkeras.phases.phase import resolve_phases
@@ -70,6 +73,8 @@ def test_a_head_that_starts_from_the_floor_may_stay_near_it(model):
         ({"phases": (head(1e-6),)}, "the new head stays nearly as random"),
         ({"batch_size": 64, "examples": 40, "steps": 60}, "batch of 64 is more than the 40"),
         ({"steps": 4, "batch_size": 256}, "batch size: An epoch has 4 steps"),
+        ({"steps": 1}, "batch size: An epoch has 1 step."),
+        ({"steps": 1, "phases": (head(1e-6),)}, "In 9 steps of phase 'head' adamw can move"),
         ({"steps": 4}, "All phases together have 24 steps"),
         ({"weights": "none"}, "random backbone"),
         ({"precision": "mixed_float16"}, "slower than float32 on a CPU"),
@@ -96,3 +101,19 @@ def test_batch_norm_and_accumulation(model):
 def test_too_little_memory(model, monkeypatch):
     monkeypatch.setattr(settings, "available_memory", lambda: 1000)
     assert found(model)[0].startswith("memory: A step needs")
+
+
+def test_a_note_sends_to_the_page_that_knows_it():
+    kind = SimpleNamespace(ability=lambda name: None, notes=["of the input"])
+    assembled = SimpleNamespace(
+        feed=SimpleNamespace(input=kind),
+        data=SimpleNamespace(notes=["9 texts of 3 pictures"]),
+        task=SimpleNamespace(page="docs/alignment.md"),
+        notes=["9 texts of 3 pictures", "of the input", "batches are full"],
+    )
+    found = list(_model_findings(None, assembled, {}))
+    assert [finding.remedy for finding in found] == [
+        "Continue if it is meant; docs/alignment.md has more.",
+        "Change data.input, or continue if it is meant.",
+        "Change what it names in the config, or continue if it is meant.",
+    ]

@@ -62,6 +62,15 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path, field):
     assert "list.jsonl:4: half a surrogate pair is not text" in refusal(path)
 
 
+@pytest.mark.parametrize("blank", [" ", "\u200b\u200b", "\x07"])
+def test_a_column_of_nothing_is_named(tmp_path, blank):
+    path = tmp_path / "list.csv"
+    path.write_text("text,label\n" + "".join(f"{blank},{label}\n" for _, label in ROWS))
+    message = refusal(path)
+    assert "none of 12 texts can be used: 12 x empty (list.csv:2" in message
+    assert message.endswith("Check what data.input reads (text).") and "limit" not in message
+
+
 def test_a_zero_byte_in_a_text_leaves_that_text_out(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text(CSV.replace("text 3", "te\0xt 3"))

@@ -83,7 +83,7 @@ def at(moment: str, path: str) -> keras.callbacks.Callback:
 
 @pytest.mark.parametrize("path", PLACES)
 def test_it_finds_one_bit_wherever_a_model_keeps_it(path):
-    with pytest.raises(TrainingError, match=f"phase 'head': 1 frozen variables changed: {path}"):
+    with pytest.raises(TrainingError, match=f"phase 'head': 1 frozen variable changed: {path}"):
         fit(network(), [HEAD], at("on_train_batch_end", path))
 
 

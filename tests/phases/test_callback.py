@@ -206,7 +206,7 @@ def test_audit_stops_the_run_when_something_writes_to_a_frozen_weight():
             bias.assign(np.nextafter(bias.numpy(), 1))  # the last bit only
 
     model, blocks = small_model()
-    with pytest.raises(TrainingError, match=r"1 frozen variables changed: base/conv1/bias"):
+    with pytest.raises(TrainingError, match=r"1 frozen variable changed: base/conv1/bias"):
         fit(model, StagedUnfreezing(model, [HEAD], blocks=blocks), Vandal())
 
 

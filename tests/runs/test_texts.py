@@ -15,6 +15,7 @@ import ftkeras
 from ftkeras.cli import main as cli
 from ftkeras.config.load import parse_config
 from ftkeras.errors import UserError
+from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.inputs.base import PLAIN
 from ftkeras.inputs.text.tokens import Tokens
 from ftkeras.report.summary import start_lines
@@ -91,6 +92,25 @@ def test_a_run_on_a_table_learns_and_is_measured(run):
     page = Path(run.path("report.html")).read_text()
     assert "test texts" in page and "for up to" not in page
     assert "(logistic regression without a network)" in page
+
+
+def test_copies_of_training_texts_are_told_and_measured_apart(run, table):
+    seen = {row["review"]: row["split"] for row in reversed(rows())}  # the first of each
+    trained = {text for text, split in seen.items() if split == "train"}
+    copied = [row["review"] in trained for row in rows() if row["split"] == "test"]
+    assert 0 < sum(copied) < 20
+    facts = run.read_json("data.json")
+    assert facts["copies"]["test"] == sum(copied)
+    assert sum("test texts are exact copies of texts in train" in n for n in facts["notes"]) == 1
+    kept = load_predictions(run, "test")
+    wrong = kept.logits.argmax(1) != kept.labels
+    others = run.read_json("evaluation.json")["without_copies"]
+    assert (others["copies"], others["examples"]) == (sum(copied), 20 - sum(copied))
+    assert others["accuracy"] == pytest.approx(1 - wrong[~np.array(copied)].mean())
+    page = Path(run.path("report.html")).read_text()
+    assert f"{sum(copied)} of 20 test texts are exact copies of texts in train" in page
+    assert f"without them accuracy {others['accuracy']:.4f}" in page
+    assert "took no part" not in page
 
 
 def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys):

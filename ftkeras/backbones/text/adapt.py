@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.backbones.text.char_lstm import PREDICTED, language_model
-from ftkeras.console import Progress
+from ftkeras.console import Progress, counted
 from ftkeras.errors import UserError
 from ftkeras.inputs.text.tokens import SEPARATOR, Tokens, tokens_in
 
@@ -111,8 +111,8 @@ def _read(model: keras.Model, texts: Sequence[str]) -> list[np.ndarray]:
     ids = [found for text in texts if len(found := _ids(tokens, text)) > 2]
     if len(ids) < FEWEST:
         raise UserError(
-            f"adapt: there are {len(ids)} texts of two characters or more, and at least {FEWEST} "
-            "are needed."
+            f"adapt: it has {counted(len(ids), 'text')} of two characters or more, "
+            f"and at least {FEWEST} are needed."
         )
     return ids
 

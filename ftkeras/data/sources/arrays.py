@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ftkeras.console import counted
 from ftkeras.data.dataset import Listing
 from ftkeras.data.reading import from_array, read_whole
 from ftkeras.errors import UserError, did_you_mean
@@ -77,12 +78,13 @@ def _names(labels: np.ndarray, class_names: Sequence[str] | None, path: str) -> 
     classes = labels.shape[1] if several else int(labels.max()) + 1
     if classes > max(len(labels), 2) and not several:
         raise UserError(
-            f"{path}: the labels go up to {classes - 1}, and there are only {len(labels)} examples."
-            " Number the classes from 0 on."
+            f"{path}: the labels go up to {classes - 1}, and there are only "
+            f"{counted(len(labels), 'example')}. Number the classes from 0 on."
         )
     if class_names is not None and len(class_names) < classes:
         raise UserError(
-            f"data.class_names: {len(class_names)} names for {classes} classes in {path}."
+            f"data.class_names: {counted(len(class_names), 'name')} for {classes} classes "
+            f"in {path}."
         )
     return list(class_names or map(str, range(classes)))
 

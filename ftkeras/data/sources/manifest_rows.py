@@ -271,6 +271,14 @@ def _check_once(names: Sequence[str], where: str) -> None:
             raise UserError(f"{where}: there are {count} columns {name!r}. Rename or remove one.")
 
 
+def _advice(field: str, columns: Columns) -> str:
+    """Returns what the column of a field holds, or how to do without the column of files."""
+    if field != "image_column":
+        return ""
+    # With columns of several values, texts belong to files: no other input helps.
+    return " It holds the path of each file." if columns.several else _OF_TEXTS
+
+
 def _parse(
     where: str,
     record: Mapping[str, Any],
@@ -281,7 +289,7 @@ def _parse(
         if column not in record:
             raise UserError(
                 f"{_no_column(where, column, record)} data.{field} names another."
-                f"{_OF_TEXTS if field == 'image_column' else ''}"
+                f"{_advice(field, columns)}"
             )
     cells = tuple(_cell(record[name]) for name in columns.cells)
     file = where.rpartition("/")[2] if cells else record[columns.image_column]

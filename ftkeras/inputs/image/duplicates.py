@@ -24,7 +24,7 @@ _APART = 0.03  # 1 - correlation of thumbnails: the most for near-duplicates
 _CLOSER = 8.0  # near-duplicates are this many times closer than neighbours usually are
 _ASKED, _SAMPLE = 500, 2000  # thumbnails whose neighbours are found, and among how many
 _COSINE = 0.9  # of the backbone's features, the least for near-duplicates
-_WORDS = Wording(
+WORDS = Wording(
     "images",
     "the pixels of another image",
     "nearly what another image shows",
@@ -45,8 +45,8 @@ def find_duplicates(
     exact = exact_pairs(looks, looks.contents)
     near = near_pairs(looks, features)
     return [
-        *report_copies(looks, class_names, exact, _WORDS, exact=True),
-        *report_copies(looks, class_names, near, _WORDS, exact=False),
+        *report_copies(looks, class_names, exact, WORDS, exact=True),
+        *report_copies(looks, class_names, near, WORDS, exact=False),
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.findings import Finding, percent
+from ftkeras.inputs.copies import content_hash
 from ftkeras.inputs.image.decode import whole
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.rows import Rows
@@ -53,9 +54,7 @@ class Looks(Rows):
 def measure(image: tf.Tensor, kind: ImageInput) -> tuple[tf.Tensor, ...]:
     """Returns size, content, deviation, chroma and thumbnail of an image, as a source yields it."""
     image = whole(image)  # (h, w, 3)
-    content = tf.strings.to_hash_bucket_strong(
-        tf.io.serialize_tensor(image), 2**62, key=[0x66746B65, 0x72617321]
-    )
+    content = content_hash(image)
     pixels = tf.cast(image, tf.float32)
     grey = tf.reduce_mean(pixels, axis=-1, keepdims=True)  # (h, w, 1)
     chroma = tf.reduce_mean(tf.reduce_max(pixels, axis=-1) - tf.reduce_min(pixels, axis=-1))

@@ -22,7 +22,7 @@ _SHINGLE = 3  # words in a row
 _BANDS, _IN_BAND = 16, 4
 _ALIKE = 0.75  # the least Jaccard similarity of near-duplicates
 _NEIGHBOURS = 20  # texts that agree in a band and are compared, with each
-_WORDS = Wording("texts", "the words of another text", "nearly the words of another text",
+WORDS = Wording("texts", "the words of another text", "nearly the words of another text",
                  "one author, source or thread")  # fmt: skip
 
 
@@ -38,8 +38,8 @@ def find_duplicates(
     """
     exact = exact_pairs(looks, looks.contents)
     return [
-        *report_copies(looks, class_names, exact, _WORDS, exact=True),
-        *report_copies(looks, class_names, near_pairs(looks), _WORDS, exact=False),
+        *report_copies(looks, class_names, exact, WORDS, exact=True),
+        *report_copies(looks, class_names, near_pairs(looks), WORDS, exact=False),
     ]
 
 

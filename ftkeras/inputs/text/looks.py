@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ftkeras.console import counted
 from ftkeras.findings import Finding, percent
+from ftkeras.inputs.copies import content_hash
 from ftkeras.inputs.rows import Rows
 from ftkeras.inputs.text.giveaways import find_giveaways
 from ftkeras.inputs.text.input import TextInput
@@ -51,6 +52,12 @@ class Looks(Rows):
         return self.words.counts == 0
 
 
+def fingerprint(raw: tf.Tensor) -> tf.Tensor:
+    """Returns a number that texts share if they are equal except in case and spaces, int64."""
+    plain = tf.strings.regex_replace(tf.strings.lower(raw, "utf-8"), r"[\pZ\pC]+", " ")
+    return content_hash(tf.strings.strip(plain))
+
+
 @tf.autograph.experimental.do_not_convert
 def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
     """Returns a text's beginning, fingerprint, and numbers of tokens: all, read, and strange.
@@ -59,10 +66,7 @@ def measure(raw: tf.Tensor, kind: TextInput) -> tuple[tf.Tensor, ...]:
         raw: As a source yields it.
         kind: How the model reads it.
     """
-    plain = tf.strings.regex_replace(tf.strings.lower(raw, "utf-8"), r"[\pZ\pC]+", " ")
-    content = tf.strings.to_hash_bucket_strong(
-        tf.strings.strip(plain), 2**62, key=[0x66746B65, 0x72617321]
-    )
+    content = fingerprint(raw)
     begin = tf.strings.substr(raw, 0, _READ)
     if kind.tokens is None:
         return begin, content, tf.constant(0), tf.constant(0), tf.constant(0)
@@ -122,10 +126,11 @@ def _short(looks: Looks) -> Finding | None:
     rows = np.flatnonzero((counts < min(_SHORT, usual / _SHORTER)) & ~looks.blank)
     if not len(rows):
         return None
+    most = "one word" if counts[rows].max() == 1 else f"{counts[rows].max()} words or fewer"
     return Finding(
         "warning",
         "very short texts",
-        f"{percent(len(rows), len(looks))} texts have {counts[rows].max()} words or fewer; half of "
+        f"{percent(len(rows), len(looks))} texts have {most}; half of "
         f"all have {usual:.0f} or more.",
         "Check them: remove headings and fragments, or find the whole texts.",
         tuple(looks.evidence(i, counted(int(counts[i]), "word")) for i in rows.tolist()),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftkeras.console import counted, duration
+from ftkeras.evaluation.copies import copies_lines
 from ftkeras.evaluation.floor import floor_lines
 from ftkeras.measures.results import lacking
 from ftkeras.outputs.classes import Classes
@@ -76,20 +77,31 @@ def overview(facts: RunFacts) -> Section:
             if isinstance(evaluation.get(name), (int, float))
         ]
         body = [
-            tag(
-                "p",
-                f"Measured on {evaluation.get('examples', 0):,} {facts.split} {facts.nouns}, which "
-                "took no part in training."
-                + (" Under each number is its 95% interval." if tiles else "")
-                if facts.split != "train"
-                else f"Measured on the training {facts.nouns}, because there are no others: these "
-                "results are too optimistic.",
-            ),
+            tag("p", _measured_on(facts) + " Under each number is its 95% interval." * bool(tiles)),
             tag("div", tiles, class_="tiles"),
         ]
     highlights = list(findings(facts))
     listed = [tag("h3", "What stands out"), tag("ul", [tag("li", f) for f in highlights])]
     return Section("summary", "Summary", [body, listed if highlights else None])
+
+
+def _measured_on(facts: RunFacts) -> str:
+    """Returns a sentence on the examples of the results, and what training knew of them."""
+    evaluation = facts.evaluation or {}
+    if facts.split == "train":
+        return (
+            f"Measured on the training {facts.nouns}, because there are no others: these results "
+            "are too optimistic."
+        )
+    measured = f"Measured on {evaluation.get('examples', 0):,} {facts.split} {facts.nouns}"
+    copies = facts.data.get("copies", {})
+    if lines := copies_lines(evaluation):
+        return f"{measured}. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in lines)
+    if copies is None:
+        return f"{measured}. Whether some are copies of training {facts.nouns} was not looked for."
+    if count := copies.get(facts.split, 0):
+        return f"{measured}; {count:,} of them are exact copies of {facts.nouns} of other splits."
+    return f"{measured}, which took no part in training."
 
 
 def findings(facts: RunFacts) -> Iterator[Child]:
@@ -129,7 +141,7 @@ def findings(facts: RunFacts) -> Iterator[Child]:
     if audit:
         drifted = [name for verdict in audit.values() for name in verdict.get("drifted", ())]
         yield (
-            f"{len(drifted)} frozen variables changed, which should not happen."
+            f"{counted(len(drifted), 'frozen variable')} changed, which should not happen."
             if drifted
             else "Every frozen weight is, to the bit, what it was before each phase."
         )

@@ -14,6 +14,7 @@ from ftkeras.console import counted
 from ftkeras.data.dataset import BadFile, Data, Split
 from ftkeras.data.load import Expected
 from ftkeras.data.reading import from_array
+from ftkeras.data.reasons import sum_up
 from ftkeras.data.sources.manifest_rows import AGAIN
 from ftkeras.data.sources.starter import unpack
 from ftkeras.errors import UserError, did_you_mean, there_are
@@ -48,11 +49,17 @@ def load_pairs(config: AlignmentConfig, texts: Input) -> Data:
     for name, split in found.splits.items():
         splits[name] = _with_texts(split, config.alignment, texts, numbers, bad)
     total = sum(map(len, found.splits.values()))
+    columns = ", ".join(config.alignment.texts)
+    if len(bad) == total:  # no limit would help
+        raise UserError(
+            f"data: none of {total} {_nouns(config)} has a text that can be used: {sum_up(bad)}. "
+            f"Check what alignment.texts names ({columns})."
+        )
     if len(bad) > config.data.max_bad_files * total:
         raise UserError(
             f"data: {len(bad)} of {total} {_nouns(config)} have no text that can be used "
             f"({bad[0].path}: {bad[0].reason}), and data.max_bad_files is "
-            f"{config.data.max_bad_files:.1%}. Add texts, or raise the limit."
+            f"{config.data.max_bad_files:.1%}. Add texts to {columns}, or raise the limit."
         )
     if not len(splits["train"]):
         raise UserError("data: no training picture has a text.")

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import digest
+from ftkeras.console import counted
 from ftkeras.data.dataset import Data
 from ftkeras.findings import Evidence, Finding
 from ftkeras.tasks.alignment.pairs import PairSplit
@@ -74,7 +75,7 @@ def _repeated(splits: dict[str, PairSplit]) -> Iterator[Finding]:
     yield Finding(
         "warning" if across else "note",
         "repeated pairs",
-        f"{len(groups)} pairs of one picture and its texts stand in the table again{where}.",
+        f"{counted(len(groups), 'pair')} of one picture and its texts: in the table again{where}.",
         "Leave out all but one of each.",
         evidence,
     )

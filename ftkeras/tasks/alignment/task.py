@@ -71,6 +71,7 @@ class Alignment(Task):
     """Trains two towers so that a picture and its texts are near one another."""
 
     by_nature = ("tiny classes", "no validation")
+    page = "docs/alignment.md"
     first_use = "search {} 'a red fruit' FOLDER"
 
     def check(self, config: Config, data: Data) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from ftkeras.backbones import Backbone
 from ftkeras.cache import digest
 from ftkeras.config.schema import Config
+from ftkeras.console import counted
 from ftkeras.data.dataset import Data, joined
 from ftkeras.data.feed import Feed
 from ftkeras.data.load import Expected
@@ -192,8 +193,9 @@ class Incremental(Task):
                 splits[name] = dataclasses.replace(both, name=name, columns=columns)
         replayed = 0 if old["train"] is None else len(old["train"])
         note = (
-            f"{classes - len(base.class_names)} new classes after the {len(base.class_names)} of "
-            f"{base.run.folder}; {replayed} of its examples are trained on again."
+            f"{counted(classes - len(base.class_names), 'new class', 'new classes')} after "
+            f"the {len(base.class_names)} of {base.run.folder}; {replayed} of its examples are "
+            "trained on again."
         )
         return dataclasses.replace(new, splits=splits, notes=(*new.notes, note))
 

@@ -29,12 +29,15 @@ class GroupHealth(keras.callbacks.Callback):
 
     A warning names a group, once per phase, if its gradients vanish or explode. They vanish if they
     can no longer move float32 weights. They explode if they are not finite, or a thousand times
-    those of the epoch before. The gradients of a recurrent layer that flow between steps are also
-    checked separately: they alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of
-    training recurrent neural networks").
+    those of the epoch before. Gradients below 10 are never an explosion: those of a head that
+    starts from the floor may be near 0 at first, and then grow a thousandfold without harm.
+
+    The gradients of a recurrent layer that flow between steps are also checked separately: they
+    alone may vanish or explode (Pascanu et al. 2013, "On the difficulty of training recurrent
+    neural networks").
     """
 
-    _VANISHED, _EXPLODED = 1e-8, 1e3
+    _VANISHED, _EXPLODED, _LEAST = 1e-8, 1e3, 1e-2
 
     def __init__(self, run: Run, unfreeze: StagedUnfreezing, report: Callable[[str], None]):
         super().__init__()
@@ -84,7 +87,7 @@ class GroupHealth(keras.callbacks.Callback):
                 if group.endswith(THROUGH_TIME)
                 else "vanish: nothing it computes reaches the loss, or its activations are dead"
             )
-        elif not math.isfinite(norm) or norm > self._EXPLODED * before:
+        elif not math.isfinite(norm) or norm > self._EXPLODED * max(before, self._LEAST):
             trouble = "explode: lower the learning rate, or set optimizer.clip_norm"
         else:
             return False

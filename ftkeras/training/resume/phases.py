@@ -65,6 +65,9 @@ class ResumableUnfreezing(StagedUnfreezing):
             self.set_up(index)
         self._loaded = False
 
+    def _compare_lengths(self, epochs: int | None) -> None:
+        pass  # a run chooses how long each `fit` is
+
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.first_batch and self.position[1] == self.clock.steps_per_epoch:

@@ -111,7 +111,7 @@ def test_the_slanted_triangle_peaks_once_and_ends_low():
 
 
 def test_too_few_texts_are_refused():
-    with pytest.raises(UserError, match="there are 2 texts of two characters or more"):
+    with pytest.raises(UserError, match="it has 2 texts of two characters or more"):
         adapt(backbone_model(), ["one", "two", "", "x"] * 1)
 
 

@@ -80,7 +80,7 @@ def test_arrays_that_do_not_fit(save, contents, message):
 
 
 def test_too_few_names(save):
-    with pytest.raises(UserError, match="1 names for 2 classes"):
+    with pytest.raises(UserError, match="1 name for 2 classes"):
         arrays.find(
             kind=KIND,
             path=save(images=IMAGES, labels=LABELS),

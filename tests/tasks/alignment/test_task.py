@@ -206,6 +206,14 @@ def test_lines_lists_and_cells_are_texts(tmp_path):
         TASK.data(
             given.model_copy(update={"data": given.data.model_copy(update={"max_bad_files": 0.1})})
         )
+    for row in rows:
+        row["text"] = " "
+    table.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(
+        UserError, match="none of 4 images has a text .* alignment.texts names"
+    ) as e:
+        TASK.data(given)
+    assert "limit" not in str(e.value)
     with pytest.raises(UserError, match="alignment.texts: the table has no column 'txet'"):
         TASK.data(
             given.model_copy(
@@ -249,6 +257,8 @@ def test_the_doctor_sees_pairs_that_repeat_and_texts_that_tell_nothing(shapes):
         ("training.monitor=val_accuracy", "no metric 'val_accuracy' is logged"),
         ('phases[0].train=["image/all"]', "selector 'image/all' is not understood"),
         ("data={source: folder, path: .}", "task alignment reads a table"),
+        ("data.image_column=file", "no column 'file'.*data.image_column names another. It holds "
+         "the path of each file.$"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_training(shapes, override, match):

@@ -130,3 +130,33 @@ def test_norms_are_of_the_updates_since_they_were_read_also_after_a_resume():
         squares = {v.name: v for v in each.optimizer.variables}["squared_gradients_0"]
         squares.assign(36.0)  # of 4 updates
         assert list(each.optimizer.gradient_norms().values()) == [3.0]
+
+
+def test_gradients_near_zero_may_grow_a_thousandfold(tmp_path):
+    """As of a head that starts from the floor and fits its examples already."""
+
+    class Spoil(keras.callbacks.Callback):
+        """Moves the bias before the second epoch, so that the loss grows from nearly 0."""
+
+        def __init__(self, by: float):
+            super().__init__()
+            self.by = by
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch:
+                self.model.get_layer("head").bias.assign([self.by])
+
+    def said_of(by: float) -> list[str]:
+        net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="head")])
+        net.get_layer("head").set_weights([np.ones((4, 1)), np.array([1e-5])])
+        net.compile(keras.optimizers.SGD(), "mse", jit_compile=False)
+        unfreeze = ResumableUnfreezing(net, [Phase("all", 2, 1e-9, train=["all"])])
+        said: list[str] = []
+        health = GroupHealth(Run(str(tmp_path / str(by))), unfreeze, report=said.append)
+        callbacks = [Spoil(by), unfreeze, health]
+        net.fit(INPUTS, TARGETS, epochs=2, batch_size=8, callbacks=callbacks, verbose=0)
+        return said
+
+    assert said_of(1.0) == []
+    [line] = said_of(100.0)
+    assert "explode" in line
