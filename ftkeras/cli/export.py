@@ -39,7 +39,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     from ftkeras.runs.finished import export
 
     run = Run.open(folder, values.set)
-    require(bars, run.read_json("evaluation.json"))  # a model below a bar is not exported
+    if bars:  # a model below a bar is not exported
+        require(bars, run.read_json("evaluation.json"))
     formats = values.format or ["saved_model", *run.config.export.formats]
     for path in export(run, values.out, formats).values():
         print(path)

@@ -19,7 +19,7 @@ from ftkeras.measures.bootstrap import share_interval
 from ftkeras.tasks.alignment.config import ClassesSection
 from ftkeras.tasks.alignment.data import check_classes
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed
-from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, unit
+from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, telling, unit
 
 _SHOWN = {"picture_to_text": "picture to text", "text_to_picture": "text to picture"}
 
@@ -83,11 +83,11 @@ def headline(evaluation: Mapping[str, Any]) -> str:
     ends = evaluation["intervals"]
     shown = ", ".join(
         f"recall@{k} {evaluation[f'recall_at_{k}']:.3f} ({_span(ends[f'recall_at_{k}'])})"
-        for k in AT
+        for k in telling(evaluation)
     )
     lines = [f"{evaluation['split']:10}{shown}, {evaluation['examples']} {evaluation['nouns']}"]
     if ridge := evaluation.get("ridge"):
-        lines += [_against(ridge, k) for k in (1, 10)]
+        lines += [_against(ridge, k) for k in (1, 10) if k in telling(evaluation)]
     if "zero_shot_accuracy" in evaluation:
         lines.append(
             f"zero-shot accuracy {evaluation['zero_shot_accuracy']:.3f} "
@@ -115,10 +115,15 @@ def format_retrieval(evaluation: Mapping[str, Any]) -> str:
     """Returns the result as a table."""
     ends, rows = evaluation["intervals"], []
     for way in WAYS:
-        for name in (*(f"recall_at_{k}" for k in AT), "median_rank", "map"):
+        for name in (*(f"recall_at_{k}" for k in telling(evaluation, [way])), "median_rank", "map"):
             value = evaluation[f"{way}_{name}"]
             digits = ".1f" if name == "median_rank" else ".4f"
             span = ends[f"{way}_{name}"]
             between = "-" if span is None else f"{span[0]:{digits}} to {span[1]:{digits}}"
             rows.append((_SHOWN[way], name.replace("_", " "), f"{value:{digits}}", between))
-    return f"{table(rows, ('way', 'metric', 'value', '95% interval'))}\n\n{headline(evaluation)}"
+    parts = [table(rows, ("way", "metric", "value", "95% interval")), headline(evaluation)]
+    for way in WAYS:
+        if trivial := [f"@{k}" for k in AT if k not in telling(evaluation, [way])]:
+            few = f"there are only {evaluation['candidates'][way]} candidates"
+            parts[0] += f"\nleft out  {_SHOWN[way]}, recall{' and '.join(trivial)}: {few}"
+    return "\n\n".join(parts)
