@@ -9,7 +9,7 @@ import time
 from absl import flags
 
 from ftkeras.cli.quiet import import_tensorflow
-from ftkeras.console import counted
+from ftkeras.console import counted, duration
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras search RUN TEXT FILE|FOLDER|PATTERN ... [--top_k=10] [--json]
@@ -47,5 +47,5 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         for file, score in found:
             print(f"{score:.4f}  {file}")
     ranked = counted(len(index.sound()), "picture")
-    print(f"{ranked} ranked in {1000 * took:.0f} ms", file=sys.stderr)
+    print(f"{ranked} ranked in {duration(took)}", file=sys.stderr)
     return 0

@@ -16,11 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.cache import cache_folder, digest
+from ftkeras.cache import cache_folder, digest, keep
 from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import each_output, expand_inputs
-from ftkeras.files import write_whole
 from ftkeras.paths import is_remote
 from ftkeras.run import Run
 from ftkeras.runs.finished import load_model
@@ -72,7 +71,7 @@ class Index:
         buffer = io.BytesIO()
         texts = {"files": _packed(self.files), "contents": _packed(self.contents)}
         np.savez(buffer, vectors=self.vectors, stamps=self.stamps, **texts)  # type: ignore[arg-type]
-        write_whole(path, buffer.getvalue())
+        keep(Path(path), buffer.getvalue())
 
     @classmethod
     def load(cls, path: str) -> Index:
