@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,26 @@ def encode_texts(
         from_array(raw)(np.arange(len(texts))),
     )  # fmt: skip
     return unit(predict_outputs(tower, plain(split, kind, batch_size), "encode texts")[0])
+
+
+def check_words(texts: Sequence[str], kind: Input, where: str) -> None:
+    """Prints which words of some texts the model does not know.
+
+    Raises:
+        UserError: It knows none of a text: the answer would be the same for any other such text.
+    """
+    unknown: dict[str, None] = {}
+    for text in texts:
+        strangers, count = kind.strangers(text.encode())
+        if strangers and len(strangers) == count:
+            raise UserError(
+                f"{where}: the model knows no word of {text[:40]!r}. It knows words that have "
+                "vectors, and those that occur twice in its training texts. Use other words."
+            )
+        unknown |= dict.fromkeys(strangers)
+    if unknown:
+        words = ", ".join(map(repr, unknown))
+        print(f"note      the model does not know {words}: such words say nothing", file=sys.stderr)
 
 
 def encode_classes(

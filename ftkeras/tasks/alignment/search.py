@@ -25,7 +25,7 @@ from ftkeras.run import Run
 from ftkeras.runs.finished import load_model
 from ftkeras.runs.task import task_of
 from ftkeras.tasks.alignment.pairs import Pair
-from ftkeras.tasks.alignment.results import encode_texts
+from ftkeras.tasks.alignment.results import check_words, encode_texts
 from ftkeras.tasks.alignment.retrieval import unit
 
 _BATCH = 64
@@ -187,8 +187,9 @@ class Searcher:
         """Returns the embedding of a text, a unit vector (units,).
 
         Raises:
-            UserError: The text cannot be used.
+            UserError: The text cannot be used, or none of its words is known.
         """
+        check_words([text], self._pair.text, "search")
         _, tower = self._towers
         return encode_texts(tower, [text], self._pair.text)[0]
 

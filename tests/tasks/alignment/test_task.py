@@ -317,6 +317,10 @@ def test_words_that_were_never_labels_classify(trained, shapes, capsys, tmp_path
     assert "error" in rows[1]
     [row] = ftkeras.load_run(trained.folder).predict(files[:1], labels=["a red bar", "blue"])
     assert row.best[0][0] == "a red bar"
+    assert main(["predict", trained.folder, *files, "--labels=red, a xyzzy bar!"]) == 0
+    assert "the model does not know 'xyzzy': such" in capsys.readouterr().err
+    assert main(["predict", trained.folder, *files, "--labels=red,Xyzzy?"]) == 2
+    assert "--labels: the model knows no word of 'Xyzzy?'" in capsys.readouterr().err
     for labels in ("", "one", "one,one", "one, "):
         assert main(["predict", trained.folder, *files, f"--labels={labels}"]) == 2
     assert "name two classes or more" in capsys.readouterr().err
@@ -370,6 +374,7 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, caps
     for arguments, match in (
         ([trained.folder, "a red bar"], "expected a run folder, a text"),
         ([trained.folder, "", str(shapes)], "cannot be used"),
+        ([trained.folder, "xyzzy", str(shapes)], "search: the model knows no word of 'xyzzy'"),
         ([trained.folder, "red", str(tmp_path / "nowhere")], "search: there is no file or folder"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),  # from the index
