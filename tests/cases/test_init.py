@@ -181,9 +181,9 @@ def test_a_run_of_images_on_texts_leaves_the_backbone_to_the_user(folder, ftkera
     assert done.err.count("hf://") == 1
 
 
-def test_init_aligns_pictures_with_words(folder, ftkeras, draw):
+def test_init_aligns_pictures_with_words(folder, ftkeras, prepare):
     """The config can be planned as it is; only the backbone is another, which needs no download."""
-    draw(folder / "photos", {"cat": 20})
+    prepare(folder)
     rows = [f"photos/cat/{i}.png,a cat on mat {i};cat,{'ab'[i % 2]}" for i in range(20)]
     Path("pairs.csv").write_text("\n".join(["photo,caption,mood", *rows]))
     done = ftkeras("init", "my.yaml", "--data=pairs.csv")
@@ -197,8 +197,8 @@ def test_init_aligns_pictures_with_words(folder, ftkeras, draw):
     assert config.alignment.backbone.weights == "starter"
     text = Path("my.yaml").read_text()
     assert "  # The columns of the manifest with texts of a picture" in text
-    plan = ftkeras("plan", "--config=my.yaml", "--set=backbone={name: MobileNetV2, weights: none}",
-                   "--set=data.input.size=32")  # fmt: skip
+    plan = ftkeras("plan", "--config=my.yaml", "--set=backbone={name: tiny.keras}",
+                   "--set=data.input.size=16")  # fmt: skip
     assert plan.status == 0 and "projections  head" in plan.out, plan.err
 
 

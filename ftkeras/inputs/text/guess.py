@@ -142,8 +142,8 @@ def _label_column(records: Records, columns: Sequence[str]) -> str:
         for name in columns
         if name.lower() not in _NO_LABELS
     }
-    fewest = min(values, key=lambda name: values[name], default="")
-    return fewest if fewest and 1 < values[fewest] <= len(records) / 2 else ""
+    recurring = [name for name in values if 1 < values[name] <= len(records) / 2]
+    return min(recurring, key=lambda name: values[name], default="")
 
 
 def holds_texts(folder: str) -> bool:
