@@ -55,6 +55,7 @@ Verbs:
 
 Start:    ftkeras init my.yaml --data=photos/         (a folder with a folder per class)
           ftkeras init my.yaml --data=reviews.csv     (a table with a column of texts)
+          ftkeras init my.yaml --data=pairs.csv       (a table of pictures with words)
           ftkeras train --config=my.yaml --out=runs/my
 Details:  ftkeras VERB --help
 
