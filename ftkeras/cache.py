@@ -135,7 +135,7 @@ class Kept:
     """A file or folder of the cache.
 
     Args:
-        path: Where it is.
+        path: The path.
         bytes: Its size on disk.
         used: When it was last used, in seconds since 1970.
         about: A description, for people.
