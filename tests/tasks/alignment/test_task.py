@@ -54,7 +54,7 @@ def test_a_run_finds_pictures_by_their_texts(trained):
     assert [row["stored"] for row in plan["trunk"]] == [True, True]
     assert all(not verdict["drifted"] for verdict in plan["audit"].values())
     assert trained.read_json("floor.json")["metric"] == "mean average precision"
-    again = finished.evaluate(trained, "val")
+    again = finished.evaluate(trained)  # of the split that there is
     assert again["map"] == pytest.approx(evaluation["map"], abs=1e-6)
     TASK.check_bars(ftkeras.evaluation.bars.parse_bars(["recall_at_5>=0.1"]), {})
     with pytest.raises(UserError, match="no metric 'accuracy' is measured"):
@@ -382,6 +382,8 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, caps
     ):
         assert main(["search", *arguments]) == 2
         assert match in capsys.readouterr().err
+    assert main(["extend", trained.folder, f"--data={shapes}", f"--out={tmp_path}/x"]) == 2
+    assert "is a run of the task alignment; only runs of the tasks" in capsys.readouterr().err
 
 
 def test_an_index_is_whole_or_none(tmp_path):
