@@ -11,13 +11,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.files import write_arrays, write_whole
 
 
 def cache_folder(*parts: str) -> Path:
@@ -101,12 +101,18 @@ class Remembered:
             self._changed = False
 
 
-def keep(path: Path, content: str | bytes) -> None:
-    """Writes a file of the cache. If that fails, a line says so once, and the run continues."""
+def keep(path: Path, content: str | Mapping[str, Any]) -> None:
+    """Writes a file of the cache: text, or arrays by name.
+
+    If that fails, a line says so once, and the run continues.
+    """
     from tensorflow.errors import OpError  # here: importing it takes seconds
 
     try:
-        write_whole(path, content)
+        if isinstance(content, str):
+            write_whole(path, content)
+        else:
+            write_arrays(path, content)
     except (OSError, OpError) as error:
         _say_once(str(path.parent), getattr(error, "message", None) or str(error))
 

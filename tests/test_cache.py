@@ -51,7 +51,7 @@ def test_a_full_disk_costs_a_line_once(cache, capsys, monkeypatch):
 
 def test_a_folder_that_is_a_file_costs_a_line(cache, capsys):
     (cache_folder() / "floor").write_text("")
-    keep(cache_folder() / "floor" / "a.npz", b"")  # TensorFlow's own error, not the system's
+    keep(cache_folder() / "floor" / "a.npz", {"a": 1.0})  # TensorFlow's own error, not the system's
     assert "nothing is kept in" in capsys.readouterr().err
 
 

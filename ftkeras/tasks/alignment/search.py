@@ -68,10 +68,8 @@ class Index:
 
     def save(self, path: str) -> None:
         """Writes the index as one file, whole or not at all."""
-        buffer = io.BytesIO()
         texts = {"files": _packed(self.files), "contents": _packed(self.contents)}
-        np.savez(buffer, vectors=self.vectors, stamps=self.stamps, **texts)  # type: ignore[arg-type]
-        keep(Path(path), buffer.getvalue())
+        keep(Path(path), {"vectors": self.vectors, "stamps": self.stamps, **texts})
 
     @classmethod
     def load(cls, path: str) -> Index:

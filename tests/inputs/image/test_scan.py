@@ -188,7 +188,7 @@ def test_a_full_disk_is_no_fault_of_a_file(tmp_path, photo, monkeypatch):
         raise OSError("no space left on device")
 
     content = io.BytesIO()
-    photo().convert("CMYK").save(content, "JPEG")
+    Image.fromarray(photo()).convert("CMYK").save(content, "JPEG")
     monkeypatch.setattr(scan, "write_whole", full)
     with pytest.raises(UserError, match=r"cannot be written \(no space left.*FTKERAS_CACHE"):
         scan.examine("a.jpg", content.getvalue(), "ab-key")
