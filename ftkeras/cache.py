@@ -7,13 +7,17 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.files import write_arrays, write_whole
 
 
 def cache_folder(*parts: str) -> Path:
@@ -93,5 +97,121 @@ class Remembered:
     def save(self) -> None:
         """Writes the facts down, if there is anything new."""
         if self._changed:
-            write_whole(self._path, json.dumps(self._facts))
+            keep(self._path, json.dumps(self._facts))
             self._changed = False
+
+
+def keep(path: Path, content: str | Mapping[str, Any]) -> None:
+    """Writes a file of the cache: text, or arrays by name.
+
+    If that fails, a line says so once, and the run continues.
+    """
+    from tensorflow.errors import OpError  # here: importing it takes seconds
+
+    try:
+        if isinstance(content, str):
+            write_whole(path, content)
+        else:
+            write_arrays(path, content)
+    except (OSError, OpError) as error:
+        _say_once(str(path.parent), getattr(error, "message", None) or str(error))
+
+
+@functools.cache
+def _say_once(folder: str, reason: str) -> None:
+    line = f"note      nothing is kept in {folder} ({reason}); it will be made again"
+    print(line, file=sys.stderr)
+
+
+# --------------------------------------------------------------------- what is kept, by folder
+
+_ABOUT = {
+    "floor": "linear models that runs start from",
+    "forward": "how fast a backbone is here",
+    "normalised": "copies of files that are read otherwise",
+    "records": "what was found in TFRecord files",
+    "scan": "which files can be read",
+    "search": "what search has encoded",
+    "starter": "the unpacked starter",
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file or folder of the cache.
+
+    Args:
+        path: The path.
+        bytes: Its size on disk.
+        used: When it was last used, in seconds since 1970.
+        about: A description, for people.
+    """
+
+    path: Path
+    bytes: int
+    used: float
+    about: str
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.path.name
+
+    @property
+    def folder(self) -> str:
+        """The folder of the cache that it is in."""
+        return self.path.parent.name
+
+
+def list_kept(except_for: str) -> list[Kept]:
+    """Returns what the folders of the cache hold, the most recently used first.
+
+    Args:
+        except_for: A folder that is left out.
+    """
+    kept = []
+    for folder in cache_folder().iterdir():
+        if folder.name == except_for or not folder.is_dir():
+            continue
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
+                files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+                facts = [file.stat() for file in files]
+                used = max((max(f.st_atime, f.st_mtime) for f in facts), default=0.0)
+                size = sum(f.st_size for f in facts)
+                kept.append(Kept(path, size, used, _ABOUT.get(folder.name, "")))
+    return sorted(kept, key=lambda one: one.used, reverse=True)
+
+
+def prune(
+    kept: Sequence[Kept], *, max_bytes: int | None = None, older_than: float | None = None
+) -> list[Kept]:
+    """Removes what was least recently used, and returns what it removed.
+
+    Args:
+        kept: All that is kept.
+        max_bytes: Remove until the rest has at most this size.
+        older_than: Remove what was not used for this many seconds.
+    """
+    removed, total = [], 0
+    for one in sorted(kept, key=lambda one: one.used, reverse=True):
+        old = older_than is not None and time.time() - one.used > older_than
+        if old or (max_bytes is not None and total + one.bytes > max_bytes):
+            remove(one.path)
+            removed.append(one)
+        else:
+            total += one.bytes
+    return removed
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder in one step; a process that has it open can still read it."""
+    going = path.with_name(f".removed-{path.name}-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        os.replace(path, going)
+    except FileNotFoundError:
+        return
+    if going.is_dir():
+        shutil.rmtree(going, ignore_errors=True)
+    else:
+        going.unlink(missing_ok=True)

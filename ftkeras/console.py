@@ -24,9 +24,11 @@ def duration(seconds: float) -> str:
     """Returns seconds as people write them.
 
     Example:
-        >>> duration(4.21), duration(75), duration(3725)
-        ('4.2 s', '1 min 15 s', '1 h 02 min')
+        >>> duration(0.0042), duration(4.21), duration(75), duration(3725)
+        ('4.2 ms', '4.2 s', '1 min 15 s', '1 h 02 min')
     """
+    if 0 < seconds < 0.05:
+        return f"{max(1000 * seconds, 0.01):.2g} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

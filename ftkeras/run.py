@@ -7,6 +7,8 @@ import datetime
 import json
 import os
 import platform
+import re
+import shlex
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,10 @@ except ImportError:  # Windows
 gfile = tf.io.gfile
 
 _LOCK = ".lock"
+_MADE_AT_ONCE = {
+    _LOCK, "bad_files.csv", "checkpoints", "config.yaml", "data.json", "environment.json",
+    "events.jsonl", "floor.json", "floor.npz", "logs", "plan.json", "splits.csv", "status.json",
+}  # fmt: skip
 
 
 class Run:
@@ -89,14 +95,27 @@ class Run:
         Raises:
             UserError: There is no run, or something else should change.
         """
-        run = cls(folder)
         for change in changes:
             if not change.startswith("data.path="):
                 raise UserError(f"--set {change}: of a run only data.path may change.")
+        run = cls(folder)
         run._changes = tuple(changes)
         if not gfile.exists(run.path("config.yaml")):
             raise UserError(f"{folder}: not a run folder (it has no config.yaml).")
         return run
+
+    def changed(self, changes: Sequence[str]) -> Config | None:
+        """Returns the config of the run that is there with some changes; None without any.
+
+        Args:
+            changes: As `--set` takes them. `resumes` decides which of them a run takes.
+        """
+        if not changes or not gfile.exists(self.path("config.yaml")):
+            return None
+        self._changes = tuple(changes)
+        config = self.config
+        self._changes = ()
+        return config
 
     def check(self, overwrite: bool = False) -> None:
         """Raises UserError if a run cannot be created here; writes nothing that stays."""
@@ -138,15 +157,24 @@ class Run:
             return False
         changes = differences(self.config, config) if config is not None else []
         # Data may have moved; whether they are the same ones is looked at before training resumes.
-        changes = [change for change in changes if not change.startswith("data.path: ")]
-        if changes:
+        free = ("data.path", *self.config.after_training)
+        changes = [c for c in changes if not re.match(rf"({'|'.join(free)})\b", c)]
+        if changes and not self._stopped_early():
+            folder = shlex.quote(self.folder)
             raise UserError(
                 f"--out {self.folder}: the run there has another config: {'; '.join(changes)}. "
-                "Leave out --config to resume with its own, choose another folder, or start again "
-                "with --overwrite."
+                f"`ftkeras train --out={folder}` resumes with its own; {', '.join(free)} may "
+                "change. Otherwise choose another folder, or start again with --overwrite."
             )
         self._probe()
-        return True
+        return not changes
+
+    def _stopped_early(self) -> bool:
+        """Whether a run that stopped holds nothing that took long to make."""
+        if self.state() in (None, "running"):
+            return False
+        names = {name.rstrip("/") for name in gfile.listdir(self.folder)} - _MADE_AT_ONCE
+        return not names and not gfile.glob(self.path("checkpoints", "*"))
 
     def state(self) -> str | None:
         """Returns what `set_state` recorded last, or None."""
@@ -220,12 +248,30 @@ class Run:
     def read_text(self, name: str) -> str:
         """Returns a file's text; UserError if the run has no such file."""
         if not gfile.exists(self.path(name)):
-            raise UserError(f"{self.folder}: the run has no {name}; did it finish?")
+            raise self.lacks(name)
         try:
             with gfile.GFile(self.path(name)) as file:
                 return str(file.read())
         except (UnicodeDecodeError, tf.errors.OpError):
             raise UserError(f"{self.path(name)}: cannot be read as text.") from None
+
+    def lacks(self, name: str) -> UserError:
+        """Returns an error about a file that is missing: whether the run ended, and what to do."""
+        folder = shlex.quote(self.folder)
+        status = self.read_json("status.json") if self.state() else {}
+        state = status.get("state", "not finished")
+        again = f"`ftkeras train --out={folder}` resumes it."
+        if state == "finished":
+            why, again = "is finished", "The file was removed."
+            if name == "evaluation.json":
+                why, again = "was not measured", f"`ftkeras evaluate {folder}` does that."
+        elif state == "running":
+            why = "is training, or was killed"
+        elif error := str(status.get("error", ""))[:300]:
+            why = f"{state} ({error})"
+        else:
+            why = f"was {state}" if status else f"is {state}"
+        return UserError(f"{self.folder}: there is no {name}: the run {why}. {again}")
 
     def write_json(self, name: str, tree: Any) -> None:
         """Writes plain dicts, lists, strings and numbers as JSON."""
@@ -233,8 +279,9 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         """Returns what `write_json` wrote."""
+        text = self.read_text(name)
         try:
-            return json.loads(self.read_text(name))
+            return json.loads(text)
         except (ValueError, RecursionError):
             raise UserError(f"{self.path(name)}: is damaged; it is not JSON.") from None
 

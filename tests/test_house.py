@@ -442,7 +442,7 @@ def test_the_rule_of_sizes_itself(source, wrong):
 
 # Files get their final names in one place; these move whole folders.
 _RENAME = {"ftkeras.files", "ftkeras.data.sources.starter", "ftkeras.export.publish"}
-_RENAME |= {"ftkeras.trunk.store", "ftkeras.trunk.writer"}
+_RENAME |= {"ftkeras.cache", "ftkeras.trunk.writer"}
 _RENAMING = re.compile(r"(os|shutil|gfile|tf\.io\.gfile)\.(rename|replace|move)")
 
 

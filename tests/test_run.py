@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 
 import pytest
 import tensorflow as tf
@@ -50,7 +51,7 @@ def test_a_run_is_replaced_only_when_told(folder):
     with pytest.raises(UserError, match="already holds a run"):
         Run.create(folder, CONFIG)
     run = Run.create(folder, CONFIG, overwrite=True)
-    with pytest.raises(UserError, match="has no metrics.jsonl"):
+    with pytest.raises(UserError, match="there is no metrics.jsonl"):
         list(run.metrics())
 
 
@@ -115,6 +116,38 @@ def test_a_run_does_not_go_on_with_another_config(folder):
     assert "seed: 0 -> 1; phases[0].epochs: 1 -> 2; phases[0].train: None -> ['all']." in str(
         error.value
     )
+
+
+def test_what_no_weight_depends_on_may_change_and_all_if_nothing_was_trained(folder):
+    run = Run.create(folder, CONFIG)
+    run.set_state("failed", error="the disk is full")
+    assert run.resumes(run.changed(["report=false", "export.formats=[onnx]"]))
+    assert not run.resumes(run.changed(["seed=1"]))  # nothing is lost: it starts again
+    run.log({"epoch": 0})
+    with pytest.raises(UserError, match="seed: 0 -> 1. .*data.path, export, report may change"):
+        run.resumes(run.changed(["seed=1", "report=false"]))
+    assert run.resumes(run.changed(["report=false"]))
+    assert (
+        run.config == CONFIG
+        and run.changed([]) is None
+        and Run(f"{folder}/x").changed(["a"]) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "told"),
+    [
+        ("failed", {"error": "no disk"}, "the run failed (no disk). `ftkeras train --out="),
+        ("interrupted", {}, "the run was interrupted. `ftkeras train --out="),
+        ("running", {}, "the run is training, or was killed. `ftkeras train --out="),
+        ("finished", {}, "the run was not measured. `ftkeras evaluate "),
+    ],
+)
+def test_a_missing_result_is_told_by_how_the_run_ended(folder, state, facts, told):
+    run = Run.create(folder, CONFIG)
+    run.set_state(state, **facts)
+    with pytest.raises(UserError, match=re.escape(f"no evaluation.json: {told}")):
+        run.read_json("evaluation.json")
 
 
 def test_without_a_config_there_must_be_a_run(folder):

@@ -10,14 +10,16 @@ from ftkeras.cli.quiet import import_tensorflow
 from ftkeras.console import counted
 from ftkeras.errors import UserError
 
-USAGE = """Usage:   ftkeras compare A B [--split=test]
+USAGE = """Usage:   ftkeras compare A B [--split=SPLIT]
 Example: ftkeras compare runs/head-only runs/two-phases
 """
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
-    flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
+    flags.DEFINE_string(
+        "split", None, "train, val or test; default: what A was measured on", flag_values=values
+    )
     flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=values)
 
 

@@ -12,7 +12,7 @@ from ftkeras.cli.quiet import import_tensorflow
 from ftkeras.console import counted
 from ftkeras.errors import UserError
 
-USAGE = """Usage:   ftkeras evaluate RUN [--split=test] [--data=FOLDER-OR-TABLE]
+USAGE = """Usage:   ftkeras evaluate RUN [--split=SPLIT] [--data=FOLDER-OR-TABLE]
                         [--assert METRIC>=VALUE ...] [--set data.path=PATH]
          ftkeras evaluate RUN --split=val --choose-thresholds=f1
 Example: ftkeras evaluate runs/quickstart --split=val --assert 'accuracy>=0.85'
@@ -26,7 +26,9 @@ def define(values: flags.FlagValues) -> None:
     """Defines the verb's flags."""
     define_bars(values)
     define_moved(values)
-    flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
+    flags.DEFINE_string(
+        "split", None, "train, val or test; default: test, or what there is", flag_values=values
+    )
     flags.DEFINE_string(
         "data",
         None,
@@ -66,7 +68,7 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         results = evaluate(run, values.split, aim)
         text = task.format_results(results)
     else:
-        results = evaluate_on(run, values.data, values.split)
+        results = evaluate_on(run, values.data, values.split or "test")
         text = format_results(results)
         if results["left_out"]:
             unreadable = counted(results["left_out"], "file")

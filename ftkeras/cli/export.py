@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
 from ftkeras.cli.flags import define_bars, define_moved, one_run, read_bars
@@ -35,12 +37,16 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     folder, bars = one_run(positional, "export"), read_bars(values)
     import_tensorflow()
     from ftkeras.evaluation.bars import require
+    from ftkeras.export.run import what_was_checked
     from ftkeras.run import Run
     from ftkeras.runs.finished import export
 
     run = Run.open(folder, values.set)
-    require(bars, run.read_json("evaluation.json"))  # a model below a bar is not exported
+    if bars:  # a model below a bar is not exported
+        require(bars, run.read_json("evaluation.json"))
     formats = values.format or ["saved_model", *run.config.export.formats]
-    for path in export(run, values.out, formats).values():
+    for name, path in export(run, values.out, formats).items():
         print(path)
+        for line in what_was_checked(run.read_json("certificate.json")[name]):
+            print(line, file=sys.stderr)
     return 0

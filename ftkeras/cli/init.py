@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from absl import flags
@@ -17,13 +19,17 @@ from ftkeras.errors import UserError
 from ftkeras.inputs.text.guess import Columns, columns_of, holds_texts
 
 USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
-                    [--weights=imagenet]
+                    [--weights=imagenet] [--task=classification|alignment]
 Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
          ftkeras init my.yaml --data=reviews.csv --backbone=bilstm
+         ftkeras init my.yaml --data=pairs.csv       (pictures with words)
          ftkeras init my.yaml --data=reviews.csv --backbone=keras_hub/distil_bert_base_en_uncased
 """
 
 _FOR_IMAGES, _FOR_TEXTS = "MobileNetV2", "gru"
+_ALIGNMENT = "alignment"
+_TABLES = (".csv", ".tsv", ".jsonl")
+_BATCHES = (4, 8, 16, 32, 64, 128)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -40,6 +46,13 @@ def define(values: flags.FlagValues) -> None:
         f"see `ftkeras backbones`; left out, {_FOR_TEXTS} for texts, otherwise {_FOR_IMAGES}",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "task",
+        None,
+        ["classification", _ALIGNMENT],
+        "left out, the table's columns decide: pictures with words and no labels are aligned",
+        flag_values=values,
+    )
     flags.DEFINE_string("weights", None, "imagenet, starter, none or a file", flag_values=values)
 
 
@@ -49,20 +62,24 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UserError("init: expected the name of the config to write, for example my.yaml.")
     path = positional[0]
     if os.path.exists(path):
-        raise UserError(f"init: {path} exists already. Choose another name, or remove it first.")
+        is_data = os.path.isdir(path) or path.endswith(_TABLES)
+        remedy = f" If it is your data: ftkeras init my.yaml {shlex.quote(f'--data={path}')}"
+        raise UserError(
+            f"init: {path} exists already. Choose another name, or remove it first."
+            f"{remedy if is_data else ''}"
+        )
     kind = _kind_of(values.backbone)
-    source, lines = _source(values.data, kind)
-    kind = source.get("input", {}).get("kind", kind)
+    found = _found(values.data, kind, values.task)
+    kind = found.section.get("input", {}).get("kind", kind)
     backbone = values.backbone or (_FOR_TEXTS if kind == "text" else _FOR_IMAGES)
     _check_backbone(backbone, kind)
-    if source["source"] == "starter" and kind != "text":
-        source["input"] = {"size": 96}
-    text = commented_config(source, backbone=backbone, weights=values.weights)
+    text = commented_config(found.section, backbone, values.weights, found.more)
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
+    lines = list(found.lines)
     if hub.is_hub(backbone) and (missing := hub.missing_packages(kind)):
         lines.append(f"{backbone} needs {missing}")
     for line in lines:
@@ -76,36 +93,121 @@ def _kind_of(backbone: str | None) -> str | None:
     return "image" if backbone in CATALOG else kind_of(backbone)
 
 
-def _source(data: str | None, kind: str | None) -> tuple[dict[str, Any], list[str]]:
-    """Returns the section `data` for what --data names, and lines about its columns.
+@dataclass(frozen=True)
+class _Found:
+    """What --data names.
+
+    Args:
+        section: The section `data`; it has `input` if the examples are texts.
+        lines: What was found in the columns, for people.
+        more: The task and its sections, if it is no classifier.
+    """
+
+    section: dict[str, Any]
+    lines: Sequence[str] = ()
+    more: dict[str, Any] | None = None
+
+
+def _found(data: str | None, kind: str | None, task: str | None) -> _Found:
+    """Returns what --data names.
 
     Args:
         data: The flag's value.
-        kind: The kind of the examples; if it is None, the data decide. The section has `input` if
-            they are texts.
+        kind: The kind of the examples; if it is None, the data decide.
+        task: The value of --task.
     """
-    if data is None:
-        return {"source": "starter"}, []
-    path = os.path.expanduser(data)
-    if "://" not in data and not os.path.exists(path):
+    path = os.path.expanduser(data or "")
+    is_table = data is not None and data.endswith(_TABLES)
+    if data is not None and "://" not in data and not os.path.exists(path):
         raise UserError(f"init: --data: there is no folder or file {data!r}.")
-    may_be_texts = kind in (None, "text")
-    if data.endswith((".csv", ".tsv", ".jsonl")):
-        # A column of files means images, unless the backbone is for texts.
-        columns = columns_of(path, "" if kind else "path") if may_be_texts else Columns()
-        section: dict[str, Any] = {"source": "manifest", "path": data}
-        if columns.text:
-            section["input"] = {"kind": "text", "column": columns.text}
-            section |= {"label_column": columns.label} if columns.label else {}
-        lines = _lines_on(columns) if columns.text or kind == "text" else []
-        return section, lines
+    if task == _ALIGNMENT and not is_table:
+        raise UserError(
+            "init: --task=alignment needs --data=TABLE, a .csv, .tsv or .jsonl file with a column "
+            "of paths of pictures and columns of texts."
+        )
+    if data is None:
+        return _Found({"source": "starter", **({} if kind == "text" else {"input": {"size": 96}})})
+    if is_table:
+        # A column of files means pictures, unless the backbone is for texts.
+        columns = columns_of(path, "" if kind == "text" and task != _ALIGNMENT else "path")
+        section = {"source": "manifest", "path": data}
+        return _in_table(section, columns, kind, task)
     if os.path.isfile(path):
         raise UserError(
             f"init: --data: {data!r} is neither a folder nor a .csv, .tsv or .jsonl file. Leave "
             "it out, and write the section data: yourself."
         )
-    texts = {"input": {"kind": "text"}} if may_be_texts and holds_texts(path) else {}
-    return {"source": "folder", "path": data, **texts}, []
+    texts = {"input": {"kind": "text"}} if kind in (None, "text") and holds_texts(path) else {}
+    return _Found({"source": "folder", "path": data, **texts})
+
+
+def _in_table(
+    section: dict[str, Any], columns: Columns, kind: str | None, task: str | None
+) -> _Found:
+    """Returns what is in a table, by its columns."""
+    if columns.files:
+        section |= {"image_column": columns.files} if columns.files != "path" else {}
+        pairs = bool(columns.texts) and not columns.is_named
+        if task == _ALIGNMENT or (task is None and kind is None and pairs):
+            return _pairs(section, columns)
+        section |= {"label_column": columns.label} if columns.label not in ("", "label") else {}
+        return _Found(section, _lines_on_files(columns))
+    if task == _ALIGNMENT:
+        raise UserError(
+            f"init: --task=alignment: no column of {section['path']} names files. Add one with the "
+            "path of each picture, seen from the table's folder."
+        )
+    if columns.text and kind != "image":
+        section["input"] = {"kind": "text", "column": columns.text}
+        section |= {"label_column": columns.label} if columns.label else {}
+    is_text = kind == "text" or "input" in section
+    return _Found(section, _lines_on(columns) if is_text else [])
+
+
+def _pairs(section: dict[str, Any], columns: Columns) -> _Found:
+    """Returns a config that brings pictures and their texts into one space."""
+    texts = list(columns.texts) or [name for name in columns.others if name != columns.label][:1]
+    if not texts:
+        raise UserError(
+            f"init: --task=alignment: {section['path']} has no column of texts beside "
+            f"{columns.files!r}. Add one."
+        )
+    alignment: dict[str, Any] = {"texts": texts, "units": 128}
+    alignment |= {"separator": columns.separator} if columns.separator else {}
+    lines = [
+        f"pictures are read from the column {columns.files!r} (data.image_column), and their texts "
+        f"from {', '.join(map(repr, texts))} (alignment.texts): task alignment brings both into "
+        "one space"
+    ]
+    if columns.label and columns.label not in texts:
+        alignment["classes"] = {"column": columns.label}
+        lines.append(
+            f"the column {columns.label!r} is only measured by (alignment.classes); if it is what "
+            "you want to predict: --task=classification"
+        )
+    # A picture is compared with the texts of its batch: as many as the training split allows.
+    rooms = [size for size in _BATCHES if size <= columns.count // 2] or _BATCHES[:1]
+    section["batch_size"] = rooms[-1]
+    phase = {"name": "projections", "train": ["head"], "epochs": 20, "learning_rate": 1e-3}
+    return _Found(section, lines, {"task": _ALIGNMENT, "alignment": alignment, "phases": [phase]})
+
+
+def _lines_on_files(columns: Columns) -> list[str]:
+    """Returns what was found in a table of pictures."""
+    lines = []
+    if columns.files != "path":
+        lines.append(f"pictures are read from the column {columns.files!r} (data.image_column)")
+    if columns.label not in ("", "label"):
+        lines.append(f"labels are read from the column {columns.label!r} (data.label_column)")
+    if not columns.label:
+        lines.append(_no_labels(columns))
+    if columns.texts:
+        names = ", ".join(map(repr, columns.texts))
+        lines.append(
+            f"words about the pictures are in {names}: --task=alignment brings pictures and words "
+            "into one space"
+        )
+    return lines
 
 
 def _lines_on(columns: Columns) -> list[str]:
@@ -116,12 +218,16 @@ def _lines_on(columns: Columns) -> list[str]:
     if columns.label:
         lines.append(f"labels are read from the column {columns.label!r} (data.label_column)")
     else:
-        among = f" among {', '.join(columns.others)}" if columns.others else ""
-        lines.append(
-            f"no column of labels was found{among}: one has at least two values, which recur. "
-            "Before you train, name it in the config (data.label_column)"
-        )
+        lines.append(_no_labels(columns))
     return lines
+
+
+def _no_labels(columns: Columns) -> str:
+    among = f" among {', '.join(columns.others)}" if columns.others else ""
+    return (
+        f"no column of labels was found{among}: one has at least two values, which recur. "
+        "Before you train, name it in the config (data.label_column)"
+    )
 
 
 def _check_backbone(name: str, kind: str | None) -> None:

@@ -37,7 +37,7 @@ VERBS = {
     "search": "rank pictures by a text, with a run of the task alignment",
     "export": "write a run's model as a SavedModel for TF Serving",
     "report": "write the HTML page of a run, or of several side by side",
-    "cache": "list stored trunks, and remove old ones",
+    "cache": "list what is kept from run to run, and remove what is old",
     "backbones": "list the backbones",
     "init": "write a commented config to start from",
 }
@@ -55,6 +55,7 @@ Verbs:
 
 Start:    ftkeras init my.yaml --data=photos/         (a folder with a folder per class)
           ftkeras init my.yaml --data=reviews.csv     (a table with a column of texts)
+          ftkeras init my.yaml --data=pairs.csv       (a table of pictures with words)
           ftkeras train --config=my.yaml --out=runs/my
 Details:  ftkeras VERB --help
 

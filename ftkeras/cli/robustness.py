@@ -24,7 +24,9 @@ def define(values: flags.FlagValues) -> None:
         "preset", "small", ["small", "full"], "100 images, or all of them", flag_values=values
     )
     flags.DEFINE_integer("examples", None, "how many images, instead", 1, flag_values=values)
-    flags.DEFINE_string("split", "test", "train, val or test", flag_values=values)
+    flags.DEFINE_string(
+        "split", None, "train, val or test; default: test, or what there is", flag_values=values
+    )
     flags.DEFINE_boolean("json", False, "print the result as JSON", flag_values=values)
 
 

@@ -9,7 +9,7 @@ import time
 from absl import flags
 
 from ftkeras.cli.quiet import import_tensorflow
-from ftkeras.console import counted
+from ftkeras.console import counted, duration
 from ftkeras.errors import UserError
 
 USAGE = """Usage:   ftkeras search RUN TEXT FILE|FOLDER|PATTERN ... [--top_k=10] [--json]
@@ -36,8 +36,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
 
     folder, text, *places = positional
     searcher = Searcher(Run.open(folder))
+    query = searcher.encode(text)  # first: a text that is refused should cost no time
     index = searcher.index(places)
-    query = searcher.encode(text)
     start = time.perf_counter()
     found = index.best(query, values.top_k)
     took = time.perf_counter() - start
@@ -47,5 +47,5 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         for file, score in found:
             print(f"{score:.4f}  {file}")
     ranked = counted(len(index.sound()), "picture")
-    print(f"{ranked} ranked in {1000 * took:.0f} ms", file=sys.stderr)
+    print(f"{ranked} ranked in {duration(took)}", file=sys.stderr)
     return 0

@@ -21,8 +21,8 @@ USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALU
 Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
 
 A run that was stopped or killed resumes: ftkeras train --out=runs/q. If its data have moved, add
---set data.path=PATH. Ctrl-C and SIGTERM save and stop (exit status 130 and 75), SIGUSR1 saves and
-continues.
+--set data.path=PATH; export and report may change, too, and anything if no epoch has ended. Ctrl-C
+and SIGTERM save and stop (exit status 130 and 75), SIGUSR1 saves and continues.
 """
 
 
@@ -76,8 +76,8 @@ def _train(values: flags.FlagValues) -> str:
         from ftkeras.runs.train import train
 
     out = values.out or os.path.join("runs", stem)
-    if config is None and values.set:
-        config = Run.open(out, values.set).config
+    if config is None:
+        config = Run(out).changed(values.set)
     if values.seeds is None or config is None:
         train(config, out, overwrite=values.overwrite, bars=bars)
     else:
@@ -89,7 +89,6 @@ def _train(values: flags.FlagValues) -> str:
 
 def _config(values: flags.FlagValues) -> Config | None:
     """Returns the config of --config; None if the run in --out resumes with its own."""
-    moved = all(change.startswith("data.path=") for change in values.set)
-    if values.config is None and values.out is not None and values.seeds is None and moved:
+    if values.config is None and values.out is not None and values.seeds is None:
         return None
     return read_config(values, "train")

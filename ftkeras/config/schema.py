@@ -7,7 +7,7 @@ as a comment. Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -399,6 +399,9 @@ def has_own_weights(backbone: str) -> bool:
 
 class Config(Section):
     """A config: a whole experiment."""
+
+    after_training: ClassVar[tuple[str, ...]] = ("export", "report")
+    """The sections that a run which resumes may change: no weight depends on them."""
 
     task: str = "classification"
     """The task; it may have a section of its own (see docs/tasks.md)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,7 +14,8 @@ from ftkeras.config.data import FolderData, ManifestData, StarterData, section_o
 from ftkeras.config.fields import fields_of
 from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
-from ftkeras.config.schema import Config, has_own_weights, is_shipped_text, kind_of
+from ftkeras.config.schema import has_own_weights, is_shipped_text, kind_of
+from ftkeras.config.schemas import schema_of
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -26,7 +28,12 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-def commented_config(source: dict[str, Any], backbone: str, weights: str | None) -> str:
+def commented_config(
+    source: dict[str, Any],
+    backbone: str,
+    weights: str | None,
+    more: Mapping[str, Any] | None = None,
+) -> str:
     """Returns YAML with a comment on every field.
 
     For images, the last blocks train with the head, which starts from the floor. The run then
@@ -37,6 +44,7 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         backbone: A backbone's name.
         weights: imagenet, starter, none or a file. None: the backbone's own if it has some;
             otherwise starter for texts and for the starter's images.
+        more: The task and other sections, instead of those of a classifier.
     """
     shipped = source["source"] == "starter" and backbone == "MobileNetV2"
     is_small, own = is_shipped_text(backbone), weights is None and has_own_weights(backbone)
@@ -59,11 +67,14 @@ def commented_config(source: dict[str, Any], backbone: str, weights: str | None)
         config["data"] = {**source, "input": {"augmentation": "none", **inputs}}
         config["phases"] = [{"name": "top", "train": train, **length}]
         config["training"] = {"monitor": "last_epoch", "refit": True}
+    if more is not None:
+        config = {name: config[name] for name in ("data", "backbone")} | dict(more)
     parse_config(config)  # what is written must be readable
     if own:
         named["weights"] = None  # written as a comment
     sections: dict[str, type[BaseModel]] = {"data": _SECTIONS[source["source"]]}
-    lines = _section(Config, config, sections, indent=0)
+    schema = schema_of(config.get("task", "classification"))
+    lines = _section(schema, config, sections, indent=0)
     return _HEADER + "\n" + "\n".join(lines) + "\n"
 
 
@@ -87,7 +98,8 @@ def _section(
             lines += [f"{space}phases:", *_phases(tree[name])]
         elif inner is not None and (isinstance(value, BaseModel) or name in tree):
             lines.append(f"{space}{name}:")
-            lines += _section(inner, tree.get(name, {}), {}, indent + 1)
+            own = default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else {}
+            lines += _section(inner, tree.get(name, own), {}, indent + 1)
         elif value is None:
             lines.append(f"{space}# {name}:")
         else:

@@ -101,13 +101,13 @@ def _exact_test(only_first: int, only_second: int, n: int) -> Callable[[float], 
     return possible
 
 
-def compare_runs(first: Run, second: Run, split: str = "test") -> dict[str, Any]:
+def compare_runs(first: Run, second: Run, split: str | None = None) -> dict[str, Any]:
     """Returns how two runs differ on the examples that both were measured on, ready for JSON.
 
     Args:
         first: Run A.
         second: Run B.
-        split: Whose examples.
+        split: Whose examples; left out, those that the first run was measured on.
 
     Raises:
         UserError: A run was not measured on the split, or the two have other classes or examples.
@@ -121,6 +121,7 @@ def compare_runs(first: Run, second: Run, split: str = "test") -> dict[str, Any]
             f"compare: {first.folder} and {second.folder} answer different questions: their "
             f"classes in data.json differ. Compare runs on the same classes."
         )
+    split = split or str(first.read_json("evaluation.json")["split"])
     a, b = (load_predictions(run, split) for run in runs)
     pair = on_shared_examples(a, b, nouns)
     return {

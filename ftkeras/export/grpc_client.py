@@ -67,5 +67,24 @@ def columns(answer: dict[str, np.ndarray]) -> Iterator[str]:
             yield from (answer[name][0].decode(), f"{answer[start + 'scores'][0]:.4f}")
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit status, 2 if nothing was answered."""
+    if len(arguments) < 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        main(*arguments)
+    except grpc.RpcError as error:
+        reason = " ".join(error.details().split())[:300]
+        hint = "; serve.sh starts a server" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
+        fault = f"{arguments[0]}: {error.code().name} ({reason}){hint}"
+    except (OSError, ValueError, LookupError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    else:
+        return 0
+    print(f"grpc_client.py: {fault}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(run(sys.argv[1:]))

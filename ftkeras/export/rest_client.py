@@ -9,8 +9,10 @@ with several heads has classes, scores and values by head.
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,5 +63,25 @@ def columns(answer: dict[str, Any]) -> Iterator[str]:
             yield from (answer[name][0], f"{answer[start + 'scores'][0]:.4f}")
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit status, 2 if nothing was answered."""
+    if len(arguments) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        main(*arguments)
+    except urllib.error.HTTPError as error:
+        answer = " ".join(error.read().decode("utf-8", "replace").split())[:300]
+        fault = f"{arguments[0]}: the server refuses it ({error.code}): {answer}"
+    except urllib.error.URLError as error:
+        fault = f"{arguments[0]}: no server answers ({error.reason}); serve.sh starts one"
+    except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
+        fault = f"{type(error).__name__}: {error}"
+    else:
+        return 0
+    print(f"rest_client.py: {fault}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(run(sys.argv[1:]))

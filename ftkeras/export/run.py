@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +18,7 @@ from ftkeras.evaluation.robustness import sample
 from ftkeras.export.classifier import Served
 from ftkeras.export.formats import Sample, check_formats, export_format
 from ftkeras.export.saved_model import export_saved_model
-from ftkeras.export.serving import model_name
+from ftkeras.export.serving import FOLDER, model_name
 from ftkeras.inputs.base import Input
 from ftkeras.outputs.kinds import only_classes
 from ftkeras.run import Run
@@ -85,6 +87,41 @@ def take(split: Split, examples: int, kind: Input, seed: int) -> Sample:
     parts = [(small(inputs), labels.numpy()) for inputs, labels, *_ in dataset]
     inputs, targets = zip(*parts, strict=True)
     return Sample(np.concatenate(inputs), np.concatenate(targets))
+
+
+def what_was_checked(certificate: Mapping[str, Any]) -> list[str]:
+    """Returns lines on a written format, for people: what was compared, and how to serve it.
+
+    Args:
+        certificate: One of the run's `certificate.json`.
+    """
+    parts = {
+        name: part
+        for name, part in certificate.items()
+        if isinstance(part, dict) and "max_difference" in part
+    }
+    served = parts.get("saved_model", {})
+    size = served.get("size_bytes") or certificate["size_bytes"]
+    lines = [
+        f"compared    with {served.get('compared_with') or certificate['compared_with']}",
+        f"difference  at most {'; '.join(_difference(name, parts[name]) for name in parts)}",
+        f"size        {size / 1e6:.1f} MB",
+    ]
+    if served:
+        folder = os.path.join(os.path.dirname(certificate["path"].rstrip("/")), FOLDER)
+        lines += [
+            f"signatures  {', '.join(served['max_difference'])}",
+            f"serve       sh {shlex.quote(os.path.join(folder, 'serve.sh'))} starts TF Serving in "
+            "Docker; clients are beside it (docs/serving.md)",
+        ]
+    return lines
+
+
+def _difference(name: str, part: Mapping[str, Any]) -> str:
+    """Returns how far a format's answers are from the model's, and how far they may be."""
+    most, allowed = part["max_difference"], part["tolerance"]
+    most = max(most.values()) if isinstance(most, dict) else most
+    return f"{most:.1e} ({name}{'' if allowed is None else f'; {allowed:g} is allowed'})"
 
 
 def keep_certificate(run: Run, name: str, path: str, *inside: str) -> None:

@@ -246,6 +246,10 @@ class Input:
         """
         return array
 
+    def strangers(self, raw: bytes) -> tuple[list[str], int]:
+        """Returns the parts of an example that the model does not know, of how many."""
+        return [], 0
+
     def decode(self, raw: tf.Tensor, view: View) -> Tree:
         """Returns an example after the steps that are the same every time, for a cache.
 

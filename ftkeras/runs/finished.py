@@ -36,7 +36,7 @@ from ftkeras.runs import build
 from ftkeras.runs.task import Task, task_of
 
 
-def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str, Any]:
+def evaluate(run: Run, split: str | None = None, aim: str | None = None) -> dict[str, Any]:
     """Measures a run's model on one of its splits and returns the metrics.
 
     The model's answers are kept in `predictions/` and, as a table, in `answers.csv`. The split that
@@ -44,7 +44,7 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
 
     Args:
         run: The run.
-        split: Which split.
+        split: Which split; left out, the one that training ended with.
         aim: For outputs with labels, chooses thresholds on this split first; see
             `best_thresholds`. Each later evaluation, `predict` and exports use them.
 
@@ -60,7 +60,8 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
             "the test split."
         )
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(data_of(run, config), split)
+    model, data = load_model(run), data_of(run, config)
+    split = _split_of(data, split)
     data = dataclasses.replace(data, outputs=with_thresholds(data.outputs, run))
     feed = task.feed(config, data, model)
     if aim is not None:
@@ -77,13 +78,13 @@ def evaluate(run: Run, split: str = "test", aim: str | None = None) -> dict[str,
     return evaluation
 
 
-def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str, Any]:
+def robustness(run: Run, examples: int | None, split: str | None = None) -> dict[str, Any]:
     """Measures a run's model on corrupted and shifted examples; writes `robustness.json`.
 
     Args:
         run: The run.
         examples: How many, drawn under the run's seed; None is all of the split.
-        split: Which split.
+        split: Which split; left out, test if there is one.
 
     Raises:
         UserError: The run has no such split, its examples cannot be corrupted, or the extra is
@@ -91,7 +92,8 @@ def robustness(run: Run, examples: int | None, split: str = "test") -> dict[str,
     """
     config = run.config
     prepare(config.seed, config.training.precision, config.training.deterministic)
-    model, data = load_model(run), _with_split(data_of(run, config), split)
+    model, data = load_model(run), data_of(run, config)
+    split = _split_of(data, split)
     only_classes(data.outputs, "robustness")
     measured = measure_robustness(
         model,
@@ -256,7 +258,7 @@ def load_model(run: Run) -> keras.Model:
     """Returns a run's best model: from an example (`Input.takes`) to logits or scores."""
     path = run.path("model.keras")
     if not tf.io.gfile.exists(path):
-        raise UserError(f"{run.folder}: the run has no model.keras; did it finish?")
+        raise run.lacks("model.keras")
     task_of(run.config).make_layers_known(run.config)
     return read_model(path, run.folder)
 
@@ -284,8 +286,9 @@ def final_split(data: Data) -> str:
     return next(split for split in ("test", "val", "train") if split in data.splits)
 
 
-def _with_split(data: Data, split: str) -> Data:
-    """Returns the data if they have the split; otherwise the error names those they have."""
+def _split_of(data: Data, split: str | None) -> str:
+    """Returns a split's name, or the final one's; an error if the data do not have it."""
+    split = split or final_split(data)
     if split not in data.splits:
         raise UserError(f"--split {split}: the data have only {', '.join(data.splits)}.")
-    return data
+    return split

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.cache import cache_folder, digest
+from ftkeras.cache import cache_folder, digest, keep
 from ftkeras.console import counted, track
 from ftkeras.data.dataset import Split
 from ftkeras.data.order import example_weights
@@ -287,8 +287,7 @@ def _fit(
     with contextlib.suppress(*lost), np.load(path, allow_pickle=False) as kept:
         return Linear(kept["kernel"], kept["bias"]), float(kept["strength"])
     head, strength = _best_fit(output, features.astype(np.float64), values, weights, seed)
-    with contextlib.suppress(OSError):
-        write_arrays(path, {"kernel": head.kernel, "bias": head.bias, "strength": strength})
+    keep(path, {"kernel": head.kernel, "bias": head.bias, "strength": strength})
     return head, strength
 
 

@@ -187,7 +187,7 @@ def _begin(assembled: Assembled, run: Run, overwrite: bool) -> None:
         _check_same_data(assembled.data, run)
         run.begin(assembled.config)
     else:
-        Run.create(run.folder, assembled.config, overwrite)
+        Run.create(run.folder, assembled.config, overwrite=True)  # `resumes` has decided
     print(assembled.describe())
     copies = find_copies(assembled.data, assembled.feed.input)
     for note in copies.notes:

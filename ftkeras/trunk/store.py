@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ftkeras.cache import cache_folder
+from ftkeras.cache import Kept, cache_folder, remove
 from ftkeras.data import dataset
 from ftkeras.data.pipeline import At
 from ftkeras.data.share import WHOLE, Share
@@ -163,23 +161,6 @@ class StoredRows:
 # ------------------------------------------------------------------------------ on disk
 
 
-@dataclass(frozen=True)
-class StoreInfo:
-    """A store on disk.
-
-    Args:
-        key: Its name.
-        bytes: Its size on disk.
-        used: When it was last opened, in seconds since 1970.
-        about: A description, for people.
-    """
-
-    key: str
-    bytes: int
-    used: float
-    about: str
-
-
 def stores_folder() -> Path:
     """Returns the folder of all stores."""
     return cache_folder("trunk")
@@ -221,7 +202,7 @@ def open_store(key: str, report: Callable[[str], None] | None = None) -> Frontie
         fault = f"its manifest or a shard cannot be read ({type(error).__name__})"
     if report is not None:
         report(f"trunk store {key}: {fault}; it is made again.")
-    remove_store(folder)
+    remove(folder)
     return None
 
 
@@ -282,17 +263,7 @@ def _checksum(path: Path) -> int:
     return total
 
 
-def remove_store(folder: Path) -> None:
-    """Removes a store in one step; a process that has it open can still read it."""
-    going = folder.with_name(f".removed-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
-    try:
-        os.replace(folder, going)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(going, ignore_errors=True)
-
-
-def list_stores() -> list[StoreInfo]:
+def list_stores() -> list[Kept]:
     """Returns the stores on disk, the most recently used first."""
     stores = []
     for path in stores_folder().glob(f"*/{MANIFEST}"):
@@ -301,27 +272,9 @@ def list_stores() -> list[StoreInfo]:
         try:
             about = json.loads(path.read_text(encoding="utf-8"))["about"]
             size = sum(file.stat().st_size for file in path.parent.iterdir())
-            stores.append(StoreInfo(path.parent.name, size, path.stat().st_mtime, about))
+            stores.append(Kept(path.parent, size, path.stat().st_mtime, about))
         except FileNotFoundError:
             continue  # another process removed it meanwhile
         except (ValueError, KeyError, TypeError):
-            stores.append(StoreInfo(path.parent.name, 0, 0.0, "damaged"))
+            stores.append(Kept(path.parent, 0, 0.0, "damaged"))
     return sorted(stores, key=lambda store: store.used, reverse=True)
-
-
-def prune(*, max_bytes: int | None = None, older_than: float | None = None) -> list[StoreInfo]:
-    """Removes stores, the least recently used first, and returns those that it removed.
-
-    Args:
-        max_bytes: Remove stores until the rest has at most this size.
-        older_than: Remove stores that were not used for this many seconds.
-    """
-    removed, total = [], 0
-    for store in list_stores():
-        old = older_than is not None and time.time() - store.used > older_than
-        if old or (max_bytes is not None and total + store.bytes > max_bytes):
-            remove_store(stores_folder() / store.key)
-            removed.append(store)
-        else:
-            total += store.bytes
-    return removed

@@ -179,3 +179,59 @@ def test_a_run_of_images_on_texts_leaves_the_backbone_to_the_user(folder, ftkera
     assert done.status == 2 and "data.input={kind: text, column: NAME}" in done.err
     assert "backbone.name=" not in done.err
     assert done.err.count("hf://") == 1
+
+
+def test_init_aligns_pictures_with_words(folder, ftkeras, prepare):
+    """The config can be planned as it is; only the backbone is another, which needs no download."""
+    prepare(folder)
+    rows = [f"photos/cat/{i}.png,a cat on mat {i};cat,{'ab'[i % 2]}" for i in range(20)]
+    Path("pairs.csv").write_text("\n".join(["photo,caption,mood", *rows]))
+    done = ftkeras("init", "my.yaml", "--data=pairs.csv")
+    assert done.status == 0 and "'photo' (data.image_column)" in done.out, done.err
+    assert "'caption' (alignment.texts)" in done.out
+    assert "--task=classification" in done.out
+    config = load_config("my.yaml")
+    assert (config.task, config.data.image_column) == ("alignment", "photo")
+    assert config.alignment.texts == ["caption"] and config.alignment.separator == ";"
+    assert config.alignment.classes.column == "mood" and config.data.batch_size == 8
+    assert config.alignment.backbone.weights == "starter"
+    text = Path("my.yaml").read_text()
+    assert "  # The columns of the manifest with texts of a picture" in text
+    plan = ftkeras("plan", "--config=my.yaml", "--set=backbone={name: tiny.keras}",
+                   "--set=data.input.size=16")  # fmt: skip
+    assert plan.status == 0 and "projections  head" in plan.out, plan.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "task", "label", "told"),
+    [
+        ([], "classification", "category", "words about the pictures are in 'caption'"),
+        (["--task=alignment"], "alignment", "label", "(alignment.classes)"),
+        (["--task=classification"], "classification", "category", "column 'category'"),
+        (["--backbone=ResNet50"], "classification", "category", "column 'file'"),
+    ],
+)
+def test_a_named_label_or_a_flag_decides_the_task(folder, ftkeras, flags, task, label, told):
+    rows = [f"{i}.png,a cat on mat {i},{'ab'[i % 2]}" for i in range(20)]
+    Path("list.csv").write_text("\n".join(["file,caption,category", *rows]))
+    done = ftkeras("init", "my.yaml", "--data=list.csv", *flags)
+    assert done.status == 0 and told in done.out, done.err
+    config = load_config("my.yaml")
+    assert (config.task, config.data.image_column) == (task, "file")
+    assert config.data.label_column == label
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["my.yaml", "--data=texts.csv", "--task=alignment"], "no column of texts.csv names files"),
+        (["my.yaml", "--data=files.csv", "--task=alignment"], "no column of texts beside 'path'"),
+        (["my.yaml", "--task=alignment"], "--task=alignment needs --data=TABLE"),
+        (["texts.csv"], "If it is your data: ftkeras init my.yaml --data=texts.csv"),
+    ],
+)
+def test_init_says_what_an_alignment_needs(folder, ftkeras, words, told):
+    Path("texts.csv").write_text("review,stars\nso very dull,1\na fine film,2\n")
+    Path("files.csv").write_text("path\na.png\n")
+    done = ftkeras("init", *words)
+    assert done.status == 2 and told in done.err

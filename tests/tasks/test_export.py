@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -52,7 +54,13 @@ def run(tmp_path) -> Run:
 def test_a_run_is_exported_with_its_temperature_and_name(run, capsys):
     assert main(["export", run.folder, "--assert", "accuracy.low>=0.5"]) == 0
     path = run.path("export", "1")
-    assert capsys.readouterr().out == f"{path}\n"
+    told = capsys.readouterr()
+    assert told.out == f"{path}\n"  # for programs; people read the rest
+    assert "compared    with the Keras model; in a fresh process" in told.err
+    assert re.search(r"difference  at most \S+e-\d\d \(saved_model; 0.0001 is allowed\)", told.err)
+    assert "signatures  examples, features, images, serving_default" in told.err
+    assert f"sh '{run.path('export', 'serving', 'serve.sh')}'" in told.err
+    assert re.search(r"size        \d+\.\d MB", told.err)
     served = tf.saved_model.load(path).signatures["images"]
     said = served(images=tf.fill((1, 32, 32, 3), 227.0))
     # The logits are -1 and 1, divided by two.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ftkeras.cache import prune
 from ftkeras.config.schema import TrunkConfig
 from ftkeras.data import pipeline
 from ftkeras.data.dataset import Split
@@ -20,7 +21,7 @@ from ftkeras.runs.build import batches
 from ftkeras.trunk import store as stores
 from ftkeras.trunk import writer as writers
 from ftkeras.trunk.split import Spec
-from ftkeras.trunk.store import Layout, list_stores, open_store, prune
+from ftkeras.trunk.store import Layout, list_stores, open_store
 from ftkeras.trunk.writer import (
     choose_placement,
     estimate_bytes,
@@ -262,7 +263,7 @@ def test_of_two_that_make_the_same_store_the_later_takes_the_first(cache):
     np.testing.assert_array_equal(found[0], arrays[0][[2]])
     assert (cache / "k" / "tensor-0-00000.bin").stat().st_ino == inode
     assert [path.name for path in cache.iterdir()] == ["k"]
-    prune(max_bytes=0)  # a process that reads it can finish
+    prune(list_stores(), max_bytes=0)  # a process that reads it can finish
     np.testing.assert_array_equal(kept.gather(tf.constant([8], tf.int64))[0], arrays[0][[8]])
 
 
@@ -279,8 +280,8 @@ def test_stores_are_listed_and_pruned_by_when_they_were_last_used(cache):
     assert list_stores()[0].bytes > 9 * (6 + 4) * 4
     open_store("old")
     assert list_stores()[0].key == "old"
-    assert [s.key for s in prune(older_than=1500)] == ["middle", "broken"]
-    assert [s.key for s in prune(max_bytes=list_stores()[0].bytes)] == ["new"]
+    assert [s.key for s in prune(list_stores(), older_than=1500)] == ["middle", "broken"]
+    assert [s.key for s in prune(list_stores(), max_bytes=list_stores()[0].bytes)] == ["new"]
     assert [s.key for s in list_stores()] == ["old"]
     assert sorted(p.name for p in cache.iterdir()) == ["old"]
 

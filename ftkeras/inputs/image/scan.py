@@ -18,8 +18,8 @@ import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
 from ftkeras.cache import cache_folder
-from ftkeras.errors import first_line
-from ftkeras.files import written_whole
+from ftkeras.errors import UserError, first_line
+from ftkeras.files import write_whole
 from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode
 from ftkeras.inputs.image.file_check import DAMAGED, MAX_PIXELS, SCANS, why_not
@@ -86,10 +86,9 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
                 return Verdict(name, reason)
             if not reason and _shown_alike(image, kind, encoded):
                 return Verdict(name, note=note)
-            copy = cache_folder("normalised", key[:2]) / f"{key}.png"
-            with written_whole(copy) as temporary:
-                render(image).save(temporary, "PNG", compress_level=1)
-            return Verdict(str(copy), note=note)
+            return Verdict(_copied(render(image), key), note=note)
+    except UserError:
+        raise
     except Image.DecompressionBombError:
         return Verdict(name, _too_large(None))
     except PIL.UnidentifiedImageError:
@@ -98,6 +97,25 @@ def examine(name: str, encoded: bytes, key: str) -> Verdict:
         return Verdict(name, "not an image")
     except Exception as error:  # a decoder may raise any error on untrusted bytes
         return Verdict(name, f"broken or truncated: {first_line(error)}")
+
+
+def _copied(image: Image.Image, key: str) -> str:
+    """Writes a copy to the cache, and returns its path.
+
+    Raises:
+        UserError: It cannot be written: the fault is not the file's.
+    """
+    copy = cache_folder("normalised", key[:2]) / f"{key}.png"
+    content = io.BytesIO()
+    image.save(content, "PNG", compress_level=1)
+    try:
+        write_whole(copy, content.getvalue())
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{copy}: this copy of an image cannot be written ({first_line(error)}). Make room, or "
+            "name another folder for what is kept: FTKERAS_CACHE."
+        ) from None
+    return str(copy)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Whether data are texts, for `ftkeras init`; this imports no TensorFlow."""
+"""What the columns of a table are, for `ftkeras init`; this imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import csv
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ftkeras.errors import UserError
+
+Records = Sequence[Mapping[str, object]]
 
 _LINES = 10_000  # of a table that are read: its lines may be sorted by label
 _SEEN = 50  # lines whose cells may name files
@@ -17,21 +20,38 @@ _LEAST = 2.0  # words per cell, on average, of a column of texts; names and labe
 _MOST = 8  # words of a column's name
 _DELIMITERS = ",;\t|"
 _NO_LABELS = ("split", "weight")  # columns with another meaning
+_LABELS = ("label", "labels", "class", "category", "target")
+_FILE = re.compile(r"\S.*\.[A-Za-z]\w{2,3}")  # a cell that names a file, which may be gone
+_SEPARATORS = ";|"  # between several texts of a cell
+_RARE = 0.1  # of the cells of a column with fewer different values, no value tells an example
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table of texts.
+    """The columns of a table of texts, or of files.
 
     Args:
-        text: The one that seems to hold the texts; "" if none does.
+        text: The one that seems to hold the texts; "" if none does, or if the examples are files.
         label: The one that seems to hold the labels; "" if none does.
-        others: All except the column of texts.
+        others: All except the column of texts, or of files.
+        files: The one that names files; "" if none does.
+        texts: The columns that seem to hold texts about files, the most telling one first.
+        separator: What stands between several texts in a cell of these; "" if nothing does.
+        count: How many files are named.
     """
 
     text: str = ""
     label: str = ""
     others: tuple[str, ...] = ()
+    files: str = ""
+    texts: tuple[str, ...] = ()
+    separator: str = ""
+    count: int = 0
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the column of labels has a name that says so."""
+        return self.label.lower() in _LABELS
 
 
 def columns_of(path: str, files: str) -> Columns:
@@ -42,8 +62,8 @@ def columns_of(path: str, files: str) -> Columns:
 
     Args:
         path: A .csv, .tsv or .jsonl file.
-        files: The column that names files if the examples are files. A table with this column,
-            or with one whose cells name files that exist, has no texts. "": it has texts.
+        files: The column that names files if the examples are files. The examples of a table with
+            this column, or with one whose cells name files, are files. "": they are texts.
 
     Raises:
         UserError: The first line holds an example, not the names of the columns.
@@ -59,8 +79,10 @@ def columns_of(path: str, files: str) -> Columns:
     except (OSError, ValueError, csv.Error):  # the run reports what is wrong
         return Columns()
     columns = dict.fromkeys(name for record in records for name in record)
-    if not columns or (files and (files in columns or _name_files(records, path))):
+    if not columns:
         return Columns()
+    if files and (found := _file_column(records, path, list(columns), files)):
+        return _of_files(records, found, [name for name in columns if name != found])
     words = {name: _words_per_cell(records, name) for name in columns}
     text = "text" if "text" in columns else max(words, key=lambda name: words[name])
     if text != "text" and words[text] < _LEAST:
@@ -74,18 +96,45 @@ def columns_of(path: str, files: str) -> Columns:
     return Columns(text, _label_column(records, others), others)
 
 
-def _name_files(records: Sequence[Mapping[str, object]], path: str) -> bool:
-    """Whether a cell in the first lines names a file, seen from the table's folder."""
-    folder = os.path.dirname(path)
-    cells = [cell for record in records[:_SEEN] for cell in record.values()]
-    return any(
-        os.path.isfile(os.path.join(folder, cell))
-        for cell in cells
-        if isinstance(cell, str) and os.path.splitext(cell)[1] and "\0" not in cell
-    )
+def _file_column(records: Records, path: str, columns: Sequence[str], usual: str) -> str:
+    """Returns the column that names files, seen from the table's folder; "" if none does."""
+    folder, some = os.path.dirname(path), records[:_SEEN]
+    there = {name: 0 for name in columns}
+    alike = dict(there)
+    for name in columns:
+        for cell in (record.get(name) for record in some):
+            if isinstance(cell, str) and "\0" not in cell and os.path.splitext(cell)[1]:
+                there[name] += os.path.isfile(os.path.join(folder, cell))
+                alike[name] += _FILE.fullmatch(cell) is not None
+    most = max(columns, key=lambda name: there[name])
+    if there[most]:
+        return most
+    if usual in columns:
+        return usual
+    most = max(columns, key=lambda name: alike[name])
+    return most if alike[most] > len(some) / 2 else ""
 
 
-def _label_column(records: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+def _of_files(records: Records, files: str, others: Sequence[str]) -> Columns:
+    """Returns what the columns beside that of files seem to hold."""
+    words = {name: _words_per_cell(records, name) for name in others}
+    values = {name: len({str(record.get(name)) for record in records}) for name in others}
+    named = next((name for name in others if name.lower() in _LABELS), "")
+    texts = [
+        name
+        for name in others
+        if words[name] >= _LEAST and values[name] > _RARE * len(records) and name != named
+    ]
+    texts.sort(key=lambda name: -round(values[name] / len(records), 1))
+    label = named or _label_column(records, [name for name in others if name not in texts])
+    cells = [str(record.get(name)) for record in records for name in texts]
+    separators = [mark for mark in _SEPARATORS if sum(mark in c for c in cells) > len(cells) / 4]
+    count = len({str(record.get(files)) for record in records})
+    separator = separators[0] if separators else ""
+    return Columns("", label, tuple(others), files, tuple(texts), separator, count)
+
+
+def _label_column(records: Records, columns: Sequence[str]) -> str:
     if "label" in columns:
         return "label"
     values = {
@@ -93,8 +142,8 @@ def _label_column(records: Sequence[Mapping[str, object]], columns: Sequence[str
         for name in columns
         if name.lower() not in _NO_LABELS
     }
-    fewest = min(values, key=lambda name: values[name], default="")
-    return fewest if fewest and 1 < values[fewest] <= len(records) / 2 else ""
+    recurring = [name for name in values if 1 < values[name] <= len(records) / 2]
+    return min(recurring, key=lambda name: values[name], default="")
 
 
 def holds_texts(folder: str) -> bool:
@@ -118,7 +167,9 @@ def _records(lines: Sequence[str]) -> list[Mapping[str, object]]:
     return [dict(zip(names, row, strict=False)) for row in rows]
 
 
-def _words_per_cell(records: Sequence[Mapping[str, object]], name: str) -> float:
+def _words_per_cell(records: Records, name: str) -> float:
     cells = [record.get(name) for record in records]
-    words = [len(cell.split()) for cell in cells if isinstance(cell, str)]
+    rows = [[cell] if isinstance(cell, str) else cell for cell in cells if cell]
+    texts = [" ".join(map(str, row)) for row in rows if isinstance(row, list)]
+    words = [len(re.split(rf"[\s{_SEPARATORS}]+", text.strip())) for text in texts]
     return sum(words) / max(len(words), 1)

@@ -157,6 +157,12 @@ class TextInput(Input):
         """Leaves out texts that are empty, too long, or not UTF-8."""
         return Verdict(name, check.examine(raw))
 
+    def strangers(self, raw: bytes) -> tuple[list[str], int]:
+        """Returns the words that are not in the vocabulary; pieces of words have any word."""
+        if not isinstance(self.tokens, Tokens):
+            return [], 0
+        return self.tokens.strangers(raw.decode("utf-8", "replace"))
+
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
         """Returns texts (n,), or parts of texts (n, columns), as bytes (n,)."""
         if array.dtype.kind not in "US":

@@ -125,6 +125,16 @@ class Tokens:
     def _ids(self, tokens: tf.Tensor) -> tf.Tensor:
         return numbers_of(tokens, self.vocabulary, self.unknown)
 
+    def strangers(self, text: str) -> tuple[list[str], int]:
+        """Returns a text's tokens that are not in the vocabulary, and how many tokens it has.
+
+        Punctuation does not count, unless the text has nothing else.
+        """
+        tokens = [one.decode("utf-8", "replace") for one in split(text, self.by).numpy()]
+        tokens = [one for one in tokens if any(map(str.isalnum, one))] or tokens
+        known = frozenset(self.vocabulary)
+        return [one for one in tokens if one not in known], len(tokens)
+
     def as_config(self) -> dict[str, Any]:
         """Returns the arguments of `Tokens`, ready for JSON."""
         return {

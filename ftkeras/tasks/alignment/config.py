@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,8 @@ class AlignmentSection(Section):
 
 class AlignmentConfig(Config):
     """An experiment in bringing pictures and texts into one space."""
+
+    after_training: ClassVar[tuple[str, ...]] = (*Config.after_training, "alignment.classes")
 
     task: Literal["alignment"]
     alignment: AlignmentSection = AlignmentSection()

@@ -86,5 +86,24 @@ def main(address: str, name: str, labels: str, *paths: str) -> None:
             print(path, names[best], f"{scores[best]:.4f}", sep="\t")
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit status, 2 if nothing was answered."""
+    if len(arguments) < 4:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        main(*arguments)
+    except grpc.RpcError as error:
+        reason = " ".join(error.details().split())[:300]
+        hint = "; serve.sh starts a server" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
+        fault = f"{arguments[0]}: {error.code().name} ({reason}){hint}"
+    except (OSError, ValueError, LookupError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    else:
+        return 0
+    print(f"grpc_client.py: {fault}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(run(sys.argv[1:]))

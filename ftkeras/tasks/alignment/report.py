@@ -12,7 +12,7 @@ from ftkeras.report.html import Child, Html, interval, missing, number, table, t
 from ftkeras.report.read import RunFacts
 from ftkeras.report.section import Section, evaluate_command
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed, PairSplit
-from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded
+from ftkeras.tasks.alignment.retrieval import WAYS, Embedded, telling
 
 _QUERIES, _MISSES, _HITS = 8, 6, 5
 _TITLES = {"picture_to_text": "picture to text", "text_to_picture": "text to picture"}
@@ -86,11 +86,10 @@ def _retrieval(evaluation: dict[str, Any], facts: RunFacts) -> Section:
     ends = evaluation["intervals"]
     rows = []
     for way in WAYS:
-        for name in (*(f"recall_at_{k}" for k in AT), "map", "median_rank"):
+        for name in (*(f"recall_at_{k}" for k in telling(evaluation, [way])), "map", "median_rank"):
             value, digits = evaluation[f"{way}_{name}"], ".1f" if name == "median_rank" else ".3f"
-            label, form = name.replace("_", " "), ".1f" if name == "median_rank" else ".1%"
-            span = interval(ends[f"{way}_{name}"], form)
-            rows.append([_TITLES[way], label, number(value, digits), span])
+            span = interval(ends[f"{way}_{name}"], digits)
+            rows.append([_TITLES[way], name.replace("_", " "), number(value, digits), span])
     body: list[Child] = [table("Both ways", ["Way", "Metric", "Value", "95% interval"], rows)]
     if ridge := evaluation.get("ridge"):
         against = [
@@ -99,9 +98,9 @@ def _retrieval(evaluation: dict[str, Any], facts: RunFacts) -> Section:
                 number(ridge[f"recall_at_{k}"], ".3f"),
                 number(evaluation[f"recall_at_{k}"], ".3f"),
                 number(ridge[f"recall_at_{k}_difference"], "+.3f"),
-                interval(ridge[f"recall_at_{k}_difference_interval"]),
+                interval(ridge[f"recall_at_{k}_difference_interval"], "+.3f"),
             ]
-            for k in AT
+            for k in telling(evaluation)
         ]
         header = ["Metric", "Ridge regression", "The model", "Difference", "95% interval"]
         body.append(table("Against ridge regression between frozen features", header, against))

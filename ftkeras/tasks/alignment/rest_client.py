@@ -8,8 +8,10 @@ Prints a line for each file: file, the likeliest label, its score; or file, "err
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,5 +66,25 @@ def main(url: str, labels: str, *paths: str) -> None:
             print(path, label, f"{score:.4f}", sep="\t")
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit status, 2 if nothing was answered."""
+    if len(arguments) < 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        main(*arguments)
+    except urllib.error.HTTPError as error:
+        answer = " ".join(error.read().decode("utf-8", "replace").split())[:300]
+        fault = f"{arguments[0]}: the server refuses it ({error.code}): {answer}"
+    except urllib.error.URLError as error:
+        fault = f"{arguments[0]}: no server answers ({error.reason}); serve.sh starts one"
+    except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
+        fault = f"{type(error).__name__}: {error}"
+    else:
+        return 0
+    print(f"rest_client.py: {fault}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(run(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from ftkeras.measures.bootstrap import share_interval
 from ftkeras.tasks.alignment.config import ClassesSection
 from ftkeras.tasks.alignment.data import check_classes
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed
-from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, unit
+from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, telling, unit
 
 _BATCH = 64
 _SHOWN = {"picture_to_text": "picture to text", "text_to_picture": "text to picture"}
@@ -40,6 +41,26 @@ def encode_texts(tower: keras.Model, texts: Sequence[str], kind: Input) -> np.nd
         from_array(raw)(np.arange(len(texts))),
     )  # fmt: skip
     return unit(predict_outputs(tower, plain(split, kind, _BATCH), "encode texts")[0])
+
+
+def check_words(texts: Sequence[str], kind: Input, where: str) -> None:
+    """Prints which words of some texts the model does not know.
+
+    Raises:
+        UserError: It knows none of a text: the answer would be the same for any other such text.
+    """
+    unknown: dict[str, None] = {}
+    for text in texts:
+        strangers, count = kind.strangers(text.encode())
+        if strangers and len(strangers) == count:
+            raise UserError(
+                f"{where}: the model knows no word of {text[:40]!r}. It knows words that have "
+                "vectors, and those that occur twice in its training texts. Use other words."
+            )
+        unknown |= dict.fromkeys(strangers)
+    if unknown:
+        words = ", ".join(map(repr, unknown))
+        print(f"note      the model does not know {words}: such words say nothing", file=sys.stderr)
 
 
 def encode_classes(
@@ -82,11 +103,11 @@ def headline(evaluation: Mapping[str, Any]) -> str:
     ends = evaluation["intervals"]
     shown = ", ".join(
         f"recall@{k} {evaluation[f'recall_at_{k}']:.3f} ({_span(ends[f'recall_at_{k}'])})"
-        for k in AT
+        for k in telling(evaluation)
     )
     lines = [f"{evaluation['split']:10}{shown}, {evaluation['examples']} {evaluation['nouns']}"]
     if ridge := evaluation.get("ridge"):
-        lines += [_against(ridge, k) for k in (1, 10)]
+        lines += [_against(ridge, k) for k in (1, 10) if k in telling(evaluation)]
     if "zero_shot_accuracy" in evaluation:
         lines.append(
             f"zero-shot accuracy {evaluation['zero_shot_accuracy']:.3f} "
@@ -114,10 +135,15 @@ def format_retrieval(evaluation: Mapping[str, Any]) -> str:
     """Returns the result as a table."""
     ends, rows = evaluation["intervals"], []
     for way in WAYS:
-        for name in (*(f"recall_at_{k}" for k in AT), "median_rank", "map"):
+        for name in (*(f"recall_at_{k}" for k in telling(evaluation, [way])), "median_rank", "map"):
             value = evaluation[f"{way}_{name}"]
             digits = ".1f" if name == "median_rank" else ".4f"
             span = ends[f"{way}_{name}"]
             between = "-" if span is None else f"{span[0]:{digits}} to {span[1]:{digits}}"
             rows.append((_SHOWN[way], name.replace("_", " "), f"{value:{digits}}", between))
-    return f"{table(rows, ('way', 'metric', 'value', '95% interval'))}\n\n{headline(evaluation)}"
+    parts = [table(rows, ("way", "metric", "value", "95% interval")), headline(evaluation)]
+    for way in WAYS:
+        if trivial := [f"@{k}" for k in AT if k not in telling(evaluation, [way])]:
+            few = f"there are only {evaluation['candidates'][way]} candidates"
+            parts[0] += f"\nleft out  {_SHOWN[way]}, recall{' and '.join(trivial)}: {few}"
+    return "\n\n".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +114,12 @@ def measure(embedded: Embedded, *, intervals: bool = True) -> dict[str, Any]:
     Args:
         embedded: The embeddings.
         intervals: Whether to add 95% intervals: Wilson's of a recall, by the bootstrap otherwise.
+            That of the mean of both ways counts a picture once, because its ways are alike.
     """
     both = embedded.both()
     results: dict[str, Any] = {"examples": len(embedded.pictures), "texts": len(embedded.texts)}
+    counts = (len(np.unique(embedded.numbers)), len(embedded.pictures))
+    results["candidates"] = dict(zip(WAYS, counts, strict=True))
     for way, found in zip(WAYS, both, strict=True):
         results |= {f"{way}_recall_at_{k}": float(found.recall(k).mean()) for k in AT}
         results[f"{way}_median_rank"] = float(np.median(found.first))
@@ -127,27 +131,30 @@ def measure(embedded: Embedded, *, intervals: bool = True) -> dict[str, Any]:
 
     def drawn(counts: np.ndarray) -> list[float]:
         rows = [_values(found, counts[found.pictures]) for found in both]
-        return [*(value for row in rows for value in row[-2:]), *np.mean(rows, axis=0)[:-1]]
+        return [*rows[0], *rows[1], (rows[0][0] + rows[1][0]) / 2]
 
-    names = [f"{way}_{name}" for way in WAYS for name in ("map", "median_rank")] + means
+    names = [f"{way}_{name}" for way in WAYS for name in ("map", "median_rank")] + ["map"]
     columns = bootstrap(drawn, len(embedded.pictures)).T
     ends: dict[str, Any] = dict(zip(names, map(interval, columns), strict=True))
-    for way, found in zip(WAYS, both, strict=True):
-        for name in (f"{way}_recall_at_{k}" for k in AT):
-            ends[name] = share_interval(results[name], len(found.first))
+    asked = {f"{way}_": len(found.first) for way, found in zip(WAYS, both, strict=True)}
+    for way, count in {**asked, "": min(asked.values())}.items():
+        for name in (f"{way}recall_at_{k}" for k in AT):
+            ends[name] = share_interval(results[name], count)
     return {**results, "intervals": ends}
 
 
+def telling(evaluation: Mapping[str, Any], ways: Sequence[str] = WAYS) -> list[int]:
+    """Returns the ranks whose recall is worth a line: among K candidates, recall at K is 1."""
+    candidates = evaluation.get("candidates", {})  # a run of an earlier version has none
+    most = max(candidates.get(way, max(AT) + 1) for way in ways)
+    return [k for k in AT if k < max(most, 2)]
+
+
 def _values(found: Found, weights: np.ndarray) -> list[float]:
-    """Returns recalls, mean average precision and median rank of queries that count so often."""
-    total = max(weights.sum(), 1.0)
-    shares = [
-        float(weights @ values / total) for values in (*map(found.recall, AT), found.precision)
-    ]
-    return [
-        *shares,
-        float(np.median(np.repeat(found.first, weights.astype(int)) if weights.any() else 0)),
-    ]
+    """Returns mean average precision and median rank of queries that count so often."""
+    ranks_drawn = np.repeat(found.first, weights.astype(int)) if weights.any() else 0
+    precision = weights @ found.precision / max(weights.sum(), 1.0)
+    return [float(precision), float(np.median(ranks_drawn))]
 
 
 def gained(model: Embedded, floor: Embedded) -> dict[str, Any]:

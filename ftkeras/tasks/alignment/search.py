@@ -16,17 +16,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.cache import cache_folder, digest
+from ftkeras.cache import cache_folder, digest, keep
 from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import each_output, expand_inputs
-from ftkeras.files import write_arrays
 from ftkeras.paths import is_remote
 from ftkeras.run import Run
 from ftkeras.runs.finished import load_model
 from ftkeras.runs.task import task_of
 from ftkeras.tasks.alignment.pairs import Pair
-from ftkeras.tasks.alignment.results import encode_texts
+from ftkeras.tasks.alignment.results import check_words, encode_texts
 from ftkeras.tasks.alignment.retrieval import unit
 
 _BATCH = 64
@@ -70,7 +69,7 @@ class Index:
     def save(self, path: str) -> None:
         """Writes the index as one file, whole or not at all."""
         texts = {"files": _packed(self.files), "contents": _packed(self.contents)}
-        write_arrays(path, {"vectors": self.vectors, "stamps": self.stamps, **texts})
+        keep(Path(path), {"vectors": self.vectors, "stamps": self.stamps, **texts})
 
     @classmethod
     def load(cls, path: str) -> Index:
@@ -186,8 +185,9 @@ class Searcher:
         """Returns the embedding of a text, a unit vector (units,).
 
         Raises:
-            UserError: The text cannot be used.
+            UserError: The text cannot be used, or none of its words is known.
         """
+        check_words([text], self._pair.text, "search")
         _, tower = self._towers
         return encode_texts(tower, [text], self._pair.text)[0]
 

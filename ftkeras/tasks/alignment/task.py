@@ -53,7 +53,13 @@ from ftkeras.tasks.alignment.model import (
     embeddings_of,
 )
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed, PairSplit
-from ftkeras.tasks.alignment.results import encode_classes, format_retrieval, headline, zero_shot
+from ftkeras.tasks.alignment.results import (
+    check_words,
+    encode_classes,
+    format_retrieval,
+    headline,
+    zero_shot,
+)
 from ftkeras.tasks.alignment.retrieval import Embedded, gained, measure, unit
 from ftkeras.tasks.alignment.stores import PairStore, pair_stores
 from ftkeras.training.callbacks.averaging import AveragedWeights
@@ -246,6 +252,7 @@ class Alignment(Task):
         config, names = run.config, [label.strip() for label in labels]
         towers = _two_towers(config, model)
         picture, text = towers.pair.picture, towers.pair.text
+        check_words(names, text, "--labels")
         classes = encode_classes(towers.tower(text), names, towers.templates, text)
         output = OneOf(tuple(names))
         batch_size = config.data.batch_size

@@ -40,6 +40,12 @@ def extend(
     """
     if out.rstrip("/") == run.folder.rstrip("/"):
         raise UserError(f"--out {out}: this is the run to extend, which is kept. Choose another.")
+    own = type(run.config).model_fields.keys() - Config.model_fields.keys() - {"incremental"}
+    if own:
+        raise UserError(
+            f"extend: {run.folder} is a run of the task {run.config.task}; only runs of the tasks "
+            "classification and incremental can be extended."
+        )
     size = size_in(run.read_json("data.json"))
     return train(extend_config(run.config, run.folder, size, data, overrides), out, **options)
 

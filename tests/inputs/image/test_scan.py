@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ftkeras.data.scan import MAX_BYTES, scan_files
+from ftkeras.errors import UserError
 from ftkeras.inputs.base import Verdict
 from ftkeras.inputs.image import decode, scan
 from ftkeras.inputs.image.input import ImageInput
@@ -180,6 +181,17 @@ def test_a_deleted_copy_is_made_again(tmp_path, photo, encode):
     os.remove(first.path)
     again = scan_files([str(tmp_path / "a.webp")], str(tmp_path), ImageInput())[0]
     assert again == first and os.path.exists(again.path)
+
+
+def test_a_full_disk_is_no_fault_of_a_file(tmp_path, photo, monkeypatch):
+    def full(path, content):
+        raise OSError("no space left on device")
+
+    content = io.BytesIO()
+    Image.fromarray(photo()).convert("CMYK").save(content, "JPEG")
+    monkeypatch.setattr(scan, "write_whole", full)
+    with pytest.raises(UserError, match=r"cannot be written \(no space left.*FTKERAS_CACHE"):
+        scan.examine("a.jpg", content.getvalue(), "ab-key")
 
 
 def test_verdicts_keep_the_order_of_the_paths(tmp_path, photo, encode):

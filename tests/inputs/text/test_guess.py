@@ -15,7 +15,7 @@ from ftkeras.inputs.text.guess import Columns, columns_of, holds_texts
         ("a.csv", "id;Satz;Sprache;split", "{i};ein guter Film {i};{c};train", ("Satz", "Sprache")),
         ("a.csv", '"the\nreview",stars', "so very dull {i},{c}", ("the\nreview", "stars")),
         ("a.csv", "review,id", "so very dull,{i}", ("review", "")),
-        ("a.csv", "path,caption,label", "{i}.jpg,a red old car,{c}", ("", "")),
+        ("a.csv", "path,caption,label", "{i}.jpg,a red old car,{c}", ("", "label")),
         ("a.csv", "id,stars", "{i},{c}", ("", "")),
         ("a.jsonl", "", '{{"said": "well done {i}", "by": "{c}"}}', ("said", "by")),
     ],
@@ -38,8 +38,39 @@ def test_cells_that_name_files_are_no_texts(tmp_path):
     (tmp_path / "a.png").write_text("")
     path = tmp_path / "a.csv"
     path.write_text("file,caption,label\na.png,a red old car,x\n")
-    assert columns_of(str(path), "path") == Columns()
+    assert columns_of(str(path), "path") == Columns(
+        "", "label", ("caption", "label"), "file", ("caption",), count=1
+    )
     assert columns_of(str(path), "").text == "caption"  # as a backbone for texts decides
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "line", "files", "texts", "label", "separator"),
+    [
+        ("a.csv", "photo,caption", "p/{i}.jpg,a red old car {i}", "photo", ("caption",), "", ""),
+        (
+            "a.csv", "path,tags,name,licence,kind", "{i}.png,red;car,red car {i},CC BY 4.0,{c}",
+            "path", ("name",), "kind", "",
+        ),
+        (
+            "a.csv", "img,name,tags,class", "{i}.png,car {i},red|car|{i},{c}",
+            "img", ("name", "tags"), "class", "|",
+        ),
+        (
+            "a.jsonl", "", '{{"image": "{i}.png", "said": ["a car", "a red one {i}"]}}',
+            "image", ("said",), "", "",
+        ),
+        ("a.csv", "file,species", "{i}.png,{c}", "file", (), "species", ""),
+    ],
+)  # fmt: skip
+def test_texts_about_files_are_told_from_labels(
+    tmp_path, name, header, line, files, texts, label, separator
+):
+    lines = [line.format(i=i, c="xy"[i % 2]) for i in range(20)]
+    (tmp_path / name).write_text("\n".join([header, *lines] if header else lines))
+    found = columns_of(str(tmp_path / name), "path")
+    assert (found.files, found.texts, found.label) == (files, texts, label)
+    assert (found.separator, found.text, found.count) == (separator, "", 20)
 
 
 def test_an_example_is_no_header(tmp_path):

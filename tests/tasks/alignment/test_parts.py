@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from ftkeras.devices.workers import share_of, spread
 from ftkeras.tasks.alignment import floor
 from ftkeras.tasks.alignment.model import Contrastive, Meeting, batch_recall
 from ftkeras.tasks.alignment.pairs import PairSplit, Turns
-from ftkeras.tasks.alignment.retrieval import Embedded, gained, measure, unit
+from ftkeras.tasks.alignment.report import _retrieval
+from ftkeras.tasks.alignment.results import format_retrieval
+from ftkeras.tasks.alignment.retrieval import WAYS, Embedded, gained, measure, telling, unit
 
 
 def said(count: int = 6, units: int = 4, scale: float = 7.0, bias: float = -1.5) -> np.ndarray:
@@ -182,6 +186,24 @@ def test_a_model_that_answers_all_alike_finds_nothing():
     same = np.tile(unit(np.ones((1, 4))), (30, 1))
     results = measure(Embedded(same, same, np.arange(30), np.arange(30)), intervals=False)
     assert (results["recall_at_10"], results["text_to_picture_median_rank"]) == (0.0, 30.0)
+
+
+def test_one_interval_of_a_recall_and_no_line_for_one_that_is_certain():
+    pictures = np.eye(4, dtype=np.float32)
+    results = {"split": "test", "nouns": "images", **measure(Embedded(
+        pictures, pictures, np.arange(4), np.arange(4)
+    ))}  # fmt: skip
+    ends = results["intervals"]
+    assert ends["recall_at_1"] == pytest.approx([0.5101, 1.0], abs=1e-4)  # Wilson's of 4 of 4
+    assert ends["recall_at_1"] == ends["picture_to_text_recall_at_1"]
+    shown = format_retrieval(results)
+    assert "recall@1 1.000 (0.510 to 1.000), 4 images" in shown
+    assert "recall at 5" not in shown and "recall@5 and @10: there are only 4 candidates" in shown
+    drawn = str(_retrieval(results, SimpleNamespace(nouns="images")).body)
+    assert "recall at 1" in drawn and "0.510 to 1.000" in drawn and "recall at 5" not in drawn
+    twice = Embedded(pictures[:2], pictures, np.array([0, 0, 1, 1]), np.arange(4))
+    assert [telling(measure(twice), [way]) for way in WAYS] == [[1], [1]]
+    assert telling({}) == [1, 5, 10]
 
 
 def test_intervals_hold_what_is_measured_and_shrink():

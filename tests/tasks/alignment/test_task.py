@@ -54,7 +54,7 @@ def test_a_run_finds_pictures_by_their_texts(trained):
     assert [row["stored"] for row in plan["trunk"]] == [True, True]
     assert all(not verdict["drifted"] for verdict in plan["audit"].values())
     assert trained.read_json("floor.json")["metric"] == "mean average precision"
-    again = finished.evaluate(trained, "val")
+    again = finished.evaluate(trained)  # of the split that there is
     assert again["map"] == pytest.approx(evaluation["map"], abs=1e-6)
     TASK.check_bars(ftkeras.evaluation.bars.parse_bars(["recall_at_5>=0.1"]), {})
     with pytest.raises(UserError, match="no metric 'accuracy' is measured"):
@@ -327,6 +327,10 @@ def test_words_that_were_never_labels_classify(trained, shapes, capsys, tmp_path
     assert "error" in rows[1]
     [row] = ftkeras.load_run(trained.folder).predict(files[:1], labels=["a red bar", "blue"])
     assert row.best[0][0] == "a red bar"
+    assert main(["predict", trained.folder, *files, "--labels=red, a xyzzy bar!"]) == 0
+    assert "the model does not know 'xyzzy': such" in capsys.readouterr().err
+    assert main(["predict", trained.folder, *files, "--labels=red,Xyzzy?"]) == 2
+    assert "--labels: the model knows no word of 'Xyzzy?'" in capsys.readouterr().err
     for labels in ("", "one", "one,one", "one, "):
         assert main(["predict", trained.folder, *files, f"--labels={labels}"]) == 2
     assert "name two classes or more" in capsys.readouterr().err
@@ -380,6 +384,7 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, caps
     for arguments, match in (
         ([trained.folder, "a red bar"], "expected a run folder, a text"),
         ([trained.folder, "", str(shapes)], "cannot be used"),
+        ([trained.folder, "xyzzy", str(shapes)], "search: the model knows no word of 'xyzzy'"),
         ([trained.folder, "red", str(tmp_path / "nowhere")], "search: there is no file or folder"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),
         ([trained.folder, "red", str(broken)], "none of 1 file can be read"),  # from the index
@@ -387,6 +392,8 @@ def test_search_refuses_what_it_cannot_do(trained, shapes, tmp_path, cache, caps
     ):
         assert main(["search", *arguments]) == 2
         assert match in capsys.readouterr().err
+    assert main(["extend", trained.folder, f"--data={shapes}", f"--out={tmp_path}/x"]) == 2
+    assert "is a run of the task alignment; only runs of the tasks" in capsys.readouterr().err
 
 
 def test_an_index_is_whole_or_none(tmp_path):
