@@ -56,6 +56,9 @@ class Answered(contextlib.nullcontext):
     def __enter__(self):
         return self
 
+    def load(self, _):
+        pass
+
     def ask(self, *_):
         pass
 
@@ -69,7 +72,7 @@ def certify(exported, answers, monkeypatch):
 
     def run(classifier: Classifier | None = None, **changes) -> dict:
         said = answers | {name.replace("__", "/"): value for name, value in changes.items()}
-        monkeypatch.setattr(certificate, "FreshProcess", lambda: Answered(said))
+        monkeypatch.setattr(certificate, "FreshProcess", lambda _: Answered(said))
         return certify_saved_model(exported, classifier or linear_classifier(), golden_images())
 
     return run
@@ -153,7 +156,7 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
     (tmp_path / "0.raw").write_bytes(golden_images()["colour"])
     np.savez(tmp_path / "prepared.npz", images=np.zeros((2, 16, 16, 3), np.float32))
     names = {"raw": "image_bytes", "feature": "image/encoded", "prepared": "images"}
-    names |= {"packages": [], "more": {}}
+    names |= {"more": {}}
     (tmp_path / "names.json").write_text(json.dumps(names))
     script = Path(certificate.__file__).with_name("fresh_process.py")
     source = (
@@ -161,8 +164,10 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
         "runpy.run_path(sys.argv[0], run_name='__main__');"
         "assert not [name for name in sys.modules if name.startswith('ftkeras')]"
     )
-    command = [sys.executable, "-I", "-c", source, script, exported, tmp_path, tmp_path / "a.npz"]
-    subprocess.run(command, check=True, capture_output=True)
+    lines = [exported, [str(tmp_path), str(tmp_path / "a.npz")]]
+    said = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    command = [sys.executable, "-I", "-c", source, script]
+    subprocess.run(command, input=said, check=True, capture_output=True)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as answers:
         assert answers["serving_default/scores"].shape == (1, 3)
         assert answers["images/scores"].shape == (2, 3)
@@ -172,7 +177,7 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
 
 def test_golden_images_are_the_kinds_they_say_and_never_change():
     images = golden_images()
-    assert images == golden_images()
+    assert images == golden_images.__wrapped__()
     opened = {name: Image.open(io.BytesIO(image)) for name, image in images.items()}
     assert {name: (image.format, image.mode) for name, image in opened.items()} == {
         "colour": ("JPEG", "RGB"),
