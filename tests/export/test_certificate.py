@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -21,6 +24,7 @@ from ftkeras.export.classifier import Classifier
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.inputs.image.file_check import WEBP
 from ftkeras.inputs.image.golden import broken_image, golden_images, refused_images
+from ftkeras.inputs.image.input import ImageInput
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
 
@@ -173,6 +177,40 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
         assert answers["images/scores"].shape == (2, 3)
         assert answers["images_static/scores"].shape == (4, 3)
         assert set(answers["images/class_names"][0]) == set(NAMES)
+
+
+@pytest.mark.slow
+def test_the_fresh_process_ends_with_the_one_that_started_it(tmp_path):
+    code = (
+        "import os, signal\n"
+        "from ftkeras.export.certificate import FreshProcess\n"
+        "from ftkeras.inputs.image.input import ImageInput\n"
+        "print(FreshProcess(ImageInput(size=16))._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until = time.monotonic() + 300
+    while _lives(done.stdout.strip()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _lives(done.stdout.strip())
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(ImageInput, "serving_packages", ("no_such_package",))
+    with pytest.raises(TrainingError, match="cannot be served: .*No module named 'no_such_pack"):
+        certify_saved_model("nowhere", linear_classifier(), golden_images())
 
 
 def test_golden_images_are_the_kinds_they_say_and_never_change():
