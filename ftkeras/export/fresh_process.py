@@ -26,7 +26,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,7 +40,6 @@ if __name__ == "__main__":
 import tensorflow as tf  # noqa: E402
 
 BATCHES = (1, 32)
-_AT_ONCE = 2  # signatures: each may hold a large image
 _REPEATS, _SECONDS = 9, 1.0  # of a measurement, at most
 _LONG = 5.0  # seconds; what takes longer is not repeated
 
@@ -59,17 +57,12 @@ def main(lines: TextIO) -> None:
     for argument, strings in names["more"].items():
         known[argument] = [base64.b64decode(one) for one in strings]
     known |= {names["raw"]: raw, "examples": [example_of(one, names["feature"]) for one in raw]}
-    batches = {name: _batch_of(ask, known) for name, ask in signatures.items()}
-
-    def answer(name: str) -> dict[str, np.ndarray]:
-        said = signatures[name](**_constants(batches[name]))
-        return {f"{name}/{output}": _as_array(values) for output, values in said.items()}
-
     results: dict[str, Any] = {}
-    # Each is optimized at its first call, on one core.
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for said in pool.map(answer, signatures):
-            results |= said
+    batches: dict[str, dict[str, Any]] = {}
+    for name in signatures:
+        batches[name] = _batch_of(signatures[name], known)
+        for output, values in signatures[name](**_constants(batches[name])).items():
+            results[f"{name}/{output}"] = _as_array(values)
     lines.read()  # until the caller works no more
     for name in {"serving_default", names["prepared"]} & set(batches):
         for size in BATCHES:
