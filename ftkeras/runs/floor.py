@@ -51,6 +51,7 @@ MOST = 5_000  # examples that run through the backbone for the floor alone
 _FREE = 500  # examples that are always few enough
 _PASSES = 0.5  # the most examples for the floor, as a share of those that training runs
 _HELD_OUT = 0.2  # of the examples, to choose the strength by
+_SCALES = tuple(2.0**-power for power in range(9))
 _BETWEEN = {"half way between": 0.5, "fine-tuned": 1.0, "floor": 0.0}  # shares of the fine-tuned
 
 
@@ -62,11 +63,13 @@ class Floor:
         heads: The models.
         strengths: Which of `STRENGTHS` each has.
         examples: How many examples they were fitted on.
+        scales: What their weights are multiplied by when the head starts from them.
     """
 
     heads: Mapping[str, Linear]
     strengths: Mapping[str, float]
     examples: int
+    scales: Mapping[str, float]
 
     def save(self, run: Run) -> None:
         """Writes `floor.npz` into a run."""
@@ -74,6 +77,7 @@ class Floor:
         for number, (name, head) in enumerate(self.heads.items()):
             arrays |= {f"kernel {number}": head.kernel, f"bias {number}": head.bias}
             arrays[f"strength {number}"] = np.array(self.strengths[name])
+            arrays[f"scale {number}"] = np.array(self.scales[name])
         write_whole(run.path(FILE), _npz(arrays))
 
     @classmethod
@@ -84,8 +88,11 @@ class Floor:
         heads = {
             name: Linear(arrays[f"kernel {i}"], arrays[f"bias {i}"]) for i, name in enumerate(names)
         }
-        strengths = {name: float(arrays[f"strength {i}"]) for i, name in enumerate(names)}
-        return cls(heads, strengths, int(arrays["examples"]))
+        strengths, scales = (
+            {name: float(arrays.get(f"{key} {i}", 1.0)) for i, name in enumerate(names)}
+            for key in ("strength", "scale")  # older runs have no scale
+        )
+        return cls(heads, strengths, int(arrays["examples"]), scales)
 
 
 @stage("fit the floor")
@@ -118,12 +125,13 @@ def find_floor(assembled: Assembled, run: Run, split: str) -> Floor | None:
     # As in training: if classes are balanced, in whatever way, all count alike.
     balance = "none" if assembled.feed.balance == "none" else "class_weights"
     weights = example_weights(parts["train"], balance)
-    heads, strengths = {}, {}
+    heads, strengths, scales, rate = {}, {}, {}, _dropout(assembled.model)
     for name, output in outputs.items():
         answers = parts["train"].answers_to(name)
         fitted = _fit(output, features["train"], answers, weights, config.seed)
         heads[name], strengths[name] = fitted
-    floor = Floor(heads, strengths, len(rows))
+        scales[name] = _scale(output, heads[name], features["train"], answers, rate, config.seed)
+    floor = Floor(heads, strengths, len(rows), scales)
     print(f"floor     {_keep_answers(floor, assembled, run, parts, features)}")
     floor.save(run)  # last: with it all is there
     return floor
@@ -135,7 +143,8 @@ def start_from(floor: Floor, model: keras.Model) -> bool:
         return False
     for name, head in floor.heads.items():
         layer = model.get_layer(logits_name(name) if len(floor.heads) > 1 else "logits")
-        layer.set_weights([head.kernel, head.bias])
+        scale = floor.scales[name]
+        layer.set_weights([scale * head.kernel, scale * head.bias])
     return True
 
 
@@ -286,6 +295,39 @@ def _fit(
     return head, strength
 
 
+def _dropout(model: keras.Model) -> float:
+    """Returns the rate of dropout before the logits."""
+    return next((layer.rate for layer in model.layers if layer.name == "head_dropout"), 0.0)
+
+
+def _scale(
+    output: Output, head: Linear, features: np.ndarray, answers: Answers, rate: float, seed: int
+) -> float:
+    """Returns what the weights of a linear model are multiplied by for the start; mostly 1.
+
+    The floor knows no dropout. Its weights may be large and cancel each other; if dropout leaves
+    out some features, the sum is noise, and the first epochs only shrink the weights. If the loss
+    under dropout is worse than that of logits of 0, the scale is the half, quarter, ... with the
+    lowest one. The best class of an example stays the best. The answers of a number would
+    not stay.
+
+    Args:
+        output: What the model answers.
+        head: The linear model.
+        features: float (n, channels).
+        answers: To the examples of the features.
+        rate: Of dropout, from 0 to below 1.
+        seed: Of its mask.
+    """
+    if not rate or not output.class_names:
+        return 1.0
+    features, values = features[answers.places], answers.values[answers.places]
+    kept = np.random.default_rng(seed).random(features.shape) >= rate
+    logits = head(features * kept / (1 - rate))
+    losses = {s: output.costs(values, s * logits).mean() for s in (*_SCALES, 0.0)}
+    return 1.0 if losses[1.0] <= losses.pop(0.0) else min(losses, key=lambda s: losses[s])
+
+
 def _npz(arrays: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -341,6 +383,8 @@ def _keep_answers(
         line = "" if alone else f"{name}: "
         line += f"linear model on the frozen features of {floor.examples} examples"
         line += f", strength {floor.strengths[name]:g}"
+        if floor.scales[name] != 1:
+            line += f", times {floor.scales[name]:g} for the start, because of the dropout"
         for part in sorted(parts.keys() - {"train"}):
             answers = parts[part].answers_to(name)
             known = answers.places

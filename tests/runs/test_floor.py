@@ -22,12 +22,13 @@ from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, load_predictions
 from ftkeras.measures.linear import STRENGTHS
 from ftkeras.outputs.any_of import AnyOf
+from ftkeras.outputs.base import Answers
 from ftkeras.outputs.number import Number
 from ftkeras.outputs.one_of import OneOf
 from ftkeras.phases.blend import weights_of_model
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
-from ftkeras.runs.floor import Floor, find_floor, start_from
+from ftkeras.runs.floor import Floor, _scale, find_floor, start_from
 from ftkeras.training.segments import stores_of
 
 
@@ -112,6 +113,36 @@ def test_the_head_starts_as_the_floor_for_every_kind_of_output(config, tmp_path,
         first = before[name] if isinstance(before, dict) else before
         after = output.costs(kept.labels, kept.logits).mean()
         assert after < output.costs(kept.labels, np.asarray(first)[known]).mean()
+
+
+def test_a_start_that_dropout_would_drown_is_scaled_down(config, tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    shared = 5 + random.normal(size=200)
+    drowned = np.column_stack([shared + 0.1 * (labels - 0.5), shared]).astype(np.float32)
+    plain = np.column_stack([labels - 0.5, 1 - labels]).astype(np.float32)
+    hot = np.eye(2, dtype=np.float32)[labels]
+    known = Answers(labels, 2), Answers(hot, 2)
+    for output, answers in zip((OneOf(("a", "b")), AnyOf(("a", "b"))), known, strict=True):
+        head = output.linear(drowned.astype(np.float64), answers.values, 100.0)
+        assert np.mean((head(drowned) > 0) == (hot > 0)) > 0.95
+        assert _scale(output, head, drowned, answers, 0.2, 0) <= 1 / 16
+        assert _scale(output, head, drowned, answers, 0.0, 0) == 1
+        head = output.linear(plain.astype(np.float64), answers.values, 1.0)
+        assert _scale(output, head, plain, answers, 0.2, 0) == 1
+    ages = Answers(labels[:, np.newaxis].astype(np.float32), 1)
+    head = Number().linear(drowned.astype(np.float64), ages.values, 100.0)
+    assert _scale(Number(), head, drowned, ages, 0.2, 0) == 1
+
+    monkeypatch.setattr("ftkeras.runs.floor._scale", lambda *_: 0.25)
+    assembled, floors = assemble(config()), []
+    run = Run.create(str(tmp_path / "run"), assembled.config)
+    for _ in range(2):  # the second time it is read
+        floors.append(find_floor(assembled, run, "test"))
+        assert start_from(floors[-1], assembled.model)
+        started = assembled.model.get_layer("logits").get_weights()[0]
+        np.testing.assert_array_equal(started, 0.25 * floors[-1].heads["label"].kernel)
+    assert capsys.readouterr().out.count("times 0.25 for the start, because of the dropout") == 1
 
 
 def test_a_run_that_resumes_takes_the_floor_that_it_began_with(config, tmp_path):

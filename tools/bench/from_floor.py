@@ -2,11 +2,12 @@
 
     python tools/bench/from_floor.py --data FOLDER [--recipes ...] [--sets ...] [--seeds 0,1]
 
-The shipped MobileNetV2 at 96 px. The head starts from the linear model on frozen features, batch
-normalisation is frozen, nothing is augmented. A recipe says which blocks train with the head, at
-what peak rate (Adam, a tenth of the steps warms up, then cosine to zero), and how long. The
-training loop is written out here so that it is traced once, and what is frozen runs once per set.
-`tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
+The shipped MobileNetV2 at 96 px, or another backbone, whose rows go to an `--out` of its own
+(`lite0.py` makes one; its rows are in `lite0.jsonl`). The head starts from the linear model on
+frozen features, batch normalisation is frozen, nothing is augmented. A recipe says which blocks
+train with the head, at what peak rate (Adam, a tenth of the steps warms up, then cosine to zero),
+and how long. The training loop is written out here so that it is traced once, and what is frozen
+runs once per set. `tools/bench/floor.py` measures the same with whole runs of `ftkeras train`.
 
 A row of `--out` has, of each candidate for the end, the accuracy on the test examples, and which
 test examples (`missed`) and validation examples (`wrong`) it gets wrong: `final` is the last epoch,
@@ -90,13 +91,15 @@ RECIPES = {
     "t4 3e-4 20 flip": Recipe(4, 3e-4, flip=True),
 }
 IN_USE = "t4 3e-4 20"
+OUT = Path(__file__).parent / "from_floor.jsonl"
 
 
 class Learner:
     """A model whose last blocks train, again and again from the same weights."""
 
-    def __init__(self, classes: int, blocks: int):
-        backbone = load_backbone("MobileNetV2", weights="starter", image_size=SIZE)
+    def __init__(self, classes: int, blocks: int, file: str):
+        name, options = ("MobileNetV2", {"weights": "starter"}) if not file else (file, {})
+        backbone = load_backbone(name, image_size=SIZE, **options)
         self.model = build_model(backbone, classes, seed=0, dropout=0.2)
         for layer in backbone.model.layers:
             layer.trainable = False
@@ -209,9 +212,9 @@ def _by_batch(function: Callable[..., tf.Tensor], rows: np.ndarray) -> np.ndarra
 
 
 @functools.cache
-def learner(classes: int, blocks: int) -> Learner:
+def learner(classes: int, blocks: int, file: str) -> Learner:
     """Returns the only learner of its kind: it is traced once."""
-    return Learner(classes, blocks)
+    return Learner(classes, blocks, file)
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -251,14 +254,14 @@ def drawn(labels: np.ndarray, count: int, tests: int, seed: int) -> dict[str, np
     return {"train": np.concatenate(train), "val": np.concatenate(val), "test": order[:tests]}
 
 
-def measure(name: str, seed: int, recipe_name: str, folder: Path) -> Row:
+def measure(name: str, seed: int, recipe_name: str, folder: Path, file: str) -> Row:
     """Returns the row of one training; and of a second one, if the recipe is in use."""
     base, count, tests = SETS[name]
     recipe, start = RECIPES[recipe_name], time.time()
     pixels, labels = load(base, SIZE, folder)
     classes, rows = int(labels.max()) + 1, drawn(labels, count, tests, seed)
     y = {split: labels[own] for split, own in rows.items()}
-    model = learner(classes, recipe.blocks)
+    model = learner(classes, recipe.blocks, file)
     model.begin(Linear(np.zeros((1280, classes), np.float32), np.zeros(classes, np.float32)))
     pooled = keras.Model(model.model.input, model.model.get_layer("logits").input)
     features = {split: _by_batch(pooled, pixels[own]) for split, own in rows.items()}
@@ -328,11 +331,12 @@ def main() -> None:
     """Measures what is missing and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=".")
+    parser.add_argument("--backbone", default="", help="another .keras file, such as of lite0.py")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--recipes", default="t4 3e-4 20")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--rules", action="store_true", help="measure nothing")
-    parser.add_argument("--out", default=str(Path(__file__).parent / "from_floor.jsonl"))
+    parser.add_argument("--out", default=str(OUT))
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -348,12 +352,13 @@ def main() -> None:
     for each in wanted:
         if each in known or options.rules:
             continue
-        rows.append(measure(*each, Path(options.data)))
+        rows.append(measure(*each, Path(options.data), options.backbone))
         with out.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(*each, f"{rows[-1]['seconds']} s", flush=True)
-    rivals = Path(__file__).parent / "rivals.jsonl"
-    others = [json.loads(line) for line in rivals.read_text().splitlines()]
+    rivals, others = OUT.with_name("rivals.jsonl"), []
+    if out == OUT:
+        others = [json.loads(line) for line in rivals.read_text().splitlines()]
     print(summary(rows, others))
 
 
