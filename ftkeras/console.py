@@ -47,6 +47,16 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
+def printable(text: str) -> str:
+    """Returns a text with escapes instead of what moves the cursor or cannot be seen.
+
+    Example:
+        >>> printable("a\\tb")
+        'a\\\\tb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Progress:
     """One line that says how far a job is, and how long it will take.
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ftkeras.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+OTHER_ENCODINGS = {  # what files begin with that are not UTF-8; UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _HALF = ".half-"  # how the name of a file begins that is being written
 
 
@@ -53,6 +65,24 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 
     with written_whole(path) as temporary, gfile.GFile(temporary, "wb") as file:
         file.write(content)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes arrays whole, by name, as an `.npz` of NumPy."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz`, by name; nothing is unpickled."""
+    import numpy as np
+    from tensorflow.io import gfile
+
+    with gfile.GFile(os.fspath(path), "rb") as file:
+        return dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
 
 
 def write_out(path: str, text: str) -> None:

@@ -45,6 +45,8 @@ PACKAGES = {
     "run.py": 0,
     "graph.py": 2,
     "system_errors.py": 0,
+    "signals.py": 0,
+    "state_file.py": 0,
     "timeline.py": 2,
     "errors.py": 1,
     "imports.py": 0,

@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from make_starter import download, sha256, write_provenance, write_zip
+from make_starter import checked, download, sha256, write_provenance, write_zip
 from PIL import Image
 
 ARCHIVE = "emoji.zip"
@@ -80,10 +80,7 @@ def main() -> None:
             )
             for name, package in PACKAGES.items()
         }
-        checksums = {name: sha256(path.read_bytes()) for name, path in inputs.items()}
-        for name, checksum in checksums.items():
-            if checksum != KNOWN_INPUTS[name]:
-                raise SystemExit(f"{name}: the package has sha256 {checksum}, not the known one")
+        checksums = checked(inputs, KNOWN_INPUTS)
         pictures = unpack(inputs["pictures"])
         rows = emoji(inputs["names"], pictures)
         others = {

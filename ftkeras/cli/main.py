@@ -18,9 +18,9 @@ from typing import NoReturn
 from absl import flags
 
 from ftkeras.cli.remarks import remarks_left_out
-from ftkeras.console import silenced
+from ftkeras.console import printable, silenced
 from ftkeras.errors import Preempted, TrainingError, UserError, did_you_mean
-from ftkeras.training.resume.signals import Signals
+from ftkeras.signals import Signals
 from ftkeras.version import __version__
 
 VERBS = {
@@ -127,7 +127,7 @@ def _stopped(stop: KeyboardInterrupt) -> int:
 
 def _say(what: str, message: str) -> None:
     """Prints one line, even if the message quotes odd names."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    plain = printable(message)
     short = plain if len(plain) <= 1000 else f"{plain[:1000]}..."
     print(f"ftkeras: {what}: {short}", file=sys.stderr)
 

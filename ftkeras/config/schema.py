@@ -150,13 +150,13 @@ class HiddenLayer(Section):
     """A Keras initialiser name for the kernel."""
 
 
+Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
+
+
 class HeadConfig(Section):
     """The new layers on top of the backbone."""
 
-    pooling: (
-        Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
-        | None
-    ) = None
+    pooling: Pooling | None = None
     """How features become one vector. For a map: avg, max, or avg_max, which concatenates both. For
     a sequence, without its padding: mean, max, first, last, or attention; for a Transformer also
     pooler, its own layer on the first token. For a vector: none. Default: the first that fits."""

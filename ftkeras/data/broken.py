@@ -10,13 +10,14 @@ import tensorflow as tf
 from ftkeras.data.dataset import Split
 from ftkeras.inputs.base import PLAIN, Input, Tree
 
+_SECONDS = 60.0  # after which the search gives up
+
 
 def find_broken(
     split: Split,
     kind: Input,
     first: int = 0,
     order: Callable[[tf.Tensor], tf.Tensor] = lambda position: position,
-    seconds: float = 60.0,
 ) -> tuple[str, Exception] | None:
     """Reads the examples of a split until one fails; returns its id and the error.
 
@@ -25,7 +26,6 @@ def find_broken(
         kind: Decodes them.
         first: The place to begin at; those before it come last.
         order: From a place to an index, int64 scalars; by default the split's own order.
-        seconds: When to give up.
     """
     count = len(split)
 
@@ -39,7 +39,7 @@ def find_broken(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,  # so that as many came as lie before the one that fails
     )
-    until, read = time.monotonic() + seconds, 0
+    until, read = time.monotonic() + _SECONDS, 0
     try:
         for _ in examples:
             read += 1

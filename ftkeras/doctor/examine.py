@@ -59,7 +59,7 @@ def examine(config: Config | None = None) -> Diagnosis:
         return Diagnosis(facts, [*findings, *data_findings])
     findings += _data_findings(config, assembled.data, facts, assembled.feed.input)
     findings += assembled.task.findings(assembled.data)
-    findings += _model_findings(config, assembled, facts)
+    findings += _model_findings(assembled, facts)
     if assembled.task.trains(config):
         findings += _phase_findings(config, assembled)
         facts["a step"] = _step_times(assembled)
@@ -85,9 +85,7 @@ def _data_findings(
     yield from kind.able("looks", "doctor").find_odd(looks, data.class_names, kind)
 
 
-def _model_findings(
-    config: Config, assembled: Assembled, facts: dict[str, str]
-) -> Iterator[Finding]:
+def _model_findings(assembled: Assembled, facts: dict[str, str]) -> Iterator[Finding]:
     if assembled.feed.input.ability("levels") is not None:  # otherwise no range is known
         facts["preprocessing"], findings = preprocessing.check_preprocessing(
             assembled.model, assembled.backbone, _some_inputs(assembled.feed)

@@ -248,7 +248,7 @@ def _compiled(case: Case) -> tuple[Any, Any]:
     from ftkeras.config.schema import OptimizerConfig
     from ftkeras.devices.replicas import replicated
     from ftkeras.phases import weights_of
-    from ftkeras.training.optimizer import make_optimizer
+    from ftkeras.runs.optimizer import make_optimizer
     from ftkeras.training.regularization import WeightPenalty
     from ftkeras.training.unweighted import Unweighted
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.files import read_arrays, write_arrays
 from ftkeras.run import Run
 
 
@@ -31,15 +30,13 @@ class Predictions:
 
 def save_predictions(run: Run, split: str, predictions: Predictions) -> None:
     """Writes `predictions/SPLIT.npz` into a run."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        logits=predictions.logits.astype(np.float32),
-        labels=predictions.labels,
-        ids=np.asarray(predictions.ids, np.str_),
-    )
+    arrays = {
+        "logits": predictions.logits.astype(np.float32),
+        "labels": predictions.labels,
+        "ids": np.asarray(predictions.ids, np.str_),
+    }
     tf.io.gfile.makedirs(run.path("predictions"))
-    write_whole(run.path("predictions", f"{split}.npz"), buffer.getvalue())
+    write_arrays(run.path("predictions", f"{split}.npz"), arrays)
 
 
 def saved(run: Run, split: str) -> bool:
@@ -58,6 +55,5 @@ def load_predictions(run: Run, split: str) -> Predictions:
             f"{run.folder}: the run has no predictions/{split}.npz. "
             f"`ftkeras evaluate {shlex.quote(run.folder)} --split={split}` writes it."
         )
-    with tf.io.gfile.GFile(run.path("predictions", f"{split}.npz"), "rb") as file:
-        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    arrays = read_arrays(run.path("predictions", f"{split}.npz"))
     return Predictions(arrays["logits"], arrays["labels"], arrays["ids"])

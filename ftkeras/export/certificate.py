@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.errors import TrainingError
+from ftkeras.errors import TrainingError, first_line
 from ftkeras.export.classifier import Served, outputs_on_cpu
 from ftkeras.export.fresh_process import BATCHES
 from ftkeras.export.openvino_engine import openvino_answer
@@ -196,8 +196,7 @@ def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, A
     try:
         scores = openvino_answer(servable)(inputs.numpy())
     except Exception as error:  # an operation that it lacks is no fault of the export
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return {"status": f"cannot run the model: {reason[0]}"}
+        return {"status": f"cannot run the model: {first_line(error)}"}
     [wanted] = expected.values()
     difference = float(np.abs(scores - wanted).max())
     check_difference("OpenVINO", difference, tolerance_of(servable))

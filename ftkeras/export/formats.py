@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import json
 import logging
 import os
 import warnings
@@ -27,7 +26,7 @@ from ftkeras.export.certificate import check_difference, tolerance_of
 from ftkeras.export.classifier import Served
 from ftkeras.export.fresh_process import BATCHES, median_seconds
 from ftkeras.export.openvino_engine import openvino_model, run_openvino
-from ftkeras.export.publish import new_version, size_of
+from ftkeras.export.publish import new_version, size_of, write_json
 from ftkeras.export.questions import questions_of
 from ftkeras.export.signatures import decoded
 from ftkeras.imports import to_install
@@ -102,7 +101,6 @@ def export_format(
     *,
     calibration: Sample,
     test: Sample,
-    golden: Mapping[str, bytes] | None = None,
 ) -> str:
     """Writes a classifier in another runtime's format, after proving that it answers alike there.
 
@@ -112,7 +110,6 @@ def export_format(
         name: litert (float16 and int8), onnx or openvino.
         calibration: Training examples, whose range of values int8 is fitted to.
         test: Examples on which the accuracy is measured.
-        golden: See `export_saved_model`.
 
     Returns:
         The version's folder: the model's files, `ftkeras.json` and `certificate.json`.
@@ -136,10 +133,9 @@ def export_format(
                 ) from error
             progress.advance(note="checking")
             with kept_back(2):  # a runtime reports itself when it first runs
-                certificate = _certify(classifier, Path(folder), written, test, golden)
-            for file, tree in {"ftkeras": classifier.card(), "certificate": certificate}.items():
-                text = json.dumps(tree, indent=2, ensure_ascii=False)
-                Path(folder, f"{file}.json").write_text(text + "\n", encoding="utf-8")
+                certificate = _certify(classifier, Path(folder), written, test)
+            write_json(Path(folder, "ftkeras.json"), classifier.card())
+            write_json(Path(folder, "certificate.json"), certificate)
             progress.advance()
     finally:
         progress.close()
@@ -257,11 +253,8 @@ def _certify(
     folder: Path,
     written: Mapping[str, Written],
     test: Sample,
-    golden: Mapping[str, bytes] | None,
 ) -> dict[str, Any]:
-    nouns = classifier.input.nouns
-    if golden is None:
-        golden = questions_of(classifier.input).golden
+    nouns, golden = classifier.input.nouns, questions_of(classifier.input).golden
 
     def scores_of(inputs: np.ndarray) -> np.ndarray:
         [scores] = classifier.expected(tf.constant(inputs)).values()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -77,3 +79,8 @@ def _upload(folder: Path, target: str) -> None:
     except BaseException:
         tf.io.gfile.rmtree(target)
         raise
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes plain dicts, lists, strings and numbers as JSON into a version."""
+    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ preprocessing.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from ftkeras.console import Progress
 from ftkeras.export.certificate import FreshProcess, certify_saved_model
 from ftkeras.export.classifier import Served
-from ftkeras.export.publish import new_version
+from ftkeras.export.publish import new_version, write_json
 from ftkeras.export.questions import questions_of
 from ftkeras.export.serving import clients_of, write_serving_files, write_warmup
 from ftkeras.export.signatures import archive_of
@@ -69,12 +68,12 @@ def export_saved_model(
             archive.write_out(folder)
             extra = Path(folder, "assets.extra")  # which servers leave alone
             extra.mkdir()
-            _write_json(extra / "ftkeras.json", servable.card())
+            write_json(extra / "ftkeras.json", servable.card())
             write_warmup(extra, servable, name)
             progress.advance(note="checking in a fresh process")
             if golden:
                 certificate = certify_saved_model(folder, servable, golden, fresh)
-                _write_json(extra / "certificate.json", certificate)
+                write_json(extra / "certificate.json", certificate)
             progress.advance()
         kind = servable.input
         clients = clients_of(kind.wire.raw)
@@ -82,7 +81,3 @@ def export_saved_model(
     finally:
         progress.close()
     return target
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -36,6 +36,48 @@ class Wording:
     together: str
 
 
+def distinct(rows: Rows, contents: np.ndarray) -> np.ndarray:
+    """Returns the rows that show something, (m,): of exact copies only the first.
+
+    Args:
+        rows: All examples.
+        contents: A fingerprint of each, (n,): equal for exact copies alone.
+    """
+    shown = np.flatnonzero(~rows.blank)
+    _, first = np.unique(contents[shown], return_index=True)
+    return shown[np.sort(first)]
+
+
+def exact_pairs(rows: Rows, contents: np.ndarray) -> Pairs:
+    """Returns pairs (original, copy) of examples with equal contents; see `distinct`.
+
+    Blank examples are left out: they are a finding of their own.
+    """
+    shown = np.flatnonzero(~rows.blank)
+    _, first, which = np.unique(contents[shown], return_index=True, return_inverse=True)
+    original = shown[first[which]]  # the earliest of each content
+    copies = original != shown
+    return np.stack([original[copies], shown[copies]], axis=1)
+
+
+def neighbours(order: np.ndarray, keys: np.ndarray, most: int) -> Iterator[Pairs]:
+    """Yields pairs of examples with equal keys: each with the next `most` in the order of the keys.
+
+    Args:
+        order: The examples, so that equal keys follow each other, (n,).
+        keys: A key for each example, (n,), not in this order.
+        most: How far apart the examples of a pair are, at most.
+    """
+    ranked = keys[order]
+    begins = np.arange(len(order) - 1)
+    for step in range(1, most + 1):  # each example with the next, the next but one, ...
+        begins = begins[begins < len(order) - step]
+        begins = begins[ranked[begins] == ranked[begins + step]]
+        if not len(begins):
+            return
+        yield np.stack([order[begins], order[begins + step]], axis=1)
+
+
 def report_copies(
     rows: Rows, class_names: Sequence[str], pairs: Pairs, words: Wording, *, exact: bool
 ) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ftkeras.errors import TrainingError
+
 
 class ClassMetrics(NamedTuple):
     """Precision, recall and F1, each (..., classes)."""
@@ -118,6 +120,15 @@ def auc_shares(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
         area = outranks.mean()
         shares[own] = area + (outranks - area) * len(score) / own.sum()
     return shares
+
+
+def check_finite(outputs: np.ndarray) -> None:
+    """Raises TrainingError if a model's outputs cannot be measured."""
+    if not np.isfinite(outputs).all():
+        raise TrainingError(
+            "evaluate: the model's outputs are not finite, so training diverged. "
+            "Lower the learning rate, or set optimizer.clip_norm."
+        )
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:

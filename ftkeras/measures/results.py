@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ftkeras.console import table
-from ftkeras.errors import TrainingError, UserError
+from ftkeras.errors import UserError
 from ftkeras.measures.bootstrap import RESAMPLES, bootstrap, interval, share_interval
 from ftkeras.measures.calibration import BINS, bin_of, calibration, outcomes
 from ftkeras.measures.metrics import (
     ClassMetrics,
     auc_shares,
     average_precision,
+    check_finite,
     class_metrics,
     confusion_matrix,
     correct_answers,
@@ -78,11 +79,7 @@ def evaluate_predictions(
     labels, logits = np.asarray(labels), np.asarray(logits)
     if not len(labels):
         raise UserError("evaluate: the split has no examples. Choose another split.")
-    if not np.isfinite(logits).all():
-        raise TrainingError(
-            "evaluate: the model's outputs are not finite, so training diverged. "
-            "Lower the learning rate, or set optimizer.clip_norm."
-        )
+    check_finite(logits)
     labels = labels > 0.5 if (several := labels.ndim == 2) else labels
     level = np.asarray(thresholds or 0.5, np.float64)
     cuts = temperature * (np.log(level) - np.log1p(-level))

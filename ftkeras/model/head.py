@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from ftkeras.config.schema import HiddenLayer
+from ftkeras.config.schema import HiddenLayer, Pooling
 from ftkeras.errors import UserError, did_you_mean
-from ftkeras.model.pooling import Pooling, pool
+from ftkeras.model.pooling import pool
 
 
 def attach_head(

@@ -14,7 +14,6 @@ small, and train. One of them starts at zero, so that the model's outputs stay t
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -29,8 +28,8 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import digest
-from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.errors import UserError, first_line
+from ftkeras.files import read_arrays, write_arrays
 from ftkeras.keras_internals import OwnVariable, own_variables, variables_inside
 
 ATTENTION = ("query", "value", "query_dense", "value_dense", "q_proj", "v_proj")
@@ -159,10 +158,8 @@ class Adapters:
             "changed": [index for index, _ in changed],
             "rest": None if model is None else [own.path for own in rest],
         }
-        buffer = io.BytesIO()
-        values: dict[str, Any] = {name: _array(variable) for name, variable in arrays.items()}
-        np.savez(buffer, about=np.array(json.dumps(about)), **values)
-        write_whole(path, buffer.getvalue())
+        values = {name: _array(variable) for name, variable in arrays.items()}
+        write_arrays(path, {"about": np.array(json.dumps(about)), **values})
 
     def _changed(self) -> list[tuple[int, OwnVariable]]:
         """Returns the variables of the backbone that have changed, with their indices."""
@@ -251,8 +248,9 @@ def merge_lora(model: keras.Model) -> keras.Model:
             value = merged_weight(own.variable, own.layer) if under else _array(own.variable)
             fresh[own.path].pop(0).assign(value)
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"merge_lora: {model.name} cannot be copied: {reason}") from error
+        raise UserError(
+            f"merge_lora: {model.name} cannot be copied: {first_line(error)}"
+        ) from error
     return copy
 
 
@@ -312,9 +310,7 @@ def load_adapters(
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with tf.io.gfile.GFile(os.fspath(path), "rb") as file:
-            stored = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path)
         about = json.loads(str(arrays.pop("about")))
         if about["version"] != _VERSION:
             raise UserError(f"lora: {path} was written by another version of ftkeras.")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
 from ftkeras.backbones.backbone import gives_of
 from ftkeras.errors import UserError, did_you_mean
-
-Pooling = Literal["avg", "max", "avg_max", "mean", "first", "last", "attention", "pooler", "none"]
 
 # By kind of features; the first is the default.
 POOLINGS = {

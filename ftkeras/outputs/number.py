@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ftkeras.errors import TrainingError, UserError
+from ftkeras.errors import UserError
 from ftkeras.measures.bootstrap import bootstrap, interval
 from ftkeras.measures.linear import ridge
+from ftkeras.measures.metrics import check_finite
 from ftkeras.outputs.base import Answers, Cells, Output, Reading
 
 if TYPE_CHECKING:
@@ -129,11 +130,7 @@ class Number(Output):
         """
         if not len(values):
             raise UserError("evaluate: no example's answer is known. Choose another split.")
-        if not np.isfinite(kept).all():
-            raise TrainingError(
-                "evaluate: the model's outputs are not finite, so training diverged. "
-                "Lower the learning rate, or set optimizer.clip_norm."
-            )
+        check_finite(kept)
         truth = self.in_units(values)[:, 0]
         error = self.in_units(kept)[:, 0] - truth
         centred = truth - truth.mean()  # so that the variance is no difference of large numbers

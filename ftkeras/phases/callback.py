@@ -12,12 +12,12 @@ import tensorflow as tf
 from ftkeras.backbones import Block
 from ftkeras.errors import UserError
 from ftkeras.phases.install import template_of
-from ftkeras.phases.optimizer import check_template
 from ftkeras.phases.phase import Phase
 from ftkeras.phases.plan import Plan, make_plan
 from ftkeras.phases.runner import PlanRunner
 from ftkeras.phases.selectors import weights_of
 from ftkeras.phases.settings import Settings
+from ftkeras.phases.template import check_template
 
 Logs = dict[str, Any]
 

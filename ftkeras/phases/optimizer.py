@@ -13,7 +13,6 @@ This wrapper shares the gradients out. It uses public names only, as Keras's own
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
 import warnings
@@ -25,18 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.keras_internals import uses_weight_decay
 from ftkeras.phases.groups import Group, check_same_layout, layout_of
+from ftkeras.phases.template import check_template, clip, copy_of
 
-_HANDLED_HERE = (
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-    "ema_overwrite_frequency",
-)
-_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _LAYOUT = "layout"  # the key of the state that says which weights the other keys belong to
 
 
@@ -195,7 +185,7 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         )
         self.clock = self.add_variable((clock,), dtype="float64", name="clock")
         for number, group in enumerate(groups):
-            inner = self._copy(template, group, number)
+            inner = copy_of(template, group.weights, self._rate_of(group, number))
             own_averages = [next(averages) for _ in group.weights] if self.use_ema else []
             accumulators = [
                 self.add_variable_from_reference(weight, name="gradient_accumulator")
@@ -218,21 +208,10 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         self.group_variables = [list(inner.optimizer.variables) for inner in parts.inners]
         self._let_averages_follow(range(len(groups)))
 
-    def _copy(
-        self, template: keras.optimizers.Optimizer, group: Group, number: int
-    ) -> keras.optimizers.Optimizer:
-        config = template.get_config()
-        config.update({name: None for name in _HANDLED_HERE if name in config})
+    def _rate_of(self, group: Group, number: int) -> Callable[[], Any]:
         # A product of 1 would be no other rate, but other arithmetic once a graph is optimized.
         full = all(share in (None, 1.0) for share in group.shares)
-        rate = self._rate_now if full else lambda: self._rate_now() * self.shares[number]
-        config.update(use_ema=False, learning_rate=rate)
-        inner = type(template).from_config(config)
-        spared = [weight for weight in group.weights if not uses_weight_decay(template, weight)]
-        if spared:
-            inner.exclude_from_weight_decay(var_list=spared)
-        inner.build(list(group.weights))
-        return inner
+        return self._rate_now if full else lambda: self._rate_now() * self.shares[number]
 
     def _number(self, name: str, **options: Any) -> keras.Variable:
         options = {"initializer": "zeros", "aggregation": "only_first_replica", **options}
@@ -383,36 +362,16 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
             kept = [inners[i].accumulators[j] for i, j in places]
             pairs = zip(gradients, kept, strict=True)
             gradients = [(gradient + sum_) / self._every for gradient, sum_ in pairs]
-        gradients = self._clip(gradients, places)
+        weights = [inners[i].group.weights[j] for i, j in places]
+        gradients = clip(self._parts.template, gradients, weights)
         self._measure(gradients, places)
         for number, inner in enumerate(inners):
             own = [k for k, (i, _) in enumerate(places) if i == number]
             if own:
-                weights = [inner.group.weights[places[k][1]] for k in own]
                 # The inner optimizer sums over the replicas, too.
                 parts = [gradients[k] / replicas if replicas > 1 else gradients[k] for k in own]
-                inner.optimizer.apply(parts, weights)
+                inner.optimizer.apply(parts, [weights[k] for k in own])
         self.iterations.assign_add(1)
-
-    def _clip(self, gradients: Sequence[Any], places: Sequence[tuple[int, int]]) -> Sequence[Any]:
-        """Clips as Keras does, by the same operations in the same order."""
-        template = self._parts.template
-        weights = [self._parts.inners[i].group.weights[j] for i, j in places]
-        clipped = [k for k, weight in enumerate(weights) if not _is_overwritten(weight)]
-        values = [gradients[k] for k in clipped]
-        if (norm := template.clipnorm) and norm > 0:
-            values = [tf.clip_by_norm(value, norm) for value in values]
-        elif (norm := template.global_clipnorm) and norm > 0:
-            ops = keras.ops
-            total = ops.sqrt(ops.sum(ops.stack([ops.sum(ops.square(v)) for v in values])))
-            scale = norm * ops.minimum(1.0 / total, 1.0 / norm) + (total - total)
-            values = [value * scale for value in values]
-        elif (most := template.clipvalue) and most > 0:
-            values = [keras.ops.clip(value, -most, most) for value in values]
-        results = list(gradients)
-        for k, value in zip(clipped, values, strict=True):
-            results[k] = value
-        return results
 
     def _place(self, variable: Any) -> tuple[int, int]:
         try:
@@ -580,33 +539,6 @@ class PhasedOptimizer(keras.optimizers.Optimizer):
         return cls(template, name=config["name"])
 
 
-def check_template(optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises UserError if phases cannot use an optimizer."""
-    kind = type(optimizer).__name__
-    if hasattr(optimizer, "optimizers"):
-        raise UserError(
-            f"{kind}: phases need one optimizer for all weights. Compile the model with one; "
-            "Phase(rates={...}) gives parts of the model their own rates."
-        )
-    config = optimizer.get_config()
-    if not isinstance(config.get("learning_rate", 0.0), (int, float)):
-        raise UserError(
-            f"{kind}: its learning_rate is a schedule, and the phases set the rate. Compile with "
-            "a number; Phase(decay=...) chooses how the rate falls."
-        )
-    takes = inspect.signature(type(optimizer)).parameters.values()
-    lost = [p.name for p in takes if p.kind in _BY_NAME and p.name not in config]
-    try:
-        copy = type(optimizer).from_config(config) if not lost else None
-    except Exception as error:
-        lost = [str(error)]
-    if lost or not isinstance(copy, keras.optimizers.Optimizer):
-        raise UserError(
-            f"{kind}: phases copy the optimizer by its get_config and from_config, which do not "
-            f"give all that it was made with: {', '.join(lost)}. Complete its get_config."
-        )
-
-
 def _present(
     grads: Sequence[Any], variables: Sequence[keras.Variable]
 ) -> list[tuple[Any, keras.Variable]]:
@@ -620,10 +552,6 @@ def _present(
             stacklevel=3,
         )
     return pairs
-
-
-def _is_overwritten(variable: Any) -> bool:
-    return bool(getattr(variable, "overwrite_with_gradient", False))  # float8's scales
 
 
 def _clear(variable: Any) -> None:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ftkeras.console import counted, duration, table
+from ftkeras.console import counted, duration, printable, table
 from ftkeras.data.dataset import Data
 from ftkeras.data.reasons import sum_up
 from ftkeras.data.spelling import plain
@@ -50,7 +50,7 @@ def _class_lines(data: Data) -> Iterator[str]:
 
     A folder that is spelt in two ways is two classes, which a person sees only in the names.
     """
-    names = [_printable(name) for name in data.class_names]
+    names = [printable(name) for name in data.class_names]
     if not names:
         return
     each = [f"{n} {count}" for n, count in zip(names, data.splits["train"].counts, strict=True)]
@@ -71,10 +71,6 @@ def _class_lines(data: Data) -> Iterator[str]:
         if len(several) > 1:
             spelt = " and ".join(map(repr, several))
             yield f"note      classes {spelt} look like one name in several spellings: are they?"
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def end_lines(

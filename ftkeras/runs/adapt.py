@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.files import read_arrays, write_arrays
 from ftkeras.run import Run
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled
@@ -40,10 +38,9 @@ def adapt_backbone(assembled: Assembled, run: Run) -> None:
         _load(model, run)
     else:
         history = _adapted(adapter)
-        buffer = io.BytesIO()
-        np.savez(buffer, *[keras.ops.convert_to_numpy(weight) for weight in model.weights])
         run.write_json("adaptation.json", {"bits_per_character": history})
-        write_whole(run.path(FILE), buffer.getvalue())
+        values = map(keras.ops.convert_to_numpy, model.weights)
+        write_arrays(run.path(FILE), {f"arr_{i}": value for i, value in enumerate(values)})
     if assembled.penalty is not None:
         assembled.penalty.anchor_again()  # L2-SP pulls to where the task begins
 
@@ -58,6 +55,5 @@ def _adapted(adapter: Callable[[], list[float]]) -> list[float]:
 
 
 def _load(model: keras.Model, run: Run) -> None:
-    with tf.io.gfile.GFile(run.path(FILE), "rb") as file:
-        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    arrays = read_arrays(run.path(FILE))
     model.set_weights([arrays[f"arr_{i}"] for i in range(len(model.weights))])

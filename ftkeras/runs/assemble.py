@@ -21,6 +21,7 @@ from ftkeras.files import write_out
 from ftkeras.graph import Graph
 from ftkeras.model.lora import Adapters
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
+from ftkeras.phases.checkpointing import check_checkpointing, checkpointed
 from ftkeras.phases.selectors import Weights
 from ftkeras.phases.strategies import relative_gradients
 from ftkeras.report.axes import Axis
@@ -28,15 +29,14 @@ from ftkeras.report.chart import Curve, line_chart
 from ftkeras.report.summary import start_lines
 from ftkeras.run import Run
 from ftkeras.runs import batch_size, build
+from ftkeras.runs.optimizer import make_optimizer
 from ftkeras.runs.padding import full_batches, why_full
 from ftkeras.runs.task import Task, task_of
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.callbacks.loggers import check_installed
-from ftkeras.training.checkpointing import check_checkpointing, checkpointed
 from ftkeras.training.fit import fit
 from ftkeras.training.lr_find import RangeTest, find_learning_rate
-from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.regularization import WeightPenalty
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -30,7 +29,7 @@ from ftkeras.data.pipeline import plain
 from ftkeras.evaluation.floor import predictions_name
 from ftkeras.evaluation.predict import predict_outputs, predict_split
 from ftkeras.evaluation.predictions import Predictions, save_predictions
-from ftkeras.files import write_whole
+from ftkeras.files import read_arrays, write_arrays
 from ftkeras.imports import import_beside
 from ftkeras.measures.linear import STRENGTHS, Linear
 from ftkeras.model.head import logits_name
@@ -78,13 +77,12 @@ class Floor:
             arrays |= {f"kernel {number}": head.kernel, f"bias {number}": head.bias}
             arrays[f"strength {number}"] = np.array(self.strengths[name])
             arrays[f"scale {number}"] = np.array(self.scales[name])
-        write_whole(run.path(FILE), _npz(arrays))
+        write_arrays(run.path(FILE), arrays)
 
     @classmethod
     def load(cls, run: Run, names: Mapping[str, Any]) -> Floor:
         """Returns what `save` wrote, for outputs of these names, in the same order."""
-        with tf.io.gfile.GFile(run.path(FILE), "rb") as file:
-            arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        arrays = read_arrays(run.path(FILE))
         heads = {
             name: Linear(arrays[f"kernel {i}"], arrays[f"bias {i}"]) for i, name in enumerate(names)
         }
@@ -291,7 +289,7 @@ def _fit(
         return Linear(kept["kernel"], kept["bias"]), float(kept["strength"])
     head, strength = _best_fit(output, features.astype(np.float64), values, weights, seed)
     with contextlib.suppress(OSError):
-        write_whole(path, _npz({"kernel": head.kernel, "bias": head.bias, "strength": strength}))
+        write_arrays(path, {"kernel": head.kernel, "bias": head.bias, "strength": strength})
     return head, strength
 
 
@@ -326,12 +324,6 @@ def _scale(
     logits = head(features * kept / (1 - rate))
     losses = {s: output.costs(values, s * logits).mean() for s in (*_SCALES, 0.0)}
     return 1.0 if losses[1.0] <= losses.pop(0.0) else min(losses, key=lambda s: losses[s])
-
-
-def _npz(arrays: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def _best_fit(

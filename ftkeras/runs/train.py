@@ -42,12 +42,12 @@ from ftkeras.runs.failure import describe_failure
 from ftkeras.runs.finished import export, final_split, if_moved, write_page
 from ftkeras.runs.floor import choose_end, find_floor, start_from
 from ftkeras.runs.refit import check_refit, refit, remove_states
+from ftkeras.signals import Signals
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.callbacks.loggers import Loggers
 from ftkeras.training.resume.checkpoint import States
 from ftkeras.training.resume.saving import Guards
-from ftkeras.training.resume.signals import Signals
 
 
 def train(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ftkeras.data.feed import Feed
 from ftkeras.devices.workers import in_step_with_others, spread
+from ftkeras.phases.checkpointing import checkpointed
 from ftkeras.timeline import recorded
 from ftkeras.training.callbacks.divergence import Divergence, DivergenceWatch
 from ftkeras.training.callbacks.health import GroupHealth
@@ -21,7 +22,6 @@ from ftkeras.training.callbacks.record import (
     FitProgress,
 )
 from ftkeras.training.callbacks.stages import FitStages
-from ftkeras.training.checkpointing import checkpointed
 from ftkeras.training.executions import doing_together, steps_together
 from ftkeras.training.pointwise import quick_pointwise_gradients
 from ftkeras.training.resume.checkpoint import Checkpoints, save_last

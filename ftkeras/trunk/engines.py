@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.errors import first_line
 from ftkeras.graph import GraphModel
 from ftkeras.imports import hidden
 
@@ -78,7 +79,7 @@ def make_engine(
         run = openvino_engine(trunk, batch_size=min(batch_size, 32), precision=precision)
         (outputs,) = run([few])
     except Exception as error:  # TensorFlow runs everything that OpenVINO cannot
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if reason.startswith("Check "):  # a line of OpenVINO's source does not help users
             reason = "it cannot convert a layer"
         return tensorflow_engine(trunk, strategy), f"TensorFlow (OpenVINO: {reason})"

@@ -63,6 +63,10 @@ def model() -> keras.Model:
     return small_model()
 
 
+def square(file: bytes) -> tf.Tensor:
+    return decode.resize_image(decode.decode_image(tf.constant(file), SIZE), SIZE, "crop")
+
+
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory) -> str:
     return export(model, tmp_path_factory.mktemp("export"))
@@ -70,7 +74,7 @@ def exported(model, tmp_path_factory) -> str:
 
 def test_answers_equal_keras_for_every_kind_of_image_in_one_batch(model, exported):
     images = list(golden_images().values())  # all of different sizes
-    pixels = tf.stack([decode.decode_square(one, SIZE, "crop") for one in images])
+    pixels = tf.stack([square(one) for one in images])
     expected = keras.ops.softmax(model(pixels, training=False)).numpy()
     assert len({tuple(row.round(3)) for row in expected}) >= 4
     for given in (
@@ -214,7 +218,7 @@ def test_remote_export_is_checked_and_complete(model):
     assert tf.io.gfile.exists(f"{path}/assets.extra/ftkeras.json")
     images = list(golden_images().values())
     scores = by_class(answers(path, "serving_default", images))
-    pixels = decode.decode_and_resize(tf.constant(images), SIZE, "crop")
+    pixels = tf.stack([square(one) for one in images])
     expected = keras.ops.softmax(model(pixels, training=False)).numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert export(model, "ram://remote/export") == "ram://remote/export/2"

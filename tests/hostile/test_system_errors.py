@@ -96,7 +96,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 def check_earned(run: Path, place: Path) -> None:
     """What two epochs earned is whole: their record, and weights that load."""
-    from ftkeras.training.resume.state_file import read_state
+    from ftkeras.state_file import read_state
 
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records[:2]] == [0, 1]

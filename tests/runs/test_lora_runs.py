@@ -21,7 +21,6 @@ from ftkeras.phases.audit import fingerprint
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
 from ftkeras.runs.finished import evaluate, load_model
-from ftkeras.runs.task import Task
 from ftkeras.runs.train import train
 
 pytestmark = pytest.mark.slow
@@ -99,19 +98,9 @@ def test_it_is_measured_and_exported_as_any_model(whole):
     assert not products
 
 
-def test_a_run_that_was_stopped_resumes_to_the_bit(tree, whole, tmp_path, monkeypatch):
-    class Killed(keras.callbacks.Callback):
-        steps = 0
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            Killed.steps += 1
-            if Killed.steps == 14:
-                raise KeyboardInterrupt
-
+def test_a_run_that_was_stopped_resumes_to_the_bit(tree, whole, tmp_path, train_until):
     config = parse_config(tree)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Task, "callbacks", lambda self, assembled: [Killed()])
-        train(config, str(tmp_path / "run"))
+    train_until(14, config, tmp_path / "run")
     assert Run.open(str(tmp_path / "run")).state() == "interrupted"
     resumed = train(config, str(tmp_path / "run"))
     for expected, found in zip(weights(whole), weights(resumed), strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +15,6 @@ from ftkeras.run import Run
 from ftkeras.runs.adapt import adapt_backbone
 from ftkeras.runs.assemble import assemble
 from ftkeras.runs.finished import load_model
-from ftkeras.runs.task import Task
 from ftkeras.runs.train import train
 
 pytestmark = pytest.mark.slow
@@ -35,19 +33,6 @@ def weights(run: Run) -> list[np.ndarray]:
     return [np.asarray(value) for value in load_model(run).get_weights()]
 
 
-class _Killed(keras.callbacks.Callback):
-    """Ends training within an epoch of the second phase as Ctrl-C does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = 8
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
     ("overrides", "stored"),
     [
@@ -58,14 +43,12 @@ class _Killed(keras.callbacks.Callback):
     ],
 )
 def test_a_run_that_was_stopped_resumes_to_the_bit(
-    text_tree, tmp_path, monkeypatch, overrides, stored
+    text_tree, tmp_path, train_until, overrides, stored
 ):
     config = parse_config(text_tree, overrides)
     whole = train(config, str(tmp_path / "whole"))
     assert [row["stored"] for row in whole.read_json("plan.json")["trunk"]] == stored
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
-        train(config, str(tmp_path / "run"))
+    train_until(8, config, tmp_path / "run")
     assert Run.open(str(tmp_path / "run")).state() == "interrupted"
     resumed = train(config, str(tmp_path / "run"))
     for expected, found in zip(weights(whole), weights(resumed), strict=True):
@@ -124,7 +107,7 @@ def _folder(path: Path) -> Run:
     return Run(str(path / "run"))
 
 
-def test_a_run_whose_data_have_moved_resumes(text_tree, tmp_path, monkeypatch, capsys):
+def test_a_run_whose_data_have_moved_resumes(text_tree, tmp_path, train_until, capsys):
     old, new = tmp_path / "old", tmp_path / "new"
     for folder in (old, new):
         folder.mkdir()
@@ -132,9 +115,7 @@ def test_a_run_whose_data_have_moved_resumes(text_tree, tmp_path, monkeypatch, c
     tree = {**text_tree, "data": {**text_tree["data"]}, "trunk": {"mode": "off"}}
     tree["data"]["path"] = str(old / Path(text_tree["data"]["path"]).name)
     config, out = parse_config(tree), str(tmp_path / "run")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
-        train(config, out)
+    train_until(8, config, out)
     shutil.rmtree(old)
     assert cli.main(["train", f"--out={out}"]) == 2
     assert f"If the data of {out} have moved: --set data.path=PATH." in capsys.readouterr().err

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,7 +21,7 @@ from ftkeras.outputs.ending import ending_of
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
 from ftkeras.runs.finished import evaluate, export, load_model, write_report
-from ftkeras.runs.task import Task, task_of
+from ftkeras.runs.task import task_of
 from ftkeras.runs.train import train
 from ftkeras.trunk.split import split_or_reason
 
@@ -81,26 +80,11 @@ def test_a_report_says_what_each_word_did(run):
     assert not row.error
 
 
-class _Killed(keras.callbacks.Callback):
-    """Ends training within an epoch of the second phase as Ctrl-C does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = 8
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
-
-
 def test_a_run_that_was_stopped_resumes_to_the_bit(
-    run, text_tree, hugging_face_folder, tmp_path, monkeypatch
+    run, text_tree, hugging_face_folder, tmp_path, train_until
 ):
     config = parse_config(tree_of(text_tree, hugging_face_folder, trunk={"mode": "on"}))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Task, "callbacks", lambda self, assembled: [_Killed()])
-        train(config, str(tmp_path / "run"))
+    train_until(8, config, tmp_path / "run")
     resumed = train(config, str(tmp_path / "run"))
     for whole, found in zip(load_model(run).weights, load_model(resumed).weights, strict=True):
         np.testing.assert_array_equal(found.numpy(), whole.numpy())

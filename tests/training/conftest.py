@@ -12,9 +12,9 @@ import pytest
 from ftkeras.data.feed import Feed
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.phases import Phase, make_plan, weights_of
+from ftkeras.phases.checkpointing import check_checkpointing
 from ftkeras.run import Run
 from ftkeras.training.callbacks.averaging import AveragedWeights
-from ftkeras.training.checkpointing import check_checkpointing
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing

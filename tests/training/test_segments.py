@@ -19,11 +19,11 @@ from ftkeras.graph import GraphModel
 from ftkeras.run import Run
 from ftkeras.runs.assemble import Assembled, assemble
 from ftkeras.runs.task import Task
+from ftkeras.signals import Signals
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.fit import fit
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.saving import Guards
-from ftkeras.training.resume.signals import Signals
 from ftkeras.training.segments import segments
 from ftkeras.trunk import plan
 from ftkeras.trunk.plan import TrunkForecast, format_trunk

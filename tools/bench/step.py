@@ -42,9 +42,9 @@ from ftkeras.inputs.image.input import ImageInput
 from ftkeras.model.assemble import build_model
 from ftkeras.phases import Phase
 from ftkeras.run import Run
+from ftkeras.runs.optimizer import OPTIMIZERS
 from ftkeras.training import executions
 from ftkeras.training.fit import fit
-from ftkeras.training.optimizer import OPTIMIZERS
 from ftkeras.training.resume.checkpoint import Checkpoints
 from ftkeras.training.resume.phases import ResumableUnfreezing
 from ftkeras.trunk.plan import plan_trunk

@@ -99,7 +99,7 @@ def measure(
 
     from ftkeras.model.lora import add_lora
     from ftkeras.phases import Phase, StagedUnfreezing, make_plan, weights_of
-    from ftkeras.training.checkpointing import checkpointed
+    from ftkeras.phases.checkpointing import checkpointed
 
     built, blocks, inputs = make(model, size, length)
     if "lora" in train:

@@ -30,10 +30,10 @@ class Seen:
     counts: Counter[str]
     lengths: Sequence[int]
 
-    def frequent(self, least: int = 2) -> list[str]:
-        """Returns the tokens that occur often enough to be learned, the most frequent first."""
+    def frequent(self) -> list[str]:
+        """Returns the tokens that occur at least twice, the most frequent first."""
         ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        return [token for token, count in ordered if count >= least]
+        return [token for token, count in ordered if count > 1]
 
     def strange(self, known: Collection[str]) -> float:
         """Returns the share of all words that are not known; signs do not count."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -15,6 +14,7 @@ from typing import Any
 
 from ftkeras.data.reading import read_whole
 from ftkeras.errors import UserError, did_you_mean
+from ftkeras.files import OTHER_ENCODINGS
 from ftkeras.paths import is_utf8
 
 _PARTS = {
@@ -32,12 +32,6 @@ _MOST_OF_A_FIELD = 1 << 26  # characters; a text may be long
 _MOST_OF_A_LINE = 1 << 27  # bytes
 _MOST_COLUMNS = 10_000
 _NAMED, _SHOWN = 20, 40  # columns in a message, and characters of each
-_MARKS = {  # what files of other encodings begin with; UTF-32's begins with UTF-16's
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 _DELIMITERS = (",", ";", "\t", "|")
 _YES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 
@@ -195,7 +189,7 @@ def _records(path: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]
 
 def _check_bytes(content: bytes, path: str) -> None:
     """Refuses another encoding, and lines of which one alone would fill the memory."""
-    for mark, name in _MARKS.items():
+    for mark, name in OTHER_ENCODINGS.items():
         if content.startswith(mark):
             raise UserError(f"{path}: {name}, not UTF-8 text. Save it as UTF-8.")
     if b"\0" in content[: content.find(b"\n") + 1 or _MOST_OF_A_LINE]:

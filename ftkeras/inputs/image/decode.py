@@ -272,26 +272,3 @@ def all_of(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     # Averages of bytes need no clipping.
     return tf.round(tf.image.resize(image, (height, width), antialias=True))
-
-
-def decode_square(encoded: tf.Tensor, size: int, mode: str) -> tf.Tensor:
-    """Decodes one file and makes it square: scalar string to float32 (size, size, 3)."""
-    return resize_image(decode_image(encoded, size), size, mode)
-
-
-def decode_and_resize(encoded: tf.Tensor, size: int, mode: str) -> tf.Tensor:
-    """Decodes and resizes a batch of files, one after the other.
-
-    Args:
-        encoded: string (n,); n may be 0.
-        size: Side of the result, in pixels.
-        mode: See `resize_image`.
-
-    Returns:
-        float32 (n, size, size, 3), whole numbers 0..255.
-    """
-    return tf.map_fn(
-        lambda one: decode_square(one, size, mode),
-        encoded,
-        fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
-    )

@@ -7,14 +7,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ftkeras.findings import Finding
-from ftkeras.inputs.copies import Pairs, Wording, report_copies
+from ftkeras.inputs.copies import (
+    Pairs,
+    Wording,
+    distinct,
+    exact_pairs,
+    neighbours,
+    report_copies,
+)
 from ftkeras.inputs.image.looks import Looks
 
 _BITS, _BANDS = 64, 4
 _HAMMING = 8  # bits of 64 in which the hashes of near-duplicates may differ
-_MOST_IN_BAND = 2000  # images that agree in a band and are compared
+_NEIGHBOURS = 1999  # images that agree in a band and are compared, with each
 _APART = 0.03  # 1 - correlation of thumbnails: the most for near-duplicates
 _CLOSER = 8.0  # near-duplicates are this many times closer than neighbours usually are
+_ASKED, _SAMPLE = 500, 2000  # thumbnails whose neighbours are found, and among how many
 _COSINE = 0.9  # of the backbone's features, the least for near-duplicates
 _WORDS = Wording(
     "images",
@@ -34,24 +42,12 @@ def find_duplicates(
         class_names: Names of the classes.
         features: Rows (m,) -> a backbone's features (m, channels); called for candidates only.
     """
-    exact = exact_pairs(looks)
+    exact = exact_pairs(looks, looks.contents)
     near = near_pairs(looks, features)
     return [
         *report_copies(looks, class_names, exact, _WORDS, exact=True),
         *report_copies(looks, class_names, near, _WORDS, exact=False),
     ]
-
-
-def exact_pairs(looks: Looks) -> Pairs:
-    """Returns pairs (original, copy) of images with the same size and pixels.
-
-    Blank images are left out: they are a finding of their own.
-    """
-    rows = np.flatnonzero(~looks.blank)
-    _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
-    original = rows[first[which]]  # the earliest of each content
-    copies = original != rows
-    return np.stack([original[copies], rows[copies]], axis=1)
 
 
 def near_pairs(looks: Looks, features: Callable[[np.ndarray], np.ndarray]) -> Pairs:
@@ -61,9 +57,7 @@ def near_pairs(looks: Looks, features: Callable[[np.ndarray], np.ndarray]) -> Pa
     hold. Their thumbnails correlate far more than those of usual neighbours in this data set
     (garments on black all look alike, photos don't). And a backbone's features are similar, too.
     """
-    rows = np.flatnonzero(~looks.blank)
-    _, first = np.unique(looks.contents[rows], return_index=True)
-    rows = rows[np.sort(first)]  # of exact copies, one
+    rows = distinct(looks, looks.contents)
     if len(rows) < 2:
         return np.zeros((0, 2), np.int64)
     units = _unit(looks.thumbnails[rows].reshape(len(rows), -1).astype(np.float32))
@@ -122,15 +116,7 @@ def candidates(hashes: np.ndarray) -> Pairs:
     bands = hashes.view(np.uint16).reshape(len(hashes), _BANDS)
     matches: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     for band in bands.T:
-        order = np.lexsort((hashes, band))
-        ranked = band[order]
-        begins = np.arange(len(order) - 1)
-        for step in range(1, _MOST_IN_BAND):  # each image with the next, the next but one, ...
-            begins = begins[begins < len(order) - step]
-            begins = begins[ranked[begins] == ranked[begins + step]]
-            if not len(begins):
-                break
-            pairs = np.stack([order[begins], order[begins + step]], axis=1)
+        for pairs in neighbours(np.lexsort((hashes, band)), band, _NEIGHBOURS):
             bits = _popcount(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
             matches.append(np.sort(pairs[bits <= _HAMMING], axis=1))
     return np.unique(np.concatenate(matches), axis=0)
@@ -147,15 +133,15 @@ def _popcount(words: np.ndarray) -> np.ndarray:
     return (words * ones) >> np.uint64(56)
 
 
-def _usual_distance(units: np.ndarray, asked: int = 500, among: int = 2000) -> float:
+def _usual_distance(units: np.ndarray) -> float:
     """Returns the distance to a thumbnail's fifth neighbour, in the densest tenth of a sample.
 
     The fifth, so that a few copies do not lower the usual distance.
     """
-    sample = np.random.default_rng(0).permutation(len(units))[:among]
+    sample = np.random.default_rng(0).permutation(len(units))[:_SAMPLE]
     if len(sample) < 20:
         return np.inf
-    similar = units[sample[:asked]] @ units[sample].T
+    similar = units[sample[:_ASKED]] @ units[sample].T
     fifth = np.partition(similar, -6, axis=1)[:, -6]  # the first is the image itself
     return float(np.quantile(1 - fifth, 0.1))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 
 import tensorflow as tf
 
+from ftkeras.files import OTHER_ENCODINGS
 from ftkeras.inputs.text.tokens import MOST_CHARACTERS
 
 DAMAGED = "not UTF-8 text"
@@ -16,12 +16,6 @@ LONG = f"longer than {MOST_CHARACTERS:,} bytes"
 _ZERO = r"(?s).*\x00.*"
 _NOTHING = r"[\pZ\pC]*"  # spaces and control characters
 _VISIBLE = re.compile(rb"[!-~]")
-_OTHERS = {  # the first bytes of files in other encodings
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 
 
 def why_not(raw: tf.Tensor) -> tf.Tensor:
@@ -42,7 +36,7 @@ def why_not(raw: tf.Tensor) -> tf.Tensor:
 
 def examine(raw: bytes) -> str:
     """Returns why the content of a file cannot be read as text, or ""."""
-    for mark, name in _OTHERS.items():
+    for mark, name in OTHER_ENCODINGS.items():
         if raw.startswith(mark):
             return f"{name}, not UTF-8 text; save it as UTF-8"
     if len(raw) <= MOST_CHARACTERS and b"\0" not in raw and _VISIBLE.search(raw):

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ftkeras.findings import Finding
-from ftkeras.inputs.copies import Pairs, Wording, report_copies
+from ftkeras.inputs.copies import (
+    Pairs,
+    Wording,
+    distinct,
+    exact_pairs,
+    neighbours,
+    report_copies,
+)
 from ftkeras.inputs.text.looks import Looks
 from ftkeras.inputs.text.words import Words
 
@@ -29,26 +36,16 @@ def find_duplicates(
         class_names: Names of the classes.
         features: Not needed: the words of two texts decide.
     """
+    exact = exact_pairs(looks, looks.contents)
     return [
-        *report_copies(looks, class_names, exact_pairs(looks), _WORDS, exact=True),
+        *report_copies(looks, class_names, exact, _WORDS, exact=True),
         *report_copies(looks, class_names, near_pairs(looks), _WORDS, exact=False),
     ]
 
 
-def exact_pairs(looks: Looks) -> Pairs:
-    """Returns pairs (original, copy) of texts that are equal except in case and spaces."""
-    rows = np.flatnonzero(~looks.blank)
-    _, first, which = np.unique(looks.contents[rows], return_index=True, return_inverse=True)
-    original = rows[first[which]]  # the earliest of each content
-    copies = original != rows
-    return np.stack([original[copies], rows[copies]], axis=1)
-
-
 def near_pairs(looks: Looks) -> Pairs:
     """Returns pairs of texts that differ, but share three quarters of their runs of three words."""
-    rows = np.flatnonzero(~looks.blank)
-    _, first = np.unique(looks.contents[rows], return_index=True)
-    rows = rows[np.sort(first)]  # of exact copies, one
+    rows = distinct(looks, looks.contents)
     if len(rows) < 2:
         return np.zeros((0, 2), np.int64)
     values, starts = shingles(looks.words, rows)
@@ -131,15 +128,7 @@ def candidates(signed: np.ndarray) -> Pairs:
         for column in band.T:
             key = _mix(key + column)
         order = np.argsort(key, kind="stable")
-        ranked = key[order]
-        begins = np.arange(len(order) - 1)
-        for step in range(1, _NEIGHBOURS + 1):  # each text with the next, the next but one, ...
-            begins = begins[begins < len(order) - step]
-            begins = begins[ranked[begins] == ranked[begins + step]]
-            if not len(begins):
-                break
-            pairs = np.stack([order[begins], order[begins + step]], axis=1)
-            matches.append(np.sort(pairs, axis=1))
+        matches += [np.sort(pairs, axis=1) for pairs in neighbours(order, key, _NEIGHBOURS)]
     return np.unique(np.concatenate(matches), axis=0)
 
 

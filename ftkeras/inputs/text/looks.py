@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ftkeras.console import counted
 from ftkeras.findings import Finding, percent
 from ftkeras.inputs.rows import Rows
 from ftkeras.inputs.text.giveaways import find_giveaways
@@ -127,7 +128,7 @@ def _short(looks: Looks) -> Finding | None:
         f"{percent(len(rows), len(looks))} texts have {counts[rows].max()} words or fewer; half of "
         f"all have {usual:.0f} or more.",
         "Check them: remove headings and fragments, or find the whole texts.",
-        tuple(looks.evidence(i, _counted(int(counts[i]), "word")) for i in rows.tolist()),
+        tuple(looks.evidence(i, counted(int(counts[i]), "word")) for i in rows.tolist()),
     )
 
 
@@ -210,7 +211,3 @@ def _examples(looks: Looks, inside: np.ndarray, tokens: Tokens | Pieces) -> str:
         if len(found) >= 5:
             break
     return ", ".join(map(repr, list(found)[:5])) or "parts of words"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -125,10 +125,6 @@ class Tokens:
     def _ids(self, tokens: tf.Tensor) -> tf.Tensor:
         return numbers_of(tokens, self.vocabulary, self.unknown)
 
-    def words_of(self, ids: Sequence[int]) -> list[str]:
-        """Returns the tokens of some numbers, for people."""
-        return [self.vocabulary[i] for i in ids]
-
     def as_config(self) -> dict[str, Any]:
         """Returns the arguments of `Tokens`, ready for JSON."""
         return {
@@ -227,19 +223,18 @@ def count_tokens(
     return counts, lengths
 
 
-def choose_length(lengths: Sequence[int], most: int, share: float = 0.95) -> int:
-    """Returns a length, a multiple of 8, that a share of the texts does not exceed.
+def choose_length(lengths: Sequence[int], most: int) -> int:
+    """Returns a length, a multiple of 8, that 95% of the texts do not exceed.
 
     Args:
         lengths: The lengths of the training texts, in tokens.
         most: The largest length.
-        share: The share of texts that are read whole.
 
     Example:
         >>> choose_length([3] * 90 + [50] * 10, 512)
         56
     """
-    wanted = math.ceil(float(np.quantile(lengths, share)))
+    wanted = math.ceil(float(np.quantile(lengths, 0.95)))
     return min(most, max(8, -(-wanted // 8) * 8))
 
 

@@ -67,7 +67,7 @@ def measure_attacked(
             progress.advance(len(examples))
     finally:
         progress.close()
-    clean, *attacked = (_accuracy(np.concatenate(parts), seed) for parts in right)
+    clean, *attacked = (_accuracy(np.concatenate(parts)) for parts in right)
     return {
         "examples": len(split),
         "clean": clean,
@@ -100,6 +100,6 @@ def _answers(model: keras.Model, attack: Attack | None, seed: int) -> Any:
     return answers
 
 
-def _accuracy(right: np.ndarray, seed: int) -> dict[str, Any]:
+def _accuracy(right: np.ndarray) -> dict[str, Any]:
     share = float(right.mean())
     return {"accuracy": share, "interval": share_interval(share, len(right))}

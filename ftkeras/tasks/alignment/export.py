@@ -11,7 +11,6 @@ scores are 0, and `error` says why; a label that cannot be read has the score 0 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,14 +24,15 @@ import tensorflow as tf
 from ftkeras.errors import TrainingError
 from ftkeras.export.archive import Archive
 from ftkeras.export.certificate import TOLERANCE, FreshProcess, check_difference
-from ftkeras.export.publish import new_version, size_of
+from ftkeras.export.classifier import versions
+from ftkeras.export.publish import new_version, size_of, write_json
 from ftkeras.export.questions import Questions, questions_of
 from ftkeras.export.serving import write_serving_files
 from ftkeras.export.signatures import decoded
 from ftkeras.inputs.base import Input
+from ftkeras.measures.metrics import softmax
 from ftkeras.tasks.alignment.pairs import Pair
 from ftkeras.tasks.alignment.retrieval import unit
-from ftkeras.version import __version__
 
 LABELS = ("dog", "a red fruit", "the flag of a country")
 _LABELS_ARGUMENT = "labels"
@@ -66,9 +66,7 @@ class TwoTowers:
     def card(self) -> dict[str, Any]:
         """Returns what a client may want to know."""
         return {
-            "ftkeras": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
+            **versions(),
             "units": self.tower(self.pair.picture).output_shape[-1],
             "scale": self.scale,
             "needs": list(self.pair.serving_packages),
@@ -151,12 +149,8 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
         archive_of(towers).write_out(folder)
         extra = Path(folder, "assets.extra")
         extra.mkdir()
-        for file, tree in {
-            "ftkeras.json": towers.card(),
-            "certificate.json": certify(folder, towers, fresh),
-        }.items():
-            text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-            (extra / file).write_text(text, encoding="utf-8")
+        write_json(extra / "ftkeras.json", towers.card())
+        write_json(extra / "certificate.json", certify(folder, towers, fresh))
     clients = {file: _client(file, towers.pair) for file in ("rest_client.py", "grpc_client.py")}
     # A server's batching joins requests row by row, and two of `classify` have labels of their own.
     needs = towers.pair.serving_packages
@@ -205,8 +199,7 @@ def certify(path: str, towers: TwoTowers, fresh: FreshProcess) -> dict[str, Any]
     labels = _expected(towers, text, dict(enumerate(sentences)))
     classes = unit(labels.reshape(len(LABELS), len(towers.templates), -1).mean(axis=1))
     logits = towers.scale * expected[picture] @ classes.T
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(logits)
     scores = said["classify/scores"]
     _check_refused("classify", said["classify/error"], scores, asked[picture], picture)
     differences["classify"] = float(np.abs(scores[: len(shares)] - shares).max())

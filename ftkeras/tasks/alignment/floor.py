@@ -9,7 +9,6 @@ projections of the two towers into one space, which is what the model's own are.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.console import Progress
-from ftkeras.files import write_whole
+from ftkeras.files import read_arrays, write_arrays
 from ftkeras.run import Run
 from ftkeras.tasks.alignment.retrieval import ranks, unit
 
@@ -268,17 +267,14 @@ def save(run: Run, maps: Sequence[Maps]) -> None:
             arrays[f"kernel {i} {side}"] = each.kernels[side].astype(np.float32)
             arrays[f"bias {i} {side}"] = each.biases[side].astype(np.float32)
         arrays[f"facts {i}"] = np.array([each.score, each.scale])
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    write_whole(run.path(FILE), buffer.getvalue())
+    write_arrays(run.path(FILE), arrays)
 
 
 def load(run: Run) -> list[Maps]:
     """Returns what `save` wrote; nothing if it wrote nothing."""
     if not tf.io.gfile.exists(run.path(FILE)):
         return []
-    with tf.io.gfile.GFile(run.path(FILE), "rb") as file:
-        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    arrays = read_arrays(run.path(FILE))
     return [
         Maps(
             (arrays[f"kernel {i} 0"], arrays[f"kernel {i} 1"]),
@@ -292,18 +288,16 @@ def load(run: Run) -> list[Maps]:
 
 def keep_embeddings(run: Run, split: str, both: Sequence[np.ndarray]) -> None:
     """Writes what ridge regression makes of a split's pictures and texts."""
-    buffer = io.BytesIO()
-    np.savez(buffer, pictures=both[0].astype(np.float32), texts=both[1].astype(np.float32))
+    pictures, texts = (side.astype(np.float32) for side in both)
     tf.io.gfile.makedirs(run.path("predictions"))
-    write_whole(_kept(run, split), buffer.getvalue())
+    write_arrays(_kept(run, split), {"pictures": pictures, "texts": texts})
 
 
 def load_embeddings(run: Run, split: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns what `keep_embeddings` wrote of a split, if it did."""
     if not tf.io.gfile.exists(_kept(run, split)):
         return None
-    with tf.io.gfile.GFile(_kept(run, split), "rb") as file:
-        arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    arrays = read_arrays(_kept(run, split))
     return arrays["pictures"], arrays["texts"]
 
 

@@ -21,12 +21,11 @@ from ftkeras.tasks.alignment.data import check_classes
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed
 from ftkeras.tasks.alignment.retrieval import AT, WAYS, Embedded, unit
 
+_BATCH = 64
 _SHOWN = {"picture_to_text": "picture to text", "text_to_picture": "text to picture"}
 
 
-def encode_texts(
-    tower: keras.Model, texts: Sequence[str], kind: Input, batch_size: int = 64
-) -> np.ndarray:
+def encode_texts(tower: keras.Model, texts: Sequence[str], kind: Input) -> np.ndarray:
     """Returns the embeddings of texts, unit vectors float32 (n, units).
 
     Raises:
@@ -40,7 +39,7 @@ def encode_texts(
         "texts", list(map(str, range(len(texts)))), np.zeros((len(texts), 0), np.float32), 0,
         from_array(raw)(np.arange(len(texts))),
     )  # fmt: skip
-    return unit(predict_outputs(tower, plain(split, kind, batch_size), "encode texts")[0])
+    return unit(predict_outputs(tower, plain(split, kind, _BATCH), "encode texts")[0])
 
 
 def encode_classes(

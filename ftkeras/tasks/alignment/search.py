@@ -20,7 +20,7 @@ from ftkeras.cache import cache_folder, digest
 from ftkeras.console import counted
 from ftkeras.errors import UserError
 from ftkeras.evaluation.predict import each_output, expand_inputs
-from ftkeras.files import write_whole
+from ftkeras.files import write_arrays
 from ftkeras.paths import is_remote
 from ftkeras.run import Run
 from ftkeras.runs.finished import load_model
@@ -69,10 +69,8 @@ class Index:
 
     def save(self, path: str) -> None:
         """Writes the index as one file, whole or not at all."""
-        buffer = io.BytesIO()
         texts = {"files": _packed(self.files), "contents": _packed(self.contents)}
-        np.savez(buffer, vectors=self.vectors, stamps=self.stamps, **texts)  # type: ignore[arg-type]
-        write_whole(path, buffer.getvalue())
+        write_arrays(path, {"vectors": self.vectors, "stamps": self.stamps, **texts})
 
     @classmethod
     def load(cls, path: str) -> Index:

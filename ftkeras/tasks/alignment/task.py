@@ -65,7 +65,6 @@ from ftkeras.trunk.store import FrontierStore
 TOWER = "tower.keras"
 """The file in a run that `backbone.name` of another run may name, or the run itself."""
 _WATCHED = ("val_recall_at_1", "val_recall_at_5", "val_recall_at_10", "val_map")
-_SHARES = {"floor": 0.0, "half way between": 0.5, "fine-tuned": 1.0}
 
 
 class Alignment(Task):

@@ -130,7 +130,7 @@ class FewShot(Task):
             tf.io.gfile.remove(path)
         print(_format(results))
         with assembled.devices.strategy.scope():
-            return _model(choices[0], by_draw[0][choices[0]], targets[0], assembled.model, features)
+            return _model(by_draw[0][choices[0]], targets[0], assembled.model, features)
 
     def sections(self, facts: RunFacts) -> Sequence[Section]:
         return [_report(facts.task, facts.nouns)] if facts.task.get("methods") else []
@@ -257,7 +257,6 @@ def _loss(candidate: _Candidate, labels: np.ndarray) -> float:
 
 
 def _model(
-    choice: str,
     candidate: _Candidate,
     labels: np.ndarray,
     trained: keras.Model,

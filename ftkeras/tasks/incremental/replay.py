@@ -6,15 +6,15 @@ import dataclasses
 import io
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
-from ftkeras.files import write_whole
+from ftkeras.files import read_arrays, write_whole
 from ftkeras.inputs.base import Input
 
 KEPT = "kept/"  # how the ids of kept images begin
@@ -78,9 +78,8 @@ class Exemplars:
             UserError: It is damaged.
         """
         try:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                arrays = np.load(io.BytesIO(file.read()), allow_pickle=False)
-            values = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+            arrays = read_arrays(path)
+            values: dict[str, Any] = {f.name: arrays[f.name] for f in dataclasses.fields(cls)}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
             raise UserError(f"{path}: the memory of this run is damaged.") from None
         values["class_names"] = tuple(map(str, values["class_names"]))

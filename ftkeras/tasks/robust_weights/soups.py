@@ -9,7 +9,7 @@ import keras
 
 from ftkeras.phases import StagedUnfreezing
 from ftkeras.phases.blend import Weights, weights_of_model
-from ftkeras.training.resume.state_file import Tree
+from ftkeras.state_file import Tree
 
 
 def greedy(scores: Sequence[float], score_of: Callable[[Sequence[int]], float]) -> list[int]:

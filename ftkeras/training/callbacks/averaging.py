@@ -32,20 +32,18 @@ class AveragedWeights(keras.callbacks.Callback):
 
     Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging". After update
     t (from 0) since a weight began to train, `average += (1 - d) * (weight - average)` with
-    `d = min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten. The average of a
-    weight that has not trained yet is its value. Keras's own `use_ema` zips averages and weights by
-    position, which is wrong when weights are unfrozen. The statistics of batch normalisation are
-    averaged if they move.
+    `d = min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten. Validation measures
+    the averaged model. The average of a weight that has not trained yet is its value. Keras's own
+    `use_ema` zips averages and weights by position, which is wrong when weights are unfrozen. The
+    statistics of batch normalisation are averaged if they move.
 
     An update is the optimizer's: with gradient accumulation, one in so many steps. With
     `steps_per_execution` there is one per execution. Give this to `fit` after `StagedUnfreezing`,
-    whose audit has to read the weights before the averages replace them.
+    which decides what trains.
 
     Args:
         model: The model, built; a `fit` of another model that shares its variables counts too.
         decay: From 0 to below 1; 0.999 averages over about the last 1,000 updates.
-        validate: Whether validation measures the averaged model.
-        keep: Whether the averages become the model's weights when `fit` ends.
 
     Raises:
         UserError: `decay` is out of range.
@@ -59,21 +57,12 @@ class AveragedWeights(keras.callbacks.Callback):
         ```
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        decay: float = 0.999,
-        *,
-        validate: bool = True,
-        keep: bool = False,
-    ):
+    def __init__(self, model: keras.Model, decay: float = 0.999):
         super().__init__()
         if not 0 <= decay < 1:
             raise UserError(f"average: the decay is from 0 to below 1, got {decay}.")
         self.decay = decay
         self._averaged = model
-        self._validate = validate
-        self._keep = keep
         self._strategy = model.distribute_strategy
         self._averages: dict[int, _Average] = {}  # by id of the variable
         self._updates = 0
@@ -115,17 +104,13 @@ class AveragedWeights(keras.callbacks.Callback):
             self._update()
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        if self._validate:
-            self.swap()
+        self.swap()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        if self._validate:
-            self.unswap()
+        self.unswap()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self.unswap()
-        if self._keep:
-            self._copy()
 
     # -------------------------------------------------------------- the averages in the model
 
@@ -216,11 +201,7 @@ class AveragedWeights(keras.callbacks.Callback):
             for average in averages:
                 self._on_each_device(average, _exchange)
 
-        def copy() -> None:
-            for average in averages:
-                self._on_each_device(average, lambda value, variable: variable.assign(value))
-
-        self._update, self._exchange, self._copy = map(tf.function, (update, exchange, copy))
+        self._update, self._exchange = map(tf.function, (update, exchange))
 
     def _on_each_device(self, average: _Average, function: Any, *more: Any) -> None:
         arguments = (average.variable.value, *more)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from ftkeras.phases.callback import Logs, StagedUnfreezing
-from ftkeras.training.resume.state_file import Tree
+from ftkeras.state_file import Tree
 
 _FIRST, _LATEST, _WINDOW = 10, 5, 100  # steps
 _LEAST = 0.01  # a tiny loss may rise a thousandfold without harm

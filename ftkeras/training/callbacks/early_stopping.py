@@ -9,7 +9,7 @@ import keras
 
 from ftkeras.phases.best import BestEpoch
 from ftkeras.phases.phase import Until
-from ftkeras.training.resume.state_file import Tree
+from ftkeras.state_file import Tree
 
 
 class EarlyStopping(keras.callbacks.Callback):

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.run import Run
+from ftkeras.state_file import Tree
 from ftkeras.training.resume.phases import THROUGH_TIME
-from ftkeras.training.resume.state_file import Tree
 
 
 def _by_group(norms: Mapping[str, float]) -> dict[str, float]:

@@ -79,7 +79,7 @@ class WeightsAndBiases:
     def __init__(self, run: Run, settings: Mapping[str, Value]):
         import wandb
 
-        known = _known_id(run, "wandb")
+        known = _ids(run).get("wandb")
         local = "://" not in run.folder
         self._images = wandb.Image
         self._run = wandb.init(
@@ -117,7 +117,7 @@ class MLflow:
 
         self._client = mlflow.MlflowClient()
         self._entities = mlflow.entities
-        known = _known_id(run, "mlflow")
+        known = _ids(run).get("mlflow")
         self._id = known or self._create(_name(run))
         _keep_id(run, "mlflow", self._id)
         if known:
@@ -248,13 +248,10 @@ def _name(run: Run) -> str:
     return os.path.basename(run.folder.rstrip("/"))
 
 
-def _known_id(run: Run, logger: str) -> str | None:
-    """A service's id of a run that resumes."""
-    if not tf.io.gfile.exists(run.path(_IDS)):
-        return None
-    return run.read_json(_IDS).get(logger)
+def _ids(run: Run) -> dict[str, str]:
+    """Returns the ids of a run that resumes, by service."""
+    return run.read_json(_IDS) if tf.io.gfile.exists(run.path(_IDS)) else {}
 
 
 def _keep_id(run: Run, logger: str, value: str) -> None:
-    known = run.read_json(_IDS) if tf.io.gfile.exists(run.path(_IDS)) else {}
-    run.write_json(_IDS, {**known, logger: value})
+    run.write_json(_IDS, {**_ids(run), logger: value})

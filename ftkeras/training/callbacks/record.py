@@ -13,7 +13,7 @@ from ftkeras.data.feed import Feed
 from ftkeras.memory import peak_memory_record
 from ftkeras.phases.callback import Logs, StagedUnfreezing
 from ftkeras.run import Run
-from ftkeras.training.resume.state_file import Tree
+from ftkeras.state_file import Tree
 
 
 class EpochBoard(keras.callbacks.TensorBoard):

@@ -17,10 +17,10 @@ from ftkeras.errors import TrainingError, did_you_mean
 from ftkeras.files import written_whole
 from ftkeras.phases.phase import improves
 from ftkeras.run import Run
+from ftkeras.state_file import DamagedState, Tree, read_state, write_state
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.averaging import AveragedWeights
 from ftkeras.training.resume.state import values_of
-from ftkeras.training.resume.state_file import DamagedState, Tree, read_state, write_state
 
 gfile = tf.io.gfile
 

@@ -14,12 +14,12 @@ from ftkeras.config.schema import CheckpointConfig, TroubleConfig
 from ftkeras.console import counted
 from ftkeras.errors import TrainingError
 from ftkeras.phases.callback import Logs
+from ftkeras.signals import Signals
 from ftkeras.timeline import stage
 from ftkeras.training.callbacks.divergence import Divergence
 from ftkeras.training.resume import state
 from ftkeras.training.resume.checkpoint import Checkpoints, States
 from ftkeras.training.resume.phases import ResumableUnfreezing
-from ftkeras.training.resume.signals import Signals
 
 _SHARE = 0.05  # of the time that saving may take if epochs are short
 
@@ -64,7 +64,6 @@ class SavedTraining:
         unfreeze: The phases, which know the position.
         parts: All that has a state, by name.
         guards: How often to go back and at what rates, and the training's name.
-        report: Gets a line on what was done.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class SavedTraining:
         unfreeze: ResumableUnfreezing,
         parts: Mapping[str, state.Stateful],
         guards: Guards,
-        report: Callable[[str], None] = print,
     ):
         self.over = False
         """Whether training has come to its end."""
@@ -88,9 +86,8 @@ class SavedTraining:
         self._checkpoints = checkpoints
         self._parts = parts
         self._trouble = guards.trouble
-        self._report = report
         self._name = guards.training
-        self._states = States(self._run, report)
+        self._states = States(self._run)
         self._metrics: state.Tree | None = None  # to be put back when the next epoch begins
         self._rollbacks: list[list[int]] = []  # [epoch, batch] of each trouble
         self._went_back_to = ""
@@ -109,7 +106,7 @@ class SavedTraining:
         where = f"epoch {epoch + 1}, step {batches + 1}{of}"
         if self.over:
             where = f"after the last epoch{of}; the rest of the run is next"
-        self._report(f"resumed   {where}")
+        print(f"resumed   {where}")
 
     @stage("save states and weights")
     def save(self, *, over: bool = False, logs: Logs | None = None) -> None:
@@ -187,7 +184,7 @@ class SavedTraining:
             to_batches=to_batch,
             rate_scale=self.unfreeze.rate_scale,
         )
-        self._report(
+        print(
             f"trouble   {where}: {trouble}; going back to epoch {to_epoch + 1}, step "
             f"{to_batch + 1}, with rates times {self.unfreeze.rate_scale:g}"
         )

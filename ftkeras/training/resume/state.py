@@ -16,7 +16,7 @@ from ftkeras.keras_internals import (
     global_seeds,
     symbolic_build,
 )
-from ftkeras.training.resume.state_file import Tree
+from ftkeras.state_file import Tree
 
 VERSION = 2
 

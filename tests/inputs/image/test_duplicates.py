@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance
 
 from ftkeras.data.load import load_data
 from ftkeras.doctor.look import look_at
+from ftkeras.inputs.copies import exact_pairs
 from ftkeras.inputs.image import duplicates
 from ftkeras.inputs.image.input import ImageInput
 from ftkeras.inputs.image.looks import Looks
@@ -130,7 +131,7 @@ def test_images_that_all_look_alike_are_not_copies(new_photo):
 def test_exact_pairs_name_the_first_and_leave_out_blank_ones(new_photo):
     one, blank = new_photo(1), Image.new("RGB", (56, 48), (9, 9, 9))
     looks = looks_of([new_photo(0), one, blank, one, blank, one])
-    assert duplicates.exact_pairs(looks).tolist() == [[1, 3], [1, 5]]
+    assert exact_pairs(looks, looks.contents).tolist() == [[1, 3], [1, 5]]
     assert not len(duplicates.near_pairs(looks, alike))
 
 
@@ -159,7 +160,7 @@ def test_pixels_count_and_not_the_file(tmp_path, new_photo):
     looks = look_at(
         load_data("folder", path=str(tmp_path), split={"val": None, "test": None}), ImageInput()
     )
-    assert duplicates.exact_pairs(looks).tolist() == [[0, 1]]
+    assert exact_pairs(looks, looks.contents).tolist() == [[0, 1]]
 
 
 def test_what_nobody_knows_contradicts_nothing(new_photo):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 import ftkeras
 from ftkeras.config.load import parse_config
@@ -20,23 +18,10 @@ from ftkeras.tasks.few_shot import task
 from ftkeras.tasks.few_shot.features import unit_features
 from ftkeras.tasks.few_shot.probes import draw, fit_head, stratified_folds
 
-COLOURS = {"blue": (60, 90, 200), "green": (70, 160, 90), "red": (190, 80, 70)}
-
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory, tiny_backbone) -> Path:
-    """A folder per class, beside the backbone."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    shutil.copy(tiny_backbone, folder.with_name("tiny.keras"))
-    for number, (name, colour) in enumerate(COLOURS.items()):
-        (folder / name).mkdir()
-        for i in range(20):
-            random = np.random.default_rng(100 * number + i)
-            pixels = np.array(colour) + random.normal(0, 60, 3) + random.normal(0, 25, (40, 40, 3))
-            image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-            image.save(folder / name / f"{i}.png")
-    return folder
+def photos(coloured_photos) -> Path:
+    return coloured_photos(["blue", "green", "red"], 60)
 
 
 def config(photos: Path, section: dict, *overrides: str) -> Config:

@@ -13,13 +13,13 @@ from ftkeras.config.schema import OptimizerConfig
 from ftkeras.devices.replicas import replica_class
 from ftkeras.devices.workers import share_of, spread
 from ftkeras.phases import weights_of
+from ftkeras.runs.optimizer import make_optimizer
 from ftkeras.tasks.multi_task.weighting import (
     GradNormWeighed,
     UncertaintyWeighed,
     WeighedHeads,
     balanced_weights,
 )
-from ftkeras.training.optimizer import make_optimizer
 from ftkeras.training.unweighted import Unweighted
 
 KINDS: dict[str, Any] = {

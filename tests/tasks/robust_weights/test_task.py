@@ -8,7 +8,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 import ftkeras
 from ftkeras.cli.main import main
@@ -17,26 +16,14 @@ from ftkeras.config.schema import Config
 from ftkeras.errors import UserError
 from ftkeras.run import Run
 from ftkeras.runs.assemble import assemble
-from ftkeras.training.resume.state_file import read_state
+from ftkeras.state_file import read_state
 
-COLOURS = {"blue": (60, 90, 200), "red": (190, 80, 70)}
 SMALL = {"examples": 4, "corruptions": ["contrast"]}
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory, tiny_backbone) -> Path:
-    """A folder per class, beside the backbone."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    shutil.copy(tiny_backbone, folder.with_name("tiny.keras"))
-    for number, (name, colour) in enumerate(COLOURS.items()):
-        (folder / name).mkdir()
-        for i in range(20):
-            random = np.random.default_rng(100 * number + i)
-            pixels = np.array(colour) + random.normal(0, 15, 3) + random.normal(0, 25, (40, 40, 3))
-            image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-            image.save(folder / name / f"{i}.png")
-    return folder
+def photos(coloured_photos) -> Path:
+    return coloured_photos(["blue", "red"], 15)
 
 
 def config(photos: Path, section: dict, *overrides: str) -> Config:

@@ -95,7 +95,7 @@ def test_a_weight_is_averaged_from_its_value_when_it_is_unfrozen():
         Phase("again", epochs=1, learning_rate=0.1),
     ]
     unfreeze = StagedUnfreezing(model, phases, blocks=blocks)
-    ema, trail = AveragedWeights(model, decay=0.6, keep=True), Trail()
+    ema, trail = AveragedWeights(model, decay=0.6), Trail()
     seen = {}
 
     class AfterHead(keras.callbacks.Callback):
@@ -105,6 +105,7 @@ def test_a_weight_is_averaged_from_its_value_when_it_is_unfrozen():
                     seen.update(values(model))
 
     fit(model, ema, unfreeze, trail, AfterHead(), epochs=2)
+    ema.swap()
     assert set(unfreeze.verdicts) == {"head", "all"}
     for path in values(model):
         begins = 0 if "logits" in path else 8  # eight steps an epoch
@@ -121,9 +122,10 @@ def test_the_average_of_what_was_frozen_again_goes_on_to_its_value_and_the_audit
         Phase("head", epochs=1, learning_rate=0.1),
     ]
     unfreeze = StagedUnfreezing(model, phases, blocks=blocks)
-    ema, trail = AveragedWeights(model, decay=0.6, keep=True), Trail()
+    ema, trail = AveragedWeights(model, decay=0.6), Trail()
     fit(model, unfreeze, ema, trail, epochs=2, validation_data=(IMAGES, LABELS))
     assert set(unfreeze.verdicts) == {"all", "head"}
+    ema.swap()
     for path, value in values(model).items():
         expected = by_hand([step[path] for step in trail.steps], 0.6)
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)

@@ -13,11 +13,11 @@ import pytest
 from ftkeras.config.schema import CheckpointConfig
 from ftkeras.errors import Interrupted, Preempted
 from ftkeras.phases import Phase, Until
+from ftkeras.signals import Signals
 from ftkeras.training.callbacks.early_stopping import EarlyStopping
 from ftkeras.training.resume import saving
 from ftkeras.training.resume.checkpoint import States
 from ftkeras.training.resume.saving import Guards
-from ftkeras.training.resume.signals import Signals
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from ftkeras.config.load import parse_config
 from ftkeras.run import Run
+from ftkeras.state_file import DamagedState, read_state, write_state
 from ftkeras.training.resume.checkpoint import States
-from ftkeras.training.resume.state_file import DamagedState, read_state, write_state
 
 TREE = {
     "epoch": 3,

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ftkeras.errors import Interrupted, Preempted
-from ftkeras.training.resume.signals import Signals
+from ftkeras.signals import Signals
 
 
 def send(number: int) -> None:

@@ -15,7 +15,7 @@ from ftkeras.errors import UserError
 from ftkeras.graph import GraphModel, flatten
 from ftkeras.model.lora import add_lora
 from ftkeras.phases import Phase, Plan, make_plan, weights_of
-from ftkeras.training.checkpointing import check_checkpointing, checkpointed
+from ftkeras.phases.checkpointing import check_checkpointing, checkpointed
 
 LENGTH, STEPS = 6, 2
 

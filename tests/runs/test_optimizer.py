@@ -8,7 +8,7 @@ import pytest
 
 from ftkeras.config.schema import OptimizerConfig
 from ftkeras.phases import weights_of
-from ftkeras.training.optimizer import OPTIMIZERS, make_optimizer
+from ftkeras.runs.optimizer import OPTIMIZERS, make_optimizer
 
 
 def model() -> keras.Model:
