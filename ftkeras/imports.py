@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,3 +89,22 @@ def hidden(*packages: str) -> Iterator[None]:
     finally:
         for name in names:
             del sys.modules[name]
+
+
+def import_beside(module: str) -> None:
+    """Imports a module in a thread, for use later; its own import then takes no time.
+
+    If that fails, the later import raises the error.
+
+    Args:
+        module: Its name.
+
+    Example:
+        >>> import_beside("sklearn.linear_model")
+    """
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+    threading.Thread(target=work, name=f"import {module}").start()

@@ -67,11 +67,12 @@ def certify_saved_model(
         TrainingError: The SavedModel could not be asked, or answered differently.
     """
     kind, asked = servable.input, questions_of(servable.input)
-    with tf.device("CPU:0"):
-        inputs, _ = decoded(tf.constant(list(golden.values())), kind)
     raw = [*golden.values(), *asked.refused.values()]
-    with fresh or FreshProcess() as process:
-        process.ask(os.fspath(path), raw, kind, inputs)
+    with fresh or FreshProcess(kind) as process:
+        process.load(os.fspath(path))
+        with tf.device("CPU:0"):
+            inputs, _ = decoded(tf.constant(list(golden.values())), kind)
+        process.ask(raw, kind, inputs)
         expected = servable.expected(inputs)  # while the process answers
         opinion = _second_opinion(servable, inputs, expected)
         answers = process.answers()
@@ -205,20 +206,28 @@ def _second_opinion(servable: Served, inputs: Any, expected: Any) -> dict[str, A
 class FreshProcess:
     """Asks a SavedModel in a process that imports TensorFlow alone, and that import comes first.
 
+    If this process is killed, that one reads the end of its input, and ends, too.
+
+    Args:
+        kind: What the examples are; the packages that a server must link are imported, too.
+
     Example:
         ```python
-        with FreshProcess() as fresh:  # imports TensorFlow, while
+        with FreshProcess(kind) as fresh:  # imports TensorFlow, while
             archive.write_out(path)
-            fresh.ask(path, raw, kind, inputs)
+            fresh.load(path)  # and reads it, while
+            inputs, _ = decoded(raw, kind)
+            fresh.ask(raw, kind, inputs)
             expected = model(inputs)  # it answers
             answers = fresh.answers()
         ```
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Input) -> None:
         self._scratch = tempfile.TemporaryDirectory()
+        script = Path(__file__).with_name("fresh_process.py")
         self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("fresh_process.py")],
+            [sys.executable, script, *kind.serving_packages],
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -226,9 +235,12 @@ class FreshProcess:
             text=True,
         )
 
+    def load(self, path: str) -> None:
+        """Sends the path of the SavedModel, a folder; the process loads it."""
+        self._send(path)
+
     def ask(
         self,
-        path: str,
         raw: Sequence[Any],
         kind: Input,
         inputs: Any,
@@ -237,7 +249,6 @@ class FreshProcess:
         """Sends the questions; the process begins to answer.
 
         Args:
-            path: The SavedModel's folder.
             raw: Raw examples.
             kind: What they are.
             inputs: Those of them that can be read, as the model takes them.
@@ -248,7 +259,7 @@ class FreshProcess:
             name: [base64.b64encode(one).decode("ascii") for one in strings]
             for name, strings in more.items()
         }
-        names = {**wire._asdict(), "packages": list(kind.serving_packages), "more": others}
+        names = {**wire._asdict(), "more": others}
         (scratch / "names.json").write_text(json.dumps(names))
         if kind.raw.dtype == tf.string:
             for i, content in enumerate(raw):
@@ -257,10 +268,12 @@ class FreshProcess:
             np.save(scratch / "raw.npy", np.stack(raw))
         trees = inputs if isinstance(inputs, dict) else {wire.prepared: inputs}
         np.savez(scratch / "prepared.npz", **{name: x.numpy() for name, x in trees.items()})
-        question = json.dumps([path, str(scratch), str(scratch / "answers.npz")])
+        self._send([str(scratch), str(scratch / "answers.npz")])
+
+    def _send(self, what: Any) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it ended early: `answers` raises the reason
-            self._process.stdin.write(f"{question}\n")
+            self._process.stdin.write(f"{json.dumps(what)}\n")
             self._process.stdin.flush()
 
     @stage("export: wait for the fresh process")

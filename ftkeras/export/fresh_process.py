@@ -2,15 +2,17 @@
 
 Besides, it imports the packages whose operations the model needs, which a server must link.
 
-    python fresh_process.py SAVED_MODEL QUESTIONS ANSWERS
+    python fresh_process.py [PACKAGE ...]
 
-Without arguments it reads them as a line of JSON from standard input, after it has imported
-TensorFlow. So the import happens while the SavedModel is written. Times are measured when that
-input ends, so that the caller can work until then.
+From standard input it reads lines of JSON. The first one is the path of a SavedModel. So the
+imports happen while the SavedModel is written. The second line is [QUESTIONS, ANSWERS]. So the
+SavedModel is loaded while the questions are written. Times are measured when the input ends, so
+that the caller can work until then. If the input ends before the second line, the caller has ended:
+nothing is asked.
 
 QUESTIONS is a folder with raw examples, as files in the order of their names or in `raw.npy`; with
 those that can be read, prepared for the model, in `prepared.npz`; and with `names.json`, what
-arguments and features are called, which packages are needed, and strings for more arguments.
+arguments and features are called, and strings for more arguments.
 ANSWERS becomes an .npz file with the answers of each signature, under names such as
 "images/scores", and how long it took, such as "seconds/images/32".
 """
@@ -25,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -42,14 +44,11 @@ _REPEATS, _SECONDS = 9, 1.0  # of a measurement, at most
 _LONG = 5.0  # seconds; what takes longer is not repeated
 
 
-def main(
-    saved_model: str, questions: str, answers: str, until_alone: Callable[[], Any] | None
-) -> None:
-    """Asks all signatures; measures how long they take when `until_alone` returns."""
+def main(lines: TextIO) -> None:
+    """Loads a SavedModel, asks all signatures, and measures how long they take at the end."""
+    signatures = tf.saved_model.load(_next_of(lines)).signatures
+    questions, answers = _next_of(lines)
     names = json.loads(Path(questions, "names.json").read_text())
-    for package in names["packages"]:
-        importlib.import_module(package)
-    signatures = tf.saved_model.load(saved_model).signatures
     raw: Any = [path.read_bytes() for path in sorted(Path(questions).glob("*.raw"))]
     if not raw:
         raw = np.load(Path(questions, "raw.npy"), allow_pickle=False)
@@ -61,16 +60,10 @@ def main(
     results: dict[str, Any] = {}
     batches: dict[str, dict[str, Any]] = {}
     for name in signatures:
-        ask, batch = signatures[name], dict[str, Any]()
-        for argument, spec in ask.structured_input_signature[1].items():
-            asked = known[argument]
-            shape = [spec.shape[0], *np.shape(asked)[1:]]  # a fixed batch may repeat some
-            batch[argument] = asked if spec.shape[0] is None else np.resize(asked, shape)
-        for output, values in ask(**_constants(batch)).items():
+        batches[name] = _batch_of(signatures[name], known)
+        for output, values in signatures[name](**_constants(batches[name])).items():
             results[f"{name}/{output}"] = _as_array(values)
-        batches[name] = batch
-    if until_alone is not None:
-        until_alone()
+    lines.read()  # until the caller works no more
     for name in {"serving_default", names["prepared"]} & set(batches):
         for size in BATCHES:
             question = {argument: [asked[0]] * size for argument, asked in batches[name].items()}
@@ -79,6 +72,22 @@ def main(
     if "ftkeras" in sys.modules:  # TensorFlow itself imports keras, so that may be there
         sys.exit("this process was to import TensorFlow alone, but ftkeras is there, too")
     np.savez(answers, **results)
+
+
+def _next_of(lines: TextIO) -> Any:
+    """Returns what the next line holds; ends the process if there is none."""
+    line = lines.readline()
+    return json.loads(line) if line else sys.exit("the caller has ended")
+
+
+def _batch_of(ask: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a signature, by name."""
+    batch: dict[str, Any] = {}
+    for argument, spec in ask.structured_input_signature[1].items():
+        asked = known[argument]
+        shape = [spec.shape[0], *np.shape(asked)[1:]]  # a fixed batch may repeat some
+        batch[argument] = asked if spec.shape[0] is None else np.resize(asked, shape)
+    return batch
 
 
 def _constants(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
@@ -122,7 +131,6 @@ def _as_array(values: tf.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    asked, until_alone = sys.argv[1:], None
-    if not asked:
-        asked, until_alone = json.loads(sys.stdin.readline()), sys.stdin.readline
-    main(asked[0], asked[1], asked[2], until_alone)
+    for package in sys.argv[1:]:
+        importlib.import_module(package)
+    main(sys.stdin)

@@ -61,7 +61,7 @@ def export_saved_model(
     try:
         with (
             new_version(directory) as (folder, target),
-            FreshProcess() if golden else contextlib.nullcontext() as fresh,
+            FreshProcess(servable.input) if golden else contextlib.nullcontext() as fresh,
         ):
             archive = archive_of(servable, static_batch)
             progress.advance()

@@ -30,6 +30,7 @@ from ftkeras.evaluation.floor import predictions_name
 from ftkeras.evaluation.predict import predict_outputs, predict_split
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.files import read_arrays, write_arrays
+from ftkeras.imports import import_beside
 from ftkeras.measures.linear import STRENGTHS, Linear
 from ftkeras.model.head import logits_name
 from ftkeras.outputs.base import Answers, Output
@@ -39,7 +40,7 @@ from ftkeras.runs.assemble import Assembled
 from ftkeras.timeline import stage
 from ftkeras.training.segments import stores_of
 from ftkeras.trunk.answers import Answer, run_tail, tail_function
-from ftkeras.trunk.extract import is_rounded
+from ftkeras.trunk.extract import find_store, is_rounded, plain_part
 from ftkeras.trunk.plan import view_of
 from ftkeras.trunk.store import FrontierStore
 from ftkeras.version import __version__
@@ -264,6 +265,8 @@ def _stores(
     [features, *_] = next(s.inputs for s in graph.steps if _begins_head(s.operation.name))
     to_features = dataclasses.replace(graph, outputs=(features,), structure=features)
     parts = assembled.model, assembled.feed, assembled.unfreeze, trunk, 0
+    if find_store(split, plain_part(assembled.feed, "train"), trunk.options) is None:
+        import_beside("sklearn.linear_model")  # otherwise the floor is most likely stored, too
     measured = () if is_rounded(split, trunk.options) else measured
     trunk.first_stores = stores_of(*parts, names=tuple(dict.fromkeys(("train", "val", *measured))))
     return trunk.first_stores or {}, tail_function(to_features, split.frontier)

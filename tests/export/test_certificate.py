@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -21,6 +24,7 @@ from ftkeras.export.classifier import Classifier
 from ftkeras.export.saved_model import export_saved_model
 from ftkeras.inputs.image.file_check import WEBP
 from ftkeras.inputs.image.golden import broken_image, golden_images, refused_images
+from ftkeras.inputs.image.input import ImageInput
 
 NAMES = ["cat", "dog", "\u00e9l\u00e9phant"]
 
@@ -56,6 +60,9 @@ class Answered(contextlib.nullcontext):
     def __enter__(self):
         return self
 
+    def load(self, _):
+        pass
+
     def ask(self, *_):
         pass
 
@@ -69,7 +76,7 @@ def certify(exported, answers, monkeypatch):
 
     def run(classifier: Classifier | None = None, **changes) -> dict:
         said = answers | {name.replace("__", "/"): value for name, value in changes.items()}
-        monkeypatch.setattr(certificate, "FreshProcess", lambda: Answered(said))
+        monkeypatch.setattr(certificate, "FreshProcess", lambda _: Answered(said))
         return certify_saved_model(exported, classifier or linear_classifier(), golden_images())
 
     return run
@@ -153,7 +160,7 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
     (tmp_path / "0.raw").write_bytes(golden_images()["colour"])
     np.savez(tmp_path / "prepared.npz", images=np.zeros((2, 16, 16, 3), np.float32))
     names = {"raw": "image_bytes", "feature": "image/encoded", "prepared": "images"}
-    names |= {"packages": [], "more": {}}
+    names |= {"more": {}}
     (tmp_path / "names.json").write_text(json.dumps(names))
     script = Path(certificate.__file__).with_name("fresh_process.py")
     source = (
@@ -161,8 +168,10 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
         "runpy.run_path(sys.argv[0], run_name='__main__');"
         "assert not [name for name in sys.modules if name.startswith('ftkeras')]"
     )
-    command = [sys.executable, "-I", "-c", source, script, exported, tmp_path, tmp_path / "a.npz"]
-    subprocess.run(command, check=True, capture_output=True)
+    lines = [exported, [str(tmp_path), str(tmp_path / "a.npz")]]
+    said = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    command = [sys.executable, "-I", "-c", source, script]
+    subprocess.run(command, input=said, check=True, capture_output=True)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as answers:
         assert answers["serving_default/scores"].shape == (1, 3)
         assert answers["images/scores"].shape == (2, 3)
@@ -170,9 +179,43 @@ def test_the_fresh_process_answers_without_ftkeras(exported, tmp_path):
         assert set(answers["images/class_names"][0]) == set(NAMES)
 
 
+@pytest.mark.slow
+def test_the_fresh_process_ends_with_the_one_that_started_it(tmp_path):
+    code = (
+        "import os, signal\n"
+        "from ftkeras.export.certificate import FreshProcess\n"
+        "from ftkeras.inputs.image.input import ImageInput\n"
+        "print(FreshProcess(ImageInput(size=16))._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until = time.monotonic() + 300
+    while _lives(done.stdout.strip()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _lives(done.stdout.strip())
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(ImageInput, "serving_packages", ("no_such_package",))
+    with pytest.raises(TrainingError, match="cannot be served: .*No module named 'no_such_pack"):
+        certify_saved_model("nowhere", linear_classifier(), golden_images())
+
+
 def test_golden_images_are_the_kinds_they_say_and_never_change():
     images = golden_images()
-    assert images == golden_images()
+    assert images == golden_images.__wrapped__()
     opened = {name: Image.open(io.BytesIO(image)) for name, image in images.items()}
     assert {name: (image.format, image.mode) for name, image in opened.items()} == {
         "colour": ("JPEG", "RGB"),

@@ -281,8 +281,10 @@ def test_where_it_would_not_pay_a_line_says_so(
     assert (said in shown) != is_there
 
 
-def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
+def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache, monkeypatch):
     """And the store is made once: the first phase takes it over."""
+    begun: list[str] = []
+    monkeypatch.setattr("ftkeras.runs.floor.import_beside", begun.append)
     plain, _ = found(config, tmp_path, trunk="off")
     assembled = assemble(config(trunk="on"))
     run = Run.create(str(tmp_path / "stored"), assembled.config)
@@ -296,6 +298,8 @@ def test_features_from_a_store_are_those_of_the_model(config, tmp_path, cache):
     parts = (assembled.model, assembled.feed, assembled.unfreeze, assembled.trunk, 0)
     assert stores_of(*parts) is made
     assert assembled.trunk.first_stores is None  # a phase that begins again finds or makes its own
+    find_floor(assembled, Run.create(str(tmp_path / "again"), assembled.config), "test")
+    assert begun == ["sklearn.linear_model"]  # only while the store was being made
 
 
 @pytest.mark.parametrize(("dtype", "through"), [("float32", [1, 1, 1]), ("float16", [1, 5, 2])])

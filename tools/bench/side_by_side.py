@@ -1,6 +1,6 @@
 """A command of ftkeras here and in another checkout: how long whole processes take.
 
-    python tools/bench/side_by_side.py OTHER [--pairs 3] [--cache] COMMAND ...
+    python tools/bench/side_by_side.py [--pairs 3] [--cache] OTHER COMMAND ...
     python tools/bench/side_by_side.py ../old train --config=configs/quickstart.yaml --out=OUT
 
 Both alternate. OUT in the command becomes a new folder each time. Each process has an empty cache;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
@@ -34,7 +36,8 @@ def is_told(name: str, error: str) -> bool:
     return ("WebP is not supported" in error) == ("webp" in name)
 
 
-def golden_images() -> dict[str, bytes]:
+@functools.cache
+def golden_images() -> Mapping[str, bytes]:
     """Returns encoded images of the kinds that servers meet, by name, the same every time.
 
     An ordinary JPEG, a grey PNG, a PNG with alpha, a JPEG that EXIF rotates, one of a single pixel,

@@ -145,7 +145,7 @@ def export_towers(towers: TwoTowers, directory: str, name: str) -> str:
         UserError: The directory cannot be written.
         TrainingError: The written model answers differently.
     """
-    with new_version(directory) as (folder, target), FreshProcess() as fresh:
+    with new_version(directory) as (folder, target), FreshProcess(towers.pair) as fresh:
         archive_of(towers).write_out(folder)
         extra = Path(folder, "assets.extra")
         extra.mkdir()
@@ -180,11 +180,12 @@ def certify(path: str, towers: TwoTowers, fresh: FreshProcess) -> dict[str, Any]
     Raises:
         TrainingError: The SavedModel could not be asked, or answered differently.
     """
+    fresh.load(path)
     picture, text = towers.pair.picture, towers.pair.text
     asked = {kind: questions_of(kind) for kind in (picture, text)}
     raw = {kind: [*q.golden.values(), *q.refused.values()] for kind, q in asked.items()}
     strings = {text.wire.raw: raw[text], _LABELS_ARGUMENT: [label.encode() for label in LABELS]}
-    fresh.ask(path, raw[picture], towers.pair, {}, strings)
+    fresh.ask(raw[picture], towers.pair, {}, strings)
     expected = {kind: _expected(towers, kind, q.golden) for kind, q in asked.items()}
     said = fresh.answers()
     differences = {}
