@@ -137,6 +137,8 @@ class Diagnosis:
         )
         if counts[0]:
             return f"{summary}. Fix the errors before you train."
+        if counts[1]:
+            return f"{summary}. Read the warnings; no error speaks against training."
         return f"{summary or 'nothing found'}. Nothing speaks against training."
 
 

@@ -80,6 +80,9 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     except OSError as error:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
     lines = list(found.lines)
+    if values.weights is None and "weights: imagenet" in text:
+        remedy = "starter" if backbone == _FOR_IMAGES else "FILE"
+        lines.append(f"ImageNet weights are downloaded; without a connection: --weights={remedy}")
     if hub.is_hub(backbone) and (missing := hub.missing_packages(kind)):
         lines.append(f"{backbone} needs {missing}")
     for line in lines:

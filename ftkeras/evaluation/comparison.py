@@ -121,7 +121,9 @@ def compare_runs(first: Run, second: Run, split: str | None = None) -> dict[str,
             f"compare: {first.folder} and {second.folder} answer different questions: their "
             f"classes in data.json differ. Compare runs on the same classes."
         )
-    split = split or str(first.read_json("evaluation.json")["split"])
+    if split is None:
+        measured = tf.io.gfile.exists(first.path("evaluation.json"))
+        split = str(first.read_json("evaluation.json")["split"]) if measured else "test"
     a, b = (load_predictions(run, split) for run in runs)
     pair = on_shared_examples(a, b, nouns)
     return {

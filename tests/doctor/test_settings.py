@@ -111,7 +111,7 @@ def test_a_note_sends_to_the_page_that_knows_it():
         task=SimpleNamespace(page="docs/alignment.md"),
         notes=["9 texts of 3 pictures", "of the input", "batches are full"],
     )
-    found = list(_model_findings(None, assembled, {}))
+    found = list(_model_findings(assembled, {}))
     assert [finding.remedy for finding in found] == [
         "Continue if it is meant; docs/alignment.md has more.",
         "Change data.input, or continue if it is meant.",

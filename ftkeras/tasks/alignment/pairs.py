@@ -81,7 +81,8 @@ class Pair(Input):
 
     @property
     def notes(self) -> Sequence[str]:
-        return (*self.picture.notes, *self.text.notes)
+        ours = (note.replace("data.input", "alignment.input") for note in self.text.notes)
+        return (*self.picture.notes, *ours)
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -189,12 +189,14 @@ class Alignment(Task):
             average=average,
         )
 
+    def starts_from_floor(self, config: Config) -> bool:
+        return config.head.start == "floor" and not config.head.hidden
+
     def start(self, assembled: Assembled, run: Run) -> bool:
         """Fits the floor and gives it to the projections, unless hidden layers are before them."""
         config = assembled.config
         maps = floor.load(run) or _fitted(assembled, run)
-        starts = config.head.start == "floor" and not config.head.hidden
-        if starts:
+        if starts := self.starts_from_floor(config):
             _start_from(assembled.model, maps[1], _section(config).units)
         return starts
 
