@@ -349,6 +349,7 @@ def test_search_ranks_a_folder_and_reads_only_what_changed(
     told = capsys.readouterr()
     found = json.loads(told.out)  # all of it: notes go elsewhere
     assert "1 file left out" in told.err
+    assert "1 of 12 files are left out, such as notes.txt" in told.err
     assert len(found) == 10 and all(not f["file"].endswith(("txt", "broken.png")) for f in found)
     assert any("blue" in f["file"] for f in found[:3])
     scores = [f["score"] for f in found]
