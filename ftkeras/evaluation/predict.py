@@ -244,7 +244,8 @@ def _others(found: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 def _left_out(others: Sequence[str], read: int, kind: Input) -> str:
     name = shown(others[0].rpartition("/")[2])
-    which = f"{len(others)} of {len(others) + read} files are left out, such as {name}"
+    verb = "is" if len(others) == 1 else "are"
+    which = f"{len(others)} of {len(others) + read} files {verb} left out, such as {name}"
     table = " Name a table itself." if kind.cells and any(map(is_table, others)) else ""
     return f"{which}: in a folder only {kind.files} are read.{table}"
 
@@ -325,19 +326,20 @@ def each_output(
         words, _ = kind.strangers(split.fetch(tf.constant(place, tf.int64)).numpy())
         more = counted(len(others), f"more {kind.noun}", f"more {kind.nouns}")
         also = f", nor half of the words of {more}" if others else ""
-        note_unknown(words, f" of {shown(name)}{also}")
+        if words:  # otherwise only signs are unknown
+            note_unknown(words, f" of {shown(name)}{also}")
 
 
-def note_unknown(words: Iterable[str], where: str = "") -> None:
+def note_unknown(words: Iterable[str], source: str = "") -> None:
     """Prints on standard error which words a model does not know, the first of them.
 
     Args:
         words: The words.
-        where: Where they stand, for the sentence.
+        source: What they are from, such as " of line 2".
     """
     each = list(map(repr, dict.fromkeys(words)))
     named = ", ".join([*each[:_NAMED], *(["..."] if each[_NAMED:] else [])])
-    line = f"note      the model does not know {named}{where}: such words say nothing"
+    line = f"note      the model does not know {named}{source}: such words say nothing"
     print(line, file=sys.stderr)
 
 
