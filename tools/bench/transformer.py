@@ -44,11 +44,10 @@ WAYS: dict[str, tuple[int, float, int]] = {  # epochs, learning rate, layers tha
 }
 HEADER = ("", "stock s", "ftkeras s", "ratio", "stock accuracy", "ftkeras accuracy")
 PADDED = """
-import sys
 from ftkeras.inputs.text import pieces
 pieces.lengths_up_to = lambda length: (length,)
-from ftkeras.cli.main import main
-sys.exit(main(sys.argv[1:]))
+from ftkeras.cli.main import run
+run()
 """
 
 
