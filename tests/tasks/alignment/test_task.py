@@ -202,7 +202,9 @@ def test_lines_lists_and_cells_are_texts(tmp_path):
     assert texts == ["first, one; two", "second", "third", "second"]
     assert train.numbers.tolist() == [0, 1, 2, 1] and train.owners.tolist() == [0, 0, 1, 1]
     assert sorted(bad.path for bad in data.bad_files) == ["c.png", "d.png"]
-    assert data.notes[-1].startswith("4 texts of 2 pictures, 3 of them different; a text that several")
+    assert data.notes[-1].startswith(
+        "4 texts of 2 pictures, 3 of them different; a text that several"
+    )
     one = [{**row, "text": str(i)} for i, row in enumerate(rows[1:4])]  # as most tables are
     table.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, one)))
     assert not any("texts of" in note for note in TASK.data(given).notes)
