@@ -7,7 +7,7 @@ lightning finetuning-scheduler`). All begin from the shipped weights of MobileNe
 of the shipped garments: 1,700 to train, 300 to validate after each epoch, 1,000 to test at the end;
 96 px, batches of 32, two cores, as many epochs of the head as of more.
 
-`ours` is `ftkeras train` of `configs/quickstart.yaml` on these files, with an empty cache and
+`ours` is `ftkeras train` of `configs/two_phases.yaml` on these files, with an empty cache and
 without export and report. The others are in `rival_keras.py` and `rival_torch.py`: Keras's guide,
 which then trains everything; KerasHub's `ImageClassifier`, a plain loop of PyTorch in channels_last
 and finetuning-scheduler on Lightning, which train the last four blocks as ours; fastai's
@@ -93,7 +93,7 @@ def measure(way: str, scratch: Path, seed: int, options: argparse.Namespace) -> 
 
 def ours(scratch: Path, seed: int, epochs: int) -> Row:
     """Returns the row of `ftkeras train`."""
-    tree = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+    tree = yaml.safe_load((ROOT / "configs/two_phases.yaml").read_text())
     photos = {"source": "folder", "path": str(scratch / "photos")}
     tree["data"] |= {**photos, "split": {"val": "val", "test": "test"}}
     tree |= {"seed": seed, "export": {"saved_model": False}, "report": False}
