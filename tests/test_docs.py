@@ -92,7 +92,7 @@ def test_broken_links_are_seen(tmp_path):
 def test_the_readme_is_a_door():
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
-    assert len(re.findall(r"^```python$", text, re.MULTILINE)) == 2  # one for images, one for texts
+    assert len(re.findall(r"^```python$", text, re.MULTILINE)) == 2  # a run, and phases in a `fit`
     assert "docs/README.md" in links(README)
     assert len([link for link in links(README) if link.endswith((".svg", ".png"))]) == 1
 

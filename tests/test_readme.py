@@ -19,6 +19,7 @@ EXAMPLES = {
 }
 
 _SHORT = ["phases[1].epochs=2", "backbone.recurrent.units=4", "export.saved_model=false"]
+_SHORT_IMAGES = ["phases.epochs=2", "backbone.cut=block_4_add", "export.saved_model=false"]
 pytestmark = pytest.mark.slow
 
 
@@ -27,11 +28,11 @@ def photos(tmp_path, monkeypatch) -> None:
     """A folder of photos and a table, in which the examples run."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+    for folder in ("photos/cat", "photos/dog", "holiday"):
+        (tmp_path / folder).mkdir(parents=True)
         for i in range(10):
             pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.jpg")
     rows = "".join(
         f"{review},{label}\n" for review, label in [("a joy", "good"), ("bad", "poor")] * 20
     )
@@ -49,6 +50,7 @@ def test_the_examples_of_a_page_run_one_after_the_other(page, photos):
         code = (
             code.replace("160", "64")
             .replace('"data.input.column', f'*{_SHORT}, "data.input.column')
+            .replace('"data.path=photos/', f'*{_SHORT_IMAGES}, "data.path=photos/')
             .replace("initial_epoch=3", "initial_epoch=1")
             .replace('splits["train"]', 'splits["train"].take([*range(8)])')
         )
@@ -66,4 +68,5 @@ def test_there_are_examples():
         "docs/distributed.md": 1,
         "docs/inputs.md": 1,
         "docs/own_script.md": 4,
+        "docs/text.md": 1,
     }

@@ -8,7 +8,7 @@ from ftkeras.cli.flags import define_config, no_arguments, read_config
 from ftkeras.cli.quiet import import_tensorflow
 
 USAGE = """Usage:   ftkeras plan --config=FILE [--set FIELD=VALUE ...]
-Example: ftkeras plan --config=configs/quickstart.yaml --set "phases[1].train=[head, blocks[-2:]]"
+Example: ftkeras plan --config=configs/two_phases.yaml --set "phases[1].train=[head, blocks[-2:]]"
 """
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 USAGE = """Usage:   ftkeras train --config=FILE [--out=FOLDER] [--set FIELD=VALUE ...]
          [--assert METRIC>=VALUE ...] [--seeds=N]
-Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases[1].epochs=20
+Example: ftkeras train --config=configs/quickstart.yaml --out=runs/q --set phases.epochs=20
 
 A run that was stopped or killed resumes: ftkeras train --out=runs/q. If its data have moved, add
 --set data.path=PATH; export and report may change, too, and anything if no epoch has ended. Ctrl-C

@@ -174,7 +174,7 @@ def bind(built: Built, data: Data) -> Assembled:
             weights,
             len(data.splits["train"]),
             lambda: relative_gradients(model, weights, feed.plain("train").take(8), _in_one(loss)),
-            task.starts_from_floor(config),
+            _starts_from_floor(built, feed),
         )
         phases, scaling = build.scaled(config, expansion.phases)
         padding: Sequence[str] = ()
@@ -213,11 +213,14 @@ def bind(built: Built, data: Data) -> Assembled:
     return dataclasses.replace(assembled, callbacks=tuple(task.callbacks(assembled)))
 
 
+def _starts_from_floor(built: Built, feed: Feed) -> bool:
+    """Whether the head starts from a linear model; several workers fit none."""
+    return built.task.starts_from_floor(built.config) and feed.share.count == 1
+
+
 def _unfreezing(built: Built, phases: Sequence[Phase], feed: Feed) -> ResumableUnfreezing:
     """Returns the callback of the plan, as it stands before the first phase."""
     recalibrates = any(phase.batch_norm == "recalibrate" for phase in phases)
-    # Several workers fit no floor.
-    has_floor = built.task.starts_from_floor(built.config) and feed.share.count == 1
     checkpointing = built.config.training.gradient_checkpointing
     if checkpointing:
         check_checkpointing(built.model, built.weights)
@@ -231,7 +234,7 @@ def _unfreezing(built: Built, phases: Sequence[Phase], feed: Feed) -> ResumableU
             batch_size=feed.batch_size,
             length=feed.input.sizes[-1] if feed.input.sizes else None,
             checkpointing=checkpointing,
-            fragile=built.config.backbone.weights != "none" and not has_floor,
+            fragile=built.config.backbone.weights != "none" and not _starts_from_floor(built, feed),
         ),
         blocks=built.backbone.blocks,
         recalibrate_on=feed.plain("train") if recalibrates else None,

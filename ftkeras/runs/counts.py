@@ -21,7 +21,7 @@ from ftkeras.data.dataset import Split, joined
 from ftkeras.data.feed import Feed
 from ftkeras.data.order import example_weights
 from ftkeras.evaluation.floor import counts_name
-from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predict import predict_split
 from ftkeras.evaluation.predictions import Predictions, save_predictions
 from ftkeras.measures.linear import Linear, logistic
 from ftkeras.outputs.kinds import only_output
@@ -125,9 +125,18 @@ def with_counts(
     if found is None:
         return model, assembled.feed
     kernel, bias = (found.weight * x for x in (found.linear.kernel, found.linear.bias))
-    counts = assembled.feed.input.ability("counts")
-    model = counts.joined(model, found.terms, (kernel, bias), found.network)
-    return model, assembled.task.feed(assembled.config, assembled.data, model)
+    counts, network = assembled.feed.input.ability("counts"), assembled.feed.answers
+    both = counts.joined(model, found.terms, (kernel, bias), found.network)
+
+    def answers(asked: keras.Model, name: str, label: str) -> Any:
+        own = network(model, name, label) if network is not None and asked is both else None
+        if own is None:
+            return None
+        said = found.linear(counts.matrix(found.terms, _raws(assembled.data.splits[name])))
+        return (found.network * own + found.weight * said).astype(np.float32)
+
+    feed = assembled.task.feed(assembled.config, assembled.data, both)
+    return both, dataclasses.replace(feed, answers=answers)
 
 
 class _Fit:
@@ -172,7 +181,7 @@ def _weighed(
     from scipy.optimize import minimize
 
     [(name, output)] = assembled.data.outputs.items()
-    own, _ = predict_outputs(assembled.model, assembled.feed.plain("val"), "weigh the counts")
+    own = predict_split(assembled.model, assembled.feed, "val", "weigh the counts")
     places = assembled.data.splits["val"].answers_to(name).places
     own = np.asarray(output.reading(assembled.model, name).kept(own))[places]
 
@@ -214,12 +223,17 @@ def _known(split: Split, output: str) -> _Part:
     answers = split.answers_to(output)
     places = answers.places
     part = split.take(places)
-    data = tf.data.Dataset.range(len(part)).map(part.fetch, num_parallel_calls=tf.data.AUTOTUNE)
-    progress, raws = Progress(f"counts, read {split.name}", len(part)), []
+    return _Part(_raws(part), answers.values[places], np.array(part.ids))
+
+
+def _raws(split: Split) -> list[bytes]:
+    """Reads all examples of a split."""
+    data = tf.data.Dataset.range(len(split)).map(split.fetch, num_parallel_calls=tf.data.AUTOTUNE)
+    progress, raws = Progress(f"counts, read {split.name}", len(split)), []
     try:
         for raw in data.as_numpy_iterator():
             raws.append(raw)
             progress.advance()
     finally:
         progress.close()
-    return _Part(raws, answers.values[places], np.array(part.ids))
+    return raws

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -15,9 +16,11 @@ from ftkeras.config.schema import TrunkConfig
 from ftkeras.console import Progress, counted
 from ftkeras.data import dataset
 from ftkeras.data.feed import Feed
+from ftkeras.inputs.base import Input
 from ftkeras.timeline import stage
 from ftkeras.trunk.engines import Engine, Frontier, Inputs, best_precision, make_engine
 from ftkeras.trunk.key import stamp_examples, store_key
+from ftkeras.trunk.lengths import ByLength
 from ftkeras.trunk.split import TrunkSplit, joined_trunk
 from ftkeras.trunk.store import FrontierStore, Layout, is_there, open_store, stored_dtype
 from ftkeras.trunk.writer import (
@@ -32,6 +35,8 @@ GetStores = Callable[..., Any]
 """`get_stores`, or a function like it for examples of several parts."""
 
 _AHEAD = 64 << 20  # bytes of inputs that may be ready before they are used
+_SORTED = 256 << 20  # bytes of outputs of the batches that are sorted by length together
+_MOST_SORTED = 16  # and how many these are
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Part:
         recipe: A text that differs if the inputs could differ.
         views: The number of versions of each example.
         nouns: The word for examples in messages.
+        pad: What fills inputs after their end; see `Input.pad`.
+        sizes: The lengths that batches may have; see `Input.sizes`.
     """
 
     examples: dataset.Split
@@ -52,12 +59,19 @@ class Part:
     recipe: str
     views: int = 1
     nouns: str = "examples"
+    pad: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sequence[int] = ()
 
 
 def plain_part(feed: Feed, name: str) -> Part:
     """Returns a split whose examples are taken as they are."""
-    inputs = functools.partial(feed.plain, name)
-    return Part(feed.data.splits[name], inputs, feed.input.recipe(), nouns=feed.input.nouns)
+    return part_of(feed.data.splits[name], functools.partial(feed.plain, name), feed.input)
+
+
+def part_of(examples: dataset.Split, inputs: Callable[[], tf.data.Dataset], kind: Input) -> Part:
+    """Returns examples of a kind that are taken as they are."""
+    recipe = kind.recipe()
+    return Part(examples, inputs, recipe, nouns=kind.nouns, pad=kind.pad, sizes=kind.sizes)
 
 
 @stage("run the trunk")
@@ -107,7 +121,7 @@ def get_stores(
             return None
         about = f"{len(part.examples)} {name} {part.nouns}, {part.recipe}"
         try:
-            stores.append(extract(trunks, part.inputs(), outlets, about=about, report=report))
+            stores.append(extract(trunks, part, outlets, about=about, report=report))
         except OSError as error:  # another process filled the disk, or it failed
             report(f"trunk     {name}: nothing is stored: {error}")
             return None
@@ -182,8 +196,16 @@ class Trunks:
         self._options = (batch_size, engine, precision, strategy)
         self._made: tuple[Engine, str] | None = None
 
-    def run(self, inputs: tf.data.Dataset) -> tuple[Iterator[list[Frontier]], str]:
-        """Returns the frontiers of all splits, batch by batch, and a line that names the engine."""
+    def run(
+        self, part: Part, ran: Callable[[int], None] = lambda count: None
+    ) -> tuple[Iterator[list[Frontier]], str]:
+        """Returns the frontiers of all splits in order, some at a time, and the engine's name.
+
+        Args:
+            part: The examples.
+            ran: Is told how many more have run.
+        """
+        inputs = part.inputs().map(lambda first, *_: first)
         size, engine, precision, strategy = self._options
         specs = tf.nest.flatten(inputs.element_spec)
         numbers = sum(spec.shape[1:].num_elements() or _AHEAD for spec in specs)  # per example
@@ -203,7 +225,27 @@ class Trunks:
                 strategy=strategy,
             )
         run, name = self._made
-        return ([[batch[i] for i in row] for row in self._places] for batch in run(batches)), name
+        frontiers = self._sorted_by(part, inputs.element_spec)(run, batches, ran)
+        return ([[batch[i] for i in row] for row in self._places] for batch in frontiers), name
+
+    def _sorted_by(self, part: Part, spec: Any) -> Callable[..., Iterator[Frontier]]:
+        size, _, precision, strategy = self._options
+        numbers = sum(
+            math.prod(n or max(part.sizes, default=1) for n in x.shape[1:])
+            for x in self._trunk.graph.outputs
+        )
+        batches = min(_MOST_SORTED, _SORTED // (4 * size * numbers))
+        sort = ByLength(spec, pad=part.pad, sizes=part.sizes, batches=batches)
+        alone = strategy is None or strategy.num_replicas_in_sync == 1
+        return sort if sort.helps and alone and precision != "exact" else _as_they_come
+
+
+def _as_they_come(
+    run: Engine, inputs: Iterable[Inputs], ran: Callable[[int], None]
+) -> Iterator[Frontier]:
+    for frontier in run(inputs):
+        ran(len(frontier[0]))
+        yield frontier
 
 
 @dataclass(frozen=True)
@@ -221,7 +263,7 @@ class Outlet:
 
 def extract(
     trunks: Trunks,
-    inputs: tf.data.Dataset,
+    part: Part,
     outlets: Sequence[Outlet | None],
     *,
     about: str = "",
@@ -231,8 +273,7 @@ def extract(
 
     Args:
         trunks: The trunks.
-        inputs: Batches that begin with the model's inputs, a tensor or several by name, in the
-            order of the stores' rows; `tf.data` decodes the next ones meanwhile.
+        part: The examples; `tf.data` decodes the next ones meanwhile.
         outlets: Where each trunk's frontier goes; None leaves a trunk out, but not the first.
         about: A description of the stores, for people.
         report: Takes a line on what ran.
@@ -240,7 +281,8 @@ def extract(
     Returns:
         The store of the first.
     """
-    frontiers, name = trunks.run(inputs.map(lambda first, *_: first))
+    shown: Progress
+    frontiers, name = trunks.run(part, lambda count: shown.advance(count))
     used = [index for index, outlet in enumerate(outlets) if outlet is not None]
     layouts = [outlet.layout for outlet in outlets if outlet is not None]
     more = f", for {len(used) - 1} more of the phases too" if used[1:] else ""
@@ -255,5 +297,4 @@ def extract(
         for frontier in frontiers:
             for index, writer in zip(used, writers, strict=True):
                 writer.append(frontier[index])
-            shown.advance(len(frontier[0][0]))
         return [writer.finish() for writer in writers][0]

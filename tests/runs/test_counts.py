@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from ftkeras.config.load import parse_config
+from ftkeras.evaluation import predict
 from ftkeras.evaluation.predictions import load_predictions
 from ftkeras.inputs.text.terms import terms_in_model
 from ftkeras.runs.finished import evaluate, load_run
@@ -58,3 +59,19 @@ def test_off_leaves_the_network_alone(text_tree, tmp_path, capsys):
     assert "counts    logistic regression" in capsys.readouterr().out
     assert one.read_json("evaluation.json")["accuracy"] < 1.0
     assert load_predictions(one, "counts-test").logits.shape == (12, 2)
+
+
+def test_both_answer_from_a_stored_trunk_as_the_saved_model_does(text_tree, tmp_path, monkeypatch):
+    ran, run_all = [], predict.predict_outputs
+
+    def recorded(model, dataset, label):
+        ran.append(label)
+        return run_all(model, dataset, label)
+
+    monkeypatch.setattr(predict, "predict_outputs", recorded)
+    one = train(parse_config(text_tree, [*LITTLE, "trunk.mode=on"]), str(tmp_path / "run"))
+    assert one.read_json("counts.json")["added"]
+    assert ran == ["evaluate test"]  # which is stored only if there is a floor
+    stored = load_predictions(one, "val").logits
+    evaluate(one, "val")
+    np.testing.assert_allclose(stored, load_predictions(one, "val").logits, atol=1e-5)

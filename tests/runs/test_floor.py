@@ -17,6 +17,7 @@ import tensorflow as tf
 import ftkeras
 from ftkeras.config.load import parse_config
 from ftkeras.data.pipeline import Examples
+from ftkeras.data.share import Share
 from ftkeras.evaluation.floor import against_floor, floor_lines, sentence
 from ftkeras.evaluation.predict import predict_outputs
 from ftkeras.evaluation.predictions import Predictions, load_predictions
@@ -397,3 +398,14 @@ def test_each_kind_of_output_is_compared_by_its_own_measure():
     assert "fine-tuning gained 1 (95% interval 1 to 1)" in sentence(part)
     same = Predictions(good, classes, ids)
     assert "the difference is noise" in sentence(against_floor(OneOf(("a", "b")), same, same))
+
+
+@pytest.mark.parametrize(("workers", "first"), [(1, "top"), (2, "head")])
+def test_auto_trains_the_head_first_if_several_workers_fit_no_floor(
+    config, monkeypatch, workers, first
+):
+    share = Share(0, workers, replicas=workers)
+    monkeypatch.setattr("ftkeras.runs.assemble.worker_share", lambda strategy: share)
+    phases = {"strategy": "auto", "epochs": 2, "learning_rate": 1e-3}
+    made = assemble(parse_config({**config().model_dump(exclude_unset=True), "phases": phases}))
+    assert made.unfreeze.phases[0].name == first

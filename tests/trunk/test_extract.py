@@ -245,7 +245,8 @@ def test_extraction_stores_each_example_once(key):
     data, lines = examples(), []
     layout = plan_layout(split.frontier, examples=len(data))
     trunks = Trunks([split], batch_size=8, engine="tensorflow")
-    store = extract(trunks, images_of(data), [Outlet(layout, key)], report=lines.append)
+    part = Part(data, lambda: images_of(data), "plain")
+    store = extract(trunks, part, [Outlet(layout, key)], report=lines.append)
     for frontier, labels in batches_of(store, data, batch_size=4, training=True, seed=3, epoch=2):
         assert [tuple(x.shape[1:]) for x in frontier] == [(12, 12, 4), (6, 6, 4)]
         assert labels.shape[1] == 3

@@ -12,7 +12,8 @@ import tensorflow as tf
 from ftkeras.graph import GraphModel, flatten
 from ftkeras.trunk.cost import NOMINAL_LENGTH, work
 from ftkeras.trunk.engines import make_engine
-from ftkeras.trunk.extract import Outlet, Trunks, extract
+from ftkeras.trunk.extract import Outlet, Part, Trunks, extract
+from ftkeras.trunk.lengths import ByLength
 from ftkeras.trunk.masks import find_masks
 from ftkeras.trunk.plan import _seconds_per_work
 from ftkeras.trunk.split import is_within, joined_trunk, split_model, split_or_reason
@@ -292,7 +293,9 @@ def test_a_store_keeps_masks_and_whole_numbers(tmp_path, monkeypatch):
     for key in ("stored", None):  # on disk, in memory
         layout = plan_layout(split.frontier, examples=3, dtype="float16")
         trunks = Trunks([split], batch_size=2, precision="exact")
-        store = extract(trunks, data, [Outlet(layout, key)], report=lambda _: None)
+        store = extract(
+            trunks, Part(data, lambda: data, "plain"), [Outlet(layout, key)], report=lambda _: None
+        )
         stored = store.gather(tf.constant([2, 0], tf.int64))
         for found, expected in zip(stored, split.trunk(TOKENS), strict=True):
             assert found.dtype == expected.dtype
@@ -301,6 +304,60 @@ def test_a_store_keeps_masks_and_whole_numbers(tmp_path, monkeypatch):
                 tf.gather(tf.cast(expected, tf.float32), [2, 0]),
                 atol=1e-3,
             )
+
+
+def test_sequences_of_like_length_run_together_and_come_back_in_order():
+    """Ids are padded with 1, as RoBERTa's are; segments are 0 in the middle of a text, too."""
+    lengths = np.array([3, 9, 1, 8, 2, 0, 5, 4])
+    ids = np.full((8, 16), 1, "int32")
+    for row, length in enumerate(lengths):
+        ids[row, :length] = 10 + row
+    batches = [
+        {"segment_ids": np.zeros_like(ids[at]), "token_ids": ids[at]}
+        for at in (np.s_[:3, :16], np.s_[3:6, :8], np.s_[6:, :8])
+    ]
+    spec = {name: tf.TensorSpec((None, None), "int32") for name in batches[0]}
+    seen, told = [], []
+
+    def run(given):
+        for batch in given:
+            seen.append(batch["token_ids"].shape)
+            yield [batch["token_ids"][:, :, None] * 2, batch["token_ids"].max(axis=1)]
+
+    sort = ByLength(spec, pad={"token_ids": 1}, sizes=(2, 4, 16), batches=2)
+    assert sort.helps
+    # The first two batches are sorted: lengths 0, 1, 2 and 3, 8, 9. The third is alone.
+    first, second = sort(run, batches, told.append)
+    assert seen == [(3, 2), (3, 16), (2, 8)] and told == [3, 3, 2]
+    np.testing.assert_array_equal(first[1], [10, 11, 12, 13, 14, 1])
+    for row, length in enumerate(lengths[:6]):
+        np.testing.assert_array_equal(first[0][row, :length, 0], [2 * (10 + row)] * length)
+    assert first[0].shape == (6, 16, 1)
+    np.testing.assert_array_equal(second[1], [16, 17])
+    one = ByLength(spec, pad={}, sizes=(16,), batches=2)
+    fixed = ByLength({"token_ids": tf.TensorSpec((None, 16))}, pad={}, sizes=(8, 16), batches=2)
+    assert not one.helps and not fixed.helps
+
+
+@pytest.mark.parametrize("precision", ["exact", "float32"])
+def test_a_store_of_sorted_sequences_holds_what_the_trunk_gives(tmp_path, monkeypatch, precision):
+    monkeypatch.setenv("FTKERAS_CACHE", str(tmp_path))
+    model = chain(layers.LSTM(5, return_sequences=True), layers.LSTM(4))
+    split, lines = split_model(model), []
+    longer = np.concatenate([TOKENS, TOKENS[::-1], TOKENS])
+    data = tf.data.Dataset.from_tensor_slices(longer).batch(2)
+    varied = data.map(lambda x: tf.ensure_shape(x, (None, None)))
+    part = Part(longer, lambda: varied, "plain", sizes=(2, LENGTH))
+    layout = plan_layout(split.frontier, examples=len(longer))
+    trunks = Trunks([split], batch_size=2, precision=precision)
+    store = extract(trunks, part, [Outlet(layout, None)], report=lines.append)
+    found = store.gather(tf.range(len(longer), dtype=tf.int64))
+    expected = split.trunk(longer)
+    used = (longer != 0)[:, :, None]
+    for a, b in zip(found, expected, strict=True):
+        a, b = (np.asarray(tf.cast(x, tf.float32)) for x in (a, b))
+        both = [x * used if x.ndim == 3 else x * used[:, :, 0] for x in (a, b)]
+        np.testing.assert_allclose(*both, atol=1e-5)
 
 
 # -------------------------------------------------------------------------- dropout inside

@@ -30,8 +30,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ftkeras.console import table
@@ -97,15 +98,19 @@ def known(options: argparse.Namespace) -> list[Result]:
     return [pair for pair in pairs if (pair["size"], pair["epochs"]) == setting]
 
 
-def prepare(scratch: Path) -> tuple[Path, Path]:
+def prepare(
+    scratch: Path,
+    split: Mapping[str, Any] = MappingProxyType({"val": None, "test": "test"}),
+    parts: Mapping[str, str] = MappingProxyType({"train": "train", "test": "val"}),
+) -> tuple[Path, Path]:
     """Lays the starter's images out as train/ and val/, and writes its weights for Keras."""
     script = (
         "import sys\n"
         "from ftkeras.data.load import load_data\n"
         "from ftkeras.backbones import load_backbone\n"
         "import tensorflow as tf\n"
-        "data = load_data('starter', split={'val': None, 'test': 'test'})\n"
-        "for name, part in (('train', 'train'), ('test', 'val')):\n"
+        f"data = load_data('starter', split={dict(split)})\n"
+        f"for name, part in {dict(parts)}.items():\n"
         "    split = data.splits[name]\n"
         "    for i, (file, label) in enumerate(zip(split.files, split.labels)):\n"
         "        to = f'{sys.argv[1]}/photos/{part}/{data.class_names[label]}'\n"

@@ -1,6 +1,6 @@
 """Shows which operations the time of a training step goes to.
 
-    python tools/bench/operations.py --config=configs/quickstart.yaml --set phases[0].epochs=2
+    python tools/bench/operations.py --config=configs/two_phases.yaml --set phases[0].epochs=2
 
 It trains through the config and watches some steps of its last phase with TensorFlow's profiler,
 which makes them longer. Operations run side by side, and a large one on several cores, so the times
@@ -70,7 +70,7 @@ class Profile(keras.callbacks.Callback):
 def main() -> None:
     """Runs the config and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.yaml"))
+    parser.add_argument("--config", default=str(ROOT / "configs" / "two_phases.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
     config = load_config(options.config, ["export.saved_model=false", "report=false", *options.set])

@@ -26,6 +26,7 @@ import numpy as np
 from floor_rules import packed
 from from_floor import BATCH, SETS, SIZE, drawn
 from image_sets import load
+from rival_keras import guide_model, write_weights
 
 from ftkeras.backbones import Backbone, load_backbone
 
@@ -80,14 +81,7 @@ def keras_guide(backbone: Backbone, train: Split, test: np.ndarray, seed: int) -
     """Trains as the guide does."""
     base = backbone.model
     base.trainable = False
-    inputs = keras.Input((SIZE, SIZE, 3))
-    x = keras.layers.RandomFlip("horizontal", seed=seed)(inputs)
-    x = keras.layers.RandomRotation(0.1, seed=seed)(x)
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
-    x = base(x, training=False)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    x = keras.layers.Dropout(0.2)(x)
-    model = keras.Model(inputs, keras.layers.Dense(int(train[1].max()) + 1)(x))
+    model = guide_model(base, int(train[1].max()) + 1, seed)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     pixels = train[0].astype(np.float32)
     for rate, epochs in ((1e-3, HEAD_EPOCHS), (1e-5, FINE_EPOCHS)):
@@ -101,15 +95,11 @@ def fastai(python: str) -> Way:
     """Returns the way that another interpreter goes."""
 
     def run(backbone: Backbone, train: Split, test: np.ndarray, seed: int) -> np.ndarray:
-        kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.BatchNormalization)
-        layers = [layer for layer in backbone.model.layers if isinstance(layer, kinds)]
-        weights = [each for layer in layers for each in layer.get_weights()]
-        maps = backbone.model(test[:8].astype(np.float32) / 127.5 - 1, training=False)
-        arrays = {f"weight_{number}": each for number, each in enumerate(weights)}
         with tempfile.TemporaryDirectory() as folder:
-            np.savez(f"{folder}/in.npz", x=train[0], y=train[1], test=test, seed=seed,
-                     features=np.mean(maps, axis=(1, 2)), epochs=FASTAI_EPOCHS, batch=BATCH,
-                     **arrays)  # fmt: skip
+            write_weights(
+                backbone.model, f"{folder}/in.npz", x=train[0], y=train[1], test=test, seed=seed,
+                epochs=FASTAI_EPOCHS, batch=BATCH,
+            )  # fmt: skip
             subprocess.run([python, str(HERE / "rival_fastai.py"), folder], check=True)
             return np.load(f"{folder}/out.npy")
 

@@ -1,6 +1,6 @@
 """Test accuracy with and without a stored trunk.
 
-    python tools/bench/same_answer.py [--seeds 5] [--config configs/quickstart.yaml] [--out FILE]
+    python tools/bench/same_answer.py [--seeds 5] [--config configs/two_phases.yaml] [--out FILE]
 
 Each seed trains twice, with `trunk.mode: on` and `off`. Printed are the test accuracies, the mean
 of their differences, and the standard error of that mean. A result that `--out` already holds is
@@ -33,7 +33,7 @@ def main() -> None:
     """Trains what is not known yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.yaml"))
+    parser.add_argument("--config", default=str(ROOT / "configs" / "two_phases.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

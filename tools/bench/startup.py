@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ftkeras.console import table
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICKSTART = f"--config={ROOT / 'configs/quickstart.yaml'}"
+CONFIG = f"--config={ROOT / 'configs/two_phases.yaml'}"
 IMPORT = ["-c", "import tensorflow, keras"]
 BUILD = [
     "-c",
@@ -58,7 +58,7 @@ def main() -> None:
             for name, run in {
                 "ftkeras --help": lambda: process(["-m", "ftkeras", "--help"]),
                 "ftkeras doctor": lambda: process(["-m", "ftkeras", "doctor"]),
-                "ftkeras plan": lambda: process(["-m", "ftkeras", "plan", QUICKSTART]),
+                "ftkeras plan": lambda: process(["-m", "ftkeras", "plan", CONFIG]),
                 "the first step": lambda: until_first_step(Path(scratch)),
             }.items():
                 found.setdefault(name, []).append((process(IMPORT), build, run()))
@@ -104,7 +104,7 @@ def processor_seconds() -> float:
 
 def until_first_step(scratch: Path) -> Times:
     """Trains with `--profile`, and returns when the first step was done."""
-    command = ["-m", "ftkeras", "train", QUICKSTART, f"--out={scratch / 'run'}", "--overwrite"]
+    command = ["-m", "ftkeras", "train", CONFIG, f"--out={scratch / 'run'}", "--overwrite"]
     for change in SHORT:
         command += ["--set", change]
     process([*command, "--profile"], FTKERAS_CACHE=str(scratch / "cache"))

@@ -43,13 +43,7 @@ def main() -> None:
 
     fit(model, train, val, 3e-3, options.head_epochs)
     if options.top_epochs:
-        base.trainable = True
-        names = [layer.name for layer in base.layers]
-        for layer in base.layers[: names.index(options.first_layer)]:
-            layer.trainable = False
-        for layer in base.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+        unfreeze(base, options.first_layer)
         fit(model, train, val, 3e-4, options.top_epochs)
     accuracy = model.evaluate(val, verbose=0, return_dict=True)["accuracy"]
     print(json.dumps({"accuracy": accuracy}), flush=True)
@@ -68,6 +62,17 @@ def images(options: argparse.Namespace, part: str) -> tf.data.Dataset:
     if part == "train":
         data = data.shuffle(len(data), seed=options.seed)
     return data.batch(32).prefetch(tf.data.AUTOTUNE)
+
+
+def unfreeze(base: keras.Model, first_layer: str) -> None:
+    """Lets the layers from one on train, without batch normalisation."""
+    base.trainable = True
+    names = [layer.name for layer in base.layers]
+    for layer in base.layers[: names.index(first_layer)]:
+        layer.trainable = False
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
 
 
 def fit(

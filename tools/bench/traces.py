@@ -1,6 +1,6 @@
 """Which functions TensorFlow traces in a run, how often, and how long that takes.
 
-    python tools/bench/traces.py --config=configs/quickstart.yaml [--set FIELD=VALUE ...]
+    python tools/bench/traces.py --config=configs/two_phases.yaml [--set FIELD=VALUE ...]
 
 It runs `ftkeras train` in this process, with the flags given, into a temporary folder. What is
 traced within another function counts for that one. Functions under 0.05 s are one row per stage.

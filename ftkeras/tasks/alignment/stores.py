@@ -17,7 +17,7 @@ from ftkeras.data.share import WHOLE, Share
 from ftkeras.graph import Graph, GraphModel, Tensor
 from ftkeras.inputs.base import Input
 from ftkeras.tasks.alignment.pairs import Pair, PairFeed, PairSplit, Turns, by_name
-from ftkeras.trunk.extract import Part, get_stores
+from ftkeras.trunk.extract import Part, get_stores, part_of
 from ftkeras.trunk.split import TrunkSplit
 from ftkeras.trunk.store import FrontierStore, StoredRows
 
@@ -72,7 +72,7 @@ def _part(part: Part, kind: Input, place: int, feed: PairFeed) -> Part:
     assert isinstance(examples, PairSplit)
     name = next(n for n, split in feed.data.splits.items() if split is examples)
     inputs = functools.partial(feed.encoded, name, place)
-    return Part(examples.side(place), inputs, kind.recipe(), nouns=kind.nouns)
+    return part_of(examples.side(place), inputs, kind)
 
 
 def side_of(split: TrunkSplit, kind: Input) -> TrunkSplit | None:
