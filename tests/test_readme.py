@@ -68,5 +68,4 @@ def test_there_are_examples():
         "docs/distributed.md": 1,
         "docs/inputs.md": 1,
         "docs/own_script.md": 4,
-        "docs/text.md": 1,
     }

