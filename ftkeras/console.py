@@ -63,14 +63,25 @@ class Progress:
     """One line that says how far a job is, and how long it will take.
 
     Args:
-        label: What is being done, for example "scan images".
-        total: How many steps there are, or None if that is unknown.
+        label: What is being done, for example "scan".
+        total: How many there are to do, or None if that is unknown.
+        noun: What is counted, one of it.
+        nouns: Several of it; `noun` with an s if left out.
         stream: Where to write; standard error by default.
     """
 
-    def __init__(self, label: str, total: int | None, stream: TextIO | None = None):
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        noun: str,
+        nouns: str = "",
+        *,
+        stream: TextIO | None = None,
+    ):
         self.label = label
         self.total = total
+        self._nouns = noun, nouns
         self.done = 0
         self._skipped = 0
         self._slow: tuple[float, int] | None = None  # when the first steps ended; how many
@@ -107,18 +118,21 @@ class Progress:
         elapsed = time.monotonic() - self._start
         if elapsed >= _QUIET_SECONDS:
             worked = self.done - self._skipped
-            self._write(f"{self.label}: {worked} in {duration(elapsed)}", end="\n")
+            self._write(
+                f"{self.label}: {counted(worked, *self._nouns)} in {duration(elapsed)}", "\n"
+            )
 
     def _line(self, now: float, note: str) -> str:
         if self.total:
             percent = 100 * self.done // self.total
-            status = f"{self.done}/{self.total} ({percent}%)"
+            status = f"{self.done}/{counted(self.total, *self._nouns)} ({percent}%)"
             seconds = self._seconds_per_step(now)
             if seconds is not None:
                 status += f", {duration(seconds * (self.total - self.done))} left"
         else:
             worked = max(self.done - self._skipped, 1)
-            status = f"{self.done}, {worked / (now - self._start):.0f}/s"
+            rate = worked / (now - self._start)
+            status = f"{counted(self.done, *self._nouns)}, {rate:.0f}/s"
         return f"{self.label}: {status}{'  ' + note if note else ''}"
 
     def _seconds_per_step(self, now: float) -> float | None:
@@ -210,16 +224,18 @@ def _descriptor_of(stream: TextIO, otherwise: int) -> int:
         return otherwise
 
 
-def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, noun: str, nouns: str = "", *, total: int | None = None
+) -> Iterator[T]:
     """Yields `items` and shows progress on standard error.
 
     Example:
-        >>> sum(track([1, 2, 3], "add"))
+        >>> sum(track([1, 2, 3], "add", "number"))
         6
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    progress = Progress(label, total)
+    progress = Progress(label, total, noun, nouns)
     try:
         for item in items:
             yield item

@@ -46,16 +46,25 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
-def there_are(names: Sequence[str]) -> str:
+def there_are(names: Sequence[str], noun: str) -> str:
     """Returns a sentence that lists what there is to choose from.
 
+    Args:
+        names: What there is.
+        noun: What one of them is.
+
     Example:
-        >>> there_are(["image", "text"]), there_are(["label"]), there_are([])
-        ('There are image, text.', 'There is only label.', 'There are none.')
+        >>> there_are(["a", "b", "c"], "kind"), there_are(["label"], "column")
+        ('The kinds are a, b and c.', 'The only column is label.')
+        >>> there_are([], "metric")
+        'There is no metric.'
     """
-    if len(names) == 1:
-        return f"There is only {names[0]}."
-    return f"There are {', '.join(names) or 'none'}."
+    if not names:
+        return f"There is no {noun}."
+    *others, last = names
+    if not others:
+        return f"The only {noun} is {last}."
+    return f"The {noun}s are {', '.join(others)} and {last}."
 
 
 def first_line(error: BaseException) -> str:

@@ -128,7 +128,7 @@ def _no_column(items: Listing, question: Question) -> str:
     reads = f"A manifest's {column!r} is its own, unless data.{column}_column names another. "
     return (
         f"{question.field}: the data have no column {column!r}.{did_you_mean(column, there)} "
-        f"{reads if taken else ''}{there_are(there)}"
+        f"{reads if taken else ''}{there_are(there, 'column')}"
     )
 
 

@@ -44,8 +44,13 @@ def keep_in_memory(split: Split, kind: Input, view: View, cache: str) -> Kept | 
     specs = tf.nest.flatten(examples.element_spec)
     if cache == "auto" and _needed(split, specs, decode) > available_memory() // 4:
         return None
-    label = f"decode {split.name} {kind.nouns} into memory"
-    decoded = track(map(tf.nest.flatten, examples.as_numpy_iterator()), label, len(split))
+    decoded = track(
+        map(tf.nest.flatten, examples.as_numpy_iterator()),
+        f"decode {split.name} into memory",
+        kind.noun,
+        kind.nouns,
+        total=len(split),
+    )
     if all(spec.shape.is_fully_defined() for spec in specs):
         parts = _from_stacks(decoded, len(split), specs)
     else:

@@ -79,7 +79,7 @@ def scan_records(
         return _examine(record, content, (feature, label_feature), kind, key)
 
     facts.update((shard, []) for shard in fresh)  # one may be empty
-    examined = in_parallel(look, _contents(fresh), "scan records", None)
+    examined = in_parallel(look, _contents(fresh), "scan", None, "record")
     try:
         for shard, records in groupby(examined, lambda record: record.shard):
             rows = [[one.offset, list(one.labels), one.copy, one.reason] for one in records]

@@ -61,9 +61,7 @@ def scan_files(paths: Sequence[str], about: str, kind: Input) -> list[Verdict]:
 
     verdicts = []
     try:
-        for path, stamp, fact, verdict in in_parallel(
-            look, paths, f"scan {kind.nouns}", len(paths)
-        ):
+        for path, stamp, fact, verdict in in_parallel(look, paths, "scan", len(paths), "file"):
             verdicts.append(verdict)
             if fact:
                 known.put(path, stamp, fact)
@@ -73,10 +71,10 @@ def scan_files(paths: Sequence[str], about: str, kind: Input) -> list[Verdict]:
 
 
 def in_parallel(
-    look: Callable[[T], R], items: Iterable[T], label: str, total: int | None
+    look: Callable[[T], R], items: Iterable[T], label: str, total: int | None, noun: str
 ) -> Iterator[R]:
     """Yields `look(item)` in order from a pool of threads, for what frees Python's lock."""
-    progress = Progress(label, total)
+    progress = Progress(label, total, noun)
     remaining = iter(items)
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # libraries' remarks about odd but readable files

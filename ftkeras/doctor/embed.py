@@ -23,7 +23,7 @@ def make_embedding(data: Data, kind: Input, looks: Any) -> Callable[[np.ndarray]
     def batches(
         rows: np.ndarray, reader: Input, size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        progress = Progress(f"compare {kind.nouns}", len(rows))
+        progress = Progress("compare", len(rows), kind.noun, kind.nouns)
         for name, split in data.splits.items():
             inside = np.flatnonzero(looks.splits[rows] == name)
             chosen, at = split.take(looks.indices[rows[inside]]), 0

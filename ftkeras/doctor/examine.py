@@ -114,6 +114,7 @@ def _phase_findings(config: Config, assembled: Assembled) -> list[Finding]:
         validated="val" in assembled.data.splits,
         kind=assembled.feed.input,
         from_floor=assembled.task.starts_from_floor(config),
+        compares=assembled.task.why_complete(config) is not None,
     )
     return settings.check_config(asked, assembled.plan, assembled.unfreeze.phases)
 

@@ -34,7 +34,7 @@ def look_at(data: Data, kind: Input) -> Any:
             )
             .batch(_BATCH)
         )
-        progress = Progress(f"look at {split.name} {kind.nouns}", len(split))
+        progress = Progress(f"look at {split.name}", len(split), kind.noun, kind.nouns)
         for batch in batches.as_numpy_iterator():
             seen.append(batch)
             progress.advance(len(batch[0]))

@@ -116,7 +116,7 @@ def compare_replicas(
     """
     ways = [("replicas", count) for count in sorted({1, *counts})]
     ways += [("workers", count) for count in workers]
-    runs = {way: _measure(*way, cases) for way in track(ways, "compare replicas")}
+    runs = {way: _measure(*way, cases) for way in track(ways, "compare replicas", "training")}
     one = runs.pop(("replicas", 1))
     return tuple(
         _compare(case, f"{count} {kind}", one[case], traces[case])

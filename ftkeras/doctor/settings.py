@@ -44,6 +44,7 @@ class Settings:
         validated: Whether there is a validation split.
         kind: What the examples are.
         from_floor: Whether the head starts from the floor, so that it need not move far.
+        compares: Whether the loss compares the examples of a batch, so that fewer tell less.
     """
 
     optimizer: str
@@ -56,6 +57,7 @@ class Settings:
     validated: bool
     kind: Input
     from_floor: bool = False
+    compares: bool = False
 
 
 def check_config(settings: Settings, plan: Plan, phases: Sequence[Phase]) -> list[Finding]:
@@ -135,7 +137,7 @@ def _travel(plan: Plan, phases: Sequence[Phase], settings: Settings) -> Iterator
 
 def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
     batch_size, examples, nouns = settings.batch_size, settings.examples, settings.kind.nouns
-    total = sum(phase.steps for phase in plan.phases)
+    total, compares = sum(phase.steps for phase in plan.phases), settings.compares
     if batch_size > examples:
         yield Finding(
             "warning",
@@ -145,7 +147,7 @@ def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
             f"Lower data.batch_size; an eighth of the training {nouns} or less gives several "
             "steps.",
         )
-    elif plan.steps_per_epoch is not None and plan.steps_per_epoch < _HANDFUL:
+    elif plan.steps_per_epoch is not None and plan.steps_per_epoch < _HANDFUL and not compares:
         yield Finding(
             "note",
             "batch size",
@@ -157,7 +159,9 @@ def _steps(plan: Plan, settings: Settings) -> Iterator[Finding]:
             "warning",
             "steps",
             f"All phases together have {counted(total, 'step')}, hardly enough to learn anything.",
-            "Give them more epochs, or lower data.batch_size.",
+            "Give them more epochs."
+            if compares
+            else "Give them more epochs, or lower data.batch_size.",
         )
 
 

@@ -158,5 +158,5 @@ def refuse_unknown(bars: Sequence[Bar], known: Mapping[str, float | None]) -> No
                 shown.append("per_class.CLASS.METRIC")
             raise UserError(
                 f"--assert {bar}: no metric {bar.metric!r} is measured."
-                f"{did_you_mean(bar.metric, known)} {there_are(shown)}"
+                f"{did_you_mean(bar.metric, known)} {there_are(shown, 'metric')}"
             )

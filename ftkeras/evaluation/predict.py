@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ftkeras.cache import digest
-from ftkeras.console import Progress
+from ftkeras.console import Progress, counted
 from ftkeras.data.dataset import Fetch, Split
 from ftkeras.data.feed import Feed
 from ftkeras.data.pipeline import plain
@@ -27,6 +28,9 @@ from ftkeras.outputs.any_of import Decided
 from ftkeras.outputs.base import Output
 from ftkeras.outputs.ending import ending_of
 from ftkeras.paths import is_utf8, shown
+
+_MANY_UNKNOWN = 0.5  # of an example
+_NAMED = 9  # words
 
 
 def predict_logits(
@@ -83,7 +87,7 @@ def predict_outputs(model: keras.Model, dataset: tf.data.Dataset, label: str) ->
     batches = int(dataset.cardinality())
     answer = outputs_function(model)
     outputs, labels = [], []
-    progress = Progress(label, batches if batches >= 0 else None)
+    progress = Progress(label, batches if batches >= 0 else None, "batch", "batches")
     try:
         for inputs, targets, *_ in dataset:
             outputs.append(tf.nest.map_structure(_numpy, answer(inputs)))  # (b, units)
@@ -240,7 +244,8 @@ def _others(found: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 def _left_out(others: Sequence[str], read: int, kind: Input) -> str:
     name = shown(others[0].rpartition("/")[2])
-    which = f"{len(others)} of {len(others) + read} files are left out, such as {name}"
+    verb = "is" if len(others) == 1 else "are"
+    which = f"{len(others)} of {len(others) + read} files {verb} left out, such as {name}"
     table = " Name a table itself." if kind.cells and any(map(is_table, others)) else ""
     return f"{which}: in a folder only {kind.files} are read.{table}"
 
@@ -306,9 +311,36 @@ def each_output(
     else:
         fetch = from_files(readable)(np.arange(count))
     split = Split("predict", readable, np.full(count, -1, np.int32), 0, fetch)
-    outputs = _outputs(model, split, kind, batch_size)
+    outputs, seen, strange = _outputs(model, split, kind, batch_size), 0, list[tuple[int, str]]()
     for name, verdict in zip(names, verdicts, strict=True):
-        yield name, verdict.reason, None if verdict.reason else next(outputs)
+        if verdict.reason:
+            yield name, verdict.reason, None
+            continue
+        output, unknown = next(outputs)
+        if unknown >= _MANY_UNKNOWN:
+            strange.append((seen, name))
+        seen += 1
+        yield name, "", output
+    if strange:
+        (place, name), *others = strange
+        words, _ = kind.strangers(split.fetch(tf.constant(place, tf.int64)).numpy())
+        more = counted(len(others), f"more {kind.noun}", f"more {kind.nouns}")
+        also = f", nor half of the words of {more}" if others else ""
+        if words:  # otherwise only signs are unknown
+            note_unknown(words, f" of {shown(name)}{also}")
+
+
+def note_unknown(words: Iterable[str], source: str = "") -> None:
+    """Prints on standard error which words a model does not know, the first of them.
+
+    Args:
+        words: The words.
+        source: What they are from, such as " of line 2".
+    """
+    each = list(map(repr, dict.fromkeys(words)))
+    named = ", ".join([*each[:_NAMED], *(["..."] if each[_NAMED:] else [])])
+    line = f"note      the model does not know {named}{source}: such words say nothing"
+    print(line, file=sys.stderr)
 
 
 def _judged(asked: Sequence[Asked], kind: Input) -> tuple[list[str], list[Verdict]]:
@@ -346,14 +378,14 @@ def _array_in(path: str) -> np.ndarray:
 
 
 def _outputs(model: keras.Model, split: Split, kind: Input, batch_size: int) -> Iterator[Any]:
-    """Yields what the model puts out for each example."""
+    """Yields what the model puts out for each example, and the share of it that is unknown."""
     answer = outputs_function(model)
-    progress = Progress("predict", len(split))
+    progress = Progress("predict", len(split), kind.noun, kind.nouns)
     try:
         for batch, labels in plain(split, kind, batch_size):
             outputs = tf.nest.map_structure(_numpy, answer(batch))
             progress.advance(len(labels))  # who takes the last answer does not come back
-            for i in range(len(labels)):
-                yield tf.nest.map_structure(lambda output, i=i: output[i], outputs)
+            for i, unknown in enumerate(kind.strangeness(batch)):
+                yield tf.nest.map_structure(lambda output, i=i: output[i], outputs), unknown
     finally:
         progress.close()

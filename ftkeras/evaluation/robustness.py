@@ -57,7 +57,7 @@ def measure_robustness(
     conditions = _conditions(corruptions, seed)
     answer, done = logits_function(model, exclusive=split.labels.ndim == 1), 0
     right: dict[_Condition, list[np.ndarray]] = {condition: [] for condition in conditions}
-    progress = Progress("robustness", len(split) * len(conditions))
+    progress = Progress("robustness", len(split) * len(conditions), kind.noun, kind.nouns)
     try:
         for inputs, *_ in plain(split, kind, batch_size):
             clean = corruptions.to_change(inputs)

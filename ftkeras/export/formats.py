@@ -119,7 +119,7 @@ def export_format(
         TrainingError: The model cannot be converted, or the runtime answers differently.
     """
     check_formats([name])
-    progress = Progress(f"export {name}", 2)
+    progress = Progress(f"export {name}", 2, "part")
     try:
         with new_version(directory) as (folder, target):
             try:

@@ -57,7 +57,7 @@ def export_saved_model(
     """
     if golden is None:
         golden = questions_of(servable.input).golden
-    progress = Progress("export SavedModel", 3)
+    progress = Progress("export SavedModel", 3, "part")
     try:
         with (
             new_version(directory) as (folder, target),

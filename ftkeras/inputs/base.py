@@ -250,6 +250,14 @@ class Input:
         """Returns the parts of an example that the model does not know, of how many."""
         return [], 0
 
+    def strangeness(self, inputs: Tree) -> np.ndarray:
+        """Returns the share of each example that the model does not know, (b,).
+
+        Args:
+            inputs: A batch, as in `takes`.
+        """
+        return np.zeros(len(tf.nest.flatten(inputs)[0]))
+
     def decode(self, raw: tf.Tensor, view: View) -> Tree:
         """Returns an example after the steps that are the same every time, for a cache.
 

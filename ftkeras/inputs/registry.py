@@ -94,7 +94,7 @@ def make_input(
         known = [*_HOMES, *_REGISTERED]
         raise UserError(
             f"data.input.kind: there is no kind {kind!r}.{did_you_mean(kind, known)} "
-            f"{there_are(known)} ftkeras.register_input adds another one."
+            f"{there_are(known, 'kind')} ftkeras.register_input adds another one."
         )
     try:
         return make(settings or {}, model)

@@ -96,7 +96,9 @@ def find_counts(assembled: Assembled, run: Run, split: str) -> Counts | None:
         _keep_answers(assembled, run, split, fit.terms, linear)
         return None
     numbers = counts.matrix(fit.terms, val.raws)
-    models = {strength: fit(strength) for strength in track(_STRENGTHS, "counts, strengths")}
+    models = {
+        strength: fit(strength) for strength in track(_STRENGTHS, "fit the counts", "strength")
+    }
     said = {strength: model(numbers) for strength, model in models.items()}
     best = min(said, key=lambda strength: output.costs(val.labels, said[strength]).mean())
     accuracy = np.mean(said[best].argmax(axis=1) == val.labels)
@@ -229,7 +231,7 @@ def _known(split: Split, output: str) -> _Part:
 def _raws(split: Split) -> list[bytes]:
     """Reads all examples of a split."""
     data = tf.data.Dataset.range(len(split)).map(split.fetch, num_parallel_calls=tf.data.AUTOTUNE)
-    progress, raws = Progress(f"counts, read {split.name}", len(split)), []
+    progress, raws = Progress(f"counts, read {split.name}", len(split), "text"), []
     try:
         for raw in data.as_numpy_iterator():
             raws.append(raw)

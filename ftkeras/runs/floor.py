@@ -345,7 +345,7 @@ def _best_fit(
     if len(out) and len(rest):
         costs = [
             output.costs(values[out], fitted(rest, each)(features[out])).mean()
-            for each in track(STRENGTHS, "floor, strengths")
+            for each in track(STRENGTHS, "fit the floor", "strength")
         ]
         strength = STRENGTHS[int(np.argmin(costs))]
     return fitted(np.arange(len(values)), strength), strength

@@ -75,7 +75,7 @@ def find_learning_rate(
     if not 0 < low < high:
         raise UserError(f"lr-find: low must be above 0 and below high, got {low} and {high}.")
     rates, losses = list[float](), list[float]()
-    mean, lowest, progress = 0.0, math.inf, Progress("lr-find", steps)
+    mean, lowest, progress = 0.0, math.inf, Progress("lr-find", steps, "step")
     with _everything_put_back(model):
         for step, batch in enumerate(batches.repeat().take(steps)):
             rate = low * (high / low) ** (step / max(steps - 1, 1))

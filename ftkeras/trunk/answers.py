@@ -104,7 +104,7 @@ def run_tail(
     """
     read = store.read(feed.data.splits[name], sizes=feed.input.sizes)
     zero, size, parts = tf.constant(0, tf.int64), _BATCHES * feed.batch_size, []
-    with contextlib.closing(Progress(label, len(places))) as progress:
+    with contextlib.closing(Progress(label, len(places), "example")) as progress:
         for start in range(0, len(places), size):
             rows = tf.constant(places[start : start + size], tf.int64)
             frontier = read(rows, At(feed.seed, zero, rows, zero))

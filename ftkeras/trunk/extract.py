@@ -293,7 +293,8 @@ def extract(
             for outlet in outlets
             if outlet is not None
         ]
-        shown = stack.enter_context(contextlib.closing(Progress("run the trunk", layouts[0].rows)))
+        progress = Progress("run the trunk", layouts[0].rows, "example")
+        shown = stack.enter_context(contextlib.closing(progress))
         for frontier in frontiers:
             for index, writer in zip(used, writers, strict=True):
                 writer.append(frontier[index])

@@ -41,7 +41,7 @@ def test_predict_counts_the_images_that_it_answered(place, capsys):
     files = [f"photos/{name}/{i}.png" for name in ("cat", "dog") for i in range(4)]
     for _ in library.predict(library.Run.open("first run"), files):
         time.sleep(1.1 * _QUIET_SECONDS / len(files))
-    assert re.findall(r"predict: (\d+) in", capsys.readouterr().err) == ["8"]
+    assert re.findall(r"predict: (\d+) images in", capsys.readouterr().err) == ["8"]
 
 
 def test_the_first_time_left_is_not_of_the_slow_first_step():
@@ -50,7 +50,7 @@ def test_the_first_time_left_is_not_of_the_slow_first_step():
     Here it takes 2 s, and 49 more take 1 s together.
     """
     stream = Terminal()
-    progress = Progress("train", 50, stream)
+    progress = Progress("train", 50, "step", stream=stream)
     time.sleep(1.05 * _QUIET_SECONDS)
     progress.advance()
     for _ in range(49):
@@ -63,13 +63,26 @@ def test_the_first_time_left_is_not_of_the_slow_first_step():
     assert left[0] < 5, stream.getvalue()
 
 
+@pytest.mark.parametrize(("done", "said"), [(1, "1 batch"), (3, "3 batches")])
+def test_progress_names_what_it_counts(done, said, monkeypatch):
+    now, stream = [0.0], Terminal()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress("encode", done, "batch", "batches", stream=stream)
+    now[0] = 3.1
+    progress.advance(done)
+    progress.close()
+    shown, end = stream.getvalue().strip().split("\r")
+    assert shown.startswith(f"encode: {done}/{said} (100%)")
+    assert end.strip() == f"encode: {said} in 3.1 s"
+
+
 @pytest.mark.parametrize("quick", [1, 16], ids=["steps", "calls of 16 steps"])
 def test_a_tenth_of_the_way_the_time_left_is_within_a_factor_of_2(quick, monkeypatch):
     """Progress as `train` records it: a first call that traces for 6 s, then 20 ms per step."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream, total = Terminal(), 640
-    progress = Progress("training", total, stream)
+    progress = Progress("training", total, "step", stream=stream)
     for done in range(0, total, quick):
         now[0] += 6.0 if done == 0 else 0.02 * quick
         progress.advance(quick)
@@ -104,7 +117,7 @@ def test_a_tenth_of_the_way_the_time_left_is_right_for_every_shape(shape, monkey
     now, gaps = [0.0], SHAPES[shape]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = Terminal()
-    progress = Progress("training", len(gaps), stream)
+    progress = Progress("training", len(gaps), "step", stream=stream)
     for gap in gaps:
         now[0] += gap
         progress.advance()
@@ -195,7 +208,7 @@ def test_a_command_prints_no_remark_on_an_odd_image_and_uses_it(place):
     assert {Path(name).name for name, row in rows.items() if row["class"]} == ODD.keys()
     assert {Path(name).name for name, row in rows.items() if row["error"]} == BROKEN.keys()
     *progress, answered, note = done.stderr.splitlines()
-    assert all(line.startswith(("predict: ", "scan images: ")) for line in progress), progress
+    assert all(line.startswith(("predict: ", "scan: ")) for line in progress), progress
     assert answered.startswith(f"{len(ODD)} files answered"), answered
     assert re.fullmatch(r"note      \d+ remarks of libraries on images left out; .*", note)
 

@@ -87,7 +87,7 @@ def train_refused(refused) -> Callable[..., str]:
 def line_of(errors: str, place: Path, before: list[Path]) -> str:
     """Checks that an error is one line, and that nothing was written; returns the line."""
     # On a slow machine the scan may take long enough to show its progress.
-    lines = [line for line in errors.strip().splitlines() if not line.startswith("scan images: ")]
+    lines = [line for line in errors.strip().splitlines() if not line.startswith("scan: ")]
     assert len(lines) == 1, errors
     assert lines[0].startswith("ftkeras: error: ")
     assert sorted(place.rglob("*")) == before

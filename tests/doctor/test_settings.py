@@ -86,6 +86,15 @@ def test_each_contradiction_is_named(model, changed, part):
     assert any(part in line for line in found(model, **changed)), found(model, **changed)
 
 
+def test_who_compares_within_a_batch_is_not_told_to_make_it_smaller(model):
+    for compares in (False, True):
+        given = settings.Settings(**FINE, compares=compares)
+        plan = make_plan(model, weights_of(model), TWO, steps_per_epoch=4, batch_size=32)
+        remedies = [f.remedy for f in settings.check_config(given, plan, resolve_phases(TWO))]
+        assert any("more epochs" in remedy for remedy in remedies)
+        assert any("batch_size" in remedy for remedy in remedies) is not compares
+
+
 def test_sgd_takes_rates_that_others_do_not(model):
     phases = (Phase("head", train=["head"], epochs=3, learning_rate=0.1),)
     assert found(model, phases, optimizer="sgd") == []

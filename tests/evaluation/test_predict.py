@@ -96,7 +96,7 @@ def test_files_folders_and_globs_are_expanded_once_each(photos):
     told: list[str] = []
     expand_inputs([str(photos), str(photos / "red")], ImageInput(), told.append)
     assert told == [
-        f"{photos}: 1 of 8 files are left out, such as notes.txt: in a folder only JPEG, PNG, GIF, "
+        f"{photos}: 1 of 8 files is left out, such as notes.txt: in a folder only JPEG, PNG, GIF, "
         "BMP or WebP files are read."
     ]
     everything = names(str(photos))

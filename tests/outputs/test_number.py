@@ -163,7 +163,7 @@ def test_verbs_and_the_report_speak_of_a_number(run, capsys):
         ("data.balance=class_weights", "all outputs are numbers"),
         ("data.input.mix.mixup=0.2", "MixUp and CutMix would blend known answers"),
         ("export.formats=[litert]", r"export.formats: litert: it takes .* not 'age' \(number\)"),
-        ("outputs.age=classes", "the data have no column 'age'. There are label, years"),
+        ("outputs.age=classes", "the data have no column 'age'. The columns are label and years"),
         ("data.label_column=years", "leave out label_column, label_columns, "),
         ("outputs.age.column=label", "outputs.age: 'a' of 0.png is not a number"),
     ],

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import ftkeras
 from ftkeras.config.load import parse_config
@@ -183,6 +185,28 @@ def test_a_run_that_is_stopped_or_killed_while_it_measures_resumes(config, tmp_p
     best = [run.read_json("plan.json")["best_epoch"] for run in (whole, parts)]
     assert best[0] == best[1]
     check_against_evaluate(parts, ONE[0], ONE)
+
+
+def test_the_examples_to_measure_are_made_once_per_fit():
+    """To trace their functions takes as long as a short epoch."""
+    made = []
+
+    def batches() -> tf.data.Dataset:
+        made.append(None)
+        return tf.data.Dataset.from_tensor_slices((np.ones((4, 1), np.float32),)).batch(2)
+
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    callback = MeasuredMetrics(
+        model, model, batches, names=["rows"], measure=lambda said: {"rows": float(len(said))}
+    )
+    callback.set_model(model)
+    for _ in range(2):
+        for epoch in range(3):
+            callback.on_epoch_end(epoch, logs := {})
+            assert logs == {"rows": 4.0}
+        callback.before_fit(model, batches)
+    assert len(made) == 2
 
 
 @pytest.mark.slow

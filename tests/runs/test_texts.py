@@ -140,11 +140,19 @@ def test_predict_takes_tables_files_and_lines(run, tmp_path, monkeypatch, capsys
         ["line 3", "bad"],
     ]
     assert "2 texts answered, 1 could not be read" in shown.err
+    assert "does not know" not in shown.err
     (tmp_path / ".hidden").write_text("x")
     assert cli.main(["predict", run.folder, str(tmp_path)]) == 0
     assert (
         "2 of 4 files are left out, such as new.csv: in a folder only .txt files are read. Name a "
         "table itself."
+    ) in capsys.readouterr().err
+    lines = b"Zorp! the grumf zorp\nthe lovely zorp film\nblurb\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert cli.main(["predict", run.folder, "-"]) == 0
+    assert (
+        "the model does not know 'zorp', 'grumf' of line 1, nor half of the words of 1 more text: "
+        "such words say nothing\n3 texts answered\n"
     ) in capsys.readouterr().err
     assert cli.main(["predict", run.folder, "a fine film"]) == 2
     assert "or a text per line: `echo" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def main(_: Sequence[str]) -> None:
     )
     right: dict[tuple[str, int], list[float]] = {(n, s): [] for n in names for s in shots}
     pairs = [(s, seed) for s in shots for seed in range(FLAGS.first_seed, FLAGS.first_seed + seeds)]
-    for count, seed in track(pairs, "draws"):
+    for count, seed in track(pairs, "few-shot", "draw"):
         chosen = draw(labels, count, seed)
         y = labels[chosen]
         for name, features in zip(names, (pooled, normalized), strict=False):

@@ -73,7 +73,7 @@ def adapt(
 
     history = [bits()]
     steps = epochs * -(-len(kept) // batch_size)
-    progress = Progress("adapt to the texts", steps)
+    progress = Progress("adapt to the texts", steps, "step")
     progress.say(f"bits per character on {len(held_out)} held-out texts: {history[0]:.2f}")
     try:
         for epoch in range(epochs):

@@ -60,7 +60,7 @@ def _read(path: str, wanted: Collection[str]) -> WordVectors:
         )
     wanted, words, rows = set(wanted), list[str](), list[np.ndarray]()
     size, seen = 0, set[str]()
-    progress = Progress("read word vectors", None)
+    progress = Progress("read word vectors", None, "line")
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             for number, line in enumerate(_lines(file, path), 1):

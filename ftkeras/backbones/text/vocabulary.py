@@ -62,7 +62,7 @@ def see(split: Split, by: str) -> Seen:
     """Counts the tokens of a split's texts, or of a regular sample if there are very many."""
     places = places_in(split)
     texts = tf.data.Dataset.from_tensor_slices(places).map(split.fetch).batch(_BATCH)
-    progress = Progress("count words" if by == "words" else "count characters", len(places))
+    progress = Progress(f"count {by}", len(places), "text")
 
     def told() -> Iterator[np.ndarray]:
         for batch in texts.as_numpy_iterator():

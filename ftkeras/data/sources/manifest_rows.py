@@ -329,7 +329,7 @@ def _no_column(where: str, column: str, record: Mapping[str, Any]) -> str:
     names = [textwrap.shorten(name, _SHOWN, placeholder="...") for name in record]
     listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     is_json = where.rpartition(":")[0].lower().endswith((".jsonl", ".ndjson"))
-    line = "Its columns are" if is_json else "The first line is read as the names of the columns:"
+    line = "Its columns:" if is_json else "The first line is read as the names of the columns:"
     return f"{where}: there is no column {column!r}.{did_you_mean(column, record)} {line} {listed}."
 
 

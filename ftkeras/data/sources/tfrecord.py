@@ -10,11 +10,14 @@ import tensorflow as tf
 
 from ftkeras.data.dataset import Listing
 from ftkeras.data.records import found_in, scan_records
-from ftkeras.errors import UserError
+from ftkeras.errors import UserError, there_are
 from ftkeras.inputs.base import Input
 
 _SHARD = re.compile(r"\.tfrec(ord)?s?\b|-\d{5}-of-\d{5}")
 _PART = re.compile(r"(?:^|[-_.])(train|val|test)(?:ing|id|idation)?(?=[-_.])", re.IGNORECASE)
+
+
+_NAMED = 3  # files, in an error
 
 
 def find(
@@ -75,9 +78,10 @@ def _parts_by_pattern(shards: Sequence[str], parts: Mapping[str, str]) -> dict[s
     for part, pattern in parts.items():
         matched = [shard for shard in shards if fnmatch(_name(shard), pattern)]
         if not matched:
+            more = [f"{len(shards) - _NAMED} more"] if shards[_NAMED:] else []
+            names = [*map(_name, shards[:_NAMED]), *more]
             raise UserError(
-                f"data.split.{part}: no file matches {pattern!r}; "
-                f"there are {', '.join(map(_name, shards[:3]))} and {len(shards)} in all."
+                f"data.split.{part}: no file matches {pattern!r}. {there_are(names, 'file')}"
             )
         for shard in matched:
             if part_of.setdefault(shard, part) != part:

@@ -83,7 +83,7 @@ def _each(texts: Sequence[bytes], make: Callable[[tf.Tensor], Any], label: str) 
     """Yields what a function of TensorFlow operations makes of each text."""
     data = tf.data.Dataset.from_tensor_slices(np.array(texts, object))
     data = data.map(lambda text: make(without_mark(text)), num_parallel_calls=tf.data.AUTOTUNE)
-    progress = Progress(label, len(texts))
+    progress = Progress(label, len(texts), "text")
     try:
         for made in data.as_numpy_iterator():
             progress.advance()

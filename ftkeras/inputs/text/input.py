@@ -17,7 +17,7 @@ from ftkeras.inputs.text import check
 from ftkeras.inputs.text.config import TextConfig
 from ftkeras.inputs.text.pieces import Pieces
 from ftkeras.inputs.text.terms import TAKES, Terms, terms_in_model
-from ftkeras.inputs.text.tokens import BETWEEN, Tokens, tokens_in
+from ftkeras.inputs.text.tokens import BETWEEN, UNKNOWN, Tokens, tokens_in
 from ftkeras.inputs.text.vary import vary
 
 if TYPE_CHECKING:
@@ -162,6 +162,15 @@ class TextInput(Input):
         if not isinstance(self.tokens, Tokens):
             return [], 0
         return self.tokens.strangers(raw.decode("utf-8", "replace"))
+
+    def strangeness(self, inputs: Tree) -> np.ndarray:
+        """Returns the share of each text's tokens that are not in the vocabulary, (b,)."""
+        tokens = self.tokens
+        if not isinstance(tokens, Tokens) or UNKNOWN not in tokens.vocabulary:
+            return super().strangeness(inputs)
+        ids = np.asarray(inputs[tokens.takes[0]] if isinstance(inputs, dict) else inputs)  # (b, t)
+        strange, read = (ids == tokens.unknown).sum(axis=1), (ids != 0).sum(axis=1)
+        return np.asarray(strange / np.maximum(read, 1))
 
     def check_array(self, array: np.ndarray, where: str) -> np.ndarray:
         """Returns texts (n,), or parts of texts (n, columns), as bytes (n,)."""

@@ -59,7 +59,7 @@ def measure_attacked(
     """
     judges = [_answers(model, None, seed), *(_answers(model, attack, seed) for attack in attacks)]
     right: list[list[np.ndarray]] = [[] for _ in judges]
-    progress = Progress("attack", len(split))
+    progress = Progress("attack", len(split), kind.noun, kind.nouns)
     try:
         for examples, labels, *_ in plain(split, kind, batch_size):
             for judge, results in zip(judges, right, strict=True):

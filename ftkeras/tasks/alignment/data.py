@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,14 +66,26 @@ def load_pairs(config: AlignmentConfig, texts: Input) -> Data:
     if config.alignment.classes is not None:
         check_classes(config.alignment.classes, splits["train"].columns)
     count = sum(len(s.texts) for s in splits.values() if isinstance(s, PairSplit))
-    note = f"{counted(count, 'text')} of {counted(total - len(bad), 'picture')}"
+    pictures = total - len(bad)
     return dataclasses.replace(
         found,
         outputs={},
         splits={name: split for name, split in splits.items() if len(split)},
         bad_files=(*found.bad_files, *bad),
-        notes=(*found.notes, f"{note}, {len(numbers)} of them different."),
+        notes=(*found.notes, *_note(count, len(numbers), pictures)),
     )
+
+
+def _note(texts: int, different: int, pictures: int) -> Iterator[str]:
+    """Yields how many texts there are, unless each picture has one of its own."""
+    each = f"{counted(texts, 'text')} of {counted(pictures, 'picture')}"
+    if different < texts:
+        yield (
+            f"{each}, {different} of them different; a text that several pictures have is right "
+            "for each."
+        )
+    elif texts > pictures:
+        yield f"{each}, all of them different."
 
 
 def _section(config: AlignmentConfig) -> ManifestData:
@@ -152,7 +164,9 @@ def check_classes(section: ClassesSection, columns: Mapping[str, Any]) -> None:
         UserError: It has no such column, besides those of texts.
     """
     if section.column not in columns:
-        others = there_are(list(columns)) if columns else "Leave alignment.classes out."
+        others = (
+            there_are(list(columns), "other column") if columns else "Leave alignment.classes out."
+        )
         raise UserError(
             f"alignment.classes.column: besides pictures and texts the table has no column "
             f"{section.column!r}.{did_you_mean(section.column, columns)} {others}"
@@ -163,7 +177,7 @@ def _column(columns: Mapping[str, Any], name: str) -> Any:
     if name not in columns:
         raise UserError(
             f"alignment.texts: the table has no column {name!r}.{did_you_mean(name, columns)} "
-            f"{there_are(list(columns))}"
+            f"{there_are(list(columns), 'column')}"
         )
     return columns[name]
 

@@ -115,7 +115,7 @@ def fit(pairs: Pairs, units: int, seed: int) -> tuple[Maps, Maps]:
     folds = _FOLDS if count >= 2 * _FOLDS else 0
     scores = np.zeros((max(folds, 1), len(_SETTINGS)))
     losses = np.zeros((max(folds, 1), len(_SETTINGS), len(_SCALES)))
-    progress = Progress("floor, penalties", folds)
+    progress = Progress("fit the floor", folds, "fold")
     for fold in range(folds):
         out = np.sort(order[fold::folds])
         held, fitter = pairs.take(out), reduced.take(np.setdiff1d(order, out))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from ftkeras.data.dataset import Split
 from ftkeras.data.pipeline import plain
 from ftkeras.data.reading import from_array
 from ftkeras.errors import UserError
-from ftkeras.evaluation.predict import predict_outputs
+from ftkeras.evaluation.predict import note_unknown, predict_outputs
 from ftkeras.inputs.base import Input
 from ftkeras.measures.bootstrap import share_interval
 from ftkeras.tasks.alignment.config import ClassesSection
@@ -59,8 +58,7 @@ def check_words(texts: Sequence[str], kind: Input, where: str) -> None:
             )
         unknown |= dict.fromkeys(strangers)
     if unknown:
-        words = ", ".join(map(repr, unknown))
-        print(f"note      the model does not know {words}: such words say nothing", file=sys.stderr)
+        note_unknown(unknown)
 
 
 def encode_classes(

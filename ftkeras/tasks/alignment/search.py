@@ -127,7 +127,9 @@ class Searcher:
         Raises:
             UserError: There is no picture, or none that can be read.
         """
-        found = expand_inputs(places, self._pair.picture, verb="search")
+        found = expand_inputs(
+            places, self._pair.picture, lambda line: print(line, file=sys.stderr), "search"
+        )
         files = [str(path) for path in found]
         about = digest(self._name, *(os.path.abspath(place) for place in places))
         path = str(cache_folder("search") / f"{about}.npz")

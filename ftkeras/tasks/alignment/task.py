@@ -311,7 +311,9 @@ def embed(model: keras.Model, feed: PairFeed, split: str) -> Embedded:
     assert isinstance(examples, PairSplit) and isinstance(feed.input, Pair)
     both = [
         unit(
-            predict_outputs(model.get_layer(name), feed.encoded(split, place), f"{name} {split}")[0]
+            predict_outputs(
+                model.get_layer(name), feed.encoded(split, place), f"encode {name} of {split}"
+            )[0]
         )
         for place, name in enumerate(feed.input.sides)
     ]

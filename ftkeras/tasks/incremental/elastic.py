@@ -57,7 +57,7 @@ def diagonal_fisher(
 
     sums = [np.zeros(variable.shape, np.float32) for variable in variables]
     every = inputs.astype(np.float32)
-    for example in track(every, "measure what old answers hang on", len(inputs)):
+    for example in track(every, "measure what old answers hang on", "example"):
         p = scores(example[None]).numpy()
         likely = np.flatnonzero(p >= min(_LEAST, p.max()))
         for label in likely:

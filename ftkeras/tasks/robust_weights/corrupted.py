@@ -98,7 +98,7 @@ def corrupted_sample(
                 for index, example in enumerate(clean)
             ]
         )
-        for name in track(list(names), f"corrupt {split.name}")
+        for name in track(list(names), f"corrupt {split.name}", "corruption")
     }
     return CorruptedSample(changed, drawn.labels)
 

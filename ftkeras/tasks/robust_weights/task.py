@@ -238,7 +238,8 @@ Chosen = tuple[dict[str, Any], list[float]]
 def _sweep(scorer: _Scorer, section: RobustWeightsSection, names: Sequence[str]) -> Chosen:
     """Tries each share of the fine-tuned weights; if equal, the smallest is best."""
     rows = [
-        {"alpha": alpha, **scorer([1 - alpha, alpha])} for alpha in track(section.alphas, "alphas")
+        {"alpha": alpha, **scorer([1 - alpha, alpha])}
+        for alpha in track(section.alphas, "sweep", "alpha")
     ]
     best = max(rows, key=lambda row: row["score"])
     return {"sweep": rows, "alpha": best["alpha"]}, [1 - best["alpha"], best["alpha"]]
@@ -250,7 +251,7 @@ def _uniform(scorer: _Scorer, section: RobustWeightsSection, names: Sequence[str
 
 def _greedy(scorer: _Scorer, section: RobustWeightsSection, names: Sequence[str]) -> Chosen:
     count = len(names)
-    alone = [scorer(_mean([i], count)) for i in track(list(range(count)), "runs")]
+    alone = [scorer(_mean([i], count)) for i in track(list(range(count)), "measure alone", "run")]
     kept = greedy(
         [score["score"] for score in alone], lambda kept: scorer(_mean(kept, count))["score"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -63,7 +64,8 @@ class MeasuredMetrics(keras.callbacks.Callback):
                 a part of them; the whole model then predicts them.
         """
         self._tail = None if fitted is self._fitted or batches is None else fitted
-        self._batches = batches or self._plain
+        # Made once per `fit`: its functions are traced, which takes as long as a short epoch.
+        self._batches = functools.cache(batches or self._plain)
         self._answer: Callable[[Any], Any] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -76,7 +76,7 @@ class FitProgress(keras.callbacks.Callback):
         super().__init__()
         self._unfreeze = unfreeze
         self._steps_per_epoch = steps_per_epoch
-        self._progress = Progress("training", steps_per_epoch * unfreeze.epochs)
+        self._progress = Progress("training", steps_per_epoch * unfreeze.epochs, "step")
         self._place = ""
         self._done = 0  # steps of this epoch
         self._epoch_start = time.monotonic()

@@ -202,6 +202,13 @@ def test_lines_lists_and_cells_are_texts(tmp_path):
     assert texts == ["first, one; two", "second", "third", "second"]
     assert train.numbers.tolist() == [0, 1, 2, 1] and train.owners.tolist() == [0, 0, 1, 1]
     assert sorted(bad.path for bad in data.bad_files) == ["c.png", "d.png"]
+    assert data.notes[-1].startswith(
+        "4 texts of 2 pictures, 3 of them different; a text that several"
+    )
+    one = [{**row, "text": str(i)} for i, row in enumerate(rows[1:4])]  # as most tables are
+    table.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, one)))
+    assert not any("texts of" in note for note in TASK.data(given).notes)
+    table.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match="2 of 4 images have no text that can be used"):
         TASK.data(
             given.model_copy(update={"data": given.data.model_copy(update={"max_bad_files": 0.1})})
@@ -349,6 +356,7 @@ def test_search_ranks_a_folder_and_reads_only_what_changed(
     told = capsys.readouterr()
     found = json.loads(told.out)  # all of it: notes go elsewhere
     assert "1 file left out" in told.err
+    assert "1 of 26 files is left out, such as notes.txt" in told.err
     assert len(found) == 10 and all(not f["file"].endswith(("txt", "broken.png")) for f in found)
     assert any("blue" in f["file"] for f in found[:3])
     scores = [f["score"] for f in found]
