@@ -76,7 +76,7 @@ def main() -> None:
                 pool, test = texts(options.wordnet)
                 train, val = drawn(pool, size, seed)
                 if way == "tf-idf":
-                    measured = {"accuracy": bench.measure(way, train, val, test, seed, [])}
+                    measured = {"accuracy": bench.tf_idf(train, val, test)}
                 else:
                     settings = {"weights": "adapted", **WAYS[way]}
                     name = backbone(settings.pop("weights"), pool[0], seed, models)
