@@ -1,4 +1,4 @@
-"""Where the time per JPEG goes: processor time of decoders and of the resize, on one thread.
+"""Processor time per JPEG, of decoders and of the resize, on one thread.
 
     pip install simplejpeg
     python tools/bench/decoders.py [--sizes 500x375,1600x1200] [--image-size 224] [--rounds 5]
