@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ftkeras.data.dataset import Split
+from ftkeras.evaluation.predictions import Predictions
 from ftkeras.evaluation.suspects import Suspect, confident_mistakes, likely_label_errors
 from ftkeras.inputs.base import Input, Shown
 from ftkeras.measures.metrics import scores_for
@@ -28,8 +30,7 @@ def shown_mistakes(facts: RunFacts) -> list[Suspect]:
     predictions = facts.predictions.get(facts.split)
     if predictions is None or not isinstance(facts.output, Classes):
         return []
-    scores = scores_for(predictions.labels, predictions.logits)
-    return confident_mistakes(predictions.labels, scores, MISTAKES)
+    return confident_mistakes(predictions.labels, _scores(facts, predictions), MISTAKES)
 
 
 def label_suspects(facts: RunFacts, split: str) -> list[Suspect]:
@@ -37,8 +38,13 @@ def label_suspects(facts: RunFacts, split: str) -> list[Suspect]:
     predictions = facts.predictions.get(split)
     if predictions is None or not isinstance(facts.output, Classes):
         return []
-    scores = scores_for(predictions.labels, predictions.logits)
-    return likely_label_errors(predictions.labels, scores)
+    return likely_label_errors(predictions.labels, _scores(facts, predictions))
+
+
+def _scores(facts: RunFacts, predictions: Predictions) -> np.ndarray:
+    """Returns the scores that `predict` gives: after the temperature, (n, classes)."""
+    temperature = float((facts.evaluation or {}).get("temperature") or 1.0)
+    return scores_for(predictions.labels, predictions.logits / temperature)
 
 
 class Wanted(NamedTuple):

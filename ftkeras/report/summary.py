@@ -78,7 +78,7 @@ def end_lines(
     records: Sequence[dict[str, Any]],
     result: str,
     verdicts: Mapping[str, AuditResult],
-    best_epoch: int | None,
+    epoch: str,
     paths: Mapping[str, str | None],
     seconds: float,
     trunk: Sequence[dict[str, Any]] = (),
@@ -90,7 +90,7 @@ def end_lines(
         records: The lines of `metrics.jsonl`.
         result: How good the model is, in a line.
         verdicts: What the audit found, by phase.
-        best_epoch: Which epoch was the best, from 0; None if nothing was trained.
+        epoch: Whose weights were taken, such as "best epoch 3"; empty if nothing was trained.
         paths: Where more was written, by what it is; None if it was not.
         seconds: How long it all took.
         trunk: What was expected of storing the trunk, and what happened: `trunk` of `plan.json`.
@@ -112,8 +112,7 @@ def end_lines(
         "",
         *([table(rows, ("phase", "epochs", *shown, "time")), ""] if rows else []),
         result,
-        ("" if best_epoch is None else f"best epoch {best_epoch + 1}; ")
-        + f"{duration(seconds)} in all",
+        (f"{epoch}; " if epoch else "") + f"{duration(seconds)} in all",
         *(_audit_line(name, verdict) for name, verdict in verdicts.items()),
         *(_trunk_line(row) for row in trunk if row["stored"] and "seconds" in row),
         "",

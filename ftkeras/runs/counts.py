@@ -206,6 +206,8 @@ def _weighed(
     what = f"validation loss {after:.4f} instead of {before:.4f}"
     what += f", accuracy {accuracies[1]:.4f} instead of {accuracies[0]:.4f}"
     shares = f"{network:g} of the network's logits and {weight:g} of its own"
+    if not weight:
+        what = "the network answers the validation split best alone"
     print(f"counts    {'added: ' + shares if helps else 'not added'}: {what}")
     losses = {"network": before, "both": after}
     record = {"added": helps, "network": network, "counts": weight, "val_loss": losses}

@@ -181,7 +181,7 @@ def choose_end(assembled: Assembled, run: Run, start: list[np.ndarray]) -> float
     shown = {n: f"{1 - s:.4f}" if is_share else f"{s:.4f}" for n, s in scores.items()}
     others = ", ".join(f"{n} {v}" for n, v in shown.items() if n != best)
     equal = sum(score == scores[best] for score in scores.values()) > 1
-    why = f"; of equal scores the first of {', '.join(_BETWEEN)} is kept" if equal else ""
+    why = "; of equals it comes first" if equal else ""
     print(f"kept      {best}: validation {what} {shown[best]} ({others}){why}")
     run.write_json("floor.json", {"kept": best, "metric": what, "validation": {
         name: 1 - score if is_share else score for name, score in scores.items()}})  # fmt: skip

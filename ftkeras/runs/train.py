@@ -373,8 +373,10 @@ def _print_end(
     lines = [assembled.task.headline(evaluation), *floor_lines(evaluation)]
     headline = "\n".join([*lines, *copies_lines(evaluation)])
     verdicts, records = assembled.unfreeze.verdicts, list(run.metrics())
-    best_epoch, trunk = plan.get("best_epoch"), plan["trunk"]
-    print(end_lines(run.folder, records, headline, verdicts, best_epoch, results, seconds, trunk))
+    best, trunk = plan.get("best_epoch"), plan["trunk"]
+    kind = "last" if assembled.config.training.monitor == "last_epoch" else "best"
+    epoch = "" if best is None else f"{kind} epoch {best + 1}"
+    print(end_lines(run.folder, records, headline, verdicts, epoch, results, seconds, trunk))
     print(f"            ftkeras {assembled.task.first_use.format(shlex.quote(run.folder))}")
 
 

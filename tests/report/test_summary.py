@@ -39,7 +39,7 @@ def test_the_end_of_a_run_names_phases_results_proof_and_places():
         records,
         "test accuracy 0.7500",
         verdicts,
-        2,
+        "best epoch 3",
         {"SavedModel": "runs/x/export/1", "report": None},
         100.0,
     )

@@ -354,9 +354,7 @@ def test_of_equals_half_way_is_kept_and_the_floor_last(config, tmp_path, monkeyp
     run = Run.create(str(tmp_path / "run"), assembled.config)
     start = weights_of_model(assembled.model)
     assert module.choose_end(assembled, run, start) == 0.5 and sorted(asked) == sorted(wrong)
-    assert capsys.readouterr().out.endswith(
-        "; of equal scores the first of half way between, fine-tuned, floor is kept\n"
-    )
+    assert capsys.readouterr().out.endswith("; of equals it comes first\n")
     wrong["choose: half way between"] = 1
     assert module.choose_end(assembled, run, start) == 1.0
     wrong["choose: fine-tuned"] = 1

@@ -74,6 +74,11 @@ def label_errors(facts: RunFacts) -> Section:
         f"{facts.nouns} do (confident learning, Northcutt et al. 2021). A suspicion, not a "
         "verdict: many are only hard."
     )
+    if facts.refit is not None and "val" in held_out:
+        lead += (
+            f" Of val, the scores are those from before the second training, which had these "
+            f"{facts.nouns} in it: a model cannot judge labels that it was trained on."
+        )
     body = [
         None if _reads(facts, [facts.split]) else _excerpt_note(facts, held_out),
         tag("ul", cards, class_="cards" if _reads(facts, held_out) else "cards small"),

@@ -77,7 +77,7 @@ def overview(facts: RunFacts) -> Section:
             if isinstance(evaluation.get(name), (int, float))
         ]
         body = [
-            tag("p", _measured_on(facts) + " Under each number is its 95% interval." * bool(tiles)),
+            tag("p", _measured_on(facts) + " The 95% interval is under its number." * bool(tiles)),
             tag("div", tiles, class_="tiles"),
         ]
     highlights = list(findings(facts))
@@ -123,8 +123,10 @@ def findings(facts: RunFacts) -> Iterator[Child]:
     rows = [r for r in evaluation.get("per_class", ()) if isinstance(r.get("f1"), float)]
     if len(rows) > 1:
         best, worst = (pick(rows, key=lambda row: row["f1"]) for pick in (max, min))
+        ties = sum(row["f1"] == best["f1"] for row in rows) - 1
+        also = f" and {ties} more" if ties else ""
         yield [
-            "Best class: ", tag("strong", best["name"]), f" (F1 {best['f1']:.2f}); weakest: ",
+            "Best class: ", tag("strong", best["name"]), f"{also} (F1 {best['f1']:.2f}); weakest: ",
             tag("strong", worst["name"]), f" (F1 {worst['f1']:.2f}, from {worst['support']} "
             f"{facts.nouns}).",
         ]  # fmt: skip
@@ -185,4 +187,4 @@ def _calibrated(evaluation: dict[str, Any]) -> Iterator[str]:
             lean = "underconfident"
         else:
             lean = "well calibrated"
-        yield f"The model is {lean} (temperature {temperature:.2f}; 1 is calibrated)."
+        yield f"By the validation split, the model is {lean} (temperature {temperature:.2f})."

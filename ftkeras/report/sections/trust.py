@@ -52,6 +52,9 @@ def calibration(facts: RunFacts) -> Section:
             f" One number, the temperature {temperature:.3f}, fitted on validation {facts.nouns}, "
             "divides the logits (Guo et al. 2017). It changes confidences, not answers."
         )
+        errors = [results[key]["ece"] for key in names if results.get(key)]
+        if len(errors) == 2 and errors[1] > errors[0]:
+            lead += f" On these {facts.nouns} it did not lower the calibration error."
     body = [tag("div", charts, class_="charts"), table("Calibration in numbers", header, rows)]
     if "after" not in results:
         body.append(
