@@ -49,14 +49,16 @@ def examine(config: Config | None = None) -> Diagnosis:
     try:
         assembled = assemble(config)  # first of all: it chooses devices, before any is touched
     except UserError as error:
-        facts["model"] = f"not tried: {error}"
+        facts["model"] = "not tried: the error below"
         try:
             data = build.data(config, expected=Expected(strict=False))
         except UserError:  # perhaps only because it is no classification: the task's word counts
             raise error from None
         data_findings = list(_data_findings(config, data, facts))
-        if not any(finding.severity == "error" for finding in data_findings):
-            data_findings.append(Finding("error", "config", str(error), "Change what it names."))
+        if any(finding.severity == "error" for finding in data_findings):
+            facts["model"] = f"not tried: {error}"
+        else:
+            data_findings.append(Finding("error", "config", str(error)))
         return Diagnosis(facts, [*findings, *data_findings])
     findings += _data_findings(config, assembled.data, facts, assembled.feed.input)
     findings += assembled.task.findings(assembled.data)
