@@ -109,8 +109,10 @@ def _read(path: str | Path) -> str:
             raise UserError(f"{path}: the config is larger than 256 KiB.")
         return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
+        shipped = Path(path).parts[:1] == ("configs",)
         raise UserError(
             f"{path}: no such config file. `ftkeras init` writes one to start from."
+            f"{' The folder configs is in the repository, not in the package.' if shipped else ''}"
         ) from None
     except UserError:
         raise

@@ -174,6 +174,13 @@ def test_an_output_that_cannot_be_written(place, train_refused):
     assert "file/run" in train_refused("--out=file/run")
 
 
+def test_an_error_about_out_says_that_it_was_left_out(place, refused):
+    (place / "runs").mkdir()
+    (place / "runs" / "c").write_text("")
+    line = refused("train", "--config=c.yaml")
+    assert "--out was left out, so it is runs/c. --out runs/c: is a file" in line
+
+
 @pytest.mark.slow
 def test_an_existing_run_is_kept_until_told(place, train_refused):
     done = ftkeras(place, "train", "--config=c.yaml", "--out=run")

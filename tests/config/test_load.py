@@ -219,6 +219,8 @@ def test_binary_and_missing_files(tmp_path):
         load_config(tmp_path / "c.yaml")
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "d.yaml")
+    with pytest.raises(UserError, match="The folder configs is in the repository"):
+        load_config("configs/none.yaml")
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path):
