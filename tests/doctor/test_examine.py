@@ -77,7 +77,8 @@ def test_an_epoch_takes_time_beside_its_steps(make_photos, tmp_path, monkeypatch
     """It has 9 epochs. The forecast of a stored trunk has the same time for each."""
     monkeypatch.setattr(importlib.import_module("ftkeras.doctor.examine"), "EPOCH", 400.0)
     monkeypatch.setitem(TREE, "trunk", {"mode": mode})
-    step = diagnose(make_photos(tmp_path / "photos")).facts["a step"]
+    given = {"size": 32, "augmentation": "none"}
+    step = diagnose(make_photos(tmp_path / "photos"), input=given).facts["a step"]
     assert step.endswith(end)
 
 
