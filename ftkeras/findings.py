@@ -50,14 +50,14 @@ class Finding:
             suffer. "note": worth knowing.
         check: What was looked at, in a word or two.
         message: What was found, with numbers.
-        remedy: What to do, in one sentence.
+        remedy: What to do, in one sentence; empty if the message says it.
         evidence: All that it was found in; a few are printed.
     """
 
     severity: Severity
     check: str
     message: str
-    remedy: str
+    remedy: str = ""
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -82,9 +82,7 @@ class Diagnosis:
         """Returns facts and findings as paragraphs, the gravest first."""
         width = max(map(len, self.facts), default=0) + 2
         facts = [
-            textwrap.fill(
-                value, _WIDTH, initial_indent=name.ljust(width), subsequent_indent=" " * width
-            )
+            "\n".join(_wrapped(value, name.ljust(width), " " * width))
             for name, value in self.facts.items()
         ]
         return "\n".join([*facts, "", *map(_paragraph, self._sorted()), self._verdict()])
@@ -161,14 +159,24 @@ def percent(part: int, whole: int) -> str:
 def _paragraph(finding: Finding) -> str:
     lines = [
         f"{finding.severity.ljust(9)}{finding.check}",
-        *_indented(finding.message),
+        *_wrapped(finding.message, "  ", "  "),
         *(f"    {row}" for row in finding.evidence[:_SHOWN]),
     ]
     more = len(finding.evidence) - _SHOWN
     if more > 0:
         lines.append(f"    and {more:,} more (--out=FILE.csv lists all)")
-    return "\n".join([*lines, *_indented(f"-> {finding.remedy}", "     "), ""])
+    if finding.remedy:
+        lines += _wrapped(f"-> {finding.remedy}", "  ", "     ")
+    return "\n".join([*lines, ""])
 
 
-def _indented(text: str, later: str = "  ") -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent=later)
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    """Breaks a text at spaces alone: addresses and paths stay whole."""
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -127,7 +127,7 @@ class Run:
                 finished = ", which is finished" if self.state() == "finished" else ""
                 raise UserError(
                     f"--out {self.folder}: already holds a run{finished}. Choose another folder, "
-                    "or pass --overwrite to replace it."
+                    "or replace it with --overwrite (in Python, overwrite=True)."
                 )
             names = set(gfile.listdir(self.folder)) - {_LOCK}
             if not holds_run and not all(map(is_half_written, names)):  # of a killed process
@@ -164,7 +164,8 @@ class Run:
             raise UserError(
                 f"--out {self.folder}: the run there has another config: {'; '.join(changes)}. "
                 f"`ftkeras train --out={folder}` resumes with its own; {', '.join(free)} may "
-                "change. Otherwise choose another folder, or start again with --overwrite."
+                "change. Otherwise choose another folder, or start again with --overwrite (in "
+                "Python, overwrite=True)."
             )
         self._probe()
         return not changes

@@ -37,6 +37,12 @@ def test_text_tells_the_gravest_first_and_a_little_of_the_evidence():
     assert Diagnosis({}, []).text().endswith("nothing found. Nothing speaks against training.")
 
 
+def test_an_address_stays_whole_and_an_empty_remedy_is_no_line():
+    address = "https://storage.example.com/" + "keras-applications/" * 6
+    text = Diagnosis({"model": address}, [Finding("error", "config", f"No {address}.")]).text()
+    assert text.count(address) == 2 and "->" not in text
+
+
 def test_a_file_has_all_evidence(tmp_path):
     diagnosis = Diagnosis({"disk": "full"}, [NOTE, COPIES])
     diagnosis.write(str(tmp_path / "all.csv"))

@@ -113,7 +113,7 @@ def test_a_run_does_not_go_on_with_another_config(folder):
     phases = [dataclasses.replace(CONFIG.phases[0], epochs=2, train=["all"])]
     with pytest.raises(UserError) as error:
         run.resumes(changed(seed=1, phases=phases))
-    assert "seed: 0 -> 1; phases[0].epochs: 1 -> 2; phases[0].train: None -> ['all']." in str(
+    assert "seed: 0 -> 1; phases[0].epochs: 1 -> 2; phases[0].train: left out -> ['all']." in str(
         error.value
     )
 

@@ -83,11 +83,10 @@ def _download(entry: catalog.Entry, size: int) -> keras.Model:
         ):
             raise
         reason = " ".join(str(error).split())
-        others = "none, starter" if entry.name == "MobileNetV2" else "none"
         raise UserError(
             f"backbone.weights: Keras could not download the ImageNet weights of {entry.name} "
-            f"({reason}). Check the connection, or set backbone.weights to {others} or the path of "
-            "a file."
+            f"({reason}). Check the connection, name a file of weights, or use what ftkeras ships: "
+            "backbone.name=MobileNetV2 and backbone.weights=starter."
         ) from error
 
 

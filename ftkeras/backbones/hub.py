@@ -306,5 +306,6 @@ def _not_downloaded(name: str, host: str, error: Exception) -> UserError:
     return UserError(
         f"backbone.name: {name} could not be downloaded from {host} ({type(error).__name__}: "
         f"{first_line(error)}). Check the connection and the name, or download it elsewhere and "
-        "name its folder."
+        "name its folder. ftkeras ships backbones for texts (gru and others), and MobileNetV2 "
+        "with backbone.weights=starter."
     )

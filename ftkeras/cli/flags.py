@@ -57,4 +57,6 @@ def one_run(positional: list[str], verb: str) -> str:
 def no_arguments(positional: list[str], verb: str) -> None:
     """Refuses arguments that are not flags."""
     if positional:
-        raise UserError(f"{verb}: unexpected argument {positional[0]!r}; flags begin with --.")
+        first = positional[0]
+        guess = f" Did you mean --config={first}?" if first.endswith((".yaml", ".yml")) else ""
+        raise UserError(f"{verb}: unexpected argument {first!r}; flags begin with --.{guess}")

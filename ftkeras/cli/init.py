@@ -16,7 +16,8 @@ from ftkeras.backbones.text.catalog import TEXT_CATALOG
 from ftkeras.config.schema import kind_of
 from ftkeras.config.template import commented_config
 from ftkeras.errors import UserError
-from ftkeras.inputs.text.guess import Columns, columns_of, holds_texts
+from ftkeras.inputs.text.guess import Columns, columns_of, holds_texts, no_classes
+from ftkeras.starter import ARCHITECTURE, STARTER, not_for
 
 USAGE = """Usage:   ftkeras init FILE.yaml [--data=FOLDER-OR-TABLE] [--backbone=NAME]
                     [--weights=imagenet] [--task=classification|alignment]
@@ -26,7 +27,7 @@ Example: ftkeras init my.yaml --data=photos/ --backbone=EfficientNetV2B0
          ftkeras init my.yaml --data=reviews.csv --backbone=keras_hub/distil_bert_base_en_uncased
 """
 
-_FOR_IMAGES, _FOR_TEXTS = "MobileNetV2", "gru"
+_FOR_IMAGES, _FOR_TEXTS = ARCHITECTURE, "gru"
 _ALIGNMENT = "alignment"
 _TABLES = (".csv", ".tsv", ".jsonl")
 _BATCHES = (4, 8, 16, 32, 64, 128)
@@ -73,6 +74,8 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
     kind = found.section.get("input", {}).get("kind", kind)
     backbone = values.backbone or (_FOR_TEXTS if kind == "text" else _FOR_IMAGES)
     _check_backbone(backbone, kind)
+    if values.weights == STARTER and backbone in CATALOG and backbone != _FOR_IMAGES:
+        raise not_for(backbone)
     text = commented_config(found.section, backbone, values.weights, found.more)
     try:
         with open(path, "x", encoding="utf-8") as file:
@@ -81,13 +84,16 @@ def main(values: flags.FlagValues, positional: list[str]) -> int:
         raise UserError(f"init: {path} cannot be written ({error.strerror}).") from None
     lines = list(found.lines)
     if values.weights is None and "weights: imagenet" in text:
-        remedy = "starter" if backbone == _FOR_IMAGES else "FILE"
-        lines.append(f"ImageNet weights are downloaded; without a connection: --weights={remedy}")
+        shipped = "" if backbone == _FOR_IMAGES else f"--backbone={_FOR_IMAGES} "
+        lines.append(
+            "train will download the ImageNet weights; without a connection: "
+            f"{shipped}--weights={STARTER}"
+        )
     if hub.is_hub(backbone) and (missing := hub.missing_packages(kind)):
         lines.append(f"{backbone} needs {missing}")
     for line in lines:
         print(line)
-    print(f"wrote {path}; next: ftkeras train {shlex.quote(f'--config={path}')}")
+    print(f"wrote {path}; next: ftkeras doctor {shlex.quote(f'--config={path}')}")
     return 0
 
 
@@ -140,6 +146,8 @@ def _found(data: str | None, kind: str | None, task: str | None) -> _Found:
             f"init: --data: {data!r} is neither a folder nor a .csv, .tsv or .jsonl file. Leave "
             "it out, and write the section data: yourself."
         )
+    if data is not None and "://" not in data and (wrong := no_classes(path)):
+        raise UserError(f"init: --data: {wrong}")
     texts = {"input": {"kind": "text"}} if kind in (None, "text") and holds_texts(path) else {}
     return _Found({"source": "folder", "path": data, **texts})
 

@@ -156,6 +156,13 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     try:
         positional = values([verb, *rest])[1:]
+    except flags.UnrecognizedFlagError as error:
+        guess = did_you_mean(error.flagname, values)
+        if "config" in values and not guess:
+            guess = " A field of the config: --set FIELD=VALUE, such as --set phases[0].epochs=3."
+        raise UserError(
+            f"{verb}: no flag --{error.flagname}.{guess} See `ftkeras {verb} --help`."
+        ) from None
     except (flags.Error, OSError, UnicodeError) as error:  # --flagfile reads a file
         raise UserError(f"{verb}: {error}. See `ftkeras {verb} --help`.") from None
     if not values.quiet:

@@ -78,12 +78,17 @@ def _train(values: flags.FlagValues) -> str:
     out = values.out or os.path.join("runs", stem)
     if config is None:
         config = Run(out).changed(values.set)
-    if values.seeds is None or config is None:
-        train(config, out, overwrite=values.overwrite, bars=bars)
-    else:
+    try:
+        if values.seeds is None or config is None:
+            train(config, out, overwrite=values.overwrite, bars=bars)
+            return out
         train_one = functools.partial(train, overwrite=values.overwrite, bars=bars)
         summary = repeat(train_one, config, out, values.seeds, overwrite=values.overwrite)
-        print(f"\n{format_seeds(summary)}\n\nrecord  {out}/seeds.json")
+    except UserError as error:
+        if values.out is None and str(error).startswith(f"--out {out}"):
+            raise UserError(f"--out was left out, so it is {out}. {error}") from None
+        raise
+    print(f"\n{format_seeds(summary)}\n\nrecord  {out}/seeds.json")
     return out
 
 

@@ -35,7 +35,10 @@ def explain(item: Any, section: type) -> str:
     guess = ""
     if kind == "literal_error" and isinstance(value, str):
         guess = did_you_mean(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
-    return f"{item['msg'].replace('Input should be', 'expected')}, got {shorten(value)}.{guess}"
+    expected = re.sub(
+        r" or instance of \w+$", "", item["msg"].replace("Input should be", "expected")
+    )
+    return f"{expected}, got {shorten(value)}.{guess}"
 
 
 def shorten(value: Any) -> str:

@@ -12,8 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 from ftkeras.config.errors import explain, shorten
+from ftkeras.config.fields import field_names
 from ftkeras.config.moved import Location, announce, dotted, move, new_location
-from ftkeras.config.schema import Config
+from ftkeras.config.phases import Phase
+from ftkeras.config.schema import Config, StrategyConfig
 from ftkeras.config.schemas import SCHEMAS, schema_of
 from ftkeras.console import counted
 from ftkeras.errors import UserError, did_you_mean
@@ -21,6 +23,7 @@ from ftkeras.errors import UserError, did_you_mean
 MAX_BYTES = 1 << 18  # of a config file
 _MAX_NODES = 100_000  # of a config whose aliases are expanded
 _MAX_DEPTH = 50
+_SHOWN = 5  # wrong fields beside the first
 
 
 class _Loader(yaml.SafeLoader):
@@ -106,8 +109,10 @@ def _read(path: str | Path) -> str:
             raise UserError(f"{path}: the config is larger than 256 KiB.")
         return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
+        shipped = Path(path).parts[:1] == ("configs",)
         raise UserError(
             f"{path}: no such config file. `ftkeras init` writes one to start from."
+            f"{' The folder configs is in the repository, not in the package.' if shipped else ''}"
         ) from None
     except UserError:
         raise
@@ -128,6 +133,15 @@ def _parse_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise UserError("not valid YAML: it is nested too deeply.") from None
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, str(error.problem)
+        if mark is None:
+            raise UserError(f"not valid YAML: {problem}.") from None
+        if "'\\t'" in problem:
+            problem = "tabs are not allowed, only spaces"
+        raise UserError(
+            f"not valid YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}."
+        ) from None
     except Exception as error:  # PyYAML's readers of tagged values raise errors of any type
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"not valid YAML: {text}") from None
@@ -273,7 +287,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(leaves: Mapping[str, Any], name: str) -> str:
-    return shorten(leaves[name]) if name in leaves else "nothing"
+    return "left out" if leaves.get(name) is None else shorten(leaves[name])
 
 
 # ----------------------------------------------------------------------------- overrides
@@ -291,7 +305,7 @@ def _parse_override(override: str) -> tuple[Location, str]:
 
 def _assign(tree: Any, location: Location, value: Any, override: str) -> None:
     node = tree
-    for part, following in zip(location, (*location[1:], None), strict=True):
+    for depth, (part, following) in enumerate(zip(location, (*location[1:], None), strict=True)):
         if isinstance(part, int):
             if not isinstance(node, list) or not -len(node) <= part < len(node):
                 held = (
@@ -302,7 +316,8 @@ def _assign(tree: Any, location: Location, value: Any, override: str) -> None:
                 raise UserError(f"--set {shorten(override)}: no entry [{part}]; {held}.")
         elif isinstance(node, list):
             raise UserError(
-                f"--set {shorten(override)}: {part!r} is not an entry of a list, such as [0]."
+                f"--set {shorten(override)}: {dotted(location[:depth])} is a list here. Name an "
+                f"entry, such as {dotted((*location[:depth], 0, *location[depth:]))}."
             )
         elif not isinstance(node, dict):
             raise UserError(f"--set {shorten(override)}: {part!r} is not inside a section.")
@@ -344,14 +359,28 @@ def _user_error(
     by_location: dict[Location, list[str]] = {}
     for item in error.errors():
         location = _clean(item["loc"], data)
-        by_location.setdefault(location, []).append(explain(item, schema))
+        message = explain(item, schema)
+        if item["type"] == "extra_forbidden" and len(location) == 1:
+            message = message.replace(".", _of_phases(str(location[0]), data), 1)
+        by_location.setdefault(location, []).append(message)
     (location, messages), *others = by_location.items()
     name = dotted(location)
     if any(location[: len(override)] == override for override in overrides):
         where = "--set"
     message = " or ".join(dict.fromkeys(messages))
-    more = f" (and {len(others)} more)" if others else ""
+    shown = [dotted(other) for other, _ in others[:_SHOWN]]
+    unshown = [f"{len(others) - _SHOWN} more"] if others[_SHOWN:] else []
+    more = f" (Also wrong: {', '.join([*shown, *unshown])}.)" if others else ""
     return UserError(f"{where}: {name + ': ' if name else ''}{message}{more}")
+
+
+def _of_phases(name: str, data: Any) -> str:
+    """Returns the end of a sentence: which field of the phases has a name."""
+    phases = data.get("phases")
+    own = Phase if isinstance(phases, list) else StrategyConfig
+    if name not in field_names(own):
+        return "."
+    return f". Did you mean phases{'[0]' if own is Phase else ''}.{name}?"
 
 
 def _clean(loc: Location, data: Any) -> Location:

@@ -16,6 +16,7 @@ from ftkeras.config.load import parse_config
 from ftkeras.config.phases import Phase
 from ftkeras.config.schema import has_own_weights, is_shipped_text, kind_of
 from ftkeras.config.schemas import schema_of
+from ftkeras.starter import ARCHITECTURE, SIDE, STARTER
 
 _HEADER = """\
 # A config of ftkeras. Run it:   ftkeras train --config=THIS-FILE
@@ -46,7 +47,7 @@ def commented_config(
             otherwise starter for texts and for the starter's images.
         more: The task and other sections, instead of those of a classifier.
     """
-    shipped = source["source"] == "starter" and backbone == "MobileNetV2"
+    shipped = source["source"] == "starter" and backbone == ARCHITECTURE
     is_small, own = is_shipped_text(backbone), weights is None and has_own_weights(backbone)
     weights = weights or ("starter" if shipped or is_small else "imagenet")
     named: dict[str, Any] = {"name": backbone} if own else {"name": backbone, "weights": weights}
@@ -64,7 +65,8 @@ def commented_config(
     else:
         train = ["all"] if weights == "none" else ["head", "blocks[-4:]"]
         length = {"epochs": 20, "learning_rate": 3e-4, "warmup": 0.1}
-        config["data"] = {**source, "input": {"augmentation": "none", **inputs}}
+        side = {"size": SIDE} if (backbone, weights) == (ARCHITECTURE, STARTER) else {}
+        config["data"] = {**source, "input": {"augmentation": "none", **side, **inputs}}
         config["phases"] = [{"name": "top", "train": train, **length}]
         config["training"] = {"monitor": "last_epoch", "refit": True}
     if more is not None:

@@ -53,6 +53,7 @@ class Listing:
         files: The file that each example is read from, (n,), where it is read from one.
         bad_files: What was left out.
         notes: Sentences for the user.
+        hint: A sentence for the error that all examples have one label, after a space.
     """
 
     ids: Sequence[str]
@@ -66,6 +67,7 @@ class Listing:
     files: Sequence[str] | None = None
     bad_files: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
+    hint: str = ""
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _class_names(items: Listing, expected: Expected, kind: Input) -> tuple[str, 
     if expected.labelled and len(class_names) < 2 and items.label_kind == "classes":
         raise UserError(
             f"data: all {kind.nouns} have one label, {class_names[0]!r}. "
-            f"Give {kind.nouns} of two classes or more."
+            f"Give {kind.nouns} of two classes or more.{items.hint}"
         )
     return class_names
 

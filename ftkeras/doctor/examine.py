@@ -23,6 +23,7 @@ from ftkeras.inputs.base import Input
 from ftkeras.outputs.kinds import answered
 from ftkeras.runs import build
 from ftkeras.runs.assemble import Assembled, assemble
+from ftkeras.trunk.plan import EPOCH
 
 _SAMPLE = 64  # examples that are sent through the backbone
 _MOST_TIMED = 3  # phases
@@ -49,14 +50,16 @@ def examine(config: Config | None = None) -> Diagnosis:
     try:
         assembled = assemble(config)  # first of all: it chooses devices, before any is touched
     except UserError as error:
-        facts["model"] = f"not tried: {error}"
+        facts["model"] = "not tried: the error below"
         try:
             data = build.data(config, expected=Expected(strict=False))
         except UserError:  # perhaps only because it is no classification: the task's word counts
             raise error from None
         data_findings = list(_data_findings(config, data, facts))
-        if not any(finding.severity == "error" for finding in data_findings):
-            data_findings.append(Finding("error", "config", str(error), "Change what it names."))
+        if any(finding.severity == "error" for finding in data_findings):
+            facts["model"] = f"not tried: {error}"
+        else:
+            data_findings.append(Finding("error", "config", str(error)))
         return Diagnosis(facts, [*findings, *data_findings])
     findings += _data_findings(config, assembled.data, facts, assembled.feed.input)
     findings += assembled.task.findings(assembled.data)
@@ -144,8 +147,12 @@ def _step_times(assembled: Assembled) -> str:
     for i in timed:
         assembled.unfreeze.set_flags(i)
         seconds[i] = machine.seconds_a_step(assembled.model, batch)
+    forecasts = assembled.trunk.forecasts if assembled.trunk is not None else ()
+    stored = {i: forecast.seconds_with for i, forecast in enumerate(forecasts) if forecast.stored}
+    every = EPOCH / assembled.feed.steps_per_epoch  # seconds, of an epoch without its steps
     total = sum(
-        phase.steps * seconds.get(i, max(seconds.values())) for i, phase in enumerate(phases)
+        stored.get(i, phase.steps * (seconds.get(i, max(seconds.values())) + every))
+        for i, phase in enumerate(phases)
     )
     parts = [
         f"phase {phases[i].name} {duration(taken)} ({count / taken:.0f} {nouns}/s)"
@@ -153,5 +160,5 @@ def _step_times(assembled: Assembled) -> str:
     ]
     return (
         f"{count} {nouns}: {', '.join(parts)}; all phases about {duration(total)}, "
-        "without validation"
+        f"{'from a stored trunk' if stored else 'without validation'}"
     )

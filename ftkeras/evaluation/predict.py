@@ -144,13 +144,16 @@ class FilePrediction:
 
     @property
     def best(self) -> Any:
-        """What the only output says; empty if there is an error.
+        """What the only output says.
 
         Raises:
-            ValueError: There are several.
+            UserError: The file could not be read; the message is `error`.
+            ValueError: There are several outputs.
         """
+        if self.error:
+            raise UserError(f"{self.file}: {self.error}")
         [name] = self.outputs
-        return self.answers.get(name, ())
+        return self.answers[name]
 
     def cells(self) -> dict[str, str]:
         """Returns file, class, score, class_2, score_2, ..., error; or a number by its name.

@@ -15,6 +15,10 @@ from ftkeras.errors import UserError
 if TYPE_CHECKING:
     import keras
 
+STARTER = "starter"
+"""The name of the shipped weights, as `backbone.weights`."""
+ARCHITECTURE, SIDE = "MobileNetV2", 160
+"""The backbone for images whose weights are shipped, and the side in pixels that suits them."""
 _FOLDER = Path(__file__).parent
 _WEIGHTS = _FOLDER / "mobilenet_v2_160_notop_float16.npz"
 
@@ -26,6 +30,14 @@ def archive_path(name: str = "fashion_mnist.zip") -> Path:
     100 test images of each of 10 classes. `glosses.zip`: see `ftkeras.starter.text.glosses_path`.
     """
     return _FOLDER / name
+
+
+def not_for(name: str) -> UserError:
+    """Returns the error about a model that the shipped weights do not fit."""
+    return UserError(
+        f"backbone.weights: 'starter' fits only MobileNetV2 (alpha 1.0, no top), and {name!r} has "
+        "other layers. Set backbone.name to MobileNetV2, or choose other weights."
+    )
 
 
 def load_weights_into(model: keras.Model) -> None:
@@ -51,10 +63,6 @@ def load_weights_into(model: keras.Model) -> None:
         values = {name: file[name] for name in file.files}
     expected = {name: value.shape for name, value in values.items()}
     if {name: tuple(variable.shape) for name, variable in variables.items()} != expected:
-        raise UserError(
-            f"backbone.weights: 'starter' fits only MobileNetV2 (alpha 1.0, no top), and "
-            f"{model.name!r} has other layers. Set backbone.name to MobileNetV2, or choose other "
-            "weights."
-        )
+        raise not_for(model.name)
     for name, value in values.items():
         variables[name].assign(value.astype(np.float32))

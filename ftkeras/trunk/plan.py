@@ -35,7 +35,7 @@ MakeTail = Callable[[Graph], keras.Model]
 
 _BACKWARD = 2.0  # a layer's backward pass is about two of its forward passes
 _OVERHEAD = 2.0  # seconds to set up a store: graphs to trace, files to open
-_EPOCH = 0.08  # seconds of an epoch without its steps: iterators, validation, records, saving
+EPOCH = 0.08  # seconds of an epoch without its steps: iterators, validation, records, saving
 _STEP = 4e-4  # seconds of a step without its work
 _TIMED = 16 * 224 * 224  # places whose forward pass is timed: what no training minds
 
@@ -237,7 +237,7 @@ def _forecast(
     tail = work(split.tail.graph, length) * unit
     epochs = phase.length(None)  # at most
     tails = epochs * (train * (1 + _BACKWARD) + val) * tail
-    fixed = epochs * (_EPOCH + feed.steps_per_epoch * _STEP)
+    fixed = epochs * (EPOCH + feed.steps_per_epoch * _STEP)
     # The unit is for all workers together; each runs its own rows.
     once = rows * feed.share.count * trunk if maker == phase.name else 0.0
     facts: dict[str, Any] = {

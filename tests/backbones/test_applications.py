@@ -270,4 +270,4 @@ def test_a_failed_download_says_what_to_do_instead(tmp_path):
     )
     line = done.stdout.strip().splitlines()[-1]
     assert line.startswith("backbone.weights: Keras could not download the ImageNet weights of Mob")
-    assert line.endswith("set backbone.weights to none, starter or the path of a file.")
+    assert line.endswith("backbone.name=MobileNetV2 and backbone.weights=starter.")

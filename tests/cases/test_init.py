@@ -55,7 +55,34 @@ def test_the_hint_of_init_can_be_pasted(folder, ftkeras):
     _, found, hint = done.out.strip().rpartition("next: ")
     if done.status != 0 or not found:
         raise RuntimeError(f"there is no hint: {done}")
-    assert shlex.split(hint) == ["ftkeras", "train", "--config=my config.yaml"]
+    assert shlex.split(hint) == ["ftkeras", "doctor", "--config=my config.yaml"]
+
+
+def test_a_hint_of_init_needs_no_connection_and_suits_the_weights(folder, ftkeras, draw):
+    """Source: seen on version 0.2: the hint was --weights=FILE, and starter trained at 224 px."""
+    draw(folder / "photos", {"cat": 1, "dog": 1})
+    done = ftkeras("init", "my.yaml", "--data=photos", "--backbone=EfficientNetV2B0")
+    hint = re.search("without a connection: (.*)", done.out)[1].split()
+    assert ftkeras("init", "starter.yaml", "--data=photos", *hint).status == 0
+    config = load_config("starter.yaml")
+    assert (config.backbone.name, config.backbone.weights) == ("MobileNetV2", "starter")
+    assert config.data.input.size == 160
+    assert load_config("my.yaml").data.input.size is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "part"),
+    [
+        ({"all/cat": 1, "all/dog": 1}, "Did you mean photos/all, which has 2 folders?"),
+        ({".": 1}, "holds no folders"),
+    ],
+)
+def test_init_refuses_a_folder_without_classes(folder, ftkeras, draw, counts, part):
+    """Source: seen on version 0.2."""
+    draw(folder / "photos", counts)
+    done = ftkeras("init", "my.yaml", "--data=photos")
+    assert done.status == 2 and part in done.err
+    assert not Path("my.yaml").exists()
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])

@@ -91,7 +91,8 @@ def test_a_run_is_used_from_python(place):
     assert all(sum(score for _, score in best) == pytest.approx(1) for best in found)
     Path("broken.png").write_bytes(b"no image")
     [row] = library.load_run("first run").predict(["broken.png"])
-    assert row.error and not row.best
+    with pytest.raises(library.UserError, match=f"broken.png: {row.error}"):
+        row.best  # noqa: B018 (it raises)
     with pytest.raises(library.UserError, match="not a run folder"):
         library.load_run("photos")
 

@@ -60,11 +60,11 @@ def test_backbones_lists_every_one(capsys):
 
 
 def test_init_writes_a_config_that_loads(place, capsys):
-    os.makedirs("photos", exist_ok=True)
+    os.makedirs("photos/cat")
     assert main(["init", "my.yaml", "--data=photos/", "--backbone=ResNet50"]) == 0
     config = load_config("my.yaml")
     assert (config.data.path, config.backbone.name) == (f"{place}/photos", "ResNet50")
-    assert "ftkeras train --config=my.yaml" in capsys.readouterr().out
+    assert "ftkeras doctor --config=my.yaml" in capsys.readouterr().out
 
 
 def test_plan_shows_a_strategys_phases(place, capsys):

@@ -174,6 +174,13 @@ def test_an_output_that_cannot_be_written(place, train_refused):
     assert "file/run" in train_refused("--out=file/run")
 
 
+def test_an_error_about_out_says_that_it_was_left_out(place, refused):
+    (place / "runs").mkdir()
+    (place / "runs" / "c").write_text("")
+    line = refused("train", "--config=c.yaml")
+    assert "--out was left out, so it is runs/c. --out runs/c: is a file" in line
+
+
 @pytest.mark.slow
 def test_an_existing_run_is_kept_until_told(place, train_refused):
     done = ftkeras(place, "train", "--config=c.yaml", "--out=run")
@@ -211,7 +218,10 @@ def test_ctrl_c_keeps_the_record(place):
         (["trian"], "Did you mean 'train'?"),
         (["train"], "--config is missing"),
         (["train", "--config=none.yaml"], "no such config file"),
-        (["train", "--confg=c.yaml"], "confg"),
+        (["train", "--confg=c.yaml"], "no flag --confg. Did you mean 'config'? See"),
+        (["train", "--epochs=3"], "no flag --epochs. A field of the config: --set FIELD=VALUE"),
+        (["train", "my.yaml"], "Did you mean --config=my.yaml?"),
+        (["init", "new.yaml", "--backbone=VGG16", "--weights=starter"], "fits only MobileNetV2"),
         (["evaluate", "photos"], "not a run folder"),
         (["evaluate"], "expected one run folder"),
         (["predict", "run"], "expected a run folder and at least one file"),

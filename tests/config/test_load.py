@@ -102,6 +102,8 @@ def test_off_is_a_word_and_false_is_not():
         ("data.input=3", ["data.input: expected a valid dictionary", "got 3"]),
         ("data.input={kind: [image]}", ["data.input.kind: expected a valid string"]),
         ("data.pth=x", ["--set: data.pth: no such field", "Did you mean 'path'?"]),
+        ("epochs=3", ["epochs: no such field. Did you mean phases[0].epochs?"]),
+        ("phases=3", ["phases: expected a valid dictionary, got 3"]),
         ("phase=1", ["phase: no such field", "Did you mean 'phases'?"]),
         ("phases[0].epochs=ten", ["phases[0].epochs: expected a valid integer, got 'ten'"]),
         ("phases[0].epochs=true", ["phases[0].epochs: expected a valid integer, got True"]),
@@ -113,7 +115,7 @@ def test_off_is_a_word_and_false_is_not():
         ("data=3", ["data", "got 3"]),
         ("phases[4].epochs=1", ["no entry [4]", "1 entry"]),
         ("nonsense", ["expected FIELD=VALUE"]),
-        ("phases.strategy=full", ["'strategy' is not an entry of a list", "such as [0]"]),
+        ("phases.strategy=full", ["phases is a list here", "such as phases[0].strategy."]),
         ("data.path.deeper=1", ["'deeper' is not inside a section"]),
     ],
 )
@@ -140,8 +142,10 @@ def test_a_backbone_for_texts_implies_their_kind():
     assert "data.input.length: no such field" in error_of("data.input.length=32")
 
 
-def test_several_mistakes_are_counted():
-    assert error_of("data.pth=x", "head.dropuot=1").endswith("(and 1 more)")
+def test_several_mistakes_are_named():
+    assert error_of("data.pth=x", "head.dropuot=1").endswith(" (Also wrong: head.dropuot.)")
+    many = error_of(*(f"a{i}=1" for i in range(9)))
+    assert many.endswith(" (Also wrong: a1, a2, a3, a4, a5, 3 more.)")
 
 
 def test_a_phase_of_a_config_is_that_of_the_api():
@@ -195,6 +199,7 @@ def test_a_missing_source_lists_the_sources():
     ("text", "part"),
     [
         ("a: [", "not valid YAML"),
+        ("a:\n\tb: 1", "c.yaml: not valid YAML: line 2, column 1: tabs are not allowed, only sp"),
         ("- 1", "expected a mapping"),
         ("!!python/object/apply:os.system ['touch hacked']", "not valid YAML"),
         ("data: 2024-13-45", "got '2024-13-45'"),
@@ -214,6 +219,8 @@ def test_binary_and_missing_files(tmp_path):
         load_config(tmp_path / "c.yaml")
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "d.yaml")
+    with pytest.raises(UserError, match="The folder configs is in the repository"):
+        load_config("configs/none.yaml")
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path):

@@ -73,6 +73,18 @@ def test_one_class_only(make_folder):
         load_data("folder", path=str(make_folder({"cat": 5})))
 
 
+def test_a_folder_one_level_too_high(make_folder):
+    path = make_folder({"all/cat": 5, "all/dog": 5})
+    with pytest.raises(UserError, match=f"Did you mean data.path={path}/all, which has 2 folders"):
+        load_data("folder", path=str(path))
+
+
+def test_a_folder_one_level_too_many(make_folder):
+    path = make_folder({"asia/japan": 4, "asia/india": 4, "europe/all": 8})
+    [note] = load_data("folder", path=str(path)).notes
+    assert note.startswith("Images lie in subfolders, such as asia/india; they count as asia.")
+
+
 def test_a_label_that_training_does_not_have(make_folder):
     counts = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/fox": 1}
     with pytest.raises(UserError, match=r"label 'fox' of val/fox/0\.png is missing from training"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_the_starter_gives_no_alarm():
     """Its garments on black all look alike."""
     diagnosis = diagnose(source="starter")
     assert {f.check for f in diagnosis.findings} == set()
+
+
+@pytest.mark.parametrize(
+    ("mode", "end"),
+    [("on", " s, from a stored trunk"), ("off", "about 1 h 00 min, without validation")],
+)
+def test_an_epoch_takes_time_beside_its_steps(make_photos, tmp_path, monkeypatch, mode, end):
+    """It has 9 epochs. The forecast of a stored trunk has the same time for each."""
+    monkeypatch.setattr(importlib.import_module("ftkeras.doctor.examine"), "EPOCH", 400.0)
+    monkeypatch.setitem(TREE, "trunk", {"mode": mode})
+    given = {"size": 32, "augmentation": "none"}
+    step = diagnose(make_photos(tmp_path / "photos"), input=given).facts["a step"]
+    assert step.endswith(end)
 
 
 def test_every_planted_fault_is_found(make_photos, new_photo, tmp_path, monkeypatch, capsys):

@@ -147,7 +147,7 @@ def test_auto_stores_only_what_saves_time(arrays):
     assert head.stored
     # What an epoch of no images would take is in both: iterators, validation, records.
     assert 0.05 < head.seconds_with / 100000 < 0.2
-    fixed = 100000 * (plan._EPOCH + made.feed.steps_per_epoch * plan._STEP)
+    fixed = 100000 * (plan.EPOCH + made.feed.steps_per_epoch * plan._STEP)
     assert head.seconds_with - fixed < (head.seconds_without - fixed) / 5
 
 

@@ -16,6 +16,8 @@ from ftkeras.inputs.base import Input
 from ftkeras.inputs.registry import KINDS, make_input
 from ftkeras.paths import is_utf8, shown
 
+Row = tuple[str, str, str]
+"""The part, the class and the path of an example."""
 _SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -59,24 +61,14 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
         )
     roots, notes = _part_folders(path, parts)
     train = roots.get("train", roots.get("", path))
-    class_names = [name for name in subfolders(train) if _files(f"{train}/{name}", kind)]
-    if not class_names:
-        raise UserError(
-            f"data.path: the {kind.nouns} in {train!r} lie in no class folders. "
-            f"Make one folder for each class and move its {kind.nouns} there."
-        )
-    empty = [name for name in subfolders(train) if name not in class_names]
-    if empty:
-        notes.append(
-            f"Folders without {kind.nouns}, which make no class: "
-            f"{', '.join([*empty[:5], *(['...'] if empty[5:] else [])])}."
-        )
-    rows = [  # (part, class, path)
+    class_names = _class_names(train, kind, notes)
+    rows: list[Row] = [
         (part, name, file)
         for part, root in roots.items()
         for name in subfolders(root)
         for file in _files(f"{root}/{name}", kind)
     ]
+    inside = _inside(rows, roots)
     verdicts = scan_files([file for _, _, file in rows], path, kind)
     kept = [
         (row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if not verdict.reason
@@ -89,8 +81,62 @@ def find(*, path: str, parts: Mapping[str, str], kind: Input) -> Listing:
         class_names=class_names,
         files=[verdict.path for _, verdict in kept],
         bad_files=tuple(BadFile(v.path, v.reason) for v in verdicts if v.reason),
-        notes=(*notes, *names_note([(row[2], v.note) for row, v in kept], kind)),
+        hint=_one_level_too_high(path, inside) if list(roots) == [""] else "",
+        notes=(
+            *notes,
+            *_one_level_too_many(inside, kind),
+            *names_note([(row[2], v.note) for row, v in kept], kind),
+        ),
     )
+
+
+def _class_names(train: str, kind: Input, notes: list[str]) -> list[str]:
+    """Returns the class folders of the training examples, and notes those without examples.
+
+    Raises:
+        UserError: There is none.
+    """
+    class_names = [name for name in subfolders(train) if _files(f"{train}/{name}", kind)]
+    if not class_names:
+        raise UserError(
+            f"data.path: the {kind.nouns} in {train!r} lie in no class folders. "
+            f"Make one folder for each class and move its {kind.nouns} there."
+        )
+    empty = [name for name in subfolders(train) if name not in class_names]
+    if empty:
+        notes.append(
+            f"Folders without {kind.nouns}, which make no class: "
+            f"{', '.join([*empty[:5], *(['...'] if empty[5:] else [])])}."
+        )
+    return class_names
+
+
+def _inside(rows: Sequence[Row], roots: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns the folders in each class folder, of those that hold no example themselves."""
+    inside: dict[str, dict[str, None]] = {}
+    for part, name, file in rows:
+        first, slash, _ = file[len(f"{roots[part]}/{name}/") :].partition("/")
+        inside.setdefault(name, {})[first if slash else ""] = None
+    return {name: list(folders) for name, folders in inside.items() if "" not in folders}
+
+
+def _one_level_too_many(inside: Mapping[str, Sequence[str]], kind: Input) -> list[str]:
+    """Notes class folders that hold only folders, several of them: these may be the classes."""
+    nested = [(name, folders[0]) for name, folders in inside.items() if len(folders) > 1]
+    return [
+        f"{kind.nouns.capitalize()} lie in subfolders, such as {name}/{first}; they count as "
+        f"{name}. If {first} is a class, move all such folders into one folder, and name that "
+        "folder in data.path."
+        for name, first in nested[:1]
+    ]
+
+
+def _one_level_too_high(path: str, inside: Mapping[str, Sequence[str]]) -> str:
+    """Returns what to try if there is only one class."""
+    (name, folders), *_ = [*inside.items(), ("", [])]
+    if len(folders) < 2:
+        return ""
+    return f" Did you mean data.path={path}/{name}, which has {len(folders)} folders?"
 
 
 def _part_folders(path: str, parts: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -155,6 +155,35 @@ def holds_texts(folder: str) -> bool:
     return False
 
 
+def no_classes(folder: str) -> str:
+    """Returns why a folder is none of class folders, by names alone; "" if it may be one.
+
+    Example:
+        >>> no_classes("photos")  # doctest: +SKIP
+        "the only folder in 'photos' is 'all'. Did you mean photos/all, which has 3 folders?"
+    """
+    own = _folders_in(folder)
+    if not own:
+        return f"{folder!r} holds no folders. Make one folder for each class in it."
+    inner = os.path.join(folder, own[0])
+    count = len(_folders_in(inner))
+    if len(own) > 1 or count < 2 or own[0].lower().startswith("train"):
+        return ""
+    return (
+        f"the only folder in {folder!r} is {own[0]!r}. "
+        f"Did you mean {inner}, which has {count} folders?"
+    )
+
+
+def _folders_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:  # the run reports what is wrong
+        return []
+    return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+
+
 def _objects(lines: Sequence[str]) -> list[Mapping[str, object]]:
     found = [json.loads(line) for line in lines if line.strip()]
     return [record for record in found if isinstance(record, dict)]
