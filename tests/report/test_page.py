@@ -12,8 +12,10 @@ import pytest
 
 from ftkeras.config.load import leaves
 from ftkeras.errors import UserError
+from ftkeras.measures.metrics import softmax
 from ftkeras.report.axes import COLOURS
 from ftkeras.report.comparison import comparison_page, run_names
+from ftkeras.report.gallery import shown_mistakes
 from ftkeras.report.page import SECTIONS, run_page
 from ftkeras.report.read import read_run
 
@@ -110,6 +112,21 @@ def test_a_run_is_told_whole(make_run):
     assert "kept" in told["curves"]
     assert len(page.all("section")) == len(SECTIONS)
     assert len(page.all("svg")) == 3 + 2  # loss, accuracy, rate; calibration before and after
+
+
+def test_scores_are_those_of_predict_and_say_which_model_gave_them(make_run):
+    folder = make_run()
+    facts = read_run(str(folder))
+    said = facts.predictions["test"]
+    for mistake in shown_mistakes(facts):
+        scores = softmax(said.logits[[mistake.index]] / 1.3)[0]
+        assert mistake.suggested_score == pytest.approx(scores[mistake.suggested])
+    page = Document(run_page(facts)).by_section
+    assert "second training" not in page["labels"]
+    shutil.copy(folder / "predictions/test.npz", folder / "predictions/val.npz")
+    (folder / "refit.json").write_text(json.dumps({"examples": 70}))
+    again = Document(run_page(read_run(str(folder)))).by_section
+    assert "from before the second training" in again["labels"]
 
 
 def test_names_never_become_markup(make_run):
