@@ -29,7 +29,14 @@ def launch(count: int, *command: str) -> subprocess.Popen[str]:
     environ["PYTHONFAULTHANDLER"] = "1"  # for `all_said_by`
     pipe = subprocess.PIPE
     started = [*LAUNCH, str(count), "--", *command]
-    return subprocess.Popen(started, env=environ, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    # A shell starts what runs in the background with Ctrl-C ignored; so it may have started pytest.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            started, env=environ, stdout=pipe, stderr=subprocess.STDOUT, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def all_said_by(workers: subprocess.Popen[str], seconds: float) -> str:

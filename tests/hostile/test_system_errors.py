@@ -89,7 +89,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 1, done.stderr
     *progress, line = done.stderr.strip().splitlines()
     assert line.startswith("ftkeras: failed: "), done.stderr
-    known = ("floor, ", "all, epoch", "training:", "saving")
+    known = ("fit the floor", "all, epoch", "training:", "saving")
     assert all(text.startswith(known) for text in progress), progress
     return line
 
