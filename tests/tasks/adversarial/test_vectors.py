@@ -17,6 +17,7 @@ from ftkeras.errors import TrainingError, UserError
 from ftkeras.model.pooling import SequencePooling
 from ftkeras.runs import finished
 from ftkeras.runs.assemble import assemble
+from ftkeras.tasks.adversarial import vectors
 from ftkeras.tasks.adversarial.task import Adversarial
 from ftkeras.tasks.adversarial.vectors import VectorsModel, divide
 from ftkeras.training.unweighted import Unweighted
@@ -121,12 +122,15 @@ def trained(made: keras.Model) -> list[np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("virtual", [False, True])
-def test_two_replicas_are_one_device(two_replicas, virtual):
+def test_two_replicas_are_one_device(two_replicas, virtual, monkeypatch):
+    # Virtual divides the difference of two answers by this distance, and their rounding with it. At
+    # 0.1 that reaches 1.2e-6 on some processors, which tells nothing about replicas.
+    monkeypatch.setattr(vectors, "_NEAR", 1.0)
     whole = trained(model(virtual=virtual))
     with two_replicas.scope():
         made = model(virtual=virtual)
     for one, two in zip(whole, trained(made), strict=True):
-        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
 
 
 # --------------------------------------------------------------------------- whole runs
